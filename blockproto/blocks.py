@@ -1,0 +1,155 @@
+"""Block arithmetic, the set of blocks somebody has, and digests.
+
+A file is cut into blocks of 1 MiB (the last may be shorter); ``blocknum`` is how many, ``blockno`` is which one, from 0,
+``position`` is a byte offset in the file. A block is the unit of digest, ledger and repair.
+
+``BlockSet`` keeps runs, not bits: uploads arrive mostly in order, so a set of a million blocks is usually one run, and
+the wire speaks in runs too. Invariant: ``starts[i] < ends[i] < starts[i + 1]`` (runs neither touch nor overlap).
+
+Spec: BP1-BLK.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+
+from blake3 import blake3
+
+BLOCK_LENGTH = 1 << 20
+"""Bytes in a block (BP1-BLK-001)."""
+
+DIGEST_LENGTH = 32
+"""Bytes in a BLAKE3 digest."""
+
+EMPTY_DIGEST = blake3(b"").digest()
+
+Run = tuple[int, int]
+"""(first blockno, how many), the second at least 1."""
+
+
+def blocknum_of(filesize: int) -> int:
+    """How many blocks a file of ``filesize`` bytes has (0 for an empty file)."""
+    return -(-filesize // BLOCK_LENGTH)
+
+
+def block_span(blockno: int, first: int, end: int) -> tuple[int, int]:
+    """The bytes of a block that lie in ``[first, end)`` of the file, as (position, length).
+
+    For a whole file ``first`` is 0 and ``end`` its filesize; for a ranged download they are the range, and a block is its
+    intersection with the range (BP1-FET).
+    """
+    start = max(blockno * BLOCK_LENGTH, first)
+    return start, max(0, min((blockno + 1) * BLOCK_LENGTH, end) - start)
+
+
+def digest_of(block: bytes | bytearray | memoryview) -> bytes:
+    """The BLAKE3 digest of a block's bytes."""
+    return blake3(block).digest()
+
+
+def root_of(digests: Iterable[bytes], blocknum: int) -> bytes:
+    """The root of a file: its only digest for at most one block, else BLAKE3 over all digests in order (BP1-DIG)."""
+    if blocknum == 0:
+        return EMPTY_DIGEST
+    if blocknum == 1:
+        return next(iter(digests))
+    hasher = blake3()
+    for digest in digests:
+        hasher.update(digest)
+    return hasher.digest()
+
+
+class BlockSet:
+    """A set of blocknos, kept as sorted runs.
+
+    Args:
+        runs: (first, count) pairs in any order; they may overlap.
+    """
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self, runs: Iterable[Run] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for first, count in runs:
+            self.add(first, count)
+
+    def add(self, first: int, count: int = 1) -> None:
+        """Add ``count`` blocks from ``first`` on."""
+        if count <= 0:
+            return
+        end = first + count
+        left = bisect_left(self._ends, first)
+        right = bisect_right(self._starts, end)
+        if left < right:
+            first = min(first, self._starts[left])
+            end = max(end, self._ends[right - 1])
+        self._starts[left:right] = [first]
+        self._ends[left:right] = [end]
+
+    def discard(self, first: int, count: int = 1) -> None:
+        """Take ``count`` blocks from ``first`` on out of the set, whether or not they are in it."""
+        end = first + count
+        left = bisect_right(self._ends, first)
+        right = bisect_left(self._starts, end)
+        kept = [
+            (start, stop)
+            for start, stop in ((self._starts[i], self._ends[i]) for i in range(left, right))
+            for start, stop in ((start, min(stop, first)), (max(start, end), stop))
+            if start < stop
+        ]
+        self._starts[left:right] = [start for start, _ in kept]
+        self._ends[left:right] = [stop for _, stop in kept]
+
+    def __contains__(self, blockno: object) -> bool:
+        if not isinstance(blockno, int):
+            return False
+        at = bisect_right(self._starts, blockno) - 1
+        return at >= 0 and blockno < self._ends[at]
+
+    def __len__(self) -> int:
+        return sum(self._ends) - sum(self._starts)
+
+    def __iter__(self) -> Iterator[int]:
+        for start, end in zip(self._starts, self._ends, strict=True):
+            yield from range(start, end)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BlockSet) and self._starts == other._starts and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"BlockSet({self.runs()!r})"
+
+    def copy(self) -> BlockSet:
+        """An independent set with the same blocks."""
+        twin = BlockSet()
+        twin._starts, twin._ends = self._starts.copy(), self._ends.copy()
+        return twin
+
+    def runs(self, limit: int | None = None) -> list[Run]:
+        """The runs in rising order, the first ``limit`` of them at most."""
+        pairs = zip(self._starts[:limit], self._ends[:limit], strict=True)
+        return [(start, end - start) for start, end in pairs]
+
+    def missing(self, blocknum: int) -> Iterator[int]:
+        """The blocknos below ``blocknum`` that are not in the set, rising; the set may grow meanwhile."""
+        blockno = 0
+        while blockno < blocknum:
+            at = bisect_right(self._starts, blockno) - 1
+            if at >= 0 and blockno < self._ends[at]:
+                blockno = self._ends[at]
+                continue
+            yield blockno
+            blockno += 1
+
+    def first_gap(self) -> int:
+        """The lowest blockno that is not in the set."""
+        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
+
+    def position(self, filesize: int | None) -> int:
+        """The bytes held without a gap from the file's start; at most ``filesize`` where that is known."""
+        held = self.first_gap() * BLOCK_LENGTH
+        return held if filesize is None else min(held, filesize)

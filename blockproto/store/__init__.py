@@ -1,0 +1,308 @@
+"""The store port: what the engine needs from anything that keeps files, and nothing of how it is kept.
+
+Two roles, because a client that downloads needs only the first: an ``UploadStore`` takes blocks and commits files, a
+``FileStore`` also lists, reads and removes finished ones. Ordinary blocking code; the engine calls it in worker threads
+(``write`` and ``read_into`` also inline while they are quick).
+
+The order that keeps the promise (spec/store.md): bytes are written in place, their digest is verified by the caller, the
+data is synced, then the ledger is written and synced, then ``commit`` returns and the caller may acknowledge. A final
+name appears only complete and verified.
+
+Rules:
+    1. ``commit`` is called by one caller at a time and does everything of its batch in that one call, on one thread.
+    2. ``commit`` sets ``outcome`` on every work of its batch; it raises only ``StoreFailed``, after which the store is
+       unusable and nothing may be acknowledged.
+    3. A block in the ledger is never written again. ``UploadStore`` does not check that for ``write``; its caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from ..blocks import BlockSet
+from ..errors import BlockprotoError
+from ..names import SafeName
+
+FOLDER_FILETYPE = "inode/directory"
+"""The filetype of a folder entry (BP1-BLK)."""
+
+
+class IfExists(IntEnum):
+    """What to do when the name is taken at commit."""
+
+    KEEP = 0
+    REFUSE = 1
+    REPLACE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class UploadKey:
+    """What an upload belongs to: 16 bytes that stand for the principal (zeros: anonymous), and the sourceid (16 bytes)."""
+
+    principal: bytes
+    sourceid: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the sender says of its file.
+
+    Attributes:
+        filename: the name it shall get.
+        filetype: MIME type; ``inode/directory`` for a folder.
+        filesize: bytes, or None while unknown.
+        mtime_ns: modification time in nanoseconds since 1970, or None.
+        mode: permission bits 0..0o777, or None.
+        if_exists: what to do when the name is taken.
+    """
+
+    filename: SafeName
+    filetype: str
+    filesize: int | None
+    mtime_ns: int | None = None
+    mode: int | None = None
+    if_exists: IfExists = IfExists.KEEP
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of an unfinished block: how many bytes of it are there, and their digest so far (32 bytes)."""
+
+    length: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """The receipt of a committed upload; repeated verbatim for the same COMMIT for at least a day."""
+
+    sourceid: bytes
+    file_id: bytes
+    root: bytes
+    filesize: int
+    stored_as: str
+    b3sum: bytes | None = None
+
+
+class Upload(Protocol):
+    """An unfinished upload the store has opened: its facts, what is durable of it, and its bytes.
+
+    ``held``, ``prefixes`` and ``attempt`` are a snapshot for the engine, which keeps them up to date itself from then on;
+    the store decides only by its ledger. One thread at a time may call ``write`` or ``read_into`` of one byte range.
+    """
+
+    key: UploadKey
+    facts: Facts
+    file_id: bytes
+    attempt: int
+    expires_ms: int | None
+    held: BlockSet
+    prefixes: dict[int, Prefix]
+
+    def write(self, position: int, piece: memoryview) -> None:
+        """Write ``piece`` at byte ``position``; creates the partial on the first byte.
+
+        Raises:
+            StoreFull: no room; what was written before stays.
+            StoreFailed: the medium reported an error.
+            NotPermitted: the folder does not take a file.
+        """
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Fill ``view`` from byte ``position`` on; returns how many bytes there were (to hash a prefix again)."""
+
+    def close(self) -> None:
+        """Let go of what is open; the upload stays in the store. Harmless when repeated."""
+
+
+Outcome = StoredFile | BlockprotoError | None
+"""What became of a work: a receipt (Finish), None (done), or why not."""
+
+
+@dataclass(slots=True, eq=False)
+class BlockDone:
+    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull."""
+
+    upload: Upload
+    attempt: int
+    blockno: int
+    length: int
+    digest: bytes
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Finish:
+    """Commit the file once all its blocks are in the ledger or in this batch.
+
+    Outcome: StoredFile; or DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts. Repeating it after it
+    succeeded gives the same StoredFile. ``blocks`` holds (length, digest) of the only block when the file was sent without
+    OPEN; its bytes were written with ``upload.write``.
+    """
+
+    upload: Upload
+    attempt: int
+    root: bytes
+    filesize: int
+    facts: Facts
+    blocks: tuple[BlockDone, ...] = ()
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Forget:
+    """Drop blocks from the ledger, durably (repair). Outcome: None, or Superseded."""
+
+    upload: Upload
+    attempt: int
+    blocknos: tuple[int, ...]
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class KeepPrefixes:
+    """Record the prefixes of unfinished blocks (replaces those recorded before). Outcome: None."""
+
+    upload: Upload
+    attempt: int
+    prefixes: dict[int, Prefix]
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Discard:
+    """Remove an unfinished upload, its bytes and its records. Outcome: None, or UnknownUpload."""
+
+    key: UploadKey
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Remove:
+    """Remove a finished file or folder and its receipts. Outcome: None, or UnknownFile, NotEmpty, NotPermitted."""
+
+    filename: SafeName | None
+    file_id: bytes | None = None
+    recursive: bool = False
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class RecordB3sum:
+    """Remember the BLAKE3 of a finished file that has not changed since ``version``. Outcome: None."""
+
+    filename: SafeName
+    version: bytes
+    b3sum: bytes
+    outcome: Outcome = None
+
+
+Work = BlockDone | Finish | Forget | KeepPrefixes | Discard | Remove | RecordB3sum
+
+
+class UploadStore(Protocol):
+    """A place that takes uploads."""
+
+    incarnation: int
+
+    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> Upload | StoredFile:
+        """Find or begin an upload; nothing is created before its first byte.
+
+        Returns:
+            The receipt if that key was committed and its file is still what was committed; else the upload, with the
+            facts it was begun with (the caller compares them) and ``attempt`` as recorded (0 if new).
+
+        Raises:
+            StoreFull: not enough free space for what is missing.
+        """
+
+    def commit(self, batch: Sequence[Work]) -> None:
+        """Do all of ``batch``, durably, in order within an upload; see the module's rules."""
+
+    def close(self) -> None:
+        """Write what is still owed to the ledger and let go of everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A finished file or folder as it is now.
+
+    Attributes:
+        filename: its path in the served folder.
+        folder: whether it is a folder.
+        filesize: bytes.
+        mtime_ns: nanoseconds since 1970.
+        mode: permission bits.
+        version: 16 bytes that change whenever the file does.
+        file_id: 16 bytes; zeros if it was not uploaded through us.
+        filetype: MIME type as uploaded, else guessed from the name.
+        root, b3sum: digests where known and still true.
+    """
+
+    filename: SafeName
+    folder: bool
+    filesize: int
+    mtime_ns: int
+    mode: int
+    version: bytes
+    file_id: bytes = bytes(16)
+    filetype: str = "application/octet-stream"
+    root: bytes | None = None
+    b3sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadEntry:
+    """An unfinished upload as the ledger has it."""
+
+    key: UploadKey
+    file_id: bytes
+    filename: SafeName
+    filetype: str
+    filesize: int | None
+    position: int
+    held_count: int
+    expires_ms: int | None
+
+
+class StoredReader(Protocol):
+    """A finished file opened for reading; it keeps the same bytes even if the name is replaced meanwhile."""
+
+    entry: FileEntry
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Fill ``view`` from byte ``position`` on; returns how many bytes there were."""
+
+    def unchanged(self) -> bool:
+        """Whether the file still has the version it was opened with."""
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when repeated."""
+
+
+class FileStore(UploadStore, Protocol):
+    """An upload store that also serves its finished files."""
+
+    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
+        """The receipts among ``sourceids`` whose files are still what was committed."""
+
+    def stat(self, filename: SafeName) -> FileEntry:
+        """One entry. Raises UnknownFile."""
+
+    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+        """Up to ``limit`` entries of ``folder`` ("" is the whole served folder) in byte order of their names after ``cursor``.
+
+        Returns the entries and the next cursor ("" after the last page). Raises UnknownFile if there is no such folder.
+        """
+
+    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> StoredReader:
+        """Open a finished file by name, or by id where ``filename`` is None. Raises UnknownFile, NotPermitted."""
+
+    def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
+        """Unfinished uploads of a principal, as ``files`` pages them."""
+
+    def sweep(self, now_ms: int) -> Sequence[Work]:
+        """The works that remove expired uploads and receipts, for the next ``commit``; small, call it again for more."""
