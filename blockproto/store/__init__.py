@@ -1,18 +1,20 @@
 """The store port: what the engine needs from anything that keeps files, and nothing of how it is kept.
 
-Two roles, because a client that downloads needs only the first: an ``UploadStore`` takes blocks and commits files, a
-``FileStore`` also lists, reads and removes finished ones. Ordinary blocking code; the engine calls it in worker threads
-(``write`` and ``read_into`` also inline while they are quick).
+Two roles, because a client that downloads needs only the first: an ``UploadStore`` takes blocks and commits
+files, a ``FileStore`` also lists, reads and removes finished ones. Ordinary blocking code; the engine calls
+it in worker threads (``write`` and ``read_into`` also inline while they are quick).
 
-The order that keeps the promise (spec/store.md): bytes are written in place, their digest is verified by the caller, the
-data is synced, then the ledger is written and synced, then ``commit`` returns and the caller may acknowledge. A final
-name appears only complete and verified.
+The order that keeps the promise (spec/store.md): bytes are written in place, their digest is verified by the
+caller, the data is synced, then the ledger is written and synced, then ``commit`` returns and the caller may
+acknowledge. A final name appears only complete and verified.
 
 Rules:
-    1. ``commit`` is called by one caller at a time and does everything of its batch in that one call, on one thread.
-    2. ``commit`` sets ``outcome`` on every work of its batch; it raises only ``StoreFailed``, after which the store is
-       unusable and nothing may be acknowledged.
-    3. A block in the ledger is never written again. ``UploadStore`` does not check that for ``write``; its caller does.
+    1. ``commit`` is called by one caller at a time and does everything of its batch in that one call, on one
+       thread.
+    2. ``commit`` sets ``outcome`` on every work of its batch; it raises only ``StoreFailed``, after which the
+       store is unusable and nothing may be acknowledged.
+    3. A block in the ledger is never written again. ``UploadStore`` does not check that for ``write``; its
+       caller does.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class IfExists(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class UploadKey:
-    """What an upload belongs to: 16 bytes that stand for the principal (zeros: anonymous), and the sourceid (16 bytes)."""
+    """What an upload belongs to: the principal (16 bytes, zeros: anonymous) and its sourceid (16 bytes)."""
 
     principal: bytes
     sourceid: bytes
@@ -53,7 +55,8 @@ class Facts:
     Attributes:
         filename: the name it shall get.
         filetype: MIME type; ``inode/directory`` for a folder.
-        filesize: bytes, or None while unknown.
+        filesize: bytes, or None while unknown. For a ranged download where the range ends: blocks
+            keep their blockno and position in the whole file, and the store was told where the range begins.
         mtime_ns: modification time in nanoseconds since 1970, or None.
         mode: permission bits 0..0o777, or None.
         if_exists: what to do when the name is taken.
@@ -69,7 +72,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The beginning of an unfinished block: how many bytes of it are there, and their digest so far (32 bytes)."""
+    """The beginning of an unfinished block: how many bytes are there, and their digest so far (32 bytes)."""
 
     length: int
     digest: bytes
@@ -90,8 +93,9 @@ class StoredFile:
 class Upload(Protocol):
     """An unfinished upload the store has opened: its facts, what is durable of it, and its bytes.
 
-    ``held``, ``prefixes`` and ``attempt`` are a snapshot for the engine, which keeps them up to date itself from then on;
-    the store decides only by its ledger. One thread at a time may call ``write`` or ``read_into`` of one byte range.
+    ``held``, ``prefixes`` and ``attempt`` are a snapshot for the engine, which keeps them up to date itself
+    from then on; the store decides only by its ledger. One thread at a time may call ``write`` or
+    ``read_into`` of one byte range.
     """
 
     key: UploadKey
@@ -112,7 +116,13 @@ class Upload(Protocol):
         """
 
     def read_into(self, position: int, view: memoryview) -> int:
-        """Fill ``view`` from byte ``position`` on; returns how many bytes there were (to hash a prefix again)."""
+        """Fill ``view`` from byte ``position`` on, to hash a prefix again.
+
+        Returns how many bytes there were.
+        """
+
+    def digest(self, blockno: int) -> bytes | None:
+        """The digest the ledger has for a block, or None: to judge a block sent again, and for repair."""
 
     def close(self) -> None:
         """Let go of what is open; the upload stays in the store. Harmless when repeated."""
@@ -138,9 +148,10 @@ class BlockDone:
 class Finish:
     """Commit the file once all its blocks are in the ledger or in this batch.
 
-    Outcome: StoredFile; or DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts. Repeating it after it
-    succeeded gives the same StoredFile. ``blocks`` holds (length, digest) of the only block when the file was sent without
-    OPEN; its bytes were written with ``upload.write``.
+    ``filesize`` means the same as in ``Facts``. ``blocks`` holds (length, digest) of the only block when the
+    file was sent without OPEN; its bytes were written with ``upload.write``. Outcome: StoredFile; or
+    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged. Repeating it
+    after it succeeded gives the same StoredFile.
     """
 
     upload: Upload
@@ -174,15 +185,23 @@ class KeepPrefixes:
 
 @dataclass(slots=True, eq=False)
 class Discard:
-    """Remove an unfinished upload, its bytes and its records. Outcome: None, or UnknownUpload."""
+    """Remove an unfinished upload, its bytes and its records. Outcome: None, or UnknownUpload.
+
+    With ``expired_ms`` (Unix ms) only if it expires at that time or before: an upload that was taken up again
+    meanwhile stays.
+    """
 
     key: UploadKey
+    expired_ms: int | None = None
     outcome: Outcome = None
 
 
 @dataclass(slots=True, eq=False)
 class Remove:
-    """Remove a finished file or folder and its receipts. Outcome: None, or UnknownFile, NotEmpty, NotPermitted."""
+    """Remove a finished file or folder and its receipts.
+
+    Outcome: None, UnknownFile, NotEmpty, NotPermitted.
+    """
 
     filename: SafeName | None
     file_id: bytes | None = None
@@ -200,7 +219,18 @@ class RecordB3sum:
     outcome: Outcome = None
 
 
-Work = BlockDone | Finish | Forget | KeepPrefixes | Discard | Remove | RecordB3sum
+@dataclass(slots=True, eq=False)
+class Tidy:
+    """Do what is owed to the ledger, and drop those ``receipts`` (file ids) whose file is gone.
+
+    Outcome: None.
+    """
+
+    receipts: tuple[bytes, ...] = ()
+    outcome: Outcome = None
+
+
+Work = BlockDone | Finish | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
 
 
 class UploadStore(Protocol):
@@ -212,11 +242,20 @@ class UploadStore(Protocol):
         """Find or begin an upload; nothing is created before its first byte.
 
         Returns:
-            The receipt if that key was committed and its file is still what was committed; else the upload, with the
-            facts it was begun with (the caller compares them) and ``attempt`` as recorded (0 if new).
+            The receipt if that key was committed and its file is still what was committed; else the upload,
+            with the facts it was begun with (the caller compares them) and ``attempt`` as recorded (0 if
+            new).
 
         Raises:
             StoreFull: not enough free space for what is missing.
+        """
+
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
+        """Begin a file of at most one block that comes without OPEN; quick enough to be called inline.
+
+        Nothing is looked up and nothing recorded: whether that key was committed before is found by the
+        ``Finish`` that follows, which then answers the old receipt and drops the new bytes. Without a
+        ``Finish`` that succeeded, ``close`` removes what was written.
         """
 
     def commit(self, batch: Sequence[Work]) -> None:
@@ -293,16 +332,20 @@ class FileStore(UploadStore, Protocol):
         """One entry. Raises UnknownFile."""
 
     def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
-        """Up to ``limit`` entries of ``folder`` ("" is the whole served folder) in byte order of their names after ``cursor``.
+        """Up to ``limit`` entries of ``folder`` in byte order of their names, after ``cursor``.
 
-        Returns the entries and the next cursor ("" after the last page). Raises UnknownFile if there is no such folder.
+        ``folder`` "" is the whole served folder. Returns the entries and the next cursor ("" after the last
+        page). Raises UnknownFile if there is no such folder.
         """
 
     def open_file(self, filename: SafeName | None, file_id: bytes | None) -> StoredReader:
-        """Open a finished file by name, or by id where ``filename`` is None. Raises UnknownFile, NotPermitted."""
+        """Open a finished file by name, or by id where that is None. Raises UnknownFile, NotPermitted."""
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """Unfinished uploads of a principal, as ``files`` pages them."""
 
     def sweep(self, now_ms: int) -> Sequence[Work]:
-        """The works that remove expired uploads and receipts, for the next ``commit``; small, call it again for more."""
+        """The works that remove what expired, for the next ``commit``; few at once, call it again for more.
+
+        Each call looks at the next part of the ledger and begins again after the last.
+        """

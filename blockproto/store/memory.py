@@ -1,0 +1,450 @@
+"""MemoryStore: a store in memory for tests, with two layers as a disk has: written, and durable.
+
+What ``write`` writes is volatile until ``commit`` copies it to the durable layer together with its records.
+``survivor`` is the store as a power cut would leave it. Faults are switches: ``room`` bytes until the disk is
+full, ``broken`` for a medium that reports errors.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from blake3 import blake3
+
+from ..blocks import BLOCK_LENGTH, BlockSet
+from ..errors import (
+    BlockprotoError,
+    FileExists,
+    NotEmpty,
+    NotPermitted,
+    StoreFailed,
+    StoreFull,
+    UnknownFile,
+    UnknownUpload,
+)
+from ..names import SafeName
+from . import (
+    FOLDER_FILETYPE,
+    BlockDone,
+    Discard,
+    Facts,
+    FileEntry,
+    Finish,
+    Forget,
+    IfExists,
+    KeepPrefixes,
+    Outcome,
+    Prefix,
+    RecordB3sum,
+    Remove,
+    StoredFile,
+    Tidy,
+    UploadEntry,
+    UploadKey,
+    Work,
+)
+from .rules import (
+    EXPIRY_MS,
+    Shape,
+    check_attempt,
+    check_block,
+    check_brief,
+    check_finish,
+    check_receipt,
+    free_names,
+    outcome_of,
+)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What is durable of an unfinished upload."""
+
+    facts: Facts
+    file_id: bytes
+    attempt: int
+    expires_ms: int
+    shape: Shape
+    digests: dict[int, bytes] = field(default_factory=dict)
+    prefixes: dict[int, Prefix] = field(default_factory=dict)
+    content: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(slots=True)
+class _File:
+    """A finished file or folder."""
+
+    entry: FileEntry
+    content: bytes = b""
+
+
+class MemoryUpload:
+    """An upload of a MemoryStore; the port's ``Upload``."""
+
+    def __init__(
+        self, store: MemoryStore, key: UploadKey, begun: _Begun, written: bytearray, brief: bool = False
+    ) -> None:
+        self.key = key
+        self.facts = begun.facts
+        self.file_id = begun.file_id
+        self.attempt = begun.attempt
+        self.expires_ms: int | None = begun.expires_ms
+        self.held = BlockSet((blockno, 1) for blockno in sorted(begun.digests))
+        self.prefixes = dict(begun.prefixes)
+        self.written = written
+        self.brief = brief
+        self._store = store
+
+    def write(self, position: int, piece: memoryview) -> None:
+        """Write to the volatile layer."""
+        self._store.take_room(max(0, position + len(piece) - len(self.written)))
+        put_bytes(self.written, position, piece)
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Read from the volatile layer."""
+        part = self.written[position : position + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    def digest(self, blockno: int) -> bytes | None:
+        """The durable digest of a block."""
+        return self._store.digest(self.key, blockno)
+
+    def close(self) -> None:
+        """Drop the bytes of a brief file; else nothing is open."""
+        if self.brief:
+            self.written.clear()
+
+
+class MemoryReader:
+    """A finished file of a MemoryStore; the port's ``StoredReader``."""
+
+    def __init__(self, entry: FileEntry, content: bytes) -> None:
+        self.entry = entry
+        self._content = content
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Copy from the content the file had when it was opened."""
+        part = self._content[position : position + len(view)]
+        view[: len(part)] = part
+        return len(part)
+
+    def unchanged(self) -> bool:
+        """Always: an opened file keeps its bytes."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class MemoryStore:
+    """Uploads and files in dictionaries; the port's ``FileStore``.
+
+    Args:
+        now_ms: the clock, Unix ms.
+        first: position of the first byte wanted, for ranged downloads.
+
+    Attributes:
+        room: bytes that still fit, or None for no limit.
+        broken: raise StoreFailed from the next commit on.
+    """
+
+    def __init__(self, *, now_ms: Callable[[], int] = lambda: 1_800_000_000_000, first: int = 0) -> None:
+        self.incarnation = 1
+        self.room: int | None = None
+        self.broken = False
+        self._now_ms = now_ms
+        self._first = first
+        self._secret = os.urandom(32)
+        self._written: dict[UploadKey, bytearray] = {}
+        self._opened: dict[UploadKey, _Begun] = {}
+        self._begun: dict[UploadKey, _Begun] = {}
+        self._receipts: dict[UploadKey, tuple[StoredFile, bytes]] = {}
+        self._files: dict[str, _File] = {}
+        self._version = 0
+
+    # -- faults
+
+    def survivor(self) -> MemoryStore:
+        """The store as it is after a power cut now: nothing but what was committed."""
+        twin = MemoryStore(now_ms=self._now_ms, first=self._first)
+        twin.incarnation, twin._secret, twin._version = self.incarnation, self._secret, self._version
+        twin._begun = copy.deepcopy(self._begun)
+        twin._written = {key: bytearray(begun.content) for key, begun in twin._begun.items()}
+        twin._receipts, twin._files = dict(self._receipts), dict(self._files)
+        return twin
+
+    def take_room(self, length: int) -> None:
+        """Use ``length`` bytes; raises StoreFull if they do not fit."""
+        if self.room is not None:
+            if length > self.room:
+                raise StoreFull
+            self.room -= length
+
+    # -- uploads
+
+    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload | StoredFile:
+        """See the port."""
+        receipt = self._receipt(key)
+        if receipt is not None:
+            return receipt
+        begun = self._begun.get(key) or self._opened.get(key)
+        if begun is None:
+            begun = self._opened[key] = self._begin(key, facts)
+        written = self._written.setdefault(key, bytearray())
+        if self.room is not None and facts.filesize is not None and facts.filesize - len(written) > self.room:
+            raise StoreFull
+        return MemoryUpload(self, key, begun, written)
+
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload:
+        """See the port."""
+        return MemoryUpload(self, key, self._begin(key, facts), bytearray(), brief=True)
+
+    def commit(self, batch: Sequence[Work]) -> None:
+        """See the port."""
+        if self.broken:
+            raise StoreFailed("the memory store was told to break")
+        for work in batch:
+            try:
+                work.outcome = self._do(work)
+            except BlockprotoError as error:
+                work.outcome = outcome_of(error)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def digest(self, key: UploadKey, blockno: int) -> bytes | None:
+        """The durable digest of a block of an unfinished upload."""
+        begun = self._begun.get(key)
+        return None if begun is None else begun.digests.get(blockno)
+
+    def _begin(self, key: UploadKey, facts: Facts) -> _Begun:
+        file_id = blake3(key.principal + key.sourceid, key=self._secret).digest(16)
+        return _Begun(facts, file_id, 0, self._now_ms() + EXPIRY_MS, Shape(self._first, facts.filesize))
+
+    def _do(self, work: Work) -> Outcome:
+        match work:
+            case BlockDone():
+                self._keep_block(work)
+            case Finish():
+                return self._finish(work)
+            case Forget():
+                self._forget(work)
+            case KeepPrefixes():
+                self._keep_prefixes(work)
+            case Discard():
+                self._discard(work)
+            case Remove():
+                self._remove(work)
+            case RecordB3sum():
+                self._record_b3sum(work)
+            case Tidy():
+                pass
+        return None
+
+    def _recorded(self, upload: object, attempt: int) -> _Begun:
+        assert isinstance(upload, MemoryUpload)
+        begun = self._begun.get(upload.key) or self._opened.get(upload.key)
+        if begun is None:
+            raise UnknownUpload
+        check_attempt(begun.attempt, attempt)
+        begun.attempt = attempt
+        return self._begun.setdefault(upload.key, begun)
+
+    def _keep_block(self, work: BlockDone) -> None:
+        begun = self._recorded(work.upload, work.attempt)
+        begun.shape = check_block(begun.shape, work)
+        position = max(work.blockno * BLOCK_LENGTH, self._first)
+        written = self._written[work.upload.key]
+        put_bytes(begun.content, position, memoryview(bytes(written[position : position + work.length])))
+        begun.digests[work.blockno] = work.digest
+        begun.prefixes.pop(work.blockno, None)
+
+    def _finish(self, work: Finish) -> StoredFile:
+        upload = work.upload
+        assert isinstance(upload, MemoryUpload)
+        receipt = self._receipt(upload.key)
+        if receipt is not None:
+            return check_receipt(receipt, work)
+        if upload.brief:
+            check_brief(work)
+            content = bytes(upload.written)
+        else:
+            begun = self._recorded(upload, work.attempt)
+            check_finish(begun.shape, work, sorted(begun.digests.items()))
+            content = bytes(begun.content[self._first : work.filesize])
+        receipt = self._publish(work, upload, content)
+        for table in (self._begun, self._opened, self._written):
+            table.pop(upload.key, None)
+        return receipt
+
+    def _publish(self, work: Finish, upload: MemoryUpload, content: bytes) -> StoredFile:
+        folder = work.facts.filetype == FOLDER_FILETYPE
+        name = self._free_name(work.facts, folder)
+        for at in range(1, len(name.components)):
+            self._make_folder(SafeName.parse("/".join(name.components[:at])))
+        self._version += 1
+        entry = FileEntry(
+            filename=name,
+            folder=folder,
+            filesize=len(content),
+            mtime_ns=work.facts.mtime_ns if work.facts.mtime_ns is not None else self._now_ms() * 1_000_000,
+            mode=work.facts.mode if work.facts.mode is not None else 0o644,
+            version=self._version.to_bytes(16, "big"),
+            file_id=upload.file_id,
+            filetype=work.facts.filetype,
+            root=work.root,
+        )
+        self._files[name.text] = _File(entry, content)
+        receipt = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name.text)
+        self._receipts[upload.key] = receipt, entry.version
+        return receipt
+
+    def _free_name(self, facts: Facts, folder: bool) -> SafeName:
+        there = self._files.get(facts.filename.text)
+        if there is None or (folder and there.entry.folder):
+            return facts.filename
+        if folder or facts.if_exists is IfExists.REFUSE:
+            raise FileExists
+        if facts.if_exists is IfExists.REPLACE:
+            if there.entry.folder:
+                raise NotPermitted("a folder is not replaced by a file")
+            return facts.filename
+        return next(name for name in free_names(facts.filename) if name.text not in self._files)
+
+    def _make_folder(self, name: SafeName) -> None:
+        there = self._files.get(name.text)
+        if there is None:
+            self._version += 1
+            version = self._version.to_bytes(16, "big")
+            entry = FileEntry(
+                name, True, 0, self._now_ms() * 1_000_000, 0o755, version, filetype=FOLDER_FILETYPE
+            )
+            self._files[name.text] = _File(entry)
+        elif not there.entry.folder:
+            raise NotPermitted("a file stands where a folder should be")
+
+    def _forget(self, work: Forget) -> None:
+        begun = self._recorded(work.upload, work.attempt)
+        if any(begun.digests.pop(blockno, None) for blockno in work.blocknos):
+            self.incarnation += 1
+
+    def _keep_prefixes(self, work: KeepPrefixes) -> None:
+        begun = self._recorded(work.upload, work.attempt)
+        begun.prefixes = dict(work.prefixes)
+        written = self._written[work.upload.key]
+        for blockno, prefix in work.prefixes.items():
+            position = max(blockno * BLOCK_LENGTH, self._first)
+            put_bytes(
+                begun.content, position, memoryview(bytes(written[position : position + prefix.length]))
+            )
+
+    def _discard(self, work: Discard) -> None:
+        begun = self._begun.get(work.key) or self._opened.get(work.key)
+        if begun is None:
+            raise UnknownUpload
+        if work.expired_ms is not None and begun.expires_ms > work.expired_ms:
+            return
+        for table in (self._begun, self._opened, self._written):
+            table.pop(work.key, None)
+
+    # -- finished files
+
+    def _receipt(self, key: UploadKey) -> StoredFile | None:
+        receipt, version = self._receipts.get(key, (None, b""))
+        if receipt is None:
+            return None
+        there = self._files.get(receipt.stored_as)
+        if there is None or there.entry.version != version:
+            return None
+        return replace(receipt, b3sum=there.entry.b3sum)
+
+    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
+        """See the port."""
+        found = (self._receipt(UploadKey(principal, sourceid)) for sourceid in sourceids)
+        return [receipt for receipt in found if receipt is not None]
+
+    def _find(self, filename: SafeName | None, file_id: bytes | None) -> _File:
+        for kept in self._files.values():
+            if kept.entry.filename == filename or (
+                filename is None and kept.entry.file_id == file_id != bytes(16)
+            ):
+                return kept
+        raise UnknownFile
+
+    def stat(self, filename: SafeName) -> FileEntry:
+        """See the port."""
+        return self._find(filename, None).entry
+
+    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+        """See the port."""
+        if folder and not self._find(SafeName.parse(folder), None).entry.folder:
+            raise UnknownFile("it is no folder")
+        above = folder + "/" if folder else ""
+        names = [
+            name
+            for name in sorted(self._files, key=str.encode)
+            if name.startswith(above)
+            and (recursive or "/" not in name[len(above) :])
+            and name.encode() > cursor.encode()
+        ]
+        page = [self._files[name].entry for name in names[:limit]]
+        return page, names[limit - 1] if len(names) > limit else ""
+
+    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> MemoryReader:
+        """See the port."""
+        kept = self._find(filename, file_id)
+        if kept.entry.folder:
+            raise NotPermitted("it is a folder")
+        return MemoryReader(kept.entry, kept.content)
+
+    def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
+        """See the port."""
+        found = sorted(
+            (key.sourceid.hex(), key, begun)
+            for key, begun in self._begun.items()
+            if key.principal == principal
+        )
+        page = [(key, begun) for at, key, begun in found if at > cursor]
+        entries = [
+            UploadEntry(
+                key=key,
+                file_id=begun.file_id,
+                filename=begun.facts.filename,
+                filetype=begun.facts.filetype,
+                filesize=begun.facts.filesize,
+                position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.facts.filesize),
+                held_count=len(begun.digests),
+                expires_ms=begun.expires_ms,
+            )
+            for key, begun in page[:limit]
+        ]
+        return entries, entries[-1].key.sourceid.hex() if len(page) > limit else ""
+
+    def sweep(self, now_ms: int) -> Sequence[Work]:
+        """See the port."""
+        return [Discard(key, now_ms) for key, begun in self._begun.items() if begun.expires_ms <= now_ms]
+
+    def _remove(self, work: Remove) -> None:
+        kept = self._find(work.filename, work.file_id)
+        name = kept.entry.filename.text
+        inside = [other for other in self._files if other.startswith(name + "/")]
+        if inside and not work.recursive:
+            raise NotEmpty
+        for gone in [name, *inside]:
+            del self._files[gone]
+
+    def _record_b3sum(self, work: RecordB3sum) -> None:
+        kept = self._find(work.filename, None)
+        if kept.entry.version == work.version:
+            kept.entry = replace(kept.entry, b3sum=work.b3sum)
+
+
+def put_bytes(content: bytearray, position: int, piece: memoryview) -> None:
+    """Write ``piece`` at ``position`` of ``content``, which grows with zeros as a sparse file does."""
+    if len(content) < position:
+        content.extend(bytes(position - len(content)))
+    content[position : position + len(piece)] = piece

@@ -1,0 +1,170 @@
+"""What every store must decide alike: attempts, block lengths, roots, and the next free name.
+
+Pure functions over plain values, so that the local store, the sidecar and the memory store cannot differ.
+
+Spec: spec/store.md §3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
+from ..errors import BadFacts, BlockprotoError, DigestsDiffer, NameRefused, SourceChanged, Superseded
+from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName
+from . import BlockDone, Finish, StoredFile
+
+EXPIRY_MS = 30 * 24 * 3600 * 1000
+"""How long an unfinished upload is kept after it was last opened, in milliseconds (BP1-OPN)."""
+
+RECEIPT_GRACE_MS = 24 * 3600 * 1000
+"""How long at least a receipt is kept, in milliseconds, also when its file is gone (BP1-COM)."""
+
+_DOUBLE_ENDINGS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz", ".tar.lz4")
+_ENDING_LENGTH_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is known of an upload's blocks.
+
+    Attributes:
+        first: position of the first byte wanted (0 but for ranged downloads).
+        end: position after the last byte, or None while unknown.
+        short_end: where the file ends according to a short block of an upload of unknown size, or None.
+    """
+
+    first: int = 0
+    end: int | None = None
+    short_end: int | None = None
+
+    def blocknos(self, end: int) -> range:
+        """The blocks that make up the file when it ends at position ``end``."""
+        if end <= self.first:
+            return range(0)
+        return range(self.first // BLOCK_LENGTH, blocknum_of(end))
+
+    def held_end(self, blockno: int) -> int:
+        """The position up to which bytes must be there for ``blockno`` to be held, at the most."""
+        end = (blockno + 1) * BLOCK_LENGTH
+        limit = self.end if self.end is not None else self.short_end
+        return end if limit is None else min(end, limit)
+
+
+def check_attempt(recorded: int, attempt: int) -> None:
+    """Raise Superseded if ``attempt`` is smaller than the upload's."""
+    if attempt < recorded:
+        raise Superseded(current=recorded)
+
+
+def check_block(shape: Shape, work: BlockDone) -> Shape:
+    """Check that a block's number and length fit the file; returns the shape that is known with it.
+
+    Raises:
+        BadFacts: they do not.
+    """
+    if work.blockno < 0 or not 0 < work.length <= BLOCK_LENGTH:
+        raise BadFacts(f"no block {work.blockno} of {work.length} bytes can be", blockno=max(work.blockno, 0))
+    if shape.end is not None:
+        _, length = block_span(work.blockno, shape.first, shape.end)
+        if length == 0 or length != work.length:
+            raise BadFacts(
+                f"block {work.blockno} has {work.length} bytes where {length} belong", blockno=work.blockno
+            )
+        return shape
+    end = work.blockno * BLOCK_LENGTH + work.length
+    if shape.short_end is not None and (
+        end > shape.short_end or (work.length < BLOCK_LENGTH and end != shape.short_end)
+    ):
+        raise BadFacts(f"the file ended at {shape.short_end} before", blockno=work.blockno)
+    if work.length < BLOCK_LENGTH:
+        return Shape(shape.first, None, end)
+    return shape
+
+
+def check_finish(shape: Shape, work: Finish, held: Iterable[tuple[int, bytes]]) -> None:
+    """Check that the blocks held are exactly those of the file, and that the roots agree.
+
+    Args:
+        shape: what is known of the upload.
+        work: what the sender states.
+        held: (blockno, digest) in rising order.
+
+    Raises:
+        BadFacts: the sizes disagree.
+        DigestsDiffer: a block is missing, or the root is another one.
+    """
+    known = shape.end if shape.end is not None else shape.short_end
+    end = work.filesize
+    if known is not None and end != known:
+        raise BadFacts(f"the file ends at {known}, not at {end}")
+    if known is None and work.filesize % BLOCK_LENGTH:
+        raise DigestsDiffer("the last block is missing", blockno=end // BLOCK_LENGTH)
+    wanted = shape.blocknos(end)
+    digests = []
+    for expected, (blockno, digest) in zip(wanted, held, strict=False):
+        if blockno != expected:
+            raise DigestsDiffer("a block is missing", blockno=expected)
+        digests.append(digest)
+    if len(digests) < len(wanted):
+        raise DigestsDiffer("a block is missing", blockno=wanted[len(digests)])
+    if root_of(digests, len(wanted)) != work.root:
+        raise DigestsDiffer
+
+
+def check_brief(work: Finish) -> None:
+    """Check a file that came without OPEN; as ``check_finish`` with the blocks that came with the work."""
+    shape = Shape(0, work.filesize)
+    if len(work.blocks) > 1:
+        raise BadFacts("a file of more than one block needs OPEN")
+    for block in work.blocks:
+        check_block(shape, block)
+    check_finish(shape, work, [(block.blockno, block.digest) for block in work.blocks])
+
+
+def check_receipt(receipt: StoredFile, work: Finish) -> StoredFile:
+    """The receipt of an upload that was committed before, if it answers ``work``.
+
+    Raises:
+        SourceChanged: the same sourceid was committed with other bytes.
+    """
+    if (receipt.root, receipt.filesize) != (work.root, work.filesize):
+        raise SourceChanged("this sourceid was committed with other bytes")
+    return receipt
+
+
+def free_names(filename: SafeName) -> Iterator[SafeName]:
+    """The names to try in turn when ``filename`` is taken: "name (1).ext", "name (2).ext" and so on.
+
+    What makes the name too long is cut from the end of its stem, never inside a character.
+    """
+    *folders, name = filename.components
+    stem, ending = split_ending(name)
+    above = sum(len(part.encode()) + 1 for part in folders)
+    room = min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above)
+    for number in range(1, 1_000_000):
+        tail = f" ({number}){ending}"
+        length = room - len(tail.encode())
+        if length < 1:
+            raise NameRefused("the name is too long to keep both", rule="length")
+        short = stem.encode()[:length].decode(errors="ignore")
+        yield SafeName.parse("/".join([*folders, short + tail]))
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """Cut a file's name into stem and ending: ("a.b", ".txt"), (".bashrc", ""), ("x", ".tar.gz")."""
+    for ending in _DOUBLE_ENDINGS:
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)], name[-len(ending) :]
+    at = name.rfind(".")
+    ending = name[at:]
+    plain = len(ending.encode()) <= _ENDING_LENGTH_MAX and " " not in ending and len(ending) > 1
+    if at > 0 and plain and name[:at].strip("."):
+        return name[:at], ending
+    return name, ""
+
+
+def outcome_of(error: BlockprotoError) -> BlockprotoError:
+    """An error as the outcome of a work: without its traceback, which would keep a whole batch alive."""
+    return error.with_traceback(None)
