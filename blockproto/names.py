@@ -1,12 +1,52 @@
-"""SafeName: a name that cannot leave the root; and show_name() for showing foreign names to people."""
+"""SafeName: a name that cannot leave the root; and show_name() for showing foreign names to people.
+
+A name that came over the wire is text until ``SafeName.parse`` has judged it; code that touches files takes ``SafeName``
+only. Two profiles: ``wire`` is the law everywhere, ``portable`` adds what Windows and macOS cannot keep. A name is taken
+or refused with the rule it breaks, never rewritten. Names that differ only in case are compared by ``folded``; who may
+have both is the store's question.
+
+Spec: BP1-NAM.
+"""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 
+from .errors import NameRefused
+
 FILENAME_LENGTH_MAX = 1024
+"""Bytes of a name in UTF-8 (BP1-NAM-002)."""
+
 COMPONENT_LENGTH_MAX = 255
+"""Bytes of a component in UTF-8 (BP1-NAM-003): what Linux file systems take."""
+
 RESERVED = ".blockproto"
+"""The first component that is the store's own (BP1-NAM-006)."""
+
+SHOWN_LENGTH_MAX = 120
+"""Characters of a name that an error text shows."""
+
+assert COMPONENT_LENGTH_MAX < FILENAME_LENGTH_MAX
+
+_PLAIN = re.compile(r"[ !-\-0-~][ -.0-~]{0,254}(?:/[ !-\-0-~][ -.0-~]{0,254})*").fullmatch
+"""ASCII names no component of which begins with a dot: with the length in all they obey every rule of ``wire``."""
+
+_BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
+_SURROGATE = re.compile("[\ud800-\udfff]").search
+_PORTABLE_FORBIDDEN = re.compile(f'[\\\\:*?"<>|{_BIDI}\u2028\u2029]').search
+_UNSHOWABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_BIDI}\u2028\u2029\ufeff\ufff9-\ufffb]")
+_IGNORABLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""Default-ignorable code points: some file systems and programs do not see them when they compare names."""
+
+_DEVICE = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.I | re.S
+).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +57,111 @@ class SafeName:
 
     @classmethod
     def parse(cls, text: str, *, portable: bool = False) -> SafeName:
-        """Check ``text``; raises NameRefused with rule and profile."""
-        raise NotImplementedError
+        """Judge ``text``.
+
+        Args:
+            text: a name from the wire or from a user; bytes that were no UTF-8 stand in it as lone surrogates.
+            portable: hold it against the portable profile too.
+
+        Raises:
+            NameRefused: with the rule it breaks and the profile the rule is of.
+
+        Spec: BP1-NAM.
+        """
+        if _PLAIN(text) is None or len(text) > FILENAME_LENGTH_MAX:
+            _judge(text)
+        if portable:
+            _judge_portable(text)
+        return cls(text)
 
     @property
     def components(self) -> tuple[str, ...]:
+        """The parts between the slashes, at least one."""
         return tuple(self.text.split("/"))
+
+    @property
+    def folded(self) -> str:
+        """The key under which names that differ only in case or normalisation are the same."""
+        return _fold(self.text)
+
+
+def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefused:
+    shown = show_name(name[:SHOWN_LENGTH_MAX]) + ("…" if len(name) > SHOWN_LENGTH_MAX else "")
+    return NameRefused(
+        f"the name '{shown}' {why} (rule {rule}, profile {profile})", rule=rule, profile=profile
+    )
+
+
+def _fold(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def _judge(text: str) -> None:
+    """The wire profile, rule by rule."""
+    if not text:
+        raise _refuse("empty", "is empty", text)
+    if _SURROGATE(text):
+        raise _refuse("encoding", "is not valid UTF-8", text)
+    length = len(text.encode())
+    if length > FILENAME_LENGTH_MAX:
+        raise _refuse("name-length", f"has {length} bytes; {FILENAME_LENGTH_MAX} are the most", text)
+    if found := _CONTROL(text):
+        raise _refuse("control-character", f"holds the control character U+{ord(found[0]):04X}", text)
+    if text.startswith("/"):
+        raise _refuse("absolute", "begins with a slash; names are relative to the folder", text)
+    components = text.split("/")
+    for component in components:
+        if not component:
+            raise _refuse(
+                "empty-component", "has an empty component (two slashes together, or one at the end)", text
+            )
+        if component in {".", ".."}:
+            raise _refuse("dot-component", f"has the component '{component}'", text)
+        if len(component.encode()) > COMPONENT_LENGTH_MAX:
+            raise _refuse("component-length", f"has a component over {COMPONENT_LENGTH_MAX} bytes", text)
+    if is_reserved(components[0]):
+        raise _refuse("reserved", f"begins with '{RESERVED}', which is the store's own", text)
+
+
+def is_reserved(component: str) -> bool:
+    """Whether some file system could take ``component`` for ``.blockproto``.
+
+    That is in any case, normalisation or width, with characters that comparisons ignore, or with the trailing dots and
+    spaces that some drop.
+    """
+    if component.isascii():
+        return component.casefold().rstrip(" .") == RESERVED
+    return _fold(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
+
+
+def _judge_portable(text: str) -> None:
+    """What the portable profile adds, rule by rule."""
+    if not unicodedata.is_normalized("NFC", text):
+        raise _refuse("not-nfc", "is not in Unicode normal form C", text, "portable")
+    if found := _PORTABLE_FORBIDDEN(text):
+        raise _refuse("forbidden-character", f"holds {_named(found[0])}", text, "portable")
+    for component in text.split("/"):
+        if component[0] in " ." or component[-1] in " .":
+            raise _refuse("edge", "has a component that begins or ends with a space or dot", text, "portable")
+        if _DEVICE(component):
+            raise _refuse("device-name", "has a component that is a device on Windows", text, "portable")
+
+
+def _named(character: str) -> str:
+    return f"'{character}'" if character.isascii() else f"U+{ord(character):04X}"
 
 
 def show_name(name: str) -> str:
-    """``name`` with control, bidi and undecodable characters escaped, safe for terminals and logs."""
-    raise NotImplementedError
+    r"""``name`` as it can be shown in terminals, logs and pages: never an ESC, never a change of direction or line.
+
+    Controls and bytes that are no UTF-8 become ``\x1b``, the others ``\u202e``. For people: two names can look the same.
+    """
+    return name if name.isascii() and name.isprintable() else _UNSHOWABLE.sub(_escape, name)
+
+
+def _escape(found: re.Match[str]) -> str:
+    point = ord(found[0])
+    if 0xDC80 <= point <= 0xDCFF:
+        point -= 0xDC00
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
