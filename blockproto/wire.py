@@ -1,0 +1,892 @@
+"""What the bytes mean: the frame header, the messages as dataclasses, and how each is encoded and decoded.
+
+    preface (8 bytes), then frames:  header (16) · head · payload
+    header = length u24 (head and payload) · type u8 · flags u16 · head_length u16 · stream u32 · check u32
+
+Rules:
+    1. A message validates itself: relations when it is made, ranges when it is written or read. One that was made
+       wrongly by us is ``LocalProtocolError``; bytes that are wrong are ``MalformedFrame`` (the connection ends);
+       facts of a file that do not fit each other are ``BadFacts`` and things that must be understood and are not are
+       ``Unsupported`` (the stream ends).
+    2. Only BLOCK and PIECE have a payload, and it is never looked at here.
+    3. Must-understand is the top bit of a message type or TLV type, and flag bits 12 to 15. Everything else that is
+       unknown is skipped; reserved values (GREASE) are sent under test so that nobody forgets to skip.
+    4. Text that is no UTF-8 is kept as lone surrogates: names are judged by ``SafeName``, which can say what is wrong.
+
+Spec: BP1-FRM, BP1-EXT, and the chapter of each message.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, NamedTuple
+from zlib import crc32
+
+from . import layout as lay
+from .blocks import BLOCK_LENGTH, Run, blocknum_of
+from .errors import BadFacts, LocalProtocolError, MalformedFrame, Scope, Unsupported
+from .layout import DIGEST, I64, ID, OPAQUE, PREFIXES, RUNS, U8, U16, U32, U64, Layout, String, Tlv, construct
+
+PREFACE = b"\xffBKP\r\n\x1a\n"
+"""The first bytes of both directions (BP1-FRM-001): 0xFF begins no text, CR LF SUB LF shows text-mode damage."""
+
+VERSION = 1
+"""The only version there is (BP1-HEL)."""
+
+HEADER_LENGTH = 16
+"""Bytes of a frame header (BP1-FRM-002)."""
+
+HEAD_LENGTH_MAX = 0xFFFF
+"""Greatest head there can be (u16)."""
+
+HEAD_LENGTH_EARLY = 4096
+"""Greatest head before HELLO and before authentication (BP1-FRM-004)."""
+
+PIECE_LENGTH_EARLY = 65_536
+"""Greatest payload of a frame before HELLO, and the least a HELLO may name (BP1-CRD)."""
+
+PIECE_LENGTH_MAX = BLOCK_LENGTH
+"""Greatest payload of a frame: one block."""
+
+UNKNOWN_LENGTH_MAX = 65_536
+"""Greatest length of a frame of a type we do not know (BP1-FRM-005)."""
+
+CONNECTION_ALLOWANCE_EARLY = 1 << 20
+"""Payload bytes a connection may carry before HELLO (BP1-CRD)."""
+
+STREAM_ALLOWANCE_EARLY = 1 << 18
+"""Payload bytes a stream may carry before HELLO (BP1-CRD)."""
+
+STREAMS_EARLY = 256
+"""Streams a side may have open before HELLO (BP1-CRD)."""
+
+TEXT_LENGTH_MAX = 1024
+"""Bytes of a ``text`` that are written; longer ones are cut, since text decides nothing (BP1-ERR)."""
+
+CURSOR_LENGTH_MAX = 1100
+"""Bytes of a cursor (BP1-LST): room for the longest name and a little of the server's own."""
+
+LIST_LIMIT_DEFAULT = 1000
+"""Items a LIST asks for where its caller does not say."""
+
+assert PIECE_LENGTH_EARLY <= STREAM_ALLOWANCE_EARLY <= CONNECTION_ALLOWANCE_EARLY
+assert HEAD_LENGTH_EARLY <= HEAD_LENGTH_MAX < UNKNOWN_LENGTH_MAX <= PIECE_LENGTH_MAX
+assert HEAD_LENGTH_MAX + PIECE_LENGTH_MAX < 1 << 24
+
+END = 0x0001
+COMMIT = 0x0002
+CRITICAL_TYPE = 0x80
+CRITICAL_FLAGS = 0xF000
+GREASE_TYPES = (27, 58, 89, 120)
+GREASE_FLAG = 0x0800
+GREASE_TLVS = tuple(range(27, lay.CRITICAL_TLV, 31))
+"""Values that no version will ever give a meaning to (BP1-EXT)."""
+
+ZERO_ID = bytes(16)
+
+
+class Type(IntEnum):
+    """The ``type`` of a frame (u8)."""
+
+    GOAWAY = 0x13
+    HELLO = 0x81
+    AUTH = 0x82
+    OPEN = 0x83
+    OPENED = 0x84
+    BLOCK = 0x85
+    PIECE = 0x86
+    ACK = 0x87
+    CREDIT = 0x88
+    HAVE = 0x89
+    COMMIT = 0x8A
+    COMMITTED = 0x8B
+    FETCH = 0x8C
+    LIST = 0x8D
+    REMOVE = 0x8E
+    RESULT = 0x8F
+    CANCEL = 0x90
+    PING = 0x91
+    ERROR = 0x92
+
+
+class Priority(IntEnum):
+    """How much of the line a transfer gets: 16:4:1 by bytes."""
+
+    INTERACTIVE = 0
+    NORMAL = 1
+    BULK = 2
+
+
+class ListKind(IntEnum):
+    """What LIST lists; ``RESULT.kind`` repeats it."""
+
+    FILES = 1
+    UPLOADS = 2
+    RECEIPTS = 3
+
+
+class RemoveKind(IntEnum):
+    """What REMOVE removes; the numbers agree with ``ListKind``."""
+
+    FILE = 1
+    UPLOAD = 2
+
+
+class EntryKind(IntEnum):
+    """What a ``FileItem`` is."""
+
+    FILE = 1
+    FOLDER = 2
+
+
+TLV_MTIME = Tlv(1, "q")
+TLV_MODE = Tlv(2, "I", mask=0o777)
+TLV_B3SUM = Tlv(3, "32s")
+TLV_ROOT = Tlv(4, "32s")
+TLV_HELD_ROOT = Tlv(5, "32s")
+TLV_IDS = Tlv(6, "16s", many=True)
+TLV_VERSION = Tlv(7, "16s")
+TLV_FILE_ID = Tlv(8, "16s")
+TLV_PRIORITY = Tlv(9, "B")
+TLV_IF_EXISTS = Tlv(10, "B")
+
+_TEXT = String(clip=TEXT_LENGTH_MAX)
+_STRING = String()
+_DIGEST = lay.Raw(32)
+
+
+def _fixed(**fields: Any) -> Any:
+    """A construct declaration of a fixed part, fields in order."""
+    return construct.Struct(*(name / field for name, field in fields.items()))
+
+
+def _judge_facts(filesize: int | None, blocknum: int | None) -> None:
+    """filesize and blocknum are both unknown or fit each other (BP1-BLK-002)."""
+    if filesize is None or blocknum is None:
+        if filesize is not blocknum:
+            raise BadFacts("filesize and blocknum are unknown together or not at all")
+    elif blocknum != -(-filesize // BLOCK_LENGTH):
+        raise BadFacts(f"a file of {filesize} bytes has {blocknum_of(filesize)} blocks, not {blocknum}")
+
+
+def _judge_choices(priority: int | None, if_exists: int | None = None) -> None:
+    """priority is 0 to 2; an if_exists beyond 2 is a later version's and must be understood."""
+    if priority is not None and not 0 <= priority <= Priority.BULK:
+        raise LocalProtocolError(f"priority is {priority}")
+    if if_exists is not None and not 0 <= if_exists <= 2:
+        raise Unsupported(f"if_exists is {if_exists}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame of both directions: what this side takes; HELLO never names less than the early limits.
+
+    Attributes:
+        version_lowest, version_highest: versions this side speaks.
+        head_length_max: greatest head in bytes, 4,096 to 65,535.
+        piece_length_max: greatest payload of a frame in bytes, 65,536 to 1,048,576.
+        streams_max: streams the other side may have open at once, at least 256.
+        connection_allowance, stream_allowance: payload bytes, totals as in CREDIT.
+        undurable_max: bytes of an upload that may be sent and not yet acknowledged.
+        features: bits, none of them given a meaning yet.
+        agent: name and version of the software, for people.
+    """
+
+    TYPE: ClassVar[Type] = Type.HELLO
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(
+            version_lowest=U16, version_highest=U16, head_length_max=U16, piece_length_max=U32, streams_max=U32,
+            connection_allowance=U64, stream_allowance=U64, undurable_max=U64, features=U64,
+        ),
+        {"agent": _TEXT},
+    )  # fmt: skip
+
+    version_lowest: int = VERSION
+    version_highest: int = VERSION
+    head_length_max: int = HEAD_LENGTH_MAX
+    piece_length_max: int = PIECE_LENGTH_MAX
+    streams_max: int = 2048
+    connection_allowance: int = 32 << 20
+    stream_allowance: int = 16 << 20
+    undurable_max: int = 64 << 20
+    features: int = 0
+    agent: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("version_highest", self.version_lowest),
+            ("head_length_max", HEAD_LENGTH_EARLY),
+            ("piece_length_max", PIECE_LENGTH_EARLY),
+            ("streams_max", STREAMS_EARLY),
+            ("connection_allowance", CONNECTION_ALLOWANCE_EARLY),
+            ("stream_allowance", STREAM_ALLOWANCE_EARLY),
+        ):
+            if getattr(self, name) < least:
+                raise LocalProtocolError(f"HELLO: {name} is {getattr(self, name)}, less than {least}")
+        if self.piece_length_max > PIECE_LENGTH_MAX:
+            raise LocalProtocolError(f"HELLO: piece_length_max is {self.piece_length_max}")
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The sender's resume handshake, and the answer to FETCH.
+
+    Attributes:
+        sourceid: 16 bytes that name the upload; zeros ask for one.
+        attempt: the greater one owns the upload.
+        filesize, blocknum: of the whole file; both None while unknown.
+        priority: see ``Priority``.
+        if_exists: 0 keep both, 1 refuse, 2 replace.
+        mtime_ns: nanoseconds since 1970. mode: permission bits. b3sum, root: 32 bytes if known already.
+        version, file_id: 16 bytes each, in the answer to FETCH.
+    """
+
+    TYPE: ClassVar[Type] = Type.OPEN
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, attempt=U64, filesize=U64, blocknum=U32, priority=U8, if_exists=U8),
+        {"filename": _STRING, "filetype": _STRING},
+        unknown=("filesize", "blocknum"),
+        tlvs={
+            "mtime_ns": TLV_MTIME, "mode": TLV_MODE, "b3sum": TLV_B3SUM, "root": TLV_ROOT, "version": TLV_VERSION,
+            "file_id": TLV_FILE_ID,
+        },
+    )  # fmt: skip
+
+    sourceid: bytes
+    attempt: int
+    filesize: int | None
+    blocknum: int | None
+    filename: str
+    filetype: str
+    priority: int = Priority.NORMAL
+    if_exists: int = 0
+    mtime_ns: int | None = None
+    mode: int | None = None
+    b3sum: bytes | None = None
+    root: bytes | None = None
+    version: bytes | None = None
+    file_id: bytes | None = None
+
+    def __post_init__(self) -> None:
+        _judge_facts(self.filesize, self.blocknum)
+        _judge_choices(self.priority, self.if_exists)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The receiver's answer to OPEN and HAVE: what it has.
+
+    Attributes:
+        file_id: final from now on.
+        position: bytes held without a gap from the start.
+        incarnation: of the store; the position never goes down within one.
+        expires_ms: Unix milliseconds, or None.
+        held: runs of blocks that are durable; a lower bound.
+        prefixes: (blockno, bytes) of blocks that are held in part.
+        held_root: BLAKE3 over the digests of the held blocks in order.
+    """
+
+    TYPE: ClassVar[Type] = Type.OPENED
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, file_id=ID, attempt=U64, position=U64, incarnation=U64, expires_ms=U64),
+        {"held": RUNS, "prefixes": PREFIXES},
+        unknown=("expires_ms",),
+        tlvs={"held_root": TLV_HELD_ROOT},
+    )
+
+    sourceid: bytes
+    file_id: bytes
+    attempt: int
+    position: int
+    incarnation: int
+    expires_ms: int | None
+    held: tuple[Run, ...] = ()
+    prefixes: tuple[tuple[int, int], ...] = ()
+    held_root: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Starts a block and says what it is; the payload begins at ``position``.
+
+    Attributes:
+        position: byte offset in the file, inside the block or at its end.
+        digest: BLAKE3 of the block if this frame also ends it (flag END), else None.
+        commit: the file is complete with this block (only where the stream had no OPEN, and only with ``digest``).
+        The others as in ``Open``.
+    """
+
+    TYPE: ClassVar[Type] = Type.BLOCK
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, filesize=U64, blocknum=U32, blockno=U32, position=U64),
+        {"filename": _STRING, "filetype": _STRING, "digest": _DIGEST},
+        unknown=("filesize", "blocknum"),
+        present={"digest": END},
+        flags={"commit": COMMIT},
+        tlvs={"mtime_ns": TLV_MTIME, "mode": TLV_MODE, "priority": TLV_PRIORITY, "if_exists": TLV_IF_EXISTS},
+    )
+
+    sourceid: bytes
+    filesize: int | None
+    blocknum: int | None
+    blockno: int
+    position: int
+    filename: str
+    filetype: str
+    digest: bytes | None = None
+    commit: bool = False
+    mtime_ns: int | None = None
+    mode: int | None = None
+    priority: int | None = None
+    if_exists: int | None = None
+
+    def __post_init__(self) -> None:
+        filesize, blocknum, blockno = self.filesize, self.blocknum, self.blockno
+        _judge_facts(filesize, blocknum)
+        if blocknum is not None and blockno >= blocknum and (blockno or blocknum):
+            raise BadFacts(f"blockno {blockno} of {blocknum} blocks")
+        if not blockno * BLOCK_LENGTH <= self.position <= self.end:
+            raise BadFacts(f"position {self.position} is outside block {blockno}")
+        if self.commit and self.digest is None:
+            raise LocalProtocolError("COMMIT without END")
+        if self.priority is not None or self.if_exists is not None:
+            _judge_choices(self.priority, self.if_exists)
+
+    @property
+    def end(self) -> int:
+        """The byte offset where this block ends at the latest."""
+        end = (self.blockno + 1) * BLOCK_LENGTH
+        return end if self.filesize is None or self.filesize > end else self.filesize
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Continues the stream's block at ``position``; ``digest`` and ``commit`` as in ``Block``."""
+
+    TYPE: ClassVar[Type] = Type.PIECE
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(position=U64), {"digest": _DIGEST}, present={"digest": END}, flags={"commit": COMMIT}
+    )
+
+    position: int
+    digest: bytes | None = None
+    commit: bool = False
+
+    def __post_init__(self) -> None:
+        if self.commit and self.digest is None:
+            raise LocalProtocolError("COMMIT without END")
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """What is durable: bytes without a gap from the start, and runs of blocks."""
+
+    TYPE: ClassVar[Type] = Type.ACK
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(position=U64), {"held": RUNS})
+
+    position: int
+    held: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Totals of payload bytes: how many may be sent, and how many have come; stream 0 is the connection."""
+
+    TYPE: ClassVar[Type] = Type.CREDIT
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(allowance=U64, received=U64), tlvs={"priority": TLV_PRIORITY})
+
+    allowance: int
+    received: int
+    priority: int | None = None
+
+    def __post_init__(self) -> None:
+        _judge_choices(self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """A page of (blockno, digest) that the sender has; ``more`` pages follow."""
+
+    TYPE: ClassVar[Type] = Type.HAVE
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(), {"digests": lay.DIGESTS}, flags={"more": 0x0001})
+
+    digests: tuple[tuple[int, bytes], ...]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The sender has nothing more: the file's final facts and its root (32 bytes)."""
+
+    TYPE: ClassVar[Type] = Type.COMMIT
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, root=DIGEST, filesize=U64, blocknum=U32),
+        tlvs={"mtime_ns": TLV_MTIME, "mode": TLV_MODE, "b3sum": TLV_B3SUM},
+    )
+
+    sourceid: bytes
+    root: bytes
+    filesize: int
+    blocknum: int
+    mtime_ns: int | None = None
+    mode: int | None = None
+    b3sum: bytes | None = None
+
+    def __post_init__(self) -> None:
+        _judge_facts(self.filesize, self.blocknum)
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The file is there, durable, under ``stored_as``."""
+
+    TYPE: ClassVar[Type] = Type.COMMITTED
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, file_id=ID, root=DIGEST, filesize=U64),
+        {"stored_as": _STRING},
+        tlvs={"b3sum": TLV_B3SUM},
+    )
+
+    sourceid: bytes
+    file_id: bytes
+    root: bytes
+    filesize: int
+    stored_as: str
+    b3sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The receiver asks for a file, and says what it has of it.
+
+    Attributes:
+        file_id: zeros: by name.
+        first, length: the bytes wanted; None: to the end.
+        version: zeros: any.
+        held, prefixes: as in ``Opened``.
+    """
+
+    TYPE: ClassVar[Type] = Type.FETCH
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(file_id=ID, first=U64, length=U64, version=ID, priority=U8),
+        {"held": RUNS, "prefixes": PREFIXES, "filename": _STRING},
+        unknown=("length",),
+    )
+
+    filename: str
+    file_id: bytes = ZERO_ID
+    first: int = 0
+    length: int | None = None
+    version: bytes = ZERO_ID
+    priority: int = Priority.NORMAL
+    held: tuple[Run, ...] = ()
+    prefixes: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        _judge_choices(self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """Asks for one page of what there is.
+
+    Attributes:
+        kind: see ``ListKind``.
+        name: a folder, or with ``exact`` one entry.
+        cursor: where the page before ended; empty: from the start.
+        limit: greatest number of items, at least 1.
+        b3sum: with ``exact``, compute it and wait.
+        ids: sourceids, for receipts.
+    """
+
+    TYPE: ClassVar[Type] = Type.LIST
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(kind=U8, limit=U16),
+        {"name": _STRING, "cursor": _STRING},
+        flags={"recursive": 0x0001, "exact": 0x0002, "follow": 0x0004, "b3sum": 0x0008},
+        tlvs={"ids": TLV_IDS},
+    )
+
+    kind: int
+    name: str = ""
+    cursor: str = ""
+    limit: int = LIST_LIMIT_DEFAULT
+    recursive: bool = False
+    exact: bool = False
+    follow: bool = False
+    b3sum: bool = False
+    ids: tuple[bytes, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.kind <= 3:
+            raise Unsupported(f"LIST of kind {self.kind}")
+        if self.limit < 1:
+            raise LocalProtocolError("LIST: limit is 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Removes a file by name or id, or an unfinished upload by sourceid."""
+
+    TYPE: ClassVar[Type] = Type.REMOVE
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(kind=U8, id=ID), {"filename": _STRING}, flags={"recursive": 0x0001}
+    )
+
+    kind: int
+    id: bytes = ZERO_ID
+    filename: str = ""
+    recursive: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.kind <= 2:
+            raise Unsupported(f"REMOVE of kind {self.kind}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileItem:
+    """A finished file or a folder; ``root`` and ``b3sum`` where they are known."""
+
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(kind=U8, filesize=U64, mtime_ns=I64, mode=U32, file_id=ID, version=ID),
+        {"filename": _STRING, "filetype": _STRING},
+        tlvs={"root": TLV_ROOT, "b3sum": TLV_B3SUM},
+    )
+
+    kind: int
+    filesize: int
+    mtime_ns: int
+    mode: int
+    file_id: bytes
+    version: bytes
+    filename: str
+    filetype: str
+    root: bytes | None = None
+    b3sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadItem:
+    """An unfinished upload; ``held_count`` blocks are durable."""
+
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(
+            sourceid=ID, file_id=ID, filesize=U64, blocknum=U32, position=U64, held_count=U32, expires_ms=U64
+        ),
+        {"filename": _STRING, "filetype": _STRING},
+        unknown=("filesize", "blocknum", "expires_ms"),
+    )  # fmt: skip
+
+    sourceid: bytes
+    file_id: bytes
+    filesize: int | None
+    blocknum: int | None
+    position: int
+    held_count: int
+    expires_ms: int | None
+    filename: str
+    filetype: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptItem:
+    """What COMMITTED said."""
+
+    LAYOUT: ClassVar[Layout] = Committed.LAYOUT
+
+    sourceid: bytes
+    file_id: bytes
+    root: bytes
+    filesize: int
+    stored_as: str
+    b3sum: bytes | None = None
+
+
+Item = FileItem | UploadItem | ReceiptItem
+
+_ITEM_OF: dict[int, type[Item]] = {
+    ListKind.FILES: FileItem,
+    ListKind.UPLOADS: UploadItem,
+    ListKind.RECEIPTS: ReceiptItem,
+}
+_U16 = struct.Struct(">H")
+
+
+class _Items:
+    """A count (u16), then items, each a length (u16) and a head of its own; ``kind`` says which."""
+
+    def encode(self, value: tuple[Item, ...]) -> bytes:
+        heads = [item.LAYOUT.encode(item)[1] for item in value]
+        return b"".join([_U16.pack(len(heads)), *(_U16.pack(len(head)) + head for head in heads)])
+
+    def decode(self, head: bytes, offset: int, values: dict[str, Any]) -> tuple[tuple[Item, ...], int]:
+        if offset + 2 > len(head):
+            raise MalformedFrame("a list runs past its head")
+        count = head[offset] << 8 | head[offset + 1]
+        offset += 2
+        cls = _ITEM_OF.get(values["kind"])
+        if cls is None:
+            raise Unsupported(f"RESULT of kind {values['kind']}")
+        items: list[Item] = []
+        for _ in range(count):
+            start = offset + 2
+            offset = start + int.from_bytes(head[offset:start], "big")
+            if start > len(head) or offset > len(head):
+                raise MalformedFrame("an item runs past its head")
+            items.append(cls(**cls.LAYOUT.decode(0, head[start:offset])))
+        return tuple(items), offset
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to LIST and REMOVE: one page; an empty cursor says that it is the last."""
+
+    TYPE: ClassVar[Type] = Type.RESULT
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(kind=U8), {"items": _Items(), "cursor": _STRING})
+
+    kind: int
+    items: tuple[Item, ...] = ()
+    cursor: str = ""
+
+    def __post_init__(self) -> None:
+        cls = _ITEM_OF.get(self.kind)
+        if cls is None:
+            raise Unsupported(f"RESULT of kind {self.kind}")
+        if not all(type(item) is cls for item in self.items):
+            raise LocalProtocolError(f"RESULT of kind {self.kind} holds another kind of item")
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The sender stops; ``discard``: what was sent need not be kept."""
+
+    TYPE: ClassVar[Type] = Type.CANCEL
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(reason=U16), {"text": _TEXT}, flags={"discard": 0x0001})
+
+    reason: int
+    text: str = ""
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A sign of life; ``next_s``: when the next will be heard, in seconds (0: not said). ``answer`` repeats ``opaque``."""
+
+    TYPE: ClassVar[Type] = Type.PING
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(opaque=OPAQUE, next_s=U32), flags={"answer": 0x0001})
+
+    opaque: bytes
+    next_s: int
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Something stopped; ``scope`` says what, ``retryable`` whether again can help, even where the code is unknown.
+
+    Attributes:
+        code: a row of the error table.
+        scope: 1 block, 2 stream, 3 connection.
+        retry_after_ms: milliseconds to wait, 0: no hint.
+        blockno: the block it is about, or None.
+        current: the value the speaker holds, or None.
+    """
+
+    TYPE: ClassVar[Type] = Type.ERROR
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(code=U16, scope=U8, retryable=U8, retry_after_ms=U32, blockno=U32, current=U64),
+        {"text": _TEXT},
+        unknown=("blockno", "current"),
+    )
+
+    code: int
+    scope: int
+    retryable: bool
+    text: str = ""
+    retry_after_ms: int = 0
+    blockno: int | None = None
+    current: int | None = None
+
+    def __post_init__(self) -> None:
+        if not Scope.BLOCK <= self.scope <= Scope.CONNECTION:
+            raise LocalProtocolError(f"ERROR: scope is {self.scope}")
+        object.__setattr__(self, "retryable", bool(self.retryable))
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The speaker ends the connection in ``grace_ms``; nothing new is begun. Come back after ``retry_after_ms``."""
+
+    TYPE: ClassVar[Type] = Type.GOAWAY
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(code=U16, grace_ms=U32, retry_after_ms=U32), {"text": _TEXT})
+
+    code: int
+    grace_ms: int
+    retry_after_ms: int
+    text: str = ""
+
+
+Message = (
+    Hello | Open | Opened | Block | Piece | Ack | Credit | Have | Commit | Committed | Fetch | List | Remove | Result
+    | Cancel | Ping | Error | GoAway
+)  # fmt: skip
+
+MESSAGES: dict[int, type[Message]] = {
+    cls.TYPE: cls
+    for cls in (
+        Hello, Open, Opened, Block, Piece, Ack, Credit, Have, Commit, Committed, Fetch, List, Remove, Result,
+        Cancel, Ping, Error, GoAway,
+    )
+}  # fmt: skip
+"""Every message we understand. AUTH is reserved for the IDENTITY profile, and so refused as critical and unknown."""
+
+PAYLOAD_TYPES = frozenset({Type.BLOCK, Type.PIECE})
+
+_CODEC = {
+    number: (cls, cls.LAYOUT.decode, ~cls.LAYOUT.flags_known & CRITICAL_FLAGS)
+    for number, cls in MESSAGES.items()
+}
+
+HEADER = _fixed(length_and_type=U32, flags=U16, head_length=U16, stream=U32, check=U32)
+"""The header; the first u32 is length u24, then type u8."""
+
+_HEADER = lay.struct_of(HEADER)
+_CHECKED = struct.Struct(">IHHI")
+_CHECK = struct.Struct(">I")
+
+assert _HEADER.size == HEADER_LENGTH
+
+
+class Header(NamedTuple):
+    """A frame header as it came, judged by nobody."""
+
+    length: int
+    type: int
+    flags: int
+    head_length: int
+    stream: int
+    check: int
+
+    @property
+    def payload_length(self) -> int:
+        """Bytes of payload; negative if head_length is more than length."""
+        return self.length - self.head_length
+
+
+def decode_header(view: bytes | bytearray | memoryview, offset: int = 0) -> Header:
+    """Read the 16 bytes at ``offset``; the caller has seen to it that they are there."""
+    word, flags, head_length, stream, check = _HEADER.unpack_from(view, offset)
+    return Header(word >> 8, word & 0xFF, flags, head_length, stream, check)
+
+
+def check_frame(header: bytes | memoryview, head: bytes | memoryview, check: int) -> bool:
+    """Whether ``check`` is that of the first 12 bytes of ``header`` followed by ``head`` (BP1-FRM-003)."""
+    return crc32(head, crc32(header[:12])) == check
+
+
+def decode_head(header: Header, head: bytes | memoryview) -> Message | None:
+    """The message of a frame whose check was right.
+
+    Args:
+        header: the frame's header.
+        head: its head, ``header.head_length`` bytes; nothing of it is kept.
+
+    Returns:
+        The message, or None if its type is unknown and may be skipped.
+
+    Raises:
+        MalformedFrame: the head does not follow its layout (connection).
+        Unsupported: something that must be understood is not (stream).
+        BadFacts: filesize, blocknum, blockno and position do not fit each other (stream).
+
+    Spec: BP1-FRM-006, BP1-EXT.
+    """
+    known = _CODEC.get(header.type)
+    if known is None:
+        if header.type & CRITICAL_TYPE:
+            raise Unsupported(f"message type {header.type:#04x} must be understood and is not")
+        return None
+    cls, decode, critical = known
+    if header.flags & critical:
+        raise Unsupported(
+            f"flags {header.flags & critical:#06x} of {cls.__name__} must be understood and are not"
+        )
+    try:
+        return cls(**decode(header.flags, bytes(head)))
+    except LocalProtocolError as error:
+        raise MalformedFrame(str(error)) from error
+
+
+def encode_frame(
+    stream: int, message: Message, payload_length: int = 0, *, grease: random.Random | None = None
+) -> bytes:
+    """Header and head of ``message``, to be followed on the line by ``payload_length`` bytes.
+
+    Args:
+        stream: 0 for the connection.
+        message: what to say.
+        payload_length: 0 to 1,048,576 for BLOCK and PIECE, else 0.
+        grease: adds a reserved flag and TLV, which everybody must skip.
+
+    Raises:
+        LocalProtocolError: a value does not fit its field, or the payload its message.
+    """
+    flags, head = message.LAYOUT.encode(message)
+    if grease is not None:
+        flags |= GREASE_FLAG
+        head += _grease_tlv(grease)
+    number = message.TYPE
+    if payload_length and (number not in PAYLOAD_TYPES or not 0 < payload_length <= PIECE_LENGTH_MAX):
+        raise LocalProtocolError(f"{type(message).__name__} with a payload of {payload_length} bytes")
+    return frame_bytes(stream, number, flags, head, payload_length)
+
+
+def frame_bytes(stream: int, number: int, flags: int, head: bytes, payload_length: int = 0) -> bytes:
+    """Put a header before ``head``; raises LocalProtocolError if the head is longer than any may be."""
+    head_length = len(head)
+    if head_length > HEAD_LENGTH_MAX:
+        raise LocalProtocolError(f"a head of {head_length} bytes")
+    start = _CHECKED.pack((head_length + payload_length) << 8 | number, flags, head_length, stream)
+    return start + _CHECK.pack(crc32(head, crc32(start))) + head
+
+
+def _grease_tlv(rng: random.Random) -> bytes:
+    """A TLV that nobody knows, greater than any known type."""
+    value = rng.randbytes(rng.randrange(20))
+    return struct.pack(">HH", rng.choice(GREASE_TLVS), len(value)) + value
+
+
+def grease_frame(rng: random.Random) -> bytes:
+    """A whole frame that nobody knows and everybody must skip, payload included (BP1-EXT)."""
+    payload = rng.randbytes(rng.randrange(40))
+    head = rng.randbytes(rng.randrange(40))
+    frame = frame_bytes(
+        rng.randrange(1 << 32), rng.choice(GREASE_TYPES), rng.randrange(1 << 16), head, len(payload)
+    )
+    return frame + payload
+
+
+def page_items(items: tuple[Item, ...] | list[Item], head_length_max: int) -> int:
+    """How many of ``items``, from the first, fit one RESULT for a peer that takes heads of ``head_length_max`` bytes.
+
+    Room is kept for a cursor of ``CURSOR_LENGTH_MAX`` bytes. At least 1 if there are any: a single item always fits.
+    """
+    room = head_length_max - 5 - CURSOR_LENGTH_MAX
+    for count, item in enumerate(items):
+        room -= 2 + len(item.LAYOUT.encode(item)[1])
+        if room < 0:
+            return max(count, 1)
+    return min(len(items), 0xFFFF)
+
+
+def runs_max(head_length_max: int) -> int:
+    """How many runs (or prefixes) fit a head of that length beside everything else OPENED, ACK or FETCH may hold."""
+    return (head_length_max - 1400) // 8
+
+
+def digests_max(head_length_max: int) -> int:
+    """How many (blockno, digest) fit one HAVE."""
+    return (head_length_max - 64) // 36
