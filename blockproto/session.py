@@ -1,0 +1,631 @@
+"""Session: one end of a connection as a machine. Bytes in, events out, bytes to send; no IO and no clock.
+
+    view = session.receive_buffer(); n = read into view; session.bytes_received(n)
+    while (event := session.next_event()) is not None: …          events speak of peers that keep to the protocol
+    transmit(session.send(stream, message, len(payload)), payload)
+
+Rules:
+    1. What ``greeting``, ``send`` and ``credits_due`` return is transmitted in the order of the calls, each before its
+       payload: the session has already counted it.
+    2. The session checks everything that can be known without a file: layout, limits, the transition table, credit, and
+       that payload stays inside its block. Names, digests and what is held are for the transfer.
+    3. A ``RemoteProtocolError`` from ``next_event`` ends the conversation: send ``connection_error(exc)``, then read on
+       until EOF; the session drops what comes.
+    4. ``Rejected`` is a refusal of one stream: it is closed already and wants its one ERROR.
+    5. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so that
+       the highest id seen and the streams that are open are all that is remembered.
+
+Spec: BP1-HEL, BP1-STR, BP1-CRD, BP1-END.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import (
+    ERRORS,
+    BadFacts,
+    BlockprotoError,
+    Code,
+    CreditExceeded,
+    LocalProtocolError,
+    MalformedFrame,
+    NotBlockproto,
+    RemoteProtocolError,
+    Scope,
+    TooManyStreams,
+    TransferError,
+    UnexpectedMessage,
+    Unsupported,
+    UnsupportedVersion,
+)
+from .framing import RECEIVE_BUFFER_LENGTH, FrameReader
+from .streams import TABLE, Flow, Kind, Role, State, Stream
+from .wire import (
+    CONNECTION_ALLOWANCE_EARLY,
+    CRITICAL_TYPE,
+    HEAD_LENGTH_EARLY,
+    HEAD_LENGTH_MAX,
+    MESSAGES,
+    PAYLOAD_TYPES,
+    PIECE_LENGTH_EARLY,
+    PIECE_LENGTH_MAX,
+    PREFACE,
+    STREAM_ALLOWANCE_EARLY,
+    STREAMS_EARLY,
+    VERSION,
+    Credit,
+    Error,
+    Header,
+    Hello,
+    Message,
+    Type,
+    decode_head,
+    encode_frame,
+    grease_frame,
+)
+
+__all__ = [
+    "RECEIVE_BUFFER_LENGTH", "TABLE", "Event", "Greeted", "Kind", "Limits", "Payload", "Received", "Rejected", "Role",
+    "Session", "Side", "State", "connection_error", "stream_error",
+]  # fmt: skip
+
+_CONNECTION_TYPES = frozenset({Type.HELLO, Type.CREDIT, Type.PING, Type.ERROR, Type.GOAWAY})
+
+
+class Side(Enum):
+    """Who dialled and who answered."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this side takes, as its HELLO will say; see ``Hello``. Lengths in bytes."""
+
+    head_length_max: int = HEAD_LENGTH_MAX
+    piece_length_max: int = PIECE_LENGTH_MAX
+    streams_max: int = 2048
+    connection_allowance: int = 32 << 20
+    stream_allowance: int = 16 << 20
+    undurable_max: int = 64 << 20
+    agent: str = "blockproto"
+
+    def hello(self) -> Hello:
+        """The HELLO that says it; raises LocalProtocolError if a limit is below the least."""
+        return Hello(
+            head_length_max=self.head_length_max,
+            piece_length_max=self.piece_length_max,
+            streams_max=self.streams_max,
+            connection_allowance=self.connection_allowance,
+            stream_allowance=self.stream_allowance,
+            undurable_max=self.undurable_max,
+            agent=self.agent,
+        )
+
+
+@dataclass(slots=True)
+class Greeted:
+    """The peer's preface and HELLO were accepted."""
+
+    hello: Hello
+
+
+@dataclass(slots=True)
+class Received:
+    """A message that is legal here; ``payload_length`` bytes follow as ``Payload`` events (none if it is 0)."""
+
+    stream: int
+    message: Message
+    payload_length: int
+
+
+@dataclass(slots=True)
+class Payload:
+    """Some bytes of a BLOCK's or PIECE's payload.
+
+    Attributes:
+        position: byte offset in the file of ``view[0]``.
+        view: part of the receive buffer, good until the next ``receive_buffer()``.
+        last: whether the frame ends with it.
+    """
+
+    stream: int
+    position: int
+    view: memoryview
+    last: bool
+
+
+@dataclass(slots=True)
+class Rejected:
+    """The peer's message was refused and its stream is closed; answer with ``stream_error(error)``."""
+
+    stream: int
+    error: TransferError
+
+
+Event = Greeted | Received | Payload | Rejected
+
+
+def connection_error(error: BlockprotoError) -> Error:
+    """The ERROR that ends a connection because of ``error``."""
+    return _error(error, Scope.CONNECTION)
+
+
+def stream_error(error: BlockprotoError, *, scope: Scope | None = None) -> Error:
+    """The ERROR that answers a stream (or, by its row or ``scope``, one block) because of ``error``."""
+    row = ERRORS[error.code].scope
+    return _error(error, scope or (Scope.STREAM if row is Scope.CONNECTION else row))
+
+
+def _error(error: BlockprotoError, scope: Scope) -> Error:
+    return Error(
+        code=error.code,
+        scope=scope,
+        retryable=error.retryable,
+        text=str(error),
+        retry_after_ms=error.retry_after_ms,
+        blockno=error.blockno,
+        current=error.current,
+    )
+
+
+class Session:
+    """One end of one connection.
+
+    Args:
+        side: who we are.
+        limits: what we take.
+        grease: under test, adds reserved flags, TLVs and messages to what is sent; everybody must skip them.
+
+    Attributes:
+        side, limits: as given.
+        peer_hello: what the peer takes, or None until its HELLO came.
+    """
+
+    def __init__(
+        self, side: Side, limits: Limits | None = None, *, grease: random.Random | None = None
+    ) -> None:
+        self.side = side
+        self.limits = limits or Limits()
+        self.peer_hello: Hello | None = None
+        self._hello = self.limits.hello()
+        self._grease = grease
+        self._reader = FrameReader()
+        self._connection = Flow(CONNECTION_ALLOWANCE_EARLY, CONNECTION_ALLOWANCE_EARLY)
+        self._window = STREAM_ALLOWANCE_EARLY
+        self._allowance = STREAM_ALLOWANCE_EARLY
+        self._streams: dict[int, Stream] = {}
+        self._unanswered: set[int] = set()
+        self._owing: set[Flow] = set()
+        self._parity = 1 if side is Side.CLIENT else 0
+        self._own_next = 1 if side is Side.CLIENT else 2
+        self._own_said = self._peer_said = 0
+        self._own_open = self._peer_open = 0
+        self._preface_seen = self._greeting_sent = self._last_word = self._eof = False
+        self._failed = False
+        self._payload_left = 0
+        self._payload_of: Stream | None = None
+        self._payload_position = 0
+
+    # Receiving
+
+    def receive_buffer(self) -> memoryview:
+        """Space to fill, never empty; ask for events until there are none first. Ends all payload views."""
+        if self._failed:
+            self._reader.discard()
+        return self._reader.receive_buffer()
+
+    def bytes_received(self, count: int) -> None:
+        """``count`` bytes, at least 1, were put at the beginning of the buffer lent last."""
+        self._reader.bytes_received(count)
+
+    def idle(self) -> None:
+        """Give the buffer back while nothing is expected soon. Ends all payload views."""
+        self._reader.idle()
+
+    def eof(self) -> None:
+        """The peer will send nothing more; ``clean`` says whether it stopped between two frames."""
+        self._eof = True
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything that came was whole frames."""
+        return not (self._failed or self._payload_left or self._reader.buffered)
+
+    @property
+    def head_begun(self) -> bool:
+        """Whether a frame's header and head have begun and not ended: they must within a time (BP1-END)."""
+        return not self._failed and not self._payload_left and self._reader.buffered > 0
+
+    def next_event(self) -> Event | None:
+        """The next event, or None when more bytes are needed.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; see rule 3.
+        """
+        if self._failed:
+            self._reader.discard()
+            return None
+        event: Event | None
+        try:
+            while True:
+                if self._payload_left:
+                    view = self._reader.take_payload(self._payload_left)
+                    if view is None:
+                        return None
+                    event = self._payload_event(view)
+                else:
+                    frame = self._reader.next_frame() if self._preface_seen or self._recognise() else None
+                    if frame is None:
+                        return None
+                    event = self._act(*frame)
+                if event is not None:
+                    return event
+        except RemoteProtocolError:
+            self._failed = True
+            raise
+
+    def _recognise(self) -> bool:
+        """Pass over the preface (BP1-FRM-001); False while it is not all there."""
+        seen = self._reader.skip_prefix(PREFACE)
+        if seen is False:
+            raise NotBlockproto
+        self._preface_seen = bool(seen)
+        return self._preface_seen
+
+    def _payload_event(self, view: memoryview) -> Payload | None:
+        """Count a fragment; None if its stream has been closed meanwhile and it was dropped."""
+        length = len(view)
+        self._payload_left -= length
+        stream = self._payload_of
+        if stream is None:
+            return None
+        position = self._payload_position
+        self._payload_position = position + length
+        connection = self._connection
+        connection.received += length
+        stream.received += length
+        if stream.state is State.CLOSED:
+            self.consumed(stream.id, length)
+            return None
+        return Payload(stream.id, position, view, not self._payload_left)
+
+    def _act(self, header: Header, head: memoryview) -> Event | None:
+        """Deal with one frame whose check was right; None if it is dropped or skipped."""
+        number = header.type
+        if self.peer_hello is None:
+            return self._greet(header, head)
+        self._payload_left = payload_length = header.length - header.head_length
+        self._payload_of = None
+        if number not in MESSAGES and number < CRITICAL_TYPE:
+            return None
+        if header.stream == 0:
+            return self._act_on_connection(header, head)
+        stream = self._stream_of(header.stream)
+        if payload_length and number in PAYLOAD_TYPES:
+            self._judge_credit(stream, payload_length)
+        if stream is None:
+            self._count_dropped(header)
+            return None
+        try:
+            message = decode_head(header, head)
+            assert message is not None
+            position = self._step(stream, message, payload_length)
+        except (Unsupported, BadFacts) as error:
+            self._close(stream)
+            self._count_dropped(header)
+            self._unanswered.add(stream.id)
+            return Rejected(stream.id, error)
+        if payload_length:
+            self._payload_of = stream
+            self._payload_position = position
+        return Received(stream.id, message, payload_length)
+
+    def _count_dropped(self, header: Header) -> None:
+        """Payload that will be dropped counts as come and consumed at once (BP1-STR)."""
+        if header.type in PAYLOAD_TYPES and header.payload_length:
+            self._connection.received += header.payload_length
+            self.consumed(0, header.payload_length)
+
+    def _greet(self, header: Header, head: memoryview) -> Greeted:
+        """Accept the first frame, which is HELLO (BP1-HEL)."""
+        if header.type != Type.HELLO or header.stream != 0:
+            raise UnexpectedMessage(
+                f"the first frame is of type {header.type:#04x} on stream {header.stream}"
+            )
+        try:
+            hello = decode_head(header, head)
+        except Unsupported as error:
+            raise RemoteProtocolError(str(error), code=error.code) from error
+        assert isinstance(hello, Hello)
+        if not hello.version_lowest <= VERSION <= hello.version_highest:
+            raise UnsupportedVersion(
+                f"the peer speaks versions {hello.version_lowest} to {hello.version_highest}, we speak {VERSION}"
+            )
+        self.peer_hello = hello
+        self._connection.allowance = max(self._connection.allowance, hello.connection_allowance)
+        self._allowance = hello.stream_allowance
+        for stream in self._streams.values():
+            stream.allowance = max(stream.allowance, self._allowance)
+        return Greeted(hello)
+
+    def _act_on_connection(self, header: Header, head: memoryview) -> Received:
+        """A message for the connection itself (BP1-STR)."""
+        try:
+            message = decode_head(header, head)
+        except (Unsupported, BadFacts) as error:
+            raise RemoteProtocolError(str(error), code=error.code) from error
+        assert message is not None
+        if message.TYPE not in _CONNECTION_TYPES or isinstance(message, Hello):
+            raise UnexpectedMessage(f"{message.TYPE.name} on stream 0")
+        if isinstance(message, Credit):
+            self._credited(self._connection, message)
+        elif isinstance(message, Error) and message.scope != Scope.CONNECTION:
+            raise UnexpectedMessage("an ERROR of less than the connection on stream 0")
+        return Received(0, message, 0)
+
+    def _stream_of(self, number: int) -> Stream | None:
+        """The stream of that id, made if the peer opens it now; None if it was used and is closed.
+
+        Raises:
+            UnexpectedMessage: one of our ids that we have not used.
+            TooManyStreams: the peer has as many open as it may.
+        """
+        stream = self._streams.get(number)
+        if stream is not None and stream.state is not State.NEW:
+            return stream
+        if number & 1 == self._parity:
+            if number > self._own_said:
+                raise UnexpectedMessage(f"stream {number} is ours to open")
+            return None
+        if number <= self._peer_said:
+            return None
+        if self._peer_open >= (self.limits.streams_max if self._greeting_sent else STREAMS_EARLY):
+            raise TooManyStreams(f"{self._peer_open} streams are open")
+        self._peer_said = number
+        self._peer_open += 1
+        stream = self._streams[number] = Stream(number, self._window, self._allowance)
+        return stream
+
+    def _judge_credit(self, stream: Stream | None, length: int) -> None:
+        """received + length ≤ granted, for the connection and the stream (BP1-CRD)."""
+        connection = self._connection
+        if connection.received + length > connection.granted:
+            raise CreditExceeded(
+                f"{connection.received + length} bytes; the connection allows {connection.granted}"
+            )
+        if stream is not None and stream.received + length > stream.granted:
+            raise CreditExceeded(
+                f"{stream.received + length} bytes; stream {stream.id} allows {stream.granted}"
+            )
+
+    def _step(self, stream: Stream, message: Message, payload_length: int) -> int:
+        """Take the peer's message through the table; returns the position of its payload."""
+        step = stream.next_state(False, message)
+        if step is None:
+            raise UnexpectedMessage(
+                f"{message.TYPE.name} on stream {stream.id}, which is {stream.state.name}"
+            )
+        position = stream.follow(message, payload_length)
+        if isinstance(message, Credit):
+            self._credited(stream, message)
+        self._enter(stream, *step)
+        return position
+
+    def _credited(self, flow: Flow, credit: Credit) -> None:
+        """Totals never go down: an older or repeated CREDIT changes nothing (BP1-CRD)."""
+        if credit.received > flow.sent:
+            raise MalformedFrame(f"CREDIT says {credit.received} bytes came; {flow.sent} were sent")
+        flow.allowance = max(flow.allowance, credit.allowance)
+        flow.received_by_peer = max(flow.received_by_peer, credit.received)
+
+    def _enter(self, stream: Stream, role: Role, state: State) -> None:
+        stream.role = role
+        if state is State.CLOSED:
+            self._close(stream)
+        else:
+            stream.state = state
+
+    def _close(self, stream: Stream) -> None:
+        """Forget a stream; its id stays used."""
+        stream.state = State.CLOSED
+        del self._streams[stream.id]
+        self._owing.discard(stream)
+        if stream.id & 1 == self._parity:
+            self._own_open -= 1
+        else:
+            self._peer_open -= 1
+
+    # Sending
+
+    def greeting(self) -> bytes:
+        """Preface and HELLO, to be sent first and once; from now on the peer may use what our HELLO allows.
+
+        Raises:
+            LocalProtocolError: it was sent.
+        """
+        if self._greeting_sent:
+            raise LocalProtocolError("the greeting was sent")
+        self._greeting_sent = True
+        limits = self.limits
+        self._reader.head_length_max = limits.head_length_max
+        self._reader.piece_length_max = limits.piece_length_max
+        self._connection.widen(limits.connection_allowance)
+        self._window = limits.stream_allowance
+        for stream in self._streams.values():
+            stream.widen(self._window)
+        greeting = PREFACE + encode_frame(0, self._hello, grease=self._grease)
+        return greeting if self._grease is None else greeting + grease_frame(self._grease)
+
+    def open_stream(self) -> int:
+        """The next id of ours. Say its first message before a later id's: ids must rise on the line.
+
+        Raises:
+            LocalProtocolError: as many are open as the peer allows (code TOO_MANY_STREAMS).
+        """
+        if not self.may_open:
+            raise LocalProtocolError(f"{self._own_open} streams are open", code=Code.TOO_MANY_STREAMS)
+        number = self._own_next
+        self._own_next += 2
+        self._own_open += 1
+        self._streams[number] = Stream(number, self._window, self._allowance)
+        return number
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the peer allows one more stream of ours."""
+        return self._own_open < (STREAMS_EARLY if self.peer_hello is None else self.peer_hello.streams_max)
+
+    def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
+        """Say ``message``; its header and head are returned, and ``payload_length`` bytes must follow them.
+
+        Args:
+            stream: an open id, one from ``open_stream``, a rejected one (for its ERROR), or 0.
+            message: what to say.
+            payload_length: at most ``piece_length_max`` and ``sendable(stream)``.
+
+        Raises:
+            LocalProtocolError: it may not be said now, or not so much; nothing has changed.
+        """
+        frame = encode_frame(stream, message, payload_length, grease=self._grease)
+        if not self._greeting_sent or self._last_word:
+            raise LocalProtocolError(
+                "before the greeting" if not self._greeting_sent else "after the last word"
+            )
+        if len(frame) > HEAD_LENGTH_EARLY and len(frame) - 16 > self.head_length_max:
+            raise LocalProtocolError(
+                f"{len(frame) - 16} bytes of head; the peer takes {self.head_length_max}"
+            )
+        if stream == 0:
+            self._say_on_connection(message)
+        else:
+            self._say(stream, message, payload_length)
+        if self._grease is not None and self._grease.random() < 0.1:
+            return grease_frame(self._grease) + frame
+        return frame
+
+    def _say_on_connection(self, message: Message) -> None:
+        if message.TYPE not in _CONNECTION_TYPES or isinstance(message, Hello):
+            raise LocalProtocolError(f"{message.TYPE.name} on stream 0")
+        if isinstance(message, Error):
+            if message.scope != Scope.CONNECTION:
+                raise LocalProtocolError("an ERROR of less than the connection on stream 0")
+            self._last_word = True
+        elif isinstance(message, Credit):
+            self._connection.granted = max(self._connection.granted, message.allowance)
+
+    def _say(self, number: int, message: Message, payload_length: int) -> None:
+        """Take our message through the table and count it."""
+        stream = self._streams.get(number)
+        if stream is None:
+            if number in self._unanswered and isinstance(message, Error) and message.scope == Scope.STREAM:
+                self._unanswered.remove(number)
+                return
+            raise LocalProtocolError(f"{message.TYPE.name} on stream {number}, which is not open")
+        step = stream.next_state(True, message)
+        if step is None:
+            raise LocalProtocolError(f"{message.TYPE.name} on stream {number}, which is {stream.state.name}")
+        if stream.state is State.NEW and number < self._own_said:
+            raise LocalProtocolError(f"stream {number} after stream {self._own_said}")
+        if payload_length and payload_length > min(self.sendable(number), self.piece_length_max):
+            raise LocalProtocolError(f"{payload_length} bytes; {self.sendable(number)} may be sent")
+        try:
+            stream.follow(message, payload_length)
+        except BadFacts as error:
+            raise LocalProtocolError(str(error)) from error
+        if stream.state is State.NEW:
+            self._own_said = number
+        if payload_length:
+            stream.sent += payload_length
+            self._connection.sent += payload_length
+        elif isinstance(message, Credit):
+            stream.granted = max(stream.granted, message.allowance)
+        self._enter(stream, *step)
+
+    # Credit
+
+    def sendable(self, stream: int) -> int:
+        """Payload bytes that may be sent on ``stream`` now; 0 if it is closed."""
+        flow = self._streams.get(stream)
+        if flow is None:
+            return 0
+        return min(flow.allowance - flow.sent, self._connection.allowance - self._connection.sent)
+
+    def sent(self, stream: int) -> int:
+        """Payload bytes we sent on ``stream`` (0: on the connection); 0 if it is closed."""
+        flow = self._flow(stream)
+        return 0 if flow is None else flow.sent
+
+    def received_by_peer(self, stream: int) -> int:
+        """Payload bytes of ours that the peer says have come, as ``sent``."""
+        flow = self._flow(stream)
+        return 0 if flow is None else flow.received_by_peer
+
+    def _flow(self, stream: int) -> Flow | None:
+        return self._connection if stream == 0 else self._streams.get(stream)
+
+    def consumed(self, stream: int, count: int) -> None:
+        """``count`` payload bytes of ``stream`` were written or dropped: as many may come anew.
+
+        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD).
+
+        Raises:
+            LocalProtocolError: more than has come.
+        """
+        connection = self._connection
+        if connection.consumed + count > connection.received:
+            raise LocalProtocolError(f"{count} bytes more than have come were consumed")
+        connection.consumed += count
+        self._owing.add(connection)
+        flow = self._streams.get(stream)
+        if flow is not None:
+            flow.consumed += count
+            self._owing.add(flow)
+
+    def credits_due(self, least: int) -> list[bytes]:
+        """CREDIT frames for the connection and every stream that can be granted ``least`` bytes (at least 1) more."""
+        if self._last_word:
+            return []
+        due = [flow for flow in self._owing if flow.consumed + flow.window - flow.granted >= least]
+        frames = []
+        for flow in due:
+            flow.granted = flow.consumed + flow.window
+            self._owing.remove(flow)
+            number = flow.id if isinstance(flow, Stream) else 0
+            frames.append(encode_frame(number, Credit(flow.granted, flow.received), grease=self._grease))
+        return frames
+
+    # What there is
+
+    @property
+    def piece_length_max(self) -> int:
+        """Payload bytes the peer takes in one frame."""
+        return PIECE_LENGTH_EARLY if self.peer_hello is None else self.peer_hello.piece_length_max
+
+    @property
+    def head_length_max(self) -> int:
+        """Head bytes the peer takes."""
+        return HEAD_LENGTH_EARLY if self.peer_hello is None else self.peer_hello.head_length_max
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open, of both sides."""
+        return len(self._streams)
+
+    def is_open(self, stream: int) -> bool:
+        """Whether ``stream`` is open (or new)."""
+        return stream in self._streams
+
+    def state(self, stream: int) -> State:
+        """Where ``stream`` is; an id that is not open is ``CLOSED``."""
+        entry = self._streams.get(stream)
+        return State.CLOSED if entry is None else entry.state
+
+    def role(self, stream: int) -> Role | None:
+        """Which way bytes flow on ``stream``, seen from here; None if it is new or closed."""
+        entry = self._streams.get(stream)
+        return None if entry is None else entry.role

@@ -1,0 +1,199 @@
+"""What may be said on one stream and when: the transition table that both ends run, and what a stream remembers.
+
+Whoever says OPEN or BLOCK first is the *sender* of bytes on that stream; whoever says FETCH, LIST or REMOVE first is the
+*receiver* (or asker). The table maps (state, speaker, message) to the next state; what is not in it may not be said.
+
+Rules:
+    1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT or ERROR(stream).
+    2. Messages cross on the way. Wherever a message of each side is legal in one state, both orders are legal and meet
+       in the same state (the diamond test). In ``CLOSED`` everything is dropped, so that ``CLOSED`` absorbs.
+    3. Payload counts once, in order:  consumed ≤ received ≤ granted ≤ consumed + window,  and for the other direction
+       received by the peer ≤ sent ≤ allowance.
+
+Spec: BP1-STR, BP1-CRD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from .errors import BadFacts, Code, Scope
+from .wire import Block, Error, Message, Piece, Type
+
+
+class State(IntEnum):
+    """Where a stream is."""
+
+    NEW = 0
+    ASKED = 1
+    WANTED = 2
+    OPEN = 3
+    BRIEF = 4
+    COMMITTING = 5
+    CANCELLING = 6
+    CLOSED = 7
+
+
+class Role(IntEnum):
+    """Which way bytes flow, seen from one end."""
+
+    SENDER = 0
+    RECEIVER = 1
+
+
+class Kind(IntEnum):
+    """A message as the table sees it: COMMIT flags and the scopes of ERROR make kinds of their own."""
+
+    OPEN = Type.OPEN
+    OPENED = Type.OPENED
+    BLOCK = Type.BLOCK
+    PIECE = Type.PIECE
+    ACK = Type.ACK
+    CREDIT = Type.CREDIT
+    HAVE = Type.HAVE
+    COMMIT = Type.COMMIT
+    COMMITTED = Type.COMMITTED
+    FETCH = Type.FETCH
+    LIST = Type.LIST
+    REMOVE = Type.REMOVE
+    RESULT = Type.RESULT
+    CANCEL = Type.CANCEL
+    BLOCK_COMMIT = 0x100 | Type.BLOCK
+    PIECE_COMMIT = 0x100 | Type.PIECE
+    ERROR_BLOCK = 0x100 | Type.ERROR
+    ERROR_DIFFER = 0x200 | Type.ERROR
+    ERROR_STREAM = 0x300 | Type.ERROR
+
+
+def _table() -> dict[tuple[int, int, int], State]:
+    """Write the table down, one line for each rule (BP1-STR)."""
+    new, asked, wanted, opened, brief, committing, cancelling, closed = State
+    sender, receiver = Role
+    live = (asked, wanted, opened, brief, committing, cancelling)
+    bytes_flow = (opened, brief, committing, cancelling)
+    table: dict[tuple[int, int, int], State] = {}
+
+    def rule(
+        speaker: Role, kinds: tuple[Kind, ...], states: tuple[State, ...], to: State | None = None
+    ) -> None:
+        table.update(
+            {(state, speaker, kind): state if to is None else to for kind in kinds for state in states}
+        )
+
+    rule(sender, (Kind.OPEN,), (new, wanted), opened)
+    rule(sender, (Kind.BLOCK,), (new,), brief)
+    rule(sender, (Kind.BLOCK, Kind.PIECE), (brief, opened, committing))
+    rule(sender, (Kind.BLOCK_COMMIT,), (new,), committing)
+    rule(sender, (Kind.BLOCK_COMMIT, Kind.PIECE_COMMIT), (brief,), committing)
+    rule(sender, (Kind.HAVE,), (opened, committing))
+    rule(sender, (Kind.COMMIT,), (opened,), committing)
+    rule(sender, (Kind.CANCEL,), (opened, brief, committing), cancelling)
+    rule(sender, (Kind.RESULT,), (asked,), closed)
+    rule(receiver, (Kind.FETCH,), (new,), wanted)
+    rule(receiver, (Kind.LIST, Kind.REMOVE), (new,), asked)
+    rule(receiver, (Kind.CREDIT,), (wanted, *bytes_flow))
+    rule(receiver, (Kind.OPENED, Kind.ACK, Kind.ERROR_BLOCK), bytes_flow)
+    rule(receiver, (Kind.ERROR_DIFFER,), (committing,), opened)
+    rule(receiver, (Kind.ERROR_DIFFER,), (cancelling,))
+    rule(receiver, (Kind.COMMITTED,), bytes_flow, closed)
+    rule(sender, (Kind.ERROR_STREAM,), live, closed)
+    rule(receiver, (Kind.ERROR_STREAM,), live, closed)
+    return table
+
+
+TABLE: Mapping[tuple[int, int, int], State] = _table()
+"""(state, speaker, message) → next state, for both ends."""
+
+FIRST: Mapping[int, Role] = {kind: Role(speaker) for (state, speaker, kind) in TABLE if state == State.NEW}
+"""What may open a stream, and which role its speaker then has."""
+
+
+def kind_of(message: Message) -> int:
+    """The message as the table sees it; ERROR(connection) has no place there and gives a kind that is not in it."""
+    if isinstance(message, (Block, Piece)):
+        return message.TYPE | 0x100 if message.commit else message.TYPE
+    if isinstance(message, Error):
+        if message.scope == Scope.BLOCK:
+            return Kind.ERROR_DIFFER if message.code == Code.DIGESTS_DIFFER else Kind.ERROR_BLOCK
+        return Kind.ERROR_STREAM if message.scope == Scope.STREAM else message.TYPE
+    return message.TYPE
+
+
+class Flow:
+    """Payload totals of a stream or of a connection, both directions, in bytes.
+
+    Attributes:
+        granted: what the peer may send. received: what has come. consumed: what of it was written or dropped.
+        window: how much may be granted beyond what was consumed.
+        allowance: what we may send. sent: what we have. received_by_peer: what of it the peer says has come.
+    """
+
+    __slots__ = ("allowance", "consumed", "granted", "received", "received_by_peer", "sent", "window")
+
+    def __init__(self, window: int, allowance: int) -> None:
+        self.granted = self.window = window
+        self.allowance = allowance
+        self.received = self.consumed = self.sent = self.received_by_peer = 0
+
+    def widen(self, window: int) -> None:
+        """Grant at least ``window`` from now on (our HELLO)."""
+        self.window = max(self.window, window)
+        self.granted = max(self.granted, self.window)
+
+
+class Stream(Flow):
+    """What one end remembers of a stream that is open.
+
+    Attributes:
+        role: this end's; None until the first message.
+        position, end: the next byte of the unfinished block and where it ends at the latest; -1: there is none.
+    """
+
+    __slots__ = ("end", "id", "position", "role", "state")
+
+    def __init__(self, number: int, window: int, allowance: int) -> None:
+        super().__init__(window, allowance)
+        self.id = number
+        self.state = State.NEW
+        self.role: Role | None = None
+        self.position = self.end = -1
+
+    def next_state(self, speaker_is_us: bool, message: Message) -> tuple[Role, State] | None:
+        """Our role and the state after ``message``; None if it may not be said now."""
+        kind = kind_of(message)
+        role = self.role
+        if role is None:
+            speaker = FIRST.get(kind)
+            if speaker is None:
+                return None
+            role = speaker if speaker_is_us else _OTHER[speaker]
+        else:
+            speaker = role if speaker_is_us else _OTHER[role]
+        state = TABLE.get((self.state, speaker, kind))
+        return None if state is None else (role, state)
+
+    def follow(self, message: Message, payload_length: int) -> int:
+        """Keep track of the unfinished block; returns the position of the payload's first byte.
+
+        Raises:
+            BadFacts: a PIECE that continues nothing or elsewhere, or a payload that runs past its block.
+        """
+        if isinstance(message, Block):
+            position, end = message.position, message.end
+        elif isinstance(message, Piece):
+            position, end = message.position, self.end
+            if position != self.position or end < 0:
+                raise BadFacts(f"PIECE at {position} where {self.position} is the next byte")
+        else:
+            return 0
+        if position + payload_length > end:
+            raise BadFacts(f"{payload_length} bytes at {position} run past the end of their block at {end}")
+        if message.digest is None:
+            self.position, self.end = position + payload_length, end
+        else:
+            self.position = self.end = -1
+        return position
+
+
+_OTHER = {Role.SENDER: Role.RECEIVER, Role.RECEIVER: Role.SENDER}
