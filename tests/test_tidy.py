@@ -1,0 +1,301 @@
+"""Style as a test: who may import whom, how long a function may be, and a few habits.
+
+Rules:
+    1. ``ROOMS`` is the allow-list: a room imports the rooms and libraries of its row and the standard library, no more.
+       ``store`` in a row means the port (``blockproto/store/__init__.py``); only ``__init__`` and ``cli`` may take more.
+    2. A rule is relaxed by editing this file with a reason, not by a comment where it is broken.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "blockproto"
+FUNCTION_LINES_MAX = 70
+
+ROOMS: dict[str, tuple[str, str]] = {
+    # room: (rooms it may import, libraries it may import)
+    "errors": ("", ""),
+    "blocks": ("errors", "blake3"),
+    "names": ("errors", "blake3"),
+    "layout": ("errors", "construct"),
+    "wire": ("errors blocks names layout", "construct"),
+    "framing": ("errors wire", ""),
+    "streams": ("errors wire", ""),
+    "events": ("errors wire", ""),
+    "session": ("errors blocks wire framing streams events", ""),
+    "store": ("errors blocks names", "lmdb blake3"),
+    "endpoint": ("errors", "trio"),
+    "pace": ("", ""),
+    "turns": ("errors wire", "trio"),
+    "connection": ("errors blocks wire events session endpoint pace turns", "trio"),
+    "transfer": ("errors blocks names wire connection store", "trio blake3"),
+    "requests": ("errors blocks names wire connection transfer store", "trio blake3"),
+    "server": ("errors names wire session endpoint connection transfer requests store", "trio"),
+    "client": (
+        "errors blocks names wire session endpoint connection transfer store",
+        "trio blake3 platformdirs filelock",
+    ),
+    "dialects": ("errors wire connection transfer store", "trio"),
+    "__init__": ("*", ""),
+    "__main__": ("cli", ""),
+    "cli": ("*", "click rich trio blake3"),
+    "conformance": ("wire", ""),
+}
+WHOLE_STORE = {"store", "__init__", "cli"}
+NO_IO = {"errors", "blocks", "names", "layout", "wire", "framing", "streams", "events", "session", "pace"}
+"""Rooms without input, output or clock."""
+IO_MODULES = {
+    "os",
+    "io",
+    "socket",
+    "time",
+    "select",
+    "threading",
+    "subprocess",
+    "asyncio",
+    "ssl",
+    "datetime",
+    "pathlib",
+}
+POSIX_MODULES = {
+    "fcntl",
+    "grp",
+    "pwd",
+    "resource",
+    "termios",
+    "tty",
+    "pty",
+    "posix",
+    "syslog",
+    "crypt",
+    "spwd",
+    "nis",
+}
+CLIENT_MODULES = [
+    f"blockproto{name}"
+    for name in ("", ".client", ".cli", ".cli.put", ".cli.get", ".cli.look", ".cli.change")
+]
+"""What people on macOS and Windows import."""
+
+
+def _sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+SOURCES = _sources(PACKAGE)
+TESTS = _sources(ROOT / "tests")
+
+
+def _label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _room(module: str) -> str:
+    """``blockproto.store.ledger`` lies in room ``store``; the package itself is room ``__init__``."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute module) of everything a file imports, wherever it stands."""
+    package = _module(path) if path.name == "__init__.py" else _module(path).rpartition(".")[0]
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, module) for module in _import_from(node, package))
+
+
+def _import_from(node: ast.ImportFrom, package: str) -> list[str]:
+    above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+    base = ".".join(filter(None, [*above, node.module]))
+    inside = PACKAGE.parent / base.replace(".", "/")
+    names = [f"{base}.{alias.name}" for alias in node.names]
+    return [
+        name if (inside / name.rpartition(".")[2]).with_suffix(".py").exists() else base for name in names
+    ]
+
+
+def _complaint(room: str, module: str) -> str | None:
+    top = module.partition(".")[0]
+    rooms, libraries = (words.split() for words in ROOMS[room])
+    if top != "blockproto":
+        known = top in sys.stdlib_module_names or top in libraries
+        return None if known else f"library {top} is not for room {room}"
+    other = _room(module)
+    if other == room or "*" in rooms:
+        return None
+    if other == "store" and room not in WHOLE_STORE and module.count(".") > 1:
+        return f"room {room} may know the store's port only, not {module}"
+    return None if other in rooms else f"room {room} may not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_label)
+def test_imports_keep_to_the_allow_list(path: Path) -> None:
+    room = _room(_module(path))
+    assert room in ROOMS, f"{_label(path)}: a new room needs a row in ROOMS"
+    complaints = [
+        f"{_label(path)}:{line}: {why}"
+        for line, module in _imports(path)
+        if (why := _complaint(room, module))
+    ]
+    assert not complaints, "\n".join(complaints)
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if _room(_module(path)) in NO_IO], ids=_label)
+def test_the_core_does_no_io(path: Path) -> None:
+    found = [
+        f"{_label(path)}:{line}: {module}"
+        for line, module in _imports(path)
+        if module.partition(".")[0] in IO_MODULES
+    ]
+    assert not found, "\n".join(found)
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((one for one in (path.with_suffix(".py"), path / "__init__.py") if one.exists()), None)
+
+
+def _loaded_with(module: str) -> dict[str, set[str]]:
+    """module of ours: what it imports at its top, for everything that importing ``module`` loads."""
+    loaded: dict[str, set[str]] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = _file(name)
+        if name in loaded or path is None:
+            continue
+        top = {node.lineno for node in _tree(path).body if isinstance(node, (ast.Import, ast.ImportFrom))}
+        loaded[name] = {imported for line, imported in _imports(path) if line in top}
+        waiting += loaded[name]
+        waiting += [name.rpartition(".")[0]] if "." in name else []
+    return loaded
+
+
+@pytest.mark.parametrize("module", CLIENT_MODULES)
+def test_the_client_loads_without_posix(module: str) -> None:
+    """The client runs on macOS and Windows: what only POSIX has is imported where it is used, not at a module's top."""
+    found = {
+        name: imported & POSIX_MODULES
+        for name, imported in _loaded_with(module).items()
+        if imported & POSIX_MODULES
+    }
+    assert not found
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=_label)
+def test_functions_are_short(path: Path) -> None:
+    functions = [
+        node for node in ast.walk(_tree(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    long = [
+        f"{_label(path)}:{node.lineno}: {node.name} has {lines} lines"
+        for node in functions
+        if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
+    ]
+    assert not long, "\n".join(long)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_label)
+def test_modules_say_what_they_are(path: Path) -> None:
+    text = ast.get_docstring(_tree(path))
+    assert text, f"{_label(path)}: a module begins with a docstring of one sentence"
+    assert text.splitlines()[0].rstrip()[-1:] in ".:;?!", f"{_label(path)}: the first line is a sentence"
+
+
+def _project_texts() -> list[Path]:
+    endings = {".py", ".md", ".toml", ".json", ".yml", ".txt", ""}
+    skipped = {
+        ".git",
+        ".venv",
+        "__pycache__",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".pytest_cache",
+        ".hypothesis",
+        "build",
+        "results",
+    }
+    paths = (path for path in ROOT.rglob("*") if path.is_file() and path.suffix in endings)
+    return [
+        path
+        for path in paths
+        if not skipped & set(path.relative_to(ROOT).parts) and path != Path(__file__).resolve()
+    ]
+
+
+def test_no_file_points_outside_the_repository() -> None:
+    outside = re.compile(r"\.\./shared|/work/(main|shared)|/tmp/bp|\bDESIGN\.md\b")
+    found = [
+        _label(path)
+        for path in _project_texts()
+        if outside.search(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert not found, f"these mention files that no clone has: {found}"
+
+
+def _naps(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """(line, enclosing function, its source form) of every call of something named ``sleep``."""
+
+    def visit(node: ast.AST, function: ast.AST | None) -> Iterator[tuple[int, str, str]]:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            function = node
+        if isinstance(node, ast.Call):
+            called = node.func
+            name = (
+                called.attr
+                if isinstance(called, ast.Attribute)
+                else called.id
+                if isinstance(called, ast.Name)
+                else ""
+            )
+            if name == "sleep":
+                form = ast.unparse(function) if function is not None else ""
+                yield node.lineno, getattr(function, "name", ""), form
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, function)
+
+    return visit(tree, None)
+
+
+def _may_nap(function: str, form: str) -> bool:
+    """Whether a nap is a look again at a process until a deadline, or passes on a clock that jumps."""
+    waits = function.startswith("wait_") and re.search(r"deadline|timeout_s", form) is not None
+    return waits or "autojump_clock" in form or "mock_clock" in form
+
+
+@pytest.mark.parametrize("path", TESTS, ids=_label)
+def test_tests_do_not_sleep(path: Path) -> None:
+    """Waiting is for an event or a condition with a deadline; simulations run on a clock that jumps."""
+    if "simulation" in path.parts:
+        return
+    found = [f"{_label(path)}:{line}" for line, name, form in _naps(_tree(path)) if not _may_nap(name, form)]
+    assert not found, f"sleeping in {found}: wait for what is to happen, in a function wait_… with a deadline"
+
+
+def test_the_tidy_rules_catch_what_they_forbid() -> None:
+    assert _complaint("session", "trio") == "library trio is not for room session"
+    assert _complaint("wire", "blockproto.server") is not None
+    assert _complaint("server", "blockproto.store.local") is not None
+    assert _complaint("server", "blockproto.store") is None
+    assert _complaint("store", "blockproto.store.ledger") is None
+    assert _complaint("session", "zlib") is None
+    tree = ast.parse("def test_a():\n    time.sleep(1)\n\ndef wait_b(deadline):\n    trio.sleep(1)\n")
+    assert [_may_nap(name, form) for _, name, form in _naps(tree)] == [False, True]
