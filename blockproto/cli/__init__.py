@@ -1,0 +1,133 @@
+"""The command ``blockproto``: one module for each group of commands, loaded only when its command is called.
+
+Rules:
+    1. What scripts read goes to stdout (JSON lines, listings, ``listening on``); everything said to people goes to stderr.
+    2. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost after retries, 130 Ctrl-C.
+    3. This module imports nothing heavy, so that ``--version`` and ``--help`` answer at once; the engine is imported by
+       the command's own module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import BlockprotoError
+from .output import Status, fail, leaves_of, say
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve", "Serve a folder: take uploads into it and hand its files out."),
+    "put": ("put", "Send files, folders or stdin to a server; run again to resume."),
+    "get": ("get", "Fetch files or folders from a server; run again to resume."),
+    "ls": ("look", "List the files of a server."),
+    "stat": ("look", "Show what a server knows of one file or folder."),
+    "uploads": ("look", "List the unfinished uploads of a server."),
+    "rm": ("change", "Remove files or folders from a server."),
+    "cancel": ("change", "Throw an unfinished upload away."),
+    "check": ("check", "Check a served folder against its ledger, while no server runs."),
+    "demo": ("demo", "Kill a server in the middle of an upload and watch the file arrive."),
+}
+"""command: (module of this package, one line of help), in the order of ``--help``."""
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{_COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"blockproto {version('blockproto')}")
+        except PackageNotFoundError:
+            click.echo("blockproto (not installed: run from its source)")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show the version.",
+)
+@click.option(
+    "-v", "--verbose", count=True, help="Say more: a line for each file; twice: what the engine does."
+)
+@click.pass_context
+def commands(ctx: click.Context, verbose: int) -> None:
+    """Transfer files that resume, are verified block by block, and are kept once acknowledged.
+
+    Two commands to begin with: `blockproto serve DIR` on one side, `blockproto put FILE bp://HOST:7878` on the other.
+    """
+    ctx.obj = verbose
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    Args:
+        arguments: what stands after the command's name; None takes them from ``sys.argv``.
+    """
+    try:
+        result: Any = commands.main(args=arguments, prog_name="blockproto", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else Status.DONE
+    except click.Abort:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        _silence_stdout()
+        return Status.FAILED
+    except BaseException as error:
+        return _from_trio(error)
+
+
+def _from_trio(error: BaseException) -> int:
+    """The exit code for what came out of ``trio.run``: nurseries wrap errors in groups. A bug is raised again."""
+    leaves = leaves_of(error)
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return _interrupted()
+    if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
+        _silence_stdout()
+        return Status.FAILED
+    known = [leaf for leaf in leaves if isinstance(leaf, BlockprotoError)]
+    if len(known) != len(leaves):
+        raise error
+    return max(fail(leaf) for leaf in known)
+
+
+def _interrupted() -> int:
+    say("stopped by Ctrl-C; what was acknowledged is kept: run the same command again to go on from there")
+    return Status.INTERRUPTED
+
+
+def _silence_stdout() -> None:
+    """Nobody reads stdout any more (``| head``): let the interpreter's last flush not complain."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,162 @@
+"""Addresses as people type them: ``bp://HOST[:PORT][/PATH]`` and ``HOST:PORT``.
+
+The path is a file name, not a URL's path: ``?`` and ``#`` mean themselves, blanks and every script are welcome as they are.
+A ``%`` followed by two hexadecimal digits is decoded once (so that addresses copied from elsewhere work); any other ``%``
+means itself. A file whose name really holds ``%41`` is written ``%2541``. A "/" at the end says: this is a folder.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+
+import click
+
+PORT_DEFAULT = 7878
+SCHEME = "bp://"
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One parsed address.
+
+    Attributes:
+        host: name or IP address, IPv6 without brackets.
+        port: 1..65535 (0 only in ``--listen``: any free one).
+        path: the decoded name without "/" at either end; "" is the whole served folder.
+        folder: whether it ended with "/" or names the whole served folder.
+        text: what was typed, for messages.
+    """
+
+    host: str
+    port: int
+    path: str = ""
+    folder: bool = True
+    text: str = ""
+
+    @property
+    def server(self) -> str:
+        """``bp://HOST:PORT``, as ``connect`` takes it."""
+        return SCHEME + show_host_port(self.host, self.port)
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the bytes stay on this machine."""
+        return is_loopback(self.host)
+
+
+class AddressError(ValueError):
+    """An address that cannot be understood; the text says what to write instead."""
+
+
+def parse_address(text: str) -> Address:
+    """Parse ``bp://HOST[:PORT][/PATH]``.
+
+    Raises:
+        AddressError: with a sentence that says what was wrong and what to write.
+    """
+    if text[: len(SCHEME)].lower() != SCHEME:
+        raise AddressError(f"an address begins with {SCHEME}, as in {SCHEME}localhost:{PORT_DEFAULT}/")
+    authority, slash, path = text[len(SCHEME) :].partition("/")
+    if "@" in authority:
+        raise AddressError(
+            "there are no user names or passwords in an address: take away what stands before '@'"
+        )
+    host, port = _parse_host_port(authority, PORT_DEFAULT)
+    name = _decode(path)
+    folder = not path or name.endswith("/")
+    return Address(host, port, name.rstrip("/"), folder, text if slash else text + "/")
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Parse ``HOST:PORT`` of ``serve --listen``; port 0 takes any free one.
+
+    Raises:
+        AddressError: with a sentence that says what was wrong and what to write.
+    """
+    if text.lower().startswith(SCHEME):
+        raise AddressError(f"write HOST:PORT without {SCHEME}, as in 127.0.0.1:{PORT_DEFAULT}")
+    return _parse_host_port(text, None)
+
+
+def _parse_host_port(text: str, port_default: int | None) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise AddressError(f"write an IPv6 address as [::1]:{PORT_DEFAULT}")
+        _check_ipv6(host)
+        digits = rest[1:] if rest else None
+    elif text.count(":") > 1:
+        raise AddressError(f"put the IPv6 address in brackets, as in [::1]:{PORT_DEFAULT}")
+    else:
+        host, colon, after = text.partition(":")
+        digits = after if colon else None
+    if not host or any(c.isspace() or c in "%?#\\" for c in host if ":" not in host):
+        raise AddressError(
+            f"the host is missing or cannot be one; write HOST:PORT, as in localhost:{PORT_DEFAULT}"
+        )
+    return host, _parse_port(digits, port_default)
+
+
+def _parse_port(digits: str | None, port_default: int | None) -> int:
+    if digits is None and port_default is not None:
+        return port_default
+    if not digits or not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
+        raise AddressError(f"the port must be a number from 0 to 65535, as in localhost:{PORT_DEFAULT}")
+    if port_default is not None and int(digits) == 0:
+        raise AddressError("port 0 is only for serve --listen; write the port that serve printed")
+    return int(digits)
+
+
+def _check_ipv6(host: str) -> None:
+    try:
+        ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError as error:
+        raise AddressError(f"'{host}' is no IPv6 address; write it as in [::1]:{PORT_DEFAULT}") from error
+
+
+def _decode(path: str) -> str:
+    if "%" not in path:
+        return path
+    decoded = _PERCENT.sub(
+        lambda match: bytes.fromhex(match[1].decode()), path.encode(errors="surrogateescape")
+    )
+    try:
+        return decoded.decode()
+    except UnicodeDecodeError as error:
+        raise AddressError(
+            "the %-encoded part of the path is not UTF-8; write the name as it is, and a '%' in it as '%25'"
+        ) from error
+
+
+def show_host_port(host: str, port: int) -> str:
+    """``HOST:PORT``, with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` can only be this machine."""
+    if host.lower().rstrip(".") == "localhost" or host.lower().rstrip(".").endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def to_address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> Address:
+    """Parse an argument ``bp://HOST[:PORT][/PATH]``, as a click callback; a wrong one is a usage error (exit code 2)."""
+    try:
+        return parse_address(text)
+    except AddressError as error:
+        raise click.BadParameter(f"'{text}': {error}") from error
+
+
+def to_listen(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int]:
+    """Parse an option ``HOST:PORT``, as a click callback; a wrong one is a usage error (exit code 2)."""
+    try:
+        return parse_listen(text)
+    except AddressError as error:
+        raise click.BadParameter(f"'{text}': {error}") from error

@@ -1,0 +1,151 @@
+"""Everything the command says: exit codes, JSON objects for scripts, sentences for people.
+
+Foreign text (names, a peer's words) goes through ``show_name`` before it reaches a terminal. JSON escapes it by itself.
+
+Rules:
+    1. An error is one sentence: which input, what was wrong, what to do.
+    2. stdout carries what scripts read and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import click
+
+from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway
+from ..names import show_name
+
+RECEIPT_FIELDS = (
+    "filename",
+    "filetype",
+    "filesize",
+    "blocknum",
+    "sourceid",
+    "root",
+    "b3sum",
+    "stored_as",
+    "resumed",
+    "blocks_sent",
+    "blocks_skipped",
+    "payload_bytes_sent",
+    "connections",
+    "elapsed_s",
+)
+"""The fields of the object that ``put --json`` and ``get --json`` print for each file, in this order; scripts rely on it."""
+
+_RESUME = "run the same command again to go on from there"
+
+
+class Status(IntEnum):
+    """Exit codes; a greater one is the more telling when several apply."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """Print one object on one line of stdout, at once. Names that are not Unicode come as escaped surrogates."""
+    click.echo(json.dumps(fields, ensure_ascii=True, separators=(", ", ": ")))
+
+
+def print_receipt(receipt: Any) -> None:
+    """Print a receipt with exactly the fields of the contract."""
+    print_json({field: getattr(receipt, field) for field in RECEIPT_FIELDS})
+
+
+def say(text: str) -> None:
+    """Tell people something on stderr."""
+    click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Tell people something they should not miss: in red where stderr is a terminal."""
+    click.secho(text, err=True, fg="red")
+
+
+def fail(error: BaseException, what: str = "", advice: str = "") -> Status:
+    """Say why something did not work, in one sentence; returns the exit code that fits.
+
+    Args:
+        error: a BlockprotoError or an OSError of this machine.
+        what: the input it concerns, as people typed it.
+        advice: what to do, where that is known better than the error table knows it.
+    """
+    warn("blockproto: " + explain(error, what, advice))
+    return status_of(error)
+
+
+def explain(error: BaseException, what: str = "", advice: str = "") -> str:
+    """The sentence for an error: which input, what was wrong, what to do."""
+    if isinstance(error, OSError):
+        why = error.strerror or str(error) or type(error).__name__
+        what = what or (os.fsdecode(error.filename) if error.filename else "")
+        advice = advice or "look at that file or folder on this machine"
+    else:
+        why = str(error)
+        advice = advice or _advice_for(error)
+    sentence = f"{what}: {why}" if what else why
+    return show_name(f"{sentence}; {advice}" if advice and advice not in sentence else sentence)
+
+
+def _advice_for(error: BaseException) -> str:
+    if status_of(error) == Status.UNREACHABLE:
+        return f"what was acknowledged is kept: {_RESUME}"
+    return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""
+
+
+def status_of(error: BaseException) -> Status:
+    """The exit code for an error: 3 where the server could not be reached or was lost, else 1."""
+    return Status.UNREACHABLE if isinstance(error, (BadCheck, ConnectionLost, GoingAway)) else Status.FAILED
+
+
+def show_size(count: int) -> str:
+    """A number of bytes for people: ``3.2 MiB``."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def show_time(mtime_ns: int) -> str:
+    """A time for people, in this machine's zone, to the second."""
+    from datetime import UTC, datetime, timedelta
+
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=mtime_ns // 10**9)
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Let the errors that end a whole command say which input they are about; the command then ends with their exit code.
+
+    Bugs, and Ctrl-C, pass through.
+    """
+    try:
+        yield
+    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
+        leaves = leaves_of(error)
+        if any(
+            not isinstance(leaf, (BlockprotoError, OSError)) or isinstance(leaf, BrokenPipeError)
+            for leaf in leaves
+        ):
+            raise
+        raise click.exceptions.Exit(max(fail(leaf, what) for leaf in leaves)) from error
+
+
+def leaves_of(error: BaseException) -> list[BaseException]:
+    """The errors in a group of groups, or the error itself: nurseries wrap what comes out of them."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for member in error.exceptions for leaf in leaves_of(member)]
+    return [error]

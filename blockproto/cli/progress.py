@@ -1,0 +1,132 @@
+"""How far a transfer has come: a bar with rate and time left on a terminal, nothing otherwise.
+
+The engine reports after every block; the bar is moved at most ten times a second, so watching costs nothing. ``rich`` is
+imported only where stderr is a terminal.
+
+Rules:
+    1. ``done`` is what lies on the other side, resumed bytes included; ``total`` is what was asked for.
+    2. The bar is on stderr, and stdout is never redirected: scripts read JSON from it meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..names import show_name
+
+_REDRAW_S = 0.1
+
+
+class Advance(Protocol):
+    """What the engine reports (``blockproto.Progress``), as far as the bar needs it."""
+
+    filename: str
+    filesize: int | None
+    position_bytes_done: int
+
+
+class Meter:
+    """Adds up the progress of many files and shows it where somebody looks.
+
+    Use it as a context manager, pass ``update`` as the engine's progress callback, and call ``finished`` for each file
+    that ended.
+
+    Args:
+        total: the bytes of all files, or None while unknown.
+        shown: whether to show a bar; None asks whether stderr is a terminal.
+    """
+
+    def __init__(self, total: int | None = None, shown: bool | None = None) -> None:
+        self.total = total
+        self.bytes_ended = 0
+        self.files_ended = 0
+        self._under_way: dict[str, int] = {}
+        self._drawn_at = 0.0
+        self._bar = _Bar(total) if (sys.stderr.isatty() if shown is None else shown) else None
+
+    @property
+    def done(self) -> int:
+        """Bytes on the other side, of files that ended and of those under way."""
+        return self.bytes_ended + sum(self._under_way.values())
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.move(self.done, self.total, "")
+            self._bar.stop()
+
+    def update(self, progress: Advance) -> None:
+        """Take note of one file's progress."""
+        self._under_way[progress.filename] = progress.position_bytes_done
+        self._draw(progress.filename)
+
+    def finished(self, filename: str, filesize: int) -> None:
+        """Take note that a file ended with ``filesize`` bytes on the other side (0 if it failed)."""
+        self._under_way.pop(filename, None)
+        self.bytes_ended += filesize
+        self.files_ended += 1
+        self._draw(filename)
+
+    def expect(self, count: int) -> None:
+        """Add ``count`` bytes to the total that was not known when this began."""
+        self.total = (self.total or 0) + count
+
+    def _draw(self, filename: str) -> None:
+        if self._bar is None:
+            return
+        now = time.monotonic()
+        if now - self._drawn_at >= _REDRAW_S:
+            self._drawn_at = now
+            self._bar.move(self.done, self.total, show_name(filename))
+
+
+class _Bar:
+    """The bar itself: rich's, with the current name, size, rate and time left."""
+
+    def __init__(self, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.table import Column
+
+        self._progress = Progress(
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis"),
+            ),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            redirect_stdout=False,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def start(self) -> None:
+        self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def move(self, done: int, total: int | None, name: str) -> None:
+        if name:
+            self._progress.update(self._task, completed=done, total=total, description=name)
+        else:
+            self._progress.update(self._task, completed=done, total=total)
