@@ -145,9 +145,10 @@ class BlockSet:
             yield blockno
             blockno += 1
 
-    def first_gap(self) -> int:
-        """The lowest blockno that is not in the set."""
-        return self._ends[0] if self._starts and self._starts[0] == 0 else 0
+    def first_gap(self, start: int = 0) -> int:
+        """The lowest blockno from ``start`` on that is not in the set."""
+        at = bisect_right(self._starts, start) - 1
+        return max(start, self._ends[at]) if at >= 0 else start
 
     def position(self, filesize: int | None) -> int:
         """The bytes held without a gap from the file's start; at most ``filesize`` where that is known."""

@@ -220,7 +220,7 @@ class NameRefused(TransferError):
 
     code = Code.NAME_REFUSED
 
-    def __init__(self, text: str = "", *, rule: str = "", profile: str = "wire", **kwargs: object) -> None:
+    def __init__(self, text: str = "", *, rule: str = "", profile: str = "wire") -> None:
         self.rule = rule
         self.profile = profile
         super().__init__(text)

@@ -9,8 +9,8 @@ Rules:
        payload: the session has already counted it.
     2. The session checks everything that can be known without a file: layout, limits, the transition table, credit, and
        that payload stays inside its block. Names, digests and what is held are for the transfer.
-    3. A ``RemoteProtocolError`` from ``next_event`` ends the conversation: send ``connection_error(exc)``, then read on
-       until EOF; the session drops what comes.
+    3. A ``RemoteProtocolError`` from ``next_event``, or the peer's ERROR(connection), ends the conversation: in the first
+       case send ``connection_error(exc)``, then read on until EOF; the session drops what comes.
     4. ``Rejected`` is a refusal of one stream: it is closed already and wants its one ERROR.
     5. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so that
        the highest id seen and the streams that are open are all that is remembered.
@@ -21,25 +21,29 @@ Spec: BP1-HEL, BP1-STR, BP1-CRD, BP1-END.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
-from enum import Enum
 
 from .errors import (
-    ERRORS,
     BadFacts,
-    BlockprotoError,
     Code,
-    CreditExceeded,
     LocalProtocolError,
-    MalformedFrame,
     NotBlockproto,
     RemoteProtocolError,
     Scope,
     TooManyStreams,
-    TransferError,
     UnexpectedMessage,
     Unsupported,
     UnsupportedVersion,
+)
+from .events import (
+    Event,
+    Greeted,
+    Limits,
+    Payload,
+    Received,
+    Rejected,
+    Side,
+    connection_error,
+    stream_error,
 )
 from .framing import RECEIVE_BUFFER_LENGTH, FrameReader
 from .streams import TABLE, Flow, Kind, Role, State, Stream
@@ -47,11 +51,9 @@ from .wire import (
     CONNECTION_ALLOWANCE_EARLY,
     CRITICAL_TYPE,
     HEAD_LENGTH_EARLY,
-    HEAD_LENGTH_MAX,
     MESSAGES,
     PAYLOAD_TYPES,
     PIECE_LENGTH_EARLY,
-    PIECE_LENGTH_MAX,
     PREFACE,
     STREAM_ALLOWANCE_EARLY,
     STREAMS_EARLY,
@@ -72,105 +74,10 @@ __all__ = [
     "Session", "Side", "State", "connection_error", "stream_error",
 ]  # fmt: skip
 
+_STREAM_CREDIT_SHIFT = 3
+"""A stream is granted more once an eighth of its window was consumed."""
+
 _CONNECTION_TYPES = frozenset({Type.HELLO, Type.CREDIT, Type.PING, Type.ERROR, Type.GOAWAY})
-
-
-class Side(Enum):
-    """Who dialled and who answered."""
-
-    CLIENT = "client"
-    SERVER = "server"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What this side takes, as its HELLO will say; see ``Hello``. Lengths in bytes."""
-
-    head_length_max: int = HEAD_LENGTH_MAX
-    piece_length_max: int = PIECE_LENGTH_MAX
-    streams_max: int = 2048
-    connection_allowance: int = 32 << 20
-    stream_allowance: int = 16 << 20
-    undurable_max: int = 64 << 20
-    agent: str = "blockproto"
-
-    def hello(self) -> Hello:
-        """The HELLO that says it; raises LocalProtocolError if a limit is below the least."""
-        return Hello(
-            head_length_max=self.head_length_max,
-            piece_length_max=self.piece_length_max,
-            streams_max=self.streams_max,
-            connection_allowance=self.connection_allowance,
-            stream_allowance=self.stream_allowance,
-            undurable_max=self.undurable_max,
-            agent=self.agent,
-        )
-
-
-@dataclass(slots=True)
-class Greeted:
-    """The peer's preface and HELLO were accepted."""
-
-    hello: Hello
-
-
-@dataclass(slots=True)
-class Received:
-    """A message that is legal here; ``payload_length`` bytes follow as ``Payload`` events (none if it is 0)."""
-
-    stream: int
-    message: Message
-    payload_length: int
-
-
-@dataclass(slots=True)
-class Payload:
-    """Some bytes of a BLOCK's or PIECE's payload.
-
-    Attributes:
-        position: byte offset in the file of ``view[0]``.
-        view: part of the receive buffer, good until the next ``receive_buffer()``.
-        last: whether the frame ends with it.
-    """
-
-    stream: int
-    position: int
-    view: memoryview
-    last: bool
-
-
-@dataclass(slots=True)
-class Rejected:
-    """The peer's message was refused and its stream is closed; answer with ``stream_error(error)``."""
-
-    stream: int
-    error: TransferError
-
-
-Event = Greeted | Received | Payload | Rejected
-
-
-def connection_error(error: BlockprotoError) -> Error:
-    """The ERROR that ends a connection because of ``error``."""
-    return _error(error, Scope.CONNECTION)
-
-
-def stream_error(error: BlockprotoError, *, scope: Scope | None = None) -> Error:
-    """The ERROR that answers a stream (or, by its row or ``scope``, one block) because of ``error``."""
-    row = ERRORS[error.code].scope
-    return _error(error, scope or (Scope.STREAM if row is Scope.CONNECTION else row))
-
-
-def _error(error: BlockprotoError, scope: Scope) -> Error:
-    return Error(
-        code=error.code,
-        scope=scope,
-        retryable=error.retryable,
-        text=str(error),
-        retry_after_ms=error.retry_after_ms,
-        blockno=error.blockno,
-        current=error.current,
-    )
 
 
 class Session:
@@ -200,13 +107,13 @@ class Session:
         self._allowance = STREAM_ALLOWANCE_EARLY
         self._streams: dict[int, Stream] = {}
         self._unanswered: set[int] = set()
-        self._owing: set[Flow] = set()
+        self._owing: set[Stream] = set()
         self._parity = 1 if side is Side.CLIENT else 0
         self._own_next = 1 if side is Side.CLIENT else 2
         self._own_said = self._peer_said = 0
         self._own_open = self._peer_open = 0
         self._preface_seen = self._greeting_sent = self._last_word = self._eof = False
-        self._failed = False
+        self._deaf = False
         self._payload_left = 0
         self._payload_of: Stream | None = None
         self._payload_position = 0
@@ -215,8 +122,6 @@ class Session:
 
     def receive_buffer(self) -> memoryview:
         """Space to fill, never empty; ask for events until there are none first. Ends all payload views."""
-        if self._failed:
-            self._reader.discard()
         return self._reader.receive_buffer()
 
     def bytes_received(self, count: int) -> None:
@@ -234,12 +139,12 @@ class Session:
     @property
     def clean(self) -> bool:
         """Whether everything that came was whole frames."""
-        return not (self._failed or self._payload_left or self._reader.buffered)
+        return not (self._deaf or self._payload_left or self._reader.buffered)
 
     @property
     def head_begun(self) -> bool:
         """Whether a frame's header and head have begun and not ended: they must within a time (BP1-END)."""
-        return not self._failed and not self._payload_left and self._reader.buffered > 0
+        return not self._payload_left and self._reader.buffered > 0
 
     def next_event(self) -> Event | None:
         """The next event, or None when more bytes are needed.
@@ -247,7 +152,7 @@ class Session:
         Raises:
             RemoteProtocolError: the peer broke the protocol; see rule 3.
         """
-        if self._failed:
+        if self._deaf:
             self._reader.discard()
             return None
         event: Event | None
@@ -266,7 +171,8 @@ class Session:
                 if event is not None:
                     return event
         except RemoteProtocolError:
-            self._failed = True
+            self._deaf = True
+            self._reader.discard()
             raise
 
     def _recognise(self) -> bool:
@@ -307,7 +213,9 @@ class Session:
             return self._act_on_connection(header, head)
         stream = self._stream_of(header.stream)
         if payload_length and number in PAYLOAD_TYPES:
-            self._judge_credit(stream, payload_length)
+            self._connection.judge(payload_length)
+            if stream is not None:
+                stream.judge(payload_length)
         if stream is None:
             self._count_dropped(header)
             return None
@@ -347,10 +255,10 @@ class Session:
                 f"the peer speaks versions {hello.version_lowest} to {hello.version_highest}, we speak {VERSION}"
             )
         self.peer_hello = hello
-        self._connection.allowance = max(self._connection.allowance, hello.connection_allowance)
+        self._connection.widen(0, hello.connection_allowance)
         self._allowance = hello.stream_allowance
         for stream in self._streams.values():
-            stream.allowance = max(stream.allowance, self._allowance)
+            stream.widen(0, self._allowance)
         return Greeted(hello)
 
     def _act_on_connection(self, header: Header, head: memoryview) -> Received:
@@ -363,9 +271,11 @@ class Session:
         if message.TYPE not in _CONNECTION_TYPES or isinstance(message, Hello):
             raise UnexpectedMessage(f"{message.TYPE.name} on stream 0")
         if isinstance(message, Credit):
-            self._credited(self._connection, message)
-        elif isinstance(message, Error) and message.scope != Scope.CONNECTION:
-            raise UnexpectedMessage("an ERROR of less than the connection on stream 0")
+            self._connection.credited(message)
+        elif isinstance(message, Error):
+            if message.scope != Scope.CONNECTION:
+                raise UnexpectedMessage("an ERROR of less than the connection on stream 0")
+            self._deaf = True
         return Received(0, message, 0)
 
     def _stream_of(self, number: int) -> Stream | None:
@@ -391,18 +301,6 @@ class Session:
         stream = self._streams[number] = Stream(number, self._window, self._allowance)
         return stream
 
-    def _judge_credit(self, stream: Stream | None, length: int) -> None:
-        """received + length ≤ granted, for the connection and the stream (BP1-CRD)."""
-        connection = self._connection
-        if connection.received + length > connection.granted:
-            raise CreditExceeded(
-                f"{connection.received + length} bytes; the connection allows {connection.granted}"
-            )
-        if stream is not None and stream.received + length > stream.granted:
-            raise CreditExceeded(
-                f"{stream.received + length} bytes; stream {stream.id} allows {stream.granted}"
-            )
-
     def _step(self, stream: Stream, message: Message, payload_length: int) -> int:
         """Take the peer's message through the table; returns the position of its payload."""
         step = stream.next_state(False, message)
@@ -412,16 +310,9 @@ class Session:
             )
         position = stream.follow(message, payload_length)
         if isinstance(message, Credit):
-            self._credited(stream, message)
+            stream.credited(message)
         self._enter(stream, *step)
         return position
-
-    def _credited(self, flow: Flow, credit: Credit) -> None:
-        """Totals never go down: an older or repeated CREDIT changes nothing (BP1-CRD)."""
-        if credit.received > flow.sent:
-            raise MalformedFrame(f"CREDIT says {credit.received} bytes came; {flow.sent} were sent")
-        flow.allowance = max(flow.allowance, credit.allowance)
-        flow.received_by_peer = max(flow.received_by_peer, credit.received)
 
     def _enter(self, stream: Stream, role: Role, state: State) -> None:
         stream.role = role
@@ -454,10 +345,10 @@ class Session:
         limits = self.limits
         self._reader.head_length_max = limits.head_length_max
         self._reader.piece_length_max = limits.piece_length_max
-        self._connection.widen(limits.connection_allowance)
+        self._connection.widen(limits.connection_allowance, 0)
         self._window = limits.stream_allowance
         for stream in self._streams.values():
-            stream.widen(self._window)
+            stream.widen(self._window, 0)
         greeting = PREFACE + encode_frame(0, self._hello, grease=self._grease)
         return greeting if self._grease is None else greeting + grease_frame(self._grease)
 
@@ -549,11 +440,10 @@ class Session:
     # Credit
 
     def sendable(self, stream: int) -> int:
-        """Payload bytes that may be sent on ``stream`` now; 0 if it is closed."""
-        flow = self._streams.get(stream)
-        if flow is None:
-            return 0
-        return min(flow.allowance - flow.sent, self._connection.allowance - self._connection.sent)
+        """Payload bytes that may be sent on ``stream`` now (0: on the connection as a whole); 0 if it is closed."""
+        room = self._connection.allowance - self._connection.sent
+        flow = self._flow(stream)
+        return 0 if flow is None else min(flow.allowance - flow.sent, room)
 
     def sent(self, stream: int) -> int:
         """Payload bytes we sent on ``stream`` (0: on the connection); 0 if it is closed."""
@@ -571,32 +461,36 @@ class Session:
     def consumed(self, stream: int, count: int) -> None:
         """``count`` payload bytes of ``stream`` were written or dropped: as many may come anew.
 
-        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD).
+        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD). A stream that was closed
+        meanwhile still counts for the connection.
 
         Raises:
             LocalProtocolError: more than has come.
         """
         connection = self._connection
         if connection.consumed + count > connection.received:
-            raise LocalProtocolError(f"{count} bytes more than have come were consumed")
+            raise LocalProtocolError(f"{count} bytes were consumed, more than have come")
         connection.consumed += count
-        self._owing.add(connection)
         flow = self._streams.get(stream)
         if flow is not None:
             flow.consumed += count
-            self._owing.add(flow)
+            if flow.due >= flow.window >> _STREAM_CREDIT_SHIFT:
+                self._owing.add(flow)
 
     def credits_due(self, least: int) -> list[bytes]:
-        """CREDIT frames for the connection and every stream that can be granted ``least`` bytes (at least 1) more."""
+        """CREDIT frames for whatever can be granted more.
+
+        For the connection if that is ``least`` bytes (at least 1), for a stream if it is also an eighth of its window: one
+        that carries a small file is never in want, and there can be thousands of them.
+        """
         if self._last_word:
             return []
-        due = [flow for flow in self._owing if flow.consumed + flow.window - flow.granted >= least]
         frames = []
-        for flow in due:
-            flow.granted = flow.consumed + flow.window
-            self._owing.remove(flow)
-            number = flow.id if isinstance(flow, Stream) else 0
-            frames.append(encode_frame(number, Credit(flow.granted, flow.received), grease=self._grease))
+        if self._connection.due >= least:
+            frames.append(encode_frame(0, self._connection.grant(), grease=self._grease))
+        for stream in [stream for stream in self._owing if stream.due >= least]:
+            self._owing.remove(stream)
+            frames.append(encode_frame(stream.id, stream.grant(), grease=self._grease))
         return frames
 
     # What there is
@@ -617,8 +511,8 @@ class Session:
         return len(self._streams)
 
     def is_open(self, stream: int) -> bool:
-        """Whether ``stream`` is open (or new)."""
-        return stream in self._streams
+        """Whether something may be said on ``stream``: it is new, open, or rejected and not yet answered."""
+        return stream in self._streams or stream in self._unanswered
 
     def state(self, stream: int) -> State:
         """Where ``stream`` is; an id that is not open is ``CLOSED``."""

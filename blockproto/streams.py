@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from .errors import BadFacts, Code, Scope
-from .wire import Block, Error, Message, Piece, Type
+from .errors import BadFacts, Code, CreditExceeded, MalformedFrame, Scope
+from .wire import Block, Credit, Error, Message, Piece, Type
 
 
 class State(IntEnum):
@@ -136,10 +136,37 @@ class Flow:
         self.allowance = allowance
         self.received = self.consumed = self.sent = self.received_by_peer = 0
 
-    def widen(self, window: int) -> None:
-        """Grant at least ``window`` from now on (our HELLO)."""
+    def widen(self, window: int, allowance: int) -> None:
+        """Grant and be granted at least so much from now on (HELLO); 0 leaves a side as it is."""
         self.window = max(self.window, window)
         self.granted = max(self.granted, self.window)
+        self.allowance = max(self.allowance, allowance)
+
+    def judge(self, length: int) -> None:
+        """received + length ≤ granted; raises CreditExceeded (BP1-CRD)."""
+        if self.received + length > self.granted:
+            raise CreditExceeded(f"{self.received + length} bytes of payload; {self.granted} are allowed")
+
+    def credited(self, credit: Credit) -> None:
+        """Take a CREDIT of the peer; totals never go down, so that a late or repeated one changes nothing (BP1-CRD).
+
+        Raises:
+            MalformedFrame: it says that more has come than was sent.
+        """
+        if credit.received > self.sent:
+            raise MalformedFrame(f"CREDIT says that {credit.received} bytes came; {self.sent} were sent")
+        self.allowance = max(self.allowance, credit.allowance)
+        self.received_by_peer = max(self.received_by_peer, credit.received)
+
+    @property
+    def due(self) -> int:
+        """Bytes that can be granted beyond what was granted."""
+        return self.consumed + self.window - self.granted
+
+    def grant(self) -> Credit:
+        """The CREDIT that grants everything that is due."""
+        self.granted = self.consumed + self.window
+        return Credit(self.granted, self.received)
 
 
 class Stream(Flow):

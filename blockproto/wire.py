@@ -216,8 +216,11 @@ class Hello:
     agent: str = ""
 
     def __post_init__(self) -> None:
+        if self.version_lowest > self.version_highest:
+            raise LocalProtocolError(f"HELLO: versions {self.version_lowest} to {self.version_highest}")
+        if not self.version_lowest <= VERSION <= self.version_highest:
+            return  # another version may set other limits; the session refuses it for its version
         for name, least in (
-            ("version_highest", self.version_lowest),
             ("head_length_max", HEAD_LENGTH_EARLY),
             ("piece_length_max", PIECE_LENGTH_EARLY),
             ("streams_max", STREAMS_EARLY),

@@ -1,0 +1,365 @@
+"""Many files in one go: small ones pipelined without a round trip each, big ones one after another.
+
+    jobs → pages → receipts query: which of these sourceids are committed already?
+                 → small: one BLOCK with the COMMIT flag each, as many under way as the server's ``streams_max`` allows
+                 → big:   the ordinary upload with resume, after the small ones of its page
+
+So a thousand small files cost a handful of round trips, and a second run sends no content.
+
+Spec: BP1-BLK (a file without OPEN), BP1-LST (receipts).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from .blocks import BLOCK_LENGTH, blocknum_of, digest_of
+from .connection import Connection, error_of
+from .errors import BlockprotoError, ConnectionLost, Refused, SourceChanged, UnexpectedMessage
+from .names import SafeName, show_name
+from .results import Receipt, UploadJob
+from .sources import FileSource, filetype_of, folder_facts
+from .store import FOLDER_FILETYPE, Facts, IfExists
+from .transfer.sending import OnProgress, Progress
+from .wire import Block, Committed, Error, Message, Piece, Priority, ReceiptItem
+
+PAGE_JOBS = 2000
+"""Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
+
+Outcome = Receipt | BlockprotoError
+
+
+class Host(Protocol):
+    """What a bulk upload needs of the client."""
+
+    async def connection(self) -> Connection:
+        """A live connection. Raises ConnectionLost."""
+
+    async def receipts(self, sourceids: Sequence[bytes]) -> dict[bytes, ReceiptItem]:
+        """What is committed already. Raises ConnectionLost."""
+
+    async def upload_source(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+        """Upload one file with resume and retries. Raises BlockprotoError."""
+
+    def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:
+        """The sourceid of a file."""
+
+
+Deliver = Callable[[UploadJob, Outcome], Awaitable[None]]
+_IF_EXISTS = {"keep": IfExists.KEEP, "refuse": IfExists.REFUSE, "replace": IfExists.REPLACE}
+
+
+def if_exists_of(word: str) -> IfExists:
+    """The policy that ``word`` names; raises ValueError."""
+    if word not in _IF_EXISTS:
+        raise ValueError(f"if_exists is {word!r}: it is one of {', '.join(_IF_EXISTS)}")
+    return _IF_EXISTS[word]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A job that was looked at: its facts and sourceid."""
+
+    job: UploadJob
+    facts: Facts
+    sourceid: bytes
+
+
+class BriefLane:
+    """A stream that carries one file of at most one block, without OPEN.
+
+    Args:
+        done: called once with COMMITTED, or with why there is none.
+    """
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[Committed | BlockprotoError], None]) -> None:
+        self._done: Callable[[Committed | BlockprotoError], None] | None = done
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Committed):
+            self._end(message)
+        elif isinstance(message, Error):
+            self._end(error_of(message))
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("a receiver sends no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        self._end(error)
+
+    def _end(self, outcome: Committed | BlockprotoError) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
+
+
+async def send_brief(
+    connection: Connection,
+    sourceid: bytes,
+    facts: Facts,
+    content: bytes,
+    done: Callable[[Committed | BlockprotoError], None],
+) -> None:
+    """Send a whole file of at most one block; ``done`` hears what became of it, once, now or later.
+
+    Cancellation: ``done`` may not be called.
+    """
+    lane = BriefLane(done)
+    try:
+        await _send_brief(connection, lane, sourceid, facts, content)
+    except BlockprotoError as exc:
+        lane.ended(exc)
+
+
+async def _send_brief(connection: Connection, lane: BriefLane, sourceid: bytes, facts: Facts, content: bytes) -> None:
+    priority = Priority.NORMAL
+    length = min(len(content), connection.piece_length())
+    digest = digest_of(content)
+    whole = length == len(content)
+    first = Block(
+        sourceid=sourceid,
+        filesize=len(content),
+        blocknum=blocknum_of(len(content)),
+        blockno=0,
+        position=0,
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        digest=digest if whole else None,
+        commit=whole,
+        mtime_ns=facts.mtime_ns,
+        mode=facts.mode,
+        if_exists=facts.if_exists or None,
+    )
+    if whole:
+        await connection.send_opening(lane, first, content, priority)
+        return
+    view = memoryview(content)
+    stream = await connection.send_opening(lane, first, view[:length], priority)
+    at = length
+    while at < len(content):
+        length = min(len(content) - at, connection.piece_length())
+        last = at + length == len(content)
+        message = Piece(at, digest=digest if last else None, commit=last)
+        await connection.send(stream, message, view[at : at + length], priority)
+        at += length
+
+
+class Bulk:
+    """One ``upload_all``.
+
+    Args:
+        host: what it needs of the client.
+        deliver: called for each job with its outcome, in the order in which they end.
+        on_progress: as for a single upload.
+    """
+
+    def __init__(self, host: Host, deliver: Deliver, on_progress: OnProgress | None) -> None:
+        self.lost: ConnectionLost | None = None
+        self._host = host
+        self._deliver = deliver
+        self._on_progress = on_progress
+        self._results, self._ended = trio.open_memory_channel[tuple[Prepared, Committed | BlockprotoError, float]](
+            PAGE_JOBS
+        )
+        self._open: dict[int, UploadJob] = {}
+
+    async def run(self, jobs: Iterable[UploadJob]) -> list[UploadJob]:
+        """Send ``jobs``; returns those that a lost connection stopped (they can be given again)."""
+        remaining = iter(jobs)
+        while page := list(islice(remaining, PAGE_JOBS)):
+            self._open = {id(job): job for job in page}
+            try:
+                await self._run_page(page)
+            except ConnectionLost as exc:
+                self.lost = exc
+            if self._open:
+                return [*self._open.values(), *remaining]
+        return []
+
+    async def _run_page(self, page: list[UploadJob]) -> None:
+        prepared = [one for job in page if (one := await self._prepare(job)) is not None]
+        known = await self._host.receipts([one.sourceid for one in prepared])
+        small, big = [], []
+        for one in prepared:
+            receipt = known.get(one.sourceid)
+            if receipt is not None:
+                await self._finish(one.job, self._skipped(one, receipt))
+            elif one.facts.filesize is not None and one.facts.filesize <= BLOCK_LENGTH:
+                small.append(one)
+            else:
+                big.append(one)
+        await self._send_small(small)
+        for one in big:
+            await self._send_big(one)
+
+    async def _finish(self, job: UploadJob, outcome: Outcome) -> None:
+        """Deliver an outcome; a job that only lost its connection stays open."""
+        if isinstance(outcome, ConnectionLost):
+            self.lost = outcome
+            return
+        del self._open[id(job)]
+        await self._deliver(job, outcome)
+
+    async def _prepare(self, job: UploadJob) -> Prepared | None:
+        try:
+            return prepare(job, self._host)
+        except (OSError, BlockprotoError) as exc:
+            await self._finish(job, _as_error(job, exc))
+            return None
+
+    # ---- small files ------------------------------------------------------------------------------------------
+
+    async def _send_small(self, small: list[Prepared]) -> None:
+        if not small:
+            return
+        connection = await self._host.connection()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._collect, len(small))
+            for one in small:
+                await self._send_one(connection, one)
+
+    async def _send_one(self, connection: Connection, one: Prepared) -> None:
+        begun = time.perf_counter()
+
+        def done(outcome: Committed | BlockprotoError) -> None:
+            self._results.send_nowait((one, outcome, begun))
+
+        if connection.lost is not None:
+            done(connection.lost)
+            return
+        try:
+            content = _read_whole(one)
+        except (OSError, BlockprotoError) as exc:
+            done(_as_error(one.job, exc))
+        else:
+            await send_brief(connection, one.sourceid, one.facts, content, done)
+
+    async def _collect(self, number: int) -> None:
+        for _ in range(number):
+            one, outcome, begun = await self._ended.receive()
+            if isinstance(outcome, Committed):
+                await self._finish(one.job, self._sent(one, outcome, begun))
+            else:
+                await self._finish(one.job, outcome)
+
+    def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
+        size = committed.filesize
+        self._report(one, size)
+        return Receipt(
+            filename=one.facts.filename.text,
+            filetype=one.facts.filetype,
+            filesize=size,
+            blocknum=blocknum_of(size),
+            sourceid=one.sourceid.hex(),
+            root=committed.root.hex(),
+            b3sum=None if one.facts.filetype == FOLDER_FILETYPE else committed.root.hex(),
+            stored_as=committed.stored_as,
+            resumed=False,
+            blocks_sent=blocknum_of(size),
+            blocks_skipped=0,
+            payload_bytes_sent=size,
+            connections=1,
+            elapsed_s=time.perf_counter() - begun,
+        )
+
+    def _skipped(self, one: Prepared, known: ReceiptItem) -> Receipt:
+        self._report(one, 0)
+        return Receipt(
+            filename=one.facts.filename.text,
+            filetype=one.facts.filetype,
+            filesize=known.filesize,
+            blocknum=blocknum_of(known.filesize),
+            sourceid=one.sourceid.hex(),
+            root=known.root.hex(),
+            b3sum=known.b3sum.hex() if known.b3sum else None,
+            stored_as=known.stored_as,
+            resumed=True,
+            blocks_sent=0,
+            blocks_skipped=blocknum_of(known.filesize),
+            payload_bytes_sent=0,
+            connections=1,
+            elapsed_s=0.0,
+        )
+
+    def _report(self, one: Prepared, sent: int) -> None:
+        if self._on_progress is not None:
+            size = one.facts.filesize or 0
+            self._on_progress(Progress(one.facts.filename.text, size, size, sent))
+
+    # ---- big files --------------------------------------------------------------------------------------------
+
+    async def _send_big(self, one: Prepared) -> None:
+        outcome: Outcome
+        try:
+            source = FileSource(one.job.path, one.job.name, one.facts.if_exists)
+        except (OSError, BlockprotoError) as exc:
+            await self._finish(one.job, _as_error(one.job, exc))
+            return
+        try:
+            outcome = await self._host.upload_source(source, one.sourceid, self._on_progress)
+        except ConnectionLost:
+            raise
+        except BlockprotoError as exc:
+            outcome = exc
+        finally:
+            source.close()
+        await self._finish(one.job, outcome)
+
+
+def prepare(job: UploadJob, host: Host) -> Prepared:
+    """Look at a job's file or folder.
+
+    Raises:
+        OSError: it cannot be looked at.
+        Refused: it is neither a file nor a folder.
+        NameRefused: its name breaks a rule.
+    """
+    found = os.stat(job.path)
+    if_exists = if_exists_of(job.if_exists)
+    sourceid = host.sourceid_of(job.path, job.name, found)
+    if stat.S_ISDIR(found.st_mode):
+        return Prepared(job, folder_facts(job.name, found), sourceid)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"{show_name(str(job.path))} is neither a file nor a folder")
+    facts = Facts(
+        filename=SafeName.parse(job.name),
+        filetype=filetype_of(job.name),
+        filesize=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        mode=stat.S_IMODE(found.st_mode) & 0o777,
+        if_exists=if_exists,
+    )
+    return Prepared(job, facts, sourceid)
+
+
+def _read_whole(one: Prepared) -> bytes:
+    """The content of a small file, which must still be what it was when it was looked at."""
+    if one.facts.filetype == FOLDER_FILETYPE:
+        return b""
+    with open(one.job.path, "rb", buffering=0) as file:
+        content = file.read(BLOCK_LENGTH + 1) or b""
+    if len(content) != one.facts.filesize:
+        raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
+    return content
+
+
+def _as_error(job: UploadJob, error: OSError | BlockprotoError) -> BlockprotoError:
+    if isinstance(error, BlockprotoError):
+        return error
+    refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
+    refused.__cause__ = error
+    return refused

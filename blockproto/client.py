@@ -1,0 +1,730 @@
+"""The client: connects, uploads, downloads, asks; comes back by itself when the connection breaks.
+
+    async with blockproto.connect("bp://host:7878") as client:
+        receipt = await client.upload("film.mp4")
+
+A connection is made when it is first needed and made again when it is gone. An upload that loses its connections takes
+over with a greater attempt and goes on where the server says it stands; ``TRIES_MAX`` times without any progress, then
+``ConnectionLost`` says how to resume.
+
+Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import trio
+
+from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
+from .bulk import Bulk, if_exists_of, send_brief
+from .connection import Connection, error_of
+from .endpoint import Endpoint, endpoint_of
+from .errors import BadFacts, BlockprotoError, Code, ConnectionLost, GoingAway, Refused, UnexpectedMessage
+from .names import SafeName
+from .results import FileInfo, Receipt, UploadInfo, UploadJob, file_info, upload_info
+from .session import Limits, Session, Side
+from .sourceid import Attempts, derive_sourceid, installation_secret
+from .sources import FileSource, StreamSource, filetype_of, reader_of
+from .store import Facts, IfExists, StoredFile, UploadKey, UploadStore
+from .tasks import background_tasks
+from .transfer.committing import Committer, Disk, run_in_thread
+from .transfer.receiving import FetchIncoming
+from .transfer.sending import Lane, OnProgress, Progress, Sending
+from .transfer.uploads import Uploads
+from .wire import (
+    Cancel,
+    Committed,
+    Error,
+    Fetch,
+    FileItem,
+    List,
+    ListKind,
+    Message,
+    Open,
+    ReceiptItem,
+    Remove,
+    RemoveKind,
+    Result,
+    UploadItem,
+    runs_max,
+)
+
+PORT_DEFAULT = 7878
+PING_EVERY_S = 15.0
+CONNECT_S = 10.0
+TRIES_MAX = 5
+RETRY_FIRST_S = 0.2
+RETRY_MOST_S = 5.0
+BRIEF_LENGTH_MAX = 64 * 1024
+"""A single file up to this size is sent without asking first: one round trip."""
+RECEIPTS_MAX = 2000
+_OTHER_SIDE = bytes(16)
+
+Dial = Callable[[], Awaitable[Endpoint]]
+OpenSidecar = Callable[[Path, int], UploadStore]
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Client:
+    """A client of one server; made by ``connect``.
+
+    Args:
+        dial: makes a byte stream to the server.
+        server: what the server is called, part of what a sourceid is derived from.
+        nursery: where connections live.
+        open_sidecar: opens the download store for a path and the position where its bytes begin.
+        connections: over how many connections a big file is sent.
+        tries: how often in a row to come back without any progress.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        server: str,
+        nursery: trio.Nursery,
+        open_sidecar: OpenSidecar,
+        *,
+        connections: int = 1,
+        tries: int = TRIES_MAX,
+    ) -> None:
+        self._dial = dial
+        self._server = server
+        self._nursery = nursery
+        self._open_sidecar = open_sidecar
+        self._connections: list[Connection | None] = [None] * connections
+        self._dialling = [trio.Lock() for _ in range(connections)]
+        self._tries = tries
+        self._attempts = Attempts()
+        self._secret: bytes | None = None
+
+    # ---- uploads ----------------------------------------------------------------------------------------------
+
+    async def upload(
+        self,
+        source: str | os.PathLike[str] | Any,
+        *,
+        name: str | None = None,
+        folder: str = "",
+        if_exists: str = "keep",
+        filetype: str | None = None,
+        progress: OnProgress | None = None,
+    ) -> Receipt:
+        """Upload one file; the same call again resumes, or answers at once if the file is there.
+
+        Args:
+            source: a path; or an open binary file or Trio stream whose end is not known (needs ``name``).
+            name: what it is called on the server; None takes the path's last component.
+            folder: the folder on the server, "" for the served one.
+            if_exists: ``keep`` both, ``refuse``, or ``replace`` when the name is taken by other content.
+            filetype: MIME type; None guesses from the name.
+            progress: called with a ``Progress`` after each change.
+
+        Raises:
+            OSError: the file cannot be read.
+            ConnectionLost: unreachable, or lost after retries; call again to resume.
+            BlockprotoError: refused; its ``code`` says why.
+
+        Cancellation: the server keeps what it has; the same call resumes (a stream that was read cannot be).
+        """
+        policy = if_exists_of(if_exists)
+        if not isinstance(source, str | os.PathLike):
+            if name is None:
+                raise ValueError("a stream has no name of its own: give one")
+            return await self._upload_stream(source, _joined(folder, name), policy, filetype, progress)
+        path = Path(source)
+        target = _joined(folder, name or path.name)
+        opened = FileSource(path, target, policy, filetype)
+        try:
+            sourceid = self.sourceid_of(path, target, opened.stat)
+            if opened.stat.st_size <= BRIEF_LENGTH_MAX:
+                return await self._upload_brief(opened, sourceid, progress)
+            return await self.upload_source(opened, sourceid, progress)
+        finally:
+            opened.close()
+
+    async def upload_all(
+        self, jobs: Iterable[UploadJob], *, progress: OnProgress | None = None
+    ) -> AsyncIterator[tuple[UploadJob, Receipt | BlockprotoError]]:
+        """Upload many files and folders; yields each with its receipt, or with why it failed, as they end.
+
+        Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
+        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
+
+        Cancellation: as for ``upload``.
+        """
+        send, receive = trio.open_memory_channel[tuple[UploadJob, Receipt | BlockprotoError]](64)
+        scope = trio.CancelScope()
+        self._nursery.start_soon(self._run_bulk, jobs, send, progress, scope)
+        try:
+            async with receive:
+                async for ended in receive:
+                    yield ended
+        finally:
+            scope.cancel()
+
+    async def upload_source(
+        self, source: FileSource | StreamSource, sourceid: bytes, progress: OnProgress | None
+    ) -> Receipt:
+        """Upload with OPEN and resume, coming back after a lost connection; see ``upload``."""
+        sending = Sending(source, sourceid, on_progress=progress)
+        begun = time.perf_counter()
+        used = 1
+        tries = 0
+        while True:
+            before = len(sending.held)
+            try:
+                used = await self._upload_once(sending)
+                return _upload_receipt(sending, used, time.perf_counter() - begun)
+            except BlockprotoError as exc:
+                tries = 0 if len(sending.held) > before else tries
+                tries = await self._wait_to_retry(exc, tries)
+
+    async def cancel_upload(self, sourceid: str) -> None:
+        """Remove an unfinished upload and its bytes from the server.
+
+        Raises:
+            UnknownUpload: there is none of that sourceid.
+            ValueError: ``sourceid`` is not 32 hex digits.
+        """
+        await self._ask(Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
+
+    async def _upload_once(self, sending: Sending) -> int:
+        """One attempt over all connections; returns how many took part."""
+        wanted = len(self._connections)
+        if sending.source.end is not None:
+            wanted = max(1, min(wanted, blocknum_of(sending.source.end)))
+        elif sending.source.window_bytes is not None:
+            wanted = 1
+        message = _open_message(sending, self._attempts.next())
+        lanes: list[Lane] = []
+        try:
+            for index in range(wanted):
+                lane = Lane(await self.connection(index), sending)
+                lanes.append(lane)
+                await lane.open(message)
+                if sending.committed is not None:
+                    return index + 1
+            await sending.run(lanes)
+            return wanted
+        except trio.Cancelled:
+            self._cancel_lanes(lanes)
+            raise
+        except BlockprotoError:
+            self._cancel_lanes(lanes)
+            raise
+
+    @staticmethod
+    def _cancel_lanes(lanes: list[Lane]) -> None:
+        """Tell the server that these streams send nothing more; it keeps what it has."""
+        for lane in lanes:
+            session = lane.connection.session
+            if lane.connection.lost is None and session.is_open(lane.stream):
+                try:
+                    lane.connection.post(lane.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False))
+                except BlockprotoError as exc:
+                    lane.connection.close(exc)
+
+    async def _upload_brief(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+        size = source.stat.st_size
+        memory = memoryview(bytearray(size))
+        content = bytes(await source.read_block(0, memory)) if size else b""
+        if not source.unchanged():
+            raise Refused(f"{source.path} changed while it was being read", code=Code.SOURCE_CHANGED)
+        begun = time.perf_counter()
+        committed = await self._retrying(partial(self._send_brief, sourceid, source.facts, content))
+        state = Progress(source.facts.filename.text, size, size, size)
+        if progress is not None:
+            progress(state)
+        return _receipt(source.facts, committed, blocknum_of(size), 0, size, 1, time.perf_counter() - begun)
+
+    async def _send_brief(self, sourceid: bytes, facts: Facts, content: bytes) -> Committed:
+        ended: list[Committed | BlockprotoError] = []
+        heard = trio.Event()
+
+        def done(outcome: Committed | BlockprotoError) -> None:
+            ended.append(outcome)
+            heard.set()
+
+        await send_brief(await self.connection(), sourceid, facts, content, done)
+        await heard.wait()
+        if isinstance(ended[0], BlockprotoError):
+            raise ended[0]
+        return ended[0]
+
+    async def _upload_stream(
+        self, source: Any, name: str, if_exists: IfExists, filetype: str | None, progress: OnProgress | None
+    ) -> Receipt:
+        facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
+        opened = StreamSource(reader_of(source), facts)
+        try:
+            return await self.upload_source(opened, os.urandom(16), progress)
+        finally:
+            opened.close()
+
+    async def _run_bulk(
+        self,
+        jobs: Iterable[UploadJob],
+        send: trio.MemorySendChannel[tuple[UploadJob, Receipt | BlockprotoError]],
+        progress: OnProgress | None,
+        scope: trio.CancelScope,
+    ) -> None:
+        tries = 0
+
+        async def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
+            nonlocal tries
+            tries = 0
+            await send.send((job, outcome))
+
+        with scope:
+            async with send:
+                remaining: Iterable[UploadJob] = jobs
+                while True:
+                    bulk = Bulk(self, deliver, progress)
+                    lost = await bulk.run(remaining)
+                    if not lost:
+                        return
+                    reason = bulk.lost or ConnectionLost("the connection was lost")
+                    try:
+                        tries = await self._wait_to_retry(reason, tries)
+                    except BlockprotoError as exc:
+                        for job in lost:
+                            await send.send((job, exc))
+                        return
+                    remaining = lost
+
+    # ---- downloads --------------------------------------------------------------------------------------------
+
+    async def download(
+        self,
+        name: str,
+        dest: str | os.PathLike[str],
+        *,
+        span: tuple[int, int] | None = None,
+        progress: OnProgress | None = None,
+    ) -> Receipt:
+        """Download one file; the same call again resumes. ``dest`` gets its name only when it is complete and verified.
+
+        Args:
+            name: of the file on the server.
+            dest: the file here; one that is there is replaced at the end.
+            span: only the bytes from the first to the last of these positions, both included.
+            progress: as for ``upload``.
+
+        Raises:
+            UnknownFile: there is no such file.
+            BadFacts: ``span`` begins past its end.
+            ConnectionLost, OSError, BlockprotoError: as for ``upload``.
+
+        Cancellation: what was received is kept beside ``dest``; the same call resumes.
+        """
+        tries = 0
+        while True:
+            try:
+                return await self._download_once(name, Path(dest), span, progress)
+            except BlockprotoError as exc:
+                tries = await self._wait_to_retry(exc, tries)
+
+    async def _download_once(
+        self, name: str, dest: Path, span: tuple[int, int] | None, progress: OnProgress | None
+    ) -> Receipt:
+        entry = await self._stat_item(name, b3sum=False)
+        first, end = _clip(entry, span)
+        filename = dest.name
+        facts = Facts(SafeName.parse(filename), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE)
+        begun = time.perf_counter()
+        store = await run_in_thread(lambda: self._open_sidecar(dest, first))
+        try:
+            async with background_tasks() as nursery:
+                committer = Committer(store)
+                nursery.start_soon(committer.run)
+                uploads = Uploads(store, committer, Disk())
+                fetching = _Fetching(await self.connection(), uploads, entry, first, end, progress)
+                return await fetching.run(facts, dest, begun, self._attempts.next())
+        finally:
+            with trio.CancelScope(shield=True):
+                await run_in_thread(store.close)
+
+    # ---- questions --------------------------------------------------------------------------------------------
+
+    async def listing(self, folder: str = "", *, recursive: bool = False) -> AsyncIterator[FileInfo]:
+        """The entries of a folder on the server, in byte order of their names; with ``recursive`` all below it.
+
+        Raises:
+            UnknownFile: there is no such folder.
+            ConnectionLost: see ``upload``.
+        """
+        cursor = ""
+        while True:
+            page = await self._ask(
+                List(kind=ListKind.FILES, name=folder.strip("/"), cursor=cursor, recursive=recursive)
+            )
+            for item in page.items:
+                assert isinstance(item, FileItem)
+                yield file_info(item)
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    async def stat(self, name: str, *, b3sum: bool = False) -> FileInfo:
+        """One file or folder; with ``b3sum`` the server computes the file's BLAKE3 if it does not know it yet.
+
+        Raises:
+            UnknownFile: there is none of that name.
+        """
+        return file_info(await self._stat_item(name, b3sum=b3sum))
+
+    async def uploads(self) -> AsyncIterator[UploadInfo]:
+        """The unfinished uploads on the server."""
+        cursor = ""
+        while True:
+            page = await self._ask(List(kind=ListKind.UPLOADS, cursor=cursor))
+            for item in page.items:
+                assert isinstance(item, UploadItem)
+                yield upload_info(item)
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    async def remove(self, name: str, *, recursive: bool = False) -> None:
+        """Remove a file or folder from the server.
+
+        Raises:
+            UnknownFile: there is none of that name.
+            NotEmpty: a folder with something in it, without ``recursive``.
+        """
+        await self._ask(Remove(kind=RemoveKind.FILE, filename=name.strip("/"), recursive=recursive))
+
+    async def receipts(self, sourceids: Sequence[bytes]) -> dict[bytes, ReceiptItem]:
+        """Which of these uploads are committed, and still what was committed."""
+        found: dict[bytes, ReceiptItem] = {}
+        connection = await self.connection()
+        most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
+        for at in range(0, len(sourceids), most):
+            ids = tuple(sourceids[at : at + most])
+            while ids:
+                page = await self._ask_once(List(kind=ListKind.RECEIPTS, ids=ids))
+                items = [item for item in page.items if isinstance(item, ReceiptItem)]
+                found.update((item.sourceid, item) for item in items)
+                ids = ids[ids.index(items[-1].sourceid) + 1 :] if page.cursor and items else ()
+        return found
+
+    def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:
+        """The sourceid of the file at ``path`` when it is sent as ``name``."""
+        if self._secret is None:
+            self._secret = installation_secret()
+        return derive_sourceid(self._secret, self._server, name, os.path.realpath(path), facts)
+
+    async def _stat_item(self, name: str, *, b3sum: bool) -> FileItem:
+        page = await self._ask(List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
+        item = page.items[0]
+        assert isinstance(item, FileItem)
+        return item
+
+    async def _ask(self, message: List | Remove) -> Result:
+        return await self._retrying(partial(self._ask_once, message))
+
+    async def _ask_once(self, message: List | Remove) -> Result:
+        question = _Question(await self.connection(), message)
+        return await question.answer()
+
+    # ---- connections ------------------------------------------------------------------------------------------
+
+    async def connection(self, index: int = 0) -> Connection:
+        """A live connection, made now if there is none.
+
+        Raises:
+            ConnectionLost: the server cannot be reached.
+        """
+        async with self._dialling[index]:
+            current = self._connections[index]
+            if current is not None and current.lost is None and current.going_away is None:
+                return current
+            if current is not None:
+                current.close(GoingAway())
+            endpoint = await self._dial()
+            connection = Connection(
+                endpoint, Session(Side.CLIENT, Limits(agent="blockproto")), ping_every_s=PING_EVERY_S
+            )
+            self._nursery.start_soon(connection.run)
+            self._connections[index] = connection
+            return connection
+
+    async def _retrying(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
+        tries = 0
+        while True:
+            try:
+                return await request()
+            except BlockprotoError as exc:
+                tries = await self._wait_to_retry(exc, tries)
+
+    async def _wait_to_retry(self, error: BlockprotoError, tries: int) -> int:
+        """Wait a little longer each time; raises ``error`` when waiting cannot help or was tried often enough."""
+        comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code == Code.BUSY
+        if not comes_back or not error.retryable or tries + 1 >= self._tries:
+            raise error
+        pause_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2**tries)
+        await trio.sleep(max(pause_s, error.retry_after_ms / 1000))
+        return tries + 1
+
+
+class _Question:
+    """One LIST or REMOVE and its answer."""
+
+    def __init__(self, connection: Connection, message: List | Remove) -> None:
+        self._answered = trio.Event()
+        self._answer: Result | BlockprotoError | None = None
+        stream = connection.open(self)
+        connection.post(stream, message)
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Result):
+            self._answer = message
+        elif isinstance(message, Error):
+            self._answer = error_of(message)
+        self._answered.set()
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("an answer has no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        self._answer = self._answer or error
+        self._answered.set()
+
+    async def answer(self) -> Result:
+        """Wait for the answer; raises it if it is an error."""
+        await self._answered.wait()
+        if isinstance(self._answer, BlockprotoError):
+            raise self._answer
+        assert self._answer is not None
+        return self._answer
+
+
+class _Fetching:
+    """One download over one connection."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        uploads: Uploads,
+        entry: FileItem,
+        first: int,
+        end: int,
+        progress: OnProgress | None,
+    ) -> None:
+        self._connection = connection
+        self._uploads = uploads
+        self._entry = entry
+        self._first = first
+        self._end = end
+        self._on_progress = progress
+        self._progress = Progress(entry.filename, end - first)
+        self._done = trio.Event()
+        self._outcome: StoredFile | BlockprotoError | None = None
+        self._incoming = FetchIncoming(
+            connection, uploads, _OTHER_SIDE, entry.version, self._on_done, self._on_durable
+        )
+
+    async def run(self, facts: Facts, dest: Path, begun: float, attempt: int) -> Receipt:
+        """Fetch what is missing; returns when the file is complete."""
+        key = UploadKey(_OTHER_SIDE, self._entry.version)
+        incoming = self._incoming
+        live = await self._uploads.open(key, facts, attempt, incoming, self._first)
+        if isinstance(live, StoredFile):
+            return self._receipt(live, dest, begun, BlockSet(), 0)
+        held = live.held.copy()
+        try:
+            incoming.fetch(live, self._fetch_message(live.held, live.prefixes))
+            await self._done.wait()
+        except BaseException as exc:
+            self._stop(exc)
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._uploads.committer.drain()
+        if isinstance(self._outcome, BlockprotoError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._receipt(self._outcome, dest, begun, held, incoming.payload_bytes)
+
+    def _fetch_message(self, held: BlockSet, prefixes: dict[int, Any]) -> Fetch:
+        most = runs_max(self._connection.session.head_length_max) // 2
+        return Fetch(
+            filename=self._entry.filename,
+            version=self._entry.version,
+            first=self._first,
+            length=self._end - self._first,
+            held=tuple(held.runs(most)),
+            prefixes=tuple((blockno, prefix.length) for blockno, prefix in sorted(prefixes.items())[:most]),
+        )
+
+    def _stop(self, error: BaseException) -> None:
+        reason = error if isinstance(error, BlockprotoError) else GoingAway("the download was stopped")
+        self._incoming.say_stopped(reason)
+
+    def _on_done(self, outcome: StoredFile | BlockprotoError) -> None:
+        self._outcome = self._outcome or outcome
+        self._done.set()
+
+    def _on_durable(self, position: int) -> None:
+        if self._on_progress is not None:
+            self._progress.position_bytes_done = position - self._first
+            self._on_progress(self._progress)
+
+    def _receipt(self, stored: StoredFile, dest: Path, begun: float, held: BlockSet, payload: int) -> Receipt:
+        entry = self._entry
+        blocknum = blocknum_of(self._end) - self._first // BLOCK_LENGTH
+        whole = self._first == 0 and self._end == entry.filesize
+        return Receipt(
+            filename=entry.filename,
+            filetype=entry.filetype,
+            filesize=self._end - self._first,
+            blocknum=blocknum,
+            sourceid=entry.version.hex(),
+            root=stored.root.hex(),
+            b3sum=_b3sum_hex(stored.root, stored.b3sum or (entry.b3sum if whole else None), blocknum),
+            stored_as=str(dest),
+            resumed=len(held) > 0,
+            blocks_sent=blocknum - len(held),
+            blocks_skipped=len(held),
+            payload_bytes_sent=payload,
+            connections=1,
+            elapsed_s=time.perf_counter() - begun,
+        )
+
+
+@asynccontextmanager
+async def connect_with(
+    dial: Dial, server: str, open_sidecar: OpenSidecar, *, connections: int = 1, tries: int = TRIES_MAX
+) -> AsyncIterator[Client]:
+    """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
+    async with background_tasks() as nursery:
+        yield Client(dial, server, nursery, open_sidecar, connections=connections, tries=tries)
+
+
+def tcp_dial(url: str) -> tuple[Dial, str]:
+    """How to reach ``url`` (``bp://HOST[:PORT]``), and what the server is called.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "bp" or not parts.hostname:
+        raise ValueError(f"{url!r} is no address: write bp://HOST:PORT")
+    host, port = parts.hostname, parts.port or PORT_DEFAULT
+    server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def dial() -> Endpoint:
+        try:
+            with trio.fail_after(CONNECT_S):
+                return endpoint_of(await trio.open_tcp_stream(host, port))
+        except trio.TooSlowError as exc:
+            raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
+        except OSError as exc:
+            raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
+
+    return dial, server
+
+
+def _reason(error: OSError) -> str:
+    """What to tell of a failed connect: Trio wraps what each address said."""
+    causes = error.__cause__
+    if isinstance(causes, BaseExceptionGroup):
+        inner = causes.exceptions[0]
+        return getattr(inner, "strerror", None) or str(inner)
+    if isinstance(causes, OSError):
+        return causes.strerror or str(causes)
+    if isinstance(error, socket.gaierror):
+        return f"no such host ({error.strerror})"
+    return error.strerror or str(error)
+
+
+def _joined(folder: str, name: str) -> str:
+    folder = folder.strip("/")
+    return f"{folder}/{name}" if folder else name
+
+
+def _id_from_hex(text: str) -> bytes:
+    raw = bytes.fromhex(text)
+    if len(raw) != 16:
+        raise ValueError(f"{text!r} is not a sourceid: it has 32 hex digits")
+    return raw
+
+
+def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:
+    """The positions of the first byte wanted and after the last."""
+    if span is None:
+        return 0, entry.filesize
+    first, last = span
+    if first < 0 or last < first:
+        raise BadFacts(f"bytes {first} to {last} are no range")
+    if first >= entry.filesize:
+        raise BadFacts(f"the range begins at {first}, {entry.filename} has {entry.filesize} bytes")
+    return first, min(last + 1, entry.filesize)
+
+
+def _open_message(sending: Sending, attempt: int) -> Open:
+    facts = sending.source.facts
+    return Open(
+        sourceid=sending.sourceid,
+        attempt=attempt,
+        filesize=facts.filesize,
+        blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        priority=sending.priority,
+        if_exists=facts.if_exists,
+        mtime_ns=facts.mtime_ns,
+        mode=facts.mode,
+    )
+
+
+def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Receipt:
+    committed = sending.committed
+    assert committed is not None
+    blocknum = blocknum_of(committed.filesize)
+    skipped = blocknum if sending.held_before is None else len(sending.held_before)
+    sent = sending.progress.payload_bytes_sent
+    receipt = _receipt(
+        sending.source.facts, committed, sending.blocks_sent, skipped, sent, connections, elapsed_s
+    )
+    return receipt
+
+
+def _receipt(
+    facts: Facts, committed: Committed, sent: int, skipped: int, payload: int, connections: int, elapsed_s: float
+) -> Receipt:
+    blocknum = blocknum_of(committed.filesize)
+    return Receipt(
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        filesize=committed.filesize,
+        blocknum=blocknum,
+        sourceid=committed.sourceid.hex(),
+        root=committed.root.hex(),
+        b3sum=_b3sum_hex(committed.root, committed.b3sum, blocknum),
+        stored_as=committed.stored_as,
+        resumed=skipped > 0,
+        blocks_sent=sent,
+        blocks_skipped=skipped,
+        payload_bytes_sent=payload,
+        connections=connections,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _b3sum_hex(root: bytes, b3sum: bytes | None, blocknum: int) -> str | None:
+    """The BLAKE3 of the file: for at most one block it is the root."""
+    known = root if blocknum <= 1 else b3sum
+    return known.hex() if known else None

@@ -1,0 +1,549 @@
+"""One byte stream driven by one Session: reading, writing in turn, keep-alive, and the end.
+
+Reading is one loop: fill the session's buffer, hand each event to the sink of its stream, return credit. A sink that takes
+its time holds back this connection only, and through TCP its peer. The reading loop never waits for a write: two peers
+that both did would wait for each other for ever. So control frames are queued (``post``) and written by whoever has the
+turn; payload frames wait for credit and for their turn (``send``).
+
+Rules:
+    1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled ends it.
+    2. When the connection ends, every sink hears ``ended`` exactly once.
+    3. The queue of control frames is bounded: acknowledgements merge, CREDIT is made when written, and while more than
+       ``CONTROL_LENGTH_MAX`` bytes wait, nothing more is read.
+
+Spec: BP1-END, BP1-STR, BP1-CRD.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import trio
+
+from .blocks import BlockSet, Run
+from .endpoint import Endpoint, Part
+from .errors import (
+    BlockprotoError,
+    Cancelled,
+    Code,
+    ConnectionLost,
+    NotBlockproto,
+    RemoteProtocolError,
+    Scope,
+    StoreError,
+    StoreFailed,
+    TransferError,
+    error_from_code,
+)
+from .pace import Pace
+from .session import (
+    Event,
+    Greeted,
+    Payload,
+    Received,
+    Rejected,
+    Session,
+    Side,
+    connection_error,
+    stream_error,
+)
+from .turns import CONTROL, Turns
+from .wire import Ack, Credit, Error, GoAway, Message, Ping, Priority
+
+GREETING_S = 10.0
+"""Preface and HELLO must have come by then (BP1-LIM)."""
+HEAD_S = 10.0
+"""A head that was begun must have ended by then (BP1-LIM)."""
+SILENCE_S = 600.0
+"""How long a peer that never said when it will be heard from may be silent."""
+DISCARD_S = 5.0
+"""How long the speaker of ERROR(connection) goes on reading before it closes (BP1-END)."""
+CONTROL_LENGTH_MAX = 1 << 20
+"""Bytes of control frames that may wait to be written before reading pauses."""
+NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
+"""What somebody who speaks something else is told (BP1-FRM)."""
+_CREDIT_EVERY_S = 0.05
+_CREDIT_LEAST = 1024
+_ACK_RUNS_MAX = 128
+
+log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """What takes the events of one stream.
+
+    ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), the sink ``ended``.
+    StoreFailed ends more than a stream and passes through.
+    """
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """A message of the peer; its payload, if any, follows in ``payload`` calls."""
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """Bytes at ``position`` of the file; ``view`` is valid until this returns; ``last``: the frame ends here."""
+
+    def ended(self, error: BlockprotoError) -> None:
+        """The stream cannot go on, for this reason."""
+
+
+Acceptor = Callable[["Connection", int, Message], Sink]
+"""Makes the sink of a stream that the peer opened with this message; may raise TransferError to refuse it."""
+
+
+class Connection:
+    """A conversation with one peer.
+
+    Args:
+        endpoint: the byte stream; owned from now on.
+        session: a fresh session.
+        accept: makes sinks for streams the peer opens; None refuses them.
+        ping_every_s: how long to be silent before a PING (a client), or None (a server).
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: Session,
+        *,
+        accept: Acceptor | None = None,
+        ping_every_s: float | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.session = session
+        self.pace = Pace()
+        self.going_away: GoAway | None = None
+        self.lost: BlockprotoError | None = None
+        self.greeted = trio.Event()
+        self.finished = trio.Event()
+        self._accept = accept
+        self._ping_every_s = ping_every_s
+        self._sinks: dict[int, Sink] = {}
+        self._turns = Turns()
+        self._control: list[bytes] = []
+        self._control_length = 0
+        self._acks: dict[int, tuple[int, BlockSet]] = {}
+        self._pumping = False
+        self._news = trio.lowlevel.ParkingLot()
+        self._sending: set[int] = set()
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._heard_at = 0.0
+        self._head_begun_at: float | None = None
+        self._silence_s = 2 * ping_every_s if ping_every_s else SILENCE_S
+        self._pinged = False
+        self._credited_at = 0.0
+        if session.side is Side.CLIENT:
+            self._queue(session.greeting())
+
+    # ---- life -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> BlockprotoError:
+        """Greet, then read until the connection ends; returns why it ended.
+
+        Cancellation: the connection is closed and every sink is told; nothing more is written.
+        """
+        self._heard_at = trio.current_time()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    self._pump_soon()
+                    await self._read()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._end(self.lost or ConnectionLost(f"the connection to {self.endpoint.peer} was closed here"))
+            with trio.CancelScope(shield=True):
+                await self.endpoint.aclose()
+        assert self.lost is not None
+        return self.lost
+
+    def close(self, reason: BlockprotoError | None = None) -> None:
+        """End the connection now; every sink hears ``reason``. Harmless when repeated."""
+        self.lost = self.lost or reason or Cancelled("the connection was closed here")
+        self._scope.cancel()
+
+    def end_with(self, error: BlockprotoError) -> None:
+        """Say ERROR(connection) for ``error`` as the last frame, then end."""
+        if self.lost is None and self._nursery is not None:
+            self._nursery.start_soon(self._end_with, error)
+
+    async def _end_with(self, error: BlockprotoError) -> None:
+        with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
+            await self._turns.take(CONTROL)
+            await self._write(self._last_words(error))
+        self.close(error)
+
+    def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell the peer that this side is stopping (BP1-END GOAWAY)."""
+        with contextlib.suppress(BlockprotoError):
+            self.post(0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping"))
+
+    # ---- streams ----------------------------------------------------------------------------------------------
+
+    def open(self, sink: Sink) -> int:
+        """Begin a stream of our own; its events go to ``sink``.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+            GoingAway: the peer is stopping.
+            TooManyStreams: more than the peer allows.
+        """
+        if self.lost is not None:
+            raise self.lost
+        stream = self.session.open_stream()
+        self._sinks[stream] = sink
+        return stream
+
+    def forget(self, stream: int) -> None:
+        """Send no more events of ``stream`` to its sink."""
+        self._sinks.pop(stream, None)
+        self._acks.pop(stream, None)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no transfer and no unsent control frame is left."""
+        return not self._sinks and not self._control and not self._acks and not self._turns.held
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    def post(self, stream: int, message: Message) -> None:
+        """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
+
+        Raises:
+            LocalProtocolError: not legal now.
+        """
+        if self.lost is None:
+            self._queue(self.session.send(stream, message))
+
+    def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
+        """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
+        if self.lost is not None or not self.session.is_open(stream):
+            return
+        before = self._acks.get(stream)
+        held = before[1] if before else BlockSet()
+        for first, count in runs:
+            held.add(first, count)
+        self._acks[stream] = (position, held)
+        self._pump_soon()
+
+    async def send(self, stream: int, message: Message, payload: Part, priority: Priority = Priority.NORMAL) -> None:
+        """Write one frame with ``payload`` when the peer's credit and the other streams allow it.
+
+        The caller may reuse the payload's memory when this returns.
+
+        Raises:
+            ConnectionLost: the connection ended.
+            Cancelled: the peer ended the stream; its sink was told why.
+            LocalProtocolError: not legal now.
+
+        Cancellation: while waiting, nothing was sent; in the middle of the frame, the connection ends.
+        """
+        length = len(payload)
+        await self._take_turn(stream, length, priority)
+        try:
+            await self._write_payload(stream, message, payload)
+        finally:
+            self._turns.give(priority, length)
+
+    async def send_opening(self, sink: Sink, message: Message, payload: Part, priority: Priority) -> int:
+        """Begin a stream with ``message`` and ``payload``, as ``send``; returns its id.
+
+        The id is taken when the turn has come, because ids rise on the line. ``payload`` is at most ``piece_length``.
+        """
+        await self._take_turn(0, len(payload), priority)
+        try:
+            stream = self.open(sink)
+            await self._write_payload(stream, message, payload)
+            return stream
+        finally:
+            self._turns.give(priority, len(payload))
+
+    async def _write_payload(self, stream: int, message: Message, payload: Part) -> None:
+        frame = self.session.send(stream, message, len(payload))
+        self.pace.sent(self.session.sent(0), trio.current_time())
+        await self._write([*self._control_frames(), frame, payload])
+
+    @contextlib.contextmanager
+    def sending(self, stream: int) -> Iterator[None]:
+        """While inside, ``stream`` is one of those that share the line."""
+        self._sending.add(stream)
+        self.endpoint.limit_unsent(len(self._sending) > 1)
+        try:
+            yield
+        finally:
+            self._sending.discard(stream)
+            self.endpoint.limit_unsent(len(self._sending) > 1)
+
+    def piece_length(self) -> int:
+        """How many bytes the next piece should have."""
+        return self.pace.piece_length(self.session.piece_length_max)
+
+    async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
+        while True:
+            while not self._has_room(stream, length):
+                if self.lost is not None:
+                    raise self.lost
+                await self._news.park()
+            await self._turns.take(priority)
+            if self.lost is not None:
+                self._turns.give(priority, 0)
+                raise self.lost
+            if stream and not self.session.is_open(stream):
+                self._turns.give(priority, 0)
+                raise Cancelled("the peer ended the stream")
+            if self._has_room(stream, length):
+                return
+            self._turns.give(priority, 0)
+
+    def _has_room(self, stream: int, length: int) -> bool:
+        """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
+        if self.lost is not None or (stream and not self.session.is_open(stream)):
+            return True
+        if stream == 0 and not self.session.may_open:
+            return False
+        if self.session.sendable(stream) < length:
+            return False
+        if len(self._sending) < 2:
+            return True
+        under_way = self.session.sent(0) - self.session.received_by_peer(0)
+        return under_way == 0 or under_way + length <= self.pace.under_way_max(length)
+
+    def _queue(self, frame: bytes) -> None:
+        self._control.append(frame)
+        self._control_length += len(frame)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pumping and self._nursery is not None:
+            self._pumping = True
+            self._nursery.start_soon(self._pump)
+
+    async def _pump(self) -> None:
+        try:
+            while self._control or self._acks:
+                await self._turns.take(CONTROL)
+                try:
+                    await self._write(self._control_frames())
+                finally:
+                    self._turns.give(CONTROL, 0)
+        except ConnectionLost as exc:
+            self.close(exc)
+        finally:
+            self._pumping = False
+            self._news.unpark_all()
+
+    def _control_frames(self) -> list[bytes]:
+        frames, self._control, self._control_length = self._control, [], 0
+        acks, self._acks = self._acks, {}
+        for stream, (position, held) in acks.items():
+            if self.session.is_open(stream):
+                frames.append(self.session.send(stream, Ack(position=position, held=tuple(held.runs(_ACK_RUNS_MAX)))))
+        return frames
+
+    async def _write(self, parts: list[Part] | list[bytes]) -> None:
+        try:
+            await self.endpoint.send(parts)
+        except BaseException as exc:
+            reason = exc if isinstance(exc, ConnectionLost) else ConnectionLost("a send was cancelled half-way")
+            self.close(reason)
+            raise
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        try:
+            while self.lost is None:
+                received = await self._receive()
+                if received == 0:
+                    self.lost = ConnectionLost(f"{self.endpoint.peer} closed the connection")
+                    return
+                if received > 0:
+                    await self._handle_buffered(received)
+        except ConnectionLost as exc:
+            self.lost = self.lost or exc
+        except (RemoteProtocolError, StoreFailed) as exc:
+            await self._refuse(exc)
+
+    async def _receive(self) -> int:
+        """How many bytes came; 0 at the end of stream, −1 when only the time has passed."""
+        view = self.session.receive_buffer()
+        with trio.move_on_at(self._deadline()):
+            return await self.endpoint.receive_into(view)
+        self._on_silence(trio.current_time())
+        return -1
+
+    async def _handle_buffered(self, received: int) -> None:
+        self.session.bytes_received(received)
+        self._heard_at = trio.current_time()
+        self._pinged = False
+        while (event := self.session.next_event()) is not None:
+            await self._handle(event)
+        self._head_begun_at = (self._head_begun_at or self._heard_at) if self.session.head_begun else None
+        self._return_credit(self._heard_at)
+        while self._control_length > CONTROL_LENGTH_MAX and self.lost is None:
+            await self._news.park()
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Payload):
+            sink = self._sinks.get(event.stream)
+            if sink is not None:
+                try:
+                    await sink.payload(event.position, event.view, event.last)
+                except (TransferError, StoreError) as exc:
+                    self._reject(event.stream, exc)
+            self.session.consumed(event.stream, len(event.view))
+        elif isinstance(event, Received):
+            await self._handle_message(event.stream, event.message, event.payload_length)
+        elif isinstance(event, Rejected):
+            self._reject(event.stream, event.error)
+        elif isinstance(event, Greeted):
+            if self.session.side is Side.SERVER:
+                self._queue(self.session.greeting())
+            self.greeted.set()
+            self._news.unpark_all()
+
+    async def _handle_message(self, stream: int, message: Message, payload_length: int) -> None:
+        if isinstance(message, Credit):
+            self._on_credit(stream)
+        elif stream == 0:
+            self._handle_own(message)
+        else:
+            sink = self._sinks.get(stream) or self._accept_stream(stream, message)
+            if sink is not None:
+                try:
+                    await sink.received(message, payload_length)
+                except (TransferError, StoreError) as exc:
+                    self._reject(stream, exc)
+            if not self.session.is_open(stream):
+                self.forget(stream)
+                self._news.unpark_all()
+
+    def _handle_own(self, message: Message) -> None:
+        if isinstance(message, Ping):
+            if message.answer:
+                return
+            self._silence_s = max(1.0, 2.0 * message.next_s) if message.next_s else SILENCE_S
+            self.post(0, Ping(opaque=message.opaque, next_s=0, answer=True))
+        elif isinstance(message, GoAway):
+            self.going_away = message
+            self._news.unpark_all()
+        elif isinstance(message, Error):
+            raise ConnectionLost(
+                f"{self.endpoint.peer} ended the connection: {message.text or message.code}",
+                code=Code(message.code) if message.code in Code._value2member_map_ else None,
+                retryable=message.retryable,
+                retry_after_ms=message.retry_after_ms,
+            )
+
+    def _accept_stream(self, stream: int, message: Message) -> Sink | None:
+        try:
+            if self._accept is None:
+                raise Cancelled("this side takes no requests", code=Code.UNSUPPORTED)
+            sink = self._accept(self, stream, message)
+        except BlockprotoError as exc:
+            self.refuse(stream, exc)
+            return None
+        self._sinks[stream] = sink
+        return sink
+
+    def refuse(self, stream: int, error: BlockprotoError, scope: Scope = Scope.STREAM) -> None:
+        """Answer ``stream`` with ERROR; harmless if it is closed."""
+        if self.lost is None and self.session.is_open(stream):
+            self.post(stream, stream_error(error, scope=scope))
+        if scope is Scope.STREAM:
+            self.forget(stream)
+
+    def _reject(self, stream: int, error: BlockprotoError) -> None:
+        if isinstance(error, StoreFailed):
+            raise error
+        sink = self._sinks.get(stream)
+        self.refuse(stream, error)
+        if sink is not None:
+            sink.ended(error)
+
+    # ---- credit, silence, end ---------------------------------------------------------------------------------
+
+    def _on_credit(self, stream: int) -> None:
+        if stream == 0:
+            received = self.session.received_by_peer(0)
+            self.pace.received(received, trio.current_time(), self.session.sent(0) - received)
+        self._news.unpark_all()
+
+    def _return_credit(self, now: float) -> None:
+        soon = now - self._credited_at >= _CREDIT_EVERY_S
+        least = _CREDIT_LEAST if soon else self.session.limits.stream_allowance // 4
+        frames = self.session.credits_due(least)
+        if frames:
+            self._credited_at = now
+            for frame in frames:
+                self._queue(frame)
+
+    def _deadline(self) -> float:
+        deadline = self._heard_at + self._silence_s
+        if not self.greeted.is_set():
+            deadline = min(deadline, self._heard_at + GREETING_S)
+        if self._head_begun_at is not None:
+            deadline = min(deadline, self._head_begun_at + HEAD_S)
+        if self._ping_every_s is not None and not self._pinged:
+            deadline = min(deadline, self._heard_at + self._ping_every_s)
+        return deadline
+
+    def _on_silence(self, now: float) -> None:
+        if self._ping_every_s is not None and not self._pinged and self.greeted.is_set():
+            if now >= self._heard_at + self._ping_every_s:
+                self._pinged = True
+                self.post(0, Ping(opaque=bytes(8), next_s=round(self._ping_every_s)))
+                return
+        if now >= self._deadline():
+            raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {now - self._heard_at:.0f} s")
+
+    async def _refuse(self, error: BlockprotoError) -> None:
+        """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
+        log.info("ending the connection to %s: %s", self.endpoint.peer, error)
+        with trio.move_on_after(DISCARD_S):
+            await self._turns.take(CONTROL)
+            try:
+                await self._write(self._last_words(error))
+            except ConnectionLost:
+                pass  # the peer is gone: nobody is left to be told
+            else:
+                await self._discard()
+        self.lost = error
+
+    def _last_words(self, error: BlockprotoError) -> list[bytes]:
+        if isinstance(error, NotBlockproto):
+            return [NOT_BLOCKPROTO_TEXT]
+        greeting = [] if self.greeted.is_set() or self.session.side is Side.CLIENT else [self.session.greeting()]
+        return [*greeting, *self._control_frames(), self.session.send(0, connection_error(error))]
+
+    async def _discard(self) -> None:
+        view = memoryview(bytearray(64 * 1024))
+        with contextlib.suppress(ConnectionLost):
+            while await self.endpoint.receive_into(view):
+                pass
+
+    def _end(self, error: BlockprotoError) -> None:
+        self.lost = self.lost or error
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.ended(self.lost)
+        self._news.unpark_all()
+        self.greeted.set()
+        self.finished.set()
+
+
+def error_of(message: Error) -> BlockprotoError:
+    """The exception that an ERROR message stands for."""
+    return error_from_code(
+        message.code,
+        message.text,
+        retryable=message.retryable,
+        retry_after_ms=message.retry_after_ms,
+        blockno=message.blockno,
+        current=message.current,
+    )
+
+

@@ -1,0 +1,200 @@
+"""Bytes in and out: one interface over a plain TCP socket and over any Trio stream.
+
+A socket fills the caller's own memory and sends several pieces of memory in one call; TLS and memory streams have neither,
+so there it copies. Trio's own socket calls pass through the scheduler each time, which costs as much as hashing 100 KiB;
+the socket endpoint asks the kernel first, waits only when it must, and passes through the scheduler once per
+``BYTES_PER_CHECKPOINT``, so that one fast peer cannot starve the others.
+
+A failed or cancelled ``send`` leaves the byte stream in an unknown state: close the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import trio
+
+from .errors import ConnectionLost
+
+BYTES_PER_CHECKPOINT = 1 << 20
+NOTSENT_LOWAT_BYTES = 128 * 1024
+_SEND_PARTS_MAX = 64
+_KEEPALIVE_IDLE_S = 60
+
+Part = bytes | bytearray | memoryview
+
+
+class Endpoint(Protocol):
+    """A byte stream to a peer."""
+
+    peer: str
+
+    async def receive_into(self, view: memoryview) -> int:
+        """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
+
+        Raises:
+            ConnectionLost: the connection broke.
+
+        Cancellation: nothing is lost; no byte was taken.
+        """
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """Send all bytes of ``parts`` in order.
+
+        Raises:
+            ConnectionLost: the connection broke.
+
+        Cancellation: an unknown part was sent; close the connection.
+        """
+
+    def limit_unsent(self, limited: bool) -> None:
+        """Keep little in the kernel's queue (so that a scheduler's choice counts), or as much as it likes."""
+
+    async def aclose(self) -> None:
+        """Close at once. Harmless when repeated."""
+
+
+class SocketEndpoint:
+    """A connected TCP socket. Takes ownership of ``sock``."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._unyielded = 0
+        self._limited = False
+        self.peer = _describe(sock)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            _tune(sock)
+
+    async def receive_into(self, view: memoryview) -> int:
+        """See Endpoint."""
+        while True:
+            try:
+                received = self._socket.recv_into(view)
+            except BlockingIOError:
+                self._unyielded = 0
+                await self._wait(trio.lowlevel.wait_readable)
+                continue
+            except OSError as exc:
+                raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
+            await self._yield_after(received)
+            return received
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        rest = [memoryview(part) for part in parts if len(part)]
+        while rest:
+            try:
+                sent = self._send_some(rest[:_SEND_PARTS_MAX])
+            except BlockingIOError:
+                self._unyielded = 0
+                await self._wait(trio.lowlevel.wait_writable)
+                continue
+            except OSError as exc:
+                raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
+            rest = _after(rest, sent)
+            await self._yield_after(sent)
+
+    def limit_unsent(self, limited: bool) -> None:
+        """See Endpoint; a platform without TCP_NOTSENT_LOWAT keeps its own choice."""
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if option is None or limited is self._limited:
+            return
+        self._limited = limited
+        with contextlib.suppress(OSError):  # an option, not a promise: some stacks refuse it
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_LOWAT_BYTES if limited else 0x7FFFFFFF)
+
+    async def aclose(self) -> None:
+        """See Endpoint."""
+        if self._socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+    def _send_some(self, parts: list[memoryview]) -> int:
+        if hasattr(self._socket, "sendmsg"):
+            return self._socket.sendmsg(parts)
+        return self._socket.send(parts[0])
+
+    async def _wait(self, wait_ready: object) -> None:
+        try:
+            await wait_ready(self._socket)  # type: ignore[operator]
+        except trio.ClosedResourceError as exc:
+            raise ConnectionLost(f"the connection to {self.peer} was closed here") from exc
+
+    async def _yield_after(self, length: int) -> None:
+        self._unyielded += length
+        if self._unyielded >= BYTES_PER_CHECKPOINT:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
+
+
+class StreamEndpoint:
+    """Any Trio stream: TLS, a memory stream in tests. Takes ownership of ``stream``."""
+
+    def __init__(self, stream: trio.abc.Stream, peer: str = "stream") -> None:
+        self._stream = stream
+        self.peer = peer
+
+    async def receive_into(self, view: memoryview) -> int:
+        """See Endpoint."""
+        try:
+            received = await self._stream.receive_some(len(view))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke") from exc
+        view[: len(received)] = received
+        return len(received)
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        try:
+            for part in parts:
+                if len(part):
+                    await self._stream.send_all(part)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke") from exc
+
+    def limit_unsent(self, limited: bool) -> None:
+        """See Endpoint; a stream has no kernel queue that we could reach."""
+
+    async def aclose(self) -> None:
+        """See Endpoint."""
+        await trio.aclose_forcefully(self._stream)
+
+
+def endpoint_of(stream: trio.abc.Stream) -> Endpoint:
+    """The best endpoint for ``stream``, which must not be used afterwards."""
+    if isinstance(stream, trio.SocketStream):
+        family, kind = stream.socket.family, stream.socket.type
+        return SocketEndpoint(socket.socket(family, kind, fileno=stream.socket.detach()))
+    return StreamEndpoint(stream)
+
+
+def _describe(sock: socket.socket) -> str:
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return "a closed connection"
+    if isinstance(address, tuple):
+        host, port = address[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return "a local socket"
+
+
+def _tune(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # a peer that is already gone shows itself at the first read
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [part[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []

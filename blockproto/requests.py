@@ -1,0 +1,352 @@
+"""What a server answers besides uploads: FETCH, LIST and REMOVE, each on a stream of its own.
+
+A request is decoded, answered by the store in a worker thread (or by the committer, if it changes anything), and the
+stream ends with the answer. A served FETCH is the sender of ``transfer.sending`` with a finished file as its source.
+
+Spec: BP1-FET, BP1-LST.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from blake3 import blake3
+
+import trio
+
+from .blocks import BlockSet, block_span, blocknum_of
+from .connection import Connection
+from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
+from .names import SafeName
+from .store import Facts, FileEntry, FileStore, RecordB3sum, Remove, StoredFile, StoredReader, UploadEntry, UploadKey, Work
+from .transfer.committing import Committer, Disk, run_in_thread
+from .transfer.sending import Lane, Sending
+from .transfer.uploads import Uploads
+from .wire import (
+    EntryKind,
+    Fetch,
+    FileItem,
+    Item,
+    List,
+    ListKind,
+    Message,
+    Open,
+    Priority,
+    ReceiptItem,
+    Result,
+    UploadItem,
+    page_items,
+)
+from .wire import Remove as RemoveMessage
+from .wire import RemoveKind
+
+PAGE_ITEMS_MAX = 1000
+_HASH_LENGTH = 8 << 20
+
+
+class Answerer:
+    """Answers one LIST or REMOVE.
+
+    Args:
+        connection, stream: where the question came.
+        nursery: where the answer is worked out; it may outlive the connection.
+        store, uploads: what is asked about.
+        principal: who asks (16 bytes).
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: int,
+        nursery: trio.Nursery,
+        store: FileStore,
+        uploads: Uploads,
+        principal: bytes,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._nursery = nursery
+        self._store = store
+        self._uploads = uploads
+        self._principal = principal
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, List | RemoveMessage):
+            self._nursery.start_soon(self._answer, message)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("a request has no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+
+    async def _answer(self, message: List | RemoveMessage) -> None:
+        try:
+            result = await (self._list(message) if isinstance(message, List) else self._remove(message))
+        except BlockprotoError as exc:
+            self._connection.refuse(self._stream, exc)
+            return
+        if self._connection.session.is_open(self._stream):
+            self._connection.post(self._stream, result)
+        self._connection.forget(self._stream)
+
+    async def _remove(self, message: RemoveMessage) -> Result:
+        if message.kind == RemoveKind.UPLOAD:
+            await self._uploads.discard(UploadKey(self._principal, message.id))
+        else:
+            name = SafeName.parse(message.filename) if message.filename else None
+            work = Remove(name, None if name else message.id, message.recursive)
+            await commit_and_wait(self._uploads.committer, work, self._principal)
+        return Result(kind=message.kind)
+
+    async def _list(self, message: List) -> Result:
+        if message.follow:
+            raise Unsupported("FOLLOW is reserved for a later profile")
+        if message.kind == ListKind.UPLOADS:
+            return await self._list_uploads(message)
+        if message.kind == ListKind.RECEIPTS:
+            return await run_in_thread(lambda: self._receipts(message))
+        if message.kind == ListKind.FILES:
+            return await (self._stat(message) if message.exact else self._list_files(message))
+        raise Unsupported(f"LIST of kind {message.kind} is reserved for a later profile")
+
+    def _receipts(self, message: List) -> Result:
+        """The receipts there are, in the order asked for; the cursor is not empty when they did not all fit."""
+        found = self._store.receipts(self._principal, message.ids)
+        items = [_receipt_item(stored) for stored in found]
+        fitting = page_items(items, self._connection.session.head_length_max)
+        return Result(message.kind, tuple(items[:fitting]), "more" if fitting < len(items) else "")
+
+    async def _stat(self, message: List) -> Result:
+        name = SafeName.parse(message.name)
+        entry = await run_in_thread(lambda: self._store.stat(name))
+        b3sum = entry.b3sum
+        if message.b3sum and b3sum is None and not entry.folder:
+            b3sum = await self._compute_b3sum(name)
+        return Result(message.kind, (_file_item(entry, b3sum),))
+
+    async def _compute_b3sum(self, name: SafeName) -> bytes:
+        reader = await run_in_thread(lambda: self._store.open_file(name, None))
+        try:
+            hasher = blake3()
+            memory = memoryview(bytearray(_HASH_LENGTH))
+            position = 0
+            while read := await run_in_thread(partial(_hash_some, reader, hasher, position, memory)):
+                position += read
+            if not await run_in_thread(reader.unchanged):
+                raise SourceChanged(f"{name.text} changed while it was being read")
+        finally:
+            reader.close()
+        digest = hasher.digest()
+        work = RecordB3sum(name, reader.entry.version, digest)
+        await commit_and_wait(self._uploads.committer, work, self._principal)
+        return digest
+
+    async def _list_files(self, message: List) -> Result:
+        folder = SafeName.parse(message.name).text if message.name else ""
+
+        def page(limit: int) -> tuple[list[Item], str]:
+            entries, cursor = self._store.files(folder, message.recursive, message.cursor, limit)
+            return [_file_item(entry, entry.b3sum) for entry in entries], cursor
+
+        return await run_in_thread(lambda: self._fit(message, page))
+
+    async def _list_uploads(self, message: List) -> Result:
+        def page(limit: int) -> tuple[list[Item], str]:
+            entries, cursor = self._store.uploads(self._principal, message.cursor, limit)
+            return [_upload_item(entry) for entry in entries], cursor
+
+        return await run_in_thread(lambda: self._fit(message, page))
+
+    def _fit(self, message: List, page: object) -> Result:
+        """A page of as many items as were asked for and as the peer's head takes."""
+        limit = max(1, min(message.limit, PAGE_ITEMS_MAX))
+        items, cursor = page(limit)  # type: ignore[operator]
+        fitting = page_items(items, self._connection.session.head_length_max)
+        if fitting < len(items):
+            items, cursor = page(fitting)  # type: ignore[operator]
+        return Result(message.kind, tuple(items), cursor)
+
+
+class ServedFetch:
+    """Answers one FETCH: opens the file, then sends it.
+
+    Args: as for ``Answerer``; ``disk`` reads the file.
+    """
+
+    def __init__(
+        self, connection: Connection, stream: int, nursery: trio.Nursery, store: FileStore, disk: Disk
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._nursery = nursery
+        self._store = store
+        self._disk = disk
+        self._lane: Lane | None = None
+        self._reader: StoredReader | None = None
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Fetch):
+            await self._begin(message)
+        elif self._lane is not None:
+            await self._lane.received(message, payload_length)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("a fetcher sends no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        if self._lane is not None:
+            self._lane.ended(error)
+
+    async def _begin(self, message: Fetch) -> None:
+        name = SafeName.parse(message.filename) if message.filename else None
+        reader = await run_in_thread(lambda: self._store.open_file(name, None if name else message.file_id))
+        try:
+            source = StoredSource(reader, self._disk, message)
+        except BlockprotoError:
+            reader.close()
+            raise
+        entry = reader.entry
+        sending = Sending(source, entry.version, priority=Priority(message.priority))
+        sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
+        self._reader = reader
+        self._lane = Lane(self._connection, sending, self._stream)
+        self._connection.post(self._stream, _open_message(entry, source, message))
+        self._nursery.start_soon(self._send, sending, self._lane)
+
+    async def _send(self, sending: Sending, lane: Lane) -> None:
+        assert self._reader is not None
+        try:
+            await sending.run([lane])
+        except BlockprotoError as exc:
+            self._connection.refuse(self._stream, exc)
+        finally:
+            self._reader.close()
+
+
+class StoredSource:
+    """A finished file, or the range of it that was asked for, as a ``transfer.sending.Source``.
+
+    Args:
+        reader: the open file; the caller closes it.
+        disk: decides whether reads leave the Trio thread.
+        message: the FETCH.
+
+    Raises:
+        BadFacts: the range begins past the file's end, or it is a folder.
+        SourceChanged: the file is not of the version that was asked for.
+    """
+
+    def __init__(self, reader: StoredReader, disk: Disk, message: Fetch) -> None:
+        entry = reader.entry
+        if message.version not in (bytes(16), entry.version):
+            raise SourceChanged(f"{entry.filename.text} is not the version that was asked for any more")
+        if message.first > entry.filesize or (message.first == entry.filesize and entry.filesize):
+            raise BadFacts(f"the range begins at {message.first}, the file has {entry.filesize} bytes")
+        self.facts = Facts(entry.filename, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode)
+        self.first = message.first
+        self.end: int | None = entry.filesize
+        if message.length is not None:
+            self.end = min(entry.filesize, message.first + message.length)
+        self.window_bytes: int | None = None
+        self._reader = reader
+        self._disk = disk
+
+    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
+        """See Source."""
+        assert self.end is not None
+        position, length = block_span(blockno, self.first, self.end)
+        if await self._disk.read(self._reader.read_into, position, memory[:length]) != length:
+            raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
+        return memory[:length]
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """See Source."""
+        return self._reader.read_into(position, view)
+
+    def durable(self, blockno: int) -> None:
+        """See Source."""
+
+    def unchanged(self) -> bool:
+        """See Source."""
+        return self._reader.unchanged()
+
+
+async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
+    """Submit ``work`` and wait for its outcome; raises it if it is an error."""
+    done = trio.Event()
+    committer.submit(work, lambda _: done.set(), principal=principal, small=True)
+    await done.wait()
+    if isinstance(work.outcome, BlockprotoError):
+        raise work.outcome
+
+
+def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memoryview) -> int:
+    read = reader.read_into(position, memory)
+    hasher.update(memory[:read])
+    return read
+
+
+def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Open:
+    return Open(
+        sourceid=entry.version,
+        attempt=0,
+        filesize=entry.filesize,
+        blocknum=blocknum_of(entry.filesize),
+        filename=entry.filename.text,
+        filetype=entry.filetype,
+        priority=message.priority,
+        mtime_ns=entry.mtime_ns,
+        mode=entry.mode,
+        root=entry.root,
+        b3sum=entry.b3sum,
+        version=entry.version,
+        file_id=entry.file_id,
+    )
+
+
+def _file_item(entry: FileEntry, b3sum: bytes | None) -> FileItem:
+    return FileItem(
+        kind=EntryKind.FOLDER if entry.folder else EntryKind.FILE,
+        filesize=entry.filesize,
+        mtime_ns=entry.mtime_ns,
+        mode=entry.mode,
+        file_id=entry.file_id,
+        version=entry.version,
+        filename=entry.filename.text,
+        filetype=entry.filetype,
+        root=entry.root,
+        b3sum=b3sum,
+    )
+
+
+def _upload_item(entry: UploadEntry) -> UploadItem:
+    return UploadItem(
+        sourceid=entry.key.sourceid,
+        file_id=entry.file_id,
+        filesize=entry.filesize,
+        blocknum=None if entry.filesize is None else blocknum_of(entry.filesize),
+        position=entry.position,
+        held_count=entry.held_count,
+        expires_ms=entry.expires_ms,
+        filename=entry.filename.text,
+        filetype=entry.filetype,
+    )
+
+
+def _receipt_item(stored: StoredFile) -> ReceiptItem:
+    return ReceiptItem(
+        sourceid=stored.sourceid,
+        file_id=stored.file_id,
+        root=stored.root,
+        filesize=stored.filesize,
+        stored_as=stored.stored_as,
+        b3sum=stored.b3sum,
+    )
+
+

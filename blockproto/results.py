@@ -1,0 +1,121 @@
+"""What the public interface takes and gives: jobs, receipts, and entries, in plain types.
+
+Ids, versions and digests are lower-case hex here; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .wire import EntryKind, FileItem, UploadItem
+
+
+@dataclass(frozen=True, slots=True)
+class UploadJob:
+    """One file or folder for ``Client.upload_all``.
+
+    Attributes:
+        path: of the file or folder here.
+        name: its whole name on the server, with "/" between components.
+        if_exists: ``keep`` both, ``refuse``, or ``replace``.
+    """
+
+    path: Path
+    name: str
+    if_exists: str = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one transfer.
+
+    Attributes:
+        filename: the name that was asked for; ``stored_as`` is the one it got (for a download: the local path).
+        blocknum: how many blocks the file has.
+        root: digest of the block digests; b3sum: BLAKE3 of the file, or None while nobody computed it.
+        resumed: whether something was there already.
+        blocks_sent, blocks_skipped: blocks that travelled, and that did not have to.
+        payload_bytes_sent: bytes of file content that were put on the wire by this call.
+        connections: over how many.
+        elapsed_s: seconds from OPEN or the first byte to COMMITTED.
+    """
+
+    filename: str
+    filetype: str
+    filesize: int
+    blocknum: int
+    sourceid: str
+    root: str
+    b3sum: str | None
+    stored_as: str
+    resumed: bool
+    blocks_sent: int
+    blocks_skipped: int
+    payload_bytes_sent: int
+    connections: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """A finished file or folder on the server."""
+
+    filename: str
+    folder: bool
+    filetype: str
+    filesize: int
+    mtime_ns: int
+    mode: int
+    file_id: str
+    version: str
+    root: str | None
+    b3sum: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadInfo:
+    """An unfinished upload on the server; ``position`` bytes are durable without a gap, ``held_count`` blocks in all."""
+
+    sourceid: str
+    file_id: str
+    filename: str
+    filetype: str
+    filesize: int | None
+    blocknum: int | None
+    position: int
+    held_count: int
+    expires_ms: int | None
+
+
+def file_info(item: FileItem) -> FileInfo:
+    """The public form of a file item."""
+    return FileInfo(
+        filename=item.filename,
+        folder=item.kind == EntryKind.FOLDER,
+        filetype=item.filetype,
+        filesize=item.filesize,
+        mtime_ns=item.mtime_ns,
+        mode=item.mode,
+        file_id=item.file_id.hex(),
+        version=item.version.hex(),
+        root=item.root.hex() if item.root else None,
+        b3sum=item.b3sum.hex() if item.b3sum else None,
+    )
+
+
+def upload_info(item: UploadItem) -> UploadInfo:
+    """The public form of an upload item."""
+    return UploadInfo(
+        sourceid=item.sourceid.hex(),
+        file_id=item.file_id.hex(),
+        filename=item.filename,
+        filetype=item.filetype,
+        filesize=item.filesize,
+        blocknum=item.blocknum,
+        position=item.position,
+        held_count=item.held_count,
+        expires_ms=item.expires_ms,
+    )
+
+

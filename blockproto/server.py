@@ -1,0 +1,185 @@
+"""The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
+
+    listener → Connection → stream's first message → Incoming · BriefIncoming · ServedFetch · Answerer
+
+One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
+what is in flight, then what is known of unfinished blocks is recorded and everything queued is made durable.
+
+Spec: BP1-END; the rest is in the modules above.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import trio
+
+from .connection import Acceptor, Connection, Sink
+from .endpoint import Endpoint, endpoint_of
+from .errors import Code, GoingAway, StoreFailed, Unsupported
+from .requests import Answerer, ServedFetch
+from .session import Limits, Session, Side
+from .store import FileStore
+from .transfer.committing import Committer, Disk, run_in_thread
+from .transfer.receiving import BriefIncoming, Incoming
+from .transfer.uploads import Uploads
+from .wire import Block, Fetch, List, Message, Open, Remove
+
+ANONYMOUS = bytes(16)
+"""The principal of everybody while there is no authentication."""
+GRACE_S = 2.0
+RETRY_AFTER_MS = 500
+SWEEP_EVERY_S = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves one store to any number of connections.
+
+    Args:
+        store: what is served; closed by ``run``.
+        limits: what HELLO says; None for the defaults.
+    """
+
+    def __init__(self, store: FileStore, *, limits: Limits | None = None) -> None:
+        self.store = store
+        self.committer = Committer(store)
+        self.disk = Disk()
+        self.uploads = Uploads(store, self.committer, self.disk)
+        self._limits = limits or Limits(agent="blockproto")
+        self._connections: set[Connection] = set()
+        self._stopping = trio.Event()
+        self._failure: StoreFailed | None = None
+        self._nursery: trio.Nursery | None = None
+        self._started = trio.Event()
+
+    async def run(
+        self,
+        listeners: Sequence[trio.abc.Listener[trio.SocketStream]] = (),
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve until ``stop`` or cancellation; then leave in good order and close the store.
+
+        Raises:
+            StoreFailed: the disk reported an error; every client was told, nothing was acknowledged after it.
+
+        Cancellation: unfinished blocks are recorded and what was received is made durable before this returns.
+        """
+        async with trio.open_nursery() as watching:
+            watching.start_soon(self._stop_when_cancelled)
+            with trio.CancelScope(shield=True):
+                await self._serve(listeners, task_status)
+            watching.cancel_scope.cancel()
+        if self._failure is not None:
+            raise StoreFailed(f"the store failed and the server left: {self._failure}") from self._failure
+
+    async def _serve(
+        self, listeners: Sequence[trio.abc.Listener[trio.SocketStream]], task_status: trio.TaskStatus[None]
+    ) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._commit)
+                nursery.start_soon(self._sweep)
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(self._accept_from, listener, nursery)
+                    self._started.set()
+                    task_status.started()
+                    await self._stopping.wait()
+                    accepting.cancel_scope.cancel()
+                await self._leave()
+                nursery.cancel_scope.cancel()
+        finally:
+            await run_in_thread(self.store.close)
+
+    async def _stop_when_cancelled(self) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.stop()
+
+    async def _commit(self) -> None:
+        try:
+            await self.committer.run()
+        except StoreFailed as exc:
+            self._fail(exc)
+
+    def _fail(self, failure: StoreFailed) -> None:
+        """The disk cannot be trusted any more: tell everybody and leave."""
+        log.error("the store failed: %s", failure)
+        self._failure = self._failure or failure
+        self.stop()
+
+    def stop(self) -> None:
+        """Begin to leave; ``run`` returns when everything is durable."""
+        self._stopping.set()
+
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one connection over any Trio stream; ``run`` must be running. Returns when it has ended."""
+        await self._started.wait()
+        await self.serve_endpoint(endpoint_of(stream))
+
+    async def serve_endpoint(self, endpoint: Endpoint) -> None:
+        """Serve one connection; returns when it has ended."""
+        assert self._nursery is not None
+        session = Session(Side.SERVER, self._limits)
+        connection = Connection(endpoint, session, accept=self._acceptor(self._nursery))
+        self._connections.add(connection)
+        try:
+            reason = await connection.run()
+            if isinstance(reason, StoreFailed):
+                self._fail(reason)
+            log.debug("%s: %s", endpoint.peer, reason)
+        finally:
+            self._connections.discard(connection)
+
+    def _acceptor(self, nursery: trio.Nursery) -> Acceptor:
+        def accept(connection: Connection, stream: int, message: Message) -> Sink:
+            if self._stopping.is_set():
+                raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
+            if isinstance(message, Open):
+                return Incoming(connection, stream, self.uploads, ANONYMOUS)
+            if isinstance(message, Block):
+                return BriefIncoming(connection, stream, self.store, self.committer, ANONYMOUS)
+            if isinstance(message, Fetch):
+                return ServedFetch(connection, stream, nursery, self.store, self.disk)
+            if isinstance(message, List | Remove):
+                return Answerer(connection, stream, nursery, self.store, self.uploads, ANONYMOUS)
+            raise Unsupported(f"a stream cannot begin with {type(message).__name__}")
+
+        return accept
+
+    async def _accept_from(self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery) -> None:
+        await trio.serve_listeners(self.serve_stream, [listener], handler_nursery=nursery)
+
+    async def _sweep(self) -> None:
+        """Remove what has expired, a little at a time."""
+        while True:
+            now_ms = time.time_ns() // 1_000_000
+            works = await run_in_thread(lambda: self.store.sweep(now_ms))
+            for work in works:
+                self.committer.submit(work, lambda _: None, principal=ANONYMOUS, small=True)
+            if works:
+                await self.committer.drain()
+            else:
+                await trio.sleep(SWEEP_EVERY_S)
+
+    async def _leave(self) -> None:
+        connections = tuple(self._connections)
+        for connection in connections:
+            if self._failure is not None:
+                connection.end_with(self._failure)
+            else:
+                connection.say_goodbye(Code.GOING_AWAY, grace_ms=int(GRACE_S * 1000), retry_after_ms=RETRY_AFTER_MS)
+        with trio.move_on_after(GRACE_S):
+            for connection in connections:
+                await connection.finished.wait()
+        for connection in tuple(self._connections):
+            connection.close(GoingAway())
+            await connection.finished.wait()
+        await self.committer.drain()

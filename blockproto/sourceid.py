@@ -1,0 +1,83 @@
+"""How a client names its uploads, so that the same command resumes without any database.
+
+A sourceid is derived with keyed BLAKE3 from an installation secret and what makes the upload the same one: server, target
+name, path, size, modification time and inode. Another machine, or a changed file, gives another id. The id is no
+credential; the secret only keeps ids from telling who has which file.
+
+Spec: BP1-RES.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+
+from blake3 import blake3
+
+SECRET_LENGTH = 32
+SECRET_VARIABLE = "BLOCKPROTO_CONFIG"
+"""Environment variable that names another folder for the installation secret."""
+
+
+def installation_secret(folder: Path | None = None) -> bytes:
+    """This installation's 32 secret bytes, made on first use with mode 0600.
+
+    Where no file can be made, a fresh secret is returned: everything works, but another process will not resume.
+
+    Args:
+        folder: where it is kept; None for the platform's configuration folder.
+    """
+    if folder is None:
+        folder = _config_folder()
+    path = folder / "secret"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"secret.{secrets.token_hex(8)}"
+        if not path.exists():
+            _write_private(draft, secrets.token_bytes(SECRET_LENGTH))
+            with contextlib.suppress(FileExistsError):  # another process was first: its secret counts
+                os.link(draft, path)
+            draft.unlink()
+        secret = path.read_bytes()
+        if len(secret) == SECRET_LENGTH:
+            return secret
+    return secrets.token_bytes(SECRET_LENGTH)
+
+
+def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
+    """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent to ``server`` as ``name``."""
+    parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return blake3(text, key=secret).digest(16)
+
+
+class Attempts:
+    """Gives rising attempts: the clock in milliseconds, or one more than the last."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        """The next attempt; greater than every one before, also when the clock was set back."""
+        self._last = max(time.time_ns() // 1_000_000, self._last + 1)
+        return self._last
+
+
+def _config_folder() -> Path:
+    named = os.environ.get(SECRET_VARIABLE)
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_config_path("blockproto")
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

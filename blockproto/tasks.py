@@ -1,0 +1,41 @@
+"""A nursery whose only failures are its body's: errors come out as themselves, not wrapped in groups.
+
+For places where every background task reports through other means (a connection says why it ended, a committer fails its
+works), so that callers can write ``except ConnectionLost``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[trio.Nursery]:
+    """A nursery that is cancelled when the body ends; a single error leaves unwrapped."""
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        error = _only(group)
+        if error is None:
+            raise
+        raise error from error.__cause__
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """The one error in nested groups, Cancelled aside; None if there are several."""
+    rest = group.split(trio.Cancelled)[1]
+    if rest is None:
+        return None
+    error: BaseException = rest
+    while isinstance(error, BaseExceptionGroup):
+        if len(error.exceptions) != 1:
+            return None
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,177 @@
+"""The committer: the one place that makes things durable, and the only one that runs store code in worker threads.
+
+One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
+server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
+``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, and of each principal the small
+works (files of one block, removals, prefixes) go before the blocks of big ones.
+
+Rules:
+    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload.
+    2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
+    3. When the store reports ``StoreFailed``, the committer stops for good: nothing is acknowledged after that.
+
+Spec: BP1-RES (ACK is durable); spec/store.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from ..errors import StoreFailed
+from ..store import BlockDone, Finish, Upload, UploadStore, Work
+
+BATCH_LENGTH_MAX = 64 << 20
+BATCH_WORKS_MAX = 512
+QUICK_S = 0.005
+"""A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
+_LAST_WRITES = 16
+
+T = TypeVar("T")
+RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
+Done = Callable[[Work], None]
+
+
+async def run_in_thread(work: Callable[[], T]) -> T:
+    """Run blocking store code in a worker thread. Cancellation waits for it: a store call is never abandoned."""
+    return await trio.to_thread.run_sync(work)
+
+
+class _Lane:
+    """What one principal has queued."""
+
+    def __init__(self) -> None:
+        self.small: deque[tuple[Work, Done]] = deque()
+        self.big: deque[tuple[Work, Done]] = deque()
+
+    def pop(self) -> tuple[Work, Done] | None:
+        queue = self.small or self.big
+        return queue.popleft() if queue else None
+
+
+def _length(work: Work) -> int:
+    if isinstance(work, BlockDone):
+        return work.length
+    return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
+
+
+class Committer:
+    """Queues works and commits them in batches.
+
+    Args:
+        store: where to commit; ``commit`` is called by this object only.
+        run_blocking: how to run blocking code; tests run it inline.
+    """
+
+    def __init__(self, store: UploadStore, run_blocking: RunBlocking[None] = run_in_thread) -> None:
+        self.failed: StoreFailed | None = None
+        self._store = store
+        self._run_blocking = run_blocking
+        self._lanes: dict[bytes, _Lane] = {}
+        self._turn: deque[bytes] = deque()
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    def submit(self, work: Work, done: Done, *, principal: bytes, small: bool = False) -> None:
+        """Queue ``work``; ``done(work)`` is called when its outcome is set and durable.
+
+        Raises:
+            StoreFailed: the store has failed; nothing is taken any more.
+        """
+        if self.failed is not None:
+            raise self.failed
+        lane = self._lanes.get(principal)
+        if lane is None:
+            lane = self._lanes[principal] = _Lane()
+            self._turn.append(principal)
+        (lane.small if small else lane.big).append((work, done))
+        self._idle = self._idle if not self._idle.is_set() else trio.Event()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit until cancelled.
+
+        Raises:
+            StoreFailed: the medium reported an error.
+
+        Cancellation: the batch under way is finished first; its works are not reported.
+        """
+        while True:
+            await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                self._wake = trio.Event()
+                self._idle.set()
+                continue
+            await self._commit(batch)
+
+    async def drain(self) -> None:
+        """Wait until everything submitted so far is durable; returns at once when the store has failed."""
+        if self.failed is None:
+            await self._idle.wait()
+
+    async def _commit(self, batch: list[tuple[Work, Done]]) -> None:
+        works = [work for work, _ in batch]
+        try:
+            await self._run_blocking(lambda: self._store.commit(works))
+        except StoreFailed as exc:
+            self.failed = exc
+            self._idle.set()
+            raise
+        for work, done in batch:
+            done(work)
+
+    def _take(self) -> list[tuple[Work, Done]]:
+        batch: list[tuple[Work, Done]] = []
+        length = 0
+        while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
+            principal = self._turn.popleft()
+            taken = self._lanes[principal].pop()
+            if taken is None:
+                del self._lanes[principal]
+                continue
+            self._turn.append(principal)
+            batch.append(taken)
+            length += _length(taken[0])
+        return batch
+
+
+class Disk:
+    """Writes and reads of the Trio thread: inline while they are quick, in a worker thread while they are not.
+
+    A hop to a thread costs as much as writing a block to the page cache; a write that waits for a slow disk would hold
+    everybody. So the durations of the last writes decide.
+    """
+
+    def __init__(self) -> None:
+        self._last_slow: deque[bool] = deque([False] * _LAST_WRITES, maxlen=_LAST_WRITES)
+
+    @property
+    def slow(self) -> bool:
+        """Whether store calls leave the Trio thread now."""
+        return True in self._last_slow
+
+    async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
+        """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
+        if self.slow:
+            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)))
+        else:
+            self._timed(lambda: upload.write(position, piece))
+
+    async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
+        """``reader(position, view)``, likewise."""
+        if self.slow:
+            return await run_in_thread(lambda: self._timed(lambda: reader(position, view)))
+        return self._timed(lambda: reader(position, view))
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._last_slow.append(time.perf_counter() - begun > QUICK_S)

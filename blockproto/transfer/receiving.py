@@ -1,0 +1,526 @@
+"""The receiver: takes the blocks of one stream and answers for the file. Uploads and downloads use the same one.
+
+A stream has at most one unfinished block. Its bytes are written where they belong as they come and hashed beside; the
+frame that ends the block carries its digest, and only then does the block count. So memory is what one frame's fragment
+takes, and a connection that drops costs the bytes in flight.
+
+    Block → (Payload)* → Piece → (Payload)* … END → verified → committer → durable → ACK
+    Commit, when every block is durable and the root agrees → COMMITTED
+
+``Incoming`` is a stream of an upload that was opened (or fetched); ``BriefIncoming`` takes a file of at most one block
+that comes without OPEN.
+
+Spec: BP1-BLK, BP1-RES, BP1-COM, BP1-DIG.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from blake3 import blake3
+
+from ..blocks import BLOCK_LENGTH, Run, blocknum_of
+from ..connection import Connection, error_of
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    Cancelled,
+    DigestMismatch,
+    DigestsDiffer,
+    Scope,
+    SourceChanged,
+    UnexpectedMessage,
+)
+from ..names import SafeName
+from ..store import (
+    FOLDER_FILETYPE,
+    BlockDone,
+    Facts,
+    Finish,
+    IfExists,
+    Prefix,
+    StoredFile,
+    Upload,
+    UploadKey,
+    UploadStore,
+    Work,
+)
+from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece
+from .committing import Committer, run_in_thread
+from .uploads import LiveUpload, Uploads
+
+OPENED_RUNS_MAX = 400
+OPENED_PREFIXES_MAX = 64
+MODE_BITS = 0o777
+
+
+def facts_of(message: Open | Block) -> Facts:
+    """The facts a sender stated.
+
+    Raises:
+        NameRefused: the name breaks a rule.
+        BadFacts: a folder that has bytes.
+    """
+    if message.filetype == FOLDER_FILETYPE and message.filesize:
+        raise BadFacts("a folder has no bytes: its filesize is 0")
+    return Facts(
+        filename=SafeName.parse(message.filename),
+        filetype=message.filetype,
+        filesize=message.filesize,
+        mtime_ns=message.mtime_ns,
+        mode=None if message.mode is None else message.mode & MODE_BITS,
+        if_exists=IfExists(message.if_exists or 0),
+    )
+
+
+class BlockInProgress:
+    """The block a stream is sending: where the next byte goes and the digest so far.
+
+    Args:
+        message: the BLOCK that begins it.
+        end: position after the block's last byte, or None if only a short or full block will tell.
+        drop: why its bytes are not written (it is here already, or its prefix was not), or None.
+    """
+
+    def __init__(self, blockno: int, begin: int, position: int, end: int | None) -> None:
+        self.blockno = blockno
+        self.begin = begin
+        self.next = position
+        self.end = end
+        self.known: bytes | None = None
+        self.dropped = False
+        self.digest: bytes | None = None
+        self.commit = False
+        self.hasher = blake3()
+
+    @property
+    def writes(self) -> bool:
+        """Whether its bytes are to be written."""
+        return not self.dropped and self.known is None
+
+    def continue_with(self, position: int, payload_length: int, digest: bytes | None) -> None:
+        """Check the next frame of the block.
+
+        Raises:
+            BadFacts: the bytes are not the next ones, lie outside the block, or end too early.
+        """
+        if position != self.next:
+            raise BadFacts(f"block {self.blockno}: bytes at {position} where {self.next} is next")
+        after = position + payload_length
+        limit = self.end if self.end is not None else self.begin - self.begin % BLOCK_LENGTH + BLOCK_LENGTH
+        if after > limit:
+            raise BadFacts(f"block {self.blockno}: bytes up to {after}, but it ends at {limit}")
+        if digest is not None and self.end is not None and after != self.end:
+            raise BadFacts(f"block {self.blockno}: ended at {after} instead of {self.end}")
+        self.digest = digest
+
+    def prefix(self) -> Prefix:
+        """How far it got."""
+        return Prefix(self.next - self.begin, self.hasher.digest())
+
+
+class Incoming:
+    """A stream that brings blocks of an upload.
+
+    Args:
+        connection: where the stream is.
+        stream: its id.
+        uploads: the live uploads it belongs to.
+        principal: whose uploads (16 bytes).
+    """
+
+    def __init__(self, connection: Connection, stream: int, uploads: Uploads, principal: bytes) -> None:
+        self.upload: LiveUpload | None = None
+        self._connection = connection
+        self._stream = stream
+        self._uploads = uploads
+        self._principal = principal
+        self._sourceid = b""
+        self._chosen_here = False
+        self._filesize: int | None = None
+        self._block: BlockInProgress | None = None
+
+    # ---- what the connection tells ----------------------------------------------------------------------------
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Block):
+            await self._begin_block(message, payload_length)
+        elif isinstance(message, Piece):
+            await self._continue_block(message, payload_length)
+        elif isinstance(message, Open):
+            await self._open(message)
+        elif isinstance(message, Commit):
+            self._commit(message)
+        elif isinstance(message, Have):
+            await self._repair(message)
+        elif isinstance(message, Cancel):
+            self._cancel(message)
+        elif isinstance(message, Error):
+            raise UnexpectedMessage("a sender stops with CANCEL, not with ERROR")
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        block, upload = self._block, self.upload
+        if block is None or upload is None:
+            return
+        if block.writes:
+            await upload.write(block.blockno, position, view)
+        if not block.dropped:
+            block.hasher.update(view)
+        block.next = position + len(view)
+        if last and block.digest is not None:
+            self._end_block(block)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        self._leave()
+
+    # ---- what the upload tells --------------------------------------------------------------------------------
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """See uploads.Feed."""
+        self._connection.post_ack(self._stream, position, runs)
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Feed."""
+        self._connection.post(self._stream, committed_message(stored))
+        self._connection.forget(self._stream)
+        self._leave()
+
+    def say_differ(self, error: DigestsDiffer) -> None:
+        """See uploads.Feed."""
+        self._connection.refuse(self._stream, error, Scope.BLOCK)
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Feed."""
+        self._connection.refuse(self._stream, error)
+        self._leave()
+
+    # ---- requests ---------------------------------------------------------------------------------------------
+
+    async def _open(self, message: Open) -> None:
+        self._chosen_here = message.sourceid == bytes(16)
+        self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid
+        self._filesize = message.filesize
+        key = UploadKey(self._principal, self._sourceid)
+        found = await self._uploads.open(key, facts_of(message), message.attempt, self)
+        if isinstance(found, StoredFile):
+            self.say_committed(found)
+            return
+        self.upload = found
+        if not self._connection.session.is_open(self._stream):
+            self._leave()
+            return
+        self._connection.post(self._stream, self._opened(found))
+
+    def _opened(self, upload: LiveUpload) -> Opened:
+        unowned = [(no, prefix.length) for no, prefix in sorted(upload.prefixes.items()) if no not in upload.owners]
+        return Opened(
+            sourceid=self._sourceid,
+            file_id=upload.stored.file_id,
+            attempt=upload.attempt,
+            position=upload.position,
+            incarnation=self._uploads.store.incarnation,
+            expires_ms=upload.stored.expires_ms,
+            held=tuple(upload.held.runs(OPENED_RUNS_MAX)),
+            prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),
+        )
+
+    def _commit(self, message: Commit) -> None:
+        upload = self._opened_upload()
+        self._check_sourceid(message.sourceid)
+        facts = replace(
+            upload.facts,
+            filesize=message.filesize,
+            mtime_ns=upload.facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
+            mode=upload.facts.mode if message.mode is None else message.mode & MODE_BITS,
+        )
+        upload.commit(message.root, message.filesize, facts)
+
+    async def _repair(self, message: Have) -> None:
+        upload = self._opened_upload()
+        await upload.repair(message.digests)
+        if not message.more and self.upload is upload:
+            self._connection.post(self._stream, self._opened(upload))
+
+    def _cancel(self, message: Cancel) -> None:
+        upload = self._opened_upload()
+        cancelled = Cancelled("cancelled by the sender")
+        if message.discard:
+            upload.stop(cancelled, discard=True)
+        else:
+            self.say_stopped(cancelled)
+
+    # ---- blocks -----------------------------------------------------------------------------------------------
+
+    async def _begin_block(self, message: Block, payload_length: int) -> None:
+        upload = self._opened_upload()
+        self._check_sourceid(message.sourceid)
+        if message.filesize != self._filesize:
+            raise BadFacts(f"BLOCK says {message.filesize} bytes, the upload was begun with {self._filesize}")
+        self._abandon()
+        begin = max(message.blockno * BLOCK_LENGTH, upload.first)
+        block = BlockInProgress(message.blockno, begin, message.position, self._end_of(message.blockno, upload))
+        block.continue_with(message.position, payload_length, message.digest)
+        block.known = upload.digest_of(message.blockno)
+        self._block = block
+        if block.known is None:
+            await upload.take_block(block.blockno, self)
+            block.dropped = not await self._continue_prefix(upload, block)
+        elif block.next != begin:
+            block.dropped = True
+        if payload_length == 0 and block.digest is not None:
+            self._end_block(block)
+
+    async def _continue_block(self, message: Piece, payload_length: int) -> None:
+        self._opened_upload()
+        if self._block is None:
+            raise BadFacts("PIECE without a BLOCK that began it")
+        self._block.continue_with(message.position, payload_length, message.digest)
+        if payload_length == 0 and message.digest is not None:
+            self._end_block(self._block)
+
+    async def _continue_prefix(self, upload: LiveUpload, block: BlockInProgress) -> bool:
+        """Hash what is there of the block again; whether it can be built upon."""
+        length = block.next - block.begin
+        prefix = upload.prefixes.get(block.blockno)
+        if length == 0:
+            upload.drop_prefix(block.blockno)
+            return True
+        if prefix is None or prefix.length != length:
+            return False
+        view = memoryview(bytearray(length))
+        read = await run_in_thread(lambda: upload.stored.read_into(block.begin, view))
+        block.hasher.update(view[:read])
+        if read != length or block.hasher.digest() != prefix.digest:
+            upload.drop_prefix(block.blockno)
+            return False
+        return True
+
+    def _end_block(self, block: BlockInProgress) -> None:
+        upload = self._opened_upload()
+        self._block = None
+        digest = block.digest
+        assert digest is not None
+        if block.known is not None:
+            if not block.dropped and digest != block.known:
+                raise SourceChanged(f"block {block.blockno} was sent before with other bytes")
+            if block.blockno in upload.held:
+                self.say_durable(upload.position, [(block.blockno, 1)])
+        elif block.dropped or block.hasher.digest() != digest:
+            upload.owners.pop(block.blockno, None)
+            upload.drop_prefix(block.blockno)
+            mismatch = DigestMismatch(f"block {block.blockno} did not arrive whole", blockno=block.blockno)
+            self._connection.refuse(self._stream, mismatch, Scope.BLOCK)
+        else:
+            upload.block_verified(block.blockno, block.next - block.begin, digest)
+
+    def _abandon(self) -> None:
+        block, self._block = self._block, None
+        if block is not None and self.upload is not None and block.writes:
+            if self.upload.owners.get(block.blockno) is self:
+                self.upload.owners.pop(block.blockno)
+                self.upload.keep_prefix(block.blockno, block.prefix())
+
+    def _end_of(self, blockno: int, upload: LiveUpload) -> int | None:
+        end = upload.facts.filesize
+        if end is None:
+            return None
+        if not 0 <= blockno < blocknum_of(end):
+            raise BadFacts(f"blockno {blockno} is not below blocknum {blocknum_of(end)}")
+        return min((blockno + 1) * BLOCK_LENGTH, end)
+
+    def _check_sourceid(self, sourceid: bytes) -> None:
+        if sourceid != self._sourceid and not (self._chosen_here and sourceid == bytes(16)):
+            raise BadFacts("this stream was opened for another sourceid")
+
+    def _opened_upload(self) -> LiveUpload:
+        if self.upload is None:
+            raise BadFacts("no upload was opened on this stream")
+        return self.upload
+
+    def _leave(self) -> None:
+        self._abandon()
+        upload, self.upload = self.upload, None
+        if upload is not None:
+            upload.leave(self)
+
+
+class FetchIncoming(Incoming):
+    """A stream that answers our FETCH: the file comes the same way, but the store was opened before we asked.
+
+    Args:
+        version: what the file must still be (16 bytes).
+        done: called with the receipt, or with why there is none; the first call counts.
+        on_durable: called with the position after each block that became durable.
+
+    The rest is as for ``Incoming``.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        uploads: Uploads,
+        principal: bytes,
+        version: bytes,
+        done: Callable[[StoredFile | BlockprotoError], None],
+        on_durable: Callable[[int], None],
+    ) -> None:
+        super().__init__(connection, 0, uploads, principal)
+        self.payload_bytes = 0
+        self._version = version
+        self._done = done
+        self._on_durable = on_durable
+
+    def fetch(self, upload: LiveUpload, message: Fetch) -> None:
+        """Open the stream and ask; raises what ``Connection.open`` raises."""
+        self._stream = self._connection.open(self)
+        self.upload = upload
+        self._connection.post(self._stream, message)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        self.payload_bytes += len(view)
+        await super().payload(position, view, last)
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """See uploads.Feed."""
+        super().say_durable(position, runs)
+        self._on_durable(position)
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Error) and message.scope == Scope.STREAM:
+            self.ended(error_of(message))
+        else:
+            await super().received(message, payload_length)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        super().ended(error)
+        self._done(error)
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Feed."""
+        super().say_committed(stored)
+        self._done(stored)
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Feed."""
+        super().say_stopped(error)
+        self._done(error)
+
+    async def _open(self, message: Open) -> None:
+        if message.version != self._version:
+            raise SourceChanged(f"{message.filename} changed while it was being fetched")
+        self._sourceid = message.sourceid
+        self._filesize = message.filesize
+
+    def _commit(self, message: Commit) -> None:
+        upload = self._opened_upload()
+        end = upload.facts.filesize
+        assert end is not None
+        upload.commit(message.root, end, upload.facts)
+
+
+class BriefIncoming:
+    """A stream that brings a whole file of at most one block, without OPEN.
+
+    Args:
+        connection, stream: where it is.
+        store, committer: where the file goes.
+        principal: whose it becomes.
+    """
+
+    def __init__(
+        self, connection: Connection, stream: int, store: UploadStore, committer: Committer, principal: bytes
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._store = store
+        self._committer = committer
+        self._principal = principal
+        self._upload: Upload | None = None
+        self._block: BlockInProgress | None = None
+        self._facts: Facts | None = None
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Block):
+            self._begin(message, payload_length)
+        elif isinstance(message, Piece) and self._block is not None:
+            self._block.continue_with(message.position, payload_length, message.digest)
+            self._block.commit = message.commit
+        elif isinstance(message, Cancel):
+            raise Cancelled("cancelled by the sender")
+        if self._block is not None and payload_length == 0 and self._block.digest is not None:
+            self._end(self._block)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        block = self._block
+        if block is None or self._upload is None:
+            return
+        self._upload.write(position, view)
+        block.hasher.update(view)
+        block.next = position + len(view)
+        if last and block.digest is not None:
+            self._end(block)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        if self._block is not None and self._upload is not None:
+            self._upload.close()
+        self._block = None
+
+    def _begin(self, message: Block, payload_length: int) -> None:
+        if self._block is not None:
+            raise BadFacts("a file without OPEN is one block")
+        facts = self._facts = facts_of(message)
+        if facts.filesize is None or facts.filesize > BLOCK_LENGTH or message.blockno != 0 or message.position != 0:
+            raise BadFacts("only a whole file of at most one block may come without OPEN")
+        block = BlockInProgress(0, 0, 0, facts.filesize)
+        block.continue_with(0, payload_length, message.digest)
+        block.commit = message.commit
+        sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
+        self._upload = self._store.begin_brief(UploadKey(self._principal, sourceid), facts, 0)
+        self._block = block
+
+    def _end(self, block: BlockInProgress) -> None:
+        upload, facts, digest = self._upload, self._facts, block.digest
+        assert upload is not None and facts is not None and digest is not None
+        if not block.commit:
+            raise BadFacts("a file without OPEN ends with the COMMIT flag")
+        if block.hasher.digest() != digest:
+            raise DigestMismatch("the file did not arrive whole", blockno=0)
+        self._block = None
+        done = BlockDone(upload, 0, 0, block.next, digest)
+        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else ())
+        self._committer.submit(finish, self._on_finished, principal=self._principal, small=True)
+
+    def _on_finished(self, work: Work) -> None:
+        assert self._upload is not None
+        self._upload.close()
+        if isinstance(work.outcome, StoredFile):
+            if self._connection.session.is_open(self._stream):
+                self._connection.post(self._stream, committed_message(work.outcome))
+            self._connection.forget(self._stream)
+        elif isinstance(work.outcome, BlockprotoError):
+            self._connection.refuse(self._stream, work.outcome)
+
+
+def committed_message(stored: StoredFile) -> Committed:
+    """The COMMITTED that says ``stored``."""
+    return Committed(
+        sourceid=stored.sourceid,
+        file_id=stored.file_id,
+        root=stored.root,
+        filesize=stored.filesize,
+        stored_as=stored.stored_as,
+        b3sum=stored.b3sum,
+    )
+
+

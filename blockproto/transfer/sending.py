@@ -1,0 +1,466 @@
+"""The sender: one file over one or several streams. Uploads and downloads use the same one.
+
+``Sending`` is the file as its sender sees it: what the receiver holds, what is under way, the digests. ``Lane`` is one
+stream that carries some of its blocks; lanes take the next missing block when they are free, so a slow connection
+carries fewer. Whatever the receiver held before is read and hashed beside (not sent), because the root is over all.
+
+    missing blocks → lanes → COMMIT → COMMITTED
+                        ↑ DIGESTS_DIFFER → HAVE → OPENED ┘
+
+Invariant: bytes sent − bytes durable ≤ ``undurable_max`` of the receiver, but for blocks already begun.
+
+Spec: BP1-BLK, BP1-COM, BP1-DIG.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from typing import Protocol
+
+import trio
+
+from ..blocks import BLOCK_LENGTH, DIGEST_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
+from ..connection import Connection, error_of
+from ..errors import BlockprotoError, Code, ConnectionLost, DigestMismatch, SourceChanged, UnexpectedMessage
+from ..store import Facts
+from ..wire import Ack, Block, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Priority
+from .committing import run_in_thread
+
+HAVE_DIGESTS_MAX = 1024
+BLOCK_TRIES_MAX = 5
+_HASH_BATCH_BLOCKS = 32
+
+
+class Source(Protocol):
+    """Where the bytes of a file come from.
+
+    Attributes:
+        facts: what is said of it; ``facts.filesize`` is None while the end is unknown.
+        first: position of the first byte to send (not 0 only for a ranged download).
+        end: position after the last byte to send, or None while unknown.
+        window_bytes: how much may be sent and not yet durable, because ``read_block`` must be able to give it again;
+            None: no limit of its own.
+    """
+
+    facts: Facts
+    first: int
+    end: int | None
+    window_bytes: int | None
+
+    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
+        """The bytes of a block, in ``memory`` or elsewhere; empty past the end of a source of unknown size.
+
+        Raises:
+            SourceChanged: the file is shorter than it was.
+        """
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Fill ``view`` from ``position`` on; called in worker threads for what is not sent."""
+
+    def durable(self, blockno: int) -> None:
+        """The receiver keeps this block now; it will not be asked for again."""
+
+    def unchanged(self) -> bool:
+        """Whether the file is still what it was when it was opened."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a transfer is.
+
+    Attributes:
+        filename: which file.
+        filesize: its size in bytes, or None while unknown.
+        position_bytes_done: bytes that are durable on the other side (or here, for a download).
+        payload_bytes_sent: bytes of file content put on the wire by this call.
+    """
+
+    filename: str
+    filesize: int | None
+    position_bytes_done: int = 0
+    payload_bytes_sent: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Sending:
+    """One file on its way.
+
+    Args:
+        source: its bytes.
+        sourceid: 16 bytes.
+        attempt: the attempt that OPEN says.
+        priority: of its blocks.
+        on_progress: called after each change that a person would want to see.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sourceid: bytes,
+        *,
+        priority: Priority = Priority.NORMAL,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.source = source
+        self.sourceid = sourceid
+        self.priority = priority
+        self.progress = Progress(source.facts.filename.text, source.end)
+        self.blocks_sent = 0
+        self.held_before: BlockSet | None = None
+        self.held = BlockSet()
+        self.prefixes: dict[int, int] = {}
+        self.committed: Committed | None = None
+        self.undurable_max = BLOCK_LENGTH
+        self._on_progress = on_progress
+        self._digests = bytearray()
+        self._digested = BlockSet()
+        self._in_flight: dict[int, int] = {}
+        self._undurable = 0
+        self._missing: Iterator[int] = iter(())
+        self._again: deque[int] = deque()
+        self._tries: dict[int, int] = {}
+        self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
+        self._first_block = source.first // BLOCK_LENGTH
+        self._failed: BlockprotoError | None = None
+        self._opened = trio.Event()
+        self._differs = False
+        self._news = trio.Event()
+
+    # ---- the whole of it --------------------------------------------------------------------------------------
+
+    async def run(self, lanes: Sequence[Lane]) -> Committed:
+        """Send what is missing over ``lanes`` and commit; the streams were opened with OPEN, and answered.
+
+        Raises:
+            ConnectionLost: a connection ended; call again with new lanes to go on.
+            SourceChanged: the file changed meanwhile; the receiver was told nothing of it.
+            BlockprotoError: the receiver stopped it, and says why.
+
+        Cancellation: streams are left as they are; end the connection or say CANCEL.
+        """
+        self._begin_round(lanes)
+        reason: BlockprotoError | None = None
+        try:
+            while self.committed is None:
+                await self._send_missing(lanes)
+                if not self.source.unchanged():
+                    raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
+                await self._commit(lanes)
+        except* BlockprotoError as group:
+            reason = self._failed or _first_of(group)
+        if self.committed is None:
+            assert reason is not None
+            raise reason
+        return self.committed
+
+    def receiver_holds(self, held: BlockSet, prefixes: dict[int, int]) -> None:
+        """What the receiver said it holds (OPENED, or FETCH)."""
+        self.held = held
+        self.prefixes = prefixes
+        if self.held_before is None:
+            self.held_before = held.copy()
+        self._report()
+
+    def _begin_round(self, lanes: Sequence[Lane]) -> None:
+        self._failed = None
+        self._in_flight.clear()
+        self._undurable = 0
+        self._again.clear()
+        self._missing = self._blocks_missing()
+        greetings = [lane.connection.session.peer_hello for lane in lanes]
+        self.undurable_max = min(hello.undurable_max if hello else BLOCK_LENGTH for hello in greetings)
+        if self.source.window_bytes is not None:
+            self.undurable_max = min(self.undurable_max, self.source.window_bytes)
+
+    def _blocks_missing(self) -> Iterator[int]:
+        if self._blocknum is None:
+            return (blockno for blockno in count() if blockno not in self.held)
+        return (blockno for blockno in self.held.missing(self._blocknum) if blockno >= self._first_block)
+
+    async def _send_missing(self, lanes: Sequence[Lane]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._digest_held)
+            for lane in lanes:
+                nursery.start_soon(lane.send_blocks)
+
+    async def _commit(self, lanes: Sequence[Lane]) -> None:
+        """Say COMMIT; returns when it was answered, by COMMITTED or by DIGESTS_DIFFER and the repair after it."""
+        self._differs = False
+        lane = lanes[0]
+        blocknum = self._blocknum
+        assert blocknum is not None
+        digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
+        root = root_of(digests, blocknum - self._first_block)
+        lane.connection.post(lane.stream, Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize())))
+        while self.committed is None and not self._differs:
+            if self._again:
+                await lane.send_blocks()
+            else:
+                await self._wait()
+        if self._differs:
+            await self._repair(lane, blocknum)
+
+    async def _repair(self, lane: Lane, blocknum: int) -> None:
+        """Tell every digest; the answer says what is still held, the rest is missing again (BP1-DIG)."""
+        await self._digest_held()
+        self._opened = trio.Event()
+        for first in range(0, max(blocknum, 1), HAVE_DIGESTS_MAX):
+            page = range(first, min(first + HAVE_DIGESTS_MAX, blocknum))
+            digests = tuple((blockno, self._digest(blockno)) for blockno in page if blockno >= self._first_block)
+            more = first + HAVE_DIGESTS_MAX < blocknum
+            lane.connection.post(lane.stream, Have(digests, more=more))
+        while not self._opened.is_set():
+            await self._wait()
+        self._missing = self._blocks_missing()
+
+    def _filesize(self) -> int:
+        size = self.source.facts.filesize if self.source.facts.filesize is not None else self.source.end
+        assert size is not None
+        return size
+
+    # ---- digests ----------------------------------------------------------------------------------------------
+
+    def remember_digest(self, blockno: int, digest: bytes) -> None:
+        """The digest of a block that was read."""
+        at = (blockno - self._first_block) * DIGEST_LENGTH
+        if len(self._digests) < at + DIGEST_LENGTH:
+            self._digests.extend(bytes(at + DIGEST_LENGTH - len(self._digests)))
+        self._digests[at : at + DIGEST_LENGTH] = digest
+        self._digested.add(blockno)
+
+    def _digest(self, blockno: int) -> bytes:
+        at = (blockno - self._first_block) * DIGEST_LENGTH
+        return bytes(self._digests[at : at + DIGEST_LENGTH])
+
+    def _digest_offsets(self, blocknum: int) -> range:
+        return range(0, (blocknum - self._first_block) * DIGEST_LENGTH, DIGEST_LENGTH)
+
+    async def _digest_held(self) -> None:
+        """Read and hash the blocks that were here before and so are not sent."""
+        todo = [blockno for blockno in self.held if blockno not in self._digested and blockno not in self._in_flight]
+        for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
+            batch = todo[at : at + _HASH_BATCH_BLOCKS]
+            for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch)):
+                self.remember_digest(blockno, digest)
+
+    def _hash_blocks(self, blocknos: Sequence[int]) -> list[tuple[int, bytes]]:
+        memory = memoryview(bytearray(BLOCK_LENGTH))
+        digests = []
+        for blockno in blocknos:
+            position, length = block_span(blockno, self.source.first, self.source.end or 0)
+            if self.source.read_into(position, memory[:length]) != length:
+                raise SourceChanged(f"{self.progress.filename} is shorter than it was")
+            digests.append((blockno, digest_of(memory[:length])))
+        return digests
+
+    # ---- what to send next ------------------------------------------------------------------------------------
+
+    async def next_block(self) -> int | None:
+        """The next block for a free lane; None when there is nothing left to send now.
+
+        Raises:
+            BlockprotoError: the transfer has failed.
+        """
+        while True:
+            if self._failed is not None:
+                raise self._failed
+            if self.committed is not None:
+                return None
+            if self._again:
+                return self._again.popleft()
+            if self._undurable == 0 or self._undurable + BLOCK_LENGTH <= self.undurable_max:
+                return next(self._missing, None)
+            await self._wait()
+
+    def block_begins(self, blockno: int, length: int) -> None:
+        """A lane sends this block now."""
+        if blockno not in self._in_flight:
+            self._in_flight[blockno] = length
+            self._undurable += length
+        self.blocks_sent += 1
+
+    def ends_at(self, end: int) -> None:
+        """A source of unknown size has come to its end."""
+        self.source.end = self.progress.filesize = end
+        self._blocknum = blocknum_of(end)
+        self._missing = iter(())
+
+    def payload_sent(self, length: int) -> None:
+        """``length`` bytes of content were put on the wire."""
+        self.progress.payload_bytes_sent += length
+
+    # ---- what the receiver says -------------------------------------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        """A message of the receiver on any lane."""
+        if isinstance(message, Ack):
+            self._on_ack(message)
+        elif isinstance(message, Opened):
+            self.receiver_holds(BlockSet(message.held), dict(message.prefixes))
+            self._opened.set()
+        elif isinstance(message, Committed):
+            self.committed = message
+        elif isinstance(message, Error):
+            self._on_error(message)
+        self._tell()
+
+    def fail(self, error: BlockprotoError) -> None:
+        """The transfer cannot go on over these lanes."""
+        self._failed = self._failed or error
+        self._tell()
+
+    def _on_ack(self, message: Ack) -> None:
+        for first, number in message.held:
+            self.held.add(first, number)
+        for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
+            self._undurable -= self._in_flight.pop(blockno)
+            self.source.durable(blockno)
+        self._report()
+
+    def _on_error(self, message: Error) -> None:
+        error = error_of(message)
+        if error.code == Code.DIGESTS_DIFFER:
+            self._differs = True
+        elif error.code == Code.DIGEST_MISMATCH and error.blockno is not None:
+            self._send_again(error.blockno, error)
+        else:
+            self.fail(error)
+
+    def _send_again(self, blockno: int, error: BlockprotoError) -> None:
+        self._tries[blockno] = self._tries.get(blockno, 0) + 1
+        if self._tries[blockno] >= BLOCK_TRIES_MAX:
+            self.fail(DigestMismatch(f"{error}: sent {BLOCK_TRIES_MAX} times", blockno=blockno))
+        self.prefixes.pop(blockno, None)
+        self._again.append(blockno)
+
+    async def _wait(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+        await self._news.wait()
+        if self._failed is not None:
+            raise self._failed
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _report(self) -> None:
+        if self._on_progress is None:
+            return
+        held = len(self.held) * BLOCK_LENGTH
+        self.progress.position_bytes_done = held if self.source.end is None else min(held, self.source.end)
+        self._on_progress(self.progress)
+
+
+class Lane:
+    """One stream that carries blocks of a file.
+
+    Args:
+        connection: where.
+        sending: the file.
+        stream: an open stream, or None to open one.
+    """
+
+    def __init__(self, connection: Connection, sending: Sending, stream: int | None = None) -> None:
+        self.connection = connection
+        self.sending = sending
+        self.opened = trio.Event()
+        self.failed: BlockprotoError | None = None
+        self.stream = connection.open(self) if stream is None else stream
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if isinstance(message, Opened | Committed | Error):
+            self.opened.set()
+        self.sending.on_message(message)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("a receiver sends no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        self.failed = error
+        self.opened.set()
+        if self.sending.committed is None:
+            self.sending.fail(error)
+
+    async def open(self, message: Open) -> None:
+        """Say OPEN and wait for its answer.
+
+        Raises:
+            BlockprotoError: it was refused, or the connection ended.
+        """
+        self.connection.post(self.stream, message)
+        await self.opened.wait()
+        if self.sending._failed is not None:
+            raise self.sending._failed
+
+    async def send_blocks(self) -> None:
+        """Send the file's next blocks until there is none left."""
+        memory = memoryview(bytearray(BLOCK_LENGTH))
+        sending = self.sending
+        with self.connection.sending(self.stream):
+            while (blockno := await sending.next_block()) is not None:
+                block = await sending.source.read_block(blockno, memory)
+                if not block:
+                    sending.ends_at(blockno * BLOCK_LENGTH)
+                    return
+                digest = digest_of(block)
+                sending.remember_digest(blockno, digest)
+                sending.block_begins(blockno, len(block))
+                await self._send_block(blockno, block, digest)
+                if sending.source.end is None and len(block) < BLOCK_LENGTH:
+                    sending.ends_at(blockno * BLOCK_LENGTH + len(block))
+
+    async def _send_block(self, blockno: int, block: memoryview, digest: bytes) -> None:
+        sending = self.sending
+        begin = max(blockno * BLOCK_LENGTH, sending.source.first)
+        at = sending.prefixes.pop(blockno, 0)
+        if at >= len(block):
+            at = 0
+        message: Message
+        started = False
+        while not started or at < len(block):
+            length = min(len(block) - at, self.connection.piece_length())
+            end = digest if at + length == len(block) else None
+            if started:
+                message = Piece(begin + at, digest=end)
+            else:
+                message = self._block_message(blockno, begin + at, end)
+            await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
+            sending.payload_sent(length)
+            started = True
+            at += length
+
+    def _block_message(self, blockno: int, position: int, digest: bytes | None) -> Block:
+        facts = self.sending.source.facts
+        return Block(
+            sourceid=self.sending.sourceid,
+            filesize=facts.filesize,
+            blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+            blockno=blockno,
+            position=position,
+            filename=facts.filename.text,
+            filetype=facts.filetype,
+            digest=digest,
+        )
+
+
+def _first_of(group: BaseExceptionGroup[BlockprotoError]) -> BlockprotoError:
+    """The error to tell: a reason rather than a lost connection that followed from it."""
+    errors: list[BlockprotoError] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending.extend(error.exceptions)
+        elif isinstance(error, BlockprotoError):
+            errors.append(error)
+    return next((error for error in errors if not isinstance(error, ConnectionLost)), errors[0])

@@ -1,0 +1,358 @@
+"""The uploads that are alive: what is held, who sends, and when the file is complete.
+
+A ``LiveUpload`` exists from the first OPEN until its last stream has ended and its last work is durable. It is the one
+place where takeover, join and repeat are decided, by one number: the attempt.
+
+    greater: takeover. The upload's older streams hear SUPERSEDED, their late bytes are dropped; nobody waits for them.
+    equal:   join (another connection) or repeat: the same answer.
+    smaller: SUPERSEDED, nothing changes.
+
+Invariants: a block is in at most one of ``held`` (durable) and ``pending`` (verified, not yet durable); a block of either
+is never written again; ``held`` only shrinks by a repair that both ends agreed on.
+
+Spec: BP1-RES, BP1-COM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from ..blocks import BLOCK_LENGTH, Run, blocknum_of
+from ..errors import BadFacts, BlockprotoError, Cancelled, DigestsDiffer, SourceChanged, Superseded
+from ..store import (
+    BlockDone,
+    Discard,
+    Facts,
+    Finish,
+    Forget,
+    KeepPrefixes,
+    Prefix,
+    StoredFile,
+    Upload,
+    UploadKey,
+    UploadStore,
+    Work,
+)
+from .committing import Committer, Disk, run_in_thread
+
+
+class Feed(Protocol):
+    """A stream that sends blocks of an upload, as the upload sees it."""
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """``runs`` are durable now."""
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """The file is complete; the stream ends."""
+
+    def say_differ(self, error: DigestsDiffer) -> None:
+        """The root did not agree; the sender has to repair."""
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """The stream ends without the file."""
+
+
+class LiveUpload:
+    """One upload and everything that happens to it; build it with ``Uploads.open``.
+
+    Args:
+        stored: the store's side of it.
+        committer, disk: where works and writes go.
+        on_idle: called when nobody uses it any more.
+        first: the position where the wanted bytes begin (not 0 only for a ranged download).
+    """
+
+    def __init__(
+        self,
+        stored: Upload,
+        committer: Committer,
+        disk: Disk,
+        on_idle: Callable[[LiveUpload], None],
+        first: int = 0,
+    ) -> None:
+        self.stored = stored
+        self.first = first
+        self.facts = stored.facts
+        self.attempt = stored.attempt
+        self.held = stored.held
+        self.prefixes = stored.prefixes
+        self.pending: dict[int, bytes] = {}
+        self.owners: dict[int, Feed] = {}
+        self.feeds: list[Feed] = []
+        self.outcome: StoredFile | None = None
+        self._committer = committer
+        self._disk = disk
+        self._on_idle = on_idle
+        self._writes: dict[int, trio.Event] = {}
+        self._wanted: Finish | None = None
+        self._finishing = False
+        self._works = 0
+        self._prefixes_changed = False
+
+    @property
+    def position(self) -> int:
+        """Where the first byte is that is not durable."""
+        held = max(self.first, self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH)
+        return held if self.facts.filesize is None else min(held, self.facts.filesize)
+
+    # ---- who sends --------------------------------------------------------------------------------------------
+
+    def enter(self, feed: Feed, facts: Facts, attempt: int) -> None:
+        """Let ``feed`` send blocks: takeover, join or refusal by ``attempt``.
+
+        Raises:
+            Superseded: a greater attempt owns the upload.
+            SourceChanged: the facts are not those the upload was begun with.
+        """
+        if attempt < self.attempt:
+            raise Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
+        if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):
+            raise SourceChanged("this sourceid was begun with another name or size: use a new sourceid")
+        if attempt > self.attempt:
+            self.attempt = attempt
+            self._fence()
+        self.facts = replace(self.facts, if_exists=facts.if_exists, mtime_ns=facts.mtime_ns, mode=facts.mode)
+        self.feeds.append(feed)
+
+    def leave(self, feed: Feed) -> None:
+        """``feed`` has ended; with the last one, what is known of unfinished blocks is recorded."""
+        if feed in self.feeds:
+            self.feeds.remove(feed)
+        for blockno in [blockno for blockno, owner in self.owners.items() if owner is feed]:
+            del self.owners[blockno]
+        if not self.feeds and self._prefixes_changed and self.outcome is None:
+            self._prefixes_changed = False
+            self._submit(KeepPrefixes(self.stored, self.attempt, dict(self.prefixes)), lambda work: None)
+        self._rest()
+
+    def stop(self, error: BlockprotoError, *, discard: bool) -> None:
+        """End every stream with ``error``; with ``discard`` the upload and its bytes are removed as well."""
+        for feed in tuple(self.feeds):
+            feed.say_stopped(error)
+        if discard:
+            self._prefixes_changed = False
+            self._submit(Discard(self.stored.key), lambda work: None)
+
+    def _fence(self) -> None:
+        error = Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
+        for feed in tuple(self.feeds):
+            feed.say_stopped(error)
+
+    # ---- bytes ------------------------------------------------------------------------------------------------
+
+    async def write(self, blockno: int, position: int, view: memoryview) -> None:
+        """Write bytes of an unfinished block. Raises what ``store.Upload.write`` raises."""
+        if not self._disk.slow:
+            await self._disk.write(self.stored, position, view)
+            return
+        returned = self._writes[blockno] = trio.Event()
+        try:
+            await self._disk.write(self.stored, position, view)
+        finally:
+            if self._writes.get(blockno) is returned:
+                del self._writes[blockno]
+            returned.set()
+
+    async def take_block(self, blockno: int, feed: Feed) -> None:
+        """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned."""
+        self.owners[blockno] = feed
+        returned = self._writes.get(blockno)
+        if returned is not None:
+            await returned.wait()
+
+    def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
+        """Remember how far an abandoned block got."""
+        if prefix.length and blockno not in self.held and blockno not in self.pending:
+            self.prefixes[blockno] = prefix
+            self._prefixes_changed = True
+
+    def drop_prefix(self, blockno: int) -> None:
+        """Forget the beginning of a block: it is being written anew or was not what it should be."""
+        if self.prefixes.pop(blockno, None) is not None:
+            self._prefixes_changed = True
+
+    def digest_of(self, blockno: int) -> bytes | None:
+        """The digest of a block that is held or pending."""
+        return self.pending.get(blockno) or (self.stored.digest(blockno) if blockno in self.held else None)
+
+    def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
+        """A block is whole and has its digest: make it durable."""
+        self.pending[blockno] = digest
+        self.owners.pop(blockno, None)
+        self.prefixes.pop(blockno, None)
+        self._submit(BlockDone(self.stored, self.attempt, blockno, length, digest), self._on_durable)
+        self._finish_if_complete()
+
+    def _on_durable(self, work: Work) -> None:
+        assert isinstance(work, BlockDone)
+        self.pending.pop(work.blockno, None)
+        if isinstance(work.outcome, BlockprotoError):
+            self._fail(work.outcome)
+            return
+        self.held.add(work.blockno)
+        for feed in self.feeds:
+            feed.say_durable(self.position, [(work.blockno, 1)])
+
+    # ---- commit and repair ------------------------------------------------------------------------------------
+
+    def commit(self, root: bytes, filesize: int, facts: Facts) -> None:
+        """Commit with ``root`` as soon as every block is here.
+
+        Raises:
+            BadFacts: ``filesize`` is not the one the upload was begun with.
+        """
+        if self.facts.filesize is not None and filesize != self.facts.filesize:
+            raise BadFacts(f"COMMIT says {filesize} bytes, the upload was begun with {self.facts.filesize}")
+        if self._wanted is None or not self._finishing:
+            self._wanted = Finish(self.stored, self.attempt, root, filesize, facts)
+        self._finish_if_complete()
+
+    async def repair(self, digests: tuple[tuple[int, bytes], ...]) -> None:
+        """Forget the held blocks whose digest is not the sender's, durably, before this returns.
+
+        Raises:
+            Superseded: a greater attempt owns the upload.
+        """
+        while self.pending:
+            await self._committer.drain()
+        differing = await run_in_thread(lambda: self._differing(digests))
+        if not differing:
+            return
+        forgotten = trio.Event()
+        work = Forget(self.stored, self.attempt, differing)
+        self._submit(work, lambda _: forgotten.set())
+        await forgotten.wait()
+        if isinstance(work.outcome, BlockprotoError):
+            raise work.outcome
+        for blockno in differing:
+            self.held.discard(blockno)
+
+    def _differing(self, digests: tuple[tuple[int, bytes], ...]) -> tuple[int, ...]:
+        return tuple(
+            blockno
+            for blockno, digest in digests
+            if blockno in self.held and self.stored.digest(blockno) != digest
+        )
+
+    def _finish_if_complete(self) -> None:
+        if self._wanted is None or self._finishing:
+            return
+        wanted = blocknum_of(self._wanted.filesize) - self.first // BLOCK_LENGTH
+        if len(self.held) + len(self.pending) < wanted:
+            return
+        self._finishing = True
+        self._wanted.attempt = self.attempt
+        self._submit(self._wanted, self._on_finished)
+
+    def _on_finished(self, work: Work) -> None:
+        self._finishing = False
+        self._wanted = None
+        if isinstance(work.outcome, StoredFile):
+            self.outcome = work.outcome
+            for feed in tuple(self.feeds):
+                feed.say_committed(work.outcome)
+        elif isinstance(work.outcome, DigestsDiffer):
+            for feed in tuple(self.feeds):
+                feed.say_differ(work.outcome)
+        elif isinstance(work.outcome, BlockprotoError):
+            self._fail(work.outcome)
+
+    def _fail(self, error: BlockprotoError) -> None:
+        self._wanted = None
+        for feed in tuple(self.feeds):
+            feed.say_stopped(error)
+
+    # ---- end --------------------------------------------------------------------------------------------------
+
+    def _submit(self, work: Work, done: Callable[[Work], None]) -> None:
+        self._works += 1
+
+        def finished(work: Work) -> None:
+            self._works -= 1
+            done(work)
+            self._rest()
+
+        self._committer.submit(work, finished, principal=self.stored.key.principal)
+
+    def _rest(self) -> None:
+        if not self.feeds and not self._works and not self._writes:
+            self._on_idle(self)
+
+
+class Uploads:
+    """The live uploads of one store, by key."""
+
+    def __init__(self, store: UploadStore, committer: Committer, disk: Disk) -> None:
+        self.store = store
+        self.committer = committer
+        self.disk = disk
+        self._live: dict[UploadKey, LiveUpload] = {}
+        self._opening: dict[UploadKey, trio.Event] = {}
+
+    def find(self, key: UploadKey) -> LiveUpload | None:
+        """The live upload of ``key``, if there is one."""
+        return self._live.get(key)
+
+    async def open(
+        self, key: UploadKey, facts: Facts, attempt: int, feed: Feed, first: int = 0
+    ) -> LiveUpload | StoredFile:
+        """Begin, resume, join or take over; or the receipt if the file is already here.
+
+        Raises:
+            Superseded, SourceChanged, StoreFull: see ``LiveUpload.enter`` and ``UploadStore.open_upload``.
+        """
+        while key in self._opening:
+            await self._opening[key].wait()
+        live = self._live.get(key)
+        if live is None:
+            found = await self._load(key, facts, attempt, first)
+            if isinstance(found, StoredFile):
+                return found
+            live = found
+        if live.outcome is not None:
+            return live.outcome
+        try:
+            live.enter(feed, facts, attempt)
+        except BlockprotoError:
+            live.leave(feed)
+            raise
+        return live
+
+    async def discard(self, key: UploadKey) -> None:
+        """Cancel and remove an upload, alive or not.
+
+        Raises:
+            UnknownUpload: there is none.
+        """
+        live = self._live.get(key)
+        if live is not None:
+            live.stop(Cancelled("the upload was cancelled"), discard=False)
+        done = trio.Event()
+        work = Discard(key)
+        self.committer.submit(work, lambda _: done.set(), principal=key.principal)
+        await done.wait()
+        if isinstance(work.outcome, BlockprotoError) and live is None:
+            raise work.outcome
+
+    async def _load(self, key: UploadKey, facts: Facts, attempt: int, first: int) -> LiveUpload | StoredFile:
+        ready = self._opening[key] = trio.Event()
+        try:
+            found = await run_in_thread(lambda: self.store.open_upload(key, facts, attempt))
+            if isinstance(found, StoredFile):
+                return found
+            live = self._live[key] = LiveUpload(found, self.committer, self.disk, self._retire, first)
+            return live
+        finally:
+            del self._opening[key]
+            ready.set()
+
+    def _retire(self, live: LiveUpload) -> None:
+        if self._live.get(live.stored.key) is live:
+            del self._live[live.stored.key]
+        live.stored.close()
+
+
