@@ -23,7 +23,7 @@ from typing import Protocol
 import trio
 
 from .blocks import BLOCK_LENGTH, blocknum_of, digest_of
-from .connection import Connection, error_of
+from .connection import Connection, Opening, error_of
 from .errors import BlockprotoError, ConnectionLost, Refused, SourceChanged, UnexpectedMessage
 from .names import SafeName, show_name
 from .results import Receipt, UploadJob
@@ -34,6 +34,11 @@ from .wire import Block, Committed, Error, Message, Piece, Priority, ReceiptItem
 
 PAGE_JOBS = 2000
 """Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
+
+PRIORITY = Priority.NORMAL
+BATCH_LENGTH = 64 * 1024
+BATCH_FILES = 64
+"""Small files are written together up to this many bytes or files."""
 
 Outcome = Receipt | BlockprotoError
 
@@ -47,14 +52,16 @@ class Host(Protocol):
     async def receipts(self, sourceids: Sequence[bytes]) -> dict[bytes, ReceiptItem]:
         """What is committed already. Raises ConnectionLost."""
 
-    async def upload_source(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+    async def upload_source(
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None
+    ) -> Receipt:
         """Upload one file with resume and retries. Raises BlockprotoError."""
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:
         """The sourceid of a file."""
 
 
-Deliver = Callable[[UploadJob, Outcome], Awaitable[None]]
+Deliver = Callable[[UploadJob, Outcome], None]
 _IF_EXISTS = {"keep": IfExists.KEEP, "refuse": IfExists.REFUSE, "replace": IfExists.REPLACE}
 
 
@@ -120,17 +127,24 @@ async def send_brief(
     """
     lane = BriefLane(done)
     try:
-        await _send_brief(connection, lane, sourceid, facts, content)
+        length = min(len(content), connection.piece_length())
+        (stream,) = await connection.send_openings(
+            [opening_of(lane, sourceid, facts, content, length)], PRIORITY
+        )
+        view = memoryview(content)
+        while length < len(content):
+            at, length = length, length + min(len(content) - length, connection.piece_length())
+            last = length == len(content)
+            message = Piece(at, digest=digest_of(content) if last else None, commit=last)
+            await connection.send(stream, message, view[at:length], PRIORITY)
     except BlockprotoError as exc:
         lane.ended(exc)
 
 
-async def _send_brief(connection: Connection, lane: BriefLane, sourceid: bytes, facts: Facts, content: bytes) -> None:
-    priority = Priority.NORMAL
-    length = min(len(content), connection.piece_length())
-    digest = digest_of(content)
+def opening_of(lane: BriefLane, sourceid: bytes, facts: Facts, content: bytes, length: int) -> Opening:
+    """The BLOCK that begins a file of at most one block with its first ``length`` bytes."""
     whole = length == len(content)
-    first = Block(
+    block = Block(
         sourceid=sourceid,
         filesize=len(content),
         blocknum=blocknum_of(len(content)),
@@ -138,24 +152,13 @@ async def _send_brief(connection: Connection, lane: BriefLane, sourceid: bytes, 
         position=0,
         filename=facts.filename.text,
         filetype=facts.filetype,
-        digest=digest if whole else None,
+        digest=digest_of(content) if whole else None,
         commit=whole,
         mtime_ns=facts.mtime_ns,
         mode=facts.mode,
         if_exists=facts.if_exists or None,
     )
-    if whole:
-        await connection.send_opening(lane, first, content, priority)
-        return
-    view = memoryview(content)
-    stream = await connection.send_opening(lane, first, view[:length], priority)
-    at = length
-    while at < len(content):
-        length = min(len(content) - at, connection.piece_length())
-        last = at + length == len(content)
-        message = Piece(at, digest=digest if last else None, commit=last)
-        await connection.send(stream, message, view[at : at + length], priority)
-        at += length
+    return Opening(lane, block, content if whole else memoryview(content)[:length])
 
 
 class Bulk:
@@ -165,6 +168,9 @@ class Bulk:
         host: what it needs of the client.
         deliver: called for each job with its outcome, in the order in which they end.
         on_progress: as for a single upload.
+
+    Attributes:
+        lost: why jobs were left over, or None.
     """
 
     def __init__(self, host: Host, deliver: Deliver, on_progress: OnProgress | None) -> None:
@@ -172,13 +178,17 @@ class Bulk:
         self._host = host
         self._deliver = deliver
         self._on_progress = on_progress
-        self._results, self._ended = trio.open_memory_channel[tuple[Prepared, Committed | BlockprotoError, float]](
-            PAGE_JOBS
-        )
         self._open: dict[int, UploadJob] = {}
+        self._under_way = 0
+        self._all_ended = trio.Event()
 
-    async def run(self, jobs: Iterable[UploadJob]) -> list[UploadJob]:
-        """Send ``jobs``; returns those that a lost connection stopped (they can be given again)."""
+    async def run(
+        self, jobs: Iterable[UploadJob], delivered: Callable[[], Awaitable[None]]
+    ) -> list[UploadJob]:
+        """Send ``jobs``; returns those that a lost connection stopped (they can be given again).
+
+        ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a page.
+        """
         remaining = iter(jobs)
         while page := list(islice(remaining, PAGE_JOBS)):
             self._open = {id(job): job for job in page}
@@ -188,16 +198,17 @@ class Bulk:
                 self.lost = exc
             if self._open:
                 return [*self._open.values(), *remaining]
+            await delivered()
         return []
 
     async def _run_page(self, page: list[UploadJob]) -> None:
-        prepared = [one for job in page if (one := await self._prepare(job)) is not None]
+        prepared = [one for job in page if (one := self._prepare(job)) is not None]
         known = await self._host.receipts([one.sourceid for one in prepared])
         small, big = [], []
         for one in prepared:
             receipt = known.get(one.sourceid)
             if receipt is not None:
-                await self._finish(one.job, self._skipped(one, receipt))
+                self._finish(one.job, self._skipped(one, receipt))
             elif one.facts.filesize is not None and one.facts.filesize <= BLOCK_LENGTH:
                 small.append(one)
             else:
@@ -206,19 +217,19 @@ class Bulk:
         for one in big:
             await self._send_big(one)
 
-    async def _finish(self, job: UploadJob, outcome: Outcome) -> None:
+    def _finish(self, job: UploadJob, outcome: Outcome) -> None:
         """Deliver an outcome; a job that only lost its connection stays open."""
         if isinstance(outcome, ConnectionLost):
             self.lost = outcome
             return
         del self._open[id(job)]
-        await self._deliver(job, outcome)
+        self._deliver(job, outcome)
 
-    async def _prepare(self, job: UploadJob) -> Prepared | None:
+    def _prepare(self, job: UploadJob) -> Prepared | None:
         try:
             return prepare(job, self._host)
         except (OSError, BlockprotoError) as exc:
-            await self._finish(job, _as_error(job, exc))
+            self._finish(job, _as_error(job, exc))
             return None
 
     # ---- small files ------------------------------------------------------------------------------------------
@@ -227,34 +238,46 @@ class Bulk:
         if not small:
             return
         connection = await self._host.connection()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._collect, len(small))
-            for one in small:
-                await self._send_one(connection, one)
+        self._under_way = len(small)
+        self._all_ended = trio.Event()
+        batch: list[Opening] = []
+        length = 0
+        for one in small:
+            content = self._read(connection, one)
+            if content is None:
+                continue
+            if len(content) > connection.piece_length():
+                await send_brief(connection, one.sourceid, one.facts, content, self._listener(one))
+                continue
+            lane = BriefLane(self._listener(one))
+            batch.append(opening_of(lane, one.sourceid, one.facts, content, len(content)))
+            length += len(content)
+            if length >= BATCH_LENGTH or len(batch) >= BATCH_FILES:
+                await _send_batch(connection, batch)
+                batch, length = [], 0
+        await _send_batch(connection, batch)
+        await self._all_ended.wait()
 
-    async def _send_one(self, connection: Connection, one: Prepared) -> None:
-        begun = time.perf_counter()
-
-        def done(outcome: Committed | BlockprotoError) -> None:
-            self._results.send_nowait((one, outcome, begun))
-
+    def _read(self, connection: Connection, one: Prepared) -> bytes | None:
+        """The content of a small file; None if it has ended already."""
         if connection.lost is not None:
-            done(connection.lost)
-            return
+            self._ended(one, connection.lost, 0.0)
+            return None
         try:
-            content = _read_whole(one)
+            return _read_whole(one)
         except (OSError, BlockprotoError) as exc:
-            done(_as_error(one.job, exc))
-        else:
-            await send_brief(connection, one.sourceid, one.facts, content, done)
+            self._ended(one, _as_error(one.job, exc), 0.0)
+            return None
 
-    async def _collect(self, number: int) -> None:
-        for _ in range(number):
-            one, outcome, begun = await self._ended.receive()
-            if isinstance(outcome, Committed):
-                await self._finish(one.job, self._sent(one, outcome, begun))
-            else:
-                await self._finish(one.job, outcome)
+    def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
+        begun = time.perf_counter()
+        return lambda outcome: self._ended(one, outcome, begun)
+
+    def _ended(self, one: Prepared, outcome: Committed | BlockprotoError, begun: float) -> None:
+        self._finish(one.job, self._sent(one, outcome, begun) if isinstance(outcome, Committed) else outcome)
+        self._under_way -= 1
+        if self._under_way == 0:
+            self._all_ended.set()
 
     def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
         size = committed.filesize
@@ -307,7 +330,7 @@ class Bulk:
         try:
             source = FileSource(one.job.path, one.job.name, one.facts.if_exists)
         except (OSError, BlockprotoError) as exc:
-            await self._finish(one.job, _as_error(one.job, exc))
+            self._finish(one.job, _as_error(one.job, exc))
             return
         try:
             outcome = await self._host.upload_source(source, one.sourceid, self._on_progress)
@@ -317,7 +340,17 @@ class Bulk:
             outcome = exc
         finally:
             source.close()
-        await self._finish(one.job, outcome)
+        self._finish(one.job, outcome)
+
+
+async def _send_batch(connection: Connection, batch: list[Opening]) -> None:
+    """Send a batch of whole small files; each sink hears what became of its file."""
+    try:
+        if batch:
+            await connection.send_openings(batch, PRIORITY)
+    except BlockprotoError as exc:
+        for opening in batch:
+            opening.sink.ended(exc)
 
 
 def prepare(job: UploadJob, host: Host) -> Prepared:

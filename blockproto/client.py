@@ -29,6 +29,7 @@ from .bulk import Bulk, if_exists_of, send_brief
 from .connection import Connection, error_of
 from .endpoint import Endpoint, endpoint_of
 from .errors import BadFacts, BlockprotoError, Code, ConnectionLost, GoingAway, Refused, UnexpectedMessage
+from .mailbox import Mailbox
 from .names import SafeName
 from .results import FileInfo, Receipt, UploadInfo, UploadJob, file_info, upload_info
 from .session import Limits, Session, Side
@@ -105,6 +106,7 @@ class Client:
         self._tries = tries
         self._attempts = Attempts()
         self._secret: bytes | None = None
+        self._real_folders: dict[str, str] = {}
 
     # ---- uploads ----------------------------------------------------------------------------------------------
 
@@ -161,13 +163,13 @@ class Client:
 
         Cancellation: as for ``upload``.
         """
-        send, receive = trio.open_memory_channel[tuple[UploadJob, Receipt | BlockprotoError]](64)
+        ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]] = Mailbox()
         scope = trio.CancelScope()
-        self._nursery.start_soon(self._run_bulk, jobs, send, progress, scope)
+        self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope)
         try:
-            async with receive:
-                async for ended in receive:
-                    yield ended
+            while some := await ended.take():
+                for one in some:
+                    yield one
         finally:
             scope.cancel()
 
@@ -229,11 +231,15 @@ class Client:
             session = lane.connection.session
             if lane.connection.lost is None and session.is_open(lane.stream):
                 try:
-                    lane.connection.post(lane.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False))
+                    lane.connection.post(
+                        lane.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False)
+                    )
                 except BlockprotoError as exc:
                     lane.connection.close(exc)
 
-    async def _upload_brief(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+    async def _upload_brief(
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None
+    ) -> Receipt:
         size = source.stat.st_size
         memory = memoryview(bytearray(size))
         content = bytes(await source.read_block(0, memory)) if size else b""
@@ -273,33 +279,29 @@ class Client:
     async def _run_bulk(
         self,
         jobs: Iterable[UploadJob],
-        send: trio.MemorySendChannel[tuple[UploadJob, Receipt | BlockprotoError]],
+        ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]],
         progress: OnProgress | None,
         scope: trio.CancelScope,
     ) -> None:
         tries = 0
 
-        async def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
+        def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
             nonlocal tries
             tries = 0
-            await send.send((job, outcome))
+            ended.put((job, outcome))
 
-        with scope:
-            async with send:
-                remaining: Iterable[UploadJob] = jobs
-                while True:
+        try:
+            with scope:
+                while jobs:
                     bulk = Bulk(self, deliver, progress)
-                    lost = await bulk.run(remaining)
-                    if not lost:
-                        return
-                    reason = bulk.lost or ConnectionLost("the connection was lost")
-                    try:
-                        tries = await self._wait_to_retry(reason, tries)
-                    except BlockprotoError as exc:
-                        for job in lost:
-                            await send.send((job, exc))
-                        return
-                    remaining = lost
+                    jobs = await bulk.run(jobs, ended.emptied)
+                    if jobs:
+                        tries = await self._wait_to_retry(bulk.lost or ConnectionLost(), tries)
+        except BlockprotoError as exc:
+            for job in jobs:
+                ended.put((job, exc))
+        finally:
+            ended.close()
 
     # ---- downloads --------------------------------------------------------------------------------------------
 
@@ -339,7 +341,9 @@ class Client:
         entry = await self._stat_item(name, b3sum=False)
         first, end = _clip(entry, span)
         filename = dest.name
-        facts = Facts(SafeName.parse(filename), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE)
+        facts = Facts(
+            SafeName.parse(filename), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE
+        )
         begun = time.perf_counter()
         store = await run_in_thread(lambda: self._open_sidecar(dest, first))
         try:
@@ -421,7 +425,12 @@ class Client:
         """The sourceid of the file at ``path`` when it is sent as ``name``."""
         if self._secret is None:
             self._secret = installation_secret()
-        return derive_sourceid(self._secret, self._server, name, os.path.realpath(path), facts)
+        folder, base = os.path.split(path)
+        if folder not in self._real_folders:
+            self._real_folders = {folder: os.path.realpath(folder)}
+        return derive_sourceid(
+            self._secret, self._server, name, f"{self._real_folders[folder]}/{base}", facts
+        )
 
     async def _stat_item(self, name: str, *, b3sum: bool) -> FileItem:
         page = await self._ask(List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
@@ -703,7 +712,13 @@ def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Rec
 
 
 def _receipt(
-    facts: Facts, committed: Committed, sent: int, skipped: int, payload: int, connections: int, elapsed_s: float
+    facts: Facts,
+    committed: Committed,
+    sent: int,
+    skipped: int,
+    payload: int,
+    connections: int,
+    elapsed_s: float,
 ) -> Receipt:
     blocknum = blocknum_of(committed.filesize)
     return Receipt(

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -87,6 +87,14 @@ class Sink(Protocol):
 
     def ended(self, error: BlockprotoError) -> None:
         """The stream cannot go on, for this reason."""
+
+
+class Opening(NamedTuple):
+    """A stream to begin: its sink, its first message and that message's payload."""
+
+    sink: Sink
+    message: Message
+    payload: Part
 
 
 Acceptor = Callable[["Connection", int, Message], Sink]
@@ -229,7 +237,9 @@ class Connection:
         self._acks[stream] = (position, held)
         self._pump_soon()
 
-    async def send(self, stream: int, message: Message, payload: Part, priority: Priority = Priority.NORMAL) -> None:
+    async def send(
+        self, stream: int, message: Message, payload: Part, priority: Priority = Priority.NORMAL
+    ) -> None:
         """Write one frame with ``payload`` when the peer's credit and the other streams allow it.
 
         The caller may reuse the payload's memory when this returns.
@@ -244,27 +254,42 @@ class Connection:
         length = len(payload)
         await self._take_turn(stream, length, priority)
         try:
-            await self._write_payload(stream, message, payload)
+            frame = self.session.send(stream, message, length)
+            self.pace.sent(self.session.sent(0), trio.current_time())
+            await self._write([*self._control_frames(), frame, payload])
         finally:
             self._turns.give(priority, length)
 
-    async def send_opening(self, sink: Sink, message: Message, payload: Part, priority: Priority) -> int:
-        """Begin a stream with ``message`` and ``payload``, as ``send``; returns its id.
+    async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
+        """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.
 
-        The id is taken when the turn has come, because ids rise on the line. ``payload`` is at most ``piece_length``.
+        The ids are taken when the turn has come, because ids rise on the line. Each payload is at most ``piece_length``.
+        Raises and cancellation as for ``send``; an opening whose stream was not begun has not heard ``ended``.
         """
-        await self._take_turn(0, len(payload), priority)
-        try:
-            stream = self.open(sink)
-            await self._write_payload(stream, message, payload)
-            return stream
-        finally:
-            self._turns.give(priority, len(payload))
+        streams: list[int] = []
+        while len(streams) < len(openings):
+            length = len(openings[len(streams)].payload)
+            await self._take_turn(0, length, priority)
+            try:
+                begun, frames = self._open_all(openings[len(streams) :])
+                streams += begun
+                self.pace.sent(self.session.sent(0), trio.current_time())
+                await self._write([b"".join([*self._control_frames(), *frames])])
+            finally:
+                self._turns.give(priority, length)
+        return streams
 
-    async def _write_payload(self, stream: int, message: Message, payload: Part) -> None:
-        frame = self.session.send(stream, message, len(payload))
-        self.pace.sent(self.session.sent(0), trio.current_time())
-        await self._write([*self._control_frames(), frame, payload])
+    def _open_all(self, openings: Sequence[Opening]) -> tuple[list[int], list[Part]]:
+        """Open what there is room for, the first in any case; returns the ids and what to write."""
+        streams: list[int] = []
+        frames: list[Part] = []
+        for sink, message, payload in openings:
+            if streams and not self._has_room(0, len(payload)):
+                break
+            stream = self.open(sink)
+            frames += (self.session.send(stream, message, len(payload)), payload)
+            streams.append(stream)
+        return streams, frames
 
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
@@ -326,7 +351,7 @@ class Connection:
             while self._control or self._acks:
                 await self._turns.take(CONTROL)
                 try:
-                    await self._write(self._control_frames())
+                    await self._write([b"".join(self._control_frames())])
                 finally:
                     self._turns.give(CONTROL, 0)
         except ConnectionLost as exc:
@@ -340,14 +365,18 @@ class Connection:
         acks, self._acks = self._acks, {}
         for stream, (position, held) in acks.items():
             if self.session.is_open(stream):
-                frames.append(self.session.send(stream, Ack(position=position, held=tuple(held.runs(_ACK_RUNS_MAX)))))
+                frames.append(
+                    self.session.send(stream, Ack(position=position, held=tuple(held.runs(_ACK_RUNS_MAX))))
+                )
         return frames
 
     async def _write(self, parts: list[Part] | list[bytes]) -> None:
         try:
             await self.endpoint.send(parts)
         except BaseException as exc:
-            reason = exc if isinstance(exc, ConnectionLost) else ConnectionLost("a send was cancelled half-way")
+            reason = (
+                exc if isinstance(exc, ConnectionLost) else ConnectionLost("a send was cancelled half-way")
+            )
             self.close(reason)
             raise
 
@@ -498,7 +527,9 @@ class Connection:
                 self.post(0, Ping(opaque=bytes(8), next_s=round(self._ping_every_s)))
                 return
         if now >= self._deadline():
-            raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {now - self._heard_at:.0f} s")
+            raise ConnectionLost(
+                f"nothing was heard from {self.endpoint.peer} for {now - self._heard_at:.0f} s"
+            )
 
     async def _refuse(self, error: BlockprotoError) -> None:
         """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
@@ -516,7 +547,9 @@ class Connection:
     def _last_words(self, error: BlockprotoError) -> list[bytes]:
         if isinstance(error, NotBlockproto):
             return [NOT_BLOCKPROTO_TEXT]
-        greeting = [] if self.greeted.is_set() or self.session.side is Side.CLIENT else [self.session.greeting()]
+        greeting = (
+            [] if self.greeted.is_set() or self.session.side is Side.CLIENT else [self.session.greeting()]
+        )
         return [*greeting, *self._control_frames(), self.session.send(0, connection_error(error))]
 
     async def _discard(self) -> None:
@@ -545,5 +578,3 @@ def error_of(message: Error) -> BlockprotoError:
         blockno=message.blockno,
         current=message.current,
     )
-
-

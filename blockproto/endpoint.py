@@ -105,7 +105,9 @@ class SocketEndpoint:
             return
         self._limited = limited
         with contextlib.suppress(OSError):  # an option, not a promise: some stacks refuse it
-            self._socket.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_LOWAT_BYTES if limited else 0x7FFFFFFF)
+            self._socket.setsockopt(
+                socket.IPPROTO_TCP, option, NOTSENT_LOWAT_BYTES if limited else 0x7FFFFFFF
+            )
 
     async def aclose(self) -> None:
         """See Endpoint."""

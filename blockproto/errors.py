@@ -69,10 +69,16 @@ class ErrorRow:
 _C, _S, _B = Scope.CONNECTION, Scope.STREAM, Scope.BLOCK
 
 ERRORS: dict[Code, ErrorRow] = {
-    Code.MALFORMED: ErrorRow(_C, False, "a frame does not follow its layout", "report it to the peer's author"),
+    Code.MALFORMED: ErrorRow(
+        _C, False, "a frame does not follow its layout", "report it to the peer's author"
+    ),
     Code.TOO_LARGE: ErrorRow(_C, False, "a length is over its limit", "keep within the limits of HELLO"),
-    Code.BAD_CHECK: ErrorRow(_C, True, "a frame's check does not match its bytes", "connect again and resume"),
-    Code.UNEXPECTED: ErrorRow(_C, False, "a message is not legal in this state", "report it to the peer's author"),
+    Code.BAD_CHECK: ErrorRow(
+        _C, True, "a frame's check does not match its bytes", "connect again and resume"
+    ),
+    Code.UNEXPECTED: ErrorRow(
+        _C, False, "a message is not legal in this state", "report it to the peer's author"
+    ),
     Code.UNSUPPORTED_VERSION: ErrorRow(_C, False, "no version in common", "update the older side"),
     Code.UNSUPPORTED: ErrorRow(_S, False, "a must-understand thing is not understood", "do without it"),
     Code.CREDIT_EXCEEDED: ErrorRow(_C, False, "more payload than was allowed", "wait for CREDIT"),
@@ -86,8 +92,12 @@ ERRORS: dict[Code, ErrorRow] = {
     Code.SUPERSEDED: ErrorRow(_S, False, "a newer attempt took the upload over", "leave it to the newer one"),
     Code.SOURCE_CHANGED: ErrorRow(_S, False, "the file is not the one that was begun", "start it anew"),
     Code.DIGEST_MISMATCH: ErrorRow(_B, True, "a block arrived damaged", "send the block again"),
-    Code.DIGESTS_DIFFER: ErrorRow(_B, True, "the root is not that of the held blocks", "send HAVE, repair, COMMIT"),
-    Code.BAD_FACTS: ErrorRow(_S, False, "filesize, blocknum, blockno and position disagree", "correct the sender"),
+    Code.DIGESTS_DIFFER: ErrorRow(
+        _B, True, "the root is not that of the held blocks", "send HAVE, repair, COMMIT"
+    ),
+    Code.BAD_FACTS: ErrorRow(
+        _S, False, "filesize, blocknum, blockno and position disagree", "correct the sender"
+    ),
     Code.STORE_FULL: ErrorRow(_S, True, "there is no room", "make room, then resume"),
     Code.STORE_FAILED: ErrorRow(_C, False, "the disk reported an error", "look at the server's disk"),
     Code.CANCELLED: ErrorRow(_S, False, "the transfer was cancelled", "start it again if that was not meant"),
@@ -340,7 +350,13 @@ _BY_CODE: dict[Code, type[BlockprotoError]] = {
 
 
 def error_from_code(
-    code: int, text: str, *, retryable: bool, retry_after_ms: int = 0, blockno: int | None = None, current: int | None = None
+    code: int,
+    text: str,
+    *,
+    retryable: bool,
+    retry_after_ms: int = 0,
+    blockno: int | None = None,
+    current: int | None = None,
 ) -> BlockprotoError:
     """Build the exception for an ERROR message; a code we do not know becomes ``Refused`` with the peer's text."""
     known = Code(code) if code in Code._value2member_map_ else None

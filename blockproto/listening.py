@@ -24,7 +24,9 @@ async def serve_folder(
     """See ``blockproto.serve``."""
     host, port = listen
     if not insecure and not is_loopback(host):
-        raise NotPermitted(f"{host} lets other machines in and there is no TLS yet: pass insecure=True if you accept that")
+        raise NotPermitted(
+            f"{host} lets other machines in and there is no TLS yet: pass insecure=True if you accept that"
+        )
     _raise_file_limit()
     listeners = await trio.open_tcp_listeners(port, host=host)
     try:

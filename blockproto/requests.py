@@ -18,7 +18,18 @@ from .blocks import BlockSet, block_span, blocknum_of
 from .connection import Connection
 from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
 from .names import SafeName
-from .store import Facts, FileEntry, FileStore, RecordB3sum, Remove, StoredFile, StoredReader, UploadEntry, UploadKey, Work
+from .store import (
+    Facts,
+    FileEntry,
+    FileStore,
+    RecordB3sum,
+    Remove,
+    StoredFile,
+    StoredReader,
+    UploadEntry,
+    UploadKey,
+    Work,
+)
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.sending import Lane, Sending
 from .transfer.uploads import Uploads
@@ -115,7 +126,7 @@ class Answerer:
     def _receipts(self, message: List) -> Result:
         """The receipts there are, in the order asked for; the cursor is not empty when they did not all fit."""
         found = self._store.receipts(self._principal, message.ids)
-        items = [_receipt_item(stored) for stored in found]
+        items: list[Item] = [_receipt_item(stored) for stored in found]
         fitting = page_items(items, self._connection.session.head_length_max)
         return Result(message.kind, tuple(items[:fitting]), "more" if fitting < len(items) else "")
 
@@ -348,5 +359,3 @@ def _receipt_item(stored: StoredFile) -> ReceiptItem:
         stored_as=stored.stored_as,
         b3sum=stored.b3sum,
     )
-
-

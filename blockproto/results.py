@@ -117,5 +117,3 @@ def upload_info(item: UploadItem) -> UploadInfo:
         held_count=item.held_count,
         expires_ms=item.expires_ms,
     )
-
-

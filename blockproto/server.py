@@ -154,7 +154,9 @@ class Server:
 
         return accept
 
-    async def _accept_from(self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery) -> None:
+    async def _accept_from(
+        self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery
+    ) -> None:
         await trio.serve_listeners(self.serve_stream, [listener], handler_nursery=nursery)
 
     async def _sweep(self) -> None:
@@ -175,7 +177,9 @@ class Server:
             if self._failure is not None:
                 connection.end_with(self._failure)
             else:
-                connection.say_goodbye(Code.GOING_AWAY, grace_ms=int(GRACE_S * 1000), retry_after_ms=RETRY_AFTER_MS)
+                connection.say_goodbye(
+                    Code.GOING_AWAY, grace_ms=int(GRACE_S * 1000), retry_after_ms=RETRY_AFTER_MS
+                )
         with trio.move_on_after(GRACE_S):
             for connection in connections:
                 await connection.finished.wait()

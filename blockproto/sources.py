@@ -133,7 +133,9 @@ class StreamSource:
         if blockno in self._kept:
             return self._kept[blockno]
         if blockno != self._next:
-            raise SourceChanged(f"{self.facts.filename.text}: block {blockno} has gone by and cannot be read again")
+            raise SourceChanged(
+                f"{self.facts.filename.text}: block {blockno} has gone by and cannot be read again"
+            )
         block = memoryview(bytearray(BLOCK_LENGTH))
         filled = 0
         while filled < BLOCK_LENGTH:

@@ -236,7 +236,9 @@ Work = BlockDone | Finish | Forget | KeepPrefixes | Discard | Remove | RecordB3s
 class UploadStore(Protocol):
     """A place that takes uploads."""
 
-    incarnation: int
+    @property
+    def incarnation(self) -> int:
+        """Raised whenever something that was durable is not any more, and never otherwise."""
 
     def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> Upload | StoredFile:
         """Find or begin an upload; nothing is created before its first byte.

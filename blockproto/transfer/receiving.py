@@ -217,7 +217,9 @@ class Incoming:
         self._connection.post(self._stream, self._opened(found))
 
     def _opened(self, upload: LiveUpload) -> Opened:
-        unowned = [(no, prefix.length) for no, prefix in sorted(upload.prefixes.items()) if no not in upload.owners]
+        unowned = [
+            (no, prefix.length) for no, prefix in sorted(upload.prefixes.items()) if no not in upload.owners
+        ]
         return Opened(
             sourceid=self._sourceid,
             file_id=upload.stored.file_id,
@@ -263,7 +265,9 @@ class Incoming:
             raise BadFacts(f"BLOCK says {message.filesize} bytes, the upload was begun with {self._filesize}")
         self._abandon()
         begin = max(message.blockno * BLOCK_LENGTH, upload.first)
-        block = BlockInProgress(message.blockno, begin, message.position, self._end_of(message.blockno, upload))
+        block = BlockInProgress(
+            message.blockno, begin, message.position, self._end_of(message.blockno, upload)
+        )
         block.continue_with(message.position, payload_length, message.digest)
         block.known = upload.digest_of(message.blockno)
         self._block = block
@@ -480,7 +484,12 @@ class BriefIncoming:
         if self._block is not None:
             raise BadFacts("a file without OPEN is one block")
         facts = self._facts = facts_of(message)
-        if facts.filesize is None or facts.filesize > BLOCK_LENGTH or message.blockno != 0 or message.position != 0:
+        if (
+            facts.filesize is None
+            or facts.filesize > BLOCK_LENGTH
+            or message.blockno != 0
+            or message.position != 0
+        ):
             raise BadFacts("only a whole file of at most one block may come without OPEN")
         block = BlockInProgress(0, 0, 0, facts.filesize)
         block.continue_with(0, payload_length, message.digest)
@@ -522,5 +531,3 @@ def committed_message(stored: StoredFile) -> Committed:
         stored_as=stored.stored_as,
         b3sum=stored.b3sum,
     )
-
-

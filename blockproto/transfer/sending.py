@@ -197,7 +197,9 @@ class Sending:
         assert blocknum is not None
         digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
         root = root_of(digests, blocknum - self._first_block)
-        lane.connection.post(lane.stream, Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize())))
+        lane.connection.post(
+            lane.stream, Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
+        )
         while self.committed is None and not self._differs:
             if self._again:
                 await lane.send_blocks()
@@ -212,7 +214,9 @@ class Sending:
         self._opened = trio.Event()
         for first in range(0, max(blocknum, 1), HAVE_DIGESTS_MAX):
             page = range(first, min(first + HAVE_DIGESTS_MAX, blocknum))
-            digests = tuple((blockno, self._digest(blockno)) for blockno in page if blockno >= self._first_block)
+            digests = tuple(
+                (blockno, self._digest(blockno)) for blockno in page if blockno >= self._first_block
+            )
             more = first + HAVE_DIGESTS_MAX < blocknum
             lane.connection.post(lane.stream, Have(digests, more=more))
         while not self._opened.is_set():
@@ -243,7 +247,11 @@ class Sending:
 
     async def _digest_held(self) -> None:
         """Read and hash the blocks that were here before and so are not sent."""
-        todo = [blockno for blockno in self.held if blockno not in self._digested and blockno not in self._in_flight]
+        todo = [
+            blockno
+            for blockno in self.held
+            if blockno not in self._digested and blockno not in self._in_flight
+        ]
         for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
             batch = todo[at : at + _HASH_BATCH_BLOCKS]
             for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch)):

@@ -354,5 +354,3 @@ class Uploads:
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
         live.stored.close()
-
-
