@@ -1,0 +1,315 @@
+"""File operations relative to directory fds, which no name and no symlink can lead out of a folder.
+
+Every path is walked component by component with ``O_NOFOLLOW | O_DIRECTORY``; nothing here takes a path with
+a slash. What Python's ``os`` lacks comes from libc: ``syncfs``, ``fallocate`` (never glibc's emulation, which
+writes), and ``renameat2``. Linux only; the client's sidecar store does without this module.
+
+Foreign errors are translated here and in ``ledger``: ``refusal`` tells an ``OSError`` that concerns one file
+from one that means the medium can no longer be trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+from ..errors import (
+    BlockprotoError,
+    Code,
+    FileExists,
+    NotEmpty,
+    NotPermitted,
+    Refused,
+    StoreFailed,
+    StoreFull,
+    UnknownFile,
+)
+
+_FALLOC_FL_KEEP_SIZE = 1
+_RENAME_NOREPLACE = 1
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+SYNC_EACH_MAX = 8
+"""How many files or folders are synced one by one; for more, one ``syncfs`` is cheaper."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _libc_function(name: str, *argtypes: type) -> Callable[..., int] | None:
+    try:
+        function = getattr(_libc, name)
+    except AttributeError:
+        return None
+    function.argtypes = argtypes
+    function.restype = ctypes.c_int
+    return function  # type: ignore[no-any-return]
+
+
+_syncfs = _libc_function("syncfs", ctypes.c_int)
+_fallocate = _libc_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_renameat2 = _libc_function(
+    "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
+)
+
+
+def _raise_errno() -> None:
+    number = ctypes.get_errno()
+    raise OSError(number, os.strerror(number))
+
+
+def syncfs(fd: int) -> None:
+    """Write everything of the file system of ``fd`` to its medium.
+
+    Durability: reports write errors since ``fd`` was opened (Linux >= 5.8), so keep one fd open from the
+        start.
+    """
+    if _syncfs is None:
+        os.sync()
+    elif _syncfs(fd) != 0:
+        _raise_errno()
+
+
+def reserve(fd: int, position: int, length: int) -> bool:
+    """Reserve room without changing the file's size; False where the file system cannot or has none left."""
+    if _fallocate is None:
+        return False
+    while _fallocate(fd, _FALLOC_FL_KEEP_SIZE, position, length) != 0:
+        number = ctypes.get_errno()
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EOPNOTSUPP, errno.ENOSYS, errno.EFBIG):
+            return False
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+    return True
+
+
+def move_new(from_fd: int, from_name: bytes, to_fd: int, to_name: bytes) -> None:
+    """Give a file another name that is not taken.
+
+    Raises:
+        FileExistsError: the name is taken; nothing changed.
+
+    Durability: not durable before ``to_fd`` is synced.
+    """
+    if _renameat2 is not None:
+        if _renameat2(from_fd, from_name, to_fd, to_name, _RENAME_NOREPLACE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+            _raise_errno()
+    os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+    os.unlink(from_name, dir_fd=from_fd)
+
+
+def move_over(from_fd: int, from_name: bytes, to_fd: int, to_name: bytes) -> None:
+    """Give a file another name, atomically in place of what has it. Durable when ``to_fd`` is synced."""
+    os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+
+
+def open_root(path: str | bytes) -> int:
+    """Open a folder the operator named; symlinks in its path are the operator's business."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_folder(above_fd: int, name: bytes) -> int:
+    """Open one folder in another, never through a symlink."""
+    return os.open(name, _FOLDER_FLAGS, dir_fd=above_fd)
+
+
+def make_folder(above_fd: int, name: bytes, mode: int = 0o777) -> int:
+    """Make a folder unless it is there, and open it."""
+    with suppress(FileExistsError):
+        os.mkdir(name, mode, dir_fd=above_fd)
+    return open_folder(above_fd, name)
+
+
+def create_file(folder_fd: int, name: bytes, mode: int) -> int:
+    """Create a file that was not there; ``mode`` is narrowed by the umask."""
+    return os.open(name, _CREATE_FLAGS, mode, dir_fd=folder_fd)
+
+
+def open_file(folder_fd: int, name: bytes) -> int:
+    """Open a file of ours for reading and writing."""
+    return os.open(name, _OPEN_FLAGS, dir_fd=folder_fd)
+
+
+def open_to_read(folder_fd: int, name: bytes) -> int:
+    """Open a regular file for reading; never waits for a fifo, never opens a device.
+
+    Raises:
+        UnknownFile: it is a symlink or something special.
+        NotPermitted: it is a folder.
+    """
+    try:
+        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode):
+            raise NotPermitted("it is a folder")
+        if not stat.S_ISREG(found.st_mode):
+            raise UnknownFile
+        fd = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+    except OSError as exc:
+        raise refusal(exc) from exc
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise UnknownFile
+    return fd
+
+
+def look(folder_fd: int, name: bytes) -> os.stat_result | None:
+    """What stands under a name, a symlink itself included; None if nothing does."""
+    try:
+        return os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def remove_file(folder_fd: int, name: bytes) -> bool:
+    """Remove a file; False if it was not there."""
+    try:
+        os.unlink(name, dir_fd=folder_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def write_all(fd: int, position: int, piece: memoryview) -> None:
+    """``pwrite`` until all is written."""
+    written = os.pwrite(fd, piece, position)
+    while written < len(piece):
+        written += os.pwrite(fd, piece[written:], position + written)
+
+
+def read_into(fd: int, position: int, view: memoryview) -> int:
+    """``pread`` into ``view`` until it is full or the file ends; returns how many bytes there were."""
+    filled = 0
+    while filled < len(view):
+        count = os.preadv(fd, [view[filled:]], position + filled)
+        if count == 0:
+            break
+        filled += count
+    return filled
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_NOT_PERMITTED = {
+    errno.EACCES: "the folder's rights do not allow it",
+    errno.EPERM: "the folder's rights do not allow it",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "something that is no folder stands in the path",
+    errno.ELOOP: "a symlink stands in the path",
+    errno.EISDIR: "a folder stands there",
+    errno.ENAMETOOLONG: "the name is too long for the file system",
+    errno.EINVAL: "the file system does not take this",
+    errno.EILSEQ: "the file system does not take this name",
+    errno.EXDEV: "another file system is mounted there",
+    errno.EFBIG: "the file is too big for the file system",
+    errno.EMLINK: "the folder has too many entries for the file system",
+    errno.ETXTBSY: "the file is being executed",
+    errno.EBUSY: "the file is in use",
+    errno.EOPNOTSUPP: "the file system cannot do this",
+}
+_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+
+
+def refusal(error: OSError) -> BlockprotoError:
+    """What an ``OSError`` means for the file it concerns; StoreFailed if it concerns the medium."""
+    number = error.errno
+    if number in _NO_ROOM:
+        return StoreFull()
+    if number in _NOT_PERMITTED:
+        return NotPermitted(_NOT_PERMITTED[number])
+    if number == errno.ENOENT:
+        return UnknownFile()
+    if number == errno.EEXIST:
+        return FileExists()
+    if number == errno.ENOTEMPTY:
+        return NotEmpty()
+    if number in _BUSY:
+        return Refused("the server is short of files or memory", code=Code.BUSY, retry_after_ms=1000)
+    return StoreFailed(f"the medium reported: {error.strerror}")
+
+
+class Folders:
+    """The folders under a root that one batch or one request needs, opened once each.
+
+    Args:
+        root_fd: the root; stays the caller's.
+
+    Not kept between batches: an fd follows a folder that somebody moves elsewhere.
+    """
+
+    OPEN_MAX = 128
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+        self._fds: dict[str, int] = {}
+        self.changed: set[str] = set()
+
+    def __enter__(self) -> Folders:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close them all; harmless when repeated."""
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+    def open(self, folder: str) -> int:
+        """The fd of a folder ("" is the root). It stays ours, and valid until the next call.
+
+        Raises:
+            OSError: there is none, or a symlink or a file stands in its path.
+        """
+        return self._walk(folder, make=False)
+
+    def make(self, folder: str) -> int:
+        """As ``open``, making what is missing; what was changed by that is added to ``changed``."""
+        return self._walk(folder, make=True)
+
+    def _walk(self, folder: str, make: bool) -> int:
+        if not folder:
+            return self._root_fd
+        fd = self._fds.get(folder)
+        if fd is not None:
+            return fd
+        above, _, name = folder.rpartition("/")
+        above_fd = self._walk(above, make)
+        try:
+            fd = open_folder(above_fd, name.encode())
+        except FileNotFoundError:
+            if not make:
+                raise
+            fd = make_folder(above_fd, name.encode())
+            self.changed.add(above)
+        if len(self._fds) >= self.OPEN_MAX:
+            self.close()
+        self._fds[folder] = fd
+        return fd
+
+    def forget(self, folder: str) -> None:
+        """A folder was removed: it and what was in it are not open any more, and need no sync."""
+        inside = folder + "/"
+        for name in [name for name in self._fds if name == folder or name.startswith(inside)]:
+            os.close(self._fds.pop(name))
+        self.changed = {name for name in self.changed if name != folder and not name.startswith(inside)}
+
+    def sync(self) -> None:
+        """Make the changes durable: few folders one by one, many by one ``syncfs``."""
+        if len(self.changed) > SYNC_EACH_MAX:
+            syncfs(self._root_fd)
+        else:
+            for folder in self.changed:
+                os.fsync(self.open(folder))
+        self.changed.clear()

@@ -1,0 +1,352 @@
+"""The ledger: what is durable, in LMDB.
+
+Rules:
+    1. Default flags only: LMDB then syncs data and meta page before a commit returns. 2. A transaction begins
+       and ends in one function on one thread; a read transaction is never kept. 3. One process has it open
+       (``local.py`` holds the lock). 4. Blocks are reserved behind the file's end (the ballast), so that
+       refusals and deletes still commit on a full disk. LMDB grows its file by writing there.
+
+An error of LMDB becomes StoreFull where the disk or the map is full (the transaction is undone, the store
+lives on) and StoreFailed everywhere else: after a failed sync nothing that "succeeds" later proves anything.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import lmdb
+
+from ..blocks import BlockSet
+from ..errors import StoreFailed, StoreFull
+from . import Prefix, UploadKey
+from .disk import reserve
+from .records import (
+    PAGE_BLOCKS,
+    STATE_KEY,
+    Finalising,
+    ReceiptRecord,
+    State,
+    UploadRecord,
+    bitmap_key,
+    digest_key,
+    held_runs,
+    mark,
+    name_hash,
+    number_of,
+    pack_prefixes,
+    unpack_prefixes,
+    upload_key,
+)
+
+MAP_SIZE = 16 << 30
+"""Bytes of address space, and the most the ledger can grow to; the file itself is as long as its content."""
+
+MAP_USED_MAX = 0.8
+"""New uploads are refused above this share of the map: a full map would make deletes fail too."""
+
+BALLAST_LENGTH = 8 << 20
+"""Bytes reserved behind the ledger's end."""
+
+TRIM_MAX = 16_384
+"""How many records of finished uploads one transaction removes at most."""
+
+
+_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.partition(".")[0]) >= 3 else {}
+"""LMDB 0.9, whichever engines the binding has."""
+
+
+class View:
+    """One transaction, as records.
+
+    Args:
+        txn: an open LMDB transaction; stays the caller's.
+    """
+
+    def __init__(self, txn: lmdb.Transaction) -> None:
+        self._txn = txn
+
+    def _get(self, key: bytes) -> bytes | None:
+        return cast("bytes | None", self._txn.get(key))
+
+    # -- one record
+
+    def state(self) -> State:
+        """The store's state."""
+        record = self._get(STATE_KEY)
+        if record is None:
+            raise StoreFailed("the ledger has lost its state")
+        return State.unpack(record)
+
+    def put_state(self, state: State) -> None:
+        """Record the store's state."""
+        self._txn.put(STATE_KEY, state.pack())
+
+    def upload(self, key: UploadKey) -> UploadRecord | None:
+        """An unfinished upload."""
+        at = upload_key(key)
+        record = self._get(at)
+        return None if record is None else UploadRecord.unpack(at, record)
+
+    def put_upload(self, upload: UploadRecord) -> None:
+        """Record an unfinished upload."""
+        self._txn.put(upload_key(upload.key), upload.pack())
+
+    def receipt(self, file_id: bytes) -> ReceiptRecord | None:
+        """The receipt of a file id."""
+        record = self._get(b"i" + file_id)
+        return None if record is None else ReceiptRecord.unpack(file_id, record)
+
+    def file_id_of(self, name: str) -> bytes | None:
+        """The id of the file that was last committed under a name."""
+        return self._get(b"n" + name_hash(name))
+
+    def put_receipt(self, receipt: ReceiptRecord, finalising: Finalising | None) -> None:
+        """Record a receipt, and with ``finalising`` that the file is only being given its name."""
+        self._txn.put(b"i" + receipt.file_id, receipt.pack())
+        self._txn.put(b"n" + name_hash(receipt.stored_as), receipt.file_id)
+        if finalising is not None:
+            self._txn.put(b"f" + receipt.file_id, finalising.pack())
+
+    def drop_receipt(self, receipt: ReceiptRecord) -> None:
+        """Forget a receipt, and its name's id and BLAKE3 if they are still its own."""
+        self._txn.delete(b"i" + receipt.file_id)
+        self._txn.delete(b"f" + receipt.file_id)
+        name = name_hash(receipt.stored_as)
+        if self._get(b"n" + name) == receipt.file_id:
+            self._txn.delete(b"n" + name)
+            self._txn.delete(b"c" + name)
+
+    def put_name(self, name: str, file_id: bytes) -> None:
+        """Record which file was committed under a name."""
+        self._txn.put(b"n" + name_hash(name), file_id)
+
+    def drop_name(self, name: str) -> None:
+        """Forget everything about the file of a name."""
+        at = name_hash(name)
+        file_id = self._get(b"n" + at)
+        if file_id is not None:
+            self._txn.delete(b"i" + file_id)
+            self._txn.delete(b"n" + at)
+        self._txn.delete(b"c" + at)
+
+    def finalising(self, file_id: bytes) -> Finalising | None:
+        """The commit under way of a file id."""
+        record = self._get(b"f" + file_id)
+        return None if record is None else Finalising.unpack(record)
+
+    def drop_finalising(self, file_id: bytes) -> None:
+        """The final name is there and durable."""
+        self._txn.delete(b"f" + file_id)
+
+    def b3sum(self, name: str, version: bytes) -> bytes | None:
+        """The BLAKE3 of a name's file, if it is known for that version."""
+        record = self._get(b"c" + name_hash(name))
+        return record[16:] if record is not None and record[:16] == version else None
+
+    def put_b3sum(self, name: str, version: bytes, b3sum: bytes) -> None:
+        """Record the BLAKE3 of a name's file."""
+        self._txn.put(b"c" + name_hash(name), version + b3sum)
+
+    # -- blocks of an upload
+
+    def digest(self, storage_id: bytes, blockno: int) -> bytes | None:
+        """The digest of a held block."""
+        return self._get(digest_key(storage_id, blockno))
+
+    def digests(self, storage_id: bytes) -> Iterator[tuple[int, bytes]]:
+        """(blockno, digest) of every held block, rising."""
+        return ((number_of(key), digest) for key, digest in self._with(b"d" + storage_id))
+
+    def held(self, storage_id: bytes) -> BlockSet:
+        """The held blocks."""
+        pages = ((number_of(key), bitmap) for key, bitmap in self._with(b"b" + storage_id))
+        return BlockSet(held_runs(pages))
+
+    def add_blocks(self, storage_id: bytes, digests: dict[int, bytes]) -> None:
+        """Record held blocks: their digests and their bits."""
+        for blockno in sorted(digests):
+            self._txn.put(digest_key(storage_id, blockno), digests[blockno])
+        self._mark(storage_id, digests, True)
+
+    def drop_blocks(self, storage_id: bytes, blocknos: Iterable[int]) -> int:
+        """Forget held blocks; returns how many of them were held."""
+        dropped = [blockno for blockno in blocknos if self._txn.delete(digest_key(storage_id, blockno))]
+        self._mark(storage_id, dropped, False)
+        return len(dropped)
+
+    def _mark(self, storage_id: bytes, blocknos: Iterable[int], held: bool) -> None:
+        pages: dict[int, bytearray] = {}
+        for blockno in blocknos:
+            page = blockno // PAGE_BLOCKS
+            if page not in pages:
+                record = self._get(bitmap_key(storage_id, page))
+                pages[page] = bytearray(record or bytes(PAGE_BLOCKS // 8))
+            mark(pages[page], blockno, held)
+        for page, bitmap in pages.items():
+            self._txn.put(bitmap_key(storage_id, page), bytes(bitmap))
+
+    def prefixes(self, storage_id: bytes) -> dict[int, Prefix]:
+        """The prefixes of unfinished blocks."""
+        return unpack_prefixes(self._get(b"p" + storage_id) or b"")
+
+    def put_prefixes(self, storage_id: bytes, prefixes: dict[int, Prefix]) -> None:
+        """Record the prefixes of unfinished blocks in place of those before."""
+        if prefixes:
+            self._txn.put(b"p" + storage_id, pack_prefixes(prefixes))
+        else:
+            self._txn.delete(b"p" + storage_id)
+
+    def drop_upload(self, key: UploadKey, storage_id: bytes) -> None:
+        """Forget an unfinished upload; its blocks' records go little by little, with ``trim``."""
+        self._txn.delete(upload_key(key))
+        self._txn.delete(b"p" + storage_id)
+        self._txn.put(b"g" + storage_id, b"")
+
+    def trim(self) -> None:
+        """Remove up to ``TRIM_MAX`` records of blocks whose upload is gone."""
+        room = TRIM_MAX
+        for key in [key for key, _ in self._with(b"g")]:
+            for kind in (b"b", b"d"):
+                room -= self._delete_with(kind + key[1:], room)
+            if room <= 0:
+                return
+            self._txn.delete(key)
+
+    # -- many records
+
+    def uploads(self, after: bytes = b"u") -> Iterator[UploadRecord]:
+        """Unfinished uploads in order of their keys, from key ``after`` on."""
+        return (UploadRecord.unpack(key, record) for key, record in self._with(b"u", after))
+
+    def receipts(self, after: bytes = b"i") -> Iterator[ReceiptRecord]:
+        """Receipts in order of their keys, from key ``after`` on."""
+        return (ReceiptRecord.unpack(key[1:], record) for key, record in self._with(b"i", after))
+
+    def all_finalising(self) -> Iterator[tuple[bytes, Finalising]]:
+        """(file_id, commit under way)."""
+        return ((key[1:], Finalising.unpack(record)) for key, record in self._with(b"f"))
+
+    def items(self, kind: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, record) of one kind, as they are."""
+        return self._with(kind)
+
+    def _with(self, prefix: bytes, after: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor() as cursor:
+            there = cursor.set_range(prefix if after is None else after)
+            while there:
+                key, record = cast("tuple[bytes, bytes]", cursor.item())
+                if not key.startswith(prefix):
+                    return
+                yield key, record
+                there = cursor.next()
+
+    def _delete_with(self, prefix: bytes, limit: int) -> int:
+        deleted = 0
+        with self._txn.cursor() as cursor:
+            there = cursor.set_range(prefix)
+            while there and deleted < limit and bytes(cursor.key()).startswith(prefix):
+                there = cursor.delete()
+                deleted += 1
+        return deleted
+
+
+class Ledger:
+    """An open ledger; build it with ``open``."""
+
+    def __init__(self, env: lmdb.Environment, file_fd: int) -> None:
+        self._env = env
+        self._file_fd = file_fd
+        self._ballast_end = 0
+
+    @classmethod
+    def open(cls, folder: Path, now_ms: int) -> Ledger:
+        """Open the ledger in ``folder``, which exists; make it if it is not there.
+
+        Raises:
+            StoreFailed: it is damaged or of another format.
+            StoreFull: no room for it.
+
+        Durability: what it shows is on the medium, also when the process before was killed inside a commit.
+        """
+        with translated():
+            env = lmdb.open(
+                str(folder), map_size=MAP_SIZE, max_readers=512, max_spare_txns=0, mode=0o600, **_ENGINE
+            )
+        file_fd = os.open(folder / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
+        ledger = cls(env, file_fd)
+        try:
+            with translated():
+                env.reader_check()
+                env.sync(True)
+            ledger._renew_ballast()
+            ledger._begin(now_ms)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def _begin(self, now_ms: int) -> None:
+        with self.write() as view:
+            if any(view.items(STATE_KEY)):
+                view.state()
+            else:
+                view.put_state(State(now_ms, secrets.token_bytes(32)))
+
+    def close(self) -> None:
+        """Let go of it; harmless when repeated."""
+        if self._file_fd >= 0:
+            self._env.close()
+            os.close(self._file_fd)
+            self._file_fd = -1
+
+    @contextmanager
+    def read(self) -> Iterator[View]:
+        """A short read transaction."""
+        with translated(), self._env.begin() as txn:
+            yield View(txn)
+
+    @contextmanager
+    def write(self) -> Iterator[View]:
+        """The write transaction; commits when the block ends without an exception.
+
+        Raises:
+            StoreFull: the disk or the map is full; nothing of the transaction is kept.
+            StoreFailed: anything else LMDB reports.
+
+        Durability: durable when the block has ended.
+        """
+        with translated(), self._env.begin(write=True) as txn:
+            yield View(txn)
+        self._renew_ballast()
+
+    def crowded(self) -> bool:
+        """Whether new uploads are to be refused because the map runs full."""
+        info = self._env.info()
+        return bool(info["last_pgno"] * 4096 > info["map_size"] * MAP_USED_MAX)
+
+    def _renew_ballast(self) -> None:
+        end = os.fstat(self._file_fd).st_size
+        if self._ballast_end - end < BALLAST_LENGTH // 2:
+            reserve(self._file_fd, end, BALLAST_LENGTH)
+            self._ballast_end = end + BALLAST_LENGTH
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """The border where LMDB's errors become ours."""
+    try:
+        yield
+    except (lmdb.DiskError, lmdb.MapFullError, lmdb.TxnFullError) as exc:
+        raise StoreFull("the ledger has no room") from exc
+    except lmdb.Error as exc:
+        if f"{os.strerror(errno.ENOSPC)}" in str(exc):
+            raise StoreFull("the ledger has no room") from exc
+        raise StoreFailed(f"the ledger reported: {exc}") from exc
+    except ValueError as exc:
+        raise StoreFailed(f"the ledger is not one of ours: {exc}") from exc

@@ -1,0 +1,295 @@
+"""The ledger's records as bytes: fixed big-endian structs, then strings.
+
+Keys are one letter and fixed-size binary values, never names. All of ``spec/store.md`` §2 is here.
+
+    m                                   state of the store
+    u principal(16) sourceid(16)        an unfinished upload
+    d storage_id(16) blockno(4)         digest of a held block
+    b storage_id(16) page(4)            bitmap of 8,192 held blocks, first block in the top bit
+    p storage_id(16)                    prefixes of unfinished blocks
+    i file_id(16)                       receipt of a committed file
+    n name(16)                          file_id of what was committed under that name (BLAKE3 of the name)
+    f file_id(16)                       FINALISING: recorded, but the final name may not be there yet
+    c name(16)                          version and BLAKE3 of a finished file
+    g storage_id(16)                    digests and bitmaps of that upload may go
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from struct import Struct
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from ..blocks import Run
+from ..names import SafeName
+from . import Facts, IfExists, Prefix, StoredFile, UploadKey
+from .rules import Shape
+
+FORMAT = 1
+"""Version of these records; a ledger with another one is refused."""
+
+PAGE_BLOCKS = 8192
+"""Blocks in one bitmap record."""
+
+_ONES = (1 << 64) - 1
+_NO_MTIME = -(1 << 63)
+_NO_MODE = (1 << 32) - 1
+
+_STATE = Struct(">IQ32s")
+_UPLOAD = Struct(">16s16sQQQQqIBHH")
+_RECEIPT = Struct(">16s16s32sQQQQqQHH")
+_FINALISING = Struct(">16sBB")
+_PREFIX = Struct(">II32s")
+_PAGE = Struct(">I")
+_ALL_HELD = b"\xff" * (PAGE_BLOCKS // 8)
+_SOME_HELD = re.compile("1+")
+
+STATE_KEY = b"m"
+
+
+def upload_key(key: UploadKey) -> bytes:
+    """Key of an unfinished upload."""
+    return b"u" + key.principal + key.sourceid
+
+
+def digest_key(storage_id: bytes, blockno: int) -> bytes:
+    """Key of a held block's digest."""
+    return b"d" + storage_id + _PAGE.pack(blockno)
+
+
+def bitmap_key(storage_id: bytes, page: int) -> bytes:
+    """Key of a bitmap of held blocks."""
+    return b"b" + storage_id + _PAGE.pack(page)
+
+
+def number_of(key: bytes) -> int:
+    """The blockno or page at the end of a key."""
+    return int.from_bytes(key[-4:], "big")
+
+
+def name_hash(name: str) -> bytes:
+    """What stands for a name in keys."""
+    return blake3(name.encode()).digest(16)
+
+
+@dataclass(slots=True)
+class State:
+    """What is true of the whole store.
+
+    Attributes:
+        incarnation: rises when a position may go down; u64.
+        secret: 32 bytes from which file ids are derived.
+    """
+
+    incarnation: int
+    secret: bytes
+
+    def pack(self) -> bytes:
+        """The record."""
+        return _STATE.pack(FORMAT, self.incarnation, self.secret)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> State:
+        """Parse the record; ValueError if its format is not ours."""
+        number, incarnation, secret = _STATE.unpack(record)
+        if number != FORMAT:
+            raise ValueError(f"ledger format {number}, not {FORMAT}")
+        return cls(incarnation, secret)
+
+    def raised(self, now_ms: int) -> State:
+        """The state with a greater incarnation."""
+        return State(max(now_ms, self.incarnation + 1), self.secret)
+
+    def file_id(self, key: UploadKey) -> bytes:
+        """The id of an upload's file: final from the first OPEN on, also when nothing of it was recorded."""
+        return blake3(key.principal + key.sourceid, key=self.secret).digest(16)
+
+
+@dataclass(slots=True)
+class UploadRecord:
+    """An unfinished upload.
+
+    Attributes:
+        storage_id: 16 random bytes; the partial's name in hex.
+        attempt: the greatest one seen.
+        expires_ms: Unix ms.
+        shape: what is known of its blocks.
+    """
+
+    key: UploadKey
+    facts: Facts
+    storage_id: bytes
+    file_id: bytes
+    attempt: int
+    expires_ms: int
+    shape: Shape
+
+    def pack(self) -> bytes:
+        """The record; the key stands in the key."""
+        facts = self.facts
+        name, filetype = facts.filename.text.encode(), facts.filetype.encode()
+        head = _UPLOAD.pack(
+            self.storage_id,
+            self.file_id,
+            self.attempt,
+            self.expires_ms,
+            _ONES if facts.filesize is None else facts.filesize,
+            _ONES if self.shape.short_end is None else self.shape.short_end,
+            _NO_MTIME if facts.mtime_ns is None else facts.mtime_ns,
+            _NO_MODE if facts.mode is None else facts.mode,
+            facts.if_exists,
+            len(name),
+            len(filetype),
+        )
+        return head + name + filetype
+
+    @classmethod
+    def unpack(cls, key: bytes, record: bytes) -> UploadRecord:
+        """Parse a record and its key."""
+        storage_id, file_id, attempt, expires_ms, *facts_of, name_length, filetype_length = (
+            _UPLOAD.unpack_from(record)
+        )
+        filesize, short_end, mtime_ns, mode, if_exists = facts_of
+        name, filetype = _strings(record, _UPLOAD.size, [name_length, filetype_length])
+        end = None if filesize == _ONES else filesize
+        facts = Facts(
+            filename=SafeName.parse(name),
+            filetype=filetype,
+            filesize=end,
+            mtime_ns=None if mtime_ns == _NO_MTIME else mtime_ns,
+            mode=None if mode == _NO_MODE else mode,
+            if_exists=IfExists(if_exists),
+        )
+        shape = Shape(0, end, None if short_end == _ONES else short_end)
+        return cls(UploadKey(key[1:17], key[17:33]), facts, storage_id, file_id, attempt, expires_ms, shape)
+
+
+class Identity(NamedTuple):
+    """What a file is on disk, to know it again.
+
+    Attributes:
+        dev: device, 0 for the served folder's own (device numbers change with a restart).
+        ino: inode.
+        size: bytes; 0 for a folder.
+        mtime_ns: nanoseconds since 1970; 0 for a folder, whose mtime changes with its entries.
+    """
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class ReceiptRecord:
+    """A committed file: counts only while what stands under ``stored_as`` has this identity."""
+
+    key: UploadKey
+    file_id: bytes
+    root: bytes
+    filesize: int
+    identity: Identity
+    committed_ms: int
+    stored_as: str
+    filetype: str
+
+    def pack(self) -> bytes:
+        """The record; file_id stands in the key."""
+        name, filetype = self.stored_as.encode(), self.filetype.encode()
+        head = _RECEIPT.pack(
+            self.key.principal,
+            self.key.sourceid,
+            self.root,
+            self.filesize,
+            *self.identity,
+            self.committed_ms,
+            len(name),
+            len(filetype),
+        )
+        return head + name + filetype
+
+    @classmethod
+    def unpack(cls, file_id: bytes, record: bytes) -> ReceiptRecord:
+        """Parse a record."""
+        principal, sourceid, root, filesize, *identity, committed_ms, name_length, filetype_length = (
+            _RECEIPT.unpack_from(record)
+        )
+        name, filetype = _strings(record, _RECEIPT.size, [name_length, filetype_length])
+        key = UploadKey(principal, sourceid)
+        return cls(key, file_id, root, filesize, Identity(*identity), committed_ms, name, filetype)
+
+    def stored(self, b3sum: bytes | None = None) -> StoredFile:
+        """The receipt as the port has it."""
+        return StoredFile(self.key.sourceid, self.file_id, self.root, self.filesize, self.stored_as, b3sum)
+
+
+class Finalising(NamedTuple):
+    """A commit under way: where its bytes are until the final name is there.
+
+    Attributes:
+        storage_id: the partial.
+        if_exists: what to do when recovery finds the name taken.
+        brief: whether there is no upload record to go with it.
+    """
+
+    storage_id: bytes
+    if_exists: IfExists
+    brief: bool
+
+    def pack(self) -> bytes:
+        """The record."""
+        return _FINALISING.pack(*self)
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Finalising:
+        """Parse a record."""
+        storage_id, if_exists, brief = _FINALISING.unpack(record)
+        return cls(storage_id, IfExists(if_exists), bool(brief))
+
+
+def pack_prefixes(prefixes: dict[int, Prefix]) -> bytes:
+    """The record of an upload's prefixes."""
+    return b"".join(_PREFIX.pack(blockno, *_prefix(prefix)) for blockno, prefix in sorted(prefixes.items()))
+
+
+def _prefix(prefix: Prefix) -> tuple[int, bytes]:
+    return prefix.length, prefix.digest
+
+
+def unpack_prefixes(record: bytes) -> dict[int, Prefix]:
+    """Parse it."""
+    return {blockno: Prefix(length, digest) for blockno, length, digest in _PREFIX.iter_unpack(record)}
+
+
+def held_runs(pages: Iterable[tuple[int, bytes]]) -> Iterator[Run]:
+    """The runs of held blocks in (page, bitmap) pairs; runs of neighbouring pages may touch."""
+    for page, bitmap in pages:
+        first = page * PAGE_BLOCKS
+        if bitmap == _ALL_HELD:
+            yield first, PAGE_BLOCKS
+            continue
+        bits = format(int.from_bytes(bitmap, "big"), f"0{PAGE_BLOCKS}b")
+        for run in _SOME_HELD.finditer(bits):
+            yield first + run.start(), run.end() - run.start()
+
+
+def mark(bitmap: bytearray, blockno: int, held: bool) -> None:
+    """Set or clear a block's bit in its page."""
+    at = blockno % PAGE_BLOCKS
+    bit = 0x80 >> (at % 8)
+    if held:
+        bitmap[at // 8] |= bit
+    else:
+        bitmap[at // 8] &= ~bit
+
+
+def _strings(record: bytes, at: int, lengths: list[int]) -> list[str]:
+    found = []
+    for length in lengths:
+        found.append(record[at : at + length].decode())
+        at += length
+    return found
