@@ -1,0 +1,294 @@
+"""Batch: one ``commit`` of the local store, from the plan to the outcomes.
+
+    plan      read the records, check attempts and roots, settle size, mode and mtime, choose names
+    sync      the bytes are on the medium
+    record    ONE transaction: blocks, prefixes, receipts, FINALISING
+    publish   final names by rename (``publishing.py``)
+    sync      the folders are on the medium
+    outcomes  whoever reads them may acknowledge
+
+The transaction is open from the plan to the record, so attempts are checked inside it. What a crash between record
+and publish leaves is finished by recovery; that a commit is done on disk is told to the ledger with the next batch
+(``Owed``).
+
+Errors: one work's error is its outcome and stops no other work. A full ledger undoes the transaction and is the
+outcome of every work that needed it. Any error of a sync ends the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from ..errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownUpload
+from . import (
+    FOLDER_FILETYPE,
+    BlockDone,
+    Discard,
+    Finish,
+    Forget,
+    KeepPrefixes,
+    Prefix,
+    RecordB3sum,
+    Remove,
+    Tidy,
+    Upload,
+    UploadKey,
+    Work,
+)
+from .disk import Folders, refusal
+from .ledger import View
+from .partial import Partial
+from .publishing import Publisher
+from .records import State, UploadRecord
+from .removing import remove_entry
+from .rules import (
+    EXPIRY_MS,
+    check_attempt,
+    check_block,
+    check_brief,
+    check_finish,
+    check_receipt,
+    outcome_of,
+)
+
+if TYPE_CHECKING:
+    from .local import LocalStore
+    from .upload import LocalUpload
+
+
+@dataclass(slots=True)
+class _Change:
+    """What the batch does to one unfinished upload."""
+
+    upload: LocalUpload
+    record: UploadRecord
+    digests: dict[int, bytes] = field(default_factory=dict)
+    dropped: set[int] = field(default_factory=set)
+    prefixes: dict[int, Prefix] | None = None
+
+
+class Batch:
+    """One commit.
+
+    Args:
+        store: the store.
+        works: the batch.
+    """
+
+    def __init__(self, store: LocalStore, works: Sequence[Work]) -> None:
+        self._store = store
+        self._works = works
+        self._changes: dict[UploadKey, _Change] = {}
+        self._discarded: list[tuple[UploadKey, bytes]] = []
+        self._dirty: dict[Partial, bool] = {}
+        self._entries = False
+        self._folders = Folders(store.root_fd)
+        self._publisher = Publisher(store, self._folders)
+        self._state: State | None = None
+
+    def run(self) -> None:
+        """Do it; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
+
+        Durability: every good outcome is durable when this returns.
+        """
+        for work in self._works:
+            work.outcome = None
+        with self._folders:
+            try:
+                self._record_all()
+            except StoreFull as exc:
+                self._undone(exc)
+            self._publisher.publish()
+            self._sync_folders()
+            self._publisher.end()
+        for key, storage_id in self._discarded:
+            self._store.end_partial(key, storage_id)
+
+    # -- the steps; tests put them in the wrong order to see that others notice
+
+    def _record_all(self) -> None:
+        store = self._store
+        paid = len(store.owed)
+        with store.ledger.write() as view:
+            for owed in store.owed:
+                owed.pay(view)
+            for work in self._works:
+                self._plan(view, work)
+            self._sync_bytes()
+            self._record(view)
+            view.trim()
+        del store.owed[:paid]
+        if self._state is not None:
+            store.state = self._state
+
+    def _sync_bytes(self) -> None:
+        self._store.sync_partials(self._dirty, entries=self._entries)
+        for partial in self._dirty:
+            partial.new = False
+
+    def _record(self, view: View) -> None:
+        for change in self._changes.values():
+            self._record_change(view, change)
+        self._publisher.record(view)
+
+    def _sync_folders(self) -> None:
+        self._folders.sync()
+
+    def _record_change(self, view: View, change: _Change) -> None:
+        storage_id = change.record.storage_id
+        if change.dropped and view.drop_blocks(storage_id, change.dropped):
+            self._raise_incarnation(view)
+        if change.digests:
+            view.add_blocks(storage_id, change.digests)
+        if change.prefixes is not None:
+            view.put_prefixes(storage_id, change.prefixes)
+        change.record.expires_ms = self._store.now_ms() + EXPIRY_MS
+        view.put_upload(change.record)
+        change.upload.partial.recorded = True
+
+    def _raise_incarnation(self, view: View) -> None:
+        self._state = self._store.state.raised(self._store.now_ms())
+        view.put_state(self._state)
+
+    def _undone(self, error: StoreFull) -> None:
+        """The transaction did not happen: nothing that needed it is done."""
+        for work in self._works:
+            if work.outcome is None and not isinstance(work, Remove):
+                work.outcome = StoreFull(str(error))
+        self._publisher.forget()
+        self._discarded.clear()
+        self._state = None
+
+    # -- plan
+
+    def _plan(self, view: View, work: Work) -> None:
+        try:
+            self._plan_one(view, work)
+            return
+        except OSError as exc:
+            error = refusal(exc)
+        except BlockprotoError as exc:
+            error = exc
+        if isinstance(error, StoreFailed):
+            raise error
+        work.outcome = outcome_of(error)
+
+    def _plan_one(self, view: View, work: Work) -> None:
+        match work:
+            case Finish():
+                self._plan_finish(view, work)
+            case BlockDone():
+                self._plan_block(view, work)
+            case Forget():
+                change = self._change(view, work.upload, work.attempt)
+                for blockno in work.blocknos:
+                    change.digests.pop(blockno, None)
+                    change.dropped.add(blockno)
+            case KeepPrefixes():
+                self._plan_prefixes(view, work)
+            case Discard():
+                self._plan_discard(view, work)
+            case Remove():
+                remove_entry(view, self._folders, self._store.finished, work)
+            case RecordB3sum():
+                if self._store.finished.stat(work.filename).version == work.version:
+                    view.put_b3sum(work.filename.text, work.version, work.b3sum)
+            case Tidy():
+                for file_id in work.receipts:
+                    receipt = view.receipt(file_id)
+                    if receipt is not None and not self._store.finished.is_true(receipt):
+                        view.drop_receipt(receipt)
+
+    def _change(self, view: View, upload: Upload, attempt: int) -> _Change:
+        """What the batch does to an upload so far, if ``attempt`` may do something to it.
+
+        Raises:
+            Superseded: it may not.
+            UnknownUpload: the upload was committed or discarded.
+        """
+        ours = self._store.ours(upload)
+        change = self._changes.get(upload.key)
+        if change is None:
+            if ours.partial.gone:
+                raise UnknownUpload("the upload has ended")
+            record = view.upload(upload.key) or replace(ours.record)
+            if record.storage_id != ours.partial.storage_id:
+                raise UnknownUpload("the upload was begun anew")
+            change = _Change(ours, record)
+        check_attempt(change.record.attempt, attempt)
+        change.record.attempt = attempt
+        self._changes[upload.key] = change
+        return change
+
+    def _touch(self, partial: Partial, *, metadata: bool) -> None:
+        self._dirty[partial] = metadata or self._dirty.get(partial, False)
+
+    def _plan_block(self, view: View, work: BlockDone) -> None:
+        change = self._change(view, work.upload, work.attempt)
+        change.record.shape = check_block(change.record.shape, work)
+        change.digests[work.blockno] = work.digest
+        self._entries |= change.upload.partial.new
+        self._touch(change.upload.partial, metadata=False)
+
+    def _plan_prefixes(self, view: View, work: KeepPrefixes) -> None:
+        partial = self._store.ours(work.upload).partial
+        if not work.prefixes and not partial.recorded:
+            return
+        change = self._change(view, work.upload, work.attempt)
+        change.prefixes = dict(work.prefixes)
+        if work.prefixes:
+            self._entries |= partial.new
+            self._touch(partial, metadata=False)
+
+    def _plan_discard(self, view: View, work: Discard) -> None:
+        record = view.upload(work.key)
+        live = self._store.live(work.key)
+        if (record is None and live is None) or self._publisher.has(work.key):
+            raise UnknownUpload
+        if work.expired_ms is not None and (
+            live is not None or record is None or record.expires_ms > work.expired_ms
+        ):
+            return
+        self._changes.pop(work.key, None)
+        if live is not None:
+            live.partial.leave()
+            self._dirty.pop(live.partial, None)
+            self._discarded.append((work.key, live.partial.storage_id))
+        if record is not None:
+            view.drop_upload(work.key, record.storage_id)
+            self._discarded.append((work.key, record.storage_id))
+
+    def _plan_finish(self, view: View, work: Finish) -> None:
+        upload = self._store.ours(work.upload)
+        if self._publisher.join(work):
+            return
+        receipt = self._store.finished.true_receipt(view, upload.file_id)
+        if receipt is not None:
+            work.outcome = check_receipt(receipt, work)
+            return
+        left = None
+        if upload.brief:
+            check_brief(work)
+            left = view.upload(upload.key)
+        else:
+            change = self._change(view, upload, work.attempt)
+            check_finish(change.record.shape, work, _held(view, change))
+        if work.facts.filetype == FOLDER_FILETYPE:
+            if work.filesize:
+                raise BadFacts("a folder has no bytes")
+            self._publisher.make_folder(work, upload)
+            return
+        self._publisher.plan(view, work, upload, left)
+        self._entries |= upload.partial.new and not upload.brief
+        self._touch(upload.partial, metadata=True)
+
+
+def _held(view: View, change: _Change) -> Iterable[tuple[int, bytes]]:
+    recorded = view.digests(change.record.storage_id)
+    if not change.digests and not change.dropped:
+        return recorded
+    digests = {blockno: digest for blockno, digest in recorded if blockno not in change.dropped}
+    digests.update(change.digests)
+    return sorted(digests.items())

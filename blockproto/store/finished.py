@@ -1,0 +1,205 @@
+"""Finished files of a local store: what they are, what the ledger knows of them, listing and reading.
+
+The folder is the truth, the ledger a memory: a receipt counts only while the file has the device, inode, size and mtime
+that were recorded. Symlinks and special files are never followed, listed or served, and ``.blockproto`` is not there.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import stat
+from collections.abc import Iterable
+from struct import pack
+
+from blake3 import blake3
+
+from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from ..names import SafeName
+from . import FOLDER_FILETYPE, FileEntry, StoredFile
+from .disk import Folders, look, open_to_read, read_into, refusal
+from .ledger import Ledger, View
+from .listing import Listings
+from .records import Identity, ReceiptRecord
+
+_UNKNOWN_FILETYPE = "application/octet-stream"
+
+
+class LocalReader:
+    """A finished file opened for reading; the port's ``StoredReader``."""
+
+    def __init__(self, finished: FinishedFiles, entry: FileEntry, fd: int) -> None:
+        self.entry = entry
+        self._finished = finished
+        self._fd = fd
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """See the port."""
+        try:
+            return read_into(self._fd, position, view)
+        except OSError as exc:
+            raise refusal(exc) from exc
+
+    def unchanged(self) -> bool:
+        """See the port."""
+        return self._finished.version(os.fstat(self._fd)) == self.entry.version
+
+    def close(self) -> None:
+        """See the port."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FinishedFiles:
+    """The files of a served folder.
+
+    Args:
+        root_fd: the served folder; stays the caller's.
+        ledger: what is known of them.
+    """
+
+    def __init__(self, root_fd: int, ledger: Ledger) -> None:
+        self._root_fd = root_fd
+        self._ledger = ledger
+        self._dev = os.fstat(root_fd).st_dev
+        self._hidden: set[bytes] = set()
+        self._listings = Listings(root_fd)
+
+    # -- what a file is
+
+    def identity(self, found: os.stat_result) -> Identity:
+        """What a file is known by."""
+        dev = 0 if found.st_dev == self._dev else found.st_dev
+        if stat.S_ISDIR(found.st_mode):
+            return Identity(dev, found.st_ino, 0, 0)
+        return Identity(dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def version(self, found: os.stat_result) -> bytes:
+        """16 bytes that change whenever the file does."""
+        dev = 0 if found.st_dev == self._dev else found.st_dev
+        return blake3(pack(">QQQq", dev, found.st_ino, found.st_size, found.st_mtime_ns)).digest(16)
+
+    def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
+        """What stands under a name if it is a file or a folder, else None."""
+        own = Folders(self._root_fd) if folders is None else folders
+        try:
+            folder, _, last = name.rpartition("/")
+            found = look(own.open(folder), last.encode())
+        except OSError as exc:
+            error = refusal(exc)
+            if error.retryable or isinstance(error, StoreFailed):
+                raise error from exc
+            return None
+        finally:
+            if folders is None:
+                own.close()
+        return found if found is not None and _is_served(found) else None
+
+    # -- receipts
+
+    def hide(self, file_id: bytes) -> None:
+        """Its receipt does not count yet: the name is not durable."""
+        self._hidden.add(file_id)
+
+    def show(self, file_id: bytes) -> None:
+        """It counts."""
+        self._hidden.discard(file_id)
+
+    def is_true(self, receipt: ReceiptRecord, folders: Folders | None = None) -> bool:
+        """Whether the file is still what was committed."""
+        if receipt.file_id in self._hidden:
+            return False
+        found = self.look(receipt.stored_as, folders)
+        return found is not None and self.identity(found) == receipt.identity
+
+    def true_receipt(self, view: View, file_id: bytes, folders: Folders | None = None) -> StoredFile | None:
+        """The receipt of a file id, if it counts."""
+        receipt = view.receipt(file_id)
+        if receipt is None or not self.is_true(receipt, folders):
+            return None
+        found = self.look(receipt.stored_as, folders)
+        return receipt.stored(None if found is None else view.b3sum(receipt.stored_as, self.version(found)))
+
+    def receipts(self, file_ids: Iterable[bytes]) -> list[StoredFile]:
+        """Those that count."""
+        with self._ledger.read() as view, Folders(self._root_fd) as folders:
+            found = (self.true_receipt(view, file_id, folders) for file_id in file_ids)
+            return [receipt for receipt in found if receipt is not None]
+
+    # -- entries
+
+    def stat(self, filename: SafeName) -> FileEntry:
+        """One entry; raises UnknownFile."""
+        found = self.look(filename.text)
+        if found is None:
+            raise UnknownFile
+        with self._ledger.read() as view:
+            return self._entry(view, filename, found)
+
+    def _entry(self, view: View, filename: SafeName, found: os.stat_result) -> FileEntry:
+        folder = stat.S_ISDIR(found.st_mode)
+        version = self.version(found)
+        file_id = view.file_id_of(filename.text)
+        receipt = None if file_id is None else view.receipt(file_id)
+        if receipt is not None and self.identity(found) != receipt.identity:
+            receipt = None
+        return FileEntry(
+            filename=filename,
+            folder=folder,
+            filesize=0 if folder else found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            mode=stat.S_IMODE(found.st_mode) & 0o777,
+            version=version,
+            file_id=bytes(16) if receipt is None else receipt.file_id,
+            filetype=_guess(filename.text, folder) if receipt is None else receipt.filetype,
+            root=None if receipt is None else receipt.root,
+            b3sum=None if folder else view.b3sum(filename.text, version),
+        )
+
+    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+        """A page of entries; see the port."""
+        found, following = self._listings.page(folder, recursive, cursor, limit)
+        with self._ledger.read() as view:
+            return [self._entry(view, name, status) for name, status in found], following
+
+    # -- reading
+
+    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> LocalReader:
+        """Open a file by name or id; see the port."""
+        if filename is None:
+            filename = self._name_of(file_id)
+        folder, _, last = filename.text.rpartition("/")
+        with Folders(self._root_fd) as folders:
+            try:
+                fd = open_to_read(folders.open(folder), last.encode())
+            except OSError as exc:
+                raise _unknown(refusal(exc)) from exc
+        try:
+            with self._ledger.read() as view:
+                return LocalReader(self, self._entry(view, filename, os.fstat(fd)), fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _name_of(self, file_id: bytes | None) -> SafeName:
+        with self._ledger.read() as view:
+            receipt = None if file_id is None else view.receipt(file_id)
+        if receipt is None or not self.is_true(receipt):
+            raise UnknownFile
+        return SafeName.parse(receipt.stored_as)
+
+
+def _is_served(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+
+
+def _unknown(error: BlockprotoError) -> BlockprotoError:
+    """What stands in the way of a path that is read is nobody's business."""
+    return UnknownFile() if isinstance(error, NotPermitted) else error
+
+
+def _guess(name: str, folder: bool) -> str:
+    if folder:
+        return FOLDER_FILETYPE
+    return mimetypes.guess_type(name)[0] or _UNKNOWN_FILETYPE

@@ -1,0 +1,350 @@
+"""LocalStore: finished files in a folder, what is unfinished in ``.blockproto`` beside them, and a ledger in LMDB.
+
+    FOLDER/                     the served folder: finished files under their names, and nothing else
+        .blockproto/            (or --state) lock, ledger/, partials/
+
+Partials lie on the served folder's own mount, so that a rename gives them their names; with ``--state`` on
+another mount they stay in ``FOLDER/.blockproto``. One process has a store open: it holds a lock on a file of its
+own.
+
+``commit`` is in ``batch.py``, opening in ``opening.py``, finished files in ``finished.py``.
+
+Spec: spec/store.md.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from ..blocks import BLOCK_LENGTH
+from ..errors import BlockprotoError, StoreFailed, StoreFull
+from ..names import SafeName
+from . import Facts, FileEntry, StoredFile, Upload, UploadEntry, UploadKey, Work
+from .batch import Batch
+from .disk import SYNC_EACH_MAX, syncfs
+from .finished import FinishedFiles, LocalReader
+from .ledger import Ledger
+from .opening import Opened, open_places
+from .partial import Partial
+from .publishing import Owed
+from .records import UploadRecord
+from .recovery import recover
+from .rules import EXPIRY_MS, Shape
+from .sweeping import Sweeper
+from .upload import LocalUpload
+
+SPARE_BYTES = 64 << 20
+"""Bytes that uploads leave free on the disk, or a hundredth of it where that is less."""
+
+
+def unix_ms() -> int:
+    """The time, Unix ms."""
+    return time.time_ns() // 1_000_000
+
+
+class LocalStore:
+    """The port's ``FileStore`` on a Linux file system; build it with ``open``.
+
+    Attributes:
+        incarnation: rises when a position may go down.
+        findings: what recovery had to do, in plain words.
+    """
+
+    def __init__(self, opened: Opened, now_ms: Callable[[], int]) -> None:
+        self.root_fd = opened.root_fd
+        self.partials_fd = opened.partials_fd
+        self.ledger: Ledger = opened.ledger
+        self.now_ms = now_ms
+        self.finished = FinishedFiles(opened.root_fd, opened.ledger)
+        self.owed: list[Owed] = []
+        self.findings: list[str] = []
+        with self.ledger.read() as view:
+            self.state = view.state()
+        self._opened = opened
+        self._failed: StoreFailed | None = None
+        self._live: dict[UploadKey, LocalUpload] = {}
+        self._mutex = threading.Lock()
+        self._sweeper = Sweeper(self.ledger, self.finished)
+        self._syncers: ThreadPoolExecutor | None = None
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, state: Path | None = None, now_ms: Callable[[], int] = unix_ms
+    ) -> LocalStore:
+        """Open the store of a folder, make it where there is none, and recover what a crash left.
+
+        Args:
+            folder: the served folder; exists.
+            state: where lock, ledger and partials are; default ``folder/.blockproto``.
+            now_ms: the clock, Unix ms.
+
+        Raises:
+            NotPermitted: there is no such folder, or it cannot be written.
+            StoreInUse: another process has it open.
+            StoreFull: no room for a ledger.
+            StoreFailed: the ledger is damaged, or the medium reported an error.
+
+        Durability: what the store shows is on the medium, also when the process before was killed at any point.
+        """
+        opened = open_places(folder, state, now_ms())
+        try:
+            store = cls(opened, now_ms)
+            recover(store)
+        except BaseException:
+            opened.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Write what is owed to the ledger and let go of everything; harmless when repeated."""
+        if self._opened.closed:
+            return
+        try:
+            if self._failed is None and self.owed:
+                self.pay_now()
+        finally:
+            if self._syncers is not None:
+                self._syncers.shutdown()
+            self._opened.close()
+
+    @property
+    def incarnation(self) -> int:
+        """Rises when a position may go down (u64)."""
+        return self.state.incarnation
+
+    # -- trouble
+
+    def check_usable(self) -> None:
+        """Raise StoreFailed once the medium reported an error."""
+        if self._failed is not None:
+            raise StoreFailed(str(self._failed))
+
+    def fail(self, error: StoreFailed) -> StoreFailed:
+        """Refuse everything from now on; returns ``error``."""
+        if self._failed is None:
+            self._failed = error
+        return error
+
+    # -- uploads
+
+    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> LocalUpload | StoredFile:
+        """See the port. Reads the ledger and no file data; creates nothing."""
+        self.check_usable()
+        with self.ledger.read() as view:
+            receipt = self.finished.true_receipt(view, self.state.file_id(key))
+            if receipt is not None:
+                return receipt
+            record = view.upload(key)
+            if record is None or key in self._ended_keys():
+                upload = self._open_new(key, facts)
+            else:
+                upload = self._open_recorded(record)
+                upload.held = view.held(record.storage_id)
+                prefixes = view.prefixes(record.storage_id).items()
+                upload.prefixes = {blockno: kept for blockno, kept in prefixes if blockno not in upload.held}
+        try:
+            self._check_room(upload)
+        except BlockprotoError:
+            upload.close()
+            raise
+        return upload
+
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> LocalUpload:
+        """See the port. No system call but for the random id."""
+        self.check_usable()
+        record = self._new_record(key, facts)
+        partial = Partial(self.partials_fd, record.storage_id, facts.filesize, mode=facts.mode)
+        return LocalUpload(self, record, partial, brief=True)
+
+    def _new_record(self, key: UploadKey, facts: Facts) -> UploadRecord:
+        return UploadRecord(
+            key=key,
+            facts=facts,
+            storage_id=secrets.token_bytes(16),
+            file_id=self.state.file_id(key),
+            attempt=0,
+            expires_ms=self.now_ms() + EXPIRY_MS,
+            shape=Shape(0, facts.filesize),
+        )
+
+    def _open_new(self, key: UploadKey, facts: Facts) -> LocalUpload:
+        with self._mutex:
+            live = self._live.get(key)
+            if live is not None:
+                return LocalUpload(self, live.record, live.partial)
+            record = self._new_record(key, facts)
+            partial = Partial(self.partials_fd, record.storage_id, facts.filesize, mode=facts.mode)
+            upload = self._live[key] = LocalUpload(self, record, partial)
+            return upload
+
+    def _open_recorded(self, record: UploadRecord) -> LocalUpload:
+        with self._mutex:
+            live = self._live.get(record.key)
+            if live is not None and live.partial.storage_id == record.storage_id:
+                return LocalUpload(self, record, live.partial)
+            partial = Partial(
+                self.partials_fd, record.storage_id, record.facts.filesize, exists=True, recorded=True
+            )
+            upload = self._live[record.key] = LocalUpload(self, record, partial)
+            return upload
+
+    def let_go(self, upload: LocalUpload) -> None:
+        """A user of an upload closed it."""
+        with self._mutex:
+            live = self._live.get(upload.key)
+            if upload.partial.release() and live is not None and live.partial is upload.partial:
+                del self._live[upload.key]
+
+    def end_partial(self, key: UploadKey, storage_id: bytes) -> None:
+        """An upload was discarded: its bytes go, and whoever has it open can write no more."""
+        with self._mutex:
+            live = self._live.get(key)
+            if live is not None and live.partial.storage_id == storage_id:
+                del self._live[key]
+                live.partial.remove()
+                return
+        Partial(self.partials_fd, storage_id, None, exists=True).remove()
+
+    def live(self, key: UploadKey) -> LocalUpload | None:
+        """An upload somebody has open."""
+        with self._mutex:
+            return self._live.get(key)
+
+    @staticmethod
+    def ours(upload: Upload) -> LocalUpload:
+        """An upload as what this store made it."""
+        assert isinstance(upload, LocalUpload)
+        return upload
+
+    def _ended_keys(self) -> set[UploadKey]:
+        """The uploads that ended since the ledger was told last."""
+        return {owed.upload[0] for owed in list(self.owed) if owed.upload is not None}
+
+    def has_ended(self, upload: LocalUpload) -> None:
+        """An upload has its final name: the next one of its key is another."""
+        upload.partial.leave()
+        with self._mutex:
+            live = self._live.get(upload.key)
+            if live is not None and live.partial is upload.partial:
+                del self._live[upload.key]
+
+    def _check_room(self, upload: LocalUpload) -> None:
+        disk = os.fstatvfs(self.partials_fd)
+        spare = min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 100)
+        free = disk.f_bavail * disk.f_frsize
+        filesize = upload.facts.filesize
+        missing = BLOCK_LENGTH if filesize is None else filesize - len(upload.held) * BLOCK_LENGTH
+        if missing > 0 and missing + spare > free:
+            raise StoreFull(f"{missing} bytes are missing and {max(0, free - spare)} are free")
+        if not upload.partial.recorded and self.ledger.crowded():
+            raise StoreFull("the ledger is too full for new uploads")
+
+    # -- commit
+
+    def commit(self, batch: Sequence[Work]) -> None:
+        """See the port.
+
+        Durability: when this returns, everything with a good outcome survives a power cut.
+        """
+        self.check_usable()
+        try:
+            Batch(self, batch).run()
+        except StoreFailed as exc:
+            raise self.fail(exc) from exc
+        except OSError as exc:
+            raise self.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
+
+    def pay_now(self) -> None:
+        """Tell the ledger what it is owed, without waiting for the next batch; on a full disk it stays owed."""
+        paid = len(self.owed)
+        with suppress(StoreFull), self.ledger.write() as view:
+            for owed in self.owed:
+                owed.pay(view)
+            del self.owed[:paid]
+
+    def sync_partials(self, partials: dict[Partial, bool], *, entries: bool) -> None:
+        """Make bytes durable.
+
+        Args:
+            partials: what to sync, and whether mode and mtime matter too.
+            entries: whether the folder of partials has new entries that must last.
+
+        Raises:
+            OSError: the medium reported an error.
+        """
+        if len(partials) > SYNC_EACH_MAX:
+            syncfs(self.partials_fd)
+            return
+        tasks: list[Callable[[], None]] = [
+            lambda partial=partial, metadata=metadata: partial.sync(metadata=metadata)  # type: ignore[misc]
+            for partial, metadata in partials.items()
+        ]
+        if entries:
+            tasks.append(lambda: os.fsync(self.partials_fd))
+        if len(tasks) == 1:
+            tasks[0]()
+        elif tasks:
+            if self._syncers is None:
+                self._syncers = ThreadPoolExecutor(SYNC_EACH_MAX + 1, "blockproto-sync")
+            for future in [self._syncers.submit(task) for task in tasks]:
+                future.result()
+
+    # -- finished files
+
+    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
+        """See the port."""
+        return self.finished.receipts(
+            self.state.file_id(UploadKey(principal, sourceid)) for sourceid in sourceids
+        )
+
+    def stat(self, filename: SafeName) -> FileEntry:
+        """See the port."""
+        return self.finished.stat(filename)
+
+    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+        """See the port."""
+        return self.finished.files(folder, recursive, cursor, limit)
+
+    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> LocalReader:
+        """See the port."""
+        return self.finished.open_file(filename, file_id)
+
+    def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
+        """See the port."""
+        entries: list[UploadEntry] = []
+        over = self._ended_keys()
+        after = b"u" + principal + (bytes.fromhex(cursor) + b"\0" if cursor else b"")
+        with self.ledger.read() as view:
+            for record in view.uploads(after):
+                if record.key.principal != principal:
+                    break
+                if record.key in over:
+                    continue
+                if len(entries) == limit:
+                    return entries, entries[-1].key.sourceid.hex()
+                held = view.held(record.storage_id)
+                entries.append(
+                    UploadEntry(
+                        key=record.key,
+                        file_id=record.file_id,
+                        filename=record.facts.filename,
+                        filetype=record.facts.filetype,
+                        filesize=record.facts.filesize,
+                        position=held.position(record.facts.filesize),
+                        held_count=len(held),
+                        expires_ms=record.expires_ms,
+                    )
+                )
+        return entries, ""
+
+    def sweep(self, now_ms: int) -> Sequence[Work]:
+        """See the port."""
+        self.check_usable()
+        return self._sweeper.next_works(now_ms, owed=bool(self.owed))

@@ -1,0 +1,243 @@
+"""Partial: the bytes of one unfinished upload, in a file under a random name.
+
+The file is created on the first byte, in the folder of partials and nowhere else; it gets its final name by a rename
+when it is complete and durable. Room is reserved in steps ahead of the write position, never the whole file: a hundred
+OPENs of a tebibyte cost an attacker nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from ..blocks import BLOCK_LENGTH
+from ..errors import StoreError, UnknownUpload
+from . import Facts
+from .disk import (
+    create_file,
+    open_file,
+    read_into,
+    refusal,
+    remove_file,
+    reserve,
+    write_all,
+)
+
+RESERVE_LENGTH = 64 << 20
+"""Bytes reserved at once ahead of the write position (a power of two)."""
+
+_FILE_MODE = 0o666
+
+
+class Partial:
+    """One partial file, shared by everybody who has its upload open.
+
+    Args:
+        folder_fd: the folder of partials; stays the caller's.
+        storage_id: 16 bytes; the name in hex.
+        filesize: bytes it will have, or None while unknown.
+        exists: whether the file was created before.
+        recorded: whether the ledger knows it; if not, its bytes go when the last user lets go.
+        mode: permission bits to create it with.
+
+    Threads: ``write`` and ``read_into`` may run at once; so may ``release`` of another user.
+    """
+
+    __slots__ = (
+        "_busy",
+        "_closing",
+        "_fd",
+        "_filesize",
+        "_folder_fd",
+        "_lock",
+        "_mode",
+        "_reserved",
+        "_settled",
+        "_users",
+        "exists",
+        "gone",
+        "name",
+        "new",
+        "recorded",
+        "storage_id",
+    )
+
+    def __init__(
+        self,
+        folder_fd: int,
+        storage_id: bytes,
+        filesize: int | None,
+        *,
+        exists: bool = False,
+        recorded: bool = False,
+        mode: int | None = None,
+    ) -> None:
+        self.storage_id = storage_id
+        self.name = storage_id.hex().encode()
+        self.exists = exists
+        self.recorded = recorded
+        self.gone = False
+        self.new = False
+        self._folder_fd = folder_fd
+        self._filesize = filesize
+        self._mode = _FILE_MODE if mode is None else mode | 0o600
+        self._fd = -1
+        self._busy = 0
+        self._closing = False
+        self._users = 0
+        self._reserved: set[int] = set()
+        self._settled: tuple[tuple[int | None, int | None, int], os.stat_result] | None = None
+        self._lock = threading.Lock()
+
+    # -- who has it
+
+    def take(self) -> None:
+        """Another user."""
+        with self._lock:
+            self._users += 1
+
+    def release(self) -> bool:
+        """One user less; the last one closes the file and returns True."""
+        with self._lock:
+            self._users -= 1
+            if self._users > 0:
+                return False
+            self._close()
+            if not self.recorded and self.exists and not self.gone:
+                self.gone = True
+                with suppress(OSError):
+                    remove_file(self._folder_fd, self.name)
+            return True
+
+    def leave(self) -> None:
+        """The file is no partial any more: it got its final name, or was removed."""
+        with self._lock:
+            self.gone = True
+            self._close()
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        self.leave()
+        remove_file(self._folder_fd, self.name)
+
+    def _close(self) -> None:
+        self._closing = self._fd >= 0 and self._busy > 0
+        if self._fd >= 0 and not self._closing:
+            os.close(self._fd)
+            self._fd = -1
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The open file; it is not closed before the block has ended, or its number would be another file's."""
+        with self._lock:
+            if self.gone:
+                raise UnknownUpload("the upload has ended")
+            if self._fd < 0:
+                self._fd = self._open()
+            self._busy += 1
+        try:
+            yield self._fd
+        finally:
+            with self._lock:
+                self._busy -= 1
+                if self._closing:
+                    self._close()
+
+    def _open(self) -> int:
+        if self.exists:
+            return open_file(self._folder_fd, self.name)
+        fd = create_file(self._folder_fd, self.name, self._mode)
+        self.exists = self.new = True
+        return fd
+
+    # -- its bytes
+
+    def write(self, position: int, piece: memoryview) -> None:
+        """Write ``piece`` at ``position``; the errors are those of the port's ``Upload.write``."""
+        try:
+            with self._opened() as fd:
+                self._settled = None
+                end = position + len(piece)
+                if end > BLOCK_LENGTH and (end - 1) // RESERVE_LENGTH not in self._reserved:
+                    self._reserve(fd, (end - 1) // RESERVE_LENGTH)
+                write_all(fd, position, piece)
+        except OSError as exc:
+            raise refusal(exc) from exc
+
+    def _reserve(self, fd: int, step: int) -> None:
+        self._reserved.add(step)
+        start, end = step * RESERVE_LENGTH, (step + 1) * RESERVE_LENGTH
+        if self._filesize is not None:
+            end = min(end, self._filesize)
+        if end > start:
+            reserve(fd, start, end - start)
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """Fill ``view`` from ``position`` on; 0 if nothing was written yet."""
+        if not self.exists:
+            return 0
+        try:
+            with self._opened() as fd:
+                return read_into(fd, position, view)
+        except OSError as exc:
+            raise refusal(exc) from exc
+
+    # -- on the way to its final name
+
+    def settle(self, facts: Facts, size: int) -> os.stat_result:
+        """Give the file its final size, mode and mtime; repeated without effect.
+
+        Returns:
+            What it is then, for the receipt.
+
+        Raises:
+            OSError: as the system reports it.
+            StoreError: bytes are missing.
+        """
+        wanted = facts.mtime_ns, facts.mode, size
+        if self._settled is not None and self._settled[0] == wanted:
+            return self._settled[1]
+        with self._opened() as fd:
+            found = self._settle(fd, facts, size)
+        self._settled = wanted, found
+        return found
+
+    def _settle(self, fd: int, facts: Facts, size: int) -> os.stat_result:
+        self._set_mtime(fd, facts)
+        found = os.fstat(fd)
+        mode_differs = facts.mode is not None and stat.S_IMODE(found.st_mode) != facts.mode
+        if found.st_size < size:
+            raise StoreError("bytes of the partial are missing")
+        if found.st_size > size or mode_differs or self._reserved:
+            os.ftruncate(fd, size)
+            if facts.mode is not None and mode_differs:
+                with suppress(PermissionError):
+                    os.fchmod(fd, facts.mode)
+            self._set_mtime(fd, facts)
+            found = os.fstat(fd)
+        return found
+
+    @staticmethod
+    def _set_mtime(fd: int, facts: Facts) -> None:
+        if facts.mtime_ns is not None:
+            os.utime(fd, ns=(facts.mtime_ns, facts.mtime_ns))
+
+    def rest(self) -> None:
+        """Close the file until it is needed again; bounds how many are open."""
+        with self._lock:
+            self._close()
+
+    def sync(self, *, metadata: bool) -> None:
+        """Make the bytes durable, and with ``metadata`` mode and mtime too.
+
+        Raises:
+            OSError: the medium reported an error; nothing may be acknowledged any more.
+        """
+        with self._opened() as fd:
+            if metadata:
+                os.fsync(fd)
+            else:
+                os.fdatasync(fd)
