@@ -141,7 +141,7 @@ class FrameReader:
         return header, head
 
     def _judge(self, header: Header) -> None:
-        """Hold the lengths of a frame against their limits (BP1-FRM-005)."""
+        """Hold the lengths of a frame that has a payload or a great head against their limits (BP1-FRM-005)."""
         length, number, _, head_length, _, _ = header
         if head_length > length:
             raise MalformedFrame(f"head_length {head_length} is more than length {length}")
@@ -153,8 +153,7 @@ class FrameReader:
                     f"a payload of {length - head_length} bytes; {self.piece_length_max} are taken"
                 )
         elif number in MESSAGES:
-            if head_length != length:
-                raise MalformedFrame(f"message type {number:#04x} with a payload")
+            raise MalformedFrame(f"message type {number:#04x} with a payload")
         elif length > UNKNOWN_LENGTH_MAX:
             raise FrameTooLarge(f"{length} bytes of unknown message type {number:#04x}")
 
