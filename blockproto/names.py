@@ -51,9 +51,17 @@ _DEVICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SafeName:
-    """A relative path that obeys every rule of the wire profile; build it with ``parse`` only."""
+    """A relative path that obeys every rule of the wire profile: another cannot be made.
+
+    Raises:
+        NameRefused: with the rule it breaks.
+    """
 
     text: str
+
+    def __post_init__(self) -> None:
+        if _PLAIN(self.text) is None or len(self.text) > FILENAME_LENGTH_MAX:
+            _judge(self.text)
 
     @classmethod
     def parse(cls, text: str, *, portable: bool = False) -> SafeName:
@@ -68,11 +76,10 @@ class SafeName:
 
         Spec: BP1-NAM.
         """
-        if _PLAIN(text) is None or len(text) > FILENAME_LENGTH_MAX:
-            _judge(text)
+        name = cls(text)
         if portable:
             _judge_portable(text)
-        return cls(text)
+        return name
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -86,7 +93,8 @@ class SafeName:
 
 
 def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefused:
-    shown = show_name(name[:SHOWN_LENGTH_MAX]) + ("…" if len(name) > SHOWN_LENGTH_MAX else "")
+    shown = _IGNORABLE.sub(_escape, show_name(name[:SHOWN_LENGTH_MAX]))  # what is refused is shown whole
+    shown += "…" if len(name) > SHOWN_LENGTH_MAX else ""
     return NameRefused(
         f"the name '{shown}' {why} (rule {rule}, profile {profile})", rule=rule, profile=profile
     )
@@ -164,4 +172,6 @@ def _escape(found: re.Match[str]) -> str:
     point = ord(found[0])
     if 0xDC80 <= point <= 0xDCFF:
         point -= 0xDC00
+    if point > 0xFFFF:
+        return f"\\U{point:08x}"
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
