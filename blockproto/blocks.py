@@ -90,15 +90,17 @@ class BlockSet:
 
     def discard(self, first: int, count: int = 1) -> None:
         """Take ``count`` blocks from ``first`` on out of the set, whether or not they are in it."""
+        if count <= 0:
+            return
         end = first + count
         left = bisect_right(self._ends, first)
         right = bisect_left(self._starts, end)
-        kept = [
-            (start, stop)
-            for start, stop in ((self._starts[i], self._ends[i]) for i in range(left, right))
-            for start, stop in ((start, min(stop, first)), (max(start, end), stop))
-            if start < stop
+        before_and_after = [
+            run
+            for start, stop in zip(self._starts[left:right], self._ends[left:right], strict=True)
+            for run in ((start, min(stop, first)), (max(start, end), stop))
         ]
+        kept = [(start, stop) for start, stop in before_and_after if start < stop]
         self._starts[left:right] = [start for start, _ in kept]
         self._ends[left:right] = [stop for _, stop in kept]
 
