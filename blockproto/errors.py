@@ -230,10 +230,23 @@ class NameRefused(TransferError):
 
     code = Code.NAME_REFUSED
 
-    def __init__(self, text: str = "", *, rule: str = "", profile: str = "wire") -> None:
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        rule: str = "",
+        profile: str = "wire",
+        code: Code | None = None,
+        retryable: bool | None = None,
+        retry_after_ms: int = 0,
+        blockno: int | None = None,
+        current: int | None = None,
+    ) -> None:
         self.rule = rule
         self.profile = profile
-        super().__init__(text)
+        super().__init__(
+            text, code=code, retryable=retryable, retry_after_ms=retry_after_ms, blockno=blockno, current=current
+        )
 
 
 class BadFacts(TransferError):
@@ -361,8 +374,6 @@ def error_from_code(
     """Build the exception for an ERROR message; a code we do not know becomes ``Refused`` with the peer's text."""
     known = Code(code) if code in Code._value2member_map_ else None
     cls = _BY_CODE.get(known, Refused) if known is not None else Refused
-    if cls is NameRefused:
-        return NameRefused(text)
     return cls(
         text, code=known, retryable=retryable, retry_after_ms=retry_after_ms, blockno=blockno, current=current
     )
