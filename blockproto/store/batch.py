@@ -37,11 +37,12 @@ from . import (
     UploadKey,
     Work,
 )
-from .disk import Folders, refusal
+from .disk import Folders
 from .ledger import View
 from .partial import Partial
 from .publishing import Publisher
 from .records import State, UploadRecord
+from .refusals import refusal
 from .removing import remove_entry
 from .rules import (
     EXPIRY_MS,

@@ -18,17 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
-from ..errors import (
-    BlockprotoError,
-    Code,
-    FileExists,
-    NotEmpty,
-    NotPermitted,
-    Refused,
-    StoreFailed,
-    StoreFull,
-    UnknownFile,
-)
+from ..errors import NotPermitted, UnknownFile
+from .refusals import refusal
 
 _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_NOREPLACE = 1
@@ -195,45 +186,6 @@ def read_into(fd: int, position: int, view: memoryview) -> int:
             break
         filled += count
     return filled
-
-
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_NOT_PERMITTED = {
-    errno.EACCES: "the folder's rights do not allow it",
-    errno.EPERM: "the folder's rights do not allow it",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "something that is no folder stands in the path",
-    errno.ELOOP: "a symlink stands in the path",
-    errno.EISDIR: "a folder stands there",
-    errno.ENAMETOOLONG: "the name is too long for the file system",
-    errno.EINVAL: "the file system does not take this",
-    errno.EILSEQ: "the file system does not take this name",
-    errno.EXDEV: "another file system is mounted there",
-    errno.EFBIG: "the file is too big for the file system",
-    errno.EMLINK: "the folder has too many entries for the file system",
-    errno.ETXTBSY: "the file is being executed",
-    errno.EBUSY: "the file is in use",
-    errno.EOPNOTSUPP: "the file system cannot do this",
-}
-_BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
-
-
-def refusal(error: OSError) -> BlockprotoError:
-    """What an ``OSError`` means for the file it concerns; StoreFailed if it concerns the medium."""
-    number = error.errno
-    if number in _NO_ROOM:
-        return StoreFull()
-    if number in _NOT_PERMITTED:
-        return NotPermitted(_NOT_PERMITTED[number])
-    if number == errno.ENOENT:
-        return UnknownFile()
-    if number == errno.EEXIST:
-        return FileExists()
-    if number == errno.ENOTEMPTY:
-        return NotEmpty()
-    if number in _BUSY:
-        return Refused("the server is short of files or memory", code=Code.BUSY, retry_after_ms=1000)
-    return StoreFailed(f"the medium reported: {error.strerror}")
 
 
 class Folders:

@@ -17,10 +17,11 @@ from blake3 import blake3
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from ..names import SafeName
 from . import FOLDER_FILETYPE, FileEntry, StoredFile
-from .disk import Folders, look, open_to_read, read_into, refusal
+from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
 from .listing import Listings
 from .records import Identity, ReceiptRecord
+from .refusals import refusal
 
 _UNKNOWN_FILETYPE = "application/octet-stream"
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 
 from ..errors import NameRefused, UnknownFile
 from ..names import RESERVED, SafeName
-from .disk import Folders, look, refusal
+from .disk import Folders, look
+from .refusals import refusal
 
 WINDOW = 32_768
 """Names of one folder kept in memory."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..errors import NotPermitted, StoreInUse
 from ..names import RESERVED, show_name
-from .disk import make_folder, open_root, refusal
+from .disk import make_folder, open_root
 from .ledger import Ledger
+from .refusals import refusal
 
 _PRIVATE = 0o700
 

@@ -20,11 +20,11 @@ from .disk import (
     create_file,
     open_file,
     read_into,
-    refusal,
     remove_file,
     reserve,
     write_all,
 )
+from .refusals import refusal
 
 RESERVE_LENGTH = 64 << 20
 """Bytes reserved at once ahead of the write position (a power of two)."""

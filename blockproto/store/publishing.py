@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from ..errors import BlockprotoError, FileExists, NotPermitted, SourceChanged, StoreFailed
 from ..names import SafeName
 from . import Facts, Finish, IfExists, UploadKey
-from .disk import Folders, look, move_new, move_over, refusal
+from .disk import Folders, look, move_new, move_over
 from .ledger import View
 from .records import Finalising, Identity, ReceiptRecord, UploadRecord
+from .refusals import refusal
 from .rules import free_names, outcome_of
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from ..blocks import BLOCK_LENGTH, BlockSet
 from ..errors import StoreFailed
 from ..names import show_name
 from . import IfExists
-from .disk import Folders, look, move_new, move_over, refusal, remove_file, syncfs
+from .disk import Folders, look, move_new, move_over, remove_file, syncfs
 from .ledger import View
 from .records import Finalising, ReceiptRecord, State, UploadRecord
+from .refusals import refusal
 
 if TYPE_CHECKING:
     from .local import LocalStore

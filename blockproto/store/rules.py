@@ -135,21 +135,28 @@ def check_receipt(receipt: StoredFile, work: Finish) -> StoredFile:
 
 
 def free_names(filename: SafeName) -> Iterator[SafeName]:
-    """The names to try in turn when ``filename`` is taken: "name (1).ext", "name (2).ext" and so on.
-
-    What makes the name too long is cut from the end of its stem, never inside a character.
-    """
+    """The names to try in turn when ``filename`` is taken: "name (1).ext", "name (2).ext" and so on."""
     *folders, name = filename.components
-    stem, ending = split_ending(name)
     above = sum(len(part.encode()) + 1 for part in folders)
-    room = min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above)
+    for free in free_entries(name, min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above)):
+        yield SafeName.parse("/".join([*folders, free]))
+
+
+def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[str]:
+    """The same for an entry of a folder.
+
+    What makes it longer than ``length_max`` bytes is cut from the end of its stem, never inside a character.
+
+    Raises:
+        NameRefused: there is no room for a number.
+    """
+    stem, ending = split_ending(name)
     for number in range(1, 1_000_000):
         tail = f" ({number}){ending}"
-        length = room - len(tail.encode())
+        length = length_max - len(tail.encode())
         if length < 1:
             raise NameRefused("the name is too long to keep both", rule="length")
-        short = stem.encode()[:length].decode(errors="ignore")
-        yield SafeName.parse("/".join([*folders, short + tail]))
+        yield stem.encode()[:length].decode(errors="ignore") + tail
 
 
 def split_ending(name: str) -> tuple[str, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from ..blocks import BlockSet
 from ..errors import StoreFailed
 from . import Prefix
-from .disk import refusal
 from .partial import Partial
 from .records import UploadRecord
+from .refusals import refusal
 
 if TYPE_CHECKING:
     from .local import LocalStore
