@@ -650,10 +650,9 @@ def _reason(error: OSError) -> str:
     """What to tell of a failed connect: Trio wraps what each address said."""
     causes = error.__cause__
     if isinstance(causes, BaseExceptionGroup):
-        inner = causes.exceptions[0]
-        return getattr(inner, "strerror", None) or str(inner)
-    if isinstance(causes, OSError):
-        return causes.strerror or str(causes)
+        causes = causes.exceptions[0]
+    if isinstance(causes, OSError) and causes.errno:
+        return os.strerror(causes.errno)
     if isinstance(error, socket.gaierror):
         return f"no such host ({error.strerror})"
     return error.strerror or str(error)

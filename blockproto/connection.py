@@ -385,24 +385,17 @@ class Connection:
     async def _read(self) -> None:
         try:
             while self.lost is None:
-                received = await self._receive()
-                if received == 0:
-                    self.lost = ConnectionLost(f"{self.endpoint.peer} closed the connection")
-                    return
-                if received > 0:
+                received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline())
+                if received is None:
+                    self._on_silence(trio.current_time())
+                elif received:
                     await self._handle_buffered(received)
+                else:
+                    raise ConnectionLost(f"{self.endpoint.peer} closed the connection")
         except ConnectionLost as exc:
             self.lost = self.lost or exc
         except (RemoteProtocolError, StoreFailed) as exc:
             await self._refuse(exc)
-
-    async def _receive(self) -> int:
-        """How many bytes came; 0 at the end of stream, −1 when only the time has passed."""
-        view = self.session.receive_buffer()
-        with trio.move_on_at(self._deadline()):
-            return await self.endpoint.receive_into(view)
-        self._on_silence(trio.current_time())
-        return -1
 
     async def _handle_buffered(self, received: int) -> None:
         self.session.bytes_received(received)
@@ -521,11 +514,16 @@ class Connection:
         return deadline
 
     def _on_silence(self, now: float) -> None:
-        if self._ping_every_s is not None and not self._pinged and self.greeted.is_set():
-            if now >= self._heard_at + self._ping_every_s:
-                self._pinged = True
-                self.post(0, Ping(opaque=bytes(8), next_s=round(self._ping_every_s)))
-                return
+        every_s = self._ping_every_s
+        if (
+            every_s is not None
+            and not self._pinged
+            and self.greeted.is_set()
+            and now >= self._heard_at + every_s
+        ):
+            self._pinged = True
+            self.post(0, Ping(opaque=bytes(8), next_s=round(every_s)))
+            return
         if now >= self._deadline():
             raise ConnectionLost(
                 f"nothing was heard from {self.endpoint.peer} for {now - self._heard_at:.0f} s"

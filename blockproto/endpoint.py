@@ -11,6 +11,7 @@ A failed or cancelled ``send`` leaves the byte stream in an unknown state: close
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections.abc import Sequence
 from typing import Protocol
@@ -32,8 +33,12 @@ class Endpoint(Protocol):
 
     peer: str
 
-    async def receive_into(self, view: memoryview) -> int:
+    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
+
+        Args:
+            view: the caller's memory, not empty.
+            deadline: Trio time at which to give up and return None.
 
         Raises:
             ConnectionLost: the connection broke.
@@ -69,14 +74,17 @@ class SocketEndpoint:
         if sock.family != getattr(socket, "AF_UNIX", None):
             _tune(sock)
 
-    async def receive_into(self, view: memoryview) -> int:
-        """See Endpoint."""
+    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
+        """See Endpoint. Bytes that are here already are taken without a scope for the deadline: it costs more."""
         while True:
             try:
                 received = self._socket.recv_into(view)
             except BlockingIOError:
                 self._unyielded = 0
-                await self._wait(trio.lowlevel.wait_readable)
+                with trio.move_on_at(deadline) as scope:
+                    await self._wait(trio.lowlevel.wait_readable)
+                if scope.cancelled_caught:
+                    return None
                 continue
             except OSError as exc:
                 raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
@@ -141,12 +149,16 @@ class StreamEndpoint:
         self._stream = stream
         self.peer = peer
 
-    async def receive_into(self, view: memoryview) -> int:
+    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
         """See Endpoint."""
+        received: bytes | bytearray | None = None
         try:
-            received = await self._stream.receive_some(len(view))
+            with trio.move_on_at(deadline):
+                received = await self._stream.receive_some(len(view))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ConnectionLost(f"the connection to {self.peer} broke") from exc
+        if received is None:
+            return None
         view[: len(received)] = received
         return len(received)
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from blake3 import blake3
-
 import trio
+from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
 from .connection import Connection
@@ -44,12 +43,12 @@ from .wire import (
     Open,
     Priority,
     ReceiptItem,
+    RemoveKind,
     Result,
     UploadItem,
     page_items,
 )
 from .wire import Remove as RemoveMessage
-from .wire import RemoveKind
 
 PAGE_ITEMS_MAX = 1000
 _HASH_LENGTH = 8 << 20

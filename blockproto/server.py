@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import trio
 
@@ -163,7 +164,7 @@ class Server:
         """Remove what has expired, a little at a time."""
         while True:
             now_ms = time.time_ns() // 1_000_000
-            works = await run_in_thread(lambda: self.store.sweep(now_ms))
+            works = await run_in_thread(partial(self.store.sweep, now_ms))
             for work in works:
                 self.committer.submit(work, lambda _: None, principal=ANONYMOUS, small=True)
             if works:

@@ -324,10 +324,11 @@ class Incoming:
 
     def _abandon(self) -> None:
         block, self._block = self._block, None
-        if block is not None and self.upload is not None and block.writes:
-            if self.upload.owners.get(block.blockno) is self:
-                self.upload.owners.pop(block.blockno)
-                self.upload.keep_prefix(block.blockno, block.prefix())
+        if block is None or self.upload is None or not block.writes:
+            return
+        if self.upload.owners.get(block.blockno) is self:
+            self.upload.owners.pop(block.blockno)
+            self.upload.keep_prefix(block.blockno, block.prefix())
 
     def _end_of(self, blockno: int, upload: LiveUpload) -> int | None:
         end = upload.facts.filesize
@@ -500,7 +501,9 @@ class BriefIncoming:
 
     def _end(self, block: BlockInProgress) -> None:
         upload, facts, digest = self._upload, self._facts, block.digest
-        assert upload is not None and facts is not None and digest is not None
+        assert upload is not None
+        assert facts is not None
+        assert digest is not None
         if not block.commit:
             raise BadFacts("a file without OPEN ends with the COMMIT flag")
         if block.hasher.digest() != digest:

@@ -433,15 +433,13 @@ class Lane:
         at = sending.prefixes.pop(blockno, 0)
         if at >= len(block):
             at = 0
-        message: Message
         started = False
         while not started or at < len(block):
             length = min(len(block) - at, self.connection.piece_length())
             end = digest if at + length == len(block) else None
-            if started:
-                message = Piece(begin + at, digest=end)
-            else:
-                message = self._block_message(blockno, begin + at, end)
+            message = (
+                Piece(begin + at, digest=end) if started else self._block_message(blockno, begin + at, end)
+            )
             await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
             sending.payload_sent(length)
             started = True
