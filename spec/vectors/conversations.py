@@ -6,7 +6,7 @@ a real peer compares the other values only.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 from encode import BLOCK_LENGTH, Frame, frame, root_of
@@ -23,6 +23,7 @@ from frames import (
     PHOTO_DIGESTS,
     PHOTO_NAME,
     PHOTO_ROOT,
+    SMALL_SOURCEID,
     SOURCEID,
     VERSION,
     ZERO,
@@ -41,13 +42,19 @@ class Step(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """An exchange. ``greeted``: preface and HELLO of both sides came before the first step."""
+    """An exchange.
+
+    ``greeted``: preface and HELLO of both sides came before the first step. ``after``: what was said to the same server
+    before, each on connections of its own that have ended since. ``condition``: what else must happen, or None.
+    """
 
     name: str
     explain: str
     clauses: list[str]
     steps: list[Step]
     greeted: bool = True
+    after: tuple[str, ...] = ()
+    condition: str | None = None
 
 
 def client(says: str, said: Frame | None, *, connection: int = 1) -> Step:
@@ -60,18 +67,18 @@ def server(says: str, said: Frame | None, *chosen: str, connection: int = 1) -> 
     return Step("server", says, said, chosen, connection)
 
 
-def photo_open(stream: int, attempt: int, **changed: object) -> Frame:
+def photo_open(stream: int, attempt: int, **changed: Any) -> Frame:
     """OPEN of the photo that most conversations are about."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "sourceid": SOURCEID, "attempt": attempt, "filesize": len(PHOTO), "blocknum": 3, "priority": 1,
         "if_exists": 0, "filename": PHOTO_NAME, "filetype": "image/jpeg",
     }  # fmt: skip
     return frame("OPEN", stream, tlvs={"MTIME": MTIME_NS}, **(values | changed))
 
 
-def photo_opened(stream: int, attempt: int, position: int, **changed: object) -> Frame:
+def photo_opened(stream: int, attempt: int, position: int, **changed: Any) -> Frame:
     """The answer to it."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "sourceid": SOURCEID, "file_id": FILE_ID, "attempt": attempt, "position": position,
         "incarnation": INCARNATION, "expires_ms": EXPIRES_MS, "held": [], "prefixes": [],
     }  # fmt: skip
@@ -79,7 +86,13 @@ def photo_opened(stream: int, attempt: int, position: int, **changed: object) ->
 
 
 def photo_block(
-    stream: int, blockno: int, first: int = 0, last: int | None = None, sourceid: bytes = SOURCEID
+    stream: int,
+    blockno: int,
+    first: int = 0,
+    last: int | None = None,
+    *,
+    sourceid: bytes = SOURCEID,
+    digest: bytes | None = None,
 ) -> Frame:
     """BLOCK with the bytes [first, last) of a block of the photo; with END if they reach the block's end."""
     begin = blockno * BLOCK_LENGTH
@@ -89,7 +102,7 @@ def photo_block(
     return frame(
         "BLOCK", stream, flags=["END"] if ends else [], sourceid=sourceid, filesize=len(PHOTO), blocknum=3,
         blockno=blockno, position=begin + first, filename=PHOTO_NAME, filetype="image/jpeg",
-        digest=PHOTO_DIGESTS[blockno], payload=PHOTO[begin + first : upto],
+        digest=digest or PHOTO_DIGESTS[blockno], payload=PHOTO[begin + first : upto],
     )  # fmt: skip
 
 
@@ -104,16 +117,17 @@ def photo_committed(stream: int) -> Frame:
                  stored_as=PHOTO_NAME)  # fmt: skip
 
 
-def stop(stream: int, code: int, scope: int = 2, **changed: object) -> Frame:
+def stop(stream: int, code: int, scope: int = 2, **changed: Any) -> Frame:
     """An ERROR."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "code": code, "scope": scope, "retryable": 0, "retry_after_ms": 0, "blockno": None, "current": None, "text": "",
     }  # fmt: skip
     return frame("ERROR", stream, **(values | changed))
 
 
+FETCHED_CHOICES = ("sourceid", "VERSION", "FILE_ID", "MODE")
 OPENED_CHOICES = ("file_id", "incarnation", "expires_ms")
-BRIEF = {"sourceid": SOURCEID, "filesize": 14, "blocknum": 1, "blockno": 0, "position": 0, "filename": "hello.txt",
+BRIEF = {"sourceid": SMALL_SOURCEID, "filesize": 14, "blocknum": 1, "blockno": 0, "position": 0, "filename": "hello.txt",
          "filetype": "text/plain"}  # fmt: skip
 
 
@@ -124,7 +138,7 @@ def _brief(stream: int) -> Frame:
 
 
 def _brief_committed(stream: int) -> Frame:
-    return frame("COMMITTED", stream, sourceid=SOURCEID, file_id=FILE_ID, root=HELLO_DIGEST, filesize=14,
+    return frame("COMMITTED", stream, sourceid=SMALL_SOURCEID, file_id=FILE_ID, root=HELLO_DIGEST, filesize=14,
                  stored_as="hello.txt")  # fmt: skip
 
 
@@ -174,6 +188,40 @@ def _upload() -> Conversation:
     )  # fmt: skip
 
 
+def _interrupted() -> Conversation:
+    return Conversation(
+        "interrupted",
+        "The connection ends in the middle of block 1.",
+        ["BP1-RES-014", "BP1-RES-021"],
+        [
+            client("attempt", photo_open(1, ATTEMPT)),
+            server("nothing is held", photo_opened(1, ATTEMPT, 0), *OPENED_CHOICES),
+            client("block 0", photo_block(1, 0)),
+            client("the first 300,000 bytes of block 1", photo_block(1, 1, 0, 300_000)),
+            server("block 0 is durable", frame("ACK", 1, position=BLOCK_LENGTH, held=[(0, 1)])),
+        ],
+    )
+
+
+def _held(name: str, count: int, spoilt: bool = False) -> Conversation:
+    blocks = [photo_block(1, blockno) for blockno in range(count)]
+    if spoilt:
+        other = bytes(BLOCK_LENGTH)
+        blocks[1] = photo_block(1, 1, digest=blake3(other).digest())._replace(payload=other)
+    position = min(count * BLOCK_LENGTH, len(PHOTO))
+    return Conversation(
+        name,
+        f"{count} blocks are sent{', block 1 with other bytes than the photo has' if spoilt else ''}; no COMMIT.",
+        ["BP1-RES-019", "BP1-RES-021"],
+        [
+            client("attempt", photo_open(1, ATTEMPT)),
+            server("nothing is held", photo_opened(1, ATTEMPT, 0), *OPENED_CHOICES),
+            *(client(f"block {blockno}", said) for blockno, said in enumerate(blocks)),
+            server(f"{count} blocks are durable", frame("ACK", 1, position=position, held=[(0, count)])),
+        ],
+    )
+
+
 def _resume() -> Conversation:
     return Conversation(
         "resume", "After a lost connection: the upload goes on inside block 1.",
@@ -182,13 +230,14 @@ def _resume() -> Conversation:
             client("same sourceid, greater attempt", photo_open(1, ATTEMPT + 5)),
             server("block 0 is held, 300,000 bytes of block 1 are there",
                    photo_opened(1, ATTEMPT + 5, BLOCK_LENGTH, held=[(0, 1)], prefixes=[(1, 300_000)],
-                                tlvs={"HELD_ROOT": blake3(PHOTO_DIGESTS[0]).digest()}), *OPENED_CHOICES),
+                                tlvs={"HELD_ROOT": blake3(PHOTO_DIGESTS[0]).digest()}), "HELD_ROOT", *OPENED_CHOICES),
             client("the rest of block 1, END", photo_block(1, 1, 300_000)),
             client("block 2, END", photo_block(1, 2)),
             client("root", photo_commit(1)),
             server("everything is durable", frame("ACK", 1, position=len(PHOTO), held=[(1, 2)])),
             server("complete", photo_committed(1), "file_id"),
         ],
+        after=("interrupted",),
     )  # fmt: skip
 
 
@@ -203,7 +252,7 @@ def _takeover() -> Conversation:
             client("a greater attempt", photo_open(1, ATTEMPT + 1), connection=2),
             server("superseded; current is the new attempt", stop(1, 24, current=ATTEMPT + 1)),
             server("100 bytes of block 0 are there", photo_opened(1, ATTEMPT + 1, 0, prefixes=[(0, 100)]),
-                   *OPENED_CHOICES, connection=2),
+                   "prefixes", *OPENED_CHOICES, connection=2),
             client("late: dropped without an answer", frame("PIECE", 1, position=100, payload=PHOTO[100:200])),
             client("the smaller attempt tries again", photo_open(3, ATTEMPT)),
             server("superseded, nothing changed", stop(3, 24, current=ATTEMPT + 1)),
@@ -242,6 +291,7 @@ def _already_there() -> Conversation:
             server("here it is already", photo_committed(1), "file_id"),
             client("crossed with COMMITTED: dropped", photo_commit(1)),
         ],
+        after=("upload",),
     )  # fmt: skip
 
 
@@ -259,6 +309,7 @@ def _damaged_block() -> Conversation:
             server("everything is durable", frame("ACK", 1, position=len(PHOTO), held=[(2, 1)])),
             server("complete", photo_committed(1), "file_id"),
         ],
+        after=("two-blocks-held",),
     )  # fmt: skip
 
 
@@ -281,6 +332,7 @@ def _repair() -> Conversation:
             server("everything is durable", frame("ACK", 1, position=len(PHOTO), held=[(1, 1)])),
             server("complete", photo_committed(1), "file_id"),
         ],
+        after=("three-blocks-held-one-spoilt",),
     )  # fmt: skip
 
 
@@ -320,16 +372,17 @@ def _download() -> Conversation:
         [
             client("by name, from the start", frame("FETCH", 1, file_id=ZERO, first=0, length=None, version=ZERO,
                                                     priority=1, held=[], prefixes=[], filename=PHOTO_NAME)),
-            server("facts and version", _fetched(1), "VERSION", "FILE_ID"),
+            server("facts and version", _fetched(1), *FETCHED_CHOICES),
             server("block 0", sent[0]),
             server("block 1", sent[1]),
             client("block 0 is durable here", frame("ACK", 1, position=BLOCK_LENGTH, held=[(0, 1)])),
             server("block 2", sent[2]),
-            server("root", photo_commit(1, ZERO)),
+            server("root", photo_commit(1, ZERO), "sourceid"),
             client("everything is durable", frame("ACK", 1, position=len(PHOTO), held=[(1, 2)])),
             client("complete here", frame("COMMITTED", 1, sourceid=ZERO, file_id=FILE_ID, root=PHOTO_ROOT,
                                           filesize=len(PHOTO), stored_as="")),
         ],
+        after=("upload",),
     )  # fmt: skip
 
 
@@ -353,23 +406,25 @@ def _ranged_fetch() -> Conversation:
     return Conversation(
         "ranged-fetch", "20 bytes across the border of blocks 0 and 1.", ["BP1-FET-005", "BP1-FET-010"],
         [
-            client("20 bytes from 1,048,566 on", frame("FETCH", 1, file_id=FILE_ID, first=first, length=length,
-                                                       version=VERSION, priority=1, held=[], prefixes=[], filename="")),
-            server("facts of the whole file", _fetched(1), "VERSION", "FILE_ID"),
+            client("20 bytes from 1,048,566 on", frame("FETCH", 1, file_id=ZERO, first=first, length=length,
+                                                       version=ZERO, priority=1, held=[], prefixes=[],
+                                                       filename=PHOTO_NAME)),
+            server("facts of the whole file", _fetched(1), *FETCHED_CHOICES),
             server("block 0: its last 10 bytes, END", blocks[0]),
             server("block 1: its first 10 bytes, END", blocks[1]),
             server("root over two digests; whole file's size",
-                   frame("COMMIT", 1, sourceid=ZERO, root=root, filesize=len(PHOTO), blocknum=3)),
+                   frame("COMMIT", 1, sourceid=ZERO, root=root, filesize=len(PHOTO), blocknum=3), "sourceid"),
             client("durable up to 1,048,586", frame("ACK", 1, position=first + length, held=[(0, 2)])),
             client("complete here", frame("COMMITTED", 1, sourceid=ZERO, file_id=FILE_ID, root=root,
                                           filesize=len(PHOTO), stored_as="")),
         ],
+        after=("upload",),
     )  # fmt: skip
 
 
 def _listing() -> Conversation:
-    folder = {"kind": 2, "filesize": 0, "mtime_ns": MTIME_NS, "mode": 0o755, "file_id": ZERO, "version": VERSION,
-              "filename": "photos/2024", "filetype": "inode/directory"}  # fmt: skip
+    item = {"kind": 1, "filesize": 14, "mtime_ns": MTIME_NS, "mode": 0o644, "file_id": FILE_ID, "version": VERSION,
+            "filename": "hello.txt", "filetype": "text/plain", "tlvs": {"ROOT": HELLO_DIGEST}}  # fmt: skip
     return Conversation(
         "listing", "A question and its answer on stream 3 in the middle of a block on stream 1.",
         ["BP1-STR-001", "BP1-STR-006", "BP1-LST-001", "BP1-LST-002"],
@@ -378,12 +433,13 @@ def _listing() -> Conversation:
             server("blocks 0 and 1 are held", photo_opened(1, ATTEMPT, 2 * BLOCK_LENGTH, held=[(0, 2)]),
                    *OPENED_CHOICES),
             client("two of the five bytes of block 2", photo_block(1, 2, 0, 2)),
-            client("what is in photos?", frame("LIST", 3, kind=1, limit=100, name="photos", cursor="")),
+            client("what is in the served folder?", frame("LIST", 3, kind=1, limit=100, name="", cursor="")),
+            server("hello.txt; that is all", frame("RESULT", 3, kind=1, items=[item], cursor=""), "items"),
             client("the other three bytes, END", frame("PIECE", 1, flags=["END"], position=2 * BLOCK_LENGTH + 2,
                                                        digest=PHOTO_DIGESTS[2], payload=PHOTO[2 * BLOCK_LENGTH + 2 :])),
-            server("one folder; that is all", frame("RESULT", 3, kind=1, items=[folder], cursor=""), "version"),
             server("block 2 is durable", frame("ACK", 1, position=len(PHOTO), held=[(2, 1)])),
         ],
+        after=("small-upload", "two-blocks-held"),
     )  # fmt: skip
 
 
@@ -421,6 +477,7 @@ def _too_late() -> Conversation:
             client("stop!", frame("CANCEL", 1, reason=31, text="")),
             server("too late", photo_committed(1), "file_id"),
         ],
+        after=("three-blocks-held",), condition="the server cannot stop the commit any more when CANCEL comes",
     )  # fmt: skip
 
 
@@ -450,15 +507,16 @@ def _goaway() -> Conversation:
             server("block 0 is durable", frame("ACK", 1, position=BLOCK_LENGTH, held=[(0, 1)])),
             server("not any more", stop(3, 34, retryable=1, retry_after_ms=1_000), "retry_after_ms"),
         ],
+        condition="the server is told to stop before it sends GOAWAY",
     )  # fmt: skip
 
 
 def conversations() -> list[Conversation]:
-    """All conversations."""
+    """All conversations; what one comes after stands before it."""
     return [
-        make()
-        for make in (
-            _small_upload, _small_upload_repeated, _upload, _resume, _takeover, _join, _already_there, _damaged_block,
-            _repair, _unknown_size, _download, _ranged_fetch, _listing, _empty_and_folder, _too_late, _cancel, _goaway,
-        )
+        _small_upload(), _small_upload_repeated(), _upload(), _interrupted(), _resume(), _takeover(), _join(),
+        _already_there(), _held("two-blocks-held", 2), _damaged_block(),
+        _held("three-blocks-held-one-spoilt", 3, spoilt=True), _repair(), _unknown_size(), _download(),
+        _ranged_fetch(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
+        _goaway(),
     ]  # fmt: skip

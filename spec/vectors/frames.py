@@ -9,6 +9,7 @@ from blake3 import blake3
 from encode import BLOCK_LENGTH, EMPTY_DIGEST, Field, Frame, frame, header_fields, join, pattern, root_of
 
 SOURCEID = bytes.fromhex("5eed0102030405060708090a0b0c0d0e")
+SMALL_SOURCEID = bytes.fromhex("5eedf1f2f3f4f5f6f7f8f9fafbfcfdfe")
 FILE_ID = bytes.fromhex("f11e0102030405060708090a0b0c0d0e")
 VERSION = bytes.fromhex("0e0d0c0b0a0908070605040302010e5e")
 ZERO = bytes(16)

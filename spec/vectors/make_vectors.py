@@ -152,6 +152,8 @@ def conversation_json(conversation: Conversation) -> dict[str, Any]:
         "explain": conversation.explain,
         "clauses": conversation.clauses,
         "greeted": conversation.greeted,
+        "after": list(conversation.after),
+        "condition": conversation.condition,
         "steps": [step_json(step) for step in conversation.steps],
     }
 

@@ -110,7 +110,7 @@ def _lengths() -> Iterator[Refusal]:
 def _checks() -> Iterator[Refusal]:
     flips = {"type": 3, "flags": 5, "stream": 11, "check": 15, "blockno": HEAD + 31}
     for name, offset in flips.items():
-        raw = bytearray(photo_block(0, 0, b"x").raw)
+        raw = bytearray(photo_block(0, 0).raw)
         raw[offset] ^= 1
         wrong = (offset, 1, f"the lowest bit of {name}")
         yield Refusal(f"check/flipped-{name}", "BP1-FRM-010", "BAD_CHECK", "connection", bytes(raw), wrong)

@@ -39,13 +39,14 @@ GOOD_NAMES = [
     "nai\u0308ve", "\U0001f600.png", "x\u202ey", "x\u2028y", "\ufeffbom", "~", "-rf", "a" * 255,
     "/".join(letter * 255 for letter in "abcd"), "é" * 127, "blockproto", ".blockprotocol",
     "a/.blockproto", "a/.blockproto/b",
+    "/".join(["abcd"] * 205),
 ]  # fmt: skip
 
 BAD_NAMES: list[tuple[str | bytes, str]] = [
     ("", "empty"),
     (b"\xff", "encoding"), (b"a\xc3", "encoding"), (b"\xc0\xaf", "encoding"), (b"\xed\xa0\x80", "encoding"),
     (b"caf\xe9", "encoding"), (b"\xf4\x90\x80\x80", "encoding"),
-    ("/".join(["abcd"] * 205), "name-length"), ("a/" * 512 + "a", "name-length"),
+    ("/".join(["abcd"] * 204) + "/abcde", "name-length"), ("a/" * 512 + "a", "name-length"),
     ("a" * 256, "component-length"), ("x/" + "é" * 128, "component-length"),
     ("/", "absolute"), ("/etc/passwd", "absolute"),
     ("a/", "empty-component"), ("a//b", "empty-component"),
