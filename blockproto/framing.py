@@ -13,7 +13,7 @@ Rules:
     4. A connection begins with a small buffer, and gets the great one once a small one was filled to the brim or a head
        does not fit: ten thousand half-sent heads cost 8 KiB each.
 
-Spec: BP1-FRM.
+Spec: BP1-FRM-002 to 010.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class FrameReader:
         return header, head
 
     def _judge(self, header: Header) -> None:
-        """Hold the lengths of a frame that has a payload or a great head against their limits (BP1-FRM-005)."""
+        """Hold the lengths of a frame that has a payload or a great head against their limits (BP1-FRM-005 to 008)."""
         length, number, _, head_length, _, _ = header
         if head_length > length:
             raise MalformedFrame(f"head_length {head_length} is more than length {length}")

@@ -10,7 +10,7 @@ Rules:
     3. A u64 is below 2^63, except all ones, which stands for "unknown" (None) where a field allows it.
     4. What the peer may not send is ``MalformedFrame``; what our own caller may not say is ``LocalProtocolError``.
 
-Spec: BP1-FRM, BP1-EXT.
+Spec: BP1-FRM-012 to 018, BP1-EXT-003.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ DIGEST = construct.Bytes(32)
 OPAQUE = construct.Bytes(8)
 
 U64_MAX = 2**63 - 1
-"""The greatest u64 that is a number (BP1-FRM)."""
+"""The greatest u64 that is a number (BP1-FRM-015)."""
 
 CRITICAL_TLV = 0x8000
-"""A TLV type with this bit must be understood (BP1-EXT)."""
+"""A TLV type with this bit must be understood (BP1-EXT-003)."""
 
 STRING_LENGTH_MAX = 0xFFFF
 
@@ -121,7 +121,7 @@ class Raw:
 
 
 def _rising(pairs: Sequence[tuple[int, int]], error: type[Exception]) -> None:
-    """Runs rise and neither touch nor overlap (BP1-RES)."""
+    """Runs rise and neither touch nor overlap (BP1-FRM-016)."""
     end = -1
     for first, count in pairs:
         if first <= end or count < 1:
@@ -132,7 +132,7 @@ def _rising(pairs: Sequence[tuple[int, int]], error: type[Exception]) -> None:
 
 
 def _prefixes(pairs: Sequence[tuple[int, int]], error: type[Exception]) -> None:
-    """Prefixes rise by blockno, each 1 byte to a whole block long (BP1-RES)."""
+    """Prefixes rise by blockno, each 1 byte to a whole block long (BP1-FRM-017)."""
     last = -1
     for blockno, length in pairs:
         if blockno <= last or not 1 <= length <= 1 << 20:
@@ -141,7 +141,7 @@ def _prefixes(pairs: Sequence[tuple[int, int]], error: type[Exception]) -> None:
 
 
 def _digests(pairs: Sequence[tuple[int, bytes]], error: type[Exception]) -> None:
-    """Digests rise by blockno (BP1-HAV)."""
+    """Digests rise by blockno (BP1-FRM-017)."""
     last = -1
     for blockno, _ in pairs:
         if blockno <= last:

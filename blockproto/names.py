@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from .errors import NameRefused
 
 FILENAME_LENGTH_MAX = 1024
-"""Bytes of a name in UTF-8 (BP1-NAM-002)."""
+"""Bytes of a name in UTF-8 (BP1-NAM-003)."""
 
 COMPONENT_LENGTH_MAX = 255
 """Bytes of a component in UTF-8 (BP1-NAM-003): what Linux file systems take."""
 
 RESERVED = ".blockproto"
-"""The first component that is the store's own (BP1-NAM-006)."""
+"""The first component that is the store's own (BP1-NAM-004)."""
 
 SHOWN_LENGTH_MAX = 120
 """Characters of a name that an error text shows."""
@@ -74,7 +74,7 @@ class SafeName:
         Raises:
             NameRefused: with the rule it breaks and the profile the rule is of.
 
-        Spec: BP1-NAM.
+        Spec: BP1-NAM-004, 005.
         """
         name = cls(text)
         if portable:

@@ -142,8 +142,13 @@ class Session:
         return not (self._deaf or self._payload_left or self._reader.buffered)
 
     @property
+    def recognised(self) -> bool:
+        """Whether the peer's preface has come: now a server sends its greeting (BP1-HEL-002)."""
+        return self._preface_seen
+
+    @property
     def head_begun(self) -> bool:
-        """Whether a frame's header and head have begun and not ended: they must within a time (BP1-END)."""
+        """Whether a frame's header and head have begun and not ended: they must within a time (BP1-END-007)."""
         return not self._payload_left and self._reader.buffered > 0
 
     def next_event(self) -> Event | None:
@@ -176,7 +181,7 @@ class Session:
             raise
 
     def _recognise(self) -> bool:
-        """Pass over the preface (BP1-FRM-001); False while it is not all there."""
+        """Pass over the preface (BP1-HEL-003, 004); False while it is not all there."""
         seen = self._reader.skip_prefix(PREFACE)
         if seen is False:
             raise NotBlockproto
@@ -234,13 +239,13 @@ class Session:
         return Received(stream.id, message, payload_length)
 
     def _count_dropped(self, header: Header) -> None:
-        """Payload that will be dropped counts as come and consumed at once (BP1-STR)."""
+        """Payload that will be dropped counts as come and consumed at once (BP1-STR-008)."""
         if header.type in PAYLOAD_TYPES and header.payload_length:
             self._connection.received += header.payload_length
             self.consumed(0, header.payload_length)
 
     def _greet(self, header: Header, head: memoryview) -> Greeted:
-        """Accept the first frame, which is HELLO (BP1-HEL)."""
+        """Accept the first frame, which is HELLO (BP1-HEL-005, 006)."""
         if header.type != Type.HELLO or header.stream != 0:
             raise UnexpectedMessage(
                 f"the first frame is of type {header.type:#04x} on stream {header.stream}"
@@ -262,7 +267,7 @@ class Session:
         return Greeted(hello)
 
     def _act_on_connection(self, header: Header, head: memoryview) -> Received:
-        """A message for the connection itself (BP1-STR)."""
+        """A message for the connection itself (BP1-FRM-020)."""
         try:
             message = decode_head(header, head)
         except (Unsupported, BadFacts) as error:
@@ -461,7 +466,7 @@ class Session:
     def consumed(self, stream: int, count: int) -> None:
         """``count`` payload bytes of ``stream`` were written or dropped: as many may come anew.
 
-        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD). A stream that was closed
+        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD-006). A stream that was closed
         meanwhile still counts for the connection.
 
         Raises:

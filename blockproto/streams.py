@@ -6,7 +6,7 @@ Whoever says OPEN or BLOCK first is the *sender* of bytes on that stream; whoeve
 Rules:
     1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT or ERROR(stream).
     2. Messages cross on the way. Wherever a message of each side is legal in one state, both orders are legal and meet
-       in the same state (the diamond test). In ``CLOSED`` everything is dropped, so that ``CLOSED`` absorbs.
+       in the same state (BP1-STR-015; the diamond test). In ``CLOSED`` everything is dropped, so that ``CLOSED`` absorbs.
     3. Payload counts once, in order:  consumed ≤ received ≤ granted ≤ consumed + window,  and for the other direction
        received by the peer ≤ sent ≤ allowance.
 
@@ -67,7 +67,7 @@ class Kind(IntEnum):
 
 
 def _table() -> dict[tuple[int, int, int], State]:
-    """Write the table down, one line for each rule (BP1-STR)."""
+    """Write the table down, one line for each rule (BP1-STR-005)."""
     new, asked, wanted, opened, brief, committing, cancelling, closed = State
     sender, receiver = Role
     live = (asked, wanted, opened, brief, committing, cancelling)
@@ -143,12 +143,12 @@ class Flow:
         self.allowance = max(self.allowance, allowance)
 
     def judge(self, length: int) -> None:
-        """received + length ≤ granted; raises CreditExceeded (BP1-CRD)."""
+        """received + length ≤ granted; raises CreditExceeded (BP1-CRD-003)."""
         if self.received + length > self.granted:
             raise CreditExceeded(f"{self.received + length} bytes of payload; {self.granted} are allowed")
 
     def credited(self, credit: Credit) -> None:
-        """Take a CREDIT of the peer; totals never go down, so that a late or repeated one changes nothing (BP1-CRD).
+        """Take a CREDIT of the peer; totals never go down, so that a late or repeated one changes nothing (BP1-CRD-004).
 
         Raises:
             MalformedFrame: it says that more has come than was sent.

@@ -31,10 +31,10 @@ from .errors import BadFacts, LocalProtocolError, MalformedFrame, Scope, Unsuppo
 from .layout import DIGEST, I64, ID, OPAQUE, PREFIXES, RUNS, U8, U16, U32, U64, Layout, String, Tlv, construct
 
 PREFACE = b"\xffBKP\r\n\x1a\n"
-"""The first bytes of both directions (BP1-FRM-001): 0xFF begins no text, CR LF SUB LF shows text-mode damage."""
+"""The first bytes of both directions (BP1-HEL-001): 0xFF begins no text, CR LF SUB LF shows text-mode damage."""
 
 VERSION = 1
-"""The only version there is (BP1-HEL)."""
+"""The only version there is (BP1-HEL-006)."""
 
 HEADER_LENGTH = 16
 """Bytes of a frame header (BP1-FRM-002)."""
@@ -43,31 +43,37 @@ HEAD_LENGTH_MAX = 0xFFFF
 """Greatest head there can be (u16)."""
 
 HEAD_LENGTH_EARLY = 4096
-"""Greatest head before HELLO and before authentication (BP1-FRM-004)."""
+"""Greatest head before HELLO (BP1-FRM-006)."""
 
 PIECE_LENGTH_EARLY = 65_536
-"""Greatest payload of a frame before HELLO, and the least a HELLO may name (BP1-CRD)."""
+"""Greatest payload of a frame before HELLO, and the least a HELLO may name (BP1-FRM-007)."""
 
 PIECE_LENGTH_MAX = BLOCK_LENGTH
 """Greatest payload of a frame: one block."""
 
 UNKNOWN_LENGTH_MAX = 65_536
-"""Greatest length of a frame of a type we do not know (BP1-FRM-005)."""
+"""Greatest length of a frame of a type we do not know (BP1-FRM-008)."""
 
 CONNECTION_ALLOWANCE_EARLY = 1 << 20
-"""Payload bytes a connection may carry before HELLO (BP1-CRD)."""
+"""Payload bytes a connection may carry before HELLO (BP1-CRD-002)."""
 
 STREAM_ALLOWANCE_EARLY = 1 << 18
-"""Payload bytes a stream may carry before HELLO (BP1-CRD)."""
+"""Payload bytes a stream may carry before HELLO (BP1-CRD-002)."""
 
 STREAMS_EARLY = 256
-"""Streams a side may have open before HELLO (BP1-CRD)."""
+"""Streams a side may have open before HELLO (BP1-STR-009)."""
 
 TEXT_LENGTH_MAX = 1024
-"""Bytes of a ``text`` that are written; longer ones are cut, since text decides nothing (BP1-ERR)."""
+"""Bytes of a ``text`` that are written; longer ones are cut, since text decides nothing (BP1-ERR-003)."""
+
+AGENT_LENGTH_MAX = 255
+"""Bytes of an ``agent`` that are written (BP1-HEL-011)."""
+
+FILETYPE_LENGTH_MAX = 255
+"""Bytes of a filetype (BP1-BLK-021)."""
 
 CURSOR_LENGTH_MAX = 1100
-"""Bytes of a cursor (BP1-LST): room for the longest name and a little of the server's own."""
+"""Bytes of a cursor (BP1-LST-003): room for the longest name and a little of the server's own."""
 
 LIST_LIMIT_DEFAULT = 1000
 """Items a LIST asks for where its caller does not say."""
@@ -83,7 +89,7 @@ CRITICAL_FLAGS = 0xF000
 GREASE_TYPES = (27, 58, 89, 120)
 GREASE_FLAG = 0x0800
 GREASE_TLVS = tuple(range(27, lay.CRITICAL_TLV, 31))
-"""Values that no version will ever give a meaning to (BP1-EXT)."""
+"""Values that no version will ever give a meaning to (BP1-EXT-006)."""
 
 ZERO_ID = bytes(16)
 
@@ -163,13 +169,15 @@ def _fixed(**fields: Any) -> Any:
     return construct.Struct(*(name / field for name, field in fields.items()))
 
 
-def _judge_facts(filesize: int | None, blocknum: int | None) -> None:
-    """filesize and blocknum are both unknown or fit each other (BP1-BLK-002)."""
+def _judge_facts(filesize: int | None, blocknum: int | None, filetype: str = "") -> None:
+    """filesize and blocknum are both unknown or fit each other, and the filetype is ASCII (BP1-BLK-002, 003, 021)."""
     if filesize is None or blocknum is None:
         if filesize is not blocknum:
             raise BadFacts("filesize and blocknum are unknown together or not at all")
     elif blocknum != -(-filesize // BLOCK_LENGTH):
         raise BadFacts(f"a file of {filesize} bytes has {blocknum_of(filesize)} blocks, not {blocknum}")
+    if not (filetype.isascii() and filetype.isprintable()) or len(filetype) > FILETYPE_LENGTH_MAX:
+        raise BadFacts(f"a filetype is at most {FILETYPE_LENGTH_MAX} characters of printable ASCII")
 
 
 def _judge_choices(priority: int | None, if_exists: int | None = None) -> None:
@@ -201,7 +209,7 @@ class Hello:
             version_lowest=U16, version_highest=U16, head_length_max=U16, piece_length_max=U32, streams_max=U32,
             connection_allowance=U64, stream_allowance=U64, undurable_max=U64, features=U64,
         ),
-        {"agent": _TEXT},
+        {"agent": String(clip=AGENT_LENGTH_MAX)},
     )  # fmt: skip
 
     version_lowest: int = VERSION
@@ -274,7 +282,7 @@ class Open:
     file_id: bytes | None = None
 
     def __post_init__(self) -> None:
-        _judge_facts(self.filesize, self.blocknum)
+        _judge_facts(self.filesize, self.blocknum, self.filetype)
         _judge_choices(self.priority, self.if_exists)
 
 
@@ -348,7 +356,7 @@ class Block:
 
     def __post_init__(self) -> None:
         filesize, blocknum, blockno = self.filesize, self.blocknum, self.blockno
-        _judge_facts(filesize, blocknum)
+        _judge_facts(filesize, blocknum, self.filetype)
         if blocknum is not None and blockno >= blocknum and (blockno or blocknum):
             raise BadFacts(f"blockno {blockno} of {blocknum} blocks")
         if not blockno * BLOCK_LENGTH <= self.position <= self.end:
@@ -805,7 +813,7 @@ def decode_head(header: Header, head: bytes | memoryview) -> Message | None:
         Unsupported: something that must be understood is not (stream).
         BadFacts: filesize, blocknum, blockno and position do not fit each other (stream).
 
-    Spec: BP1-FRM-006, BP1-EXT.
+    Spec: BP1-FRM-011, BP1-EXT-001 to 005.
     """
     known = _CODEC.get(header.type)
     if known is None:
@@ -863,7 +871,7 @@ def _grease_tlv(rng: random.Random) -> bytes:
 
 
 def grease_frame(rng: random.Random) -> bytes:
-    """A whole frame that nobody knows and everybody must skip, payload included (BP1-EXT)."""
+    """A whole frame that nobody knows and everybody must skip, payload included (BP1-EXT-006)."""
     payload = rng.randbytes(rng.randrange(40))
     head = rng.randbytes(rng.randrange(40))
     frame = frame_bytes(

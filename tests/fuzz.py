@@ -72,6 +72,10 @@ def _text(rng: random.Random) -> str:
     return rng.choice(("", "a", "a/b.txt", "文件/照片 1.jpg", "\udcff", "../x", "x" * 300))
 
 
+def _filetype(rng: random.Random) -> str:
+    return rng.choice(("", "text/plain", "x" * 255))
+
+
 def _runs(rng: random.Random) -> tuple[tuple[int, int], ...]:
     runs, at = [], 0
     for _ in range(rng.choice((0, 0, 1, 2, 5))):
@@ -98,7 +102,7 @@ def message(rng: random.Random, cls: type[wire.Message] | None = None) -> wire.M
         return wire.Hello(features=u63, agent=_text(rng))
     if cls is wire.Open:
         return wire.Open(
-            id16, u63, filesize, blocknum, _text(rng), _text(rng), rng.randrange(3), rng.randrange(3)
+            id16, u63, filesize, blocknum, _text(rng), _filetype(rng), rng.randrange(3), rng.randrange(3)
         )
     if cls is wire.Opened:
         prefixes = tuple((i * 2, 1 + u16) for i in range(rng.randrange(3)))
@@ -108,7 +112,7 @@ def message(rng: random.Random, cls: type[wire.Message] | None = None) -> wire.M
         position = min(blockno << 20, filesize if filesize is not None else 1 << 60)
         end = rng.random() < 0.5
         return wire.Block(
-            id16, filesize, blocknum, blockno, position, _text(rng), _text(rng), digest if end else None, end and maybe,
+            id16, filesize, blocknum, blockno, position, _text(rng), _filetype(rng), digest if end else None, end and maybe,
             mode=0o644 if maybe else None,
         )  # fmt: skip
     if cls is wire.Piece:

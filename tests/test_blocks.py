@@ -131,6 +131,16 @@ def test_limits_and_looks():
         hash(blocks)
 
 
+def test_one_block_is_meant_where_no_count_is_said():
+    blocks = BlockSet()
+    blocks.add(3)
+    assert blocks.runs() == [(3, 1)]
+    assert blocks.first_gap() == 0
+    blocks.add(2, 5)
+    blocks.discard(3)
+    assert blocks.runs() == [(2, 1), (4, 3)]
+
+
 def test_discarding_nothing_changes_nothing():
     blocks = BlockSet([(0, 10)])
     blocks.discard(5, 0)

@@ -127,7 +127,10 @@ def test_greeting_in_pieces(piece):
     client, server = Session(Side.CLIENT, Limits(agent="us/1")), Session(Side.SERVER)
     raw = client.greeting()
     assert raw.startswith(bytes.fromhex("ff424b500d0a1a0a"))
-    [event] = feed(server, raw, piece)
+    assert not server.recognised
+    assert feed(server, raw[:8], piece) == []
+    assert server.recognised
+    [event] = feed(server, raw[8:], piece)
     assert isinstance(event, Greeted)
     assert event.hello.agent == "us/1"
     assert server.peer_hello == event.hello == client.limits.hello()

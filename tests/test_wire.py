@@ -83,6 +83,7 @@ ids, digests = st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_s
 any_text = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")) | st.text(
     st.characters(exclude_categories=["Cs"]), max_size=60
 )
+filetypes = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=255)
 people_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 modes = st.integers(0, 0o777)
 
@@ -116,7 +117,7 @@ def blocks(draw: st.DrawFn) -> Block:
     end = start + BLOCK_LENGTH if filesize is None else min(start + BLOCK_LENGTH, filesize)
     digest = draw(maybe(digests))
     return Block(
-        draw(ids), filesize, blocknum, blockno, draw(st.integers(start, end)), draw(any_text), draw(any_text), digest,
+        draw(ids), filesize, blocknum, blockno, draw(st.integers(start, end)), draw(any_text), draw(filetypes), digest,
         digest is not None and draw(st.booleans()), draw(maybe(i64)), draw(maybe(modes)),
         draw(maybe(st.integers(0, 2))), draw(maybe(st.integers(0, 2))),
     )  # fmt: skip
@@ -126,7 +127,7 @@ def blocks(draw: st.DrawFn) -> Block:
 def opens(draw: st.DrawFn) -> Open:
     filesize, blocknum = draw(facts)
     return Open(
-        draw(ids), draw(u63), filesize, blocknum, draw(any_text), draw(any_text), draw(st.integers(0, 2)),
+        draw(ids), draw(u63), filesize, blocknum, draw(any_text), draw(filetypes), draw(st.integers(0, 2)),
         draw(st.integers(0, 2)), draw(maybe(i64)), draw(maybe(modes)), *(draw(maybe(digests)) for _ in range(2)),
         *(draw(maybe(ids)) for _ in range(2)),
     )  # fmt: skip
@@ -331,6 +332,10 @@ BLOCK = Block(ID, 3 * BLOCK_LENGTH + 1, 4, 0, 0, "a", "")
         {"filesize": 0, "blocknum": 0, "blockno": 1},
         {"filesize": 0, "blocknum": 0, "position": 1},
         {"filesize": None, "blocknum": None, "position": BLOCK_LENGTH + 1},
+        {"filetype": "x" * 256},
+        {"filetype": "ä"},
+        {"filetype": "a\nb"},
+        {"filetype": "\x7f"},
     ],
 )
 def test_facts_that_do_not_fit_are_refused(change):
@@ -364,6 +369,9 @@ def test_open_and_commit_hold_facts_that_fit():
         Open(ID, 1, BLOCK_LENGTH + 1, 1, "a", "")
     with pytest.raises(BadFacts):
         Open(ID, 1, None, 1, "a", "")
+    with pytest.raises(BadFacts):
+        Open(ID, 1, None, None, "a", "image/jp\x00g")
+    assert Open(ID, 1, None, None, "a", "x" * 255)
     with pytest.raises(BadFacts):
         Commit(ID, DIGEST, 1, 0)
     header, head = head_of(Commit(ID, DIGEST, 0, 0))
@@ -645,6 +653,7 @@ def test_texts_are_cut_and_names_are_not():
     assert there_and_back(Cancel(1, "é" * 1000)) == Cancel(1, "é" * 512)
     assert there_and_back(Cancel(1, "xé" * 1000)) == Cancel(1, "xé" * 341 + "x")
     assert there_and_back(Cancel(1, "\udcff" * 2000)) == Cancel(1, "")
+    assert there_and_back(Hello(agent="x" * 999)) == Hello(agent="x" * 255)
     long = Committed(ID, ID, DIGEST, 0, "x" * 5000)
     assert there_and_back(long) == long
 
