@@ -17,7 +17,10 @@ outcome of every work that needed it. Any error of a sync ends the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -37,7 +40,8 @@ from . import (
     UploadKey,
     Work,
 )
-from .disk import Folders
+from .brief import BriefUpload
+from .disk import SYNC_EACH_MAX, Folders, syncfs
 from .ledger import View
 from .partial import Partial
 from .publishing import Publisher
@@ -53,10 +57,10 @@ from .rules import (
     check_receipt,
     outcome_of,
 )
+from .upload import LocalUpload
 
 if TYPE_CHECKING:
     from .local import LocalStore
-    from .upload import LocalUpload
 
 
 @dataclass(slots=True)
@@ -84,7 +88,10 @@ class Batch:
         self._changes: dict[UploadKey, _Change] = {}
         self._discarded: list[tuple[UploadKey, bytes]] = []
         self._dirty: dict[Partial, bool] = {}
+        self._briefs: list[BriefUpload] = []
+        self._syncing: list[Future[None]] = []
         self._entries = False
+        self._new: list[_Change] = []
         self._folders = Folders(store.root_fd)
         self._publisher = Publisher(store, self._folders)
         self._state: State | None = None
@@ -101,6 +108,8 @@ class Batch:
                 self._record_all()
             except StoreFull as exc:
                 self._undone(exc)
+            finally:
+                wait(self._syncing)
             self._publisher.publish()
             self._sync_folders()
             self._publisher.end()
@@ -113,8 +122,8 @@ class Batch:
         store = self._store
         paid = len(store.owed)
         with store.ledger.write() as view:
-            for owed in store.owed:
-                owed.pay(view)
+            store.pay(view)
+            self._start_sync()
             for work in self._works:
                 self._plan(view, work)
             self._sync_bytes()
@@ -124,10 +133,42 @@ class Batch:
         if self._state is not None:
             store.state = self._state
 
+    def _start_sync(self) -> None:
+        """Let the system write many brief files while their names are planned."""
+        briefs = [work for work in self._works if isinstance(work, Finish) and _is_brief(work.upload)]
+        if len(briefs) <= SYNC_EACH_MAX:
+            return
+        for work in briefs:
+            with suppress(OSError, BlockprotoError):
+                work.upload.settle(work.facts, work.filesize)  # type: ignore[attr-defined]
+        self._syncing = self._store.in_threads([lambda: syncfs(self._store.partials_fd)])
+
     def _sync_bytes(self) -> None:
-        self._store.sync_partials(self._dirty, entries=self._entries)
+        """Make durable what the transaction is going to claim."""
+        briefs = [] if self._syncing else self._briefs
+        if len(self._dirty) + len(briefs) > SYNC_EACH_MAX:
+            self._wait_for_sync()
+            syncfs(self._store.partials_fd)
+        else:
+            tasks: list[Callable[[], None]] = [brief.sync for brief in briefs]
+            tasks += [
+                partial.sync if metadata else partial.datasync for partial, metadata in self._dirty.items()
+            ]
+            if self._entries:
+                tasks.append(lambda: os.fsync(self._store.partials_fd))
+            if len(tasks) == 1:
+                tasks[0]()
+            elif tasks:
+                self._syncing += self._store.in_threads(tasks)
+            self._wait_for_sync()
         for partial in self._dirty:
             partial.new = False
+
+    def _wait_for_sync(self) -> None:
+        syncing, self._syncing = self._syncing, []
+        wait(syncing)
+        for future in syncing:
+            future.result()
 
     def _record(self, view: View) -> None:
         for change in self._changes.values():
@@ -147,7 +188,10 @@ class Batch:
             view.put_prefixes(storage_id, change.prefixes)
         change.record.expires_ms = self._store.now_ms() + EXPIRY_MS
         view.put_upload(change.record)
-        change.upload.partial.recorded = True
+        if not change.upload.partial.recorded:
+            change.upload.partial.recorded = True
+            self._new.append(change)
+        self._store.recorded.add(change.record.key)
 
     def _raise_incarnation(self, view: View) -> None:
         self._state = self._store.state.raised(self._store.now_ms())
@@ -158,6 +202,9 @@ class Batch:
         for work in self._works:
             if work.outcome is None and not isinstance(work, Remove):
                 work.outcome = StoreFull(str(error))
+        for change in self._new:
+            change.upload.partial.recorded = False
+        self._store.transaction_undone()
         self._publisher.forget()
         self._discarded.clear()
         self._state = None
@@ -209,15 +256,15 @@ class Batch:
             Superseded: it may not.
             UnknownUpload: the upload was committed or discarded.
         """
-        ours = self._store.ours(upload)
+        assert isinstance(upload, LocalUpload)
         change = self._changes.get(upload.key)
         if change is None:
-            if ours.partial.gone:
+            if upload.partial.gone:
                 raise UnknownUpload("the upload has ended")
-            record = view.upload(upload.key) or replace(ours.record)
-            if record.storage_id != ours.partial.storage_id:
+            record = view.upload(upload.key) or replace(upload.record)
+            if record.storage_id != upload.partial.storage_id:
                 raise UnknownUpload("the upload was begun anew")
-            change = _Change(ours, record)
+            change = _Change(upload, record)
         check_attempt(change.record.attempt, attempt)
         change.record.attempt = attempt
         self._changes[upload.key] = change
@@ -234,7 +281,8 @@ class Batch:
         self._touch(change.upload.partial, metadata=False)
 
     def _plan_prefixes(self, view: View, work: KeepPrefixes) -> None:
-        partial = self._store.ours(work.upload).partial
+        assert isinstance(work.upload, LocalUpload)
+        partial = work.upload.partial
         if not work.prefixes and not partial.recorded:
             return
         change = self._change(view, work.upload, work.attempt)
@@ -253,6 +301,7 @@ class Batch:
         ):
             return
         self._changes.pop(work.key, None)
+        self._store.recorded.discard(work.key)
         if live is not None:
             live.partial.leave()
             self._dirty.pop(live.partial, None)
@@ -262,28 +311,35 @@ class Batch:
             self._discarded.append((work.key, record.storage_id))
 
     def _plan_finish(self, view: View, work: Finish) -> None:
-        upload = self._store.ours(work.upload)
+        upload = work.upload
         if self._publisher.join(work):
             return
         receipt = self._store.finished.true_receipt(view, upload.file_id)
         if receipt is not None:
             work.outcome = check_receipt(receipt, work)
             return
-        left = None
-        if upload.brief:
+        if isinstance(upload, BriefUpload):
             check_brief(work)
-            left = view.upload(upload.key)
         else:
             change = self._change(view, upload, work.attempt)
             check_finish(change.record.shape, work, _held(view, change))
         if work.facts.filetype == FOLDER_FILETYPE:
             if work.filesize:
                 raise BadFacts("a folder has no bytes")
-            self._publisher.make_folder(work, upload)
+            self._publisher.make_folder(work)
             return
-        self._publisher.plan(view, work, upload, left)
-        self._entries |= upload.partial.new and not upload.brief
-        self._touch(upload.partial, metadata=True)
+        if isinstance(upload, BriefUpload):
+            left = view.upload(upload.key) if upload.key in self._store.recorded else None
+            self._publisher.plan(view, work, upload, left)
+            self._briefs.append(upload)
+        else:
+            self._publisher.plan(view, work, change.upload, change.record)
+            self._entries |= change.upload.partial.new
+            self._touch(change.upload.partial, metadata=True)
+
+
+def _is_brief(upload: Upload) -> bool:
+    return isinstance(upload, BriefUpload)
 
 
 def _held(view: View, change: _Change) -> Iterable[tuple[int, bytes]]:

@@ -29,6 +29,7 @@ from .disk import reserve
 from .records import (
     PAGE_BLOCKS,
     STATE_KEY,
+    UNSYNCED_KEY,
     Finalising,
     ReceiptRecord,
     State,
@@ -135,14 +136,20 @@ class View:
             self._txn.delete(b"n" + at)
         self._txn.delete(b"c" + at)
 
-    def finalising(self, file_id: bytes) -> Finalising | None:
-        """The commit under way of a file id."""
-        record = self._get(b"f" + file_id)
-        return None if record is None else Finalising.unpack(record)
-
     def drop_finalising(self, file_id: bytes) -> None:
         """The final name is there and durable."""
         self._txn.delete(b"f" + file_id)
+
+    def unsynced(self) -> bool:
+        """Whether the last batch gave names whose folders may not be synced yet."""
+        return self._get(UNSYNCED_KEY) is not None
+
+    def put_unsynced(self, unsynced: bool) -> None:
+        """Record that."""
+        if unsynced:
+            self._txn.put(UNSYNCED_KEY, b"")
+        else:
+            self._txn.delete(UNSYNCED_KEY)
 
     def b3sum(self, name: str, version: bytes) -> bytes | None:
         """The BLAKE3 of a name's file, if it is known for that version."""

@@ -19,18 +19,19 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from ..blocks import BLOCK_LENGTH
 from ..errors import BlockprotoError, StoreFailed, StoreFull
 from ..names import SafeName
-from . import Facts, FileEntry, StoredFile, Upload, UploadEntry, UploadKey, Work
+from . import Facts, FileEntry, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
-from .disk import SYNC_EACH_MAX, syncfs
+from .brief import BriefUpload
+from .disk import SYNC_EACH_MAX
 from .finished import FinishedFiles, LocalReader
-from .ledger import Ledger
+from .ledger import Ledger, View
 from .opening import Opened, open_places
 from .partial import Partial
 from .publishing import Owed
@@ -68,6 +69,10 @@ class LocalStore:
         with self.ledger.read() as view:
             self.state = view.state()
         self._opened = opened
+        self.recorded: set[UploadKey] = set()
+        self._brief_ids = secrets.token_bytes(8)
+        self._brief_count = 0
+        self._unsynced: bool | None = None
         self._failed: StoreFailed | None = None
         self._live: dict[UploadKey, LocalUpload] = {}
         self._mutex = threading.Lock()
@@ -107,7 +112,7 @@ class LocalStore:
         if self._opened.closed:
             return
         try:
-            if self._failed is None and self.owed:
+            if self._failed is None and (self.owed or self._unsynced is not False):
                 self.pay_now()
         finally:
             if self._syncers is not None:
@@ -156,12 +161,12 @@ class LocalStore:
             raise
         return upload
 
-    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> LocalUpload:
-        """See the port. No system call but for the random id."""
-        self.check_usable()
-        record = self._new_record(key, facts)
-        partial = Partial(self.partials_fd, record.storage_id, facts.filesize, mode=facts.mode)
-        return LocalUpload(self, record, partial, brief=True)
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> BriefUpload:
+        """See the port. Makes no system call."""
+        if self._failed is not None:
+            self.check_usable()
+        self._brief_count += 1
+        return BriefUpload(self, key, facts, self._brief_ids + self._brief_count.to_bytes(8, "big"))
 
     def _new_record(self, key: UploadKey, facts: Facts) -> UploadRecord:
         return UploadRecord(
@@ -217,12 +222,6 @@ class LocalStore:
         with self._mutex:
             return self._live.get(key)
 
-    @staticmethod
-    def ours(upload: Upload) -> LocalUpload:
-        """An upload as what this store made it."""
-        assert isinstance(upload, LocalUpload)
-        return upload
-
     def _ended_keys(self) -> set[UploadKey]:
         """The uploads that ended since the ledger was told last."""
         return {owed.upload[0] for owed in list(self.owed) if owed.upload is not None}
@@ -261,40 +260,35 @@ class LocalStore:
         except OSError as exc:
             raise self.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
 
+    def pay(self, view: View) -> None:
+        """Tell the ledger what it is owed."""
+        for owed in self.owed:
+            owed.pay(view)
+
+    def mark_unsynced(self, view: View, unsynced: bool) -> None:
+        """Note whether this transaction is followed by names whose folders are synced after it only."""
+        if unsynced != self._unsynced:
+            view.put_unsynced(unsynced)
+        self._unsynced = unsynced
+
+    def transaction_undone(self) -> None:
+        """What the last transaction was to note was not noted."""
+        self._unsynced = None
+
     def pay_now(self) -> None:
         """Tell the ledger what it is owed, without waiting for the next batch; on a full disk it stays owed."""
         paid = len(self.owed)
-        with suppress(StoreFull), self.ledger.write() as view:
-            for owed in self.owed:
-                owed.pay(view)
+        with suppress(StoreFull):
+            with self.ledger.write() as view:
+                self.pay(view)
+                self.mark_unsynced(view, False)
             del self.owed[:paid]
 
-    def sync_partials(self, partials: dict[Partial, bool], *, entries: bool) -> None:
-        """Make bytes durable.
-
-        Args:
-            partials: what to sync, and whether mode and mtime matter too.
-            entries: whether the folder of partials has new entries that must last.
-
-        Raises:
-            OSError: the medium reported an error.
-        """
-        if len(partials) > SYNC_EACH_MAX:
-            syncfs(self.partials_fd)
-            return
-        tasks: list[Callable[[], None]] = [
-            lambda partial=partial, metadata=metadata: partial.sync(metadata=metadata)  # type: ignore[misc]
-            for partial, metadata in partials.items()
-        ]
-        if entries:
-            tasks.append(lambda: os.fsync(self.partials_fd))
-        if len(tasks) == 1:
-            tasks[0]()
-        elif tasks:
-            if self._syncers is None:
-                self._syncers = ThreadPoolExecutor(SYNC_EACH_MAX + 1, "blockproto-sync")
-            for future in [self._syncers.submit(task) for task in tasks]:
-                future.result()
+    def in_threads(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
+        """Run syncs beside each other."""
+        if self._syncers is None:
+            self._syncers = ThreadPoolExecutor(SYNC_EACH_MAX + 1, "blockproto-sync")
+        return [self._syncers.submit(task) for task in tasks]
 
     # -- finished files
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import StoreError, UnknownUpload
+from ..errors import UnknownUpload
 from . import Facts
 from .disk import (
     create_file,
@@ -29,7 +29,8 @@ from .refusals import refusal
 RESERVE_LENGTH = 64 << 20
 """Bytes reserved at once ahead of the write position (a power of two)."""
 
-_FILE_MODE = 0o666
+FILE_MODE = 0o666
+"""Permission bits of a file whose sender states none; narrowed by the umask."""
 
 
 class Partial:
@@ -83,7 +84,7 @@ class Partial:
         self.new = False
         self._folder_fd = folder_fd
         self._filesize = filesize
-        self._mode = _FILE_MODE if mode is None else mode | 0o600
+        self._mode = FILE_MODE if mode is None else mode | 0o600
         self._fd = -1
         self._busy = 0
         self._closing = False
@@ -195,49 +196,60 @@ class Partial:
 
         Raises:
             OSError: as the system reports it.
-            StoreError: bytes are missing.
+            UnknownUpload: bytes are missing.
         """
         wanted = facts.mtime_ns, facts.mode, size
         if self._settled is not None and self._settled[0] == wanted:
             return self._settled[1]
         with self._opened() as fd:
-            found = self._settle(fd, facts, size)
+            found = settle_file(fd, facts, size, cut=bool(self._reserved))
         self._settled = wanted, found
         return found
 
-    def _settle(self, fd: int, facts: Facts, size: int) -> os.stat_result:
-        self._set_mtime(fd, facts)
-        found = os.fstat(fd)
-        mode_differs = facts.mode is not None and stat.S_IMODE(found.st_mode) != facts.mode
-        if found.st_size < size:
-            raise StoreError("bytes of the partial are missing")
-        if found.st_size > size or mode_differs or self._reserved:
-            os.ftruncate(fd, size)
-            if facts.mode is not None and mode_differs:
-                with suppress(PermissionError):
-                    os.fchmod(fd, facts.mode)
-            self._set_mtime(fd, facts)
-            found = os.fstat(fd)
-        return found
-
-    @staticmethod
-    def _set_mtime(fd: int, facts: Facts) -> None:
-        if facts.mtime_ns is not None:
-            os.utime(fd, ns=(facts.mtime_ns, facts.mtime_ns))
-
-    def rest(self) -> None:
-        """Close the file until it is needed again; bounds how many are open."""
-        with self._lock:
-            self._close()
-
-    def sync(self, *, metadata: bool) -> None:
-        """Make the bytes durable, and with ``metadata`` mode and mtime too.
+    def sync(self) -> None:
+        """Make bytes, mode and mtime durable.
 
         Raises:
             OSError: the medium reported an error; nothing may be acknowledged any more.
         """
         with self._opened() as fd:
-            if metadata:
-                os.fsync(fd)
-            else:
-                os.fdatasync(fd)
+            os.fsync(fd)
+
+    def datasync(self) -> None:
+        """Make the bytes durable; as ``sync`` else."""
+        with self._opened() as fd:
+            os.fdatasync(fd)
+
+
+def settle_file(fd: int, facts: Facts, size: int, *, cut: bool) -> os.stat_result:
+    """Give an open file its final size, mode and mtime.
+
+    Args:
+        fd: the file.
+        facts: mode and mtime, where stated.
+        size: bytes.
+        cut: whether room was reserved that may lie behind its end.
+
+    Returns:
+        What it is then.
+
+    Raises:
+        OSError: as the system reports it.
+        UnknownUpload: bytes are missing.
+    """
+    mtime_ns, mode = facts.mtime_ns, facts.mode
+    if mtime_ns is not None:
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+    found = os.fstat(fd)
+    mode_differs = mode is not None and stat.S_IMODE(found.st_mode) != mode
+    if found.st_size == size and not mode_differs and not cut:
+        return found
+    if found.st_size < size:
+        raise UnknownUpload("bytes of the partial are missing")
+    os.ftruncate(fd, size)
+    if mode is not None and mode_differs:
+        with suppress(PermissionError):
+            os.fchmod(fd, mode)
+    if mtime_ns is not None:
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+    return os.fstat(fd)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import BlockprotoError, FileExists, NotPermitted, SourceChanged, StoreFailed
-from ..names import SafeName
 from . import Facts, Finish, IfExists, UploadKey
+from .brief import BriefUpload
 from .disk import Folders, look, move_new, move_over
 from .ledger import View
 from .records import Finalising, Identity, ReceiptRecord, UploadRecord
@@ -57,15 +57,32 @@ class Owed:
 
 @dataclass(slots=True, eq=False)
 class Publication:
-    """One file on the way to its name."""
+    """One file on the way to its name.
+
+    Attributes:
+        work: what asks for it.
+        upload: whose bytes.
+        receipt: what is recorded before the name is there.
+        record: the upload record that goes with it, or None.
+        former: the file_id the name had before.
+        twins: works of the batch that repeat ``work``.
+        error: why it did not get its name.
+    """
 
     work: Finish
-    upload: LocalUpload
+    upload: LocalUpload | BriefUpload
     receipt: ReceiptRecord
-    left: UploadRecord | None
-    former: bytes | None = None
+    record: UploadRecord | None
+    former: bytes | None
     twins: list[Finish] = field(default_factory=list)
     error: BlockprotoError | None = None
+
+    @property
+    def finalising(self) -> Finalising | None:
+        """What recovery needs to finish it; a brief file is sent again instead."""
+        if self.record is None or isinstance(self.upload, BriefUpload):
+            return None
+        return Finalising(self.record.storage_id, self.work.facts.if_exists)
 
 
 class Publisher:
@@ -82,6 +99,7 @@ class Publisher:
         self._publications: dict[UploadKey, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
         self._names: set[str] = set()
+        self._now_ms = store.now_ms()
 
     def has(self, key: UploadKey) -> bool:
         """Whether an upload is being published."""
@@ -99,64 +117,71 @@ class Publisher:
 
     # -- plan
 
-    def plan(self, view: View, work: Finish, upload: LocalUpload, left: UploadRecord | None) -> None:
+    def plan(
+        self, view: View, work: Finish, upload: LocalUpload | BriefUpload, record: UploadRecord | None
+    ) -> None:
         """Settle the partial and choose its name.
 
         Args:
             view: the batch's transaction.
             work: what to publish; its blocks and root are checked.
             upload: its upload.
-            left: an upload record of the same key that a brief file makes superfluous.
+            record: its upload record; of a brief file one of the same key that is superfluous now.
 
         Raises:
             FileExists: the name is taken and the work wants to be refused then.
             OSError: as the system reports it.
         """
-        found = upload.partial.settle(work.facts, work.filesize)
-        name = self._choose(work.facts)
-        self._names.add(name.text)
-        identity = self._store.finished.identity(found)
-        receipt = self._receipt(work, upload, name.text, identity)
-        self._publications[upload.key] = Publication(work, upload, receipt, left, view.file_id_of(name.text))
+        found = upload.settle(work.facts, work.filesize)
+        name = work.facts.filename.text
+        former = view.file_id_of(name)
+        if former is not None or name in self._names or work.facts.if_exists is not IfExists.KEEP:
+            name = self._choose(work.facts)
+            former = view.file_id_of(name)
+        self._names.add(name)
+        receipt = self._receipt(work, name, self._store.finished.identity(found))
+        self._publications[upload.key] = Publication(work, upload, receipt, record, former)
 
-    def _receipt(self, work: Finish, upload: LocalUpload, name: str, identity: Identity) -> ReceiptRecord:
+    def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
         return ReceiptRecord(
-            key=upload.key,
-            file_id=upload.file_id,
+            key=work.upload.key,
+            file_id=work.upload.file_id,
             root=work.root,
             filesize=work.filesize,
             identity=identity,
-            committed_ms=self._store.now_ms(),
+            committed_ms=self._now_ms,
             stored_as=name,
             filetype=work.facts.filetype,
         )
 
-    def _choose(self, facts: Facts) -> SafeName:
-        if not self._is_taken(facts.filename):
-            return facts.filename
+    def _choose(self, facts: Facts) -> str:
+        """A name that is not taken, or is to be replaced."""
+        name = facts.filename.text
+        if not self._is_taken(name):
+            return name
         if facts.if_exists is IfExists.REFUSE:
             raise FileExists
         if facts.if_exists is IfExists.REPLACE:
-            self._check_replaceable(facts.filename)
-            return facts.filename
-        return next(name for name in free_names(facts.filename) if not self._is_taken(name))
+            self._check_replaceable(name)
+            return name
+        return next(free.text for free in free_names(facts.filename) if not self._is_taken(free.text))
 
-    def _is_taken(self, name: SafeName) -> bool:
-        return name.text in self._names or self._look(name) is not None
+    def _is_taken(self, name: str) -> bool:
+        return name in self._names or self._look(name) is not None
 
-    def _look(self, name: SafeName) -> os.stat_result | None:
-        folder, _, last = name.text.rpartition("/")
+    def _look(self, name: str) -> os.stat_result | None:
+        folder, _, last = name.rpartition("/")
         try:
             return look(self._folders.open(folder), last.encode())
         except FileNotFoundError:
             return None
 
-    def _check_replaceable(self, name: SafeName) -> None:
+    def _check_replaceable(self, name: str) -> None:
         found = self._look(name)
         if found is not None and not stat.S_ISREG(found.st_mode):
             raise NotPermitted("what has the name is no file")
 
-    def make_folder(self, work: Finish, upload: LocalUpload) -> None:
+    def make_folder(self, work: Finish) -> None:
         """Make a folder with its mode and mtime; one that is there already takes them on.
 
         Its owner always keeps the right to change it, or its files could not follow.
@@ -168,7 +193,7 @@ class Publisher:
         if facts.mtime_ns is not None:
             os.utime(fd, ns=(facts.mtime_ns, facts.mtime_ns))
         self._folders.changed.add(name)
-        receipt = self._receipt(work, upload, name, self._store.finished.identity(os.fstat(fd)))
+        receipt = self._receipt(work, name, self._store.finished.identity(os.fstat(fd)))
         self._made.append((work, receipt))
 
     # -- record
@@ -176,14 +201,11 @@ class Publisher:
     def record(self, view: View) -> None:
         """Write receipts and FINALISING."""
         for publication in self._publications.values():
-            upload = publication.upload
-            self._store.finished.hide(upload.file_id)
-            if_exists = publication.work.facts.if_exists
-            view.put_receipt(
-                publication.receipt, Finalising(upload.partial.storage_id, if_exists, upload.brief)
-            )
+            self._store.finished.hide(publication.receipt.file_id)
+            view.put_receipt(publication.receipt, publication.finalising)
         for _, receipt in self._made:
             view.put_receipt(receipt, None)
+        self._store.mark_unsynced(view, bool(self._publications))
 
     def forget(self) -> None:
         """The transaction did not happen."""
@@ -196,45 +218,43 @@ class Publisher:
 
     def publish(self) -> None:
         """Give every file its name; what goes wrong for one is its own ``error``."""
-        for publication in self._publications.values():
-            try:
-                self._publish(publication)
-            except OSError as exc:
-                publication.error = refusal(exc)
-            except BlockprotoError as exc:
-                publication.error = exc
+        collided = [one for one in self._publications.values() if not self._publish(one)]
+        while collided:
+            self._choose_again(collided)
+            collided = [one for one in collided if one.error is None and not self._publish(one)]
+
+    def _publish(self, publication: Publication) -> bool:
+        """Give a file its name; False if somebody else has it."""
+        try:
+            folder, _, last = publication.receipt.stored_as.rpartition("/")
+            folder_fd = self._folders.make(folder)
+            partial = publication.upload.partial_name
+            move = move_over if publication.work.facts.if_exists is IfExists.REPLACE else move_new
+            move(self._store.partials_fd, partial, folder_fd, last.encode())
+            self._folders.changed.add(folder)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as exc:
+            publication.error = refusal(exc)
             if isinstance(publication.error, StoreFailed):
-                raise publication.error
+                raise publication.error from exc
+            return True
 
-    def _publish(self, publication: Publication) -> None:
-        folder, _, last = publication.receipt.stored_as.rpartition("/")
-        folder_fd = self._folders.make(folder)
-        partial = publication.upload.partial
-        if publication.work.facts.if_exists is IfExists.REPLACE:
-            move_over(self._store.partials_fd, partial.name, folder_fd, last.encode())
-        else:
-            try:
-                move_new(self._store.partials_fd, partial.name, folder_fd, last.encode())
-            except FileExistsError:
-                self._publish_elsewhere(publication)
-                return
-        self._folders.changed.add(folder)
-
-    def _publish_elsewhere(self, publication: Publication) -> None:
-        """Somebody else took the name since it was chosen."""
-        facts = publication.work.facts
-        if facts.if_exists is IfExists.REFUSE:
-            raise FileExists
-        name = self._choose(facts).text
-        upload = publication.upload
+    def _choose_again(self, collided: list[Publication]) -> None:
+        """Choose and record other names for files whose names were taken by somebody unknown to the ledger."""
         with self._store.ledger.write() as view:
-            Owed(publication.receipt, undo=True, former=publication.former).pay(view)
-            publication.receipt.stored_as = name
-            publication.former = view.file_id_of(name)
-            view.put_receipt(
-                publication.receipt, Finalising(upload.partial.storage_id, IfExists.KEEP, upload.brief)
-            )
-        self._publish(publication)
+            for publication in collided:
+                Owed(publication.receipt, undo=True, former=publication.former).pay(view)
+                try:
+                    name = self._choose(publication.work.facts)
+                except BlockprotoError as exc:
+                    publication.error = exc
+                    continue
+                self._names.add(name)
+                publication.receipt.stored_as = name
+                publication.former = view.file_id_of(name)
+                view.put_receipt(publication.receipt, publication.finalising)
 
     def end(self) -> None:
         """Set the outcomes and note what the ledger is owed; the folders are synced.
@@ -251,19 +271,19 @@ class Publisher:
             self._store.pay_now()
 
     def _end(self, publication: Publication) -> None:
-        upload, receipt, left = publication.upload, publication.receipt, publication.left
-        self._store.finished.show(upload.file_id)
-        works = [publication.work, *publication.twins]
+        receipt, record = publication.receipt, publication.record
+        self._store.finished.show(receipt.file_id)
         if publication.error is not None:
             self._store.owed.append(Owed(receipt, undo=True, former=publication.former))
-            for work in works:
+            for work in (publication.work, *publication.twins):
                 work.outcome = outcome_of(publication.error)
             return
-        for work in works:
-            work.outcome = receipt.stored()
-        self._store.has_ended(upload)
-        record = None if upload.brief else (upload.key, upload.partial.storage_id)
-        if left is not None:
-            record = left.key, left.storage_id
-            self._store.end_partial(*record)
-        self._store.owed.append(Owed(receipt, record))
+        stored = receipt.stored()
+        for work in (publication.work, *publication.twins):
+            work.outcome = stored
+        publication.upload.leave()
+        if record is not None:
+            if isinstance(publication.upload, BriefUpload):
+                self._store.end_partial(record.key, record.storage_id)
+            self._store.recorded.discard(record.key)
+            self._store.owed.append(Owed(receipt, (record.key, record.storage_id)))

@@ -10,6 +10,7 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
     i file_id(16)                       receipt of a committed file
     n name(16)                          file_id of what was committed under that name (BLAKE3 of the name)
     f file_id(16)                       FINALISING: recorded, but the final name may not be there yet
+    s                                   the last batch gave names to brief files; they may not be synced yet
     c name(16)                          version and BLAKE3 of a finished file
     g storage_id(16)                    digests and bitmaps of that upload may go
 """
@@ -42,13 +43,14 @@ _NO_MODE = (1 << 32) - 1
 _STATE = Struct(">IQ32s")
 _UPLOAD = Struct(">16s16sQQQQqIBHH")
 _RECEIPT = Struct(">16s16s32sQQQQqQHH")
-_FINALISING = Struct(">16sBB")
+_FINALISING = Struct(">16sB")
 _PREFIX = Struct(">II32s")
 _PAGE = Struct(">I")
 _ALL_HELD = b"\xff" * (PAGE_BLOCKS // 8)
 _SOME_HELD = re.compile("1+")
 
 STATE_KEY = b"m"
+UNSYNCED_KEY = b"s"
 
 
 def upload_key(key: UploadKey) -> bytes:
@@ -233,12 +235,10 @@ class Finalising(NamedTuple):
     Attributes:
         storage_id: the partial.
         if_exists: what to do when recovery finds the name taken.
-        brief: whether there is no upload record to go with it.
     """
 
     storage_id: bytes
     if_exists: IfExists
-    brief: bool
 
     def pack(self) -> bytes:
         """The record."""
@@ -247,8 +247,8 @@ class Finalising(NamedTuple):
     @classmethod
     def unpack(cls, record: bytes) -> Finalising:
         """Parse a record."""
-        storage_id, if_exists, brief = _FINALISING.unpack(record)
-        return cls(storage_id, IfExists(if_exists), bool(brief))
+        storage_id, if_exists = _FINALISING.unpack(record)
+        return cls(storage_id, IfExists(if_exists))
 
 
 def pack_prefixes(prefixes: dict[int, Prefix]) -> bytes:

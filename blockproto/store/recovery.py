@@ -71,7 +71,7 @@ class Recovery:
         under_way = list(self._view.all_finalising())
         for file_id, finalising in under_way:
             self._finish(file_id, finalising)
-        if under_way:
+        if under_way or self._view.unsynced():
             syncfs(self._store.root_fd)
         known = self._check_uploads()
         self._view.trim()
@@ -97,7 +97,7 @@ class Recovery:
         if not done:
             self._view.drop_receipt(receipt)
             self.findings.append(f"the commit of {shown} was under way and could not be finished")
-        elif not finalising.brief:
+        else:
             self._view.drop_upload(receipt.key, finalising.storage_id)
 
     def _done(self, receipt: ReceiptRecord, finalising: Finalising) -> bool:
@@ -134,6 +134,7 @@ class Recovery:
                 self._lose(f"the bytes of the unfinished {shown} are gone ({len(held)} blocks)")
                 continue
             known.add(record.storage_id)
+            self._store.recorded.add(record.key)
             self._cut(record, held, found.st_size, shown)
         return known
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ..blocks import BlockSet
 from ..errors import StoreFailed
-from . import Prefix
+from . import Facts, Prefix
 from .partial import Partial
 from .records import UploadRecord
-from .refusals import refusal
 
 if TYPE_CHECKING:
     from .local import LocalStore
@@ -22,7 +22,6 @@ class LocalUpload:
         "_open",
         "_store",
         "attempt",
-        "brief",
         "expires_ms",
         "facts",
         "file_id",
@@ -33,9 +32,7 @@ class LocalUpload:
         "record",
     )
 
-    def __init__(
-        self, store: LocalStore, record: UploadRecord, partial: Partial, *, brief: bool = False
-    ) -> None:
+    def __init__(self, store: LocalStore, record: UploadRecord, partial: Partial) -> None:
         self.key = record.key
         self.facts = record.facts
         self.file_id = record.file_id
@@ -45,7 +42,6 @@ class LocalUpload:
         self.prefixes: dict[int, Prefix] = {}
         self.record = record
         self.partial = partial
-        self.brief = brief
         self._store = store
         self._open = True
         partial.take()
@@ -55,21 +51,25 @@ class LocalUpload:
         self._store.check_usable()
         try:
             self.partial.write(position, piece)
-            if self.brief and position + len(piece) == self.facts.filesize:
-                self._rest()
         except StoreFailed as exc:
             raise self._store.fail(exc) from exc
-
-    def _rest(self) -> None:
-        try:
-            self.partial.settle(self.facts, self.facts.filesize or 0)
-        except OSError as exc:
-            raise refusal(exc) from exc
-        self.partial.rest()
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
         return self.partial.read_into(position, view)
+
+    @property
+    def partial_name(self) -> bytes:
+        """The partial's name in the folder of partials."""
+        return self.partial.name
+
+    def settle(self, facts: Facts, size: int) -> os.stat_result:
+        """See ``Partial.settle``."""
+        return self.partial.settle(facts, size)
+
+    def leave(self) -> None:
+        """It got its final name."""
+        self._store.has_ended(self)
 
     def digest(self, blockno: int) -> bytes | None:
         """See the port."""
