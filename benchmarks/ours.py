@@ -1,0 +1,89 @@
+"""Ours: the real commands ``blockproto serve``, ``put`` and ``get`` of this environment, as real processes.
+
+Their ``--json`` tells ``elapsed_s`` and how many bytes of content were put on the wire; a timed run that did not send
+all of them is an error, not a fast run.
+"""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from .pairs import Timing
+from .processes import HOST, CommandFailed, Ran, Server, timed
+
+NAME = "blockproto"
+
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "blockproto")
+"""The installed command, beside the running interpreter."""
+
+
+class Ours:
+    """A ``blockproto serve`` on a folder of its own, and commands for it; the secret stays in the same place.
+
+    Args:
+        place: where its folder is made, as ``blockproto-served``.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.served = place / "blockproto-served"
+        self.served.mkdir(exist_ok=True)
+        self.work = place / "blockproto-work"
+        self.work.mkdir(exist_ok=True)
+        self.env = {"BLOCKPROTO_CONFIG": str(self.work / "config")}
+        self.server = self._start()
+
+    def _start(self) -> Server:
+        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0"]
+        return Server(command, self.work / "server.log", env=self.env)
+
+    def restart(self) -> None:
+        """Start it again after it ended."""
+        self.server = self._start()
+
+    def explain(self, error: Exception) -> str:
+        """Why something of ours failed, with the server's last words if it ended."""
+        words = self.server.ended()
+        return f"{error}; the server ended: {words}" if words else str(error)
+
+    def put(self, path: Path, *options: str, port: int | None = None) -> list[str]:
+        """The command that sends ``path``; through ``port`` instead of the server's own, if given."""
+        return [COMMAND, "put", *options, str(path), f"bp://{HOST}:{port or self.server.port}/"]
+
+    def get(self, name: str, dest: Path, *options: str) -> list[str]:
+        """The command that fetches ``name`` to ``dest``."""
+        return [COMMAND, "get", *options, f"bp://{HOST}:{self.server.port}/{name}", str(dest)]
+
+    def timed_put(self, path: Path) -> Timing:
+        """Send one file, all of it; raises CommandFailed."""
+        return timing_of(timed(self.put(path, "--json"), self.env), path.stat().st_size)
+
+    def timed_get(self, name: str, dest: Path) -> Timing:
+        """Fetch one file; raises CommandFailed."""
+        return timing_of(timed(self.get(name, dest, "--json"), self.env), None)
+
+
+def receipts_of(out: str) -> list[dict[str, Any]]:
+    """The objects that ``--json`` printed, one a line."""
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def timing_of(ran: Ran, payload_bytes: int | None) -> Timing:
+    """The timing of a command that moved one file.
+
+    Args:
+        ran: the command.
+        payload_bytes: how many bytes it must have put on the wire; None for any.
+
+    Raises:
+        CommandFailed: it told of another number of files or bytes.
+    """
+    receipts = receipts_of(ran.out)
+    if len(receipts) != 1:
+        raise CommandFailed(f"{NAME} told of {len(receipts)} files instead of one")
+    sent = receipts[0]["payload_bytes_sent"]
+    if payload_bytes is not None and sent != payload_bytes:
+        raise CommandFailed(f"{NAME} sent {sent} bytes of {payload_bytes}")
+    return Timing(ran.wall_s, receipts[0]["elapsed_s"])
