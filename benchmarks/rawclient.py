@@ -1,0 +1,105 @@
+"""A client of frames on a plain blocking socket, to time single messages: nothing between the clock and the line.
+
+It sends what it is told and returns what comes; it keeps to the credit it is given and knows no other rule.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Self
+
+from blockproto.wire import (
+    HEADER_LENGTH,
+    PREFACE,
+    Credit,
+    Error,
+    Hello,
+    Message,
+    check_frame,
+    decode_head,
+    decode_header,
+    encode_frame,
+)
+
+from .processes import HOST, CommandFailed
+
+TIMEOUT_S = 60.0
+
+
+class RawClient:
+    """A greeted connection to a server on this machine.
+
+    Args:
+        port: of the server.
+
+    Raises:
+        CommandFailed: what answers does not speak the protocol.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection((HOST, port), timeout=TIMEOUT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = self._socket.makefile("rb")
+        self._sent: dict[int, int] = {0: 0}
+        self._allowed: dict[int, int] = {}
+        self._socket.sendall(PREFACE + encode_frame(0, Hello(agent="benchmark")))
+        if self._reader.read(len(PREFACE)) != PREFACE:
+            raise CommandFailed("the server does not speak blockproto")
+        hello = self.receive()
+        assert isinstance(hello, Hello)
+        self._allowed[0] = hello.connection_allowance
+        self._stream_allowance = hello.stream_allowance
+
+    def send(self, stream: int, message: Message, payload: bytes = b"") -> None:
+        """Send one frame; waits for credit if it carries payload (what comes meanwhile is lost)."""
+        if payload:
+            self._wait_for_credit(stream, len(payload))
+        self._socket.sendall(encode_frame(stream, message, len(payload)))
+        if payload:
+            self._socket.sendall(payload)
+
+    def receive(self) -> Message:
+        """The next message that is no CREDIT.
+
+        Raises:
+            CommandFailed: it is an ERROR, or the server is gone.
+        """
+        while True:
+            message = self._next()
+            if message is not None and not isinstance(message, Credit):
+                return message
+
+    def _next(self) -> Message | None:
+        """One frame; CREDIT is taken note of, ERROR is raised."""
+        raw = self._reader.read(HEADER_LENGTH)
+        if len(raw) < HEADER_LENGTH:
+            raise CommandFailed("the server closed the connection")
+        header = decode_header(raw)
+        head = self._reader.read(header.head_length)
+        assert check_frame(raw, head, header.check)
+        assert header.payload_length == 0, "nothing was fetched"
+        message = decode_head(header, head)
+        if isinstance(message, Credit):
+            self._allowed[header.stream] = message.allowance
+        if isinstance(message, Error):
+            raise CommandFailed(f"the server refused: {message.text}")
+        return message
+
+    def _wait_for_credit(self, stream: int, length: int) -> None:
+        self._sent.setdefault(stream, 0)
+        self._allowed.setdefault(stream, self._stream_allowance)
+        while any(self._sent[one] + length > self._allowed[one] for one in (0, stream)):
+            self._next()
+        for one in (0, stream):
+            self._sent[one] += length
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._reader.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,329 @@
+"""The benchmarks' own logic: order, ratios, the void rule, verdicts, command lines. Nothing is timed here."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter as Counts
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # `python -m pytest` has it there, a bare `pytest` has not
+# ruff: noqa: E402
+
+from benchmarks.__main__ import SCENARIOS, main, parse_size
+from benchmarks.contest import rows_of
+from benchmarks.figures import Row, Section, Target, Verdict, at_least, at_most, show, show_size
+from benchmarks.ours import Ours, timing_of
+from benchmarks.pairs import (
+    FLOOR,
+    Contestant,
+    Match,
+    Pair,
+    Timing,
+    elapsed_ratio,
+    floor_times,
+    is_void,
+    run_pairs,
+    schedule,
+    spread,
+    summarise,
+    wall_ratio,
+)
+from benchmarks.peers import PEERS, Peer, missing_packages
+from benchmarks.processes import CommandFailed, Ran
+from benchmarks.proxy import Counter
+from benchmarks.sources import check_same, random_file, random_tree, sparse_file
+from benchmarks.targets import FOLDER, GIB, UPLOAD
+
+# ---- order and pairing
+
+
+def test_every_round_has_one_pair_with_each_peer_in_its_own_order() -> None:
+    peers = ["a", "b", "c", "d"]
+    turns = schedule(peers, 8, random.Random(1))
+    rounds = [[turn.peer for turn in turns[first : first + 4]] for first in range(0, 32, 4)]
+    assert all(sorted(one) == peers for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+    assert [turn.number for turn in turns] == sorted(turn.number for turn in turns)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 9, 10])
+def test_ours_goes_first_in_half_of_the_pairs(pairs: int) -> None:
+    turns = schedule(["a", "b"], pairs, random.Random(2))
+    for peer in ("a", "b"):
+        first = Counts(turn.ours_first for turn in turns if turn.peer == peer)
+        assert abs(first[True] - first[False]) == pairs % 2
+
+
+def _contestant(name: str, log: list[str], run: Callable[[], Timing]) -> Contestant:
+    def running() -> Timing:
+        log.append(f"{name} runs")
+        return run()
+
+    return Contestant(name, running, lambda: log.append(f"{name} cleans"))
+
+
+def test_pairs_are_run_settled_and_cleaned_one_after_another() -> None:
+    log: list[str] = []
+    ours = _contestant("ours", log, lambda: Timing(2.0, 1.0))
+    theirs = _contestant("theirs", log, lambda: Timing(3.0, 2.5))
+    match = run_pairs(ours, [theirs], 2, random.Random(3), lambda: log.append("settle"))
+    assert [pair.peer for pair in match.pairs] == ["theirs", "theirs"]
+    assert {pair.ours_first for pair in match.pairs} == {True, False}
+    steps = [log[first : first + 3] for first in range(0, len(log), 3)]
+    assert all(
+        [step[0], step[2]] == ["settle", step[1].replace("runs", "cleans")] and "runs" in step[1]
+        for step in steps
+    )
+    assert Counts(step[1] for step in steps) == {"ours runs": 3, "theirs runs": 3}  # one of them unmeasured
+
+
+def test_a_peer_that_fails_is_left_out_and_named() -> None:
+    left = 2
+
+    def run() -> Timing:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise CommandFailed("it broke")
+        return Timing(1.0)
+
+    ours, broken, well = (
+        Contestant("ours", lambda: Timing(1.0), lambda: None),
+        Contestant("broken", run, lambda: None),
+        Contestant("well", lambda: Timing(1.0), lambda: None),
+    )
+    match = run_pairs(ours, [broken, well], 3, random.Random(4), lambda: None)
+    assert (len(match.of("broken")), len(match.of("well"))) == (1, 3)
+    assert match.failures == {"broken": "it broke"}
+
+
+def test_a_peer_that_brings_other_bytes_is_left_out() -> None:
+    def check() -> None:
+        raise ValueError("arrived with other bytes")
+
+    ours = Contestant("ours", lambda: Timing(1.0), lambda: None)
+    liar = Contestant("liar", lambda: Timing(0.1), lambda: None, check)
+    match = run_pairs(ours, [liar], 2, random.Random(5), lambda: None)
+    assert (match.pairs, match.failures) == ([], {"liar": "arrived with other bytes"})
+
+
+def test_our_own_failure_ends_the_run() -> None:
+    def fail() -> Timing:
+        raise CommandFailed("we broke")
+
+    with pytest.raises(CommandFailed, match="we broke"):
+        run_pairs(Contestant("ours", fail, lambda: None), [], 1, random.Random(6), lambda: None)
+
+
+# ---- statistics
+
+
+def test_quartiles_of_known_values() -> None:
+    assert summarise([3.0, 1.0, 2.0, 5.0, 4.0])[:3] == (3.0, 2.0, 4.0)
+    assert summarise([7.0]) == (7.0, 7.0, 7.0, 1)
+
+
+def test_a_ratio_above_one_means_we_are_faster() -> None:
+    pair = Pair(0, "peer", ours=Timing(2.0, 1.0), theirs=Timing(3.0, 0.5), ours_first=True)
+    assert wall_ratio(pair) == 1.5
+    assert elapsed_ratio(pair) == 0.5
+
+
+def test_floors_that_spread_more_than_twofold_make_a_run_void() -> None:
+    assert not is_void([1.0, 2.0, 1.5])
+    assert is_void([1.0, 2.01])
+    assert not is_void([])
+    assert spread([2.0, 5.0]) == 2.5
+
+
+def _match(floors: list[float]) -> Match:
+    pairs = [Pair(n, FLOOR, Timing(1.2, 1.0), Timing(9.0, floor), True) for n, floor in enumerate(floors)]
+    pairs += [Pair(n, "rsync", Timing(1.2, 1.0), Timing(0.9), False) for n in range(len(floors))]
+    return Match(pairs)
+
+
+def test_the_floor_is_compared_by_elapsed_s_and_others_by_the_whole_command() -> None:
+    match = _match([0.9, 0.9, 0.9])
+    floor, rsync = rows_of(match, {FLOOR: at_least(0.9)}, {}, (1.0, "GB/s"))
+    assert floor.summary is not None
+    assert rsync.summary is not None
+    assert (floor.summary.median, floor.verdict) == (0.9, Verdict.REACHED)
+    assert rsync.summary.median == pytest.approx(0.75)
+    assert rsync.verdict is Verdict.REPORTED
+    assert floor_times(match) == [0.9, 0.9, 0.9]
+
+
+def test_every_row_of_a_void_run_is_void() -> None:
+    rows = rows_of(_match([0.9, 1.9]), {FLOOR: at_least(0.9)}, {}, (1.0, "GB/s"))
+    assert {row.verdict for row in rows} == {Verdict.VOID}
+    assert Section("run", rows).void
+
+
+def test_peers_that_failed_or_are_missing_have_a_row() -> None:
+    match = Match(failures={"nginx PUT": "it broke"})
+    failed, absent = rows_of(match, {}, {"scp": "apt install openssh-client"}, (1.0, "GB/s"))
+    assert (failed.verdict, failed.note) == (Verdict.FAILED, "it broke")
+    assert (absent.verdict, absent.note) == (Verdict.ABSENT, "apt install openssh-client")
+
+
+# ---- verdicts
+
+
+@pytest.mark.parametrize(
+    ("median", "target", "verdict"),
+    [
+        (0.9, at_least(0.9), Verdict.REACHED),
+        (0.8999, at_least(0.9), Verdict.SHORT),
+        (20.0, at_most(20), Verdict.REACHED),
+        (20.001, at_most(20), Verdict.SHORT),
+        (5.0, None, Verdict.REPORTED),
+    ],
+)
+def test_verdicts_are_exact(median: float, target: Target | None, verdict: Verdict) -> None:
+    assert Row("figure", "×", summarise([median]), target).verdict is verdict
+
+
+def test_what_is_shown_is_rounded_against_us() -> None:
+    assert Row("ratio", "×", summarise([0.89999]), at_least(0.9)).shown == "0.899 ×"
+    assert Row("time", "ms", summarise([20.001]), at_most(20)).shown == "20.1 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "upwards", "shown"),
+    [
+        (0.29, False, "0.290"),
+        (1.2999, False, "1.29"),
+        (1.2901, True, "1.30"),
+        (12345.6, False, "12345"),
+        (0, True, "0"),
+        (0.00123, True, "0.00123"),
+        (64.01, True, "64.1"),
+    ],
+)
+def test_digits(value: float, upwards: bool, shown: str) -> None:
+    assert show(value, upwards=upwards) == shown
+
+
+def test_sizes() -> None:
+    assert [parse_size(text) for text in ("1GiB", "16 MiB", "4096")] == [1 << 30, 16 << 20, 4096]
+    assert [show_size(size) for size in (1 << 30, 16 << 20, 4096, 5)] == ["1 GiB", "16 MiB", "4 KiB", "5 B"]
+    for text in ("", "GiB", "0", "-1MiB", "4GB"):
+        with pytest.raises(ValueError, match=r".*"):
+            parse_size(text)
+
+
+def test_targets_name_methods_that_there_are() -> None:
+    names = {FLOOR, "rsync", "rsync --fsync", "nginx PUT", "nginx GET", "vsftpd", "scp"}
+    assert set(UPLOAD[GIB]) | set(UPLOAD[4 * GIB]) | set(FOLDER) <= names
+
+
+# ---- command lines
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_peers_serve_their_own_folder_on_loopback(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.peers._output_of", lambda command: "--fsync")
+    monkeypatch.setattr("benchmarks.peers.SSHD_ROOT_FOLDER", tmp_path / "run")
+    served = tmp_path / "served"
+    command = peer.server_command(tmp_path, served, 4711)
+    config = Path(command[-1].removeprefix("--config=")).read_text()
+    assert "127.0.0.1" in config
+    assert "4711" in config
+    methods = peer.methods(tmp_path, served, 4711)
+    lines = [
+        line
+        for method in methods
+        for line in (
+            method.put and method.put(Path("/a/file.bin")),
+            method.get and method.get("file.bin", Path("/b/dest")),
+            method.put_folder and method.put_folder(Path("/a/tree")),
+        )
+        if line
+    ]
+    assert lines
+    assert all("/a/file.bin" in line or "/b/dest" in line or "/a/tree" in line for line in lines)
+
+
+def test_rsync_is_measured_with_and_without_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rsync = PEERS[0]
+    monkeypatch.setattr("benchmarks.peers._output_of", lambda command: "…  --fsync  fsync every written file")
+    plain, synced = rsync.methods(tmp_path, tmp_path, 1)
+    assert plain.put is not None
+    assert synced.put is not None
+    assert set(synced.put(Path("f"))) - set(plain.put(Path("f"))) == {"--fsync"}
+    monkeypatch.setattr("benchmarks.peers._output_of", lambda command: "an older one")
+    assert [method.name for method in rsync.methods(tmp_path, tmp_path, 1)] == ["rsync"]
+
+
+def test_a_missing_peer_is_named_with_its_debian_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.peers.find_program", lambda name: None)
+    assert [missing_packages(peer) for peer in PEERS] == [
+        ["rsync"],
+        ["curl", "nginx-light"],
+        ["curl", "vsftpd"],
+        ["openssh-client", "openssh-server"],
+    ]
+
+
+def test_our_commands_are_the_real_ones() -> None:
+    ours = object.__new__(Ours)
+    ours.server = type("Listening", (), {"port": 7})()
+    assert ours.put(Path("f"), "--json")[1:] == ["put", "--json", "f", "bp://127.0.0.1:7/"]
+    assert ours.put(Path("f"), port=8)[-1] == "bp://127.0.0.1:8/"
+    assert ours.get("n", Path("d"))[1:] == ["get", "bp://127.0.0.1:7/n", "d"]
+
+
+def test_a_run_of_ours_that_did_not_send_everything_is_no_fast_run() -> None:
+    out = '{"payload_bytes_sent": 10, "elapsed_s": 0.5}\n'
+    assert timing_of(Ran(1.0, out), 10) == Timing(1.0, 0.5)
+    with pytest.raises(CommandFailed, match="sent 10 bytes of 11"):
+        timing_of(Ran(1.0, out), 11)
+    with pytest.raises(CommandFailed, match="2 files"):
+        timing_of(Ran(1.0, out * 2), 10)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "nothing"], ["--sizes", "big"], ["--pairs", "0"], ["--place", "moon"]]
+)
+def test_usage_errors(arguments: list[str]) -> None:
+    with pytest.raises(click.UsageError):
+        main.main(arguments, standalone_mode=False)
+    assert "upload" in SCENARIOS
+
+
+# ---- counting and sources
+
+
+def test_a_wait_is_a_silence_of_a_round_trip_that_an_answer_ended() -> None:
+    counter = Counter(round_trip_s=1.0)
+    counter.sent(0.0)
+    counter.sent(5.0)  # silent, but nobody answered: it was busy
+    counter.answered()
+    counter.sent(5.1)  # an answer beside sending
+    assert (counter.waits, counter.turns) == (0, 1)
+    counter.answered()
+    counter.answered()
+    counter.sent(6.2)
+    assert (counter.waits, counter.turns) == (1, 2)
+
+
+def test_sources_and_how_they_are_compared(tmp_path: Path) -> None:
+    one, other = random_file(tmp_path / "one", 100_000), random_file(tmp_path / "other", 100_000)
+    assert one.stat().st_size == 100_000
+    check_same(one, one)
+    with pytest.raises(ValueError, match="other bytes"):
+        check_same(one, other)
+    assert sparse_file(tmp_path / "sparse", 1 << 30).stat().st_blocks == 0
+    tree = random_tree(tmp_path / "tree", 3, 10)
+    check_same(tree, tree)
+    with pytest.raises(ValueError, match="0 of 3"):
+        check_same(tree, tmp_path / "none")
