@@ -489,7 +489,7 @@ async def serving(timeout_s: float = 10) -> AsyncIterator[Served]:
             nursery.cancel_scope.cancel()
 
 
-NOT_YET = {"file/filetype-not-ascii", "file/filetype-too-long", "file/block-of-another-name"}
+NOT_YET = {"file/block-of-another-name"}
 """Refusals that the server does not make yet; they are expected to fail, so that this set cannot go stale."""
 
 
