@@ -138,11 +138,14 @@ class Connection:
         self._sending: set[int] = set()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        self._last_said = False
+        self._begun_at = 0.0
         self._heard_at = 0.0
         self._head_begun_at: float | None = None
         self._silence_s = 2 * ping_every_s if ping_every_s else SILENCE_S
         self._pinged = False
-        self._credited_at = 0.0
+        self._credited_at = -_CREDIT_EVERY_S
+        self._credit_waits = False
         if session.side is Side.CLIENT:
             self._queue(session.greeting())
 
@@ -153,7 +156,7 @@ class Connection:
 
         Cancellation: the connection is closed and every sink is told; nothing more is written.
         """
-        self._heard_at = trio.current_time()
+        self._begun_at = self._heard_at = trio.current_time()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -181,7 +184,11 @@ class Connection:
     async def _end_with(self, error: BlockprotoError) -> None:
         with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
             await self._turns.take(CONTROL)
-            await self._write(self._last_words(error))
+            try:
+                await self._write(self._last_words(error))
+            finally:
+                self.close(error)
+                self._turns.give(CONTROL, 0)
         self.close(error)
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
@@ -223,12 +230,12 @@ class Connection:
         Raises:
             LocalProtocolError: not legal now.
         """
-        if self.lost is None:
+        if self.lost is None and not self._last_said:
             self._queue(self.session.send(stream, message))
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
         """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
-        if self.lost is not None or not self.session.is_open(stream):
+        if self.lost is not None or self._last_said or not self.session.is_open(stream):
             return
         before = self._acks.get(stream)
         held = before[1] if before else BlockSet()
@@ -273,6 +280,7 @@ class Connection:
             try:
                 begun, frames = self._open_all(openings[len(streams) :])
                 streams += begun
+                length = sum(map(len, frames))
                 self.pace.sent(self.session.sent(0), trio.current_time())
                 await self._write([b"".join([*self._control_frames(), *frames])])
             finally:
@@ -308,11 +316,7 @@ class Connection:
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         while True:
-            while not self._has_room(stream, length):
-                if self.lost is not None:
-                    raise self.lost
-                await self._news.park()
-            await self._turns.take(priority)
+            await self._turns.take(priority, lambda: self._has_room(stream, length))
             if self.lost is not None:
                 self._turns.give(priority, 0)
                 raise self.lost
@@ -358,16 +362,21 @@ class Connection:
             self.close(exc)
         finally:
             self._pumping = False
-            self._news.unpark_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        """Something changed that somebody may wait for."""
+        self._news.unpark_all()
+        self._turns.wake()
 
     def _control_frames(self) -> list[bytes]:
         frames, self._control, self._control_length = self._control, [], 0
         acks, self._acks = self._acks, {}
         for stream, (position, held) in acks.items():
-            if self.session.is_open(stream):
-                frames.append(
-                    self.session.send(stream, Ack(position=position, held=tuple(held.runs(_ACK_RUNS_MAX))))
-                )
+            runs = held.runs() if self.session.is_open(stream) else []
+            for at in range(0, len(runs), _ACK_RUNS_MAX):
+                page = tuple(runs[at : at + _ACK_RUNS_MAX])
+                frames.append(self.session.send(stream, Ack(position=position, held=page)))
         return frames
 
     async def _write(self, parts: list[Part] | list[bytes]) -> None:
@@ -399,11 +408,16 @@ class Connection:
 
     async def _handle_buffered(self, received: int) -> None:
         self.session.bytes_received(received)
-        self._heard_at = trio.current_time()
         self._pinged = False
         while (event := self.session.next_event()) is not None:
+            self._head_begun_at = None
             await self._handle(event)
-        self._head_begun_at = (self._head_begun_at or self._heard_at) if self.session.head_begun else None
+        # The time that handling took is ours: the peer's silence begins now.
+        self._heard_at = trio.current_time()
+        if not self.session.head_begun:
+            self._head_begun_at = None
+        elif self._head_begun_at is None:
+            self._head_begun_at = self._heard_at
         self._return_credit(self._heard_at)
         while self._control_length > CONTROL_LENGTH_MAX and self.lost is None:
             await self._news.park()
@@ -425,7 +439,7 @@ class Connection:
             if self.session.side is Side.SERVER:
                 self._queue(self.session.greeting())
             self.greeted.set()
-            self._news.unpark_all()
+            self._tell()
 
     async def _handle_message(self, stream: int, message: Message, payload_length: int) -> None:
         if isinstance(message, Credit):
@@ -441,7 +455,7 @@ class Connection:
                     self._reject(stream, exc)
             if not self.session.is_open(stream):
                 self.forget(stream)
-                self._news.unpark_all()
+                self._tell()
 
     def _handle_own(self, message: Message) -> None:
         if isinstance(message, Ping):
@@ -451,7 +465,7 @@ class Connection:
             self.post(0, Ping(opaque=message.opaque, next_s=0, answer=True))
         elif isinstance(message, GoAway):
             self.going_away = message
-            self._news.unpark_all()
+            self._tell()
         elif isinstance(message, Error):
             raise ConnectionLost(
                 f"{self.endpoint.peer} ended the connection: {message.text or message.code}",
@@ -492,12 +506,18 @@ class Connection:
         if stream == 0:
             received = self.session.received_by_peer(0)
             self.pace.received(received, trio.current_time(), self.session.sent(0) - received)
-        self._news.unpark_all()
+        self._tell()
 
     def _return_credit(self, now: float) -> None:
-        soon = now - self._credited_at >= _CREDIT_EVERY_S
-        least = _CREDIT_LEAST if soon else self.session.limits.stream_allowance // 4
-        frames = self.session.credits_due(least)
+        """Grant what is due: at once when it is much, a little later when it is little.
+
+        The little must be granted too: a peer whose streams share the line sends no more until it hears what has come.
+        """
+        soon = now >= self._credited_at + _CREDIT_EVERY_S
+        limits = self.session.limits
+        much = min(limits.stream_allowance, limits.connection_allowance) // 4
+        frames = self.session.credits_due(_CREDIT_LEAST if soon else much)
+        self._credit_waits = not soon
         if frames:
             self._credited_at = now
             for frame in frames:
@@ -505,8 +525,10 @@ class Connection:
 
     def _deadline(self) -> float:
         deadline = self._heard_at + self._silence_s
+        if self._credit_waits:
+            deadline = min(deadline, self._credited_at + _CREDIT_EVERY_S)
         if not self.greeted.is_set():
-            deadline = min(deadline, self._heard_at + GREETING_S)
+            deadline = min(deadline, self._begun_at + GREETING_S)
         if self._head_begun_at is not None:
             deadline = min(deadline, self._head_begun_at + HEAD_S)
         if self._ping_every_s is not None and not self._pinged:
@@ -514,6 +536,9 @@ class Connection:
         return deadline
 
     def _on_silence(self, now: float) -> None:
+        if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
+            self._return_credit(now)
+            return
         every_s = self._ping_every_s
         if (
             every_s is not None
@@ -536,13 +561,16 @@ class Connection:
             await self._turns.take(CONTROL)
             try:
                 await self._write(self._last_words(error))
+                await self._discard()
             except ConnectionLost:
                 pass  # the peer is gone: nobody is left to be told
-            else:
-                await self._discard()
+            finally:
+                self.lost = error  # before the turn goes on: who waits for it must see that it is of no use
+                self._turns.give(CONTROL, 0)
         self.lost = error
 
     def _last_words(self, error: BlockprotoError) -> list[bytes]:
+        self._last_said = True
         if isinstance(error, NotBlockproto):
             return [NOT_BLOCKPROTO_TEXT]
         greeting = (
@@ -561,7 +589,7 @@ class Connection:
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.ended(self.lost)
-        self._news.unpark_all()
+        self._tell()
         self.greeted.set()
         self.finished.set()
 

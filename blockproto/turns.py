@@ -1,9 +1,13 @@
 """Who may write to a connection next: one writer at a time, the waiting ones served fairly.
 
-Control frames go before every payload. Among payloads the priorities interactive, normal
-and bulk weigh 16 : 4 : 1 by bytes; within a priority the streams take turns; none starves. Each priority has a virtual
-time that advances by bytes / weight when it is served; the lowest goes next. A priority that was idle starts from the
-lowest virtual time in use, so it cannot save up a claim.
+Control frames go before every payload. Among payloads the priorities interactive, normal and bulk weigh 16 : 4 : 1 by
+bytes; within a priority the streams take turns; none starves. Each priority has a virtual time that advances by
+bytes / weight when it is served; the lowest goes next. A priority that was idle starts from the virtual time of who was
+served last, so it cannot save up a claim.
+
+A stream that has just written usually comes back at once with its next piece. So the next writer is not chosen when the
+turn is given back but a moment later, when all who want it have said so; otherwise two streams would simply alternate,
+whatever their weights.
 
 Spec: BP1-STR (fair sending).
 """
@@ -11,6 +15,8 @@ Spec: BP1-STR (fair sending).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import trio
 
@@ -20,48 +26,89 @@ WEIGHTS = (16, 4, 1)
 CONTROL = len(WEIGHTS)
 """The turn of frames without payload: it comes before every priority and costs nothing."""
 
+MayGo = Callable[[], bool]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """A task that wants the turn, and whether it could use it now."""
+
+    task: trio.lowlevel.Task
+    may_go: MayGo
+
 
 class Turns:
     """A lock whose waiters are woken by weight."""
 
     def __init__(self) -> None:
         self._held = False
-        self._waiting: tuple[deque[trio.lowlevel.Task], ...] = tuple(deque() for _ in (*WEIGHTS, CONTROL))
+        self._choosing = False
+        self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in (*WEIGHTS, CONTROL))
         self._served = [0.0] * len(WEIGHTS)
+        self._now = 0.0
 
     @property
     def held(self) -> bool:
         """Whether somebody has the turn."""
         return self._held
 
-    async def take(self, priority: int) -> None:
-        """Wait for the turn. Cancellation: the turn is not held."""
-        if not self._held:
-            self._held = True
-            return
+    async def take(self, priority: int, may_go: MayGo = lambda: True) -> None:
+        """Wait for the turn.
+
+        Args:
+            priority: an index of ``WEIGHTS``, or ``CONTROL``.
+            may_go: asked before the turn is handed over; who answers no is passed over until ``wake``.
+
+        Cancellation: the turn is not held.
+        """
         queue = self._waiting[priority]
         if not queue and priority != CONTROL:
-            self._served[priority] = max(self._served[priority], self._least_in_use())
-        task = trio.lowlevel.current_task()
-        queue.append(task)
+            self._served[priority] = max(self._served[priority], self._now)
+        first = priority == CONTROL or not any(self._waiting)
+        if first and not self._held and may_go():
+            self._serve(priority)
+            return
+        waiter = _Waiter(trio.lowlevel.current_task(), may_go)
+        queue.append(waiter)
+        self.wake()
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            queue.remove(task)
+            queue.remove(waiter)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def give(self, priority: int, length: int) -> None:
-        """Pass the turn on after having written ``length`` bytes at ``priority``."""
+        """Give the turn back after having written ``length`` bytes at ``priority``."""
         if priority != CONTROL:
             self._served[priority] += length / WEIGHTS[priority]
-        ready = [index for index, queue in enumerate(self._waiting) if queue]
-        if not ready:
-            self._held = False
-            return
-        best = CONTROL if CONTROL in ready else min(ready, key=lambda index: self._served[index])
-        trio.lowlevel.reschedule(self._waiting[best].popleft())
+        self._held = False
+        if self._waiting[CONTROL]:
+            self._choose()
+        else:
+            self.wake()
 
-    def _least_in_use(self) -> float:
-        in_use = [self._served[index] for index, queue in enumerate(self._waiting[:CONTROL]) if queue]
-        return min(in_use, default=min(self._served))
+    def wake(self) -> None:
+        """Look again who may go: credit came, or a stream ended."""
+        if not self._held and not self._choosing and any(self._waiting):
+            self._choosing = True
+            trio.lowlevel.current_trio_token().run_sync_soon(self._choose_now)
+
+    def _choose_now(self) -> None:
+        self._choosing = False
+        if not self._held:
+            self._choose()
+
+    def _choose(self) -> None:
+        for priority in (CONTROL, *sorted(range(CONTROL), key=lambda index: self._served[index])):
+            for waiter in self._waiting[priority]:
+                if waiter.may_go():
+                    self._waiting[priority].remove(waiter)
+                    self._serve(priority)
+                    trio.lowlevel.reschedule(waiter.task)
+                    return
+
+    def _serve(self, priority: int) -> None:
+        self._held = True
+        if priority != CONTROL:
+            self._now = self._served[priority]
