@@ -314,10 +314,13 @@ class Batch:
         upload = work.upload
         if self._publisher.join(work):
             return
-        receipt = self._store.finished.true_receipt(view, upload.file_id)
+        receipt = view.receipt(upload.file_id)
         if receipt is not None:
-            work.outcome = check_receipt(receipt, work)
-            return
+            stored = self._store.finished.stored(view, receipt, self._folders)
+            if stored is not None:
+                work.outcome = check_receipt(stored, work)
+                return
+            view.drop_receipt(receipt)
         if isinstance(upload, BriefUpload):
             check_brief(work)
         else:

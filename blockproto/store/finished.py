@@ -109,18 +109,23 @@ class FinishedFiles:
 
     def is_true(self, receipt: ReceiptRecord, folders: Folders | None = None) -> bool:
         """Whether the file is still what was committed."""
-        if receipt.file_id in self._hidden:
-            return False
-        found = self.look(receipt.stored_as, folders)
-        return found is not None and self.identity(found) == receipt.identity
+        return self._truth(receipt, folders) is not None
 
     def true_receipt(self, view: View, file_id: bytes, folders: Folders | None = None) -> StoredFile | None:
         """The receipt of a file id, if it counts."""
         receipt = view.receipt(file_id)
-        if receipt is None or not self.is_true(receipt, folders):
+        return None if receipt is None else self.stored(view, receipt, folders)
+
+    def stored(self, view: View, receipt: ReceiptRecord, folders: Folders | None = None) -> StoredFile | None:
+        """A receipt as the port has it, if it counts."""
+        found = self._truth(receipt, folders)
+        return None if found is None else receipt.stored(view.b3sum(receipt.stored_as, self.version(found)))
+
+    def _truth(self, receipt: ReceiptRecord, folders: Folders | None) -> os.stat_result | None:
+        if receipt.file_id in self._hidden:
             return None
         found = self.look(receipt.stored_as, folders)
-        return receipt.stored(None if found is None else view.b3sum(receipt.stored_as, self.version(found)))
+        return found if found is not None and self.identity(found) == receipt.identity else None
 
     def receipts(self, file_ids: Iterable[bytes]) -> list[StoredFile]:
         """Those that count."""

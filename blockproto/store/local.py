@@ -76,7 +76,7 @@ class LocalStore:
         self._failed: StoreFailed | None = None
         self._live: dict[UploadKey, LocalUpload] = {}
         self._mutex = threading.Lock()
-        self._sweeper = Sweeper(self.ledger, self.finished)
+        self._sweeper = Sweeper(self.ledger, self.finished, lambda key: key in self._live)
         self._syncers: ThreadPoolExecutor | None = None
 
     @classmethod

@@ -27,7 +27,7 @@ from blake3 import blake3
 
 from ..blocks import Run
 from ..names import SafeName
-from . import Facts, IfExists, Prefix, StoredFile, UploadKey
+from . import FOLDER_FILETYPE, Facts, IfExists, Prefix, StoredFile, UploadKey
 from .rules import Shape
 
 FORMAT = 1
@@ -198,6 +198,11 @@ class ReceiptRecord:
     committed_ms: int
     stored_as: str
     filetype: str
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder's."""
+        return self.filetype == FOLDER_FILETYPE
 
     def pack(self) -> bytes:
         """The record; file_id stands in the key."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import Discard, Tidy, Work
+from collections.abc import Callable
+
+from . import Discard, Tidy, UploadKey, Work
 from .finished import FinishedFiles
 from .ledger import Ledger
 from .records import upload_key
@@ -18,22 +20,32 @@ class Sweeper:
     Args:
         ledger: the ledger.
         finished: the store's files.
+        is_open: whether somebody has an upload open; such a one does not expire.
     """
 
-    def __init__(self, ledger: Ledger, finished: FinishedFiles) -> None:
+    def __init__(self, ledger: Ledger, finished: FinishedFiles, is_open: Callable[[UploadKey], bool]) -> None:
         self._ledger = ledger
         self._finished = finished
+        self._is_open = is_open
+        self._last: list[object] = []
         self._upload_after = b"u"
         self._receipt_after = b"i"
 
     def next_works(self, now_ms: int, *, owed: bool) -> list[Work]:
-        """The works that remove what expired in the next part."""
+        """The works that remove what expired in the next part.
+
+        None, where that would be the same as the last time: they did not work then, on a full disk for instance.
+        """
         works: list[Work] = [*self._expired(now_ms)]
         stale = self._stale(now_ms)
         with self._ledger.read() as view:
             garbage = any(True for _ in view.items(b"g"))
         if stale or owed or garbage:
             works.append(Tidy(tuple(stale)))
+        last, self._last = self._last, [_what(work) for work in works]
+        if self._last == last:
+            self._last = []
+            return []
         return works
 
     def _expired(self, now_ms: int) -> list[Discard]:
@@ -45,7 +57,7 @@ class Sweeper:
                     self._upload_after = upload_key(record.key)
                     return expired
                 seen += 1
-                if record.expires_ms <= now_ms:
+                if record.expires_ms <= now_ms and not self._is_open(record.key):
                     expired.append(Discard(record.key, now_ms))
         self._upload_after = b"u"
         return expired
@@ -63,3 +75,9 @@ class Sweeper:
                     stale.append(receipt.file_id)
         self._receipt_after = b"i"
         return stale
+
+
+def _what(work: Work) -> object:
+    if isinstance(work, Discard):
+        return work.key
+    return work.receipts if isinstance(work, Tidy) else work
