@@ -30,6 +30,7 @@ from .errors import (
     Cancelled,
     Code,
     ConnectionLost,
+    GoingAway,
     NotBlockproto,
     RemoteProtocolError,
     Scope,
@@ -473,6 +474,11 @@ class Connection:
                 retryable=message.retryable,
                 retry_after_ms=message.retry_after_ms,
             )
+
+    def _leave_if_quiet(self) -> None:
+        """The peer is stopping and nothing is under way any more: it need not wait for us."""
+        if self.going_away is not None and self.quiet:
+            self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
 
     def _accept_stream(self, stream: int, message: Message) -> Sink | None:
         try:

@@ -25,7 +25,15 @@ import trio
 
 from ..blocks import BLOCK_LENGTH, DIGEST_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
 from ..connection import Connection, error_of
-from ..errors import BlockprotoError, Code, ConnectionLost, DigestMismatch, SourceChanged, UnexpectedMessage
+from ..errors import (
+    BlockprotoError,
+    Code,
+    ConnectionLost,
+    DigestMismatch,
+    GoingAway,
+    SourceChanged,
+    UnexpectedMessage,
+)
 from ..store import Facts
 from ..wire import Ack, Block, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Priority
 from .committing import run_in_thread
@@ -416,6 +424,7 @@ class Lane:
         sending = self.sending
         with self.connection.sending(self.stream):
             while (blockno := await sending.next_block()) is not None:
+                self._check_staying()
                 block = await sending.source.read_block(blockno, memory)
                 if not block:
                     sending.ends_at(blockno * BLOCK_LENGTH)
@@ -426,6 +435,12 @@ class Lane:
                 await self._send_block(blockno, block, digest)
                 if sending.source.end is None and len(block) < BLOCK_LENGTH:
                     sending.ends_at(blockno * BLOCK_LENGTH + len(block))
+
+    def _check_staying(self) -> None:
+        """Start no block once the peer has said that it is stopping (BP1-END)."""
+        leaving = self.connection.going_away
+        if leaving is not None:
+            raise GoingAway(leaving.text, retry_after_ms=leaving.retry_after_ms)
 
     async def _send_block(self, blockno: int, block: memoryview, digest: bytes) -> None:
         sending = self.sending
