@@ -42,7 +42,6 @@ from .transfer.receiving import FetchIncoming
 from .transfer.sending import Lane, OnProgress, Progress, Sending
 from .transfer.uploads import Uploads
 from .wire import (
-    Cancel,
     Committed,
     Error,
     Fetch,
@@ -217,25 +216,10 @@ class Client:
                     return index + 1
             await sending.run(lanes)
             return wanted
-        except trio.Cancelled:
-            self._cancel_lanes(lanes)
-            raise
-        except BlockprotoError:
-            self._cancel_lanes(lanes)
-            raise
-
-    @staticmethod
-    def _cancel_lanes(lanes: list[Lane]) -> None:
-        """Tell the server that these streams send nothing more; it keeps what it has."""
-        for lane in lanes:
-            session = lane.connection.session
-            if lane.connection.lost is None and session.is_open(lane.stream):
-                try:
-                    lane.connection.post(
-                        lane.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False)
-                    )
-                except BlockprotoError as exc:
-                    lane.connection.close(exc)
+        finally:
+            if sending.committed is None:
+                for lane in lanes:
+                    lane.release()
 
     async def _upload_brief(
         self, source: FileSource, sourceid: bytes, progress: OnProgress | None

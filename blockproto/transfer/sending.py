@@ -31,11 +31,12 @@ from ..errors import (
     ConnectionLost,
     DigestMismatch,
     GoingAway,
+    LocalProtocolError,
     SourceChanged,
     UnexpectedMessage,
 )
 from ..store import Facts
-from ..wire import Ack, Block, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Priority
+from ..wire import Ack, Block, Cancel, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Priority
 from .committing import run_in_thread
 
 HAVE_DIGESTS_MAX = 1024
@@ -387,11 +388,13 @@ class Lane:
         self.connection = connection
         self.sending = sending
         self.opened = trio.Event()
-        self.failed: BlockprotoError | None = None
+        self.released = False
         self.stream = connection.open(self) if stream is None else stream
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
+        if self.released:
+            return
         if isinstance(message, Opened | Committed | Error):
             self.opened.set()
         self.sending.on_message(message)
@@ -402,10 +405,21 @@ class Lane:
 
     def ended(self, error: BlockprotoError) -> None:
         """See connection.Sink."""
-        self.failed = error
+        if self.released:
+            return
         self.opened.set()
         if self.sending.committed is None:
             self.sending.fail(error)
+
+    def release(self) -> None:
+        """Carry no more blocks; the receiver keeps what it has, and what it still says here is not listened to."""
+        self.released = True
+        if self.connection.lost is not None or not self.connection.session.is_open(self.stream):
+            return
+        try:
+            self.connection.post(self.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False))
+        except LocalProtocolError as exc:
+            self.connection.close(exc)
 
     async def open(self, message: Open) -> None:
         """Say OPEN and wait for its answer.
