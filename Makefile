@@ -5,6 +5,8 @@ BIN := .venv/bin
 DEV := .venv/.dev-installed
 BENCH := .venv/.bench-installed
 ARGS ?=
+COUNT ?= 1000000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench fuzz crash clean
@@ -45,8 +47,8 @@ check: $(DEV)  ## format, lint, types, tests, tidy, coverage: what must be green
 bench: $(BENCH)  ## side by side with what is installed of rsync, nginx, vsftpd, scp, and with the bare floor
 	$(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: $(DEV)  ## the long random-input runs
-	$(BIN)/python -m pytest -m fuzz $(ARGS)
+fuzz: $(DEV)  ## a million random and mutated inputs through decode and session; COUNT and SEED choose others
+	$(BIN)/python tests/fuzz.py $(COUNT) $(SEED)
 
 crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
