@@ -44,9 +44,11 @@ ROOMS: dict[str, tuple[str, str]] = {
     "sourceid": ("", "blake3 platformdirs"),
     "sources": ("errors blocks names store transfer", "trio"),
     "tasks": ("", "trio"),
+    "mailbox": ("", "trio"),
     "bulk": ("errors blocks names wire connection transfer store results sources", "trio"),
     "client": (
-        "errors blocks names wire session endpoint connection transfer store bulk results sourceid sources tasks",
+        "errors blocks names wire session endpoint connection transfer store"
+        + " bulk mailbox results sourceid sources tasks",
         "trio",
     ),
     "listening": ("errors server transfer store", "trio"),
