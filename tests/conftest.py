@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
-import selectors
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-COMMAND = [sys.executable, "-m", "blockproto"]
-TIMEOUT_S = 60.0
+from processes import COMMAND, TIMEOUT_S, Ran, Server
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a finished command left: exit code, stdout and stderr as text."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        """The JSON objects on stdout, one a line."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-class Server:
-    """A ``blockproto serve`` process that is ready.
-
-    Args:
-        folder: what it serves.
-        options: more arguments.
-        port: where to listen; 0 picks a free one.
-    """
-
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [*COMMAND, "serve", str(folder), "--listen", f"127.0.0.1:{port}", *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        line = wait_for_line(self.process, timeout_s=TIMEOUT_S)
-        assert line.startswith("listening on "), line
-        self.port = int(line.rpartition(":")[2])
-
-    @property
-    def address(self) -> str:
-        """``bp://HOST:PORT``."""
-        return f"bp://127.0.0.1:{self.port}"
-
-    def stop(self, signum: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; returns the exit code. Harmless when it has ended."""
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
-        try:
-            return self.process.wait(TIMEOUT_S)
-        finally:
-            self.process.kill()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.stop(signal.SIGKILL)
-
-
-def wait_for_line(process: subprocess.Popen[str], timeout_s: float) -> str:
-    """The next line of a process's stdout, or an error if it ends or takes longer than ``timeout_s``."""
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        assert selector.select(timeout_s), f"{process.args} said nothing in {timeout_s} s"
-    return process.stdout.readline().rstrip("\n")
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
-    """Look at ``condition`` again and again until it holds, or fail after ``timeout_s``."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not hold in {timeout_s} s"
-        time.sleep(0.005)
+@pytest.fixture(autouse=True, scope="session")
+def _own_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests' installation secret out of the user's configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKPROTO_CONFIG", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture

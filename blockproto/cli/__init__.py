@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands after the command's name; None takes them from ``sys.argv``.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in scripts that this locale cannot write
     try:
         result: Any = commands.main(args=arguments, prog_name="blockproto", standalone_mode=False)
         sys.stdout.flush()
@@ -122,7 +125,7 @@ def _from_trio(error: BaseException) -> int:
 
 
 def _interrupted() -> int:
-    say("stopped by Ctrl-C; what was acknowledged is kept: run the same command again to go on from there")
+    say("stopped by Ctrl-C; run the same command again: it goes on from what was acknowledged")
     return Status.INTERRUPTED
 
 

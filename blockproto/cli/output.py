@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
@@ -39,7 +40,10 @@ RECEIPT_FIELDS = (
 )
 """The fields of the object that ``put --json`` and ``get --json`` print for each file, in this order; scripts rely on it."""
 
-_RESUME = "run the same command again to go on from there"
+_RESUME = (
+    "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
+)
+_ASK_AGAIN = "see that the server runs there, then try again"
 
 
 class Status(IntEnum):
@@ -64,12 +68,14 @@ def print_receipt(receipt: Any) -> None:
 
 def say(text: str) -> None:
     """Tell people something on stderr."""
-    click.echo(text, err=True)
+    print(
+        text, file=sys.stderr, flush=True
+    )  # not click.echo, which would write through a bar that is shown there
 
 
 def warn(text: str) -> None:
     """Tell people something they should not miss: in red where stderr is a terminal."""
-    click.secho(text, err=True, fg="red")
+    say(click.style(text, fg="red") if sys.stderr.isatty() else text)
 
 
 def fail(error: BaseException, what: str = "", advice: str = "") -> Status:
@@ -99,7 +105,7 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
 
 def _advice_for(error: BaseException) -> str:
     if status_of(error) == Status.UNREACHABLE:
-        return f"what was acknowledged is kept: {_RESUME}"
+        return _RESUME
     return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""
 
 
@@ -127,10 +133,14 @@ def show_time(mtime_ns: int) -> str:
 
 
 @contextmanager
-def about(what: str) -> Iterator[None]:
-    """Let the errors that end a whole command say which input they are about; the command then ends with their exit code.
+def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None = None) -> Iterator[None]:
+    """Let the errors that end a whole command say which input they are about; it then ends with their exit code.
 
     Bugs, and Ctrl-C, pass through.
+
+    Args:
+        what: the input, as people typed it.
+        advise: gives (the input, what to do) for an error, where that differs.
     """
     try:
         yield
@@ -141,7 +151,12 @@ def about(what: str) -> Iterator[None]:
             for leaf in leaves
         ):
             raise
-        raise click.exceptions.Exit(max(fail(leaf, what) for leaf in leaves)) from error
+        told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in leaves]
+        raise click.exceptions.Exit(max(told)) from error
+
+
+def _ask_again(error: BaseException) -> str:
+    return _ASK_AGAIN if status_of(error) == Status.UNREACHABLE else ""
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:

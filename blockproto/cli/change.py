@@ -1,0 +1,112 @@
+"""``blockproto rm`` and ``cancel``: what takes something away from a server."""
+
+from __future__ import annotations
+
+import re
+
+import click
+import trio
+
+from .. import BlockprotoError, Client, connect
+from ..errors import ConnectionLost, GoingAway
+from .address import Address, AddressError, parse_address, to_address
+from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
+from .output import Status, about, fail, print_json, say
+
+_SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+@click.command("rm")
+@click.argument("addresses", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME...")
+@click.option("-r", "--recursive", is_flag=True, help="Also folders that are not empty.")
+@json_option
+@insecure_option
+@verbose_option
+@click.pass_context
+def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json: bool, insecure: bool) -> int:
+    """Remove files or folders from a server."""
+    wanted = [to_address(ctx, ctx.command.params[0], text) for text in addresses]
+    for address in wanted:
+        check_secure(address, insecure)
+        if not address.path:
+            raise click.UsageError(f"'{address.text}' is the whole served folder: name what is to be removed")
+    status: int = Status.DONE
+    for server in dict.fromkeys(address.server for address in wanted):
+        here = [address for address in wanted if address.server == server]
+        with about(server):
+            status = max(status, trio.run(_rm, here, recursive, as_json))
+    return status
+
+
+async def _rm(addresses: list[Address], recursive: bool, as_json: bool) -> int:
+    status: int = Status.DONE
+    async with connect(addresses[0].server) as client:
+        for address in addresses:
+            status = max(status, await _rm_one(client, address, recursive, as_json))
+    return status
+
+
+async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bool) -> int:
+    try:
+        await client.remove(address.path, recursive=recursive)
+    except (ConnectionLost, GoingAway):
+        raise
+    except BlockprotoError as error:
+        return fail(error, address.text)
+    if as_json:
+        print_json({"filename": address.path, "removed": True})
+    elif verbosity():
+        say(f"{address.text}: removed")
+    return Status.DONE
+
+
+@click.command("cancel")
+@click.argument("words", nargs=-1, required=True, metavar="SOURCEID... bp://HOST:PORT")
+@json_option
+@insecure_option
+@verbose_option
+def cancel(words: tuple[str, ...], as_json: bool, insecure: bool) -> int:
+    """Throw unfinished uploads away; `blockproto uploads` lists their SOURCEIDs."""
+    address, sourceids = _sort_words(words)
+    check_secure(address, insecure)
+    with about(address.text):
+        return trio.run(_cancel, address, sourceids, as_json)
+
+
+def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
+    """The server's address and the sourceids, in whatever order they were given."""
+    sourceids = [word.lower() for word in words if _SOURCEID.fullmatch(word)]
+    others = [word for word in words if not _SOURCEID.fullmatch(word)]
+    if len(others) != 1 or not sourceids:
+        wrong = next((word for word in others if not word.lower().startswith("bp://")), None)
+        told = f"'{wrong}' is neither; " if wrong is not None else ""
+        raise click.UsageError(
+            f"{told}give one address bp://HOST:PORT and at least one sourceid "
+            "(32 hexadecimal digits, as `uploads` lists them)"
+        )
+    try:
+        return parse_address(others[0]), sourceids
+    except AddressError as error:
+        raise click.UsageError(f"'{others[0]}': {error}") from error
+
+
+async def _cancel(address: Address, sourceids: list[str], as_json: bool) -> int:
+    status: int = Status.DONE
+    async with connect(address.server) as client:
+        for sourceid in sourceids:
+            status = max(status, await _cancel_one(client, sourceid, as_json))
+    return status
+
+
+async def _cancel_one(client: Client, sourceid: str, as_json: bool) -> int:
+    try:
+        await client.cancel_upload(sourceid)
+    except (ConnectionLost, GoingAway):
+        raise
+    except BlockprotoError as error:
+        return fail(error, sourceid)
+    if as_json:
+        print_json({"sourceid": sourceid, "cancelled": True})
+    elif verbosity():
+        say(f"{sourceid}: cancelled")
+    return Status.DONE

@@ -1,0 +1,265 @@
+"""``blockproto put``: files, folders and stdin to a server.
+
+Like ``cp -r``: ``put photos bp://HOST/2026/`` makes ``2026/photos/…`` on the server, with or without "/" behind ``photos``.
+All files of one command go through one engine, so that thousands of small ones are pipelined. Folders come last, when
+nothing in them changes any more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+import trio
+
+from .. import BlockprotoError, Client, Receipt, UploadJob, connect
+from ..errors import ConnectionLost
+from ..names import show_name
+from ..store import FOLDER_FILETYPE
+from .address import Address, to_address
+from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
+from .output import Status, fail, print_receipt, say, show_size
+from .progress import Meter
+from .walk import Found, total_of, walk
+
+STDIN = "-"
+STDIN_NAME = "stdin"
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What one ``put`` was asked for."""
+
+    paths: tuple[str, ...]
+    address: Address
+    as_name: str | None
+    if_exists: str
+    as_json: bool
+    verbosity: int
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What became of it."""
+
+    status: int = Status.DONE
+    files: int = 0
+    filesize: int = 0
+    payload: int = 0
+    there_already: int = 0
+    left_out: int = 0
+    failed: int = 0
+    lost: list[ConnectionLost] = field(default_factory=list)
+
+
+@click.command("put")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("address", callback=to_address, metavar="bp://HOST:PORT[/FOLDER/]")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Send over this many connections.",
+)
+@click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["keep", "refuse", "replace"]),
+    default="keep",
+    show_default=True,
+    help="If the name is taken by other content: keep both, refuse, or replace.",
+)
+@json_option
+@insecure_option
+@verbose_option
+def put(
+    paths: tuple[str, ...],
+    address: Address,
+    connections: int,
+    as_name: str | None,
+    if_exists: str,
+    as_json: bool,
+    insecure: bool,
+) -> int:
+    """Send files, folders or stdin ("-") to a server.
+
+    PATH may be a folder: its files and folders travel with their times and rights; symbolic links and special files are
+    named and left out. Running the same command again resumes and sends nothing that is already there.
+    """
+    check_secure(address, insecure)
+    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity())
+    _check_usage(wanted)
+    return trio.run(_put, wanted, connections)
+
+
+def _check_usage(wanted: _Wanted) -> None:
+    if not wanted.address.folder:
+        name = wanted.address.path.rpartition("/")[2]
+        raise click.UsageError(
+            f"'{wanted.address.text}' may mean a folder or a name: end it with '/' for the folder, "
+            f"or give the folder it goes into and --as '{name}'"
+        )
+    if wanted.as_name is not None and len(wanted.paths) > 1:
+        raise click.UsageError("--as names one PATH; give one PATH with it")
+    if wanted.as_name is not None and not wanted.as_name.strip("/"):
+        raise click.UsageError("--as needs a name")
+    if wanted.paths.count(STDIN) > 1:
+        raise click.UsageError("'-' is stdin and can be given once")
+    for path in wanted.paths:
+        if path != STDIN and wanted.as_name is None and not name_of(path):
+            raise click.UsageError(f"'{path}' has no name of its own: give it one with --as NAME")
+
+
+def name_of(path: str) -> str:
+    """What ``path`` is called on the server: its last component, also of ``.`` and ``folder/..``."""
+    name = os.path.basename(path.rstrip("/"))
+    return os.path.basename(os.path.realpath(path)) if name in ("", ".", "..") else name
+
+
+def _server_name(wanted: _Wanted, path: str) -> str:
+    name = STDIN_NAME if path == STDIN else name_of(path)
+    if wanted.as_name is not None:
+        name = wanted.as_name.rstrip("/")
+    return f"{wanted.address.path}/{name}" if wanted.address.path else name
+
+
+async def _put(wanted: _Wanted, connections: int) -> int:
+    tally = _Tally()
+    began = time.monotonic()
+    shown = sys.stderr.isatty()
+    total = await trio.to_thread.run_sync(_total, wanted) if shown else None
+    with Meter(total, shown) as meter:
+        try:
+            async with connect(wanted.address.server, connections=connections) as client:
+                await _send_all(client, wanted, tally, meter)
+        except ConnectionLost as error:
+            tally.lost.append(error)
+    _sum_up(wanted, tally, time.monotonic() - began)
+    return tally.status
+
+
+def _total(wanted: _Wanted) -> int | None:
+    """The bytes of everything asked for, or None with stdin among it; what cannot be read is told later, once."""
+    if STDIN in wanted.paths:
+        return None
+
+    def ignore(_path: Path, _why: object) -> None:
+        pass
+
+    return sum(total_of(walk(Path(path), "", ignore, ignore)) for path in wanted.paths)
+
+
+async def _send_all(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
+    folders: list[Found] = []
+    if STDIN in wanted.paths:
+        await _send_stdin(client, wanted, tally, meter)
+    await _send_jobs(client, wanted, tally, meter, _files(wanted, tally, folders))
+    if not tally.lost:
+        await _send_jobs(client, wanted, tally, meter, iter(folders))
+
+
+def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Found]:
+    """The files to send, found while earlier ones travel; folders with something in them are kept for later."""
+    for path in wanted.paths:
+        if path == STDIN:
+            continue
+        leave_out = partial(_leave_out, tally, named=path)
+        for found in walk(Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
+            if found.folder:
+                folders.append(found)
+            else:
+                yield found
+
+
+def _leave_out(tally: _Tally, path: Path, why: str, *, named: str) -> None:
+    say(show_name(f"{path}: {why}, left out"))
+    tally.left_out += 1
+    if str(path) == str(Path(named)):
+        tally.status = max(tally.status, Status.FAILED)
+
+
+def _unreadable(tally: _Tally, path: Path, error: OSError) -> None:
+    tally.failed += 1
+    tally.status = max(tally.status, fail(error, str(path)))
+
+
+async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
+    name = _server_name(wanted, STDIN)
+    source: BinaryIO = sys.stdin.buffer
+    try:
+        receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
+    except ConnectionLost as error:
+        error.add_note("stdin")
+        raise
+    except BlockprotoError as error:
+        _failed(tally, STDIN_NAME, error)
+    else:
+        _stored(wanted, tally, meter, "-", receipt)
+
+
+async def _send_jobs(
+    client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, found: Iterator[Found]
+) -> None:
+    jobs: Iterable[UploadJob] = (UploadJob(one.path, one.name, wanted.if_exists) for one in found)
+    async with aclosing(client.upload_all(jobs, progress=meter.update)) as ended:
+        async for job, outcome in ended:
+            if isinstance(outcome, Receipt):
+                _stored(wanted, tally, meter, str(job.path), outcome)
+            elif isinstance(outcome, ConnectionLost):
+                tally.lost.append(outcome)
+            else:
+                meter.finished(job.name, 0)
+                _failed(tally, str(job.path), outcome)
+
+
+def _failed(tally: _Tally, about: str, error: BaseException) -> None:
+    tally.failed += 1
+    tally.status = max(tally.status, fail(error, about))
+
+
+def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
+    meter.finished(receipt.filename, receipt.filesize)
+    if receipt.filetype == FOLDER_FILETYPE:
+        return
+    tally.files += 1
+    tally.filesize += receipt.filesize
+    tally.payload += receipt.payload_bytes_sent
+    tally.there_already += receipt.blocks_sent == 0 and receipt.resumed
+    if wanted.as_json:
+        print_receipt(receipt)
+    if wanted.verbosity or about in wanted.paths or receipt.stored_as != receipt.filename:
+        say(show_name(f"{about}: {_describe(receipt)}"))
+
+
+def _describe(receipt: Receipt) -> str:
+    size = show_size(receipt.filesize)
+    if receipt.resumed and not receipt.blocks_sent:
+        return f"already there as '{receipt.stored_as}' ({size})"
+    text = f"stored as '{receipt.stored_as}', {size} in {receipt.elapsed_s:.1f} s"
+    if receipt.stored_as != receipt.filename:
+        text += f" (there was another '{receipt.filename}')"
+    if receipt.resumed:
+        text += f"; resumed, {receipt.blocks_skipped} of {receipt.blocknum} blocks were there already"
+    return text
+
+
+def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
+    if tally.lost:
+        left = f" ({len(tally.lost)} files did not go)" if len(tally.lost) > 1 else ""
+        tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
+    if tally.files + tally.failed + tally.left_out <= 1:
+        return
+    parts = [f"{tally.files} files, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
+    parts += [f"{tally.there_already} of them were there already"] if tally.there_already else []
+    parts += [f"{tally.left_out} left out"] if tally.left_out else []
+    parts += [f"{tally.failed} failed"] if tally.failed else []
+    say("; ".join(parts))

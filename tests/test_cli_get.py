@@ -1,0 +1,167 @@
+"""``get`` against a real server process: files, trees, ranges, what is here already, names from a foreign server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import Ran, Server
+
+from blockproto.cli.get import _place, _Tally
+from blockproto.cli.output import RECEIPT_FIELDS, Status
+from blockproto.results import FileInfo
+
+Run = Callable[..., Ran]
+MIB = 1 << 20
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, 3 * MIB + 1])
+def test_a_file_comes_whole_with_time_and_rights(size: int, server: Server, here: Path, run: Run) -> None:
+    stored = server.folder / "中文 name.bin"
+    stored.write_bytes(os.urandom(size))
+    stored.chmod(0o604)
+    os.utime(stored, ns=(0, 1_600_000_000_987_654_321))
+    ran = run("get", server.address + "/中文%20name.bin", "--json", cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    (receipt,) = ran.objects
+    assert list(receipt) == list(RECEIPT_FIELDS)
+    got = here / "中文 name.bin"
+    assert got.read_bytes() == stored.read_bytes()
+    assert got.stat().st_mode & 0o777 == 0o604
+    assert got.stat().st_mtime_ns == 1_600_000_000_987_654_321
+    assert (receipt["filename"], receipt["filesize"]) == (stored.name, size)
+    assert sorted(path.name for path in here.iterdir()) == [stored.name]
+
+
+def test_the_same_again_fetches_nothing(server: Server, here: Path, run: Run) -> None:
+    (server.folder / "a").write_bytes(b"123")
+    assert run("get", server.address + "/a", cwd=here).status == Status.DONE
+    again = run("get", server.address + "/a", "--json", cwd=here)
+    assert again.status == Status.DONE
+    (receipt,) = again.objects
+    assert list(receipt) == list(RECEIPT_FIELDS)
+    assert (receipt["payload_bytes_sent"], receipt["blocks_skipped"], receipt["resumed"]) == (0, 1, True)
+    assert "already here" in again.err
+
+
+@pytest.mark.parametrize(
+    ("dest", "place"),
+    [
+        (None, "a"),
+        ("new name", "new name"),
+        ("folder", "folder/a"),
+        ("folder/", "folder/a"),
+        ("made/", "made/a"),
+    ],
+)
+def test_where_a_file_goes(dest: str | None, place: str, server: Server, here: Path, run: Run) -> None:
+    (here / "folder").mkdir()
+    (server.folder / "sub").mkdir()
+    (server.folder / "sub" / "a").write_bytes(b"123")
+    ran = run("get", server.address + "/sub/a", *([dest] if dest else []), cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert (here / place).read_bytes() == b"123"
+
+
+def test_several_names_go_into_a_folder(server: Server, here: Path, run: Run) -> None:
+    for name in ("a", "b"):
+        (server.folder / name).write_bytes(name.encode())
+    addresses = [f"{server.address}/{name}" for name in ("a", "missing", "b")]
+    ran = run("get", *addresses, "into", cwd=here)
+    assert ran.status == Status.FAILED
+    assert f"{server.address}/missing: " in ran.err
+    assert [(here / "into" / name).read_bytes() for name in ("a", "b")] == [b"a", b"b"]
+
+
+def _make_tree(folder: Path) -> None:
+    (folder / "empty").mkdir(parents=True)
+    (folder / "deep" / "er 中").mkdir(parents=True)
+    for number in range(30):
+        (folder / "deep" / "er 中" / f"{number}").write_bytes(b"x" * number)
+    (folder / "big").write_bytes(os.urandom(2 * MIB + 1))
+    (folder / "deep").chmod(0o750)
+    os.utime(folder / "deep", ns=(0, 1_500_000_000_000_000_000))
+
+
+def _facts(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (
+            path.stat().st_mode,
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in folder.rglob("*")
+    }
+
+
+def test_a_tree_comes_with_everything(server: Server, here: Path, run: Run) -> None:
+    _make_tree(server.folder / "tree")
+    ran = run("get", server.address + "/tree", "--json", cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert _facts(here / "tree") == _facts(server.folder / "tree")
+    assert len(ran.objects) == 31
+    again = run("get", server.address + "/tree/", "--json", cwd=here)
+    assert again.status == Status.DONE, again.err
+    assert sum(one["payload_bytes_sent"] for one in again.objects) == 0
+
+
+def test_the_whole_served_folder_goes_straight_into_dest(server: Server, here: Path, run: Run) -> None:
+    _make_tree(server.folder / "tree")
+    ran = run("get", server.address + "/", "copy", cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert _facts(here / "copy" / "tree") == _facts(server.folder / "tree")
+    assert sorted(path.name for path in (here / "copy").iterdir()) == ["tree"]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (5, MIB + 5), (MIB, 2 * MIB - 1), (2 * MIB, 99 * MIB)])
+def test_a_range(first: int, last: int, server: Server, here: Path, run: Run) -> None:
+    content = os.urandom(2 * MIB + 100)
+    (server.folder / "a").write_bytes(content)
+    ran = run("get", server.address + "/a", "part", "--range", f"{first}-{last}", cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert (here / "part").read_bytes() == content[first : last + 1]
+
+
+def test_a_range_of_nothing_there(server: Server, here: Path, run: Run) -> None:
+    (server.folder / "a").write_bytes(b"123")
+    (server.folder / "folder").mkdir()
+    assert run("get", server.address + "/a", "--range", "3-5", cwd=here).status == Status.FAILED
+    assert run("get", server.address + "/folder", "--range", "3-5", cwd=here).status == Status.USAGE
+
+
+def test_a_folder_in_the_way(server: Server, here: Path, run: Run) -> None:
+    (server.folder / "a").write_bytes(b"123")
+    (here / "into" / "a").mkdir(parents=True)
+    ran = run("get", server.address + "/a", "into", cwd=here)
+    assert ran.status == Status.FAILED
+    assert "a folder stands where the file should go" in ran.err
+    (server.folder / "b").mkdir()
+    (here / "b").write_bytes(b"")
+    assert run("get", server.address + "/b", cwd=here).status == Status.FAILED
+
+
+def _entry(name: str) -> FileInfo:
+    return FileInfo(name, False, "", 0, 0, 0, "", "", None, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/x", "top/../../x", "other/x", "top", "topper/x", "top/\x00", "", "top//x"]
+)
+def test_a_foreign_server_cannot_name_its_way_out(name: str, here: Path) -> None:
+    tally = _Tally()
+    assert _place(tally, "top", _entry(name), here) is None
+    assert (tally.failed, tally.status) == (1, Status.FAILED)
+
+
+def test_places(here: Path) -> None:
+    assert _place(_Tally(), "top", _entry("top/a/b"), here) == here / "a" / "b"
+    assert _place(_Tally(), "", _entry("a/b"), here) == here / "a" / "b"

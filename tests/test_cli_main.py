@@ -1,0 +1,180 @@
+"""The command itself: version, help, usage errors, interrupts, pipes that close."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from processes import COMMAND, Ran, Server, wait_until
+
+from blockproto import cli
+from blockproto.cli import main
+from blockproto.cli.output import Status
+from blockproto.errors import ConnectionLost, Refused
+
+HEAVY = ("trio", "lmdb", "construct", "blake3", "rich", "asyncio")
+
+
+def test_version_is_quick_and_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, blockproto.cli as c; c.main(['--version']); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    quickest_s = 9.0
+    for _ in range(3):
+        began = time.monotonic()
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        quickest_s = min(quickest_s, time.monotonic() - began)
+    version, loaded = ran.stdout.splitlines()
+    assert version.startswith("blockproto ")
+    assert loaded == "[]"
+    assert (
+        quickest_s < 1.0
+    )  # 0.2 s on an idle machine; this one may be busy, the list above is what keeps it so
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "demo"):
+        assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize(
+    "name", ["serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "demo"]
+)
+def test_every_command_helps(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: blockproto {name}")
+
+
+USAGE = [
+    ([], "Usage"),
+    (["nope"], "No such command 'nope'"),
+    (["put", "bp://localhost/"], "Missing argument"),
+    (["put", "a", "localhost:7878"], "'localhost:7878': an address begins with bp://"),
+    (["put", "a", "bp://localhost/x"], "may mean a folder or a name"),
+    (["put", "a", "bp://10.0.0.9/"], "--insecure"),
+    (["put", "a", "b", "bp://localhost/", "--as", "c"], "--as names one PATH"),
+    (["put", "a", "bp://localhost/", "--as", "/"], "--as needs a name"),
+    (["put", "-", "-", "bp://localhost/"], "'-' is stdin"),
+    (["put", "/", "bp://localhost/"], "no name of its own"),
+    (["put", "a", "bp://localhost/", "--connections", "0"], "--connections"),
+    (["put", "a", "bp://localhost/", "--if-exists", "perhaps"], "--if-exists"),
+    (["get", "x"], "'x': give one or more addresses"),
+    (["get", "bp://localhost/a", "b", "c"], "'b': give one or more addresses"),
+    (["get", "b", "bp://localhost/a"], "'b': give one or more addresses"),
+    (["get", "bp://localhost/a", "-"], "stdout"),
+    (["get", "bp://localhost:x/a"], "port must be a number"),
+    (["get", "bp://localhost/a", "--range", "5-1"], "--range '5-1'"),
+    (["get", "bp://localhost/a", "--range", "-1"], "--range '-1'"),
+    (["get", "bp://localhost/a", "bp://localhost/b", "--range", "0-1"], "--range is for one file"),
+    (["get", "bp://localhost/", "--range", "0-1"], "--range is for one file"),
+    (["get", "bp://10.0.0.9/a"], "--insecure"),
+    (["ls", "nowhere"], "begins with bp://"),
+    (["stat", "bp://localhost/"], "names no file"),
+    (["uploads", "bp://localhost/a"], "whole server"),
+    (["rm", "bp://localhost/"], "whole served folder"),
+    (["cancel", "bp://localhost/"], "at least one sourceid"),
+    (["cancel", "zz", "bp://localhost/"], "'zz' is neither"),
+    (["cancel", "0" * 32, "bp://"], "host is missing"),
+    (["check", "/nowhere/at/all"], "does not exist"),
+    (["serve", "/nowhere/at/all"], "'/nowhere/at/all' does not exist"),
+    (["serve", "/etc/passwd"], "is not a folder"),
+    (["serve", ".", "--listen", "7878"], "as in localhost:7878"),
+    (["serve", ".", "--listen", "0.0.0.0:0"], "--insecure"),
+    (["serve", ".", "--listen", "[::]:0"], "--insecure"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), USAGE, ids=[" ".join(arguments) for arguments, _ in USAGE])
+def test_usage_errors_say_what_to_write(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == Status.USAGE
+    said = capsys.readouterr()
+    assert words in " ".join(said.err.split())
+    assert said.out == ""
+
+
+def _raising(error: BaseException) -> click.Command:
+    def body() -> None:
+        raise error
+
+    return click.Command("boom", callback=body)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), Status.INTERRUPTED),
+        (BaseExceptionGroup("", [KeyboardInterrupt()]), Status.INTERRUPTED),
+        (BaseExceptionGroup("", [KeyboardInterrupt(), ConnectionLost()]), Status.INTERRUPTED),
+        (ExceptionGroup("", [Refused("no"), ConnectionLost("gone")]), Status.UNREACHABLE),
+        (Refused("no"), Status.FAILED),
+    ],
+)
+def test_what_comes_out_of_the_engine_becomes_an_exit_code(
+    error: BaseException, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli._Commands, "get_command", lambda *_: _raising(error))
+    assert main(["ls"]) == status
+
+
+def test_a_bug_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli._Commands, "get_command", lambda *_: _raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["ls"])
+
+
+def test_a_reader_that_goes_away_is_no_traceback(
+    server: Server, tmp_path: Path, run: Callable[..., Ran]
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(2000):
+        (folder / f"{number}").touch()
+    assert run("put", folder, server.address + "/").status == 0
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as closed:
+        ran = subprocess.run(
+            [*COMMAND, "ls", "-r", server.address],
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.stderr == ""
+    assert ran.returncode == Status.FAILED
+
+
+def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
+    fifo = tmp_path / "never ends"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [*COMMAND, "put", "-", server.address + "/"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as client:
+        wait_until(lambda: Path(f"/proc/{client.pid}/net/tcp").exists() and _connected(client.pid))
+        client.send_signal(signal.SIGINT)
+        assert client.stderr is not None
+        said = client.stderr.read()
+    assert client.returncode == Status.INTERRUPTED
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+
+
+def _connected(pid: int) -> bool:
+    """Whether a process has a socket open."""
+    folder = Path(f"/proc/{pid}/fd")
+    try:
+        return any(os.readlink(fd).startswith("socket:") for fd in folder.iterdir())
+    except OSError:
+        return False

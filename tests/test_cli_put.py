@@ -1,0 +1,239 @@
+"""``put`` against a real server process: every kind of path, repeated runs, refusals, a server that goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+from blake3 import blake3
+from processes import COMMAND, Ran, Server, wait_until_held
+
+from blockproto.cli.output import RECEIPT_FIELDS, Status
+from blockproto.cli.put import name_of
+
+Run = Callable[..., Ran]
+MIB = 1 << 20
+
+
+def b3(content: bytes) -> str:
+    return blake3(content).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 5 * MIB + 3])
+def test_a_file_arrives_whole_with_time_and_rights(
+    size: int, server: Server, tmp_path: Path, run: Run
+) -> None:
+    content = os.urandom(size)
+    source = tmp_path / "a.bin"
+    source.write_bytes(content)
+    source.chmod(0o640)
+    os.utime(source, ns=(1_700_000_000_123_456_789, 1_600_000_000_987_654_321))
+    ran = run("put", source, server.address + "/sub/", "--json")
+    assert ran.status == Status.DONE, ran.err
+    (receipt,) = ran.objects
+    assert list(receipt) == list(RECEIPT_FIELDS)
+    stored = server.folder / "sub" / "a.bin"
+    assert stored.read_bytes() == content
+    assert stored.stat().st_mode & 0o777 == 0o640
+    assert stored.stat().st_mtime_ns == 1_600_000_000_987_654_321
+    blocknum = -(-size // MIB)
+    wanted = {
+        "filename": "sub/a.bin",
+        "filesize": size,
+        "blocknum": blocknum,
+        "stored_as": "sub/a.bin",
+        "resumed": False,
+        "blocks_sent": blocknum,
+        "blocks_skipped": 0,
+        "payload_bytes_sent": size,
+        "connections": 1,
+    }
+    assert {key: receipt[key] for key in wanted} == wanted
+    if blocknum <= 1:
+        assert receipt["root"] == b3(content)
+    assert len(bytes.fromhex(receipt["sourceid"])) == 16
+    assert receipt["elapsed_s"] >= 0
+
+
+def test_the_same_again_sends_nothing(server: Server, tmp_path: Path, run: Run) -> None:
+    for name, size in (("small", 10), ("big", 3 * MIB)):
+        source = tmp_path / name
+        source.write_bytes(os.urandom(size))
+        first = run("put", source, server.address + "/", "--json").objects[0]
+        again = run("put", source, server.address + "/", "--json")
+        assert again.status == Status.DONE
+        (receipt,) = again.objects
+        assert receipt["payload_bytes_sent"] == 0
+        assert receipt["blocks_sent"] == 0
+        assert receipt["resumed"] is True
+        assert (receipt["stored_as"], receipt["root"]) == (name, first["root"])
+        assert "already there" in again.err
+    assert sorted(path.name for path in server.folder.iterdir() if path.name != ".blockproto") == [
+        "big",
+        "small",
+    ]
+
+
+def test_if_the_name_is_taken(server: Server, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a.txt"
+    for content, policy in ((b"1", "keep"), (b"2", "keep"), (b"3", "refuse"), (b"4", "replace")):
+        source.write_bytes(content)
+        ran = run("put", source, server.address + "/", "--if-exists", policy, "--json")
+        assert ran.status == (Status.FAILED if policy == "refuse" else Status.DONE), ran.err
+        if policy == "refuse":
+            assert str(source) in ran.err
+            assert ran.out == ""
+    assert (server.folder / "a.txt").read_bytes() == b"4"
+    assert (server.folder / "a (1).txt").read_bytes() == b"2"
+
+
+def test_another_name_is_told(server: Server, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a.txt"
+    source.write_bytes(b"1")
+    run("put", source, server.address + "/")
+    source.write_bytes(b"22")
+    assert "stored as 'a (1).txt'" in run("put", source, server.address + "/").err
+
+
+def test_a_tree_travels_with_everything_that_can(server: Server, tmp_path: Path, run: Run) -> None:
+    tree = tmp_path / "some tree 中文"
+    (tree / "empty").mkdir(parents=True)
+    (tree / "deep" / "er").mkdir(parents=True)
+    (tree / "deep" / "er" / "50% off #1?.txt").write_bytes(b"x" * 3000)
+    (tree / "deep" / "big").write_bytes(os.urandom(2 * MIB + 1))
+    (tree / "run.sh").write_bytes(b"#!/bin/sh\n")
+    (tree / "run.sh").chmod(0o755)
+    (tree / "link").symlink_to("run.sh")
+    os.mkfifo(tree / "pipe")
+    (tree / "deep").chmod(0o750)
+    os.utime(tree / "deep", ns=(0, 1_500_000_000_000_000_000))
+    ran = run("put", str(tree) + "/", server.address + "/", "--json")
+    assert ran.status == Status.DONE, ran.err
+    assert len(ran.objects) == 3
+    assert "link: a symbolic link, left out" in ran.err
+    assert "pipe: a pipe, left out" in ran.err
+    stored = server.folder / tree.name
+    assert (stored / "empty").is_dir()
+    assert (stored / "run.sh").stat().st_mode & 0o777 == 0o755
+    assert not (stored / "link").exists()
+    assert not (stored / "pipe").exists()
+    for path in ("deep/big", "deep/er/50% off #1?.txt"):
+        assert (stored / path).read_bytes() == (tree / path).read_bytes()
+    assert (stored / "deep").stat().st_mode & 0o777 == 0o750
+    assert (stored / "deep").stat().st_mtime_ns == 1_500_000_000_000_000_000
+    again = run("put", tree, server.address + "/", "--json")
+    assert again.status == Status.DONE, again.err
+    assert [one["payload_bytes_sent"] for one in again.objects] == [0, 0, 0]
+    assert sorted(path.name for path in server.folder.iterdir()) == [".blockproto", tree.name]
+
+
+def test_the_rest_of_the_command_still_goes(server: Server, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "good").write_bytes(b"1")
+    (tmp_path / "bad\udcff").write_bytes(b"2")
+    ran = run("put", tmp_path / "missing", tmp_path / "bad\udcff", tmp_path / "good", server.address + "/")
+    assert ran.status == Status.FAILED
+    assert f"{tmp_path}/missing: No such file or directory; " in ran.err
+    assert "bad" in ran.err
+    assert (server.folder / "good").read_bytes() == b"1"
+
+
+def test_a_special_file_named_itself_is_a_failure(server: Server, run: Run) -> None:
+    ran = run("put", "/dev/null", server.address + "/")
+    assert ran.status == Status.FAILED
+    assert "/dev/null: a device, left out" in ran.err
+
+
+@pytest.mark.parametrize("size", [0, 5, MIB, 3 * MIB + 7])
+def test_stdin(size: int, server: Server, run: Run) -> None:
+    content = os.urandom(size)
+    ran = run("put", "-", server.address + "/", "--as", "from a pipe.bin", "--json", stdin=content)
+    assert ran.status == Status.DONE, ran.err
+    assert (server.folder / "from a pipe.bin").read_bytes() == content
+    assert ran.objects[0]["filesize"] == size
+    assert run("put", "-", server.address + "/x/", stdin=content).status == Status.DONE
+    assert (server.folder / "x" / "stdin").read_bytes() == content
+
+
+def test_as_and_percent(server: Server, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"1")
+    assert run("put", source, server.address + "/my%20folder/", "--as", "100%25 中文").status == Status.DONE
+    assert (server.folder / "my folder" / "100%25 中文").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("connections", [2, 4])
+def test_several_connections(connections: int, server: Server, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(os.urandom(12 * MIB + 5))
+    ran = run("put", source, server.address + "/", "--connections", connections, "--json")
+    assert ran.status == Status.DONE, ran.err
+    assert ran.objects[0]["connections"] == connections
+    assert (server.folder / "a").read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/../b", "/abs", ".blockproto/x", "a//b", "x" * 256, "tab\there"])
+def test_names_that_break_a_rule_are_refused(name: str, server: Server, tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"1")
+    ran = run("put", source, server.address + "/", "--as", name)
+    assert ran.status == Status.FAILED
+    assert f"blockproto: {source}: " in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_nobody_there_is_3_and_says_how_to_go_on(tmp_path: Path, run: Run) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    ran = run("put", source, f"bp://127.0.0.1:{port}/")
+    assert ran.status == Status.UNREACHABLE
+    assert f"bp://127.0.0.1:{port}" in ran.err
+    assert "run the same command again" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_name_that_no_resolver_knows(tmp_path: Path, run: Run) -> None:
+    ran = run("put", __file__, "bp://nowhere.invalid/", "--insecure")
+    assert ran.status == Status.UNREACHABLE
+    assert "nowhere.invalid" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_killed_in_the_middle_the_same_command_goes_on(
+    start_server: Callable[..., Server], tmp_path: Path, run: Run
+) -> None:
+    source = tmp_path / "big file"
+    source.write_bytes(os.urandom(256 * MIB))
+    server = start_server()
+    command = ["put", str(source), server.address + "/", "--json"]
+    with subprocess.Popen(
+        [*COMMAND, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as client:
+        trio.run(wait_until_held, server.address, 16)
+        client.send_signal(signal.SIGKILL)
+        server.kill()
+    start_server(server.folder, port=server.port)
+    ran = run(*command)
+    assert ran.status == Status.DONE, ran.err
+    (receipt,) = ran.objects
+    assert receipt["resumed"] is True
+    assert receipt["blocks_skipped"] >= 16
+    assert receipt["payload_bytes_sent"] <= (256 - 16) * MIB
+    assert (server.folder / source.name).read_bytes() == source.read_bytes()
+
+
+def test_name_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "x")
+    assert name_of("a/b/") == "b"
+    assert name_of(".") == "x"
+    assert name_of("y/..") == "x"
+    assert name_of("..") == tmp_path.name
+    assert name_of("/") == ""

@@ -1,0 +1,131 @@
+"""``serve`` and ``check`` as real processes: signals, ports, folders that will not do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import COMMAND, Ran, Server
+
+from blockproto.cli.output import Status
+
+Run = Callable[..., Ran]
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, Status.DONE), (signal.SIGINT, Status.INTERRUPTED)]
+)
+def test_signals_end_it_in_order(
+    signum: int, status: Status, server: Server, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    assert run("put", tmp_path / "a", server.address + "/").status == Status.DONE
+    assert server.stop(signum) == status
+
+
+def test_port_in_use_is_one_sentence(server: Server, tmp_path: Path, run: Run) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    ran = run("serve", other, "--listen", f"127.0.0.1:{server.port}")
+    assert ran.status == Status.FAILED
+    assert f"127.0.0.1:{server.port}" in ran.err
+    assert "in use" in ran.err
+    assert ran.err.count("\n") == 1
+    assert ran.out == ""
+
+
+def test_an_address_that_is_not_ours(tmp_path: Path, run: Run) -> None:
+    ran = run("serve", tmp_path, "--listen", "203.0.113.7:0", "--insecure")
+    assert ran.status == Status.FAILED
+    assert "203.0.113.7" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_folder_that_is_served_already(server: Server, run: Run) -> None:
+    ran = run("serve", server.folder, "--listen", "127.0.0.1:0")
+    assert ran.status == Status.FAILED
+    assert str(server.folder) in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "read only"
+    folder.mkdir()
+    folder.chmod(0o555)
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    ran = subprocess.run(
+        [*COMMAND, "serve", str(folder), "--listen", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == Status.FAILED
+    assert str(folder) in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_state_lives_where_it_is_told(start_server: Callable[..., Server], tmp_path: Path, run: Run) -> None:
+    server = start_server(None, "--state", str(tmp_path / "state"))
+    (tmp_path / "a").write_bytes(b"1")
+    assert run("put", tmp_path / "a", server.address + "/").status == Status.DONE
+    assert sorted(path.name for path in server.folder.iterdir()) == ["a"]
+    server.stop()
+    assert run("check", server.folder, "--state", tmp_path / "state", "--read").status == Status.DONE
+
+
+def test_everybody_may_listen_with_insecure_and_is_warned(tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", str(tmp_path), "--listen", "0.0.0.0:0", "--insecure"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("listening on 0.0.0.0:")
+        process.terminate()
+        assert "not encrypted" in process.stderr.read()
+
+
+def test_ipv6(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "a").write_bytes(b"1")
+    command = [*COMMAND, "serve", str(tmp_path / "served"), "--listen", "[::1]:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        line = process.stdout.readline()
+        if not line:
+            pytest.skip(f"no IPv6 here: {process.stderr.read()}")
+        assert line.startswith("listening on [::1]:")
+        ran = run("put", tmp_path / "a", f"bp://[::1]:{line.rpartition(':')[2].strip()}/")
+        process.terminate()
+    assert ran.status == Status.DONE, ran.err
+
+
+def test_check(server: Server, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(2 << 20))
+    run("put", tmp_path / "a", server.address + "/")
+    busy = run("check", server.folder)
+    assert busy.status == Status.FAILED
+    assert "in use" in busy.err or "using" in busy.err
+    server.stop()
+    clean = run("check", server.folder, "--read")
+    assert clean.status == Status.DONE, clean.out
+    assert clean.out == ""
+    assert "clean" in clean.err
+    stored = server.folder / "a"
+    facts = stored.stat()
+    with stored.open("r+b") as file:
+        file.write(b"damage")
+    os.utime(stored, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    damaged = run("check", server.folder, "--read")
+    assert damaged.status in (Status.DONE, Status.FAILED)
+
+
+def test_demo(run: Run) -> None:
+    ran = run("demo", "--size", "128")
+    assert ran.status == Status.DONE, ran.err
+    assert "SIGKILL" in ran.out
+    assert "verified" in ran.out
