@@ -47,8 +47,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "mailbox": ("", "trio"),
     "bulk": ("errors blocks names wire connection transfer store results sources", "trio"),
     "client": (
-        "errors blocks names wire session endpoint connection transfer store"
-        + " bulk mailbox results sourceid sources tasks",
+        "errors blocks names wire session endpoint connection transfer store bulk mailbox results sources sourceid tasks",
         "trio",
     ),
     "listening": ("errors server transfer store", "trio"),
