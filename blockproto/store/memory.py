@@ -100,6 +100,8 @@ class MemoryUpload:
 
     def write(self, position: int, piece: memoryview) -> None:
         """Write to the volatile layer."""
+        if not self.brief and not self._store.is_alive(self):
+            raise UnknownUpload("the upload has ended")
         self._store.take_room(max(0, position + len(piece) - len(self.written)))
         put_bytes(self.written, position, piece)
 
@@ -183,6 +185,10 @@ class MemoryStore:
             if length > self.room:
                 raise StoreFull
             self.room -= length
+
+    def is_alive(self, upload: MemoryUpload) -> bool:
+        """Whether an upload was neither committed nor discarded."""
+        return self._written.get(upload.key) is upload.written
 
     # -- uploads
 
@@ -307,7 +313,9 @@ class MemoryStore:
         there = self._files.get(facts.filename.text)
         if there is None or (folder and there.entry.folder):
             return facts.filename
-        if folder or facts.if_exists is IfExists.REFUSE:
+        if folder:
+            raise NotPermitted("a file stands where a folder should be")
+        if facts.if_exists is IfExists.REFUSE:
             raise FileExists
         if facts.if_exists is IfExists.REPLACE:
             if there.entry.folder:
@@ -329,7 +337,10 @@ class MemoryStore:
 
     def _forget(self, work: Forget) -> None:
         begun = self._recorded(work.upload, work.attempt)
-        if any(begun.digests.pop(blockno, None) for blockno in work.blocknos):
+        held = [blockno for blockno in work.blocknos if blockno in begun.digests]
+        for blockno in held:
+            del begun.digests[blockno]
+        if held:
             self.incarnation += 1
 
     def _keep_prefixes(self, work: KeepPrefixes) -> None:
