@@ -48,6 +48,7 @@ from .session import (
     Rejected,
     Session,
     Side,
+    State,
     connection_error,
     stream_error,
 )
@@ -217,6 +218,10 @@ class Connection:
         """Send no more events of ``stream`` to its sink."""
         self._sinks.pop(stream, None)
         self._acks.pop(stream, None)
+
+    def commits(self, stream: int) -> bool:
+        """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
+        return self.session.state(stream) is State.COMMITTING
 
     @property
     def quiet(self) -> bool:

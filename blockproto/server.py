@@ -146,7 +146,7 @@ class Server:
             if isinstance(message, Open):
                 return Incoming(connection, stream, self.uploads, ANONYMOUS)
             if isinstance(message, Block):
-                return BriefIncoming(connection, stream, self.store, self.committer, ANONYMOUS)
+                return BriefIncoming(connection, stream, self.uploads, ANONYMOUS)
             if isinstance(message, Fetch):
                 return ServedFetch(connection, stream, nursery, self.store, self.disk)
             if isinstance(message, List | Remove):

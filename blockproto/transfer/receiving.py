@@ -21,7 +21,7 @@ from dataclasses import replace
 
 from blake3 import blake3
 
-from ..blocks import BLOCK_LENGTH, Run, blocknum_of
+from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, blocknum_of
 from ..connection import Connection, error_of
 from ..errors import (
     BadFacts,
@@ -31,7 +31,6 @@ from ..errors import (
     DigestsDiffer,
     Scope,
     SourceChanged,
-    UnexpectedMessage,
 )
 from ..names import SafeName
 from ..store import (
@@ -44,15 +43,15 @@ from ..store import (
     StoredFile,
     Upload,
     UploadKey,
-    UploadStore,
     Work,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece
-from .committing import Committer, run_in_thread
+from .committing import run_in_thread
 from .uploads import LiveUpload, Uploads
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64
+FILETYPE_LENGTH_MAX = 255
 MODE_BITS = 0o777
 
 
@@ -61,12 +60,16 @@ def facts_of(message: Open | Block) -> Facts:
 
     Raises:
         NameRefused: the name breaks a rule.
-        BadFacts: a folder that has bytes.
+        BadFacts: a folder that has bytes, or no filetype that can be.
     """
-    if message.filetype == FOLDER_FILETYPE and message.filesize:
+    filename = SafeName.parse(message.filename)
+    filetype = message.filetype
+    if filetype == FOLDER_FILETYPE and message.filesize != 0:
         raise BadFacts("a folder has no bytes: its filesize is 0")
+    if len(filetype) > FILETYPE_LENGTH_MAX or not (filetype.isascii() and filetype.isprintable()):
+        raise BadFacts("a filetype is at most 255 printable ASCII characters")
     return Facts(
-        filename=SafeName.parse(message.filename),
+        filename=filename,
         filetype=message.filetype,
         filesize=message.filesize,
         mtime_ns=message.mtime_ns,
@@ -92,7 +95,6 @@ class BlockInProgress:
         self.known: bytes | None = None
         self.dropped = False
         self.digest: bytes | None = None
-        self.commit = False
         self.hasher = blake3()
 
     @property
@@ -139,7 +141,8 @@ class Incoming:
         self._principal = principal
         self._sourceid = b""
         self._chosen_here = False
-        self._filesize: int | None = None
+        self._said: tuple[int | None, str, str] | None = None
+        self._cancelled: Cancelled | None = None
         self._block: BlockInProgress | None = None
 
     # ---- what the connection tells ----------------------------------------------------------------------------
@@ -159,14 +162,14 @@ class Incoming:
         elif isinstance(message, Cancel):
             self._cancel(message)
         elif isinstance(message, Error):
-            raise UnexpectedMessage("a sender stops with CANCEL, not with ERROR")
+            self._leave()
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
         """See connection.Sink."""
         block, upload = self._block, self.upload
         if block is None or upload is None:
             return
-        if block.writes:
+        if block.writes and upload.owners.get(block.blockno) is self:
             await upload.write(block.blockno, position, view)
         if not block.dropped:
             block.hasher.update(view)
@@ -192,7 +195,10 @@ class Incoming:
 
     def say_differ(self, error: DigestsDiffer) -> None:
         """See uploads.Feed."""
-        self._connection.refuse(self._stream, error, Scope.BLOCK)
+        if self._cancelled is not None:
+            self.say_stopped(self._cancelled)
+        elif self._connection.commits(self._stream):
+            self._connection.refuse(self._stream, error, Scope.BLOCK)
 
     def say_stopped(self, error: BlockprotoError) -> None:
         """See uploads.Feed."""
@@ -204,7 +210,7 @@ class Incoming:
     async def _open(self, message: Open) -> None:
         self._chosen_here = message.sourceid == bytes(16)
         self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid
-        self._filesize = message.filesize
+        self._said = _said(message)
         key = UploadKey(self._principal, self._sourceid)
         found = await self._uploads.open(key, facts_of(message), message.attempt, self)
         if isinstance(found, StoredFile):
@@ -240,7 +246,7 @@ class Incoming:
             mtime_ns=upload.facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
             mode=upload.facts.mode if message.mode is None else message.mode & MODE_BITS,
         )
-        upload.commit(message.root, message.filesize, facts)
+        upload.commit(self, message.root, message.filesize, facts)
 
     async def _repair(self, message: Have) -> None:
         upload = self._opened_upload()
@@ -252,7 +258,9 @@ class Incoming:
         upload = self._opened_upload()
         cancelled = Cancelled("cancelled by the sender")
         if message.discard:
-            upload.stop(cancelled, discard=True)
+            upload.discard(cancelled)
+        elif upload.finishing:
+            self._cancelled = cancelled  # perhaps too late: the commit under way answers (BP1-COM)
         else:
             self.say_stopped(cancelled)
 
@@ -261,21 +269,24 @@ class Incoming:
     async def _begin_block(self, message: Block, payload_length: int) -> None:
         upload = self._opened_upload()
         self._check_sourceid(message.sourceid)
-        if message.filesize != self._filesize:
-            raise BadFacts(f"BLOCK says {message.filesize} bytes, the upload was begun with {self._filesize}")
+        if _said(message) != self._said:
+            raise BadFacts("BLOCK and OPEN differ in filesize, filename or filetype")
         self._abandon()
+        if message.filesize == 0:
+            self._take_nothing(message)
+            return
         begin = max(message.blockno * BLOCK_LENGTH, upload.first)
         block = BlockInProgress(
             message.blockno, begin, message.position, self._end_of(message.blockno, upload)
         )
         block.continue_with(message.position, payload_length, message.digest)
         block.known = upload.digest_of(message.blockno)
-        self._block = block
         if block.known is None:
             await upload.take_block(block.blockno, self)
             block.dropped = not await self._continue_prefix(upload, block)
         elif block.next != begin:
             block.dropped = True
+        self._block = block
         if payload_length == 0 and block.digest is not None:
             self._end_block(block)
 
@@ -304,11 +315,23 @@ class Incoming:
             return False
         return True
 
+    def _take_nothing(self, message: Block) -> None:
+        """The block of an empty file, which has none (BP1-BLK)."""
+        if message.digest is None:
+            raise BadFacts("an empty file's BLOCK has the flag END")
+        if message.digest != EMPTY_DIGEST:
+            mismatch = DigestMismatch("nothing has another digest", blockno=0)
+            self._connection.refuse(self._stream, mismatch, Scope.BLOCK)
+
     def _end_block(self, block: BlockInProgress) -> None:
         upload = self._opened_upload()
         self._block = None
         digest = block.digest
         assert digest is not None
+        if block.writes and upload.owners.get(block.blockno) is not self:
+            return  # another stream sends this block now: what came here proves nothing (BP1-BLK)
+        if block.next == block.begin:
+            raise BadFacts(f"block {block.blockno} has no bytes")
         if block.known is not None:
             if not block.dropped and digest != block.known:
                 raise SourceChanged(f"block {block.blockno} was sent before with other bytes")
@@ -422,13 +445,13 @@ class FetchIncoming(Incoming):
         if message.version != self._version:
             raise SourceChanged(f"{message.filename} changed while it was being fetched")
         self._sourceid = message.sourceid
-        self._filesize = message.filesize
+        self._said = _said(message)
 
     def _commit(self, message: Commit) -> None:
         upload = self._opened_upload()
         end = upload.facts.filesize
         assert end is not None
-        upload.commit(message.root, end, upload.facts)
+        upload.commit(self, message.root, end, upload.facts)
 
 
 class BriefIncoming:
@@ -436,18 +459,16 @@ class BriefIncoming:
 
     Args:
         connection, stream: where it is.
-        store, committer: where the file goes.
+        uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
         principal: whose it becomes.
     """
 
-    def __init__(
-        self, connection: Connection, stream: int, store: UploadStore, committer: Committer, principal: bytes
-    ) -> None:
+    def __init__(self, connection: Connection, stream: int, uploads: Uploads, principal: bytes) -> None:
         self._connection = connection
         self._stream = stream
-        self._store = store
-        self._committer = committer
+        self._uploads = uploads
         self._principal = principal
+        self._finishing = False
         self._upload: Upload | None = None
         self._block: BlockInProgress | None = None
         self._facts: Facts | None = None
@@ -457,10 +478,11 @@ class BriefIncoming:
         if isinstance(message, Block):
             self._begin(message, payload_length)
         elif isinstance(message, Piece) and self._block is not None:
-            self._block.continue_with(message.position, payload_length, message.digest)
-            self._block.commit = message.commit
-        elif isinstance(message, Cancel):
+            self._continue(self._block, message, payload_length)
+        elif isinstance(message, Cancel) and not self._finishing:
             raise Cancelled("cancelled by the sender")
+        elif isinstance(message, Error):
+            self.ended(error_of(message))
         if self._block is not None and payload_length == 0 and self._block.digest is not None:
             self._end(self._block)
 
@@ -481,8 +503,13 @@ class BriefIncoming:
             self._upload.close()
         self._block = None
 
+    def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
+        if message.digest is not None and not message.commit:
+            raise BadFacts("a file without OPEN ends with the COMMIT flag")
+        block.continue_with(message.position, payload_length, message.digest)
+
     def _begin(self, message: Block, payload_length: int) -> None:
-        if self._block is not None:
+        if self._facts is not None:
             raise BadFacts("a file without OPEN is one block")
         facts = self._facts = facts_of(message)
         if (
@@ -493,10 +520,9 @@ class BriefIncoming:
         ):
             raise BadFacts("only a whole file of at most one block may come without OPEN")
         block = BlockInProgress(0, 0, 0, facts.filesize)
-        block.continue_with(0, payload_length, message.digest)
-        block.commit = message.commit
+        self._continue(block, message, payload_length)
         sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
-        self._upload = self._store.begin_brief(UploadKey(self._principal, sourceid), facts, 0)
+        self._upload = self._uploads.store.begin_brief(UploadKey(self._principal, sourceid), facts, 0)
         self._block = block
 
     def _end(self, block: BlockInProgress) -> None:
@@ -504,24 +530,31 @@ class BriefIncoming:
         assert upload is not None
         assert facts is not None
         assert digest is not None
-        if not block.commit:
-            raise BadFacts("a file without OPEN ends with the COMMIT flag")
         if block.hasher.digest() != digest:
             raise DigestMismatch("the file did not arrive whole", blockno=0)
         self._block = None
+        self._finishing = True
         done = BlockDone(upload, 0, 0, block.next, digest)
         finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else ())
-        self._committer.submit(finish, self._on_finished, principal=self._principal, small=True)
+        self._uploads.committer.submit(finish, self._on_finished, principal=self._principal, small=True)
 
     def _on_finished(self, work: Work) -> None:
         assert self._upload is not None
         self._upload.close()
         if isinstance(work.outcome, StoredFile):
+            live = self._uploads.find(self._upload.key)
+            if live is not None:
+                live.committed_as(work.outcome)
             if self._connection.session.is_open(self._stream):
                 self._connection.post(self._stream, committed_message(work.outcome))
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)
+
+
+def _said(message: Open | Block) -> tuple[int | None, str, str]:
+    """What every BLOCK repeats of its OPEN (BP1-BLK); sourceid aside."""
+    return message.filesize, message.filename, message.filetype
 
 
 def committed_message(stored: StoredFile) -> Committed:

@@ -22,7 +22,15 @@ from typing import Protocol
 import trio
 
 from ..blocks import BLOCK_LENGTH, Run, blocknum_of
-from ..errors import BadFacts, BlockprotoError, Cancelled, DigestsDiffer, SourceChanged, Superseded
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    Cancelled,
+    DigestsDiffer,
+    SourceChanged,
+    Superseded,
+    UnknownUpload,
+)
 from ..store import (
     BlockDone,
     Discard,
@@ -87,9 +95,11 @@ class LiveUpload:
         self._committer = committer
         self._disk = disk
         self._on_idle = on_idle
+        self.finishing = False
+        self.discarded: trio.Event | None = None
         self._writes: dict[int, trio.Event] = {}
-        self._wanted: Finish | None = None
-        self._finishing = False
+        self._commits: dict[Feed, Finish] = {}
+        self._durable = trio.lowlevel.ParkingLot()
         self._works = 0
         self._prefixes_changed = False
 
@@ -119,26 +129,38 @@ class LiveUpload:
         self.feeds.append(feed)
 
     def leave(self, feed: Feed) -> None:
-        """``feed`` has ended; with the last one, what is known of unfinished blocks is recorded."""
+        """``feed`` has ended, and its COMMIT with it; with the last one, what is known of unfinished blocks is recorded."""
         if feed in self.feeds:
             self.feeds.remove(feed)
+        self._commits.pop(feed, None)
         for blockno in [blockno for blockno, owner in self.owners.items() if owner is feed]:
             del self.owners[blockno]
-        if not self.feeds and self._prefixes_changed and self.outcome is None:
+        over = self.outcome is not None or self.discarded is not None or self._committer.failed is not None
+        if not self.feeds and self._prefixes_changed and not over:
             self._prefixes_changed = False
             self._submit(KeepPrefixes(self.stored, self.attempt, dict(self.prefixes)), lambda work: None)
         self._rest()
 
-    def stop(self, error: BlockprotoError, *, discard: bool) -> None:
-        """End every stream with ``error``; with ``discard`` the upload and its bytes are removed as well."""
-        for feed in tuple(self.feeds):
-            feed.say_stopped(error)
-        if discard:
-            self._prefixes_changed = False
-            self._submit(Discard(self.stored.key), lambda work: None)
+    def discard(self, error: BlockprotoError) -> trio.Event:
+        """Remove the upload and its bytes, durably, then end every stream with ``error``; returns what is set then.
+
+        A commit that was submitted before is done before: then its streams have heard COMMITTED.
+        """
+        if self.discarded is not None:
+            return self.discarded
+        discarded = self.discarded = trio.Event()
+
+        def done(_: Work) -> None:
+            self._stop(error)
+            discarded.set()
+
+        self._submit(Discard(self.stored.key), done)
+        return discarded
 
     def _fence(self) -> None:
-        error = Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
+        self._stop(Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt))
+
+    def _stop(self, error: BlockprotoError) -> None:
         for feed in tuple(self.feeds):
             feed.say_stopped(error)
 
@@ -146,6 +168,8 @@ class LiveUpload:
 
     async def write(self, blockno: int, position: int, view: memoryview) -> None:
         """Write bytes of an unfinished block. Raises what ``store.Upload.write`` raises."""
+        if self.discarded is not None:
+            return
         if not self._disk.slow:
             await self._disk.write(self.stored, position, view)
             return
@@ -156,6 +180,7 @@ class LiveUpload:
             if self._writes.get(blockno) is returned:
                 del self._writes[blockno]
             returned.set()
+            self._rest()
 
     async def take_block(self, blockno: int, feed: Feed) -> None:
         """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned."""
@@ -181,6 +206,8 @@ class LiveUpload:
 
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
         """A block is whole and has its digest: make it durable."""
+        if self.discarded is not None:
+            return
         self.pending[blockno] = digest
         self.owners.pop(blockno, None)
         self.prefixes.pop(blockno, None)
@@ -190,6 +217,7 @@ class LiveUpload:
     def _on_durable(self, work: Work) -> None:
         assert isinstance(work, BlockDone)
         self.pending.pop(work.blockno, None)
+        self._durable.unpark_all()
         if isinstance(work.outcome, BlockprotoError):
             self._fail(work.outcome)
             return
@@ -199,16 +227,15 @@ class LiveUpload:
 
     # ---- commit and repair ------------------------------------------------------------------------------------
 
-    def commit(self, root: bytes, filesize: int, facts: Facts) -> None:
-        """Commit with ``root`` as soon as every block is here.
+    def commit(self, feed: Feed, root: bytes, filesize: int, facts: Facts) -> None:
+        """Commit with ``root`` as soon as every block is here, unless ``feed`` ends before.
 
         Raises:
             BadFacts: ``filesize`` is not the one the upload was begun with.
         """
         if self.facts.filesize is not None and filesize != self.facts.filesize:
             raise BadFacts(f"COMMIT says {filesize} bytes, the upload was begun with {self.facts.filesize}")
-        if self._wanted is None or not self._finishing:
-            self._wanted = Finish(self.stored, self.attempt, root, filesize, facts)
+        self._commits[feed] = Finish(self.stored, self.attempt, root, filesize, facts)
         self._finish_if_complete()
 
     async def repair(self, digests: tuple[tuple[int, bytes], ...]) -> None:
@@ -218,7 +245,7 @@ class LiveUpload:
             Superseded: a greater attempt owns the upload.
         """
         while self.pending:
-            await self._committer.drain()
+            await self._durable.park()
         differing = await run_in_thread(lambda: self._differing(digests))
         if not differing:
             return
@@ -239,44 +266,46 @@ class LiveUpload:
         )
 
     def _finish_if_complete(self) -> None:
-        if self._wanted is None or self._finishing:
+        if not self._commits or self.finishing or self.discarded is not None:
             return
-        wanted = blocknum_of(self._wanted.filesize) - self.first // BLOCK_LENGTH
+        work = next(iter(self._commits.values()))
+        wanted = blocknum_of(work.filesize) - self.first // BLOCK_LENGTH
         if len(self.held) + len(self.pending) < wanted:
             return
-        self._finishing = True
-        self._wanted.attempt = self.attempt
-        self._submit(self._wanted, self._on_finished)
+        self.finishing = True
+        self._submit(work, self._on_finished)
 
     def _on_finished(self, work: Work) -> None:
-        self._finishing = False
-        self._wanted = None
+        self.finishing = False
+        self._commits.clear()
         if isinstance(work.outcome, StoredFile):
-            self.outcome = work.outcome
-            for feed in tuple(self.feeds):
-                feed.say_committed(work.outcome)
+            self.committed_as(work.outcome)
         elif isinstance(work.outcome, DigestsDiffer):
             for feed in tuple(self.feeds):
                 feed.say_differ(work.outcome)
         elif isinstance(work.outcome, BlockprotoError):
             self._fail(work.outcome)
 
-    def _fail(self, error: BlockprotoError) -> None:
-        self._wanted = None
+    def committed_as(self, stored: StoredFile) -> None:
+        """The file is there; perhaps it came as a brief one, with the same sourceid (BP1-BLK)."""
+        self.outcome = stored
         for feed in tuple(self.feeds):
-            feed.say_stopped(error)
+            feed.say_committed(stored)
+
+    def _fail(self, error: BlockprotoError) -> None:
+        self._commits.clear()
+        self._stop(error)
 
     # ---- end --------------------------------------------------------------------------------------------------
 
     def _submit(self, work: Work, done: Callable[[Work], None]) -> None:
-        self._works += 1
-
         def finished(work: Work) -> None:
             self._works -= 1
             done(work)
             self._rest()
 
         self._committer.submit(work, finished, principal=self.stored.key.principal)
+        self._works += 1
 
     def _rest(self) -> None:
         if not self.feeds and not self._works and not self._writes:
@@ -305,16 +334,14 @@ class Uploads:
         Raises:
             Superseded, SourceChanged, StoreFull: see ``LiveUpload.enter`` and ``UploadStore.open_upload``.
         """
-        while key in self._opening:
-            await self._opening[key].wait()
-        live = self._live.get(key)
+        live = await self._settled(key)
         if live is None:
             found = await self._load(key, facts, attempt, first)
             if isinstance(found, StoredFile):
-                return found
+                return _receipt_for(found, facts)
             live = found
         if live.outcome is not None:
-            return live.outcome
+            return _receipt_for(live.outcome, facts)
         try:
             live.enter(feed, facts, attempt)
         except BlockprotoError:
@@ -328,15 +355,35 @@ class Uploads:
         Raises:
             UnknownUpload: there is none.
         """
-        live = self._live.get(key)
+        live = await self._settled(key)
         if live is not None:
-            live.stop(Cancelled("the upload was cancelled"), discard=False)
-        done = trio.Event()
+            await live.discard(Cancelled("the upload was cancelled")).wait()
+            if live.outcome is not None:
+                raise UnknownUpload("it was committed meanwhile")
+            return
+        done = self._opening[key] = trio.Event()
         work = Discard(key)
-        self.committer.submit(work, lambda _: done.set(), principal=key.principal)
-        await done.wait()
-        if isinstance(work.outcome, BlockprotoError) and live is None:
+        try:
+            self.committer.submit(work, lambda _: done.set(), principal=key.principal)
+            await done.wait()
+        finally:
+            del self._opening[key]
+            done.set()
+        if isinstance(work.outcome, BlockprotoError):
             raise work.outcome
+
+    async def _settled(self, key: UploadKey) -> LiveUpload | None:
+        """The live upload of ``key`` once nobody is opening or discarding it."""
+        while True:
+            opening, live = self._opening.get(key), self._live.get(key)
+            if opening is not None:
+                await opening.wait()
+            elif live is None or live.discarded is None:
+                return live
+            elif live.discarded.is_set():
+                return None
+            else:
+                await live.discarded.wait()
 
     async def _load(self, key: UploadKey, facts: Facts, attempt: int, first: int) -> LiveUpload | StoredFile:
         ready = self._opening[key] = trio.Event()
@@ -354,3 +401,10 @@ class Uploads:
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
         live.stored.close()
+
+
+def _receipt_for(stored: StoredFile, facts: Facts) -> StoredFile:
+    """The receipt that answers an OPEN with ``facts`` (BP1-RES); raises SourceChanged if it is of another file."""
+    if facts.filesize not in (None, stored.filesize):
+        raise SourceChanged("this sourceid was committed with another size: use a new sourceid")
+    return stored
