@@ -494,6 +494,46 @@ def _cancel() -> Conversation:
     )  # fmt: skip
 
 
+def _sender_gives_up() -> Conversation:
+    return Conversation(
+        "sender-gives-up",
+        "A sender ends its stream with ERROR; the upload stays, and so does the connection.",
+        ["BP1-STR-006", "BP1-RES-021", "BP1-ERR-005"],
+        [
+            client("attempt", photo_open(1, ATTEMPT)),
+            server("nothing is held", photo_opened(1, ATTEMPT, 0), *OPENED_CHOICES),
+            client("block 2", photo_block(1, 2)),
+            client("no more of it", stop(1, 31)),
+            client("the same attempt again", photo_open(3, ATTEMPT)),
+            server(
+                "the upload is there", photo_opened(3, ATTEMPT, 0, held=[(2, 1)]), "held", *OPENED_CHOICES
+            ),
+        ],
+    )
+
+
+def _differ_on_one() -> Conversation:
+    wrong = frame("COMMIT", 1, sourceid=SOURCEID, root=bytes(32), filesize=len(PHOTO), blocknum=3)
+    return Conversation(
+        "differ-on-one-of-two",
+        "Two streams of an upload; DIGESTS_DIFFER goes only to the one that said COMMIT.",
+        ["BP1-DIG-005", "BP1-COM-007"],
+        [
+            client("attempt", photo_open(1, ATTEMPT)),
+            server("everything is held", photo_opened(1, ATTEMPT, len(PHOTO), held=[(0, 3)]), *OPENED_CHOICES),
+            client("the same attempt: join", photo_open(1, ATTEMPT), connection=2),
+            server("the same answer", photo_opened(1, ATTEMPT, len(PHOTO), held=[(0, 3)]),
+                   *OPENED_CHOICES, connection=2),
+            client("a root that is wrong", wrong),
+            server("not what is held", stop(1, 27, 1, retryable=1)),
+            client("the right root", photo_commit(1), connection=2),
+            server("complete", photo_committed(1), "file_id", connection=2),
+            server("complete, here too", photo_committed(1), "file_id"),
+        ],
+        after=("three-blocks-held",),
+    )  # fmt: skip
+
+
 def _goaway() -> Conversation:
     return Conversation(
         "goaway", "The server stops; a stream that crosses the message is refused.", ["BP1-END-008", "BP1-END-009"],
@@ -518,5 +558,5 @@ def conversations() -> list[Conversation]:
         _already_there(), _held("two-blocks-held", 2), _damaged_block(),
         _held("three-blocks-held-one-spoilt", 3, spoilt=True), _repair(), _unknown_size(), _download(),
         _ranged_fetch(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
-        _goaway(),
+        _sender_gives_up(), _differ_on_one(), _goaway(),
     ]  # fmt: skip

@@ -122,10 +122,10 @@ def list_files(stream: int = 1, name: str = "", **changed: int) -> Frame:
     return frame("LIST", stream, **({"kind": 1, "limit": 1} | changed), name=name, cursor="")
 
 
-def fetch(filename: str) -> Frame:
-    """A FETCH of a whole file by name."""
+def fetch(filename: str, *, stream: int = 1, first: int = 0, version: bytes = ZERO) -> Frame:
+    """A FETCH by name, to the end."""
     return frame(
-        "FETCH", 1, file_id=ZERO, first=0, length=None, version=ZERO, priority=1, held=[], prefixes=[],
+        "FETCH", stream, file_id=ZERO, first=first, length=None, version=version, priority=1, held=[], prefixes=[],
         filename=filename,
     )  # fmt: skip
 

@@ -173,6 +173,10 @@ def _names() -> Iterator[Refusal]:
     yield _file("name-empty", "BP1-NAM-004", "NAME_REFUSED", said, "filename length", "0")
     said = fetch("a/../b")
     yield _file("fetch-name", "BP1-NAM-004", "NAME_REFUSED", said, "filename", "dot-component")
+    said = fetch("")
+    yield _file("fetch-empty-name", "BP1-FET-001", "NAME_REFUSED", said, "filename length", "0")
+    said = frame("REMOVE", 1, kind=1, id=ZERO, filename="")
+    yield _file("remove-served-folder", "BP1-LST-012", "NAME_REFUSED", said, "filename length", "0")
 
 
 def _unknown() -> Iterator[Refusal]:
@@ -184,6 +188,27 @@ def _unknown() -> Iterator[Refusal]:
     yield _file("remove-unknown-file", "BP1-LST-010", "UNKNOWN_FILE", said, "filename", "not there")
     said = frame("REMOVE", 1, kind=2, id=FILE_ID, filename="")
     yield _file("remove-unknown-upload", "BP1-LST-013", "UNKNOWN_UPLOAD", said, "id", "not there")
+
+
+def _finished() -> Iterator[Refusal]:
+    stored = brief()
+    said = fetch("hello.txt", stream=3, first=14)
+    yield _file("fetch-behind-the-end", "BP1-FET-005", "BAD_FACTS", said, "first", "of 14 bytes", stored)
+    said = fetch("hello.txt", stream=3, version=FILE_ID)
+    yield _file("fetch-another-version", "BP1-FET-002", "SOURCE_CHANGED", said, "version", "made up", stored)
+    said = photo_open(3)
+    yield _file("open-after-commit", "BP1-RES-008", "SOURCE_CHANGED", said, "filesize", "it was 14", stored)
+    said = brief(3, sourceid=FILE_ID, filename="hello.txt/a")
+    yield _file("file-as-a-folder", "BP1-COM-012", "NOT_PERMITTED", said, "filename", "under a file", stored)
+    empty = {"filesize": 0, "blocknum": 0, "payload": b"", "digest": EMPTY_DIGEST}
+    folder = brief(filename="d", filetype="inode/directory", **empty)
+    said = fetch("d", stream=3)
+    yield _file("fetch-folder", "BP1-FET-001", "NOT_PERMITTED", said, "filename", "a folder", folder)
+    said = frame("REMOVE", 3, kind=1, id=ZERO, filename="d")
+    inside = brief(filename="d/e")
+    yield _file("remove-full-folder", "BP1-LST-012", "NOT_EMPTY", said, "filename", "holds e", inside)
+    said = frame("LIST", 1, flags=["FOLLOW"], kind=1, limit=1, name="", cursor="")
+    yield _file("follow", "BP1-LST-009", "UNSUPPORTED", said, "flags", "FOLLOW")
 
 
 def _brief() -> Iterator[Refusal]:
@@ -249,7 +274,7 @@ def _uploads() -> Iterator[Refusal]:
 def refusals_of_streams() -> Iterator[Refusal]:
     """All of them."""
     parts = (
-        _facts, _positions, _places, _states, _credit, _names, _unknown, _brief, _agreement, _uploads,
+        _facts, _positions, _places, _states, _credit, _names, _unknown, _finished, _brief, _agreement, _uploads,
     )  # fmt: skip
     for part in parts:
         yield from part()

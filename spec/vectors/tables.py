@@ -108,7 +108,7 @@ def digests() -> list[dict[str, Any]]:
         (0, 1),
         (BLOCK_LENGTH, BLOCK_LENGTH),
         (1, size),
-        (size, 1),
+        (size - 1, 10),
         (7, 0),
     ):
         rows.append(_digest_row(size, first, length))
