@@ -28,7 +28,15 @@ from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from .bulk import Bulk, if_exists_of, send_brief
 from .connection import Connection, error_of
 from .endpoint import Endpoint, endpoint_of
-from .errors import BadFacts, BlockprotoError, Code, ConnectionLost, GoingAway, Refused, UnexpectedMessage
+from .errors import (
+    BadFacts,
+    BlockprotoError,
+    Code,
+    ConnectionLost,
+    GoingAway,
+    SourceChanged,
+    UnexpectedMessage,
+)
 from .mailbox import Mailbox
 from .names import SafeName
 from .results import FileInfo, Receipt, UploadInfo, UploadJob, file_info, upload_info
@@ -68,6 +76,8 @@ BRIEF_LENGTH_MAX = 64 * 1024
 """A single file up to this size is sent without asking first: one round trip."""
 RECEIPTS_MAX = 2000
 _OTHER_SIDE = bytes(16)
+_COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}
+"""Errors after which the same request can succeed, perhaps on a new connection."""
 
 Dial = Callable[[], Awaitable[Endpoint]]
 OpenSidecar = Callable[[Path, int], UploadStore]
@@ -207,12 +217,14 @@ class Client:
             wanted = 1
         message = _open_message(sending, self._attempts.next())
         lanes: list[Lane] = []
+        sending.begin_again()
         try:
             for index in range(wanted):
                 lane = Lane(await self.connection(index), sending)
                 lanes.append(lane)
                 await lane.open(message)
                 if sending.committed is not None:
+                    sending.check_committed(sending.committed)
                     return index + 1
             await sending.run(lanes)
             return wanted
@@ -228,7 +240,7 @@ class Client:
         memory = memoryview(bytearray(size))
         content = bytes(await source.read_block(0, memory)) if size else b""
         if not source.unchanged():
-            raise Refused(f"{source.path} changed while it was being read", code=Code.SOURCE_CHANGED)
+            raise SourceChanged(f"{source.path} changed while it was being read")
         begun = time.perf_counter()
         committed = await self._retrying(partial(self._send_brief, sourceid, source.facts, content))
         state = Progress(source.facts.filename.text, size, size, size)
@@ -461,7 +473,7 @@ class Client:
 
     async def _wait_to_retry(self, error: BlockprotoError, tries: int) -> int:
         """Wait a little longer each time; raises ``error`` when waiting cannot help or was tried often enough."""
-        comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code == Code.BUSY
+        comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK
         if not comes_back or not error.retryable or tries + 1 >= self._tries:
             raise error
         pause_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2**tries)

@@ -30,18 +30,38 @@ from ..errors import (
     Code,
     ConnectionLost,
     DigestMismatch,
+    DigestsDiffer,
     GoingAway,
     LocalProtocolError,
+    Scope,
     SourceChanged,
     UnexpectedMessage,
 )
 from ..store import Facts
-from ..wire import Ack, Block, Cancel, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Priority
+from ..wire import (
+    Ack,
+    Block,
+    Cancel,
+    Commit,
+    Committed,
+    Error,
+    Have,
+    Message,
+    Open,
+    Opened,
+    Piece,
+    Priority,
+    digests_max,
+)
 from .committing import run_in_thread
 
 HAVE_DIGESTS_MAX = 1024
-BLOCK_TRIES_MAX = 5
+AGAIN_MAX = 3
+"""How often in a row a block is sent again because it arrived damaged (BP1-ERR)."""
+REPAIRS_MAX = 3
+"""Rounds of HAVE after which a sender gives up: its file is changing (BP1-DIG)."""
 _HASH_BATCH_BLOCKS = 32
+_BLOCKNUM_MAX = 1 << 32
 
 
 class Source(Protocol):
@@ -134,8 +154,12 @@ class Sending:
         self._missing: Iterator[int] = iter(())
         self._again: deque[int] = deque()
         self._tries: dict[int, int] = {}
-        self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
+        self._repairs = 0
+        self._root: bytes | None = None
         self._first_block = source.first // BLOCK_LENGTH
+        self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
+        if source.end is not None and source.end <= source.first:
+            self._blocknum = self._first_block
         self._failed: BlockprotoError | None = None
         self._opened = trio.Event()
         self._differs = False
@@ -149,35 +173,56 @@ class Sending:
         Raises:
             ConnectionLost: a connection ended; call again with new lanes to go on.
             SourceChanged: the file changed meanwhile; the receiver was told nothing of it.
+            OSError: the source could not be read.
             BlockprotoError: the receiver stopped it, and says why.
 
         Cancellation: streams are left as they are; end the connection or say CANCEL.
         """
         self._begin_round(lanes)
-        reason: BlockprotoError | None = None
+        reason: BlockprotoError | OSError | None = None
         try:
             while self.committed is None:
                 await self._send_missing(lanes)
                 if not self.source.unchanged():
                     raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
                 await self._commit(lanes)
-        except* BlockprotoError as group:
+        except* (BlockprotoError, OSError) as group:
             reason = self._failed or _first_of(group)
         if self.committed is None:
             assert reason is not None
             raise reason
-        return self.committed
+        return self.check_committed(self.committed)
+
+    def begin_again(self) -> None:
+        """Forget why the lanes before could not go on."""
+        self._failed = None
+
+    def check_committed(self, committed: Committed) -> Committed:
+        """``committed``, if it speaks of this file as far as that is known (BP1-COM); raises SourceChanged if not."""
+        filesize = self.source.facts.filesize
+        if filesize not in (None, committed.filesize) or self._root not in (None, committed.root):
+            raise SourceChanged(f"{self.progress.filename} was committed before with other bytes")
+        return committed
 
     def receiver_holds(self, held: BlockSet, prefixes: dict[int, int]) -> None:
         """What the receiver said it holds (OPENED, or FETCH)."""
         self.held = held
+        self._clip_held()
         self.prefixes = prefixes
         if self.held_before is None:
             self.held_before = held.copy()
+        for blockno in self._in_flight:
+            if blockno in held:
+                self.source.durable(blockno)
         self._report()
 
+    def _clip_held(self) -> None:
+        """Believe the receiver only about blocks that there are."""
+        self.held.discard(0, self._first_block)
+        if self._blocknum is not None:
+            self.held.discard(self._blocknum, _BLOCKNUM_MAX)
+
     def _begin_round(self, lanes: Sequence[Lane]) -> None:
-        self._failed = None
         self._in_flight.clear()
         self._undurable = 0
         self._again.clear()
@@ -205,7 +250,7 @@ class Sending:
         blocknum = self._blocknum
         assert blocknum is not None
         digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
-        root = root_of(digests, blocknum - self._first_block)
+        root = self._root = root_of(digests, blocknum - self._first_block)
         lane.connection.post(
             lane.stream, Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
         )
@@ -219,15 +264,16 @@ class Sending:
 
     async def _repair(self, lane: Lane, blocknum: int) -> None:
         """Tell every digest; the answer says what is still held, the rest is missing again (BP1-DIG)."""
+        self._repairs += 1
+        if self._repairs > REPAIRS_MAX:
+            raise DigestsDiffer(f"the roots differ after {REPAIRS_MAX} repairs: the file is changing")
         await self._digest_held()
         self._opened = trio.Event()
-        for first in range(0, max(blocknum, 1), HAVE_DIGESTS_MAX):
-            page = range(first, min(first + HAVE_DIGESTS_MAX, blocknum))
-            digests = tuple(
-                (blockno, self._digest(blockno)) for blockno in page if blockno >= self._first_block
-            )
-            more = first + HAVE_DIGESTS_MAX < blocknum
-            lane.connection.post(lane.stream, Have(digests, more=more))
+        most = min(HAVE_DIGESTS_MAX, digests_max(lane.connection.session.head_length_max))
+        for first in range(self._first_block, max(blocknum, self._first_block + 1), most):
+            page = range(first, min(first + most, blocknum))
+            digests = tuple((blockno, self._digest(blockno)) for blockno in page)
+            lane.connection.post(lane.stream, Have(digests, more=first + most < blocknum))
         while not self._opened.is_set():
             await self._wait()
         self._missing = self._blocks_missing()
@@ -335,6 +381,7 @@ class Sending:
     def _on_ack(self, message: Ack) -> None:
         for first, number in message.held:
             self.held.add(first, number)
+        self._clip_held()
         for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
             self._undurable -= self._in_flight.pop(blockno)
             self.source.durable(blockno)
@@ -342,17 +389,18 @@ class Sending:
 
     def _on_error(self, message: Error) -> None:
         error = error_of(message)
-        if error.code == Code.DIGESTS_DIFFER:
-            self._differs = True
-        elif error.code == Code.DIGEST_MISMATCH and error.blockno is not None:
-            self._send_again(error.blockno, error)
-        else:
+        if message.scope != Scope.BLOCK:
             self.fail(error)
+        elif error.code == Code.DIGESTS_DIFFER:
+            self._differs = True
+        elif error.blockno is not None:
+            self._send_again(error.blockno, error)
 
     def _send_again(self, blockno: int, error: BlockprotoError) -> None:
         self._tries[blockno] = self._tries.get(blockno, 0) + 1
-        if self._tries[blockno] >= BLOCK_TRIES_MAX:
-            self.fail(DigestMismatch(f"{error}: sent {BLOCK_TRIES_MAX} times", blockno=blockno))
+        if self._tries[blockno] > AGAIN_MAX or blockno not in self._digested:
+            self.fail(DigestMismatch(f"{error}: sent {AGAIN_MAX} times again", blockno=blockno))
+            return
         self.prefixes.pop(blockno, None)
         self._again.append(blockno)
 
@@ -488,14 +536,14 @@ class Lane:
         )
 
 
-def _first_of(group: BaseExceptionGroup[BlockprotoError]) -> BlockprotoError:
+def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
     """The error to tell: a reason rather than a lost connection that followed from it."""
-    errors: list[BlockprotoError] = []
+    errors: list[BlockprotoError | OSError] = []
     pending: list[BaseException] = [group]
     while pending:
         error = pending.pop(0)
         if isinstance(error, BaseExceptionGroup):
             pending.extend(error.exceptions)
-        elif isinstance(error, BlockprotoError):
+        elif isinstance(error, BlockprotoError | OSError):
             errors.append(error)
     return next((error for error in errors if not isinstance(error, ConnectionLost)), errors[0])
