@@ -112,7 +112,7 @@ class Session:
         self._own_next = 1 if side is Side.CLIENT else 2
         self._own_said = self._peer_said = 0
         self._own_open = self._peer_open = 0
-        self._preface_seen = self._greeting_sent = self._last_word = self._eof = False
+        self._preface_seen = self._greeting_sent = self._last_word = False
         self._deaf = False
         self._payload_left = 0
         self._payload_of: Stream | None = None
@@ -132,13 +132,9 @@ class Session:
         """Give the buffer back while nothing is expected soon. Ends all payload views."""
         self._reader.idle()
 
-    def eof(self) -> None:
-        """The peer will send nothing more; ``clean`` says whether it stopped between two frames."""
-        self._eof = True
-
     @property
     def clean(self) -> bool:
-        """Whether everything that came was whole frames."""
+        """Whether everything that came was whole frames: at EOF, whether the peer stopped between two of them."""
         return not (self._deaf or self._payload_left or self._reader.buffered)
 
     @property
@@ -177,7 +173,6 @@ class Session:
                     return event
         except RemoteProtocolError:
             self._deaf = True
-            self._reader.discard()
             raise
 
     def _recognise(self) -> bool:

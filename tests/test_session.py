@@ -115,7 +115,7 @@ def refusal(session: Session, raw: bytes) -> RemoteProtocolError:
     with pytest.raises(RemoteProtocolError) as caught:
         feed(session, raw)
     assert not session.clean
-    assert feed(session, b"anything" * 9) == []
+    assert feed(session, bytes(3 * RECEIVE_BUFFER_LENGTH)) == []
     return caught.value
 
 
@@ -134,6 +134,7 @@ def test_greeting_in_pieces(piece):
     assert isinstance(event, Greeted)
     assert event.hello.agent == "us/1"
     assert server.peer_hello == event.hello == client.limits.hello()
+    assert (client.side, server.side) == (Side.CLIENT, Side.SERVER)
     assert server.clean
 
 
@@ -256,6 +257,19 @@ def test_limits_are_judged_from_sixteen_bytes():
     assert servers[2].head_begun
 
 
+def test_what_is_exactly_at_a_limit_is_taken():
+    early = Session(Side.SERVER)
+    feed(early, wire.PREFACE + encode_frame(0, Hello()))
+    for session, most in ((early, 4096), (pair(Limits(head_length_max=5000))[1], 5000)):
+        longest = replace(OPEN, filename="x" * (most - 42))
+        frame = encode_frame(1, longest)
+        assert len(frame) == 16 + most
+        assert feed(session, frame) == [Received(1, longest, 0)]
+        for payload in (0, 65_536 - most):
+            assert feed(session, sealed(27, bytes(most), payload=payload) + bytes(payload)) == []
+        assert isinstance(refusal(session, sealed(27, bytes(most), payload=65_537 - most)), FrameTooLarge)
+
+
 def test_before_the_greeting_a_piece_of_the_early_limit_is_taken():
     server = Session(Side.SERVER)
     feed(server, wire.PREFACE + encode_frame(0, Hello()))
@@ -310,7 +324,6 @@ def test_clean_and_head_begun_say_where_the_bytes_stop():
     for at in range(len(raw) + 1):
         _, server = pair()
         feed(server, raw[:at])
-        server.eof()
         assert server.clean == (at in {0, len(raw)})
         assert server.head_begun == (0 < at < head_end)
 
@@ -699,6 +712,16 @@ def test_nothing_is_kept_of_closed_streams():
         assert kept == [{}, set(), set()]
 
 
+def test_no_credit_is_owed_to_closed_streams():
+    client, server = pair(Limits(stream_allowance=1 << 18))
+    feed(server, client.send(client.open_stream(), OPEN) + client.send(1, BLOCK, 1 << 16) + bytes(1 << 16))
+    server.consumed(1, 1 << 16)
+    server.send(1, COMMITTED)
+    [frame] = server.credits_due(1)
+    assert wire.decode_header(frame).stream == 0
+    assert server._owing == set()
+
+
 # Credit
 
 
@@ -774,6 +797,17 @@ def test_credit_is_returned_as_totals():
     assert client.sendable(stream) == 1 << 20
     assert client.received_by_peer(stream) == client.received_by_peer(0) == 1 << 18
     assert client.sent(99) == client.received_by_peer(99) == client.sendable(99) == 0
+
+
+def test_a_stream_is_granted_more_after_an_eighth_of_its_window():
+    client, server = pair(Limits(stream_allowance=1 << 20))
+    feed(server, client.send(client.open_stream(), OPEN))
+    feed(server, client.send(1, BLOCK, 1 << 17) + bytes(1 << 17))
+    server.consumed(1, (1 << 17) - 1)
+    assert len(server.credits_due(1)) == 1
+    server.consumed(1, 1)
+    assert len(server.credits_due((1 << 17) + 1)) == 0
+    assert len(server.credits_due(1)) == 2
 
 
 def test_a_small_file_makes_no_credit_of_its_own():
@@ -926,6 +960,19 @@ def test_bytes_outside_their_block_are_rejected(message, length):
     answer = server.send(1, stream_error(event.error))
     assert wire.decode_header(answer).type == wire.Type.ERROR
     assert server.clean
+
+
+def test_a_block_that_has_ended_is_not_continued():
+    unknown = Block(ID, None, None, 0, 0, "a", "", DIGEST)
+    for ending in ((unknown, 100), (replace(BLOCK, digest=DIGEST), 100)):
+        client, server = pair()
+        feed(server, client.send(client.open_stream(), replace(OPEN, filesize=None, blocknum=None)))
+        feed(server, client.send(1, *ending) + bytes(100))
+        with pytest.raises(LocalProtocolError):
+            client.send(1, Piece(100), 1)
+        [event] = feed(server, encode_frame(1, Piece(100), 1) + b"x")
+        assert isinstance(event, Rejected)
+        assert isinstance(event.error, BadFacts)
 
 
 def test_a_new_block_abandons_the_one_before():
