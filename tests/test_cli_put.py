@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,27 @@ def test_nobody_there_is_3_and_says_how_to_go_on(tmp_path: Path, run: Run) -> No
     assert f"bp://127.0.0.1:{port}" in ran.err
     assert "run the same command again" in ran.err
     assert "Traceback" not in ran.err
+
+
+def test_somebody_else_on_the_port(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as pool:
+        pool.submit(_answer_in_http, listener)
+        address = f"bp://127.0.0.1:{listener.getsockname()[1]}"
+        ran = run("put", tmp_path / "a", address + "/")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert ran.status in (Status.FAILED, Status.UNREACHABLE)
+    assert address in ran.err
+    assert "Traceback" not in ran.err
+
+
+def _answer_in_http(listener: socket.socket) -> None:
+    """What a web server says to anything it does not understand, until the listener is shut down."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 def test_a_name_that_no_resolver_knows(tmp_path: Path, run: Run) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, Receipt, UploadJob, connect
-from ..errors import ConnectionLost
+from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
 from .address import Address, to_address
@@ -32,6 +32,8 @@ from .walk import Found, total_of, walk
 
 STDIN = "-"
 STDIN_NAME = "stdin"
+_ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError)
+"""Errors that concern the server as a whole: told once, not for each file."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,9 @@ class _Tally:
     there_already: int = 0
     left_out: int = 0
     failed: int = 0
-    lost: list[ConnectionLost] = field(default_factory=list)
+    lost: list[BlockprotoError] = field(default_factory=list)
+    given: int = 0
+    answered: int = 0
 
 
 @click.command("put")
@@ -141,7 +145,7 @@ async def _put(wanted: _Wanted, connections: int) -> int:
         try:
             async with connect(wanted.address.server, connections=connections) as client:
                 await _send_all(client, wanted, tally, meter)
-        except ConnectionLost as error:
+        except _ENDS_ALL as error:
             tally.lost.append(error)
     _sum_up(wanted, tally, time.monotonic() - began)
     return tally.status
@@ -197,8 +201,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     source: BinaryIO = sys.stdin.buffer
     try:
         receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
-    except ConnectionLost as error:
-        error.add_note("stdin")
+    except _ENDS_ALL:
         raise
     except BlockprotoError as error:
         _failed(tally, STDIN_NAME, error)
@@ -209,16 +212,23 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
 async def _send_jobs(
     client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, found: Iterator[Found]
 ) -> None:
-    jobs: Iterable[UploadJob] = (UploadJob(one.path, one.name, wanted.if_exists) for one in found)
+    jobs = _jobs(wanted, tally, found)
     async with aclosing(client.upload_all(jobs, progress=meter.update)) as ended:
         async for job, outcome in ended:
+            tally.answered += 1
             if isinstance(outcome, Receipt):
                 _stored(wanted, tally, meter, str(job.path), outcome)
-            elif isinstance(outcome, ConnectionLost):
+            elif isinstance(outcome, _ENDS_ALL):
                 tally.lost.append(outcome)
             else:
                 meter.finished(job.name, 0)
                 _failed(tally, str(job.path), outcome)
+
+
+def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
+    for one in found:
+        tally.given += 1
+        yield UploadJob(one.path, one.name, wanted.if_exists)
 
 
 def _failed(tally: _Tally, about: str, error: BaseException) -> None:
@@ -253,6 +263,8 @@ def _describe(receipt: Receipt) -> str:
 
 
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
+    if tally.answered < tally.given and not tally.lost:
+        tally.lost.append(ConnectionLost(f"{tally.given - tally.answered} files were never answered for"))
     if tally.lost:
         left = f" ({len(tally.lost)} files did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
