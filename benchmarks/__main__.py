@@ -32,7 +32,7 @@ from .processes import CommandFailed
 from .report import console, describe_machine, print_section, print_summary, write_json
 from .resume import resume
 from .startup import startup
-from .targets import FOLDER_FILES, HELD_BLOCKS, MEMORY_SIZE
+from .targets import FOLDER_FILES, HELD_BLOCKS
 from .throughput import download, upload
 
 RESULTS = Path("benchmarks") / "results"
@@ -107,8 +107,16 @@ def _to_scenarios(_context: click.Context, _parameter: click.Parameter, text: st
 @click.option(
     "--files", default=FOLDER_FILES, show_default=True, type=click.IntRange(1), help="Files of a folder."
 )
-@click.option("--memory-size", default=MEMORY_SIZE, callback=lambda c, p, v: _to_size(c, p, str(v)))
-@click.option("--held-blocks", default=HELD_BLOCKS, show_default=True, type=click.IntRange(16))
+@click.option(
+    "--memory-size", default="8GiB", show_default=True, callback=_to_size, help="The file that shows memory."
+)
+@click.option(
+    "--held-blocks",
+    default=HELD_BLOCKS,
+    show_default=True,
+    type=click.IntRange(16),
+    help="Blocks of the resume.",
+)
 @click.option("--seed", type=int, help="Draws the order again as in an earlier run.")
 def main(
     sizes: tuple[int, ...],

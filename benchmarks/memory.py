@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from .arena import Arena
 from .contest import Options
 from .figures import Row, Section, show_size
+from .ours import timing_of
 from .pairs import summarise
 from .places import remove
 from .processes import CommandFailed, peak_bytes, timed_with_peak
@@ -26,23 +27,25 @@ def memory(arena: Arena, options: Options) -> Iterator[Section]:
         return
     source = sparse_file(arena.place.folder / "sparse.bin", size)
     stored = arena.ours.served / source.name
-    put = arena.ours.put(source, "--connections", str(CONNECTIONS))
-    rows = _rows(arena, f"upload over {CONNECTIONS} connections", put)
+    put = arena.ours.put(source, "--json", "--connections", str(CONNECTIONS))
+    rows = _rows(arena, f"upload over {CONNECTIONS} connections", put, size)
     remove(stored)
     source.rename(stored)
     dest = arena.place.folder / "fetched"
     arena.ours.server.stop()
     arena.ours.restart()
-    rows += _rows(arena, "download", arena.ours.get(stored.name, dest))
+    rows += _rows(arena, "download", arena.ours.get(stored.name, dest, "--json"))
     remove(stored)
     remove(dest)
     yield Section(title, rows)
 
 
-def _rows(arena: Arena, what: str, command: list[str]) -> list[Row]:
+def _rows(arena: Arena, what: str, command: list[str], payload_bytes: int | None = None) -> list[Row]:
+    """The rows of one transfer, which must put ``payload_bytes`` on the wire if given."""
     before = peak_bytes(arena.ours.server.pid) or 0
     try:
         ran, client = timed_with_peak(command, arena.ours.env)
+        timing_of(ran, payload_bytes)
     except CommandFailed as error:
         return [Row(f"peak of both, {what}", "MiB", None, MEMORY_MIB, note=arena.ours.explain(error))]
     server = peak_bytes(arena.ours.server.pid) or 0

@@ -78,15 +78,17 @@ class Summary(NamedTuple):
 
 @dataclass(slots=True)
 class Match:
-    """Everything that was measured between us and the peers in one run."""
+    """Everything that was measured between us and the peers in one run.
+
+    Attributes:
+        pairs: in the order in which they were run.
+        failures: peer → why it did not finish.
+        peers: those with at least one pair, in the order in which they were given.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def peers(self) -> list[str]:
-        """Those with at least one pair, in the order of their first."""
-        return list(dict.fromkeys(pair.peer for pair in self.pairs))
+    peers: list[str] = field(default_factory=list)
 
     def of(self, peer: str) -> list[Pair]:
         """The pairs with one peer."""
@@ -151,6 +153,7 @@ def run_pairs(
             match.pairs.append(_measure(ours, able[turn.peer], turn, settle))
         except _TheirFailure as failure:
             match.failures[turn.peer] = str(failure)
+    match.peers = [name for name in able if match.of(name)]
     return match
 
 

@@ -191,7 +191,7 @@ def peak_bytes(pid: int) -> int | None:
 
 
 def read_bytes(pid: int) -> int:
-    """The bytes a process has asked the kernel to read so far (files and sockets, ``rchar``)."""
+    """The bytes a process has read from files so far (``rchar``); what came by ``recv`` or a memory map is not in it."""
     for line in Path(f"/proc/{pid}/io").read_text().splitlines():
         if line.startswith("rchar:"):
             return int(line.split()[1])

@@ -39,7 +39,6 @@ FOLDER_WAITS = at_most(0.1)
 SECOND_RUN_PAYLOAD = at_most(0)
 """Bytes of content that a second run of the same ``put DIR`` sends."""
 
-MEMORY_SIZE = 8 * GIB
 MEMORY_MIB = at_most(64)
 """Peak resident memory of server and of client, MiB, whatever the size."""
 

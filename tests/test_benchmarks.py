@@ -146,7 +146,7 @@ def test_floors_that_spread_more_than_twofold_make_a_run_void() -> None:
 def _match(floors: list[float]) -> Match:
     pairs = [Pair(n, FLOOR, Timing(1.2, 1.0), Timing(9.0, floor), True) for n, floor in enumerate(floors)]
     pairs += [Pair(n, "rsync", Timing(1.2, 1.0), Timing(0.9), False) for n in range(len(floors))]
-    return Match(pairs)
+    return Match(pairs, peers=[FLOOR, "rsync"])
 
 
 def test_the_floor_is_compared_by_elapsed_s_and_others_by_the_whole_command() -> None:
