@@ -24,7 +24,14 @@ import trio
 
 from .blocks import BLOCK_LENGTH, blocknum_of, digest_of
 from .connection import Connection, Opening, error_of
-from .errors import BlockprotoError, ConnectionLost, Refused, SourceChanged, UnexpectedMessage
+from .errors import (
+    BlockprotoError,
+    ConnectionLost,
+    GoingAway,
+    Refused,
+    SourceChanged,
+    UnexpectedMessage,
+)
 from .names import SafeName, show_name
 from .results import Receipt, UploadJob
 from .sources import FileSource, filetype_of, folder_facts
@@ -174,7 +181,7 @@ class Bulk:
     """
 
     def __init__(self, host: Host, deliver: Deliver, on_progress: OnProgress | None) -> None:
-        self.lost: ConnectionLost | None = None
+        self.lost: BlockprotoError | None = None
         self._host = host
         self._deliver = deliver
         self._on_progress = on_progress
@@ -194,7 +201,7 @@ class Bulk:
             self._open = {id(job): job for job in page}
             try:
                 await self._run_page(page)
-            except ConnectionLost as exc:
+            except BlockprotoError as exc:
                 self.lost = exc
             if self._open:
                 return [*self._open.values(), *remaining]
@@ -218,11 +225,11 @@ class Bulk:
             await self._send_big(one)
 
     def _finish(self, job: UploadJob, outcome: Outcome) -> None:
-        """Deliver an outcome; a job that only lost its connection stays open."""
-        if isinstance(outcome, ConnectionLost):
+        """Deliver an outcome; a job that only lost its connection, or came too late on it, stays open."""
+        if isinstance(outcome, ConnectionLost | GoingAway):
             self.lost = outcome
             return
-        del self._open[id(job)]
+        self._open.pop(id(job), None)
         self._deliver(job, outcome)
 
     def _prepare(self, job: UploadJob) -> Prepared | None:
@@ -308,7 +315,7 @@ class Bulk:
             blocknum=blocknum_of(known.filesize),
             sourceid=one.sourceid.hex(),
             root=known.root.hex(),
-            b3sum=known.b3sum.hex() if known.b3sum else None,
+            b3sum=known.b3sum.hex() if known.b3sum else self._b3sum_of_root(one, known),
             stored_as=known.stored_as,
             resumed=True,
             blocks_sent=0,
@@ -317,6 +324,12 @@ class Bulk:
             connections=1,
             elapsed_s=0.0,
         )
+
+    @staticmethod
+    def _b3sum_of_root(one: Prepared, known: ReceiptItem) -> str | None:
+        """For a file of at most one block the root is the BLAKE3 of the file."""
+        whole = known.filesize <= BLOCK_LENGTH and one.facts.filetype != FOLDER_FILETYPE
+        return known.root.hex() if whole else None
 
     def _report(self, one: Prepared, sent: int) -> None:
         if self._on_progress is not None:
@@ -336,8 +349,8 @@ class Bulk:
             outcome = await self._host.upload_source(source, one.sourceid, self._on_progress)
         except ConnectionLost:
             raise
-        except BlockprotoError as exc:
-            outcome = exc
+        except (OSError, BlockprotoError) as exc:
+            outcome = _as_error(one.job, exc)
         finally:
             source.close()
         self._finish(one.job, outcome)
@@ -385,7 +398,8 @@ def _read_whole(one: Prepared) -> bytes:
         return b""
     with open(one.job.path, "rb", buffering=0) as file:
         content = file.read(BLOCK_LENGTH + 1) or b""
-    if len(content) != one.facts.filesize:
+        now = os.fstat(file.fileno())
+    if (len(content), now.st_mtime_ns) != (one.facts.filesize, one.facts.mtime_ns):
         raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
     return content
 

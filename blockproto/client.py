@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -164,7 +164,7 @@ class Client:
 
     async def upload_all(
         self, jobs: Iterable[UploadJob], *, progress: OnProgress | None = None
-    ) -> AsyncIterator[tuple[UploadJob, Receipt | BlockprotoError]]:
+    ) -> AsyncGenerator[tuple[UploadJob, Receipt | BlockprotoError], None]:
         """Upload many files and folders; yields each with its receipt, or with why it failed, as they end.
 
         Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
@@ -345,17 +345,21 @@ class Client:
         try:
             async with background_tasks() as nursery:
                 committer = Committer(store)
-                nursery.start_soon(committer.run)
+                committing = trio.CancelScope(shield=True)
+                nursery.start_soon(_commit_within, committing, committer)
                 uploads = Uploads(store, committer, Disk())
-                fetching = _Fetching(await self.connection(), uploads, entry, first, end, progress)
-                return await fetching.run(facts, dest, begun, self._attempts.next())
+                try:
+                    fetching = _Fetching(await self.connection(), uploads, entry, first, end, progress)
+                    return await fetching.run(facts, dest, begun, self._attempts.next())
+                finally:
+                    committing.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await run_in_thread(store.close)
 
     # ---- questions --------------------------------------------------------------------------------------------
 
-    async def listing(self, folder: str = "", *, recursive: bool = False) -> AsyncIterator[FileInfo]:
+    async def listing(self, folder: str = "", *, recursive: bool = False) -> AsyncGenerator[FileInfo, None]:
         """The entries of a folder on the server, in byte order of their names; with ``recursive`` all below it.
 
         Raises:
@@ -382,7 +386,7 @@ class Client:
         """
         return file_info(await self._stat_item(name, b3sum=b3sum))
 
-    async def uploads(self) -> AsyncIterator[UploadInfo]:
+    async def uploads(self) -> AsyncGenerator[UploadInfo, None]:
         """The unfinished uploads on the server."""
         cursor = ""
         while True:
@@ -640,6 +644,12 @@ def tcp_dial(url: str) -> tuple[Dial, str]:
             raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
 
     return dial, server
+
+
+async def _commit_within(scope: trio.CancelScope, committer: Committer) -> None:
+    """Commit until ``scope`` is cancelled: what a cancelled download still owes is recorded first."""
+    with scope:
+        await committer.run()
 
 
 def _reason(error: OSError) -> str:
