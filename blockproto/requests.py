@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
 from .connection import Connection
-from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
+from .errors import BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
 from .names import SafeName
 from .store import (
     Facts,
@@ -33,6 +33,7 @@ from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.sending import Lane, Sending
 from .transfer.uploads import Uploads
 from .wire import (
+    ZERO_ID,
     EntryKind,
     Fetch,
     FileItem,
@@ -112,8 +113,6 @@ class Answerer:
         return Result(kind=message.kind)
 
     async def _list(self, message: List) -> Result:
-        if message.follow:
-            raise Unsupported("FOLLOW is reserved for a later profile")
         if message.kind == ListKind.UPLOADS:
             return await self._list_uploads(message)
         if message.kind == ListKind.RECEIPTS:
@@ -222,7 +221,7 @@ class ServedFetch:
             reader.close()
             raise
         entry = reader.entry
-        sending = Sending(source, entry.version, priority=Priority(message.priority))
+        sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
         sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
         self._reader = reader
         self._lane = Lane(self._connection, sending, self._stream)
@@ -248,7 +247,6 @@ class StoredSource:
         message: the FETCH.
 
     Raises:
-        BadFacts: the range begins past the file's end, or it is a folder.
         SourceChanged: the file is not of the version that was asked for.
     """
 
@@ -256,13 +254,11 @@ class StoredSource:
         entry = reader.entry
         if message.version not in (bytes(16), entry.version):
             raise SourceChanged(f"{entry.filename.text} is not the version that was asked for any more")
-        if message.first > entry.filesize or (message.first == entry.filesize and entry.filesize):
-            raise BadFacts(f"the range begins at {message.first}, the file has {entry.filesize} bytes")
         self.facts = Facts(entry.filename, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode)
-        self.first = message.first
+        self.first = min(message.first, entry.filesize)
         self.end: int | None = entry.filesize
         if message.length is not None:
-            self.end = min(entry.filesize, message.first + message.length)
+            self.end = min(entry.filesize, self.first + message.length)
         self.window_bytes: int | None = None
         self._reader = reader
         self._disk = disk
@@ -304,7 +300,7 @@ def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memo
 
 def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Open:
     return Open(
-        sourceid=entry.version,
+        sourceid=ZERO_ID,
         attempt=0,
         filesize=entry.filesize,
         blocknum=blocknum_of(entry.filesize),
@@ -316,7 +312,7 @@ def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Ope
         root=entry.root,
         b3sum=entry.b3sum,
         version=entry.version,
-        file_id=entry.file_id,
+        file_id=None if entry.file_id == ZERO_ID else entry.file_id,
     )
 
 

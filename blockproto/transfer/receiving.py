@@ -399,6 +399,7 @@ class FetchIncoming(Incoming):
     ) -> None:
         super().__init__(connection, 0, uploads, principal)
         self.payload_bytes = 0
+        self._opening: Open | None = None
         self._version = version
         self._done = done
         self._on_durable = on_durable
@@ -433,7 +434,13 @@ class FetchIncoming(Incoming):
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
-        super().say_committed(stored)
+        opening = self._opening
+        assert opening is not None
+        assert opening.filesize is not None
+        message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, opening.filesize, "")
+        self._connection.post(self._stream, message)
+        self._connection.forget(self._stream)
+        self._leave()
         self._done(stored)
 
     def say_stopped(self, error: BlockprotoError) -> None:
@@ -442,8 +449,9 @@ class FetchIncoming(Incoming):
         self._done(error)
 
     async def _open(self, message: Open) -> None:
-        if message.version != self._version:
+        if message.version != self._version or message.filesize is None:
             raise SourceChanged(f"{message.filename} changed while it was being fetched")
+        self._opening = message
         self._sourceid = message.sourceid
         self._said = _said(message)
 
