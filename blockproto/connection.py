@@ -317,8 +317,12 @@ class Connection:
             self.endpoint.limit_unsent(len(self._sending) > 1)
 
     def piece_length(self) -> int:
-        """How many bytes the next piece should have."""
-        return self.pace.piece_length(self.session.piece_length_max)
+        """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
+        hello = self.session.peer_hello
+        longest = self.session.piece_length_max
+        if hello is not None:
+            longest = min(longest, hello.stream_allowance // 4, hello.connection_allowance // 4)
+        return self.pace.piece_length(longest)
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         while True:
@@ -369,6 +373,7 @@ class Connection:
         finally:
             self._pumping = False
             self._tell()
+            self._leave_if_quiet()
 
     def _tell(self) -> None:
         """Something changed that somebody may wait for."""
@@ -462,6 +467,7 @@ class Connection:
             if not self.session.is_open(stream):
                 self.forget(stream)
                 self._tell()
+                self._leave_if_quiet()
 
     def _handle_own(self, message: Message) -> None:
         if isinstance(message, Ping):
@@ -472,6 +478,7 @@ class Connection:
         elif isinstance(message, GoAway):
             self.going_away = message
             self._tell()
+            self._leave_if_quiet()
         elif isinstance(message, Error):
             raise ConnectionLost(
                 f"{self.endpoint.peer} ended the connection: {message.text or message.code}",
@@ -547,6 +554,8 @@ class Connection:
         return deadline
 
     def _on_silence(self, now: float) -> None:
+        if self._head_begun_at is not None and now >= self._head_begun_at + HEAD_S:
+            raise RemoteProtocolError("a frame was begun and not ended", code=Code.TIMEOUT)
         if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
             self._return_credit(now)
             return
@@ -583,7 +592,7 @@ class Connection:
     def _last_words(self, error: BlockprotoError) -> list[bytes]:
         self._last_said = True
         if isinstance(error, NotBlockproto):
-            return [NOT_BLOCKPROTO_TEXT]
+            return [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
         greeting = (
             [] if self.greeted.is_set() or self.session.side is Side.CLIENT else [self.session.greeting()]
         )

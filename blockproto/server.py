@@ -53,6 +53,7 @@ class Server:
         self._limits = limits or Limits(agent="blockproto")
         self._connections: set[Connection] = set()
         self._stopping = trio.Event()
+        self._stopped = False
         self._failure: StoreFailed | None = None
         self._nursery: trio.Nursery | None = None
         self._started = trio.Event()
@@ -131,6 +132,8 @@ class Server:
         session = Session(Side.SERVER, self._limits)
         connection = Connection(endpoint, session, accept=self._acceptor(self._nursery))
         self._connections.add(connection)
+        if self._stopped:
+            connection.close(GoingAway())
         try:
             reason = await connection.run()
             if isinstance(reason, StoreFailed):
@@ -164,9 +167,13 @@ class Server:
         """Remove what has expired, a little at a time."""
         while True:
             now_ms = time.time_ns() // 1_000_000
-            works = await run_in_thread(partial(self.store.sweep, now_ms))
-            for work in works:
-                self.committer.submit(work, lambda _: None, principal=ANONYMOUS, small=True)
+            try:
+                works = await run_in_thread(partial(self.store.sweep, now_ms))
+                for work in works:
+                    self.committer.submit(work, lambda _: None, principal=ANONYMOUS, small=True)
+            except StoreFailed as exc:
+                self._fail(exc)
+                return
             if works:
                 await self.committer.drain()
             else:
@@ -184,6 +191,7 @@ class Server:
         with trio.move_on_after(GRACE_S):
             for connection in connections:
                 await connection.finished.wait()
+        self._stopped = True
         for connection in tuple(self._connections):
             connection.close(GoingAway())
             await connection.finished.wait()

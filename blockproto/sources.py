@@ -5,6 +5,8 @@ Nothing here needs more than portable Python: where there is no ``os.pread``, a 
 
 from __future__ import annotations
 
+import errno
+import inspect
 import mimetypes
 import os
 import stat
@@ -48,14 +50,16 @@ class FileSource:
     window_bytes: int | None = None
 
     def __init__(self, path: Path, name: str, if_exists: IfExists, filetype: str | None = None) -> None:
+        filename = SafeName.parse(name)
         self.path = os.path.realpath(path)
+        if not stat.S_ISREG(
+            os.stat(path).st_mode
+        ):  # before it is opened: opening a pipe waits for its writer
+            raise Refused(f"{show_name(str(path))} is not a regular file")
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self.stat = os.fstat(self._file.fileno())
-        if not stat.S_ISREG(self.stat.st_mode):
-            self._file.close()
-            raise Refused(f"{show_name(str(path))} is not a regular file")
         self.facts = Facts(
-            filename=SafeName.parse(name),
+            filename=filename,
             filetype=filetype or filetype_of(name),
             filesize=self.stat.st_size,
             mtime_ns=self.stat.st_mtime_ns,
@@ -170,7 +174,13 @@ class StreamSource:
 
 
 def reader_of(source: object) -> ReadSome:
-    """Read from ``source``: a Trio stream (``receive_some``) or a binary file object (``readinto`` or ``read``)."""
+    """Read from ``source``: a Trio stream (``receive_some``) or a binary file (``readinto``), Trio's own included.
+
+    Raises:
+        TypeError: it is neither.
+
+    The returned function raises BlockingIOError for a file that is non-blocking and has nothing now: that is not its end.
+    """
     receive_some = getattr(source, "receive_some", None)
     if receive_some is not None:
 
@@ -185,8 +195,14 @@ def reader_of(source: object) -> ReadSome:
         raise TypeError(f"{type(source).__name__} is neither a path, nor a binary file, nor a Trio stream")
 
     async def read(view: memoryview) -> int:
-        # A read from a pipe or terminal may never return: a cancelled upload leaves its thread behind.
-        return await trio.to_thread.run_sync(readinto, view, abandon_on_cancel=True) or 0
+        if inspect.iscoroutinefunction(readinto):
+            count = await readinto(view)
+        else:
+            # A read from a pipe or terminal may never return: a cancelled upload leaves its thread behind.
+            count = await trio.to_thread.run_sync(readinto, view, abandon_on_cancel=True)
+        if count is None:
+            raise BlockingIOError(errno.EAGAIN, "the source is non-blocking and has nothing to read now")
+        return int(count)
 
     return read
 
