@@ -139,7 +139,15 @@ def main(
     about: dict[str, Any] = {
         "began": began.isoformat(timespec="seconds"),
         "seed": seed,
-        "asked": {"sizes": sizes, "pairs": pairs, "only": only, "place": place, "files": files},
+        "asked": {
+            "sizes": sizes,
+            "pairs": pairs,
+            "only": only,
+            "place": place,
+            "files": files,
+            "memory_size": memory_size,
+            "held_blocks": held_blocks,
+        },
         "machine": describe_machine(),
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -56,6 +57,8 @@ def work_in(name: str, disk: Path) -> Iterator[Place]:
         yield Place(name, folder, file_system_of(folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another run may be in it
+            disk.rmdir()
 
 
 def file_system_of(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,11 +105,11 @@ def _peer_versions() -> dict[str, str]:
 
 
 def _first_line(command: list[str]) -> str:
-    """What a program says first, on either output; vsftpd says it on its standard input."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return next(iter(done.stdout.decode(errors="replace").splitlines()), "")
+    """What a program says first, wherever it says it (vsftpd: on its standard input); empty if it fails."""
+    with tempfile.TemporaryFile() as said:
+        try:
+            done = subprocess.run(command, stdin=said, stdout=said, stderr=said, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        said.seek(0)
+        return "" if done.returncode else said.readline().decode(errors="replace").strip()
