@@ -76,6 +76,7 @@ class SocketEndpoint:
 
     async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
         """See Endpoint. Bytes that are here already are taken without a scope for the deadline: it costs more."""
+        await self._yield_after(0)  # before bytes are taken, so that a cancellation loses none
         while True:
             try:
                 received = self._socket.recv_into(view)
@@ -88,7 +89,7 @@ class SocketEndpoint:
                 continue
             except OSError as exc:
                 raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
-            await self._yield_after(received)
+            self._unyielded += received
             return received
 
     async def send(self, parts: Sequence[Part]) -> None:
