@@ -28,10 +28,13 @@ async def test_background_tasks_end_with_the_body() -> None:
 
 
 async def test_an_error_of_the_body_is_not_wrapped() -> None:
-    with pytest.raises(ConnectionLost, match="gone"):
+    async def body() -> None:
         async with background_tasks() as nursery:
             nursery.start_soon(trio.sleep_forever)
             raise ConnectionLost("gone")
+
+    with pytest.raises(ConnectionLost, match="gone"):
+        await body()
 
 
 async def test_its_cause_stays() -> None:
@@ -47,10 +50,13 @@ async def _fail() -> None:
 
 
 async def test_an_error_in_the_background_ends_the_body() -> None:
-    with pytest.raises(ValueError, match="a bug"):
+    async def body() -> None:
         async with background_tasks() as nursery:
             nursery.start_soon(_fail)
             await trio.sleep_forever()
+
+    with pytest.raises(ValueError, match="a bug"):
+        await body()
 
 
 async def test_an_error_from_a_nested_nursery_is_not_wrapped() -> None:

@@ -38,7 +38,9 @@ async def _share(turns: Turns, senders: dict[str, tuple[int, int]], pieces: int)
 
 
 async def test_three_priorities_share_16_to_4_to_1_by_bytes() -> None:
-    written = await _share(Turns(), {"interactive": (0, PIECE), "normal": (1, PIECE), "bulk": (2, PIECE)}, 2100)
+    written = await _share(
+        Turns(), {"interactive": (0, PIECE), "normal": (1, PIECE), "bulk": (2, PIECE)}, 2100
+    )
     total = sum(written.values())
     for name, weight in zip(("interactive", "normal", "bulk"), WEIGHTS, strict=True):
         assert written[name] / total == pytest.approx(weight / sum(WEIGHTS), rel=0.05)
@@ -50,7 +52,7 @@ async def test_weights_count_bytes_not_turns() -> None:
 
 
 async def test_streams_of_one_priority_take_turns() -> None:
-    written = await _share(Turns(), {name: (1, PIECE) for name in "abc"}, 300)
+    written = await _share(Turns(), dict.fromkeys("abc", (1, PIECE)), 300)
     assert max(written.values()) - min(written.values()) <= PIECE
 
 
