@@ -688,6 +688,8 @@ def test_a_stream_that_closed_makes_room():
     assert client.may_open
     feed(server, client.send(client.open_stream(), SMALL))
     assert server.open_streams == client.open_streams == 256
+    assert not client.may_open
+    assert isinstance(refusal(server, encode_frame(901, SMALL)), TooManyStreams)
 
 
 def test_before_hello_256_streams():
@@ -777,6 +779,17 @@ def _granted(session: Session) -> int:
     return credit.allowance
 
 
+def test_payload_of_unknown_messages_needs_no_credit():
+    _, server = pair(Limits(connection_allowance=1 << 20, stream_allowance=1 << 20))
+    feed(server, encode_frame(1, OPEN) + encode_frame(1, BLOCK, 1 << 20) + bytes(1 << 20))
+    assert feed(server, sealed(27, b"", payload=9) + bytes(9)) == []
+    [event] = feed(server, sealed(0xF0, b"", payload=9) + bytes(9))
+    assert isinstance(event, Rejected)
+    assert server.clean
+    server.consumed(1, 1 << 20)
+    assert _granted(server) == 2 << 20
+
+
 def test_credit_is_returned_as_totals():
     client, server = pair(Limits(connection_allowance=1 << 20, stream_allowance=1 << 20))
     stream = client.open_stream()
@@ -793,6 +806,7 @@ def test_credit_is_returned_as_totals():
     server.consumed(stream, (1 << 18) - 1000)
     frames = server.credits_due(1)
     assert len(frames) == 2
+    assert server._owing == set()
     feed(client, b"".join(frames))
     assert client.sendable(stream) == 1 << 20
     assert client.received_by_peer(stream) == client.received_by_peer(0) == 1 << 18
@@ -844,12 +858,30 @@ def test_credit_that_is_sent_counts():
     assert sum(len(e.view) for e in feed(client, raw) if isinstance(e, Payload)) == 1 << 19
 
 
+def test_credit_of_the_connection_that_is_sent_counts():
+    client, server = pair(Limits(connection_allowance=1 << 20, stream_allowance=1 << 20))
+    feed(
+        server, client.send(client.open_stream(), Fetch("a")) + client.send(client.open_stream(), Fetch("b"))
+    )
+    feed(server, client.send(0, Credit(2 << 20, 0)))
+    for stream in (1, 3):
+        feed(client, server.send(stream, OPEN) + server.send(stream, BLOCK, 1 << 20) + bytes(1 << 20))
+    assert server.sendable(0) == 0
+
+
 def test_only_what_came_can_be_consumed():
     client, server = pair()
     feed(server, client.send(client.open_stream(), SMALL, 5) + b"hel")
     with pytest.raises(LocalProtocolError):
         server.consumed(1, 4)
     server.consumed(1, 3)
+
+
+def test_our_greeting_widens_what_is_open_already():
+    server = Session(Side.SERVER)
+    feed(server, wire.PREFACE + encode_frame(0, Hello()) + encode_frame(1, OPEN))
+    server.greeting()
+    feed(server, encode_frame(1, BLOCK, 1 << 20) + bytes(1 << 20))
 
 
 def test_hello_widens_what_is_open_already():
@@ -1002,7 +1034,7 @@ def rejected_frames() -> dict[str, bytes]:
     facts = bytearray(encode_frame(1, BLOCK)[16:])
     facts[24:28] = (9).to_bytes(4, "big")
     return {
-        "critical message": sealed(0xF0, b"what"),
+        "critical message": sealed(0x80, b"what"),
         "critical message with payload": sealed(0xF0, b"what", payload=5) + b"hello",
         "AUTH on a stream": sealed(wire.Type.AUTH, b""),
         "critical TLV": sealed(wire.Type.OPEN, head + CRITICAL_TLV),
