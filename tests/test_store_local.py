@@ -2,17 +2,80 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
-from store_contract import NOW_MS, FileStoreContract, eio
+from store_contract import (
+    ANYBODY,
+    NAME,
+    NOW_MS,
+    FileStoreContract,
+    brief_of,
+    eio,
+    facts_of,
+    finish_of,
+    key_of,
+    names_in,
+    opened,
+    outcome,
+    outcomes,
+    pattern,
+    put,
+    read_all,
+    refused,
+    stored,
+    written,
+)
 
 import blockproto.store.batch
 import blockproto.store.disk
+import blockproto.store.ledger
+import blockproto.store.listing
+import blockproto.store.partial
+import blockproto.store.publishing
+import blockproto.store.recovery
+import blockproto.store.sweeping
+from blockproto.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of
+from blockproto.errors import (
+    BlockprotoError,
+    NotPermitted,
+    Refused,
+    StoreFailed,
+    StoreFull,
+    StoreInUse,
+    UnknownFile,
+    UnknownUpload,
+)
+from blockproto.names import SafeName
+from blockproto.store import (
+    FOLDER_FILETYPE,
+    BlockDone,
+    Discard,
+    Facts,
+    Finish,
+    IfExists,
+    KeepPrefixes,
+    RecordB3sum,
+    Remove,
+    StoredFile,
+    Tidy,
+    Upload,
+)
 from blockproto.store.check import check_store
+from blockproto.store.ledger import Ledger
 from blockproto.store.local import LocalStore
+from blockproto.store.rules import EXPIRY_MS, RECEIPT_GRACE_MS
+from blockproto.store.upload import LocalUpload
 
 
 class LocalPlace:
@@ -77,3 +140,526 @@ class TestLocalStore(FileStoreContract):
         yield place
         place.done()
         assert check_store(folder, read=True) == []
+
+    # -- what only a folder can do
+
+    def test_a_file_that_somebody_changed_is_sent_again(self, place: LocalPlace) -> None:
+        receipt = put(place.store, NAME, b"what was sent")
+        os.utime(place.folder / NAME, ns=(1, 1))
+        assert place.store.receipts(ANYBODY, [receipt.sourceid]) == []
+        assert place.store.stat(SafeName.parse(NAME)).file_id == bytes(16)
+        with pytest.raises(UnknownFile):
+            place.store.open_file(None, receipt.file_id)
+        assert put(place.store, NAME, b"what was sent").stored_as == "file (1).bin"
+
+    def test_files_of_others_are_served(self, place: LocalPlace) -> None:
+        (place.folder / "of others.txt").write_bytes(b"hello")
+        entry = place.store.stat(SafeName.parse("of others.txt"))
+        assert (entry.filesize, entry.filetype, entry.file_id) == (5, "text/plain", bytes(16))
+        assert read_all(lambda: place.store.open_file(entry.filename, None), 5) == b"hello"
+        version = entry.version
+        assert outcome(place.store, RecordB3sum(entry.filename, version, b"z" * 32)) is None
+        assert place.store.stat(entry.filename).b3sum == b"z" * 32
+        (place.folder / "of others.txt").write_bytes(b"other")
+        os.utime(place.folder / "of others.txt", ns=(1, 1))
+        assert place.store.stat(entry.filename).version != version
+        assert place.store.stat(entry.filename).b3sum is None
+
+    def test_a_reader_notices_a_change(self, place: LocalPlace) -> None:
+        put(place.store, NAME, b"one")
+        reader = place.store.open_file(SafeName.parse(NAME), None)
+        with (place.folder / NAME).open("ab") as file:
+            file.write(b"more")
+        assert not reader.unchanged()
+        reader.close()
+
+    def test_the_stores_own_folder_is_not_there(self, place: LocalPlace) -> None:
+        put(place.store, "a")
+        (place.folder / "b/.blockproto").mkdir(parents=True)
+        assert names_in(place.store) == ["a", "b", "b/.blockproto"]
+
+    def test_links_and_special_files_are_not_there(self, place: LocalPlace, tmp_path: Path) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "secret").write_bytes(b"secret")
+        put(place.store, "real/file")
+        (place.folder / "link").symlink_to(outside / "secret")
+        (place.folder / "folder-link").symlink_to(outside)
+        (place.folder / "inside-link").symlink_to("real")
+        os.mkfifo(place.folder / "fifo")
+        assert names_in(place.store) == ["real", "real/file"]
+        for name in ("link", "fifo", "folder-link", "folder-link/secret", "inside-link/file"):
+            with pytest.raises(UnknownFile):
+                place.store.stat(SafeName.parse(name))
+            with pytest.raises(UnknownFile):
+                place.store.open_file(SafeName.parse(name), None)
+        for folder in ("folder-link", "inside-link"):
+            with pytest.raises(UnknownFile):
+                place.store.files(folder, True, "", 10)
+        refused(place.store, Remove(SafeName.parse("link")), UnknownFile)
+
+    @pytest.mark.parametrize("if_exists", list(IfExists))
+    def test_nothing_is_written_through_links(
+        self, place: LocalPlace, tmp_path: Path, if_exists: IfExists
+    ) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "file").write_bytes(b"theirs")
+        (place.folder / "way").symlink_to(outside)
+        (place.folder / "file").symlink_to(outside / "file")
+        for name in ("way/file", "way/new", "way/deep/new"):
+            upload = opened(place.store, 1, number=2, name=name)
+            finish = finish_of(upload, b"x", name=name, if_exists=if_exists)
+            assert isinstance(outcomes(place.store, *written(upload, b"x"), finish)[-1], NotPermitted)
+            place.store.commit([Discard(upload.key)])
+            upload.close()
+        upload = opened(place.store, 1, name="file")
+        finish = finish_of(upload, b"x", name="file", if_exists=if_exists)
+        outcomes(place.store, *written(upload, b"x"), finish)
+        upload.close()
+        place.store.commit([Discard(upload.key)])
+        assert sorted(path.name for path in outside.iterdir()) == ["file"]
+        assert (outside / "file").read_bytes() == b"theirs"
+
+    def test_removing_a_folder_leaves_what_links_point_to(self, place: LocalPlace, tmp_path: Path) -> None:
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "file").write_bytes(b"theirs")
+        put(place.store, "folder/deep/file")
+        (place.folder / "folder/way").symlink_to(outside)
+        (place.folder / "folder/deep/link").symlink_to(outside / "file")
+        assert outcome(place.store, Remove(SafeName.parse("folder"), recursive=True)) is None
+        assert (outside / "file").read_bytes() == b"theirs"
+        assert not (place.folder / "folder").exists()
+
+    def test_names_that_are_no_names(self, place: LocalPlace) -> None:
+        put(place.store, "good")
+        os.mkdir(os.fsencode(place.folder) + b"/\xff-folder")
+        (place.folder / "line\nbreak").write_bytes(b"")
+        assert names_in(place.store) == ["good"]
+
+    def test_a_listing_in_windows(self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(blockproto.store.listing, "WINDOW", 3)
+        wanted = []
+        for number in range(10):
+            (place.folder / f"d{number}").mkdir()
+            wanted.append(f"d{number}")
+            for inside in range(5):
+                (place.folder / f"d{number}/{inside}").write_bytes(b"")
+                wanted.append(f"d{number}/{inside}")
+        for limit in (1, 7, 100):
+            assert names_in(place.store, limit=limit) == wanted
+        monkeypatch.setattr(blockproto.store.listing, "KEPT_MAX", 0)
+        assert names_in(place.store, limit=4) == wanted
+
+    def test_long_names(self, place: LocalPlace) -> None:
+        long = "長" * 82 + ".tar.gz"
+        assert len(long.encode()) <= 255
+        first = put(place.store, long)
+        second = put(place.store, long, number=2)
+        assert first.stored_as == long
+        assert second.stored_as == "長" * 81 + " (1).tar.gz"
+        assert len(second.stored_as.encode()) <= 255
+
+    def test_mode_without_the_owners_rights(self, place: LocalPlace) -> None:
+        facts = Facts(SafeName.parse(NAME), "a/b", 5, mode=0o000)
+        upload = place.store.begin_brief(key_of(1), facts, 0)
+        upload.write(0, memoryview(b"hello"))
+        block = BlockDone(upload, 0, 0, 5, digest_of(b"hello"))
+        stored(place.store, Finish(upload, 0, digest_of(b"hello"), 5, facts, (block,)))
+        assert (place.folder / NAME).stat().st_mode & 0o777 == 0
+        folder = Facts(SafeName.parse("folder"), FOLDER_FILETYPE, 0, mode=0o500)
+        made = place.store.begin_brief(key_of(2), folder, 0)
+        stored(place.store, Finish(made, 0, EMPTY_DIGEST, 0, folder))
+        assert (place.folder / "folder").stat().st_mode & 0o777 == 0o700
+
+    def test_removing_ends_with_the_receipts_of_all_inside(self, place: LocalPlace) -> None:
+        put(place.store, "a/b/c")
+        put(place.store, "a/d", number=2)
+        place.store.commit([Remove(SafeName.parse("a"), recursive=True)])
+        with place.store.ledger.read() as view:
+            assert list(view.items(b"i")) == list(view.items(b"n")) == []
+
+    def test_receipts_of_files_that_are_gone_are_swept_after_a_day(self, place: LocalPlace) -> None:
+        for number in range(1, 4):
+            put(place.store, f"f{number}", number=number)
+        (place.folder / "f2").unlink()
+        place.store.commit(place.store.sweep(place.now_ms))
+        with place.store.ledger.read() as view:
+            assert len(list(view.items(b"i"))) == 3
+        place.now_ms += RECEIPT_GRACE_MS
+        place.store.commit(place.store.sweep(place.now_ms))
+        with place.store.ledger.read() as view:
+            assert [receipt.stored_as for receipt in view.receipts()] in (["f1", "f3"], ["f3", "f1"])
+
+    def test_an_open_upload_does_not_expire(self, place: LocalPlace) -> None:
+        upload = opened(place.store, 2 * BLOCK_LENGTH)
+        place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+        place.now_ms += 2 * EXPIRY_MS
+        assert [work for work in place.store.sweep(place.now_ms) if isinstance(work, Discard)] == []
+        place.store.commit([Discard(upload.key, expired_ms=place.now_ms)])
+        upload.close()
+        assert len(opened(place.store, 2 * BLOCK_LENGTH).held) == 1
+
+    def test_the_sweep_ends(self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A sweep that cannot be carried out is not asked for again at once."""
+        monkeypatch.setattr(blockproto.store.sweeping, "PART", 2)
+        for number in range(1, 6):
+            upload = opened(place.store, 2 * BLOCK_LENGTH, number=number, name=f"f{number}")
+            place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+            upload.close()
+        place.now_ms += 2 * EXPIRY_MS
+        first = place.store.sweep(place.now_ms)
+        assert len(first) == 2
+        seen: list[Discard] = []
+        for _ in range(10):
+            works = place.store.sweep(place.now_ms)
+            place.store.commit(works)
+            seen += [work for work in works if isinstance(work, Discard)]
+        assert place.store.uploads(ANYBODY, "", 10) == ([], "")
+        assert list(place.store.sweep(place.now_ms)) == []
+
+    def test_records_of_finished_blocks_go_little_by_little(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(blockproto.store.ledger, "TRIM_MAX", 2)
+        put(place.store, NAME, pattern(6 * BLOCK_LENGTH))
+        left = []
+        for _ in range(8):
+            place.store.commit([Tidy()])
+            with place.store.ledger.read() as view:
+                left.append(len(list(view.items(b"d"))))
+        assert left == sorted(left, reverse=True)
+        assert left[-1] == 0
+        with place.store.ledger.read() as view:
+            assert list(view.items(b"g")) == list(view.items(b"b")) == list(view.items(b"f")) == []
+
+    def test_unknown_partials_go_after_a_while(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (place.partials / ("ab" * 16)).write_bytes(b"left behind")
+        place.reopen()
+        assert place.leftovers() == 1
+        monkeypatch.setattr(blockproto.store.recovery, "ORPHAN_GRACE_S", -10)
+        place.reopen()
+        assert place.leftovers() == 0
+
+    def test_files_stay_closed_while_small_ones_wait(self, place: LocalPlace) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        works = [brief_of(place.store, b"x", number=n, name=f"d{n}/x") for n in range(1, 400)]
+        assert len(os.listdir("/proc/self/fd")) == before
+        place.store.commit(works)
+        for work in works:
+            work.upload.close()
+        place.store.commit([Tidy()])
+        assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+    def test_no_file_is_left_open(self, place: LocalPlace) -> None:
+        def round_trip(number: int) -> None:
+            put(place.store, f"a/{number}", pattern(2 * BLOCK_LENGTH), number=number)
+            place.store.open_file(SafeName.parse(f"a/{number}"), None).close()
+            names_in(place.store)
+            place.store.commit([Remove(SafeName.parse(f"a/{number}"))])
+
+        round_trip(1)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(2, 10):
+            round_trip(number)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_a_late_writer_never_writes_into_another_file(self, place: LocalPlace) -> None:
+        """The number of a file is not closed under a write, or it would soon be another file's."""
+        upload = opened(place.store, 2 * BLOCK_LENGTH)
+        upload.write(0, memoryview(b"first"))
+        assert isinstance(upload, LocalUpload)
+        with upload.partial._opened() as fd:
+            upload.partial.leave()
+            assert os.fstat(fd).st_size == 5
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        with pytest.raises(UnknownUpload):
+            upload.write(0, memoryview(b"late"))
+
+    # -- trouble
+
+    def test_a_full_disk_in_a_write(self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+        content = pattern(3 * BLOCK_LENGTH)
+        upload = opened(place.store, len(content))
+        place.store.commit(written(upload, content, [0]))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+            with pytest.raises(StoreFull):
+                upload.write(BLOCK_LENGTH, memoryview(content[BLOCK_LENGTH:]))
+        stored(place.store, *written(upload, content, [1, 2]), finish_of(upload, content))
+        assert place.content(NAME) == content
+
+    @pytest.mark.parametrize(
+        ("number", "error"),
+        [
+            (errno.EDQUOT, StoreFull),
+            (errno.EROFS, NotPermitted),
+            (errno.EACCES, NotPermitted),
+            (errno.EMFILE, Refused),
+        ],
+    )
+    def test_a_partial_that_cannot_be_made(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch, number: int, error: type[BlockprotoError]
+    ) -> None:
+        monkeypatch.setattr(blockproto.store.partial, "create_file", failing(number))
+        upload = opened(place.store, 10)
+        with pytest.raises(error):
+            upload.write(0, memoryview(b"0123456789"))
+        monkeypatch.undo()
+        stored(place.store, *written(upload, b"0123456789"), finish_of(upload, b"0123456789"))
+
+    def test_a_broken_disk_in_a_write_ends_the_store(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upload = opened(place.store, 10)
+        brief = place.store.begin_brief(key_of(2), facts_of(5, "brief"), 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", failing(errno.EIO))
+            with pytest.raises(StoreFailed):
+                upload.write(0, memoryview(b"0123456789"))
+        for call in (
+            lambda: upload.write(0, memoryview(b"0123456789")),
+            lambda: brief.write(0, memoryview(b"01234")),
+            lambda: place.store.commit([]),
+            lambda: place.store.open_upload(key_of(3), facts_of(1), 1),
+            lambda: place.store.begin_brief(key_of(3), facts_of(1), 1),
+            lambda: place.store.sweep(0),
+        ):
+            with pytest.raises(StoreFailed):
+                call()
+
+    @pytest.mark.parametrize("step", ["make", "move_new"])
+    def test_a_full_disk_while_a_name_is_given(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        """The upload stays, its receipt does not, and it can be committed when there is room."""
+        content = pattern(BLOCK_LENGTH + 1)
+        upload = opened(place.store, len(content))
+        with monkeypatch.context() as patch:
+            if step == "make":
+                patch.setattr(blockproto.store.disk.Folders, "make", failing(errno.ENOSPC))
+            else:
+                patch.setattr(blockproto.store.publishing, "move_new", failing(errno.ENOSPC))
+            found = outcomes(place.store, *written(upload, content), finish_of(upload, content))
+        assert isinstance(found[-1], StoreFull)
+        assert place.store.receipts(ANYBODY, [upload.key.sourceid]) == []
+        upload.close()
+        place.crash()
+        again = opened(place.store, len(content))
+        assert len(again.held) == 2
+        stored(place.store, finish_of(again, content))
+        assert place.content(NAME) == content
+
+    def test_a_ledger_of_another_format(self, place: LocalPlace) -> None:
+        with place.store.ledger._env.begin(write=True) as txn:
+            txn.put(b"m", b"\0\0\0\x63" + bytes(40))
+        place.store._opened.close()
+        with pytest.raises(StoreFailed, match="format"):
+            place.open()
+        env = lmdb.open(str(place.folder / ".blockproto/ledger"))
+        with env.begin(write=True) as txn:
+            txn.delete(b"m")
+        env.close()
+        place.store = place.files = place.open()
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """A call that fails."""
+
+    def call(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+# -- opening
+
+
+def test_a_folder_has_one_store(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    with pytest.raises(StoreInUse):
+        LocalStore.open(tmp_path)
+    with pytest.raises(StoreInUse):
+        check_store(tmp_path)
+    store.close()
+    LocalStore.open(tmp_path).close()
+
+
+def test_the_folder_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(NotPermitted, match="no folder"):
+        LocalStore.open(tmp_path / "no")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(NotPermitted, match="no folder"):
+        LocalStore.open(tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "mkdir", failing(errno.EROFS))
+    with pytest.raises(NotPermitted, match="read-only"):
+        LocalStore.open(tmp_path)
+
+
+def test_the_state_may_be_elsewhere(tmp_path: Path) -> None:
+    folder, state = tmp_path / "served", tmp_path / "state"
+    folder.mkdir()
+    store = LocalStore.open(folder, state=state)
+    content = pattern(2 * BLOCK_LENGTH)
+    upload = opened(store, len(content))
+    store.commit(written(upload, content, [0]))
+    assert len(list((state / "partials").iterdir())) == 1
+    assert list(folder.iterdir()) == []
+    stored(store, *written(upload, content, [1]), finish_of(upload, content))
+    store.close()
+    assert [path.name for path in folder.iterdir()] == [NAME]
+    assert check_store(folder, state, read=True) == []
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no second file system here")
+def test_partials_stay_beside_the_folder_when_the_state_is_on_another_file_system(tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    if folder.stat().st_dev == os.stat("/dev/shm").st_dev:
+        pytest.skip("temporary files are on /dev/shm")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as state:
+        store = LocalStore.open(folder, state=Path(state))
+        content = pattern(2 * BLOCK_LENGTH)
+        upload = opened(store, len(content))
+        store.commit(written(upload, content, [0]))
+        assert len(list((folder / ".blockproto/partials").iterdir())) == 1
+        stored(store, *written(upload, content, [1]), finish_of(upload, content))
+        store.close()
+        assert (folder / NAME).read_bytes() == content
+        assert check_store(folder, Path(state), read=True) == []
+
+
+def test_the_state_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(NotPermitted, match="served"):
+        LocalStore.open(tmp_path, state=tmp_path / "state")
+    LocalStore.open(tmp_path, state=tmp_path / ".blockproto").close()
+
+
+def test_a_wiped_store_has_a_greater_incarnation(tmp_path: Path) -> None:
+    times = iter(range(NOW_MS, NOW_MS + 1000))
+    store = LocalStore.open(tmp_path, now_ms=lambda: next(times))
+    before = store.incarnation
+    store.close()
+    shutil.rmtree(tmp_path / ".blockproto")
+    store = LocalStore.open(tmp_path, now_ms=lambda: next(times))
+    assert store.incarnation > before
+    store.close()
+
+
+def test_a_damaged_ledger_is_said_so(tmp_path: Path) -> None:
+    LocalStore.open(tmp_path).close()
+    path = tmp_path / ".blockproto/ledger/data.mdb"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(StoreFailed):
+        LocalStore.open(tmp_path)
+    assert check_store(tmp_path) != []
+
+
+# -- the rest of the ledger
+
+
+def test_an_open_upload_with_a_hundred_thousand_blocks_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 ms is promised; the bound here is wide, for busy machines."""
+    store = LocalStore.open(tmp_path)
+    count = 100_000
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "_check_room", lambda *_: None)
+        upload = opened(store, count * BLOCK_LENGTH)
+    assert isinstance(upload, LocalUpload)
+    upload.partial.write(0, memoryview(b"x"))
+    os.truncate(tmp_path / ".blockproto/partials" / upload.partial.name.decode(), count * BLOCK_LENGTH)
+    with store.ledger.write() as view:
+        view.put_upload(upload.record)
+        view.add_blocks(upload.partial.storage_id, dict.fromkeys(range(count), bytes(32)))
+    upload.partial.recorded = True
+    upload.close()
+    store.close()
+    store = LocalStore.open(tmp_path)
+    begun = time.perf_counter()
+    again = opened(store, count * BLOCK_LENGTH)
+    took_s = time.perf_counter() - begun
+    assert len(again.held) == count
+    assert took_s < 0.2
+    store.close()
+
+
+@pytest.mark.root
+def test_a_full_disk_and_room_again(tmp_path: Path) -> None:
+    """On a small file system: what is refused for want of room is taken when there is some, without a restart."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        (mount / "served").mkdir()
+        store = LocalStore.open(mount / "served")
+        _fill_and_make_room(store, mount)
+        store.close()
+        assert check_store(mount / "served", read=True) == []
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def _fill_and_make_room(store: LocalStore, mount: Path) -> None:
+    content = pattern(9 * BLOCK_LENGTH)
+    upload = opened(store, len(content))
+    acknowledged: list[int] = []
+    free = os.statvfs(mount).f_bavail * os.statvfs(mount).f_bsize
+    (mount / "other").write_bytes(bytes(free - 4 * BLOCK_LENGTH))
+    with pytest.raises(StoreFull):
+        _send_until_refused(store, upload, content, acknowledged)
+    assert acknowledged
+    with pytest.raises(StoreFull):
+        opened(store, len(content), number=2)
+    assert outcome(store, KeepPrefixes(upload, 1, {})) is None, "the ledger has its ballast"
+    (mount / "other").unlink()
+    again = opened(store, len(content))
+    assert list(again.held) == acknowledged
+    stored(store, *written(again, content, again.held.missing(9)), finish_of(again, content))
+
+
+def _send_until_refused(store: LocalStore, upload: Upload, content: bytes, acknowledged: list[int]) -> None:
+    for blockno in range(9):
+        assert outcomes(store, *written(upload, content, [blockno])) == [None]
+        acknowledged.append(blockno)
+
+
+def test_a_ledger_without_room_undoes_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the batch is recorded, nothing gets its name, and the store lives on."""
+    store = LocalStore.open(tmp_path)
+    content = pattern(2 * BLOCK_LENGTH)
+    upload = opened(store, len(content))
+    brief = brief_of(store, b"brief", number=2, name="brief")
+    works = [*written(upload, content), finish_of(upload, content), brief]
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", _full_ledger(Ledger.write))
+        found = outcomes(store, *works)
+    assert [type(one) for one in found] == [StoreFull] * 4
+    assert names_in(store) == []
+    assert store.uploads(ANYBODY, "", 10) == ([], "")
+    assert [type(one) for one in outcomes(store, *works)] == [type(None), type(None), StoredFile, StoredFile]
+    assert (tmp_path / NAME).read_bytes() == content
+    brief.upload.close()
+    upload.close()
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def _full_ledger(real: Callable[[Ledger], Any]) -> Callable[[Ledger], Any]:
+    @contextmanager
+    def write(ledger: Ledger) -> Iterator[Any]:
+        with real(ledger) as view:
+            yield view
+            raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+    return write

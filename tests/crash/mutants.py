@@ -1,0 +1,257 @@
+"""Stores with one mistake each in their order of writes, made by patching: a test that cannot tell them from the real
+one is not working.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import blockproto.store.batch as batch_module
+import blockproto.store.disk as disk_module
+import blockproto.store.publishing as publishing_module
+import blockproto.store.recovery as recovery_module
+from blockproto.blocks import BLOCK_LENGTH, BlockSet
+from blockproto.store import StoredFile
+from blockproto.store.batch import Batch
+from blockproto.store.disk import Folders
+from blockproto.store.finished import FinishedFiles
+from blockproto.store.ledger import View
+from blockproto.store.local import LocalStore
+from blockproto.store.partial import Partial
+from blockproto.store.publishing import Publication, Publisher
+from blockproto.store.recovery import Recovery
+
+Patch = pytest.MonkeyPatch
+Mutant = Callable[[Patch], None]
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(make: Mutant) -> Mutant:
+    MUTANTS[make.__name__] = make
+    return make
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """While this lasts, local stores make that mistake."""
+    with pytest.MonkeyPatch.context() as patch:
+        MUTANTS[name](patch)
+        yield
+
+
+def nothing(*_: Any) -> None:
+    """Do nothing."""
+
+
+# -- bytes and ledger
+
+
+@mutant
+def ledger_before_sync(patch: Patch) -> None:
+    real_sync, real_record_all = Batch._sync_bytes, Batch._record_all
+
+    def record_all(batch: Batch) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Batch, "_sync_bytes", nothing)
+            real_record_all(batch)
+        real_sync(batch)
+
+    patch.setattr(Batch, "_start_sync", nothing)
+    patch.setattr(Batch, "_record_all", record_all)
+
+
+@mutant
+def no_sync(patch: Patch) -> None:
+    patch.setattr(Batch, "_start_sync", nothing)
+    patch.setattr(Batch, "_sync_bytes", nothing)
+
+
+@mutant
+def sync_not_waited_for(patch: Patch) -> None:
+    """The sync that runs beside the plan ends after the ledger was written."""
+    real = LocalStore.in_threads
+    patch.setattr(Batch, "_wait_for_sync", nothing)
+    patch.setattr(LocalStore, "in_threads", lambda store, tasks: [] if tasks else real(store, tasks))
+
+
+@mutant
+def no_sync_of_mode_and_mtime(patch: Patch) -> None:
+    patch.setattr(Partial, "sync", Partial.datasync)
+
+
+@mutant
+def no_sync_of_the_partials_folder(patch: Patch) -> None:
+    real = Batch._sync_bytes
+
+    def sync_bytes(batch: Batch) -> None:
+        batch._entries = False
+        real(batch)
+
+    patch.setattr(Batch, "_sync_bytes", sync_bytes)
+
+
+@mutant
+def acknowledged_before_the_ledger(patch: Patch) -> None:
+    """Outcomes are given, the records follow with the next batch."""
+    late: list[Callable[[View], None]] = []
+    real = Batch._record
+
+    def record(batch: Batch, view: View) -> None:
+        for one in late:
+            one(view)
+        late[:] = [lambda view: real(batch, view)]
+
+    patch.setattr(Batch, "_record", record)
+
+
+@mutant
+def resume_by_size(patch: Patch) -> None:
+    """What is held is read off the partial's length."""
+    real = LocalStore.open_upload
+
+    def open_upload(store: LocalStore, key: Any, facts: Any, attempt: int) -> Any:
+        upload = real(store, key, facts, attempt)
+        if not isinstance(upload, StoredFile):
+            found = disk_module.look(store.partials_fd, upload.partial.name)
+            upload.held = BlockSet([(0, (found.st_size if found else 0) // BLOCK_LENGTH)])
+        return upload
+
+    patch.setattr(LocalStore, "open_upload", open_upload)
+
+
+@mutant
+def bitmap_forgotten(patch: Patch) -> None:
+    patch.setattr(View, "_mark", nothing)
+
+
+# -- names
+
+
+@mutant
+def name_before_ledger(patch: Patch) -> None:
+    real_record, real_publish = Batch._record, Publisher.publish
+
+    def record(batch: Batch, view: View) -> None:
+        real_publish(batch._publisher)
+        real_record(batch, view)
+
+    patch.setattr(Batch, "_record", record)
+    patch.setattr(Publisher, "publish", nothing)
+
+
+@mutant
+def no_finalising(patch: Patch) -> None:
+    patch.setattr(Publication, "finalising", None)
+
+
+@mutant
+def done_before_the_name(patch: Patch) -> None:
+    """The upload record goes in the transaction that ought to say FINALISING."""
+    real = Publisher.record
+
+    def record(publisher: Publisher, view: View) -> None:
+        real(publisher, view)
+        for one in publisher._publications.values():
+            if one.record is not None:
+                view.drop_finalising(one.receipt.file_id)
+                view.drop_upload(one.record.key, one.record.storage_id)
+
+    patch.setattr(Publisher, "record", record)
+
+
+@mutant
+def no_folder_sync(patch: Patch) -> None:
+    patch.setattr(Folders, "sync", lambda folders: folders.changed.clear())
+
+
+@mutant
+def no_sync_above_new_folders(patch: Patch) -> None:
+    real = Folders.make
+
+    def make(folders: Folders, folder: str) -> int:
+        before = set(folders.changed)
+        fd = real(folders, folder)
+        folders.changed = before
+        return fd
+
+    patch.setattr(Folders, "make", make)
+
+
+@mutant
+def names_overwritten(patch: Patch) -> None:
+    patch.setattr(publishing_module, "move_new", disk_module.move_over)
+
+
+@mutant
+def receipts_before_the_folder_sync(patch: Patch) -> None:
+    patch.setattr(FinishedFiles, "hide", nothing)
+
+
+@mutant
+def receipts_without_identity(patch: Patch) -> None:
+    def truth(finished: FinishedFiles, receipt: Any, folders: Any) -> os.stat_result:
+        return finished.look(receipt.stored_as, folders) or os.stat_result([0] * 10)
+
+    patch.setattr(FinishedFiles, "_truth", truth)
+
+
+# -- judgement
+
+
+@mutant
+def no_attempt_check(patch: Patch) -> None:
+    patch.setattr(batch_module, "check_attempt", nothing)
+
+
+@mutant
+def no_root_check(patch: Patch) -> None:
+    patch.setattr(batch_module, "check_finish", nothing)
+
+
+@mutant
+def incarnation_stays(patch: Patch) -> None:
+    patch.setattr(Batch, "_raise_incarnation", nothing)
+
+
+# -- recovery
+
+
+@mutant
+def recovery_does_not_look_at_partials(patch: Patch) -> None:
+    patch.setattr(Recovery, "_cut", nothing)
+
+
+@mutant
+def recovery_keeps_the_incarnation(patch: Patch) -> None:
+    real = Recovery._lose
+
+    def lose(recovery: Recovery, finding: str) -> None:
+        real(recovery, finding)
+        recovery._lost = False
+
+    patch.setattr(Recovery, "_lose", lose)
+
+
+@mutant
+def recovery_does_not_sync(patch: Patch) -> None:
+    real = Recovery.run
+
+    def run(recovery: Recovery) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(recovery_module, "syncfs", nothing)
+            real(recovery)
+
+    patch.setattr(Recovery, "run", run)
+
+
+@mutant
+def recovery_leaves_commits_under_way(patch: Patch) -> None:
+    def finish(recovery: Recovery, file_id: bytes, _: Any) -> None:
+        recovery._view.drop_finalising(file_id)
+
+    patch.setattr(Recovery, "_finish", finish)

@@ -1,0 +1,24 @@
+"""The order of writes: what a power cut or a kill at any point could break is nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from . import checks
+
+CHECKS: list[Callable[[Path], None]] = [
+    checks.check_order,
+    checks.check_kills,
+    checks.check_receipts_wait_for_the_folder,
+    checks.check_recovery_syncs_names,
+    checks.check_names_are_never_overwritten,
+    checks.check_lost_bytes_are_noticed,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_it_holds(check: Callable[[Path], None], folder: Path) -> None:
+    check(folder)
