@@ -414,11 +414,11 @@ class Client:
         most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
         for at in range(0, len(sourceids), most):
             ids = tuple(sourceids[at : at + most])
-            while ids:
-                page = await self._ask_once(List(kind=ListKind.RECEIPTS, ids=ids))
-                items = [item for item in page.items if isinstance(item, ReceiptItem)]
-                found.update((item.sourceid, item) for item in items)
-                ids = ids[ids.index(items[-1].sourceid) + 1 :] if page.cursor and items else ()
+            cursor: str | None = ""
+            while cursor is not None:
+                page = await self._ask_once(List(kind=ListKind.RECEIPTS, cursor=cursor, limit=most, ids=ids))
+                found.update((item.sourceid, item) for item in page.items if isinstance(item, ReceiptItem))
+                cursor = page.cursor or None
         return found
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
 from .connection import Connection
-from .errors import BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
+from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
 from .names import SafeName
 from .store import (
     Facts,
@@ -52,6 +52,7 @@ from .wire import (
 from .wire import Remove as RemoveMessage
 
 PAGE_ITEMS_MAX = 1000
+RECEIPTS_MAX = 4000
 _HASH_LENGTH = 8 << 20
 
 
@@ -107,12 +108,14 @@ class Answerer:
         if message.kind == RemoveKind.UPLOAD:
             await self._uploads.discard(UploadKey(self._principal, message.id))
         else:
-            name = SafeName.parse(message.filename) if message.filename else None
-            work = Remove(name, None if name else message.id, message.recursive)
+            name, file_id = _named(message.filename, message.id)
+            work = Remove(name, file_id, message.recursive)
             await commit_and_wait(self._uploads.committer, work, self._principal)
         return Result(kind=message.kind)
 
     async def _list(self, message: List) -> Result:
+        if message.follow:
+            raise Unsupported("FOLLOW is reserved for a later profile")
         if message.kind == ListKind.UPLOADS:
             return await self._list_uploads(message)
         if message.kind == ListKind.RECEIPTS:
@@ -122,11 +125,17 @@ class Answerer:
         raise Unsupported(f"LIST of kind {message.kind} is reserved for a later profile")
 
     def _receipts(self, message: List) -> Result:
-        """The receipts there are, in the order asked for; the cursor is not empty when they did not all fit."""
-        found = self._store.receipts(self._principal, message.ids)
+        """The receipts there are, in the order asked for; the cursor counts the ids that were looked at."""
+        if message.cursor and not message.cursor.isdecimal():
+            raise BadFacts("the cursor is none of ours")
+        at = int(message.cursor or 0)
+        end = min(at + min(message.limit, RECEIPTS_MAX), len(message.ids))
+        found = self._store.receipts(self._principal, message.ids[at:end])
         items: list[Item] = [_receipt_item(stored) for stored in found]
         fitting = page_items(items, self._connection.session.head_length_max)
-        return Result(message.kind, tuple(items[:fitting]), "more" if fitting < len(items) else "")
+        if fitting < len(found):
+            end = message.ids.index(found[fitting].sourceid, at)
+        return Result(message.kind, tuple(items[:fitting]), str(end) if end < len(message.ids) else "")
 
     async def _stat(self, message: List) -> Result:
         name = SafeName.parse(message.name)
@@ -213,8 +222,8 @@ class ServedFetch:
             self._lane.ended(error)
 
     async def _begin(self, message: Fetch) -> None:
-        name = SafeName.parse(message.filename) if message.filename else None
-        reader = await run_in_thread(lambda: self._store.open_file(name, None if name else message.file_id))
+        name, file_id = _named(message.filename, message.file_id)
+        reader = await run_in_thread(lambda: self._store.open_file(name, file_id))
         try:
             source = StoredSource(reader, self._disk, message)
         except BlockprotoError:
@@ -247,6 +256,7 @@ class StoredSource:
         message: the FETCH.
 
     Raises:
+        BadFacts: the range begins behind the file's last byte.
         SourceChanged: the file is not of the version that was asked for.
     """
 
@@ -255,6 +265,8 @@ class StoredSource:
         if message.version not in (bytes(16), entry.version):
             raise SourceChanged(f"{entry.filename.text} is not the version that was asked for any more")
         self.facts = Facts(entry.filename, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode)
+        if entry.filesize and message.first >= entry.filesize:
+            raise BadFacts(f"the range begins at {message.first}, the file has {entry.filesize} bytes")
         self.first = min(message.first, entry.filesize)
         self.end: int | None = entry.filesize
         if message.length is not None:
@@ -290,6 +302,11 @@ async def commit_and_wait(committer: Committer, work: Work, principal: bytes) ->
     await done.wait()
     if isinstance(work.outcome, BlockprotoError):
         raise work.outcome
+
+
+def _named(filename: str, file_id: bytes) -> tuple[SafeName | None, bytes | None]:
+    """What a request means: the id wins unless it is zeros, else the name is judged (BP1-FET)."""
+    return (SafeName.parse(filename), None) if file_id == ZERO_ID else (None, file_id)
 
 
 def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memoryview) -> int:

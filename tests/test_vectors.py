@@ -489,7 +489,7 @@ async def serving(timeout_s: float = 10) -> AsyncIterator[Served]:
             nursery.cancel_scope.cancel()
 
 
-NOT_YET = {"file/fetch-empty-name", "file/remove-served-folder"}
+NOT_YET: set[str] = set()
 """Refusals that the server does not make yet; they are expected to fail, so that this set cannot go stale."""
 
 

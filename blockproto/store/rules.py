@@ -16,7 +16,7 @@ from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName
 from . import BlockDone, Finish, StoredFile
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000
-"""How long an unfinished upload is kept after it was last opened, in milliseconds (BP1-OPN)."""
+"""How long an unfinished upload is kept after it was last opened, in milliseconds (BP1-RES-022)."""
 
 RECEIPT_GRACE_MS = 24 * 3600 * 1000
 """How long at least a receipt is kept, in milliseconds, also when its file is gone (BP1-COM)."""

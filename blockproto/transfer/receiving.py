@@ -333,7 +333,7 @@ class Incoming:
         if block.next == block.begin:
             raise BadFacts(f"block {block.blockno} has no bytes")
         if block.known is not None:
-            if not block.dropped and digest != block.known:
+            if digest != block.known:
                 raise SourceChanged(f"block {block.blockno} was sent before with other bytes")
             if block.blockno in upload.held:
                 self.say_durable(upload.position, [(block.blockno, 1)])

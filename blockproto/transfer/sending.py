@@ -204,9 +204,10 @@ class Sending:
             raise SourceChanged(f"{self.progress.filename} was committed before with other bytes")
         return committed
 
-    def receiver_holds(self, held: BlockSet, prefixes: dict[int, int]) -> None:
-        """What the receiver said it holds (OPENED, or FETCH)."""
+    def receiver_holds(self, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
+        """What the receiver said it holds: runs, beginnings, and everything below a position (OPENED, or FETCH)."""
         self.held = held
+        self._hold_up_to(position)
         self._clip_held()
         self.prefixes = prefixes
         if self.held_before is None:
@@ -365,7 +366,7 @@ class Sending:
         if isinstance(message, Ack):
             self._on_ack(message)
         elif isinstance(message, Opened):
-            self.receiver_holds(BlockSet(message.held), dict(message.prefixes))
+            self.receiver_holds(BlockSet(message.held), dict(message.prefixes), message.position)
             self._opened.set()
         elif isinstance(message, Committed):
             self.committed = message
@@ -381,11 +382,18 @@ class Sending:
     def _on_ack(self, message: Ack) -> None:
         for first, number in message.held:
             self.held.add(first, number)
+        self._hold_up_to(message.position)
         self._clip_held()
         for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
             self._undurable -= self._in_flight.pop(blockno)
             self.source.durable(blockno)
         self._report()
+
+    def _hold_up_to(self, position: int) -> None:
+        """Every block that ends at ``position`` or before is durable, whether or not a run says so (BP1-RES-018)."""
+        whole = position >= self.source.end if self.source.end is not None else False
+        after = blocknum_of(position) if whole else position // BLOCK_LENGTH
+        self.held.add(self._first_block, after - self._first_block)
 
     def _on_error(self, message: Error) -> None:
         error = error_of(message)
