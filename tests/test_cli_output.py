@@ -18,6 +18,7 @@ from blockproto.cli.output import (
     leaves_of,
     print_json,
     print_receipt,
+    show_count,
     show_size,
     show_time,
     status_of,
@@ -92,6 +93,10 @@ def test_json_is_one_line_with_exactly_the_fields(capsys: pytest.CaptureFixture[
 )
 def test_sizes(count: int, text: str) -> None:
     assert show_size(count) == text
+
+
+def test_counts() -> None:
+    assert [show_count(count, "file") for count in (0, 1, 20000)] == ["0 files", "1 file", "20,000 files"]
 
 
 def test_times_before_1970_and_far_away(monkeypatch: pytest.MonkeyPatch) -> None:

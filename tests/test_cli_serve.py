@@ -52,21 +52,16 @@ def test_a_folder_that_is_served_already(server: Server, run: Run) -> None:
     assert ran.err.count("\n") == 1
 
 
-def test_a_read_only_folder(tmp_path: Path) -> None:
+def test_a_read_only_folder(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "read only"
     folder.mkdir()
     folder.chmod(0o555)
     if os.geteuid() == 0:
-        pytest.skip("root may write everywhere")
-    ran = subprocess.run(
-        [*COMMAND, "serve", str(folder), "--listen", "127.0.0.1:0"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == Status.FAILED
-    assert str(folder) in ran.stderr
-    assert "Traceback" not in ran.stderr
+        folder = Path("/sys")  # the one folder where root may not make anything either
+    ran = run("serve", folder, "--listen", "127.0.0.1:0")
+    assert ran.status == Status.FAILED
+    assert ran.err.startswith(f"blockproto: {folder}: ")
+    assert ran.err.count("\n") == 1
 
 
 def test_state_lives_where_it_is_told(start_server: Callable[..., Server], tmp_path: Path, run: Run) -> None:
@@ -121,7 +116,15 @@ def test_check(server: Server, tmp_path: Path, run: Run) -> None:
         file.write(b"damage")
     os.utime(stored, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     damaged = run("check", server.folder, "--read")
-    assert damaged.status in (Status.DONE, Status.FAILED)
+    assert damaged.status == Status.FAILED
+    assert damaged.out.startswith("a: ")
+    assert "1 finding" in damaged.err
+
+
+def test_check_of_a_folder_that_was_never_served(tmp_path: Path, run: Run) -> None:
+    ran = run("check", tmp_path)
+    assert ran.status == Status.DONE
+    assert "was never served" in ran.err
 
 
 def test_demo(run: Run) -> None:

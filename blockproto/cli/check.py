@@ -13,7 +13,7 @@ from ..errors import BlockprotoError, StoreInUse
 from ..names import RESERVED, show_name
 from ..store.check import check_store
 from .options import verbose_option
-from .output import Status, fail, say, warn
+from .output import Status, fail, say, show_count, warn
 
 
 @click.command("check")
@@ -36,7 +36,7 @@ def check(folder: Path, state: Path | None, read: bool) -> int:
     for finding in findings:
         click.echo(show_name(str(finding)))
     if findings:
-        warn(f"blockproto: {folder}: {len(findings)} findings")
+        warn(show_name(f"blockproto: {folder}: {show_count(len(findings), 'finding')}"))
         return Status.FAILED
     if not ((state or folder / RESERVED) / "ledger").exists():
         say(

@@ -24,7 +24,7 @@ from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused
 from ..names import SafeName, show_name
 from .address import SCHEME, Address, to_address
 from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
-from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_size
+from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
 
 FILES_AT_ONCE = 8
@@ -324,7 +324,7 @@ def _finish_folders(tally: _Tally) -> None:
 def _sum_up(tally: _Tally, elapsed_s: float) -> None:
     if tally.files + tally.failed <= 1 and not tally.folders:
         return
-    parts = [f"{tally.files} files, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
+    parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     parts += [f"{tally.here_already} of them were here already"] if tally.here_already else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))

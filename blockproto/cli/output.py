@@ -124,6 +124,11 @@ def show_size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def show_count(count: int, thing: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")
+
+
 def show_time(mtime_ns: int) -> str:
     """A time for people, in this machine's zone, to the second."""
     from datetime import UTC, datetime, timedelta

@@ -26,7 +26,7 @@ from ..names import show_name
 from ..store import FOLDER_FILETYPE
 from .address import Address, to_address
 from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
-from .output import Status, fail, print_receipt, say, show_size
+from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
 from .walk import Found, total_of, walk
 
@@ -264,13 +264,13 @@ def _describe(receipt: Receipt) -> str:
 
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.answered < tally.given and not tally.lost:
-        tally.lost.append(ConnectionLost(f"{tally.given - tally.answered} files were never answered for"))
+        tally.lost.append(ConnectionLost(f"{show_count(tally.given - tally.answered, 'file')} got no answer"))
     if tally.lost:
-        left = f" ({len(tally.lost)} files did not go)" if len(tally.lost) > 1 else ""
+        left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
     if tally.files + tally.failed + tally.left_out <= 1:
         return
-    parts = [f"{tally.files} files, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
+    parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     parts += [f"{tally.there_already} of them were there already"] if tally.there_already else []
     parts += [f"{tally.left_out} left out"] if tally.left_out else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
