@@ -135,6 +135,23 @@ def test_a_tree_travels_with_everything_that_can(server: Server, tmp_path: Path,
     assert sorted(path.name for path in server.folder.iterdir()) == [".blockproto", tree.name]
 
 
+@pytest.mark.parametrize("policy", ["keep", "refuse", "replace"])
+def test_folders_of_one_name_become_one(policy: str, server: Server, tmp_path: Path, run: Run) -> None:
+    for source, files in (("one", {"a": b"1", "sub/b": b"2"}), ("two", {"c": b"3", "sub/d": b"4"})):
+        (tmp_path / source / "tree" / "sub").mkdir(parents=True)
+        (tmp_path / source / "tree" / "empty").mkdir()
+        for name, content in files.items():
+            (tmp_path / source / "tree" / name).write_bytes(content)
+        for _ in range(2):
+            ran = run("put", tmp_path / source / "tree", server.address + "/", "--if-exists", policy)
+            assert ran.status == Status.DONE, ran.err
+    stored = server.folder / "tree"
+    assert {str(path.relative_to(stored)) for path in stored.rglob("*")} == {
+        "a", "c", "empty", "sub", "sub/b", "sub/d",
+    }  # fmt: skip
+    assert sorted(path.name for path in server.folder.iterdir()) == [".blockproto", "tree"]
+
+
 def test_the_rest_of_the_command_still_goes(server: Server, tmp_path: Path, run: Run) -> None:
     (tmp_path / "good").write_bytes(b"1")
     (tmp_path / "bad\udcff").write_bytes(b"2")

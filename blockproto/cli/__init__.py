@@ -74,9 +74,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
     callback=_show_version,
     help="Show the version.",
 )
-@click.option(
-    "-v", "--verbose", count=True, help="Say more: a line for each file; twice: what the engine does."
-)
+@click.option("-v", "--verbose", count=True, help="Say more; -vv also what the engine does.")
 @click.pass_context
 def commands(ctx: click.Context, verbose: int) -> None:
     """Transfer files that resume, are verified block by block, and are kept once acknowledged.

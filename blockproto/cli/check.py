@@ -20,6 +20,7 @@ from .output import Status, fail, say, show_count, warn
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--state",
+    metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where `serve --state` keeps its ledger.",
 )

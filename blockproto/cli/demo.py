@@ -39,7 +39,12 @@ class _Surprise(Exception):
 
 @click.command("demo")
 @click.option(
-    "--size", type=click.IntRange(32), default=FILESIZE >> 20, show_default=True, help="MiB of the file sent."
+    "--size",
+    metavar="MIB",
+    type=click.IntRange(32),
+    default=FILESIZE >> 20,
+    show_default=True,
+    help="How large a file to send.",
 )
 @verbose_option
 def demo(size: int) -> int:

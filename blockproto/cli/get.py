@@ -75,7 +75,9 @@ class _Fetch:
 @verbose_option
 @click.pass_context
 def get(ctx: click.Context, words: tuple[str, ...], span: str | None, as_json: bool, insecure: bool) -> int:
-    """Fetch files or folders from a server, into DEST or the current folder.
+    """Fetch files or folders from a server.
+
+    They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
 
     Running the same command again resumes, and fetches nothing that is already here.
     """

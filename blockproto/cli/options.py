@@ -29,7 +29,7 @@ def insecure_option(command: _Command) -> _Command:
 
 def verbose_option(command: _Command) -> _Command:
     """``-v`` behind the command's name too, where people type it."""
-    text = "Say more: a line for each file; twice: what the engine does."
+    text = "Say more; -vv also what the engine does."
     return click.option(
         "-v", "--verbose", count=True, expose_value=False, callback=_set_verbosity, help=text
     )(command)

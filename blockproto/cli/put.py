@@ -69,6 +69,7 @@ class _Tally:
 @click.argument("address", callback=to_address, metavar="bp://HOST:PORT[/FOLDER/]")
 @click.option(
     "--connections",
+    metavar="N",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
@@ -97,7 +98,9 @@ def put(
     """Send files, folders or stdin ("-") to a server.
 
     PATH may be a folder: its files and folders travel with their times and rights; symbolic links and special files are
-    named and left out. Running the same command again resumes and sends nothing that is already there.
+    named and left out. As with cp -r, `put photos bp://HOST/2026/` makes 2026/photos on the server.
+
+    Running the same command again resumes and sends nothing that is already there.
     """
     check_secure(address, insecure)
     wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity())

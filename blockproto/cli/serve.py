@@ -33,6 +33,7 @@ from .output import Status, about, say, warn
 )
 @click.option(
     "--state",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     help="Keep partials and ledger here instead of in DIR/.blockproto.",
 )
@@ -47,7 +48,7 @@ def serve(folder: Path, listen: tuple[str, int], state: Path | None, insecure: b
     """
     _check_usage(folder, listen[0], insecure)
     if verbosity() == 1:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(message)s")
     with about(str(folder), partial(_advise, folder, listen)):
         return trio.run(_serve, folder, listen, state, insecure)
 
