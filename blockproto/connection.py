@@ -68,7 +68,7 @@ CONTROL_LENGTH_MAX = 1 << 20
 NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
 """What somebody who speaks something else is told (BP1-FRM)."""
 _CREDIT_EVERY_S = 0.05
-_CREDIT_LEAST = 1024
+_CREDIT_LEAST = 1
 _ACK_RUNS_MAX = 128
 
 log = logging.getLogger(__name__)
@@ -554,7 +554,8 @@ class Connection:
         return deadline
 
     def _on_silence(self, now: float) -> None:
-        if self._head_begun_at is not None and now >= self._head_begun_at + HEAD_S:
+        late = self._head_begun_at is not None and now >= self._head_begun_at + HEAD_S
+        if late and self.greeted.is_set():
             raise RemoteProtocolError("a frame was begun and not ended", code=Code.TIMEOUT)
         if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
             self._return_credit(now)
