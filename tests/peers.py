@@ -61,7 +61,7 @@ async def run_inline(work: Callable[..., T], *args: Any, **_: Any) -> T:
 
 
 def run(test: Callable[..., Awaitable[T]], *args: Any, clock: Any = None, **options: Any) -> T:
-    """``trio.run`` on a clock that jumps, without threads; give it to ``pytest.mark.trio(run=...)``."""
+    """``trio.run`` on a clock that jumps, without threads; use it as ``quick = pytest.mark.trio(run=run)``, ``@quick``."""
 
     async def main() -> T:
         with trio.fail_after(DAY_S):
@@ -219,9 +219,9 @@ class RawPeer:
         while not self.acked.issuperset(blocknos):
             await self.expect(Ack)
 
-    async def wait_credited(self, received: int) -> None:
-        """Hear CREDIT until so many bytes of the connection were received."""
-        while not any(stream == 0 and credit.received >= received for stream, credit in self.credits):
+    async def wait_credited(self, received: int, stream: int = 0) -> None:
+        """Hear CREDIT until so many bytes of the stream (0: of the connection) were received."""
+        while not any(at == stream and credit.received >= received for at, credit in self.credits):
             heard = await self.hear()
             assert isinstance(heard.message, Credit | Ack), heard
 

@@ -9,9 +9,10 @@ from peers import run
 from blockproto.errors import ConnectionLost
 from blockproto.tasks import background_tasks
 
-pytestmark = pytest.mark.trio(run=run)
+quick = pytest.mark.trio(run=run)
 
 
+@quick
 async def test_background_tasks_end_with_the_body() -> None:
     ended = trio.Event()
 
@@ -27,6 +28,7 @@ async def test_background_tasks_end_with_the_body() -> None:
     assert ended.is_set()
 
 
+@quick
 async def test_an_error_of_the_body_is_not_wrapped() -> None:
     async def body() -> None:
         async with background_tasks() as nursery:
@@ -37,6 +39,7 @@ async def test_an_error_of_the_body_is_not_wrapped() -> None:
         await body()
 
 
+@quick
 async def test_its_cause_stays() -> None:
     cause = OSError("cable")
     with pytest.raises(ConnectionLost) as caught:
@@ -49,6 +52,7 @@ async def _fail() -> None:
     raise ValueError("a bug")
 
 
+@quick
 async def test_an_error_in_the_background_ends_the_body() -> None:
     async def body() -> None:
         async with background_tasks() as nursery:
@@ -59,12 +63,14 @@ async def test_an_error_in_the_background_ends_the_body() -> None:
         await body()
 
 
+@quick
 async def test_an_error_from_a_nested_nursery_is_not_wrapped() -> None:
     with pytest.raises(ValueError, match="a bug"):
         async with background_tasks(), trio.open_nursery() as nursery:
             nursery.start_soon(_fail)
 
 
+@quick
 async def test_several_errors_stay_a_group() -> None:
     async def body() -> None:
         async with background_tasks() as nursery:
@@ -77,6 +83,7 @@ async def test_several_errors_stay_a_group() -> None:
     assert len(caught.value.exceptions) == 2
 
 
+@quick
 async def test_cancellation_from_outside_passes_through() -> None:
     with trio.move_on_after(1) as scope:
         async with background_tasks() as nursery:
@@ -85,6 +92,7 @@ async def test_cancellation_from_outside_passes_through() -> None:
     assert scope.cancelled_caught
 
 
+@quick
 async def test_the_body_may_return_a_value() -> None:
     async def body() -> int:
         async with background_tasks() as nursery:

@@ -10,7 +10,7 @@ from peers import run
 
 from blockproto.turns import CONTROL, WEIGHTS, Turns
 
-pytestmark = pytest.mark.trio(run=run)
+quick = pytest.mark.trio(run=run)
 
 PIECE = 1000
 
@@ -37,6 +37,7 @@ async def _share(turns: Turns, senders: dict[str, tuple[int, int]], pieces: int)
     return written
 
 
+@quick
 async def test_three_priorities_share_16_to_4_to_1_by_bytes() -> None:
     written = await _share(
         Turns(), {"interactive": (0, PIECE), "normal": (1, PIECE), "bulk": (2, PIECE)}, 2100
@@ -46,21 +47,25 @@ async def test_three_priorities_share_16_to_4_to_1_by_bytes() -> None:
         assert written[name] / total == pytest.approx(weight / sum(WEIGHTS), rel=0.05)
 
 
+@quick
 async def test_weights_count_bytes_not_turns() -> None:
     written = await _share(Turns(), {"small pieces": (1, 100), "long pieces": (2, 10_000)}, 4000)
     assert written["small pieces"] / written["long pieces"] == pytest.approx(4, rel=0.1)
 
 
+@quick
 async def test_streams_of_one_priority_take_turns() -> None:
     written = await _share(Turns(), dict.fromkeys("abc", (1, PIECE)), 300)
     assert max(written.values()) - min(written.values()) <= PIECE
 
 
+@quick
 async def test_no_priority_starves() -> None:
     written = await _share(Turns(), {"first": (0, PIECE), "second": (0, PIECE), "bulk": (2, PIECE)}, 100)
     assert written["bulk"] >= 3 * PIECE
 
 
+@quick
 async def test_an_idle_priority_saves_up_no_claim() -> None:
     """After a megabyte of bulk alone, an interactive stream gets its weight from now on, not the past too."""
     turns = Turns()
@@ -77,6 +82,7 @@ async def _wait_in_line(turns: Turns, priority: int, order: list[str], name: str
     turns.give(priority, PIECE)
 
 
+@quick
 async def test_control_goes_before_every_payload() -> None:
     turns, order = Turns(), list[str]()
     await turns.take(2)
@@ -88,6 +94,7 @@ async def test_control_goes_before_every_payload() -> None:
     assert order[0] == "control"
 
 
+@quick
 async def test_a_small_interactive_file_passes_a_bulk_one() -> None:
     turns, order = Turns(), list[str]()
     await turns.take(2)
@@ -100,6 +107,7 @@ async def test_a_small_interactive_file_passes_a_bulk_one() -> None:
     assert order == ["interactive", "bulk"]
 
 
+@quick
 async def test_who_may_not_go_is_passed_over_until_woken() -> None:
     turns, order = Turns(), list[str]()
     credit = False
@@ -123,6 +131,7 @@ async def test_who_may_not_go_is_passed_over_until_woken() -> None:
     assert not turns.held
 
 
+@quick
 async def test_one_stream_without_credit_does_not_hold_its_priority_up() -> None:
     turns, order = Turns(), list[str]()
     async with trio.open_nursery() as nursery:
@@ -134,6 +143,7 @@ async def test_one_stream_without_credit_does_not_hold_its_priority_up() -> None
         nursery.cancel_scope.cancel()
 
 
+@quick
 async def test_a_cancelled_waiter_holds_nothing() -> None:
     turns = Turns()
     await turns.take(1)
@@ -147,6 +157,7 @@ async def test_a_cancelled_waiter_holds_nothing() -> None:
     assert not turns.held
 
 
+@quick
 async def test_only_one_holds_the_turn() -> None:
     turns = Turns()
     holding = 0
