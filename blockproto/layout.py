@@ -42,8 +42,6 @@ U64_MAX = 2**63 - 1
 CRITICAL_TLV = 0x8000
 """A TLV type with this bit must be understood (BP1-EXT-003)."""
 
-STRING_LENGTH_MAX = 0xFFFF
-
 _COUNT = struct.Struct(">H")
 _TLV = struct.Struct(">HH")
 _PAIR = struct.Struct(">II")
@@ -62,7 +60,7 @@ class Part(Protocol):
     """One thing of variable length in a head."""
 
     def encode(self, value: Any) -> bytes:
-        """The bytes of ``value``; raises LocalProtocolError if it has none."""
+        """The bytes of ``value``; raises LocalProtocolError or struct.error if it has none."""
 
     def decode(self, head: bytes, offset: int, values: dict[str, Any]) -> tuple[Any, int]:
         """The value at ``offset`` and the offset after it, given the ``values`` before it; raises MalformedFrame."""
@@ -79,15 +77,13 @@ class String:
         self._clip = clip
 
     def encode(self, value: str) -> bytes:
-        """Length and bytes of ``value``."""
+        """Length and bytes of ``value``; struct.error if they are more than 65,535."""
         try:
             raw = value.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise LocalProtocolError(f"text that is no Unicode: {error.reason}") from error
         if self._clip and len(raw) > self._clip:
             raw = raw[: self._clip].decode("utf-8", "ignore").encode("utf-8")
-        if len(raw) > STRING_LENGTH_MAX:
-            raise LocalProtocolError(f"a string of {len(raw)} bytes")
         return _COUNT.pack(len(raw)) + raw
 
     def decode(self, head: bytes, offset: int, values: dict[str, Any]) -> tuple[str, int]:
@@ -217,8 +213,6 @@ class Tlv:
             if self._mask and item & ~self._mask:
                 raise LocalProtocolError(f"{item} is more than {self._mask}")
         raw = b"".join([self._item.pack(item) for item in items])
-        if len(raw) > STRING_LENGTH_MAX:
-            raise LocalProtocolError(f"a TLV of {len(raw)} bytes")
         return _TLV.pack(self.number, len(raw)) + raw
 
     def decode(self, raw: bytes) -> Any:

@@ -508,6 +508,10 @@ def test_runs_rise_and_do_not_touch(found):
         encode_frame(1, Ack(0, tuple(found)))
 
 
+def test_the_last_blocknos_can_be_held():
+    assert there_and_back(Ack(0, ((0, 5), (7, 0xFFFFFFF8)))) == Ack(0, ((0, 5), (7, 0xFFFFFFF8)))
+
+
 @pytest.mark.parametrize("found", [((1, 0),), ((1, BLOCK_LENGTH + 1),), ((2, 1), (2, 1)), ((2, 1), (1, 1))])
 def test_prefixes_rise_and_lie_within_blocks(found):
     raw = b"".join(struct.pack(">II", *prefix) for prefix in found)
