@@ -6,23 +6,21 @@
 
     await blockproto.serve("/srv/files", listen=("127.0.0.1", 7878))     # inside your nursery
 
-This is the public face, and the only place that picks a concrete store. What is promised is in ``spec/``.
+This is the public face; what is promised is in ``spec/``. Names are imported when they are first used, so that a program
+that only asks for the version does not wait for Trio.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import trio
-
-from .client import Client, connect_with, tcp_dial
-from .errors import BlockprotoError
-from .results import FileInfo, Receipt, UploadInfo, UploadJob
-from .store import UploadStore
-from .transfer.sending import Progress
+if TYPE_CHECKING:
+    from .api import connect, serve
+    from .client import Client
+    from .errors import BlockprotoError
+    from .results import FileInfo, Receipt, UploadInfo, UploadJob
+    from .transfer.sending import Progress
 
 __all__ = [
     "BlockprotoError", "Client", "FileInfo", "Progress", "Receipt", "UploadInfo", "UploadJob", "connect", "serve",
@@ -30,54 +28,21 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-
-@asynccontextmanager
-async def connect(url: str, *, connections: int = 1) -> AsyncIterator[Client]:
-    """A client of the server at ``url``; its connections are made when they are first needed, and closed at the end.
-
-    Args:
-        url: ``bp://HOST[:PORT]``.
-        connections: over how many connections a big file is sent, at least 1.
-
-    Raises:
-        ValueError: ``url`` is not of that form.
-    """
-    dial, server = tcp_dial(url)
-    async with connect_with(dial, server, _open_sidecar, connections=connections) as client:
-        yield client
+_HOMES = {
+    "BlockprotoError": ".errors",
+    "Client": ".client",
+    "FileInfo": ".results",
+    "Progress": ".transfer.sending",
+    "Receipt": ".results",
+    "UploadInfo": ".results",
+    "UploadJob": ".results",
+    "connect": ".api",
+    "serve": ".api",
+}
 
 
-async def serve(
-    folder: str | os.PathLike[str],
-    *,
-    listen: tuple[str, int] = ("127.0.0.1", 7878),
-    state: str | os.PathLike[str] | None = None,
-    insecure: bool = False,
-    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
-
-    Args:
-        folder: what is served; partials and ledger are in its ``.blockproto``.
-        listen: host and port; port 0 picks a free one.
-        state: keep partials and ledger there instead.
-        insecure: must be True to listen on anything but loopback: there is no TLS yet.
-        task_status: Trio's.
-
-    Raises:
-        NotPermitted: the folder cannot be served, or ``listen`` needs ``insecure``.
-        StoreInUse: another server has it.
-        StoreFailed: the disk reported an error.
-        OSError: the address cannot be listened on.
-
-    Cancellation: clients are told, what was received is made durable, then this returns.
-    """
-    from .listening import serve_folder
-
-    await serve_folder(Path(folder), listen, None if state is None else Path(state), insecure, task_status)
-
-
-def _open_sidecar(dest: Path, first: int) -> UploadStore:
-    from .store.sidecar import SidecarStore
-
-    return SidecarStore(dest, first=first)
+def __getattr__(name: str) -> object:
+    """Import a public name from where it lives."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'blockproto' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -69,6 +69,7 @@ NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not beg
 """What somebody who speaks something else is told (BP1-FRM)."""
 _CREDIT_EVERY_S = 0.05
 _CREDIT_LEAST = 1
+_CREDIT_LOOK = 128 * 1024
 _ACK_RUNS_MAX = 128
 
 log = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class Connection:
         self._silence_s = 2 * ping_every_s if ping_every_s else SILENCE_S
         self._pinged = False
         self._credited_at = -_CREDIT_EVERY_S
+        self._uncredited = 0
         self._credit_waits = False
         if session.side is Side.CLIENT:
             self._queue(session.greeting())
@@ -405,7 +407,7 @@ class Connection:
     async def _read(self) -> None:
         try:
             while self.lost is None:
-                received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline())
+                received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline)
                 if received is None:
                     self._on_silence(trio.current_time())
                 elif received:
@@ -429,6 +431,7 @@ class Connection:
             self._head_begun_at = None
         elif self._head_begun_at is None:
             self._head_begun_at = self._heard_at
+        self._uncredited += received
         self._return_credit(self._heard_at)
         while self._control_length > CONTROL_LENGTH_MAX and self.lost is None:
             await self._news.park()
@@ -532,10 +535,13 @@ class Connection:
         The little must be granted too: a peer whose streams share the line sends no more until it hears what has come.
         """
         soon = now >= self._credited_at + _CREDIT_EVERY_S
+        self._credit_waits = not soon
+        if not soon and self._uncredited < _CREDIT_LOOK:
+            return
+        self._uncredited = 0
         limits = self.session.limits
         much = min(limits.stream_allowance, limits.connection_allowance) // 4
         frames = self.session.credits_due(_CREDIT_LEAST if soon else much)
-        self._credit_waits = not soon
         if frames:
             self._credited_at = now
             for frame in frames:

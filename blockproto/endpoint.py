@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -26,6 +26,11 @@ _SEND_PARTS_MAX = 64
 _KEEPALIVE_IDLE_S = 60
 
 Part = bytes | bytearray | memoryview
+Deadline = Callable[[], float]
+
+
+def _never() -> float:
+    return math.inf
 
 
 class Endpoint(Protocol):
@@ -33,12 +38,12 @@ class Endpoint(Protocol):
 
     peer: str
 
-    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
 
         Args:
             view: the caller's memory, not empty.
-            deadline: Trio time at which to give up and return None.
+            deadline: gives the Trio time at which to give up and return None; asked only when there is nothing yet.
 
         Raises:
             ConnectionLost: the connection broke.
@@ -74,7 +79,7 @@ class SocketEndpoint:
         if sock.family != getattr(socket, "AF_UNIX", None):
             _tune(sock)
 
-    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
         """See Endpoint. Bytes that are here already are taken without a scope for the deadline: it costs more."""
         await self._yield_after(0)  # before bytes are taken, so that a cancellation loses none
         while True:
@@ -82,7 +87,7 @@ class SocketEndpoint:
                 received = self._socket.recv_into(view)
             except BlockingIOError:
                 self._unyielded = 0
-                with trio.move_on_at(deadline) as scope:
+                with trio.move_on_at(deadline()) as scope:
                     await self._wait(trio.lowlevel.wait_readable)
                 if scope.cancelled_caught:
                     return None
@@ -150,11 +155,11 @@ class StreamEndpoint:
         self._stream = stream
         self.peer = peer
 
-    async def receive_into(self, view: memoryview, deadline: float = math.inf) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
         """See Endpoint."""
         received: bytes | bytearray | None = None
         try:
-            with trio.move_on_at(deadline):
+            with trio.move_on_at(deadline()):
                 received = await self._stream.receive_some(len(view))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise ConnectionLost(f"the connection to {self.peer} broke") from exc

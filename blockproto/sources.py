@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from pathlib import Path
 
 import trio
@@ -22,13 +23,21 @@ from .names import SafeName, show_name
 from .store import FOLDER_FILETYPE, Facts, IfExists
 from .transfer.committing import Disk
 
+ENDING_LENGTH_MAX = 32
+"""Characters at the end of a name that can decide its MIME type."""
+
 STREAM_WINDOW_BYTES = 16 << 20
 """How much of a stream is kept until it is durable on the other side, so that it can be sent again."""
 
 
 def filetype_of(name: str) -> str:
     """The MIME type that a name suggests."""
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return _filetype_of_ending(name.rpartition("/")[2].partition(".")[2][-ENDING_LENGTH_MAX:].lower())
+
+
+@lru_cache(maxsize=1024)
+def _filetype_of_ending(ending: str) -> str:
+    return mimetypes.guess_type(f"x.{ending}")[0] or "application/octet-stream"
 
 
 class FileSource:

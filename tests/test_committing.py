@@ -294,15 +294,17 @@ async def test_writes_stay_inline_while_they_are_quick(slow_upload: SlowUpload) 
     assert not disk.slow
 
 
-async def test_a_slow_write_sends_the_next_ones_to_a_thread(slow_upload: SlowUpload) -> None:
+async def test_two_slow_writes_send_the_next_ones_to_a_thread(slow_upload: SlowUpload) -> None:
     disk = Disk()
     slow_upload.seconds = 2 * QUICK_S
     await disk.write(slow_upload, 0, memoryview(b"x"))
+    assert not disk.slow  # one can be the scheduler's doing
+    await disk.write(slow_upload, 0, memoryview(b"x"))
     assert disk.slow
     slow_upload.seconds = 0.0
-    for _ in range(17):
+    for _ in range(16):
         await disk.write(slow_upload, 0, memoryview(b"x"))
-    assert slow_upload.threads == [False, *[True] * 16, False]
+    assert slow_upload.threads == [False, False, *[True] * 15, False]
 
 
 async def test_reads_count_too(slow_upload: SlowUpload) -> None:
@@ -312,7 +314,8 @@ async def test_reads_count_too(slow_upload: SlowUpload) -> None:
         slow_upload.clock[0] += 1.0
         return len(view)
 
-    assert await disk.read(read, 0, memoryview(bytearray(5))) == 5
+    for _ in range(2):
+        assert await disk.read(read, 0, memoryview(bytearray(5))) == 5
     assert disk.slow
     assert await disk.read(read, 0, memoryview(bytearray(6))) == 6
 
@@ -324,6 +327,7 @@ async def test_an_error_passes_and_its_time_counts(slow_upload: SlowUpload) -> N
         slow_upload.clock[0] += 1.0
         raise StoreFull
 
-    with pytest.raises(StoreFull):
-        await disk.read(fail, 0, memoryview(bytearray(5)))
+    for _ in range(2):
+        with pytest.raises(StoreFull):
+            await disk.read(fail, 0, memoryview(bytearray(5)))
     assert disk.slow

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -32,6 +33,11 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 SYNC_EACH_MAX = 8
 """How many files or folders are synced one by one; for more, one ``syncfs`` is cheaper."""
 
+_TMPFS_MAGIC = 0x01021994
+_WORD_LENGTH = ctypes.sizeof(ctypes.c_long)
+_STATFS_LENGTH = 512
+"""More than any ``struct statfs``, whose first word is the file system's magic."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,6 +53,7 @@ def _libc_function(name: str, *argtypes: type) -> Callable[..., int] | None:
 
 _syncfs = _libc_function("syncfs", ctypes.c_int)
 _fallocate = _libc_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+_fstatfs = _libc_function("fstatfs", ctypes.c_int, ctypes.c_char_p)
 _renameat2 = _libc_function(
     "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
@@ -69,9 +76,21 @@ def syncfs(fd: int) -> None:
         _raise_errno()
 
 
+def _in_memory(fd: int) -> bool:
+    """Whether the file system of ``fd`` is a tmpfs."""
+    facts = ctypes.create_string_buffer(_STATFS_LENGTH)
+    if _fstatfs is None or _fstatfs(fd, facts) != 0:
+        return False
+    return int.from_bytes(facts.raw[:_WORD_LENGTH], sys.byteorder) == _TMPFS_MAGIC
+
+
 def reserve(fd: int, position: int, length: int) -> bool:
-    """Reserve room without changing the file's size; False where the file system cannot or has none left."""
-    if _fallocate is None:
+    """Reserve room without changing the file's size; False where the file system cannot or has none left.
+
+    Nothing is reserved in a tmpfs: a write there says at once that there is no room, while reserving clears every page
+    before it is written (a third of an upload's time).
+    """
+    if _fallocate is None or _in_memory(fd):
         return False
     while _fallocate(fd, _FALLOC_FL_KEEP_SIZE, position, length) != 0:
         number = ctypes.get_errno()

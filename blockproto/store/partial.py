@@ -133,19 +133,26 @@ class Partial:
     @contextmanager
     def _opened(self) -> Iterator[int]:
         """The open file; it is not closed before the block has ended, or its number would be another file's."""
+        fd = self._take()
+        try:
+            yield fd
+        finally:
+            self._give()
+
+    def _take(self) -> int:
         with self._lock:
             if self.gone:
                 raise UnknownUpload("the upload has ended")
             if self._fd < 0:
                 self._fd = self._open()
             self._busy += 1
-        try:
-            yield self._fd
-        finally:
-            with self._lock:
-                self._busy -= 1
-                if self._closing:
-                    self._close()
+            return self._fd
+
+    def _give(self) -> None:
+        with self._lock:
+            self._busy -= 1
+            if self._closing:
+                self._close()
 
     def _open(self) -> int:
         if self.exists:
@@ -159,12 +166,15 @@ class Partial:
     def write(self, position: int, piece: memoryview) -> None:
         """Write ``piece`` at ``position``; the errors are those of the port's ``Upload.write``."""
         try:
-            with self._opened() as fd:
+            fd = self._take()
+            try:  # not the context manager: it costs as much as a small write, on the path of every byte
                 self._settled = None
                 end = position + len(piece)
                 if end > BLOCK_LENGTH and (end - 1) // RESERVE_LENGTH not in self._reserved:
                     self._reserve(fd, (end - 1) // RESERVE_LENGTH)
                 write_all(fd, position, piece)
+            finally:
+                self._give()
         except OSError as exc:
             raise refusal(exc) from exc
 

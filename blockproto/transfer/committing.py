@@ -153,8 +153,8 @@ class Disk:
 
     @property
     def slow(self) -> bool:
-        """Whether store calls leave the Trio thread now."""
-        return True in self._last_slow
+        """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
+        return self._last_slow.count(True) > 1
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
         """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
