@@ -51,7 +51,6 @@ from .uploads import LiveUpload, Uploads
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64
-FILETYPE_LENGTH_MAX = 255
 MODE_BITS = 0o777
 
 
@@ -60,14 +59,11 @@ def facts_of(message: Open | Block) -> Facts:
 
     Raises:
         NameRefused: the name breaks a rule.
-        BadFacts: a folder that has bytes, or no filetype that can be.
+        BadFacts: a folder that has bytes.
     """
     filename = SafeName.parse(message.filename)
-    filetype = message.filetype
-    if filetype == FOLDER_FILETYPE and message.filesize != 0:
+    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
         raise BadFacts("a folder has no bytes: its filesize is 0")
-    if len(filetype) > FILETYPE_LENGTH_MAX or not (filetype.isascii() and filetype.isprintable()):
-        raise BadFacts("a filetype is at most 255 printable ASCII characters")
     return Facts(
         filename=filename,
         filetype=message.filetype,
