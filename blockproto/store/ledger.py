@@ -54,7 +54,7 @@ MAP_USED_MAX = 0.8
 BALLAST_LENGTH = 8 << 20
 """Bytes reserved behind the ledger's end."""
 
-TRIM_MAX = 16_384
+TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
 
 

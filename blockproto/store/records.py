@@ -17,7 +17,6 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from struct import Struct
@@ -47,7 +46,6 @@ _FINALISING = Struct(">16sB")
 _PREFIX = Struct(">II32s")
 _PAGE = Struct(">I")
 _ALL_HELD = b"\xff" * (PAGE_BLOCKS // 8)
-_SOME_HELD = re.compile("1+")
 
 STATE_KEY = b"m"
 UNSYNCED_KEY = b"s"
@@ -277,9 +275,13 @@ def held_runs(pages: Iterable[tuple[int, bytes]]) -> Iterator[Run]:
         if bitmap == _ALL_HELD:
             yield first, PAGE_BLOCKS
             continue
-        bits = format(int.from_bytes(bitmap, "big"), f"0{PAGE_BLOCKS}b")
-        for run in _SOME_HELD.finditer(bits):
-            yield first + run.start(), run.end() - run.start()
+        short = bitmap.rstrip(b"\0")
+        bits = format(int.from_bytes(short, "big"), f"0{len(short) * 8}b") + "0"
+        start = bits.find("1")
+        while start >= 0:
+            end = bits.find("0", start)
+            yield first + start, end - start
+            start = bits.find("1", end)
 
 
 def mark(bitmap: bytearray, blockno: int, held: bool) -> None:

@@ -128,21 +128,22 @@ class Recovery:
         for record in list(self._view.uploads()):
             found = look(self._store.partials_fd, record.storage_id.hex().encode())
             held = self._view.held(record.storage_id)
-            shown = show_name(record.facts.filename.text)
             if found is None:
                 self._view.drop_upload(record.key, record.storage_id)
+                shown = show_name(record.facts.filename.text)
                 self._lose(f"the bytes of the unfinished {shown} are gone ({len(held)} blocks)")
                 continue
             known.add(record.storage_id)
             self._store.recorded.add(record.key)
-            self._cut(record, held, found.st_size, shown)
+            self._cut(record, held, found.st_size)
         return known
 
-    def _cut(self, record: UploadRecord, held: BlockSet, size: int, shown: str) -> None:
+    def _cut(self, record: UploadRecord, held: BlockSet, size: int) -> None:
         runs = held.runs()
         if runs and record.shape.held_end(sum(runs[-1]) - 1) > size:
             beyond = [blockno for blockno in held if record.shape.held_end(blockno) > size]
             self._view.drop_blocks(record.storage_id, beyond)
+            shown = show_name(record.facts.filename.text)
             self._lose(f"the partial of the unfinished {shown} is too short: {len(beyond)} blocks are gone")
         prefixes = self._view.prefixes(record.storage_id)
         there = {
