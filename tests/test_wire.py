@@ -508,6 +508,19 @@ def test_runs_rise_and_do_not_touch(found):
         encode_frame(1, Ack(0, tuple(found)))
 
 
+def test_lists_of_more_than_255():
+    for message in (
+        Ack(0, tuple((2 * i, 1) for i in range(600))),
+        Result(3, tuple(ReceiptItem(ID, ID, DIGEST, i, "") for i in range(600))),
+    ):
+        assert there_and_back(message) == message
+
+
+def test_prefixes_of_one_byte_and_of_a_whole_block():
+    opened = Opened(ID, ID, 0, 0, 0, None, (), ((0, 1), (1, BLOCK_LENGTH)))
+    assert there_and_back(opened) == opened
+
+
 def test_the_last_blocknos_can_be_held():
     assert there_and_back(Ack(0, ((0, 5), (7, 0xFFFFFFF8)))) == Ack(0, ((0, 5), (7, 0xFFFFFFF8)))
 
