@@ -122,11 +122,12 @@ class LiveUpload:
             raise Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
         if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):
             raise SourceChanged("this sourceid was begun with another name or size: use a new sourceid")
-        if attempt > self.attempt:
-            self.attempt = attempt
-            self._fence()
+        older = tuple(self.feeds) if attempt > self.attempt else ()
+        self.attempt = attempt
         self.facts = replace(self.facts, if_exists=facts.if_exists, mtime_ns=facts.mtime_ns, mode=facts.mode)
-        self.feeds.append(feed)
+        self.feeds.append(feed)  # before the older ones leave: an upload without any stream rests
+        for other in older:
+            other.say_stopped(Superseded(f"attempt {attempt} took this upload over", current=attempt))
 
     def leave(self, feed: Feed) -> None:
         """``feed`` has ended, and its COMMIT with it; with the last one, what is known of unfinished blocks is recorded."""
@@ -156,9 +157,6 @@ class LiveUpload:
 
         self._submit(Discard(self.stored.key), done)
         return discarded
-
-    def _fence(self) -> None:
-        self._stop(Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt))
 
     def _stop(self, error: BlockprotoError) -> None:
         for feed in tuple(self.feeds):
