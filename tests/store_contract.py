@@ -427,27 +427,30 @@ class UploadStoreContract:
 
     # -- repair
 
-    def test_forgotten_blocks_are_missing_in_a_new_incarnation(self, place: Place) -> None:
+    def test_forgotten_blocks_are_missing_and_the_incarnation_stays(self, place: Place) -> None:
         content, other = pattern(3 * BLOCK_LENGTH), pattern(3 * BLOCK_LENGTH, seed=1)
         upload = opened(place.store, len(content))
         place.store.commit(written(upload, content))
         before = place.store.incarnation
         assert outcome(place.store, Forget(upload, 1, (1, 2))) is None
-        assert place.store.incarnation > before
         upload.close()
         place.reopen()
+        assert place.store.incarnation == before
         again = opened(place.store, len(content))
         assert again.held == BlockSet([(0, 1)])
         mixed = content[:BLOCK_LENGTH] + other[BLOCK_LENGTH:]
         stored(place.store, *written(again, mixed, [1, 2]), finish_of(again, mixed))
         assert place.content(NAME) == mixed
 
-    def test_forgetting_what_is_not_held_keeps_the_incarnation(self, place: Place) -> None:
-        upload = opened(place.store, 2 * BLOCK_LENGTH)
-        place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
-        before = place.store.incarnation
-        assert outcome(place.store, Forget(upload, 1, (1,))) is None
-        assert place.store.incarnation == before
+    def test_forgotten_and_sent_again_in_one_batch(self, place: Place) -> None:
+        content, other = pattern(2 * BLOCK_LENGTH), pattern(2 * BLOCK_LENGTH, seed=1)
+        upload = opened(place.store, len(content))
+        place.store.commit(written(upload, content))
+        assert outcome(place.store, Forget(upload, 1, (0, 7))) is None
+        mixed = other[:BLOCK_LENGTH] + content[BLOCK_LENGTH:]
+        works = written(upload, mixed, [0])
+        stored(place.store, Forget(upload, 1, (0,)), *works, finish_of(upload, mixed))
+        assert place.content(NAME) == mixed
 
     # -- repeating
 

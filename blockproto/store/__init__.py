@@ -165,7 +165,10 @@ class Finish:
 
 @dataclass(slots=True, eq=False)
 class Forget:
-    """Drop blocks from the ledger, durably (repair). Outcome: None, or Superseded."""
+    """Drop blocks from the ledger, durably: their sender withdrew them (repair). Outcome: None, or Superseded.
+
+    The incarnation stays: nobody else has to doubt what was acknowledged.
+    """
 
     upload: Upload
     attempt: int

@@ -45,7 +45,7 @@ from .disk import SYNC_EACH_MAX, Folders, syncfs
 from .ledger import View
 from .partial import Partial
 from .publishing import Publisher
-from .records import State, UploadRecord
+from .records import UploadRecord
 from .refusals import refusal
 from .removing import remove_entry
 from .rules import (
@@ -94,7 +94,6 @@ class Batch:
         self._new: list[_Change] = []
         self._folders = Folders(store.root_fd)
         self._publisher = Publisher(store, self._folders)
-        self._state: State | None = None
 
     def run(self) -> None:
         """Do it; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
@@ -130,8 +129,6 @@ class Batch:
             self._record(view)
             view.trim()
         del store.owed[:paid]
-        if self._state is not None:
-            store.state = self._state
 
     def _start_sync(self) -> None:
         """Let the system write many brief files while their names are planned."""
@@ -180,8 +177,8 @@ class Batch:
 
     def _record_change(self, view: View, change: _Change) -> None:
         storage_id = change.record.storage_id
-        if change.dropped and view.drop_blocks(storage_id, change.dropped):
-            self._raise_incarnation(view)
+        if change.dropped:
+            view.drop_blocks(storage_id, change.dropped)
         if change.digests:
             view.add_blocks(storage_id, change.digests)
         if change.prefixes is not None:
@@ -193,10 +190,6 @@ class Batch:
             self._new.append(change)
         self._store.recorded.add(change.record.key)
 
-    def _raise_incarnation(self, view: View) -> None:
-        self._state = self._store.state.raised(self._store.now_ms())
-        view.put_state(self._state)
-
     def _undone(self, error: StoreFull) -> None:
         """The transaction did not happen: nothing that needed it is done."""
         for work in self._works:
@@ -207,7 +200,6 @@ class Batch:
         self._store.transaction_undone()
         self._publisher.forget()
         self._discarded.clear()
-        self._state = None
 
     # -- plan
 

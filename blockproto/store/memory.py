@@ -337,11 +337,8 @@ class MemoryStore:
 
     def _forget(self, work: Forget) -> None:
         begun = self._recorded(work.upload, work.attempt)
-        held = [blockno for blockno in work.blocknos if blockno in begun.digests]
-        for blockno in held:
-            del begun.digests[blockno]
-        if held:
-            self.incarnation += 1
+        for blockno in work.blocknos:
+            begun.digests.pop(blockno, None)
 
     def _keep_prefixes(self, work: KeepPrefixes) -> None:
         begun = self._recorded(work.upload, work.attempt)

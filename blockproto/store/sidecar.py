@@ -348,12 +348,12 @@ class SidecarStore:
             return
         settled = self._settle(plan)
         self._files.sync(metadata=settled)
-        records = plan.records(begun, self._now_ms())
+        records = plan.records(begun)
         if self._files.ledger.exists or not settled:
             self._append(begun, records)
             records = b""
         plan.apply(begun)
-        self._shape, self.incarnation = plan.shape, begun.incarnation
+        self._shape = plan.shape
         if finish is not None and settled:
             self._finish(begun, plan, finish)
             if finish.outcome is not None and isinstance(finish.outcome, BlockprotoError):

@@ -10,7 +10,6 @@ from .sidecar_ledger import (
     attempt_record,
     blocks_record,
     dropped_record,
-    incarnation_record,
     prefixes_record,
 )
 
@@ -29,7 +28,6 @@ class Plan:
         self.dropped: set[int] = set()
         self.prefixes: dict[int, Prefix] | None = None
         self.attempt = 0
-        self.incarnation = 0
         self.finish: Finish | None = None
         self.twins: list[Finish] = []
 
@@ -39,14 +37,13 @@ class Plan:
         blocks.update(self.blocks)
         return [(blockno, digest) for blockno, (_, digest) in sorted(blocks.items())]
 
-    def records(self, begun: Begun, now_ms: int) -> bytes:
+    def records(self, begun: Begun) -> bytes:
         """The records, in an order in which each is true when it is read."""
         found = b""
         if self.attempt > begun.attempt:
             found += attempt_record(self.attempt)
         if self.dropped:
-            self.incarnation = max(begun.incarnation + 1, now_ms)
-            found += dropped_record(self.dropped) + incarnation_record(self.incarnation)
+            found += dropped_record(self.dropped)
         if self.blocks:
             found += blocks_record(self.blocks)
         if self.prefixes is not None:
@@ -58,8 +55,6 @@ class Plan:
         begun.attempt = max(begun.attempt, self.attempt)
         for blockno in self.dropped:
             begun.blocks.pop(blockno, None)
-        if self.dropped:
-            begun.incarnation = self.incarnation
         begun.blocks.update(self.blocks)
         for blockno in self.blocks:
             begun.prefixes.pop(blockno, None)

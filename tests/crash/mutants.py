@@ -214,8 +214,8 @@ def no_root_check(patch: Patch) -> None:
 
 
 @mutant
-def incarnation_stays(patch: Patch) -> None:
-    patch.setattr(Batch, "_raise_incarnation", nothing)
+def forgotten_blocks_stay(patch: Patch) -> None:
+    patch.setattr(View, "drop_blocks", nothing)
 
 
 # -- recovery

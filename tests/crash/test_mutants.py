@@ -47,7 +47,7 @@ CAUGHT_BY: dict[str, Check] = {
     "receipts_without_identity": contract("test_a_file_that_somebody_changed_is_sent_again"),
     "no_attempt_check": contract("test_a_smaller_attempt_changes_nothing"),
     "no_root_check": contract("test_another_root_commits_nothing_and_drops_nothing"),
-    "incarnation_stays": contract("test_forgotten_blocks_are_missing_in_a_new_incarnation"),
+    "forgotten_blocks_stay": contract("test_forgotten_blocks_are_missing_and_the_incarnation_stays"),
     "recovery_does_not_look_at_partials": checks.check_lost_bytes_are_noticed,
     "recovery_keeps_the_incarnation": checks.check_lost_bytes_are_noticed,
     "recovery_does_not_sync": checks.check_recovery_syncs_names,
