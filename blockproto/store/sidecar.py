@@ -8,7 +8,7 @@ The order is the server's: bytes, sync, ledger, sync, acknowledge; FINALISING, r
 its name only when it is complete; then the three are gone. A file that is committed in the same batch as its first
 block never gets a ledger. Runs on Linux, macOS and Windows.
 
-Spec: spec/store.md §6.
+Spec: spec/store.md §7.
 """
 
 from __future__ import annotations
