@@ -138,6 +138,17 @@ def test_a_range_of_nothing_there(server: Server, here: Path, run: Run) -> None:
     assert run("get", server.address + "/folder", "--range", "3-5", cwd=here).status == Status.USAGE
 
 
+def test_nobody_there_is_3_and_says_how_to_go_on(
+    start_server: Callable[..., Server], here: Path, run: Run
+) -> None:
+    server = start_server()
+    server.stop()
+    ran = run("get", server.address + "/a", server.address + "/b", here)
+    assert ran.status == Status.UNREACHABLE
+    assert ran.err.startswith(f"blockproto: {server.address}: ")
+    assert "run the same command again" in ran.err
+
+
 def test_a_folder_in_the_way(server: Server, here: Path, run: Run) -> None:
     (server.folder / "a").write_bytes(b"123")
     (here / "into" / "a").mkdir(parents=True)

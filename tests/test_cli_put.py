@@ -179,6 +179,16 @@ def test_stdin(size: int, server: Server, run: Run) -> None:
     assert (server.folder / "x" / "stdin").read_bytes() == content
 
 
+def test_stdin_refused_and_a_file_beside_it(server: Server, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    (server.folder / "stdin").write_bytes(b"taken")
+    ran = run("put", "-", tmp_path / "a", server.address + "/", "--if-exists", "refuse", stdin=b"new")
+    assert ran.status == Status.FAILED
+    assert "blockproto: stdin: the name is taken" in ran.err
+    assert (server.folder / "stdin").read_bytes() == b"taken"
+    assert (server.folder / "a").read_bytes() == b"1"
+
+
 def test_as_and_percent(server: Server, tmp_path: Path, run: Run) -> None:
     source = tmp_path / "a"
     source.write_bytes(b"1")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from processes import COMMAND, Ran, Server
 
+from blockproto.cli import main
 from blockproto.cli.output import Status
 
 Run = Callable[..., Ran]
@@ -125,6 +127,25 @@ def test_check_of_a_folder_that_was_never_served(tmp_path: Path, run: Run) -> No
     ran = run("check", tmp_path)
     assert ran.status == Status.DONE
     assert "was never served" in ran.err
+
+
+def test_verbose_says_who_came(tmp_path: Path, run: Run) -> None:
+    command = [*COMMAND, "serve", str(tmp_path), "--listen", "127.0.0.1:0", "-v"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = process.stdout.readline().rpartition(":")[2].strip()
+        assert run("ls", f"bp://127.0.0.1:{port}/", "-vv").status == Status.DONE
+        process.terminate()
+        assert "DEBUG" in process.stderr.read()
+
+
+def test_a_demo_with_a_surprise_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("blockproto.cli.demo.COMMAND", [sys.executable, "-c", "print('what?')"])
+    assert main(["demo", "--size", "32"]) == Status.FAILED
+    assert "the server did not start" in capsys.readouterr().err
 
 
 def test_demo(run: Run) -> None:

@@ -25,6 +25,7 @@ from .. import connect
 from .options import verbose_option
 from .output import Status, show_size, warn
 
+COMMAND = [sys.executable, "-m", "blockproto"]
 FILESIZE = 400 << 20
 KILL_AT = 0.3
 """The share of the file that must be durable before the server is killed."""
@@ -142,8 +143,9 @@ def _tell(text: str) -> None:
 @contextmanager
 def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A ``blockproto`` process that is gone afterwards, whatever happens."""
-    command = [sys.executable, "-m", "blockproto", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         with process:
             try:
