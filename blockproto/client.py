@@ -12,6 +12,7 @@ Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -196,8 +197,24 @@ class Client:
                 used = await self._upload_once(sending)
                 return _upload_receipt(sending, used, time.perf_counter() - begun)
             except BlockprotoError as exc:
+                if isinstance(exc, SourceChanged) and await self._look_again(source, sourceid):
+                    sending = _read_anew(sending, progress)
+                    continue
                 tries = 0 if len(sending.held) > before else tries
                 tries = await self._wait_to_retry(exc, tries)
+
+    async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
+        """Whether a file that seemed to change is the same by size and time, so that reading it again can settle it.
+
+        What was sent of one that is another by now is removed: no later call would go on with it.
+        """
+        if not isinstance(source, FileSource):
+            return False
+        if source.is_another():
+            with trio.move_on_after(CONNECT_S), contextlib.suppress(BlockprotoError):
+                await self._ask_once(Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+            return False
+        return source.look_again()
 
     async def cancel_upload(self, sourceid: str) -> None:
         """Remove an unfinished upload and its bytes from the server.
@@ -702,6 +719,14 @@ def _open_message(sending: Sending, attempt: int) -> Open:
         mtime_ns=facts.mtime_ns,
         mode=facts.mode,
     )
+
+
+def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
+    """The same upload by a sender that has read nothing yet: it hashes what the receiver holds, and repairs it."""
+    sending = Sending(before.source, before.sourceid, priority=before.priority, on_progress=progress)
+    sending.progress, sending.blocks_sent = before.progress, before.blocks_sent
+    sending.held_before = before.held_before
+    return sending
 
 
 def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Receipt:

@@ -12,7 +12,7 @@ from peers import MIB, bytes_of, run
 
 from blockproto.errors import NameRefused, Refused, SourceChanged
 from blockproto.names import SafeName
-from blockproto.sources import FileSource, StreamSource, filetype_of, folder_facts, reader_of
+from blockproto.sources import LOOKS_MAX, FileSource, StreamSource, filetype_of, folder_facts, reader_of
 from blockproto.store import FOLDER_FILETYPE, Facts, IfExists
 
 quick = pytest.mark.trio(run=run)
@@ -121,7 +121,24 @@ def test_a_replaced_file_stays_the_one_that_was_opened(tmp_path: Path) -> None:
     view = memoryview(bytearray(7))
     assert source.read_into(0, view) == 7
     assert bytes(view) == b"content"
-    assert source.unchanged()
+    assert not source.is_another()
+    source.close()
+
+
+def test_what_only_the_inode_tells_is_read_again_a_few_times(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"content")
+    source = _source(path)
+    looks = 0
+    while True:
+        while path.stat().st_ctime_ns == source.stat.st_ctime_ns:  # the file system's clock ticks slowly
+            path.chmod(0o600)
+        assert not source.unchanged()
+        assert not source.is_another()
+        looks += 1
+        if not source.look_again():
+            break
+        assert source.unchanged()
+    assert looks == LOOKS_MAX
     source.close()
 
 
