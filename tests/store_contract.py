@@ -364,6 +364,14 @@ class UploadStoreContract:
         upload.write(0, memoryview(pattern(BLOCK_LENGTH + 7)))
         refused(place.store, BlockDone(upload, 1, blockno, length, EMPTY_DIGEST), BadFacts)
 
+    def test_a_refused_block_leaves_no_trace(self, place: Place) -> None:
+        upload = opened(place.store, BLOCK_LENGTH)
+        before = place.store.incarnation
+        refused(place.store, BlockDone(upload, 1, 5, 1, EMPTY_DIGEST), BadFacts)
+        place.crash()
+        again = opened(place.store, BLOCK_LENGTH)
+        assert (again.attempt, len(again.held), place.store.incarnation) == (0, 0, before)
+
     def test_another_root_commits_nothing_and_drops_nothing(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))

@@ -38,6 +38,7 @@ from store_contract import (
 )
 
 import blockproto.store.batch
+import blockproto.store.brief
 import blockproto.store.disk
 import blockproto.store.ledger
 import blockproto.store.listing
@@ -48,6 +49,7 @@ import blockproto.store.sweeping
 from blockproto.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of
 from blockproto.errors import (
     BlockprotoError,
+    NameRefused,
     NotPermitted,
     Refused,
     StoreFailed,
@@ -65,6 +67,7 @@ from blockproto.store import (
     Finish,
     IfExists,
     KeepPrefixes,
+    Prefix,
     RecordB3sum,
     Remove,
     StoredFile,
@@ -663,3 +666,187 @@ def _full_ledger(real: Callable[[Ledger], Any]) -> Callable[[Ledger], Any]:
             raise lmdb.DiskError("mdb_txn_commit: No space left on device")
 
     return write
+
+
+# -- what goes wrong in the middle
+
+
+def test_too_few_files_for_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A brief file that cannot be opened again is synced with everything else; that is no failure of the medium."""
+    store = LocalStore.open(tmp_path)
+    work = brief_of(store, b"content")
+    monkeypatch.setattr(blockproto.store.brief, "open_file", failing(errno.EMFILE))
+    stored(store, work)
+    content = pattern(BLOCK_LENGTH + 1)
+    upload = opened(store, len(content), number=2, name="big")
+    assert isinstance(upload, LocalUpload)
+    works = written(upload, content)
+    with upload.partial._lock:
+        upload.partial._close()
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.partial, "open_file", failing(errno.EMFILE))
+        assert outcomes(store, *works) == [None, None]
+    stored(store, finish_of(upload, content, name="big"))
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def test_a_block_whose_partial_is_gone(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    content = pattern(2 * BLOCK_LENGTH)
+    never = opened(store, len(content))
+    refused(store, BlockDone(never, 1, 0, BLOCK_LENGTH, EMPTY_DIGEST), UnknownUpload)
+    refused(store, KeepPrefixes(never, 1, {0: Prefix(1, EMPTY_DIGEST)}), UnknownUpload)
+    works = written(never, content)
+    never.close()
+    assert [type(one) for one in outcomes(store, *works)] == [UnknownUpload, UnknownUpload]
+    assert store.uploads(ANYBODY, "", 10) == ([], "")
+    store.close()
+    assert check_store(tmp_path) == []
+
+
+def test_a_folder_that_goes_while_its_files_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes the folder before it is synced: the store lives on."""
+    store = LocalStore.open(tmp_path)
+    real = blockproto.store.disk.Folders.sync
+
+    def sync(folders: blockproto.store.disk.Folders) -> None:
+        shutil.rmtree(tmp_path / "going", ignore_errors=True)
+        folders.close()
+        real(folders)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.disk.Folders, "sync", sync)
+        stored(store, brief_of(store, b"x", name="going/x"))
+    assert store.receipts(ANYBODY, [key_of(1).sourceid]) == []
+    put(store, "staying", number=2)
+    store.close()
+
+
+def test_many_folders_in_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More folders than are kept open at once."""
+    monkeypatch.setattr(blockproto.store.disk.Folders, "OPEN_MAX", 3)
+    store = LocalStore.open(tmp_path)
+    works = [brief_of(store, b"x", number=n, name=f"{n % 7}/{n % 5}/{n}") for n in range(1, 60)]
+    assert all(isinstance(one, StoredFile) for one in outcomes(store, *works))
+    assert len(names_in(store)) == 59 + 7 + 35
+    store.commit([Remove(SafeName.parse(f"{n}"), recursive=True) for n in range(7)])
+    assert names_in(store) == []
+    store.close()
+
+
+@pytest.mark.parametrize("trouble", ["no name", "no room", "a file in the way"])
+def test_a_taken_name_and_more_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    """Somebody else takes the name after it was recorded, and another cannot be had: the upload stays."""
+    store = LocalStore.open(tmp_path)
+    content = pattern(BLOCK_LENGTH + 1)
+    upload = opened(store, len(content), name="deep/file")
+    works = [*written(upload, content), finish_of(upload, content, name="deep/file")]
+    real, writes = blockproto.store.publishing.Publisher.record, [0]
+
+    def record(publisher: blockproto.store.publishing.Publisher, view: Any) -> None:
+        real(publisher, view)
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep/file").write_bytes(b"somebody else's")
+        writes[0] += 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.publishing.Publisher, "record", record)
+        if trouble == "no name":
+            patch.setattr(blockproto.store.publishing, "free_names", lambda _: (_ for _ in [_refuse()]))
+        elif trouble == "no room":
+            patch.setattr(Ledger, "write", _full_after(Ledger.write, 1))
+        else:
+            patch.setattr(blockproto.store.publishing, "look", failing(errno.ENOTDIR))
+        found = outcomes(store, *works)
+    assert isinstance(found[-1], StoreFull if trouble == "no room" else BlockprotoError)
+    assert not isinstance(found[-1], StoredFile)
+    assert (tmp_path / "deep/file").read_bytes() == b"somebody else's"
+    upload.close()
+    again = opened(store, len(content))
+    assert len(again.held) == 2
+    assert stored(store, finish_of(again, content, name="deep/file")).stored_as == "deep/file (1)"
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def _refuse() -> None:
+    raise NameRefused("no room for a number")
+
+
+def _full_after(real: Callable[[Ledger], Any], good: int) -> Callable[[Ledger], Any]:
+    left = [good]
+
+    @contextmanager
+    def write(ledger: Ledger) -> Iterator[Any]:
+        left[0] -= 1
+        with real(ledger) as view:
+            yield view
+            if left[0] < 0:
+                raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+    return write
+
+
+def _killed_before_publish(folder: Path, content: bytes, if_exists: IfExists) -> None:
+    store = LocalStore.open(folder)
+    upload = opened(store, len(content))
+    works = [*written(upload, content), finish_of(upload, content, if_exists=if_exists)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockproto.store.publishing.Publisher, "publish", _die)
+        with pytest.raises(KeyboardInterrupt):
+            store.commit(works)
+    store._opened.close()
+
+
+def _die(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("if_exists", [IfExists.KEEP, IfExists.REPLACE])
+def test_recovery_gives_the_name(tmp_path: Path, if_exists: IfExists) -> None:
+    content = pattern(BLOCK_LENGTH + 1)
+    if if_exists is IfExists.REPLACE:
+        (tmp_path / NAME).write_bytes(b"old")
+    _killed_before_publish(tmp_path, content, if_exists)
+    store = LocalStore.open(tmp_path)
+    assert (store.findings, (tmp_path / NAME).read_bytes()) == ([], content)
+    assert isinstance(store.open_upload(key_of(1), facts_of(len(content)), 2), StoredFile)
+    store.close()
+
+
+def test_recovery_leaves_a_name_that_was_taken(tmp_path: Path) -> None:
+    content = pattern(BLOCK_LENGTH + 1)
+    _killed_before_publish(tmp_path, content, IfExists.KEEP)
+    (tmp_path / NAME).write_bytes(b"somebody else's")
+    store = LocalStore.open(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == b"somebody else's"
+    assert store.findings == []
+    again = opened(store, len(content))
+    assert len(again.held) == 2
+    assert stored(store, finish_of(again, content)).stored_as == "file (1).bin"
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def test_recovery_on_a_broken_medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _killed_before_publish(tmp_path, pattern(10), IfExists.KEEP)
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.recovery, "move_new", failing(errno.EIO))
+        with pytest.raises(StoreFailed):
+            LocalStore.open(tmp_path)
+    store = LocalStore.open(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == pattern(10)
+    store.close()
+
+
+def test_a_kernel_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockproto.store.disk, "_renameat2", None)
+    store = LocalStore.open(tmp_path)
+    assert put(store, NAME).stored_as == NAME
+    assert put(store, NAME, number=2).stored_as == "file (1).bin"
+    assert store.sweep(0)
+    store.close()
+    assert check_store(tmp_path, read=True) == []

@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -65,10 +64,19 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Change:
-    """What the batch does to one unfinished upload."""
+    """What the batch does to one unfinished upload.
+
+    Attributes:
+        upload: one who has it open.
+        record: its record as the batch leaves it.
+        new: whether the ledger does not know it yet.
+        digests, dropped: blocks that are held now, or not any more.
+        prefixes: those of unfinished blocks, or None if they stay as they are.
+    """
 
     upload: LocalUpload
     record: UploadRecord
+    new: bool
     digests: dict[int, bytes] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
     prefixes: dict[int, Prefix] | None = None
@@ -91,6 +99,7 @@ class Batch:
         self._briefs: list[BriefUpload] = []
         self._syncing: list[Future[None]] = []
         self._entries = False
+        self._openable = True
         self._new: list[_Change] = []
         self._folders = Folders(store.root_fd)
         self._publisher = Publisher(store, self._folders)
@@ -131,19 +140,22 @@ class Batch:
         del store.owed[:paid]
 
     def _start_sync(self) -> None:
-        """Let the system write many brief files while their names are planned."""
+        """Let the system write many brief files while their names are planned; nothing changes them after that."""
         briefs = [work for work in self._works if isinstance(work, Finish) and _is_brief(work.upload)]
         if len(briefs) <= SYNC_EACH_MAX:
             return
-        for work in briefs:
-            with suppress(OSError, BlockprotoError):
+        try:
+            for work in briefs:
                 work.upload.settle(work.facts, work.filesize)  # type: ignore[attr-defined]
+        except (OSError, BlockprotoError):
+            return
         self._syncing = self._store.in_threads([lambda: syncfs(self._store.partials_fd)])
 
     def _sync_bytes(self) -> None:
         """Make durable what the transaction is going to claim."""
         briefs = [] if self._syncing else self._briefs
-        if len(self._dirty) + len(briefs) > SYNC_EACH_MAX:
+        each = len(self._dirty) + len(briefs) <= SYNC_EACH_MAX and self._openable
+        if not each or not all(brief.is_openable() for brief in briefs):
             self._wait_for_sync()
             syncfs(self._store.partials_fd)
         else:
@@ -177,6 +189,8 @@ class Batch:
 
     def _record_change(self, view: View, change: _Change) -> None:
         storage_id = change.record.storage_id
+        if change.new and not change.digests and not change.prefixes:
+            return
         if change.dropped:
             view.drop_blocks(storage_id, change.dropped)
         if change.digests:
@@ -253,23 +267,26 @@ class Batch:
         if change is None:
             if upload.partial.gone:
                 raise UnknownUpload("the upload has ended")
-            record = view.upload(upload.key) or replace(upload.record)
+            known = view.upload(upload.key)
+            record = replace(upload.record) if known is None else known
             if record.storage_id != upload.partial.storage_id:
                 raise UnknownUpload("the upload was begun anew")
-            change = _Change(upload, record)
+            change = _Change(upload, record, known is None)
         check_attempt(change.record.attempt, attempt)
         change.record.attempt = attempt
         self._changes[upload.key] = change
         return change
 
     def _touch(self, partial: Partial, *, metadata: bool) -> None:
+        self._entries |= partial.new
         self._dirty[partial] = metadata or self._dirty.get(partial, False)
 
     def _plan_block(self, view: View, work: BlockDone) -> None:
         change = self._change(view, work.upload, work.attempt)
-        change.record.shape = check_block(change.record.shape, work)
+        shape = check_block(change.record.shape, work)
+        self._openable &= change.upload.partial.is_openable()
+        change.record.shape = shape
         change.digests[work.blockno] = work.digest
-        self._entries |= change.upload.partial.new
         self._touch(change.upload.partial, metadata=False)
 
     def _plan_prefixes(self, view: View, work: KeepPrefixes) -> None:
@@ -277,10 +294,11 @@ class Batch:
         partial = work.upload.partial
         if not work.prefixes and not partial.recorded:
             return
+        if work.prefixes:
+            self._openable &= partial.is_openable()
         change = self._change(view, work.upload, work.attempt)
         change.prefixes = dict(work.prefixes)
         if work.prefixes:
-            self._entries |= partial.new
             self._touch(partial, metadata=False)
 
     def _plan_discard(self, view: View, work: Discard) -> None:
@@ -329,7 +347,6 @@ class Batch:
             self._briefs.append(upload)
         else:
             self._publisher.plan(view, work, change.upload, change.record)
-            self._entries |= change.upload.partial.new
             self._touch(change.upload.partial, metadata=True)
 
 

@@ -115,6 +115,14 @@ class BriefUpload:
             self.facts = facts
         return self._settled
 
+    def is_openable(self) -> bool:
+        """Open it; False where that fails for want of files or rights."""
+        try:
+            self._open()
+        except OSError:
+            return False
+        return True
+
     def sync(self) -> None:
         """Make bytes, mode and mtime durable; raises OSError when the medium reports an error."""
         os.fsync(self._open())

@@ -277,10 +277,13 @@ class Folders:
         self.changed = {name for name in self.changed if name != folder and not name.startswith(inside)}
 
     def sync(self) -> None:
-        """Make the changes durable: few folders one by one, many by one ``syncfs``."""
-        if len(self.changed) > SYNC_EACH_MAX:
+        """Make the changes durable: few folders one by one, many or those that do not open by one ``syncfs``."""
+        changed, self.changed = self.changed, set()
+        try:
+            fds = [self.open(folder) for folder in changed] if len(changed) <= SYNC_EACH_MAX else []
+        except OSError:
+            fds = []
+        for fd in fds:
+            os.fsync(fd)
+        if changed and not fds:
             syncfs(self._root_fd)
-        else:
-            for folder in self.changed:
-                os.fsync(self.open(folder))
-        self.changed.clear()

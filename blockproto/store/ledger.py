@@ -18,6 +18,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from struct import error as struct_error
 from typing import Any, cast
 
 import lmdb
@@ -82,7 +83,10 @@ class View:
         record = self._get(STATE_KEY)
         if record is None:
             raise StoreFailed("the ledger has lost its state")
-        return State.unpack(record)
+        try:
+            return State.unpack(record)
+        except (ValueError, struct_error) as exc:
+            raise StoreFailed(f"the ledger is not one of ours: {exc}") from exc
 
     def put_state(self, state: State) -> None:
         """Record the store's state."""
@@ -355,5 +359,3 @@ def translated() -> Iterator[None]:
         if f"{os.strerror(errno.ENOSPC)}" in str(exc):
             raise StoreFull("the ledger has no room") from exc
         raise StoreFailed(f"the ledger reported: {exc}") from exc
-    except ValueError as exc:
-        raise StoreFailed(f"the ledger is not one of ours: {exc}") from exc

@@ -29,7 +29,7 @@ from ..names import SafeName
 from . import Facts, FileEntry, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
 from .brief import BriefUpload
-from .disk import SYNC_EACH_MAX
+from .disk import SYNC_EACH_MAX, remove_file
 from .finished import FinishedFiles, LocalReader
 from .ledger import Ledger, View
 from .opening import Opened, open_places
@@ -208,14 +208,17 @@ class LocalStore:
                 del self._live[upload.key]
 
     def end_partial(self, key: UploadKey, storage_id: bytes) -> None:
-        """An upload was discarded: its bytes go, and whoever has it open can write no more."""
+        """An upload was discarded: whoever has it open can write no more, and its bytes go.
+
+        What cannot be removed goes as an orphan later.
+        """
         with self._mutex:
             live = self._live.get(key)
             if live is not None and live.partial.storage_id == storage_id:
                 del self._live[key]
-                live.partial.remove()
-                return
-        Partial(self.partials_fd, storage_id, None, exists=True).remove()
+                live.partial.leave()
+        with suppress(OSError):
+            remove_file(self.partials_fd, storage_id.hex().encode())
 
     def live(self, key: UploadKey) -> LocalUpload | None:
         """An upload somebody has open."""

@@ -251,18 +251,23 @@ class MemoryStore:
                 pass
         return None
 
-    def _recorded(self, upload: object, attempt: int) -> _Begun:
+    def _allowed(self, upload: object, attempt: int) -> _Begun:
+        """The upload, if ``attempt`` may do something to it."""
         assert isinstance(upload, MemoryUpload)
         begun = self._begun.get(upload.key) or self._opened.get(upload.key)
         if begun is None:
             raise UnknownUpload
         check_attempt(begun.attempt, attempt)
-        begun.attempt = attempt
-        return self._begun.setdefault(upload.key, begun)
+        return begun
+
+    def _record(self, work: BlockDone | Forget | KeepPrefixes, begun: _Begun) -> None:
+        begun.attempt = work.attempt
+        self._begun.setdefault(work.upload.key, begun)
 
     def _keep_block(self, work: BlockDone) -> None:
-        begun = self._recorded(work.upload, work.attempt)
+        begun = self._allowed(work.upload, work.attempt)
         begun.shape = check_block(begun.shape, work)
+        self._record(work, begun)
         position = max(work.blockno * BLOCK_LENGTH, self._first)
         written = self._written[work.upload.key]
         put_bytes(begun.content, position, memoryview(bytes(written[position : position + work.length])))
@@ -279,7 +284,7 @@ class MemoryStore:
             check_brief(work)
             content = bytes(upload.written)
         else:
-            begun = self._recorded(upload, work.attempt)
+            begun = self._allowed(upload, work.attempt)
             check_finish(begun.shape, work, sorted(begun.digests.items()))
             content = bytes(begun.content[self._first : work.filesize])
         receipt = self._publish(work, upload, content)
@@ -336,12 +341,14 @@ class MemoryStore:
             raise NotPermitted("a file stands where a folder should be")
 
     def _forget(self, work: Forget) -> None:
-        begun = self._recorded(work.upload, work.attempt)
+        begun = self._allowed(work.upload, work.attempt)
+        self._record(work, begun)
         for blockno in work.blocknos:
             begun.digests.pop(blockno, None)
 
     def _keep_prefixes(self, work: KeepPrefixes) -> None:
-        begun = self._recorded(work.upload, work.attempt)
+        begun = self._allowed(work.upload, work.attempt)
+        self._record(work, begun)
         begun.prefixes = dict(work.prefixes)
         written = self._written[work.upload.key]
         for blockno, prefix in work.prefixes.items():

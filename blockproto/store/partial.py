@@ -119,11 +119,6 @@ class Partial:
             self.gone = True
             self._close()
 
-    def remove(self) -> None:
-        """Remove the file, if it is there."""
-        self.leave()
-        remove_file(self._folder_fd, self.name)
-
     def _close(self) -> None:
         self._closing = self._fd >= 0 and self._busy > 0
         if self._fd >= 0 and not self._closing:
@@ -215,6 +210,22 @@ class Partial:
             found = settle_file(fd, facts, size, cut=bool(self._reserved))
         self._settled = wanted, found
         return found
+
+    def is_openable(self) -> bool:
+        """Open it; False where that fails for want of files or rights, which need not stop a sync of everything.
+
+        Raises:
+            UnknownUpload: there is no such file.
+        """
+        try:
+            if self.exists:
+                with self._opened():
+                    return True
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        raise UnknownUpload("nothing was written, or it is gone")
 
     def sync(self) -> None:
         """Make bytes, mode and mtime durable.

@@ -13,7 +13,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import BlockprotoError, FileExists, NotPermitted, SourceChanged, StoreFailed
+from ..errors import BlockprotoError, FileExists, NotPermitted, SourceChanged, StoreFailed, StoreFull
 from . import Facts, Finish, IfExists, UploadKey
 from .brief import BriefUpload
 from .disk import Folders, look, move_new, move_over
@@ -243,18 +243,28 @@ class Publisher:
 
     def _choose_again(self, collided: list[Publication]) -> None:
         """Choose and record other names for files whose names were taken by somebody unknown to the ledger."""
-        with self._store.ledger.write() as view:
+        try:
+            with self._store.ledger.write() as view:
+                for publication in collided:
+                    self._choose_one_again(view, publication)
+        except StoreFull as exc:
             for publication in collided:
-                Owed(publication.receipt, undo=True, former=publication.former).pay(view)
-                try:
-                    name = self._choose(publication.work.facts)
-                except BlockprotoError as exc:
-                    publication.error = exc
-                    continue
-                self._names.add(name)
-                publication.receipt.stored_as = name
-                publication.former = view.file_id_of(name)
-                view.put_receipt(publication.receipt, publication.finalising)
+                publication.error = publication.error or exc
+
+    def _choose_one_again(self, view: View, publication: Publication) -> None:
+        Owed(publication.receipt, undo=True, former=publication.former).pay(view)
+        try:
+            name = self._choose(publication.work.facts)
+        except OSError as exc:
+            publication.error = refusal(exc)
+            return
+        except BlockprotoError as exc:
+            publication.error = exc
+            return
+        self._names.add(name)
+        publication.receipt.stored_as = name
+        publication.former = view.file_id_of(name)
+        view.put_receipt(publication.receipt, publication.finalising)
 
     def end(self) -> None:
         """Set the outcomes and note what the ledger is owed; the folders are synced.

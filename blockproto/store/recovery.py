@@ -90,6 +90,9 @@ class Recovery:
         shown = show_name(receipt.stored_as)
         try:
             done = self._done(receipt, finalising) or self._again(receipt, finalising)
+        except FileExistsError:
+            self._view.drop_receipt(receipt)
+            return
         except OSError as exc:
             if isinstance(refusal(exc), StoreFailed):
                 raise
