@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import time
 import unicodedata
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import example, given
@@ -105,6 +106,11 @@ def test_names_that_are_portable(text):
     assert rule_of(text, portable=True) == ""
 
 
+def test_a_safe_name_stays_safe():
+    with pytest.raises(FrozenInstanceError):
+        SafeName("a").text = "../a"  # type: ignore[misc]
+
+
 def test_a_refusal_shows_the_name():
     with pytest.raises(
         NameRefused, match=r"the name 'a\\x1bb' holds the control character U\+001B"
@@ -172,11 +178,11 @@ def test_lengths_at_the_edge():
     longest = "/".join(["x" * 255, "x" * 255, "x" * 255, "x" * 255])
     assert len(longest) == FILENAME_LENGTH_MAX - 1
     assert rule_of(longest) == ""
-    assert (
-        rule_of("x" + longest) == "name-length"
-        if len(longest) + 1 > FILENAME_LENGTH_MAX
-        else "component-length"
-    )
+    assert rule_of("x" + longest) == "component-length"
+    exact = "/".join(["é" * 127] * 4) + "/xyz"
+    assert len(exact.encode()) == FILENAME_LENGTH_MAX - 1
+    assert rule_of(exact + "z") == ""
+    assert rule_of(exact + "zz") == "name-length"
     assert rule_of("a/" + "/".join(["x" * 255] * 3) + "/" + "x" * 254) == ""
     assert rule_of("aa/" + "/".join(["x" * 255] * 3) + "/" + "x" * 254) == "name-length"
 
@@ -221,6 +227,7 @@ def test_shown_names_can_be_printed(raw):
         ("\x9b", "\\x9b"),
         ("\udcff", "\\xff"),
         ("\ud800", "\\ud800"),
+        ("\udc7f\udc80\udd00", "\\udc7f\\x80\\udd00"),
         ("\u202egpj.exe", "\\u202egpj.exe"),
         ("\n\u2028", "\\x0a\\u2028"),
         ("", ""),

@@ -675,6 +675,11 @@ def test_texts_are_cut_and_names_are_not():
     assert there_and_back(long) == long
 
 
+def test_the_greatest_number_beside_unknown():
+    greatest = Error(1, 2, False, blockno=0xFFFFFFFE, current=U63)
+    assert there_and_back(greatest) == greatest
+
+
 def test_retryable_is_a_bool():
     assert there_and_back(Error(1, 2, 1)) == Error(1, 2, True)  # type: ignore[arg-type]
     assert decode(Type.ERROR, b"\0\1\2\x07" + bytes(18)).retryable is True  # type: ignore[union-attr]
