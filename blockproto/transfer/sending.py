@@ -61,7 +61,7 @@ AGAIN_MAX = 3
 REPAIRS_MAX = 3
 """Rounds of HAVE after which a sender gives up: its file is changing (BP1-DIG)."""
 _HASH_BATCH_BLOCKS = 32
-_BLOCKNUM_MAX = 1 << 32
+_BLOCKNUM_MAX = 1 << 63
 
 
 class Source(Protocol):
@@ -339,18 +339,25 @@ class Sending:
             if self._again:
                 return self._again.popleft()
             if self._undurable == 0 or self._undurable + BLOCK_LENGTH <= self.undurable_max:
-                return next(self._missing, None)
+                blockno = next(self._missing, None)
+                if blockno is not None:
+                    self._reserve(blockno, BLOCK_LENGTH)  # before it is read: other lanes ask meanwhile
+                return blockno
             await self._wait()
 
     def block_begins(self, blockno: int, length: int) -> None:
         """A lane sends this block now."""
-        if blockno not in self._in_flight:
-            self._in_flight[blockno] = length
-            self._undurable += length
+        self._reserve(blockno, length)
         self.blocks_sent += 1
+
+    def _reserve(self, blockno: int, length: int) -> None:
+        """Count ``length`` bytes of a block as sent and not durable."""
+        self._undurable += length - self._in_flight.get(blockno, 0)
+        self._in_flight[blockno] = length
 
     def ends_at(self, end: int) -> None:
         """A source of unknown size has come to its end."""
+        self._undurable -= self._in_flight.pop(blocknum_of(end), 0)
         self.source.end = self.progress.filesize = end
         self._blocknum = blocknum_of(end)
         self._missing = iter(())
