@@ -238,10 +238,13 @@ def test_how_names_are_shown(name, shown):
 
 
 def test_a_plain_name_is_judged_quickly():
+    if sys.gettrace() is not None:
+        pytest.skip("a tracer (coverage, a debugger) takes the time that is measured")
+
     def once() -> float:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for _ in range(1000):
             SafeName.parse("folder/sub/photo 123.jpg")
-        return (time.perf_counter() - begun) / 1000
+        return (time.thread_time() - begun) / 1000
 
     assert min(once() for _ in range(5)) <= 10e-6

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 import time
 import tracemalloc
 from dataclasses import FrozenInstanceError, fields, replace
@@ -738,6 +739,8 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_encode_and_decode_take_30_us_at_most(name):
+    if sys.gettrace() is not None:
+        pytest.skip("a tracer (coverage, a debugger) takes the time that is measured")
     message, length = FRAMES[name]
     frame = memoryview(encode_frame(1, message, length))
     tasks = {
@@ -750,7 +753,7 @@ def test_encode_and_decode_take_30_us_at_most(name):
 
 
 def _time(task: Any, count: int = 300) -> float:
-    begun = time.perf_counter()
+    begun = time.thread_time()
     for _ in range(count):
         task()
-    return (time.perf_counter() - begun) / count
+    return (time.thread_time() - begun) / count
