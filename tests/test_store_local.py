@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,46 @@ class TestLocalStore(FileStoreContract):
         place.store.commit([Discard(upload.key)])
         assert sorted(path.name for path in outside.iterdir()) == ["file"]
         assert (outside / "file").read_bytes() == b"theirs"
+
+    def test_a_folder_swapped_for_a_link_leads_nowhere(self, place: LocalPlace, tmp_path: Path) -> None:
+        """Somebody swaps a folder for a link to elsewhere again and again, while files are sent into it."""
+        outside, folder, aside = tmp_path / "outside", place.folder / "way", place.folder / "aside"
+        outside.mkdir()
+        stop = threading.Event()
+        swaps = [0]
+
+        def swap() -> None:
+            steps = (
+                lambda: folder.mkdir(),
+                lambda: folder.rename(aside),
+                lambda: folder.symlink_to(outside),
+                lambda: folder.unlink(),
+                lambda: aside.rename(folder),
+            )
+            while not stop.is_set():
+                for step in steps:
+                    with suppress(OSError):
+                        step()
+                        swaps[0] += 1
+
+        swapper = threading.Thread(target=swap)
+        swapper.start()
+        try:
+            for number in range(1, 100):
+                works = [
+                    brief_of(place.store, b"x", number=number * 20 + n, name=f"way/{n}/{number}")
+                    for n in range(9)
+                ]
+                outcomes(place.store, *works)
+                names_in(place.store)
+                for work in works:
+                    work.upload.close()
+                place.store.commit([Remove(SafeName.parse("way/0"), recursive=True)])
+        finally:
+            stop.set()
+            swapper.join()
+        assert swaps[0] > 100
+        assert list(outside.iterdir()) == []
 
     def test_removing_a_folder_leaves_what_links_point_to(self, place: LocalPlace, tmp_path: Path) -> None:
         outside = tmp_path / "outside"

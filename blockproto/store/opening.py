@@ -45,24 +45,29 @@ class Opened:
 
 
 def open_places(folder: Path, state: Path | None, now_ms: int) -> Opened:
-    """Open everything, making what is missing; the errors are those of ``LocalStore.open``."""
+    """Open everything, making what is missing; the errors are those of ``LocalStore.open``.
+
+    Durability: the folders and the ledger's file have their names on the medium; LMDB does not see to that.
+    """
     fds: list[int] = []
+    ledger: Ledger | None = None
     try:
         root_fd = _keep(fds, open_root(os.fspath(folder)))
         state_path = folder / RESERVED if state is None else state
         state_fd = _keep(fds, _open_state(root_fd, folder, state))
         lock_fd = _keep(fds, _lock(state_fd))
         partials_fd = _keep(fds, _open_partials(root_fd, state_fd))
-        os.close(make_folder(state_fd, b"ledger", _PRIVATE))
-        for fd in (state_fd, root_fd):
-            os.fsync(fd)
+        ledger_fd = _keep(fds, make_folder(state_fd, b"ledger", _PRIVATE))
         ledger = Ledger.open(state_path / "ledger", now_ms)
-        os.close(state_fd)
+        for fd in (ledger_fd, state_fd, root_fd):
+            os.fsync(fd)
+        for fd in (ledger_fd, state_fd):
+            os.close(fd)
     except OSError as exc:
-        _close_all(fds)
+        _close_all(fds, ledger)
         raise _explained(exc, folder) from exc
     except BaseException:
-        _close_all(fds)
+        _close_all(fds, ledger)
         raise
     return Opened(root_fd, partials_fd, lock_fd, ledger)
 
@@ -72,7 +77,9 @@ def _keep(fds: list[int], fd: int) -> int:
     return fd
 
 
-def _close_all(fds: list[int]) -> None:
+def _close_all(fds: list[int], ledger: Ledger | None) -> None:
+    if ledger is not None:
+        ledger.close()
     for fd in reversed(fds):
         os.close(fd)
 

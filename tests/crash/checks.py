@@ -54,6 +54,9 @@ def check_order(folder: Path) -> None:
         finally:
             store.close()
     assert violations(trace) == []
+    synced = {event.path for event in trace.events if event.kind == "sync"}
+    own = folder / ".blockproto"
+    assert {str(own / "ledger"), str(own), str(folder)} <= synced, "the ledger's own name may be lost"
 
 
 class Killed(BaseException):

@@ -13,6 +13,7 @@ import pytest
 
 import blockproto.store.batch as batch_module
 import blockproto.store.disk as disk_module
+import blockproto.store.opening as opening_module
 import blockproto.store.publishing as publishing_module
 import blockproto.store.recovery as recovery_module
 from blockproto.blocks import BLOCK_LENGTH, BlockSet
@@ -127,6 +128,21 @@ def resume_by_size(patch: Patch) -> None:
 @mutant
 def bitmap_forgotten(patch: Patch) -> None:
     patch.setattr(View, "_mark", nothing)
+
+
+@mutant
+def no_sync_of_the_ledgers_folder(patch: Patch) -> None:
+    patch.setattr(opening_module, "os", _OsWithout(fsync=nothing))
+
+
+class _OsWithout:
+    """The module ``os`` with other functions."""
+
+    def __init__(self, **other: Any) -> None:
+        self._other = other
+
+    def __getattr__(self, name: str) -> Any:
+        return self._other.get(name) or getattr(os, name)
 
 
 # -- names

@@ -37,6 +37,7 @@ CAUGHT_BY: dict[str, Check] = {
     "acknowledged_before_the_ledger": contract("test_a_crash_keeps_what_was_committed_and_no_more"),
     "resume_by_size": contract("test_a_crash_keeps_what_was_committed_and_no_more"),
     "bitmap_forgotten": contract("test_held_blocks_survive"),
+    "no_sync_of_the_ledgers_folder": checks.check_order,
     "name_before_ledger": checks.check_order,
     "no_finalising": checks.check_kills,
     "done_before_the_name": checks.check_kills,
