@@ -743,7 +743,7 @@ async def test_requests_on_one_connection_are_answered_side_by_side() -> None:
     async with serving() as served:
         fetcher, _ = await _photo(served)
         streams = {await fetcher.asker.say(List(ListKind.FILES)) for _ in range(50)}
-        answered = set()
+        answered: set[int] = set()
         while len(answered) < 50:
             heard = await fetcher.peer.hear()
             answered |= {heard.stream} if isinstance(heard.message, Result) else set()
