@@ -226,13 +226,13 @@ class RawPeer:
             assert isinstance(heard.message, Credit | Ack), heard
 
     async def rest(self) -> list[Heard]:
-        """Everything until the other side closes."""
+        """Everything but CREDIT until the other side closes."""
         heard = []
         try:
             while True:
                 heard.append(await self.hear())
         except EndOfStream:
-            return heard
+            return [one for one in heard if not isinstance(one.message, Credit)]
 
     async def _take(self, length: int) -> bytes:
         while len(self._buffer) < length:
