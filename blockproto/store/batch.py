@@ -202,7 +202,7 @@ class Batch:
         if not change.upload.partial.recorded:
             change.upload.partial.recorded = True
             self._new.append(change)
-        self._store.recorded.add(change.record.key)
+        self._store.recorded.add(change.record.file_id)
 
     def _undone(self, error: StoreFull) -> None:
         """The transaction did not happen: nothing that needed it is done."""
@@ -304,14 +304,14 @@ class Batch:
     def _plan_discard(self, view: View, work: Discard) -> None:
         record = view.upload(work.key)
         live = self._store.live(work.key)
-        if (record is None and live is None) or self._publisher.has(work.key):
+        if (record is None and live is None) or self._publisher.has(self._store.state.file_id(work.key)):
             raise UnknownUpload
         if work.expired_ms is not None and (
             live is not None or record is None or record.expires_ms > work.expired_ms
         ):
             return
         self._changes.pop(work.key, None)
-        self._store.recorded.discard(work.key)
+        self._store.recorded.discard(self._store.state.file_id(work.key))
         if live is not None:
             live.partial.leave()
             self._dirty.pop(live.partial, None)
@@ -342,7 +342,7 @@ class Batch:
             self._publisher.make_folder(work)
             return
         if isinstance(upload, BriefUpload):
-            left = view.upload(upload.key) if upload.key in self._store.recorded else None
+            left = view.upload(upload.key) if upload.file_id in self._store.recorded else None
             self._publisher.plan(view, work, upload, left)
             self._briefs.append(upload)
         else:

@@ -99,13 +99,13 @@ class FinishedFiles:
 
     # -- receipts
 
-    def hide(self, file_id: bytes) -> None:
-        """Its receipt does not count yet: the name is not durable."""
-        self._hidden.add(file_id)
+    def hide(self, file_ids: Iterable[bytes]) -> None:
+        """Their receipts do not count yet: the names are not durable."""
+        self._hidden.update(file_ids)
 
-    def show(self, file_id: bytes) -> None:
-        """It counts."""
-        self._hidden.discard(file_id)
+    def show(self, file_ids: Iterable[bytes]) -> None:
+        """They count."""
+        self._hidden.difference_update(file_ids)
 
     def is_true(self, receipt: ReceiptRecord, folders: Folders | None = None) -> bool:
         """Whether the file is still what was committed."""

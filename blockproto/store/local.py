@@ -69,7 +69,7 @@ class LocalStore:
         with self.ledger.read() as view:
             self.state = view.state()
         self._opened = opened
-        self.recorded: set[UploadKey] = set()
+        self.recorded: set[bytes] = set()
         self._brief_ids = secrets.token_bytes(8)
         self._brief_count = 0
         self._unsynced: bool | None = None

@@ -96,18 +96,18 @@ class Publisher:
     def __init__(self, store: LocalStore, folders: Folders) -> None:
         self._store = store
         self._folders = folders
-        self._publications: dict[UploadKey, Publication] = {}
+        self._publications: dict[bytes, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
         self._names: set[str] = set()
         self._now_ms = store.now_ms()
 
-    def has(self, key: UploadKey) -> bool:
-        """Whether an upload is being published."""
-        return key in self._publications
+    def has(self, file_id: bytes) -> bool:
+        """Whether an upload's file is being published."""
+        return file_id in self._publications
 
     def join(self, work: Finish) -> bool:
         """Whether ``work`` repeats one of this batch, and then gets the same outcome."""
-        first = self._publications.get(work.upload.key)
+        first = self._publications.get(work.upload.file_id)
         if first is None:
             return False
         if (first.work.root, first.work.filesize) != (work.root, work.filesize):
@@ -140,7 +140,7 @@ class Publisher:
             former = view.file_id_of(name)
         self._names.add(name)
         receipt = self._receipt(work, name, self._store.finished.identity(found))
-        self._publications[upload.key] = Publication(work, upload, receipt, record, former)
+        self._publications[upload.file_id] = Publication(work, upload, receipt, record, former)
 
     def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
         return ReceiptRecord(
@@ -200,8 +200,8 @@ class Publisher:
 
     def record(self, view: View) -> None:
         """Write receipts and FINALISING."""
+        self._store.finished.hide(self._publications)
         for publication in self._publications.values():
-            self._store.finished.hide(publication.receipt.file_id)
             view.put_receipt(publication.receipt, publication.finalising)
         for _, receipt in self._made:
             view.put_receipt(receipt, None)
@@ -209,8 +209,7 @@ class Publisher:
 
     def forget(self) -> None:
         """The transaction did not happen."""
-        for publication in self._publications.values():
-            self._store.finished.show(publication.upload.file_id)
+        self._store.finished.show(self._publications)
         self._publications.clear()
         self._made.clear()
 
@@ -273,6 +272,7 @@ class Publisher:
         """
         for work, receipt in self._made:
             work.outcome = receipt.stored()
+        self._store.finished.show(self._publications)
         failed = False
         for publication in self._publications.values():
             failed |= publication.error is not None
@@ -282,7 +282,6 @@ class Publisher:
 
     def _end(self, publication: Publication) -> None:
         receipt, record = publication.receipt, publication.record
-        self._store.finished.show(receipt.file_id)
         if publication.error is not None:
             self._store.owed.append(Owed(receipt, undo=True, former=publication.former))
             for work in (publication.work, *publication.twins):
@@ -295,5 +294,5 @@ class Publisher:
         if record is not None:
             if isinstance(publication.upload, BriefUpload):
                 self._store.end_partial(record.key, record.storage_id)
-            self._store.recorded.discard(record.key)
+            self._store.recorded.discard(record.file_id)
             self._store.owed.append(Owed(receipt, (record.key, record.storage_id)))

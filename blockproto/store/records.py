@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -71,8 +72,9 @@ def number_of(key: bytes) -> int:
     return int.from_bytes(key[-4:], "big")
 
 
+@lru_cache(maxsize=2048)
 def name_hash(name: str) -> bytes:
-    """What stands for a name in keys."""
+    """What stands for a name in keys; a batch asks for each of its names twice."""
     return blake3(name.encode()).digest(16)
 
 
