@@ -32,6 +32,7 @@ from .endpoint import Endpoint, endpoint_of
 from .errors import (
     BadFacts,
     BlockprotoError,
+    Cancelled,
     Code,
     ConnectionLost,
     GoingAway,
@@ -192,7 +193,7 @@ class Client:
         used = 1
         tries = 0
         while True:
-            before = len(sending.held)
+            before = sending.reached
             try:
                 used = await self._upload_once(sending)
                 return _upload_receipt(sending, used, time.perf_counter() - begun)
@@ -200,7 +201,7 @@ class Client:
                 if isinstance(exc, SourceChanged) and await self._look_again(source, sourceid):
                     sending = _read_anew(sending, progress)
                     continue
-                tries = 0 if len(sending.held) > before else tries
+                tries = 0 if sending.reached > before else tries
                 tries = await self._wait_to_retry(exc, tries)
 
     async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
@@ -342,15 +343,24 @@ class Client:
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
         tries = 0
+        reached: list[int] = []
         while True:
+            best = max(reached, default=-1)
             try:
-                return await self._download_once(name, Path(dest), span, progress)
+                return await self._download_once(name, Path(dest), span, progress, reached)
             except BlockprotoError as exc:
+                tries = 0 if max(reached, default=-1) > best else tries
                 tries = await self._wait_to_retry(exc, tries)
 
     async def _download_once(
-        self, name: str, dest: Path, span: tuple[int, int] | None, progress: OnProgress | None
+        self,
+        name: str,
+        dest: Path,
+        span: tuple[int, int] | None,
+        progress: OnProgress | None,
+        reached: list[int],
     ) -> Receipt:
+        """One attempt; ``reached`` gets the bytes that were here when it asked."""
         entry = await self._stat_item(name, b3sum=False)
         first, end = _clip(entry, span)
         filename = dest.name
@@ -366,7 +376,8 @@ class Client:
                 nursery.start_soon(_commit_within, committing, committer)
                 uploads = Uploads(store, committer, Disk())
                 try:
-                    fetching = _Fetching(await self.connection(), uploads, entry, first, end, progress)
+                    connection = await self.connection()
+                    fetching = _Fetching(connection, uploads, entry, first, end, progress, reached)
                     return await fetching.run(facts, dest, begun, self._attempts.next())
                 finally:
                     committing.cancel()
@@ -548,7 +559,9 @@ class _Fetching:
         first: int,
         end: int,
         progress: OnProgress | None,
+        reached: list[int],
     ) -> None:
+        self._reached = reached
         self._connection = connection
         self._uploads = uploads
         self._entry = entry
@@ -570,6 +583,9 @@ class _Fetching:
         if isinstance(live, StoredFile):
             return self._receipt(live, dest, begun, BlockSet(), 0)
         held = live.held.copy()
+        self._reached.append(
+            len(held) * BLOCK_LENGTH + sum(prefix.length for prefix in live.prefixes.values())
+        )
         try:
             incoming.fetch(live, self._fetch_message(live.held, live.prefixes))
             await self._done.wait()
@@ -596,7 +612,7 @@ class _Fetching:
         )
 
     def _stop(self, error: BaseException) -> None:
-        reason = error if isinstance(error, BlockprotoError) else GoingAway("the download was stopped")
+        reason = error if isinstance(error, BlockprotoError) else Cancelled("the download was stopped")
         self._incoming.say_stopped(reason)
 
     def _on_done(self, outcome: StoredFile | BlockprotoError) -> None:

@@ -123,9 +123,11 @@ class Sending:
     Args:
         source: its bytes.
         sourceid: 16 bytes.
-        attempt: the attempt that OPEN says.
         priority: of its blocks.
         on_progress: called after each change that a person would want to see.
+
+    Attributes:
+        reached: the most bytes that the receiver had at once, unfinished blocks included; tells whether trying again helps.
     """
 
     def __init__(
@@ -143,6 +145,7 @@ class Sending:
         self.blocks_sent = 0
         self.held_before: BlockSet | None = None
         self.held = BlockSet()
+        self.reached = -1
         self.prefixes: dict[int, int] = {}
         self.committed: Committed | None = None
         self.undurable_max = BLOCK_LENGTH
@@ -210,6 +213,7 @@ class Sending:
         self._hold_up_to(position)
         self._clip_held()
         self.prefixes = prefixes
+        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH + sum(prefixes.values()))
         if self.held_before is None:
             self.held_before = held.copy()
         for blockno in self._in_flight:
@@ -394,6 +398,7 @@ class Sending:
         for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
             self._undurable -= self._in_flight.pop(blockno)
             self.source.durable(blockno)
+        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)
         self._report()
 
     def _hold_up_to(self, position: int) -> None:
