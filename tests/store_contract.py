@@ -650,9 +650,11 @@ class UploadStoreContract:
         place.store.commit([])
         assert outcome(place.store, Tidy()) is None
 
-    def test_closing_twice(self, place: Place) -> None:
+    def test_a_closed_store_takes_nothing(self, place: Place) -> None:
         place.store.close()
         place.store.close()
+        with pytest.raises(StoreFailed):
+            place.store.commit([])
 
 
 def eio(*_: object) -> None:

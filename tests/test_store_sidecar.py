@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -364,6 +366,14 @@ def range_blocks(
         upload.write(position, memoryview(piece))
         works.append(BlockDone(upload, 1, blockno, length, digest_of(piece)))
     return works
+
+
+def test_it_loads_without_what_only_posix_has() -> None:
+    """And without the server's ledger."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['fcntl', 'lmdb', 'pwd', 'grp', 'resource']))"
+    program = f"{blocked}; import blockproto.store.sidecar"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 # -- kills and the order of writes

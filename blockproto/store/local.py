@@ -115,6 +115,7 @@ class LocalStore:
             if self._failed is None and (self.owed or self._unsynced is not False):
                 self.pay_now()
         finally:
+            self.fail(StoreFailed("the store is closed"))
             if self._syncers is not None:
                 self._syncers.shutdown()
             self._opened.close()

@@ -158,6 +158,7 @@ class MemoryStore:
         self.incarnation = 1
         self.room: int | None = None
         self.broken = False
+        self._closed = False
         self._now_ms = now_ms
         self._first = first
         self._secret = os.urandom(32)
@@ -211,8 +212,8 @@ class MemoryStore:
 
     def commit(self, batch: Sequence[Work]) -> None:
         """See the port."""
-        if self.broken:
-            raise StoreFailed("the memory store was told to break")
+        if self.broken or self._closed:
+            raise StoreFailed("the store is closed, or was told to break")
         for work in batch:
             try:
                 work.outcome = self._do(work)
@@ -220,7 +221,8 @@ class MemoryStore:
                 work.outcome = outcome_of(error)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """See the port."""
+        self._closed = True
 
     def digest(self, key: UploadKey, blockno: int) -> bytes | None:
         """The durable digest of a block of an unfinished upload."""

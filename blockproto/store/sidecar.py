@@ -122,6 +122,7 @@ class SidecarStore:
 
     def close(self) -> None:
         """See the port. What the ledger does not know is removed."""
+        self._fail(StoreFailed("the store is closed"))
         self._files.close()
 
     def _load(self) -> None:
