@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +71,8 @@ from .wire import (
 PORT_DEFAULT = 7878
 PING_EVERY_S = 15.0
 CONNECT_S = 10.0
+DISCARD_S = 2.0
+"""How long a stream that failed waits for the server to remove what it has of it."""
 TRIES_MAX = 5
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 5.0
@@ -116,6 +118,7 @@ class Client:
         self._dialling = [trio.Lock() for _ in range(connections)]
         self._tries = tries
         self._attempts = Attempts()
+        self._reached = False
         self._secret: bytes | None = None
         self._real_folders: dict[str, str] = {}
 
@@ -285,10 +288,19 @@ class Client:
     ) -> Receipt:
         facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
         opened = StreamSource(reader_of(source), facts)
+        sourceid = os.urandom(16)
         try:
-            return await self.upload_source(opened, os.urandom(16), progress)
+            return await self.upload_source(opened, sourceid, progress)
+        except (BlockprotoError, OSError, trio.Cancelled):
+            await self._discard(sourceid)
+            raise
         finally:
             opened.close()
+
+    async def _discard(self, sourceid: bytes) -> None:
+        """Remove what a stream left on the server, as far as it can be told: nobody can go on with it."""
+        with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
+            await self._ask_once(Remove(kind=RemoveKind.UPLOAD, id=sourceid))
 
     async def _run_bulk(
         self,
@@ -488,6 +500,7 @@ class Client:
             if current is not None:
                 current.close(GoingAway())
             endpoint = await self._dial()
+            self._reached = True
             connection = Connection(
                 endpoint, Session(Side.CLIENT, Limits(agent="blockproto")), ping_every_s=PING_EVERY_S
             )
@@ -504,9 +517,12 @@ class Client:
                 tries = await self._wait_to_retry(exc, tries)
 
     async def _wait_to_retry(self, error: BlockprotoError, tries: int) -> int:
-        """Wait a little longer each time; raises ``error`` when waiting cannot help or was tried often enough."""
+        """Wait a little longer each time; raises ``error`` when waiting cannot help or was tried often enough.
+
+        A server that was never reached is not waited for: the address is wrong more often than the server is late.
+        """
         comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK
-        if not comes_back or not error.retryable or tries + 1 >= self._tries:
+        if not comes_back or not error.retryable or tries + 1 >= self._tries or not self._reached:
             raise error
         pause_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2**tries)
         await trio.sleep(max(pause_s, error.retry_after_ms / 1000))
@@ -595,10 +611,13 @@ class _Fetching:
         finally:
             with trio.CancelScope(shield=True):
                 await self._uploads.committer.drain()
-        if isinstance(self._outcome, BlockprotoError):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._receipt(self._outcome, dest, begun, held, incoming.payload_bytes)
+        outcome = (
+            live.outcome or self._outcome
+        )  # complete, even if the connection broke before that could be said
+        if isinstance(outcome, BlockprotoError):
+            raise outcome
+        assert outcome is not None
+        return self._receipt(outcome, dest, begun, held, incoming.payload_bytes)
 
     def _fetch_message(self, held: BlockSet, prefixes: dict[int, Any]) -> Fetch:
         most = runs_max(self._connection.session.head_length_max) // 2

@@ -245,7 +245,12 @@ class NameRefused(TransferError):
         self.rule = rule
         self.profile = profile
         super().__init__(
-            text, code=code, retryable=retryable, retry_after_ms=retry_after_ms, blockno=blockno, current=current
+            text,
+            code=code,
+            retryable=retryable,
+            retry_after_ms=retry_after_ms,
+            blockno=blockno,
+            current=current,
         )
 
 
