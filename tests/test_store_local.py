@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ import blockproto.store.partial
 import blockproto.store.publishing
 import blockproto.store.recovery
 import blockproto.store.sweeping
-from blockproto.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of
+from blockproto.blocks import BLOCK_LENGTH, EMPTY_DIGEST, BlockSet, digest_of
 from blockproto.errors import (
+    BadFacts,
     BlockprotoError,
     NameRefused,
     NotPermitted,
     Refused,
+    SourceChanged,
     StoreFailed,
     StoreFull,
     StoreInUse,
@@ -67,6 +70,7 @@ from blockproto.store import (
     Discard,
     Facts,
     Finish,
+    Forget,
     IfExists,
     KeepPrefixes,
     Prefix,
@@ -884,3 +888,176 @@ def test_a_kernel_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert store.sweep(0)
     store.close()
     assert check_store(tmp_path, read=True) == []
+
+
+# -- more of the middle
+
+
+def test_many_uploads_in_one_batch(tmp_path: Path) -> None:
+    """More than are synced one by one, together with brief files and a folder."""
+    store = LocalStore.open(tmp_path)
+    content = pattern(BLOCK_LENGTH + 1)
+    uploads = [opened(store, len(content), number=n, name=f"big{n}") for n in range(1, 12)]
+    blocks = [work for upload in uploads for work in written(upload, content)]
+    ends = [finish_of(upload, content, name=f"big{n}") for n, upload in enumerate(uploads, 1)]
+    briefs = [brief_of(store, b"x", number=100 + n, name=f"brief{n}") for n in range(12)]
+    found = outcomes(store, *blocks, *ends, *briefs)
+    assert found[: len(blocks)] == [None] * len(blocks)
+    assert all(isinstance(one, StoredFile) for one in found[len(blocks) :])
+    for upload in uploads:
+        upload.close()
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def test_a_bad_brief_file_among_many(tmp_path: Path) -> None:
+    """One whose bytes are missing is refused; the others are stored."""
+    store = LocalStore.open(tmp_path)
+    works = [brief_of(store, b"content", number=n, name=f"f{n}") for n in range(1, 15)]
+    works[3].filesize = 99
+    works[3].blocks = (BlockDone(works[3].upload, 0, 0, 99, works[3].root),)
+    found = outcomes(store, *works)
+    assert isinstance(found[3], UnknownUpload)
+    assert all(isinstance(one, StoredFile) for one in found[:3] + found[4:])
+    for work in works:
+        work.upload.close()
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore.open(tmp_path)
+    upload = store.begin_brief(key_of(1), facts_of(10), 0)
+    view = memoryview(bytearray(10))
+    assert upload.read_into(0, view) == 0
+    upload.write(0, memoryview(b"hello"))
+    assert upload.read_into(0, view) == 5
+    assert upload.digest(0) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        with pytest.raises(StoreFull):
+            upload.write(5, memoryview(b"world"))
+        patch.setattr(os, "preadv", failing(errno.EACCES))
+        with pytest.raises(NotPermitted):
+            upload.read_into(0, view)
+        patch.setattr(os, "pwrite", failing(errno.EIO))
+        with pytest.raises(StoreFailed):
+            upload.write(5, memoryview(b"world"))
+    with pytest.raises(StoreFailed):
+        store.commit([])
+    upload.close()
+    with pytest.raises(UnknownUpload):
+        upload.read_into(0, view)
+    store.close()
+
+
+def test_an_upload_begun_anew_behind_a_handle(tmp_path: Path) -> None:
+    """A handle of an upload that was discarded and begun again cannot touch the new one."""
+    store = LocalStore.open(tmp_path)
+    content = pattern(2 * BLOCK_LENGTH)
+    old = opened(store, len(content))
+    late = written(old, content, [0])[0]
+    store.commit([Discard(old.key)])
+    new = opened(store, len(content))
+    assert outcomes(store, *written(new, content, [1])) == [None]
+    refused(store, late, UnknownUpload)
+    refused(store, Forget(old, 9, (1,)), UnknownUpload)
+    assert new.digest(1) is not None
+    new.close()
+    old.close()
+    assert opened(store, len(content)).held == BlockSet([(1, 1)])
+
+
+def test_two_commits_of_one_sourceid_with_other_bytes_in_one_batch(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    found = outcomes(store, brief_of(store, b"one"), brief_of(store, b"two"))
+    assert isinstance(found[0], StoredFile)
+    assert isinstance(found[1], SourceChanged)
+
+
+def test_a_folder_has_no_bytes(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    facts = Facts(SafeName.parse("folder"), FOLDER_FILETYPE, 5, mtime_ns=7)
+    upload = store.begin_brief(key_of(1), facts, 0)
+    block = BlockDone(upload, 0, 0, 5, digest_of(b"hello"))
+    refused(store, Finish(upload, 0, digest_of(b"hello"), 5, facts, (block,)), BadFacts)
+    empty = replace(facts, filesize=0)
+    stored(store, Finish(upload, 0, EMPTY_DIGEST, 0, empty))
+    assert store.stat(SafeName.parse("folder")).mtime_ns == 7
+
+
+def test_a_replaced_name_whose_publication_fails_keeps_its_receipt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore.open(tmp_path)
+    first = put(store, NAME, b"first")
+    upload = opened(store, 6, number=2)
+    works = [*written(upload, b"second"), finish_of(upload, b"second", if_exists=IfExists.REPLACE)]
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.publishing, "move_over", failing(errno.ENOSPC))
+        assert isinstance(outcomes(store, *works)[-1], StoreFull)
+    assert store.receipts(ANYBODY, [first.sourceid]) == [first]
+    assert store.stat(SafeName.parse(NAME)).file_id == first.file_id
+    assert isinstance(outcome(store, works[-1]), StoredFile)
+    assert (tmp_path / NAME).read_bytes() == b"second"
+
+
+def test_a_broken_medium_while_a_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore.open(tmp_path)
+    work = brief_of(store, b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.publishing, "move_new", failing(errno.EIO))
+        with pytest.raises(StoreFailed):
+            store.commit([work])
+    with pytest.raises(StoreFailed):
+        store.commit([])
+
+
+def test_a_broken_medium_while_a_commit_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore.open(tmp_path)
+    put(store, NAME)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing(errno.EIO))
+        with pytest.raises(StoreFailed):
+            store.commit([Remove(SafeName.parse(NAME))])
+
+
+def test_a_crowded_ledger_takes_no_new_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore.open(tmp_path)
+    content = pattern(2 * BLOCK_LENGTH)
+    old = opened(store, len(content))
+    store.commit(written(old, content, [0]))
+    old.close()
+    monkeypatch.setattr(blockproto.store.ledger, "MAP_USED_MAX", 0.0)
+    with pytest.raises(StoreFull):
+        opened(store, len(content), number=2)
+    refused(store, brief_of(store, b"x", number=3, name="brief"), StoreFull)
+    again = opened(store, len(content))
+    stored(store, *written(again, content, [1]), finish_of(again, content))
+
+
+def test_uploads_of_others_are_not_listed(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    for number, principal in enumerate((b"a" * 16, b"b" * 16, b"c" * 16)):
+        upload = store.open_upload(key_of(number, principal), facts_of(10), 1)
+        assert not isinstance(upload, StoredFile)
+        store.commit(written(upload, pattern(10)))
+    entries, cursor = store.uploads(b"b" * 16, "", 10)
+    assert [entry.key.principal for entry in entries] == [b"b" * 16]
+    assert cursor == ""
+
+
+def test_a_large_sweep_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockproto.store.sweeping, "PART", 3)
+    clock = [NOW_MS]
+    store = LocalStore.open(tmp_path, now_ms=lambda: clock[0])
+    works = [brief_of(store, b"x", number=n, name=f"f{n}") for n in range(1, 11)]
+    store.commit(works)
+    for path in tmp_path.glob("f*"):
+        path.unlink()
+    clock[0] += RECEIPT_GRACE_MS
+    for _ in range(8):
+        store.commit(store.sweep(clock[0]))
+    with store.ledger.read() as view:
+        assert list(view.items(b"i")) == []
+    assert list(store.sweep(clock[0])) == []

@@ -98,6 +98,7 @@ class Batch:
         self._dirty: dict[Partial, bool] = {}
         self._briefs: list[BriefUpload] = []
         self._syncing: list[Future[None]] = []
+        self._crowded = store.ledger.crowded()
         self._entries = False
         self._openable = True
         self._new: list[_Change] = []
@@ -332,6 +333,8 @@ class Batch:
                 return
             view.drop_receipt(receipt)
         if isinstance(upload, BriefUpload):
+            if self._crowded:
+                raise StoreFull("the ledger is too full for new files")
             check_brief(work)
         else:
             change = self._change(view, upload, work.attempt)
