@@ -12,7 +12,6 @@ Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
@@ -72,7 +71,7 @@ PORT_DEFAULT = 7878
 PING_EVERY_S = 15.0
 CONNECT_S = 10.0
 DISCARD_S = 2.0
-"""How long a stream that failed waits for the server to remove what it has of it."""
+"""How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
 TRIES_MAX = 5
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 5.0
@@ -215,8 +214,7 @@ class Client:
         if not isinstance(source, FileSource):
             return False
         if source.is_another():
-            with trio.move_on_after(CONNECT_S), contextlib.suppress(BlockprotoError):
-                await self._ask_once(Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+            await self._discard(sourceid)
             return False
         return source.look_again()
 
@@ -298,7 +296,7 @@ class Client:
             opened.close()
 
     async def _discard(self, sourceid: bytes) -> None:
-        """Remove what a stream left on the server, as far as it can be told: nobody can go on with it."""
+        """Remove what was sent of something that nobody can go on with, as far as the server can be told."""
         with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
             await self._ask_once(Remove(kind=RemoveKind.UPLOAD, id=sourceid))
 
@@ -611,9 +609,8 @@ class _Fetching:
         finally:
             with trio.CancelScope(shield=True):
                 await self._uploads.committer.drain()
-        outcome = (
-            live.outcome or self._outcome
-        )  # complete, even if the connection broke before that could be said
+        # It is complete even if the connection broke before that could be said.
+        outcome = live.outcome or self._outcome
         if isinstance(outcome, BlockprotoError):
             raise outcome
         assert outcome is not None
