@@ -1,0 +1,522 @@
+"""A proxy on the server's side that counts what passes: payload byte by byte, and what was acknowledged.
+
+    client → proxy → server        BLOCK and PIECE: which bytes of which file (``Tally.sent``)
+    client ← proxy ← server        ACK, OPENED, COMMITTED: which bytes will never be asked for (``Tally.acked``)
+
+It can say when something passes (``watch``), stop everything exactly there (``hold``), and turn every connection into a
+black hole that neither forwards nor closes (``freeze``), with what it swallowed let go again later (``thaw``).
+
+What it judges (``Cut``), whoever was killed: nothing acknowledged travels again, and
+re-sent ≤ sent − acknowledged at the kill, and ≤ 72 MiB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from blockproto.blocks import BLOCK_LENGTH, Run
+from blockproto.errors import BlockprotoError
+from blockproto.wire import (
+    HEADER_LENGTH,
+    PREFACE,
+    Ack,
+    Block,
+    Committed,
+    Credit,
+    Fetch,
+    Header,
+    Message,
+    Open,
+    Opened,
+    Piece,
+    decode_head,
+    decode_header,
+)
+
+from .tools import MIB, STEP_S, require
+
+CHUNK = 256 * 1024
+RESENT_MAX = 72 * MIB
+_HOST = "127.0.0.1"
+
+
+class Ranges:
+    """A set of byte positions, as ranges that neither touch nor overlap."""
+
+    def __init__(self) -> None:
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, start: int, end: int) -> None:
+        """Take in the positions from ``start`` to before ``end``."""
+        if start >= end:
+            return
+        ranges = self._ranges
+        at = len(ranges)
+        while at and ranges[at - 1][1] >= start:
+            at -= 1
+        last = at
+        while last < len(ranges) and ranges[last][0] <= end:
+            start, end = min(start, ranges[last][0]), max(end, ranges[last][1])
+            last += 1
+        ranges[at:last] = [(start, end)]
+
+    def __len__(self) -> int:
+        return sum(end - start for start, end in self._ranges)
+
+    def common(self, other: Ranges) -> int:
+        """How many positions are in both."""
+        total = 0
+        mine, theirs = iter(self._ranges), iter(other._ranges)
+        one, two = next(mine, None), next(theirs, None)
+        while one and two:
+            total += max(0, min(one[1], two[1]) - max(one[0], two[0]))
+            if one[1] < two[1]:
+                one = next(mine, None)
+            else:
+                two = next(theirs, None)
+        return total
+
+
+@dataclass(slots=True)
+class FileTally:
+    """What passed of one file.
+
+    Attributes:
+        sent: payload bytes that were delivered.
+        acked: bytes that the receiver said are durable.
+    """
+
+    sent: Ranges = field(default_factory=Ranges)
+    acked: Ranges = field(default_factory=Ranges)
+
+
+@dataclass(slots=True)
+class Cut:
+    """What had passed when somebody was killed, and what passes after it."""
+
+    before: dict[bytes, FileTally]
+    sent: dict[bytes, Ranges] = field(default_factory=dict)
+
+    def judge(self) -> tuple[int, int]:
+        """(re-sent, sent − acknowledged at the kill), in bytes.
+
+        Raises:
+            Broken: something acknowledged travelled again, or more than was unacknowledged, or more than ``RESENT_MAX``.
+        """
+        again = allowed = 0
+        for sourceid, tally in self.before.items():
+            after = self.sent.get(sourceid, Ranges())
+            acked = after.common(tally.acked)
+            require(not acked, f"{acked} bytes travelled again that were acknowledged")
+            again += after.common(tally.sent)
+            allowed += len(tally.sent) - tally.sent.common(tally.acked)
+        require(again <= allowed, f"{again} bytes re-sent, {allowed} were sent and not acknowledged")
+        require(again <= RESENT_MAX, f"{again / MIB:.1f} MiB re-sent")
+        return again, allowed
+
+
+class Said(NamedTuple):
+    """A message that carries no payload and no credit, and when it passed (monotonic seconds)."""
+
+    at_s: float
+    forth: bool
+    stream: int
+    message: Message
+
+
+class Tally:
+    """What passed all connections of a proxy, by the file's sourceid."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.files: dict[bytes, FileTally] = {}
+        self.payload_bytes = 0
+        self.block_positions: list[int] = []
+        self._cut: Cut | None = None
+
+    def forget(self) -> None:
+        """Another file comes: what passed of those before does not count any more."""
+        with self.lock:
+            self.files.clear()
+            self._cut = None
+            self.payload_bytes = 0
+
+    def cut(self) -> Cut:
+        """Begin anew: what passed so far is ``before``, what passes from now on is ``sent``."""
+        with self.lock:
+            self._cut = Cut(copy.deepcopy(self.files))
+            self.block_positions.clear()
+            return self._cut
+
+    def on_payload(self, sourceid: bytes, position: int, length: int) -> None:
+        """Payload bytes are passed on."""
+        with self.lock:
+            self.payload_bytes += length
+            self._file(sourceid).sent.add(position, position + length)
+            if self._cut is not None:
+                self._cut.sent.setdefault(sourceid, Ranges()).add(position, position + length)
+
+    def on_durable(self, sourceid: bytes, position: int, held: tuple[Run, ...]) -> None:
+        """The receiver promised this."""
+        with self.lock:
+            acked = self._file(sourceid).acked
+            acked.add(0, position)
+            for first, count in held:
+                acked.add(first * BLOCK_LENGTH, (first + count) * BLOCK_LENGTH)
+
+    def acked_bytes(self) -> int:
+        """How many bytes were acknowledged so far, of all files."""
+        with self.lock:
+            return sum(len(tally.acked) for tally in self.files.values())
+
+    def _file(self, sourceid: bytes) -> FileTally:
+        return self.files.setdefault(sourceid, FileTally())
+
+
+class Gate:
+    """A moment: so many more payload bytes have passed, or a message of some type comes.
+
+    Attributes:
+        reached: set at that moment.
+        lines_before: so many of the oldest connections are none of its business.
+        holds: whether nothing more passes the connection where it was reached, until ``release``.
+    """
+
+    def __init__(
+        self, payload_bytes: int | None, message: type[Message] | None, holds: bool, lines_before: int
+    ) -> None:
+        require(payload_bytes is None or payload_bytes > 0, "a gate after some bytes")
+        self.reached = threading.Event()
+        self.holds = holds
+        self.lines_before = lines_before
+        self.message = message
+        self.payload_left = payload_bytes
+        self.released = threading.Event()
+
+    def release(self) -> None:
+        """Let everything pass again."""
+        self.released.set()
+
+    def wait(self, timeout_s: float = STEP_S) -> None:
+        """Wait for the moment; raises Broken when it does not come."""
+        require(self.reached.wait(timeout_s), f"what was waited for did not pass in {timeout_s:.0f} s")
+
+
+class Proxy:
+    """A counting TCP proxy on a free port; a context manager.
+
+    Args:
+        target: says the server's port of now: a server may come back on another one.
+
+    Attributes:
+        port: where clients connect.
+        tally: what passed.
+        lines: every connection there was.
+    """
+
+    def __init__(self, target: Callable[[], int]) -> None:
+        self.tally = Tally()
+        self.lines: list[Line] = []
+        self._target = target
+        self._gate: Gate | None = None
+        self._listener = socket.create_server((_HOST, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shut(self._listener)
+        self._accepting.join(STEP_S)
+        self.cut_lines()
+        self.wait_idle()
+
+    @property
+    def address(self) -> str:
+        """``bp://HOST:PORT/``."""
+        return f"bp://{_HOST}:{self.port}/"
+
+    def watch(self, *, payload_bytes: int | None = None, message: type[Message] | None = None) -> Gate:
+        """Say when so many more payload bytes have passed, or when such a message passes; nothing is held up."""
+        return self._set_gate(Gate(payload_bytes, message, holds=False, lines_before=0))
+
+    def hold(
+        self,
+        *,
+        payload_bytes: int | None = None,
+        message: type[Message] | None = None,
+        new_lines: bool = False,
+    ) -> Gate:
+        """Likewise, and hold up the connection where it happens exactly there: the message itself does not pass.
+
+        With ``new_lines`` this is about connections that are yet to come.
+        """
+        return self._set_gate(Gate(payload_bytes, message, True, len(self.lines) if new_lines else 0))
+
+    def release(self) -> None:
+        """Forget the gate and let everything pass."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
+
+    def freeze(self) -> None:
+        """From now on the connections of now forward nothing, in neither direction, and stay open."""
+        for line in self.lines:
+            line.flowing.clear()
+
+    def cut_lines(self) -> None:
+        """Break the connections of now; what is held up at the gate never passes."""
+        for line in self.lines:
+            line.cut()
+        self.release()
+
+    def thaw(self) -> None:
+        """Let go of what was swallowed, and forward again."""
+        for line in self.lines:
+            line.flowing.set()
+
+    def wait_idle(self) -> None:
+        """Wait until every connection has ended, and everything that came of it is counted."""
+        for line in self.lines:
+            line.join()
+            require(line.error is None, f"what passed was no blockproto: {line.error}")
+
+    def _set_gate(self, gate: Gate) -> Gate:
+        self.release()
+        self._gate = gate
+        return gate
+
+    def pass_payload(self, line: Line, length: int) -> int:
+        """How many of ``length`` payload bytes may pass before the gate; counts them."""
+        gate = self._gate_of(line)
+        if gate is None or gate.payload_left is None:
+            return length
+        with self.tally.lock:
+            taken = min(length, gate.payload_left) if gate.holds else length
+            gate.payload_left = max(0, gate.payload_left - length)
+        if gate.payload_left == 0:
+            gate.reached.set()
+        return taken if not gate.released.is_set() else length
+
+    def pass_message(self, line: Line, message: Message) -> bool:
+        """Whether a message may pass now."""
+        gate = self._gate_of(line)
+        if gate is None or gate.message is None or not isinstance(message, gate.message):
+            return True
+        gate.reached.set()
+        return not gate.holds or gate.released.is_set()
+
+    def wait_at_gate(self) -> None:
+        """Wait until the gate is opened or replaced."""
+        gate = self._gate
+        if gate is not None:
+            gate.released.wait()
+
+    def _gate_of(self, line: Line) -> Gate | None:
+        gate = self._gate
+        return gate if gate is not None and line not in self.lines[: gate.lines_before] else None
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                try:
+                    server = socket.create_connection((_HOST, self._target()))
+                except OSError:
+                    client.close()  # nobody is there: that is what the client is to see
+                    continue
+                line = Line(self, client, server)
+                self.lines.append(line)
+                line.start()
+
+    @staticmethod
+    def _shut(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        sock.close()
+
+
+class Line:
+    """One connection through the proxy, a thread for each direction.
+
+    Attributes:
+        flowing: cleared, it is a black hole.
+        broken: whether it was cut here.
+        error: why it could not be read as frames, or None.
+        said: the messages that passed, without those that only carry payload or credit.
+    """
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self.proxy = proxy
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.said: list[Said] = []
+        self.error: BlockprotoError | None = None
+        self.broken = False
+        self.sourceids: dict[int, bytes] = {}
+        self.fetched: dict[int, tuple[Run, ...]] = {}
+        self._sockets = (client, server)
+        self._threads = [
+            threading.Thread(target=self._relay, args=(client, server, True), daemon=True),
+            threading.Thread(target=self._relay, args=(server, client, False), daemon=True),
+        ]
+        for sock in self._sockets:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def start(self) -> None:
+        """Begin to forward."""
+        for thread in self._threads:
+            thread.start()
+
+    def cut(self) -> None:
+        """Break the connection; what has not passed yet never does."""
+        self.broken = True
+        self.flowing.set()
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def join(self) -> None:
+        """Wait until both directions have ended."""
+        for thread in self._threads:
+            thread.join(STEP_S)
+            require(not thread.is_alive(), "a connection does not end")
+        for sock in self._sockets:
+            sock.close()
+
+    def _relay(self, source: socket.socket, dest: socket.socket, forth: bool) -> None:
+        memory = memoryview(bytearray(CHUNK))
+        meter = Meter(self, forth)
+        try:
+            while count := source.recv_into(memory):
+                rest = memory[:count]
+                while rest and not self.broken:
+                    self.flowing.wait()
+                    used = meter.take(rest)
+                    self._send(dest, rest[:used])
+                    rest = rest[used:]
+                    if rest:
+                        self.proxy.wait_at_gate()
+        except OSError:
+            pass
+        except BlockprotoError as error:
+            self.error = None if self.broken else error
+            self.cut()
+        finally:
+            self.flowing.wait()
+            with contextlib.suppress(OSError):
+                dest.shutdown(socket.SHUT_WR)
+
+    def _send(self, dest: socket.socket, view: memoryview) -> None:
+        """Pass bytes on; what comes for somebody who has gone is still read and counted."""
+        try:
+            dest.sendall(view)
+        except OSError:
+            if dest is self._sockets[1]:
+                self.cut()
+                raise
+
+
+class Meter:
+    """Reads one direction as frames, however the bytes are sliced.
+
+    Args:
+        line: the connection.
+        forth: whether this is what the client says.
+    """
+
+    def __init__(self, line: Line, forth: bool) -> None:
+        self._line = line
+        self._forth = forth
+        self._kept = bytearray()
+        self._wanted = len(PREFACE)
+        self._next: Callable[[], bool] = self._on_preface
+        self._header = Header(0, 0, 0, 0, 0, 0)
+        self._payload_left = 0
+        self._sourceid: bytes | None = None
+        self._position = 0
+
+    def take(self, view: memoryview) -> int:
+        """Read from ``view``; returns how many bytes may pass now: all of them unless a gate holds them up."""
+        used = 0
+        while used < len(view):
+            if self._payload_left:
+                wanted = min(self._payload_left, len(view) - used)
+                passed = (
+                    self._line.proxy.pass_payload(self._line, wanted)
+                    if self._sourceid is not None
+                    else wanted
+                )
+                self._count(passed)
+                used += passed
+                if passed < wanted:
+                    break
+                continue
+            wanted = min(self._wanted - len(self._kept), len(view) - used)
+            self._kept += view[used : used + wanted]
+            if len(self._kept) == self._wanted and not self._next():
+                self._kept = self._kept[: len(self._kept) - wanted]
+                break
+            used += wanted
+        return used
+
+    def _count(self, length: int) -> None:
+        if self._sourceid is not None:
+            self._line.proxy.tally.on_payload(self._sourceid, self._position, length)
+        self._position += length
+        self._payload_left -= length
+
+    def _on_preface(self) -> bool:
+        return self._begin_frame(0)
+
+    def _begin_frame(self, payload_length: int) -> bool:
+        self._payload_left = payload_length
+        self._kept.clear()
+        self._wanted = HEADER_LENGTH
+        self._next = self._on_header
+        return True
+
+    def _on_header(self) -> bool:
+        self._header = decode_header(self._kept)
+        self._wanted += self._header.head_length
+        self._next = self._on_head
+        return self._header.head_length > 0 or self._on_head()
+
+    def _on_head(self) -> bool:
+        header = self._header
+        message = decode_head(header, bytes(self._kept[HEADER_LENGTH:]))
+        if message is not None and not self._line.proxy.pass_message(self._line, message):
+            return False
+        self._sourceid = None
+        if message is not None:
+            self._on_message(header.stream, message)
+        return self._begin_frame(header.payload_length)
+
+    def _on_message(self, stream: int, message: Message) -> None:
+        line, tally = self._line, self._line.proxy.tally
+        if isinstance(message, Open | Block):
+            line.sourceids[stream] = message.sourceid
+            tally.on_durable(message.sourceid, 0, line.fetched.pop(stream, ()))
+        sourceid = line.sourceids.get(stream, b"")
+        if isinstance(message, Block | Piece):
+            self._sourceid, self._position = sourceid, message.position
+            if isinstance(message, Block):
+                tally.block_positions.append(message.position)
+            return
+        if isinstance(message, Ack | Opened):
+            tally.on_durable(sourceid, message.position, message.held)
+        elif isinstance(message, Committed):
+            tally.on_durable(sourceid, message.filesize, ())
+        elif isinstance(message, Fetch):
+            line.fetched[stream] = message.held
+        if not isinstance(message, Ack | Credit):
+            line.said.append(Said(time.monotonic(), self._forth, stream, message))

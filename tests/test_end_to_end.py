@@ -1,0 +1,154 @@
+"""The whole, as real processes over real sockets: a short slice of every campaign in ``campaigns``.
+
+What is timed there is not judged here. Mounts need root: those tests are skipped without it, and say so.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from campaigns import changing, checkpoint, disk_full, memory, refusals, resent, resume, sizes, takeover, tree
+from campaigns.counting_proxy import Proxy, Ranges
+from campaigns.kill9 import Kill9
+from campaigns.tools import DONE, MIB, CannotMount, Place, Server, make_file
+
+import blockproto
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "place")
+
+
+def _or_skip(case: Callable[[], object]) -> None:
+    try:
+        case()
+    except CannotMount as error:
+        pytest.skip(str(error))
+
+
+# ---- SIGKILL --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("connections", "seed"), [(1, 3), (4, 5)])
+def test_uploads_survive_the_servers_death(place: Place, connections: int, seed: int) -> None:
+    """The server is back before the client gives up: one command goes on by itself."""
+    figures = Kill9(place, random.Random(seed), "server", connections, gives_up=0).run(2, 64 * MIB)
+    assert figures["kills"] >= 2
+    assert figures["commands"] == 2
+
+
+def test_a_client_that_gave_up_says_how_to_resume(place: Place) -> None:
+    figures = Kill9(place, random.Random(4), "server", 1, gives_up=1).run(1, 32 * MIB)
+    assert figures["commands"] == figures["kills"] + 1 >= 2
+
+
+@pytest.mark.parametrize(("connections", "seed"), [(1, 1), (4, 2)])
+def test_uploads_survive_the_clients_death(place: Place, connections: int, seed: int) -> None:
+    figures = Kill9(place, random.Random(seed), "client", connections).run(2, 64 * MIB)
+    assert figures["kills"] >= 2
+
+
+@pytest.mark.parametrize("what", ["get-server", "get-client"])
+def test_downloads_survive_either_death(place: Place, what: str) -> None:
+    figures = Kill9(place, random.Random(1), what, 1, gives_up=0).run(1, 64 * MIB)
+    assert figures["kills"] >= 1
+
+
+def test_with_a_full_window_no_more_than_the_window_travels_again(place: Place) -> None:
+    resent.run(place, "server", connections=1)
+
+
+# ---- takeover -------------------------------------------------------------------------------------------------
+
+
+def test_attempts_by_hand(place: Place) -> None:
+    with Server(place) as server:
+        takeover.raw_cases(place, server, random.Random(1))
+
+
+@pytest.mark.parametrize("released_in_the_middle", [True, False])
+def test_takeover_waits_neither_for_the_black_hole_nor_for_the_disk(
+    place: Place, released_in_the_middle: bool
+) -> None:
+    stuck = place.folder / "the disk is stuck"
+    source = make_file(place.folder / "taken over.bin", 40 * MIB, released_in_the_middle)
+    with (
+        Server(place, program=takeover.stuck_disk(stuck)) as server,
+        Proxy(lambda: server.port) as proxy,
+    ):
+        case = takeover.Takeover(place, server, proxy)
+        case.run(source, 9 * MIB + 5, released_in_the_middle, stuck)
+        assert server.stop() == DONE
+    place.require_clean()
+
+
+# ---- what cannot work -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_a_full_disk(place: Place) -> None:
+    _or_skip(lambda: disk_full.run(place))
+
+
+@pytest.mark.parametrize("case", refusals.MACHINE, ids=lambda case: case.__name__)
+def test_what_the_machine_does_not_let_us_do(place: Place, case: Callable[[Place], None]) -> None:
+    _or_skip(lambda: case(place))
+
+
+def test_who_speaks_something_else(place: Place) -> None:
+    with Server(place) as server:
+        for case in refusals.SPEAKING:
+            case(place, server)
+        assert server.stop() == DONE
+    place.require_clean()
+
+
+def test_a_file_that_changes_is_never_spliced(place: Place) -> None:
+    changing.run(place, (changing.overwrite_the_beginning, changing.overwrite_and_set_the_time_back))
+
+
+# ---- what works -----------------------------------------------------------------------------------------------
+
+
+def test_a_tree_there_and_back(place: Place) -> None:
+    figures = tree.run(place, Path(blockproto.__file__).parent)
+    assert figures["files"] > 80
+
+
+@pytest.mark.parametrize("case", sizes.CASES, ids=lambda case: case.__name__)
+def test_files_of_every_size(place: Place, case: Callable[[Place, Server], None]) -> None:
+    with Server(place) as server:
+        case(place, server)
+        assert server.stop() == DONE
+    place.require_clean()
+
+
+def test_leaving_in_order_keeps_the_unfinished_block(place: Place) -> None:
+    checkpoint.run(place)
+
+
+def test_memory_does_not_grow_with_the_file(place: Place) -> None:
+    memory.run(place, 160 * MIB)
+
+
+def test_resume_reads_no_file(place: Place) -> None:
+    resume.run(place, blocks=5_000, partials=10, gib=10, times=2)
+
+
+# ---- the tools themselves -------------------------------------------------------------------------------------
+
+
+def test_ranges_add_up() -> None:
+    rng = random.Random(1)
+    ranges, other, mine, theirs = Ranges(), Ranges(), set[int](), set[int]()
+    for _ in range(300):
+        for both, plain in ((ranges, mine), (other, theirs)):
+            start = rng.randrange(500)
+            end = start + rng.randrange(9)
+            both.add(start, end)
+            plain.update(range(start, end))
+        assert (len(ranges), ranges.common(other)) == (len(mine), len(mine & theirs))
