@@ -80,6 +80,10 @@ class BlockSet:
         if count <= 0:
             return
         end = first + count
+        if not self._ends or first > self._ends[-1]:  # runs mostly come in rising order
+            self._starts.append(first)
+            self._ends.append(end)
+            return
         left = bisect_left(self._ends, first)
         right = bisect_right(self._starts, end)
         if left < right:
