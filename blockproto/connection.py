@@ -142,6 +142,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._last_said = False
+        self._unheard: ConnectionLost | None = None
         self._begun_at = 0.0
         self._heard_at = 0.0
         self._head_begun_at: float | None = None
@@ -238,12 +239,12 @@ class Connection:
         Raises:
             LocalProtocolError: not legal now.
         """
-        if self.lost is None and not self._last_said:
+        if not self._mute:
             self._queue(self.session.send(stream, message))
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
         """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
-        if self.lost is not None or self._last_said or not self.session.is_open(stream):
+        if self._mute or not self.session.is_open(stream):
             return
         before = self._acks.get(stream)
         held = before[1] if before else BlockSet()
@@ -329,9 +330,10 @@ class Connection:
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         while True:
             await self._turns.take(priority, lambda: self._has_room(stream, length))
-            if self.lost is not None:
+            gone = self.lost or self._unheard
+            if gone is not None:
                 self._turns.give(priority, 0)
-                raise self.lost
+                raise gone
             if stream and not self.session.is_open(stream):
                 self._turns.give(priority, 0)
                 raise Cancelled("the peer ended the stream")
@@ -341,7 +343,7 @@ class Connection:
 
     def _has_room(self, stream: int, length: int) -> bool:
         """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
-        if self.lost is not None or (stream and not self.session.is_open(stream)):
+        if self._mute or (stream and not self.session.is_open(stream)):
             return True
         if stream == 0 and not self.session.may_open:
             return False
@@ -353,6 +355,8 @@ class Connection:
         return under_way == 0 or under_way + length <= self.pace.under_way_max(length)
 
     def _queue(self, frame: bytes) -> None:
+        if self._unheard is not None:
+            return
         self._control.append(frame)
         self._control_length += len(frame)
         self._pump_soon()
@@ -370,8 +374,8 @@ class Connection:
                     await self._write([b"".join(self._control_frames())])
                 finally:
                     self._turns.give(CONTROL, 0)
-        except ConnectionLost as exc:
-            self.close(exc)
+        except ConnectionLost:
+            log.debug("%s takes nothing more", self.endpoint.peer)
         finally:
             self._pumping = False
             self._tell()
@@ -395,12 +399,26 @@ class Connection:
     async def _write(self, parts: list[Part] | list[bytes]) -> None:
         try:
             await self.endpoint.send(parts)
-        except BaseException as exc:
-            reason = (
-                exc if isinstance(exc, ConnectionLost) else ConnectionLost("a send was cancelled half-way")
-            )
-            self.close(reason)
+        except ConnectionLost as exc:
+            self._hear_out(exc)
             raise
+        except BaseException:
+            self.close(ConnectionLost("a send was cancelled half-way"))
+            raise
+
+    def _hear_out(self, reason: ConnectionLost) -> None:
+        """The peer takes nothing more. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
+        if self.session.side is Side.CLIENT or self.lost is not None:
+            self.close(reason)
+            return
+        self._unheard = self._unheard or reason
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + DISCARD_S)
+        self._tell()
+
+    @property
+    def _mute(self) -> bool:
+        """Whether nothing more is said here."""
+        return self.lost is not None or self._last_said or self._unheard is not None
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
