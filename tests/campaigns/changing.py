@@ -33,8 +33,8 @@ from .tools import (
     wait_until,
 )
 
-FILESIZE = 100 * MIB + 99
-"""More than may be under way at once, so that the end is read after the change."""
+FILESIZE = 48 * MIB + 99
+"""Enough that its end is read after the change: what lies between client and proxy then is a few MiB."""
 HELD_AT = 20 * MIB + 77
 
 Change = Callable[[Path], None]
@@ -54,7 +54,7 @@ def append(path: Path) -> None:
 
 def truncate(path: Path) -> None:
     """Fewer bytes at the end."""
-    os.truncate(path, FILESIZE - 30 * MIB)
+    os.truncate(path, FILESIZE - 10 * MIB)
 
 
 def overwrite_and_set_the_time_back(path: Path) -> None:

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import aclosing
 from pathlib import Path
+
+import trio
+
+from blockproto import connect
 
 from .counting_proxy import Proxy
 from .tools import (
@@ -25,6 +30,7 @@ from .tools import (
     parser,
     require,
     require_same,
+    unfinished,
 )
 
 ROOM = 192 * MIB
@@ -43,7 +49,7 @@ def run(place: Place) -> Figures:
     with mounted("-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", place.served):
         with Server(place) as server, Proxy(lambda: server.port) as proxy:
             full_before(place, proxy, source, small)
-            figures = full_in_the_middle(place, proxy, source)
+            figures = full_in_the_middle(place, server, proxy, source)
             require(server.stop() == DONE, "the server did not end in order")
         require_same(place.served / source.name, source)
         require_same(place.served / small.name, small)
@@ -61,18 +67,22 @@ def full_before(place: Place, proxy: Proxy, source: Path, small: Path) -> None:
     require(proxy.tally.payload_bytes == 0, "bytes were sent although there was no room at OPEN")
     filler.fill(leave=0)
     _refused(place, proxy, small)
-    listed = place.run("ls", proxy.address, "--json").require(DONE).objects
-    names = sorted(one["filename"] for one in listed)
-    require(names == ["filler", "in the way.bin"], f"listed: {names}")
-    fetched = place.folder / "fetched.bin"
-    place.run("get", proxy.address + "in the way.bin", fetched).require(DONE)
-    require_same(fetched, small)
-    place.run("rm", proxy.address + "in the way.bin").require(DONE)
+    trio.run(_serves_on, place, proxy, small)
     filler.remove()
     place.run("put", small, proxy.address).require(DONE)
 
 
-def full_in_the_middle(place: Place, proxy: Proxy, source: Path) -> Figures:
+async def _serves_on(place: Place, proxy: Proxy, small: Path) -> None:
+    async with connect(proxy.address) as client, aclosing(client.listing()) as entries:
+        names = sorted([entry.filename async for entry in entries])
+        require(names == ["filler", "in the way.bin"], f"listed: {names}")
+        fetched = place.folder / "fetched.bin"
+        await client.download("in the way.bin", fetched)
+        require_same(fetched, small)
+        await client.remove("in the way.bin")
+
+
+def full_in_the_middle(place: Place, server: Server, proxy: Proxy, source: Path) -> Figures:
     """Filled when ``FULL_AT`` bytes have passed: it stops, and goes on there when there is room."""
     filler = Filler(place.served)
     proxy.tally.forget()
@@ -85,9 +95,7 @@ def full_in_the_middle(place: Place, proxy: Proxy, source: Path) -> Figures:
     require("room" in told.err or "free" in told.err, f"what the client says: {told.err}")
     proxy.wait_idle()
     acked = proxy.tally.acked_bytes()
-    unfinished = place.run("uploads", proxy.address, "--json").require(DONE).objects
-    require([one["filename"] for one in unfinished] == [source.name], f"unfinished: {unfinished}")
-    _refused(place, proxy, source)
+    require(unfinished(server) == [source.name], f"unfinished: {unfinished(server)}")
     cut = proxy.tally.cut()
     filler.remove()
     receipt = place.run("put", source, proxy.address, "--json").require(DONE).objects[-1]

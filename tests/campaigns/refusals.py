@@ -93,22 +93,17 @@ def nothing_left(place: Place, server: Server) -> Iterator[None]:
 # ---- the machine ----------------------------------------------------------------------------------------------
 
 
-def port_in_use(place: Place) -> None:
-    """A second server on the port of the first."""
+def second_server(place: Place) -> None:
+    """Another server on the port of the first, or on its folder."""
     other = place.folder / "other"
     other.mkdir()
     with Server(place) as server:
         told = place.run("serve", other, "--listen", f"{_HOST}:{server.port}").require(FAILED)
         require_one_sentence(told, str(server.port), "in use")
         require(list(other.iterdir()) == [], f"left in the folder: {list(other.iterdir())}")
-
-
-def served_already(place: Place) -> None:
-    """A second server on the folder of the first."""
-    with Server(place) as server:
         told = place.run("serve", place.served, "--listen", f"{_HOST}:0").require(FAILED)
         require_one_sentence(told, str(place.served))
-        place.run("ls", server.address).require(DONE)
+        require(not unfinished(server), "the first serves on")
 
 
 def nobody_there(place: Place) -> None:
@@ -322,8 +317,7 @@ def _sub_place(place: Place, name: str) -> Place:
 
 
 MACHINE: tuple[Callable[[Place], None], ...] = (
-    port_in_use,
-    served_already,
+    second_server,
     nobody_there,
     read_only_folder,
     read_only_below,
