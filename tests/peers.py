@@ -277,6 +277,7 @@ class Line(trio.abc.Stream):
     Args:
         inner: the stream.
         cut_sent, cut_received: how many bytes pass before the line breaks, or None.
+        damage_sent: which byte of what is sent is changed on the way, or None.
         slices: greatest lengths of what is handed on, one after another and again from the first.
     """
 
@@ -286,6 +287,7 @@ class Line(trio.abc.Stream):
         *,
         cut_sent: int | None = None,
         cut_received: int | None = None,
+        damage_sent: int | None = None,
         slices: Sequence[int] = (),
     ) -> None:
         self.sent = bytearray()
@@ -294,6 +296,7 @@ class Line(trio.abc.Stream):
         self._inner = inner
         self._cut_sent = cut_sent
         self._cut_received = cut_received
+        self._damage_sent = damage_sent
         self._slices = slices
         self._sliced = 0
         self._hole = trio.Event()
@@ -305,9 +308,10 @@ class Line(trio.abc.Stream):
             if self._cut_sent is not None:
                 most = min(most, self._cut_sent - len(self.sent))
             part, data = data[:most], data[most:]
+            at = len(self.sent)
             self.sent += part
             if not self._hole.is_set():
-                await self._inner.send_all(part)
+                await self._inner.send_all(self._damaged(part, at))
             if self._cut_sent is not None and len(self.sent) >= self._cut_sent:
                 await self.cut()
         if self.broken:
@@ -345,6 +349,13 @@ class Line(trio.abc.Stream):
             await trio.aclose_forcefully(self._inner)
         else:
             await trio.lowlevel.checkpoint()
+
+    def _damaged(self, part: bytes, at: int) -> bytes:
+        if self._damage_sent is None or not at <= self._damage_sent < at + len(part):
+            return part
+        changed = bytearray(part)
+        changed[self._damage_sent - at] ^= 0xFF
+        return bytes(changed)
 
     def _next_slice(self) -> int:
         self._sliced += 1
@@ -477,8 +488,14 @@ class Served:
             yield client
 
     def open_sidecar(self, dest: Path, first: int) -> UploadStore:
-        """The memory store that stands beside ``dest``."""
-        return self.sidecars.setdefault((str(dest), first), MemoryStore(first=first))
+        """The memory store that stands beside ``dest``; what was durable is there when it is opened again."""
+        before = self.sidecars.get((str(dest), first))
+        if before is None:
+            before = MemoryStore(first=first)
+        elif before._closed:
+            before = before.survivor()
+        self.sidecars[str(dest), first] = before
+        return before
 
     def downloaded(self, dest: Path | str, first: int = 0) -> bytes:
         """The content of a finished download."""
