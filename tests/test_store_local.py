@@ -385,6 +385,19 @@ class TestLocalStore(FileStoreContract):
         place.reopen()
         assert place.leftovers() == 0
 
+    def test_unknown_partials_go_from_a_store_that_runs_on(
+        self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = opened(place.store, 20)
+        live.write(0, memoryview(b"not recorded yet"))
+        (place.partials / ("ab" * 16)).write_bytes(b"left behind")
+        assert not place.store.sweep(place.now_ms)
+        assert place.leftovers() == 2
+        monkeypatch.setattr(blockproto.store.recovery, "ORPHAN_GRACE_S", -10)
+        assert not place.store.sweep(place.now_ms)
+        assert place.leftovers() == 1
+        live.close()
+
     def test_files_stay_closed_while_small_ones_wait(self, place: LocalPlace) -> None:
         before = len(os.listdir("/proc/self/fd"))
         works = [brief_of(place.store, b"x", number=n, name=f"d{n}/x") for n in range(1, 400)]

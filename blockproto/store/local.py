@@ -36,7 +36,7 @@ from .opening import Opened, open_places
 from .partial import Partial
 from .publishing import Owed
 from .records import UploadRecord
-from .recovery import recover
+from .recovery import recover, remove_orphans
 from .rules import EXPIRY_MS, Shape
 from .sweeping import Sweeper
 from .upload import LocalUpload
@@ -345,4 +345,15 @@ class LocalStore:
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """See the port."""
         self.check_usable()
-        return self._sweeper.next_works(now_ms, owed=bool(self.owed))
+        works = self._sweeper.next_works(now_ms, owed=bool(self.owed))
+        if not works:
+            self._remove_orphans()
+        return works
+
+    def _remove_orphans(self) -> None:
+        """Remove what a kill left of uploads that the ledger never heard of; at the start it may have been too young."""
+        with self._mutex:
+            known = {upload.partial.storage_id for upload in self._live.values()}
+        with self.ledger.read() as view:
+            known |= {record.storage_id for record in view.uploads()}
+        remove_orphans(self.partials_fd, known)

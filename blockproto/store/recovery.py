@@ -78,7 +78,7 @@ class Recovery:
         if self._lost:
             self.state = self._store.state.raised(self._store.now_ms())
             self._view.put_state(self.state)
-        remove_orphans(self._store.partials_fd, known, time.time() - ORPHAN_GRACE_S)
+        remove_orphans(self._store.partials_fd, known)
 
     # -- commits under way
 
@@ -162,11 +162,9 @@ class Recovery:
         self._lost = True
 
 
-def remove_orphans(partials_fd: int, known: set[bytes], before_s: float) -> int:
-    """Remove partials the ledger does not know and that nobody changed since ``before_s`` (Unix s).
-
-    Returns how many.
-    """
+def remove_orphans(partials_fd: int, known: set[bytes]) -> int:
+    """Remove partials that are not ``known`` and that nobody changed for ``ORPHAN_GRACE_S``; returns how many."""
+    before_s = time.time() - ORPHAN_GRACE_S
     removed = 0
     with os.scandir(partials_fd) as entries:
         names = [os.fsencode(entry.name) for entry in entries]
