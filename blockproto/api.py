@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from .client import Client, connect_with, tcp_dial
-from .store import UploadStore
+from .store import DownloadStore, UploadStore
 
 
 @asynccontextmanager
@@ -25,7 +25,9 @@ async def connect(url: str, *, connections: int = 1) -> AsyncIterator[Client]:
         ValueError: ``url`` is not of that form.
     """
     dial, server = tcp_dial(url)
-    async with connect_with(dial, server, _open_sidecar, connections=connections) as client:
+    async with connect_with(
+        dial, server, _open_sidecar, connections=connections, open_downloads=_open_downloads
+    ) as client:
         yield client
 
 
@@ -63,3 +65,9 @@ def _open_sidecar(dest: Path, first: int) -> UploadStore:
     from .store.sidecar import SidecarStore
 
     return SidecarStore(dest, first=first)
+
+
+def _open_downloads() -> DownloadStore:
+    from .store.brief_downloads import BriefDownloads
+
+    return BriefDownloads()

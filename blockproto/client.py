@@ -15,8 +15,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +35,7 @@ import trio
 from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from .bulk import Bulk, if_exists_of, send_brief
 from .connection import Connection, error_of
+from .downloads import BulkDownload, download_jobs, give_up
 from .endpoint import Endpoint, endpoint_of
 from .errors import (
     BadFacts,
@@ -40,11 +49,11 @@ from .errors import (
 )
 from .mailbox import Mailbox
 from .names import SafeName
-from .results import FileInfo, Receipt, UploadInfo, UploadJob, file_info, upload_info
+from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob, file_info, file_item, upload_info
 from .session import Limits, Session, Side
 from .sourceid import Attempts, derive_sourceid, installation_secret
 from .sources import FileSource, StreamSource, filetype_of, reader_of
-from .store import Facts, IfExists, StoredFile, UploadKey, UploadStore
+from .store import DownloadStore, Facts, IfExists, StoredFile, UploadKey, UploadStore
 from .tasks import background_tasks
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import FetchIncoming
@@ -84,6 +93,7 @@ _COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}
 
 Dial = Callable[[], Awaitable[Endpoint]]
 OpenSidecar = Callable[[Path, int], UploadStore]
+OpenDownloads = Callable[[], DownloadStore]
 Answer = TypeVar("Answer", bound=Message)
 
 
@@ -97,6 +107,7 @@ class Client:
         open_sidecar: opens the download store for a path and the position where its bytes begin.
         connections: over how many connections a big file is sent.
         tries: how often in a row to come back without any progress.
+        open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
     """
 
     def __init__(
@@ -108,7 +119,9 @@ class Client:
         *,
         connections: int = 1,
         tries: int = TRIES_MAX,
+        open_downloads: OpenDownloads | None = None,
     ) -> None:
+        self._open_downloads = open_downloads
         self._dial = dial
         self._server = server
         self._nursery = nursery
@@ -352,12 +365,97 @@ class Client:
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
+        return await self._download(name, Path(dest), span, progress, None)
+
+    async def download_all(
+        self,
+        jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]],
+        *,
+        progress: OnProgress | None = None,
+    ) -> AsyncGenerator[tuple[DownloadJob, Receipt | BlockprotoError], None]:
+        """Download many files; yields each with its receipt, or with why it failed, as they end.
+
+        Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
+        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
+
+        Args:
+            jobs: files as the listing gave them, and where each goes; folders must be there. A file that changed since
+                it was listed fails with ``SourceChanged``. What ``jobs`` raises comes out of here.
+            progress: as for ``download``.
+
+        Cancellation: as for ``download``, but of files of at most one block nothing is kept.
+        """
+        ended: Mailbox[tuple[DownloadJob, Receipt | BlockprotoError]] = Mailbox()
+        scope = trio.CancelScope()
+        failed: list[Exception] = []
+        over = trio.Event()
+        taken = download_jobs(jobs, failed)
+        self._nursery.start_soon(self._run_downloads, taken, ended, progress, scope, over)
+        try:
+            while some := await ended.take():
+                for one in some:
+                    yield one
+            if failed:
+                raise failed[0]
+        finally:
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await over.wait()
+
+    async def download_known(self, entry: FileInfo, dest: Path, progress: OnProgress | None) -> Receipt:
+        """``download`` without asking what the file is: its version must still be that of ``entry``."""
+        return await self._download(entry.filename, dest, None, progress, file_item(entry))
+
+    async def _run_downloads(
+        self,
+        jobs: AsyncGenerator[DownloadJob, None],
+        ended: Mailbox[tuple[DownloadJob, Receipt | BlockprotoError]],
+        progress: OnProgress | None,
+        scope: trio.CancelScope,
+        over: trio.Event,
+    ) -> None:
+        store = None if self._open_downloads is None else self._open_downloads()
+        tries = 0
+
+        def deliver(job: DownloadJob, outcome: Receipt | BlockprotoError) -> None:
+            nonlocal tries
+            tries = 0
+            ended.put((job, outcome))
+
+        left: Sequence[DownloadJob] | None = ()
+        try:
+            with scope:
+                async with aclosing(jobs):
+                    while left is not None:
+                        bulk = BulkDownload(self, store, deliver, progress)
+                        left = await bulk.run(left, jobs, ended.emptied)
+                        if bulk.lost is not None and left is not None:
+                            try:
+                                tries = await self._wait_to_retry(bulk.lost, tries)
+                            except BlockprotoError as exc:
+                                await give_up(left, jobs, exc, deliver, ended.emptied)
+                                left = None
+        finally:
+            if store is not None:
+                store.close()
+            ended.close()
+            over.set()
+
+    async def _download(
+        self,
+        name: str,
+        dest: Path,
+        span: tuple[int, int] | None,
+        progress: OnProgress | None,
+        known: FileItem | None,
+    ) -> Receipt:
+        """``download``; ``known``: what it is, if that need not be asked."""
         tries = 0
         reached: list[int] = []
         while True:
             best = max(reached, default=-1)
             try:
-                return await self._download_once(name, Path(dest), span, progress, reached)
+                return await self._download_once(name, dest, span, progress, reached, known)
             except BlockprotoError as exc:
                 tries = 0 if max(reached, default=-1) > best else tries
                 tries = await self._wait_to_retry(exc, tries)
@@ -369,9 +467,10 @@ class Client:
         span: tuple[int, int] | None,
         progress: OnProgress | None,
         reached: list[int],
+        known: FileItem | None,
     ) -> Receipt:
         """One attempt; ``reached`` gets the bytes that were here when it asked."""
-        entry = await self._stat_item(name, b3sum=False)
+        entry = known or await self._stat_item(name, b3sum=False)
         first, end = _clip(entry, span)
         filename = dest.name
         facts = Facts(
@@ -664,11 +763,25 @@ class _Fetching:
 
 @asynccontextmanager
 async def connect_with(
-    dial: Dial, server: str, open_sidecar: OpenSidecar, *, connections: int = 1, tries: int = TRIES_MAX
+    dial: Dial,
+    server: str,
+    open_sidecar: OpenSidecar,
+    *,
+    connections: int = 1,
+    tries: int = TRIES_MAX,
+    open_downloads: OpenDownloads | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
     async with background_tasks() as nursery:
-        yield Client(dial, server, nursery, open_sidecar, connections=connections, tries=tries)
+        yield Client(
+            dial,
+            server,
+            nursery,
+            open_sidecar,
+            connections=connections,
+            tries=tries,
+            open_downloads=open_downloads,
+        )
 
 
 def tcp_dial(url: str) -> tuple[Dial, str]:

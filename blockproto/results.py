@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .wire import EntryKind, FileItem, UploadItem
 
@@ -73,6 +74,13 @@ class FileInfo:
     b3sum: str | None
 
 
+class DownloadJob(NamedTuple):
+    """One file for ``Client.download_all``: its entry in a listing, and the path it shall get here."""
+
+    entry: FileInfo
+    dest: Path
+
+
 @dataclass(frozen=True, slots=True)
 class UploadInfo:
     """An unfinished upload on the server; ``position`` bytes are durable without a gap, ``held_count`` blocks in all."""
@@ -101,6 +109,22 @@ def file_info(item: FileItem) -> FileInfo:
         version=item.version.hex(),
         root=item.root.hex() if item.root else None,
         b3sum=item.b3sum.hex() if item.b3sum else None,
+    )
+
+
+def file_item(info: FileInfo) -> FileItem:
+    """The file item of which ``info`` is the public form."""
+    return FileItem(
+        kind=EntryKind.FOLDER if info.folder else EntryKind.FILE,
+        filesize=info.filesize,
+        mtime_ns=info.mtime_ns,
+        mode=info.mode,
+        file_id=bytes.fromhex(info.file_id),
+        version=bytes.fromhex(info.version),
+        filename=info.filename,
+        filetype=info.filetype,
+        root=bytes.fromhex(info.root) if info.root else None,
+        b3sum=bytes.fromhex(info.b3sum) if info.b3sum else None,
     )
 
 

@@ -46,8 +46,12 @@ ROOMS: dict[str, tuple[str, str]] = {
     "tasks": ("", "trio"),
     "mailbox": ("", "trio"),
     "bulk": ("errors blocks names wire connection transfer store results sources", "trio"),
+    "downloads": ("errors blocks names wire connection transfer store results tasks", "trio"),
     "client": (
-        "errors blocks names wire session endpoint connection transfer store bulk mailbox results sources sourceid tasks",
+        (
+            "errors blocks names wire session endpoint connection transfer store bulk downloads mailbox results "
+            "sources sourceid tasks"
+        ),
         "trio",
     ),
     "listening": ("errors server transfer store", "trio"),

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,15 +21,12 @@ import trio
 
 from .. import BlockprotoError, Client, FileInfo, Receipt, connect
 from ..blocks import blocknum_of
-from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused
+from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, show_name
 from .address import SCHEME, Address, to_address
 from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
 from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
-
-FILES_AT_ONCE = 8
-"""How many files of a folder are under way at once, so that small ones do not wait for each other's round trip."""
 
 
 @dataclass(slots=True)
@@ -180,21 +178,39 @@ def _target(wanted: _Wanted, path: str) -> Path:
 async def _get_folder(fetch: _Fetch, above: str, folder: FileInfo | None, target: Path) -> None:
     if not _make_folder(fetch.tally, folder, target):
         return
-    send, receive = trio.open_memory_channel[tuple[FileInfo, Path]](0)
-    async with trio.open_nursery() as nursery:
-        for _ in range(FILES_AT_ONCE):
-            nursery.start_soon(_get_files, fetch, receive.clone())
-        receive.close()
-        async with send, aclosing(fetch.client.listing(above, recursive=True)) as entries:
-            async for entry in entries:
-                place = _place(fetch.tally, above, entry, target)
-                if place is None:
-                    continue
-                if entry.folder:
-                    _make_folder(fetch.tally, entry, place)
-                else:
-                    fetch.meter.expect(entry.filesize)
-                    await send.send((entry, place))
+    jobs = _files_of(fetch, above, target)
+    async with aclosing(fetch.client.download_all(jobs, progress=fetch.meter.update)) as ended:
+        async for job, outcome in ended:
+            if isinstance(outcome, Receipt):
+                _fetched(fetch, outcome)
+            elif isinstance(outcome, ConnectionLost | GoingAway):
+                raise outcome
+            elif isinstance(outcome, SourceChanged):
+                await _get_file(fetch, job.entry, job.dest)  # it changed after it was listed: ask again
+            else:
+                _not_fetched(fetch, job.entry, job.dest, outcome)
+
+
+async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[tuple[FileInfo, Path], None]:
+    """The files below a folder that are to be fetched, and where each goes; makes the folders on the way."""
+    async with aclosing(fetch.client.listing(above, recursive=True)) as entries:
+        async for entry in entries:
+            place = _place(fetch.tally, above, entry, target)
+            if place is None:
+                continue
+            if entry.folder:
+                _make_folder(fetch.tally, entry, place)
+                continue
+            fetch.meter.expect(entry.filesize)
+            if _is_here(entry, place):
+                _here_already(fetch, entry, place)
+                continue
+            try:
+                _check_place(place)
+            except OSError as error:
+                _not_fetched(fetch, entry, place, error)
+            else:
+                yield entry, place
 
 
 def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | None:
@@ -209,12 +225,6 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
         _failed(tally, entry.filename, NameRefused("the server named a file outside of what was asked for"))
         return None
     return target.joinpath(*components[depth:])
-
-
-async def _get_files(fetch: _Fetch, receive: trio.MemoryReceiveChannel[tuple[FileInfo, Path]]) -> None:
-    async with receive:
-        async for entry, place in receive:
-            await _get_file(fetch, entry, place)
 
 
 def _make_folder(tally: _Tally, folder: FileInfo | None, place: Path) -> bool:
@@ -240,12 +250,14 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
     except (ConnectionLost, GoingAway):
         raise
     except (BlockprotoError, OSError) as error:
-        fetch.meter.finished(entry.filename, 0)
-        _failed(
-            fetch.tally, str(place) if isinstance(error, OSError) else entry.filename, error, _advice(error)
-        )
+        _not_fetched(fetch, entry, place, error)
     else:
         _fetched(fetch, receipt)
+
+
+def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
+    fetch.meter.finished(entry.filename, 0)
+    _failed(fetch.tally, str(place) if isinstance(error, OSError) else entry.filename, error, _advice(error))
 
 
 def _advice(error: BaseException) -> str:

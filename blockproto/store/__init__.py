@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import Protocol
 
 from ..blocks import BlockSet
@@ -268,6 +269,20 @@ class UploadStore(Protocol):
 
     def close(self) -> None:
         """Write what is still owed to the ledger and let go of everything."""
+
+
+class DownloadStore(UploadStore, Protocol):
+    """A place that takes many downloads of at most one block, each to a path of its own; it commits ``Finish`` only."""
+
+    def takes(self, dest: Path) -> bool:
+        """Whether nothing is there that an ordinary download of ``dest`` would go on with."""
+
+    def begin_at(self, dest: Path, key: UploadKey, facts: Facts) -> Upload:
+        """Begin a file that will be ``dest``; as ``begin_brief``, but the caller closes it after every ``Finish``.
+
+        Raises:
+            NotPermitted: the folder is not there or does not take a file.
+        """
 
 
 @dataclass(frozen=True, slots=True)
