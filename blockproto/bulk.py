@@ -23,7 +23,6 @@ from typing import Protocol
 import trio
 
 from .blocks import BLOCK_LENGTH, blocknum_of, digest_of
-from .connection import Connection, Opening, error_of
 from .errors import (
     BlockprotoError,
     ConnectionLost,
@@ -32,6 +31,7 @@ from .errors import (
     SourceChanged,
     UnexpectedMessage,
 )
+from .link.connection import Connection, Opening, error_of
 from .names import SafeName, show_name
 from .results import Receipt, UploadJob
 from .sources import FileSource, filetype_of, folder_facts

@@ -34,9 +34,7 @@ import trio
 
 from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from .bulk import Bulk, if_exists_of, send_brief
-from .connection import Connection, error_of
 from .downloads import BulkDownload, download_jobs, give_up
-from .endpoint import Endpoint, endpoint_of
 from .errors import (
     BadFacts,
     BlockprotoError,
@@ -47,10 +45,12 @@ from .errors import (
     SourceChanged,
     UnexpectedMessage,
 )
+from .link.connection import Connection, error_of
+from .link.endpoint import Endpoint, endpoint_of
 from .mailbox import Mailbox
 from .names import SafeName
+from .protocol.session import Limits, Session, Side
 from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob, file_info, file_item, upload_info
-from .session import Limits, Session, Side
 from .sourceid import Attempts, derive_sourceid, installation_secret
 from .sources import FileSource, StreamSource, filetype_of, reader_of
 from .store import DownloadStore, Facts, IfExists, StoredFile, UploadKey, UploadStore

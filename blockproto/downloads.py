@@ -29,7 +29,6 @@ from typing import Protocol
 import trio
 
 from .blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
-from .connection import Connection, error_of
 from .errors import (
     BadFacts,
     BlockprotoError,
@@ -42,6 +41,7 @@ from .errors import (
     SourceChanged,
     StoreFailed,
 )
+from .link.connection import Connection, error_of
 from .names import SafeName, show_name
 from .results import DownloadJob, FileInfo, Receipt
 from .store import BlockDone, DownloadStore, Facts, Finish, IfExists, StoredFile, Upload, UploadKey, Work

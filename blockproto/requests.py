@@ -14,8 +14,8 @@ import trio
 from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
-from .connection import Connection
 from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
+from .link.connection import Connection
 from .names import SafeName
 from .store import (
     Facts,

@@ -17,11 +17,11 @@ from functools import partial
 
 import trio
 
-from .connection import Acceptor, Connection, Sink
-from .endpoint import Endpoint, endpoint_of
 from .errors import Code, GoingAway, StoreFailed, Unsupported
+from .link.connection import Acceptor, Connection, Sink
+from .link.endpoint import Endpoint, endpoint_of
+from .protocol.session import Limits, Session, Side
 from .requests import Answerer, ServedFetch
-from .session import Limits, Session, Side
 from .store import FileStore
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import BriefIncoming, Incoming

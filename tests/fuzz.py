@@ -21,7 +21,7 @@ from zlib import crc32
 
 from blockproto import wire
 from blockproto.errors import BadFacts, Code, MalformedFrame, RemoteProtocolError, Scope, Unsupported
-from blockproto.session import (
+from blockproto.protocol.session import (
     TABLE,
     Kind,
     Payload,
@@ -34,7 +34,7 @@ from blockproto.session import (
     connection_error,
     stream_error,
 )
-from blockproto.streams import FIRST
+from blockproto.protocol.streams import FIRST
 from blockproto.wire import Type
 
 DECLARED = wire.HEAD_LENGTH_MAX + wire.PIECE_LENGTH_MAX

@@ -20,11 +20,11 @@ from trio.testing import MockClock, memory_stream_pair
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.client import Client, connect_with
-from blockproto.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Scope
+from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.names import SafeName
+from blockproto.protocol.session import Limits
 from blockproto.server import Server
-from blockproto.session import Limits
 from blockproto.store import BlockDone, UploadEntry, UploadStore, Work
 from blockproto.store.memory import MemoryStore
 from blockproto.wire import (

@@ -25,7 +25,6 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.client import Client, connect_with
-from blockproto.endpoint import Endpoint
 from blockproto.errors import (
     BlockprotoError,
     ConnectionLost,
@@ -35,8 +34,9 @@ from blockproto.errors import (
     SourceChanged,
     UnexpectedMessage,
 )
+from blockproto.link.endpoint import Endpoint
+from blockproto.protocol.session import Limits
 from blockproto.results import Receipt, UploadJob
-from blockproto.session import Limits
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer.sending import Progress

@@ -36,7 +36,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of
 from blockproto.client import BRIEF_LENGTH_MAX, RETRY_FIRST_S, TRIES_MAX, Client, connect_with, tcp_dial
-from blockproto.endpoint import Endpoint
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -53,8 +52,9 @@ from blockproto.errors import (
     UnknownFile,
     UnknownUpload,
 )
+from blockproto.link.endpoint import Endpoint
+from blockproto.protocol.session import Limits
 from blockproto.server import RETRY_AFTER_MS
-from blockproto.session import Limits
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer.sending import Progress

@@ -12,20 +12,6 @@ import trio
 from peers import MIB, EndOfStream, Line, RawPeer, Sample, bytes_of, run
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from blockproto import connection as connection_module
-from blockproto.connection import (
-    CONTROL_LENGTH_MAX,
-    DISCARD_S,
-    GREETING_S,
-    HEAD_S,
-    NOT_BLOCKPROTO_TEXT,
-    SILENCE_S,
-    Connection,
-    Opening,
-    Sink,
-    error_of,
-)
-from blockproto.endpoint import StreamEndpoint
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -39,7 +25,21 @@ from blockproto.errors import (
     Superseded,
     Unsupported,
 )
-from blockproto.session import Limits, Session, Side
+from blockproto.link import connection as connection_module
+from blockproto.link.connection import (
+    CONTROL_LENGTH_MAX,
+    DISCARD_S,
+    GREETING_S,
+    HEAD_S,
+    NOT_BLOCKPROTO_TEXT,
+    SILENCE_S,
+    Connection,
+    Opening,
+    Sink,
+    error_of,
+)
+from blockproto.link.endpoint import StreamEndpoint
+from blockproto.protocol.session import Limits, Session, Side
 from blockproto.wire import (
     HEADER_LENGTH,
     PREFACE,

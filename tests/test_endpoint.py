@@ -14,9 +14,9 @@ import trio
 from peers import bytes_of
 from trio.testing import memory_stream_pair
 
-from blockproto import endpoint as endpoint_module
-from blockproto.endpoint import NOTSENT_LOWAT_BYTES, SocketEndpoint, StreamEndpoint, endpoint_of
 from blockproto.errors import ConnectionLost
+from blockproto.link import endpoint as endpoint_module
+from blockproto.link.endpoint import NOTSENT_LOWAT_BYTES, SocketEndpoint, StreamEndpoint, endpoint_of
 
 MIB = 1 << 20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockproto.pace import PIECE_LENGTH_FIRST, PIECE_LENGTH_MIN, Pace
+from blockproto.link.pace import PIECE_LENGTH_FIRST, PIECE_LENGTH_MIN, Pace
 
 MIB = 1 << 20
 

@@ -12,8 +12,6 @@ from peers import MIB, EndOfStream, Heard, RawPeer, Sample, bytes_of, run
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.blocks import EMPTY_DIGEST, BlockSet, block_span, digest_of, root_of
-from blockproto.connection import Connection
-from blockproto.endpoint import StreamEndpoint
 from blockproto.errors import (
     Cancelled,
     Code,
@@ -26,8 +24,10 @@ from blockproto.errors import (
     Superseded,
     UnexpectedMessage,
 )
+from blockproto.link.connection import Connection
+from blockproto.link.endpoint import StreamEndpoint
 from blockproto.names import SafeName
-from blockproto.session import Session, Side
+from blockproto.protocol.session import Session, Side
 from blockproto.store import Facts
 from blockproto.transfer.sending import AGAIN_MAX, REPAIRS_MAX, Lane, Progress, Sending
 from blockproto.wire import (

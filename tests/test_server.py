@@ -26,14 +26,14 @@ from peers import (
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.client import connect_with, tcp_dial
-from blockproto.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
+from blockproto.link.connection import NOT_BLOCKPROTO_TEXT
+from blockproto.protocol.session import Kind, Limits
+from blockproto.protocol.streams import FIRST
 from blockproto.server import GRACE_S, RETRY_AFTER_MS, SWEEP_EVERY_S, Server
-from blockproto.session import Kind, Limits
 from blockproto.store import BlockDone, Discard, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.store.rules import EXPIRY_MS
-from blockproto.streams import FIRST
 from blockproto.transfer.receiving import facts_of
 from blockproto.wire import Committed, GoAway, List, ListKind, Opened
 

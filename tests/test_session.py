@@ -32,8 +32,8 @@ from blockproto.errors import (
     Unsupported,
     UnsupportedVersion,
 )
-from blockproto.framing import RECEIVE_BUFFER_LENGTH, START_BUFFER_LENGTH
-from blockproto.session import (
+from blockproto.protocol.framing import RECEIVE_BUFFER_LENGTH, START_BUFFER_LENGTH
+from blockproto.protocol.session import (
     TABLE,
     Event,
     Greeted,
@@ -49,7 +49,7 @@ from blockproto.session import (
     connection_error,
     stream_error,
 )
-from blockproto.streams import FIRST, Flow, Stream, kind_of
+from blockproto.protocol.streams import FIRST, Flow, Stream, kind_of
 from blockproto.wire import (
     Ack,
     Block,

@@ -28,34 +28,27 @@ ROOMS: dict[str, tuple[str, str]] = {
     "names": ("errors", "blake3"),
     "layout": ("errors", "construct"),
     "wire": ("errors blocks names layout", "construct"),
-    "framing": ("errors wire", ""),
-    "streams": ("errors wire", ""),
-    "events": ("errors wire", ""),
-    "session": ("errors blocks wire framing streams events", ""),
+    "protocol": ("errors blocks wire", ""),
     "store": ("errors blocks names", "lmdb blake3 filelock"),
-    "endpoint": ("errors", "trio"),
-    "pace": ("", ""),
-    "turns": ("errors wire", "trio"),
-    "connection": ("errors blocks wire events session endpoint pace turns", "trio"),
-    "transfer": ("errors blocks names wire connection store", "trio blake3"),
-    "requests": ("errors blocks names wire connection transfer store", "trio blake3"),
-    "server": ("errors names wire session endpoint connection transfer requests store", "trio"),
+    "link": ("errors blocks wire protocol", "trio"),
+    "transfer": ("errors blocks names wire link store", "trio blake3"),
+    "requests": ("errors blocks names wire link transfer store", "trio blake3"),
+    "server": ("errors names wire protocol link transfer requests store", "trio"),
     "results": ("wire", ""),
     "sourceid": ("", "blake3 platformdirs"),
     "sources": ("errors blocks names store transfer", "trio"),
     "tasks": ("", "trio"),
     "mailbox": ("", "trio"),
-    "bulk": ("errors blocks names wire connection transfer store results sources", "trio"),
-    "downloads": ("errors blocks names wire connection transfer store results tasks", "trio"),
+    "bulk": ("errors blocks names wire link transfer store results sources", "trio"),
+    "downloads": ("errors blocks names wire link transfer store results tasks", "trio"),
     "client": (
         (
-            "errors blocks names wire session endpoint connection transfer store bulk downloads mailbox results "
-            "sources sourceid tasks"
+            "errors blocks names wire protocol link transfer store bulk downloads mailbox results sources sourceid tasks"
         ),
         "trio",
     ),
     "listening": ("errors server transfer store", "trio"),
-    "dialects": ("errors wire connection transfer store", "trio"),
+    "dialects": ("errors wire link transfer store", "trio"),
     "api": ("client listening store", "trio"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),
@@ -63,7 +56,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "conformance": ("wire", ""),
 }
 WHOLE_STORE = {"store", "api", "listening", "cli"}
-NO_IO = {"errors", "blocks", "names", "layout", "wire", "framing", "streams", "events", "session", "pace"}
+NO_IO = {"errors", "blocks", "names", "layout", "wire", "protocol"}
 """Rooms without input, output or clock."""
 IO_MODULES = {
     "os",
@@ -304,11 +297,11 @@ def test_tests_do_not_sleep(path: Path) -> None:
 
 
 def test_the_tidy_rules_catch_what_they_forbid() -> None:
-    assert _complaint("session", "trio") == "library trio is not for room session"
+    assert _complaint("protocol", "trio") == "library trio is not for room protocol"
     assert _complaint("wire", "blockproto.server") is not None
     assert _complaint("server", "blockproto.store.local") is not None
     assert _complaint("server", "blockproto.store") is None
     assert _complaint("store", "blockproto.store.ledger") is None
-    assert _complaint("session", "zlib") is None
+    assert _complaint("protocol", "zlib") is None
     tree = ast.parse("def test_a():\n    time.sleep(1)\n\ndef wait_b(deadline):\n    trio.sleep(1)\n")
     assert [_may_nap(name, form) for _, name, form in _naps(tree)] == [False, True]

@@ -8,7 +8,7 @@ import pytest
 import trio
 from peers import run
 
-from blockproto.turns import CONTROL, WEIGHTS, Turns
+from blockproto.link.turns import CONTROL, WEIGHTS, Turns
 
 quick = pytest.mark.trio(run=run)
 

@@ -25,13 +25,13 @@ from blake3 import blake3
 from blockproto import wire
 from blockproto.blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
 from blockproto.errors import NameRefused, RemoteProtocolError, Scope
-from blockproto.events import Greeted, Limits, Payload, Received, Rejected, Side
-from blockproto.framing import FrameReader
 from blockproto.names import SafeName
+from blockproto.protocol.events import Greeted, Limits, Payload, Received, Rejected, Side
+from blockproto.protocol.framing import FrameReader
+from blockproto.protocol.session import Session
+from blockproto.protocol.streams import TABLE, Kind, Role, State
 from blockproto.server import Server
-from blockproto.session import Session
 from blockproto.store.memory import MemoryStore
-from blockproto.streams import TABLE, Kind, Role, State
 
 VECTORS = Path(__file__).resolve().parent.parent / "spec" / "vectors"
 LEAST = Limits(

@@ -22,7 +22,6 @@ from dataclasses import replace
 from blake3 import blake3
 
 from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, blocknum_of
-from ..connection import Connection, error_of
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -32,6 +31,7 @@ from ..errors import (
     Scope,
     SourceChanged,
 )
+from ..link.connection import Connection, error_of
 from ..names import SafeName
 from ..store import (
     FOLDER_FILETYPE,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -24,7 +25,6 @@ from typing import Protocol
 import trio
 
 from ..blocks import BLOCK_LENGTH, DIGEST_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
-from ..connection import Connection, error_of
 from ..errors import (
     BlockprotoError,
     Code,
@@ -37,6 +37,7 @@ from ..errors import (
     SourceChanged,
     UnexpectedMessage,
 )
+from ..link.connection import Connection, error_of
 from ..store import Facts
 from ..wire import (
     Ack,
@@ -56,6 +57,8 @@ from ..wire import (
 from .committing import run_in_thread
 
 HAVE_DIGESTS_MAX = 1024
+BRIEF_LENGTH_MAX = 64 * 1024
+"""What is at most so long is sent without sharing the line with others."""
 AGAIN_MAX = 3
 """How often in a row a block is sent again because it arrived damaged (BP1-ERR)."""
 REPAIRS_MAX = 3
@@ -502,9 +505,10 @@ class Lane:
 
     async def send_blocks(self) -> None:
         """Send the file's next blocks until there is none left."""
-        memory = memoryview(bytearray(BLOCK_LENGTH))
         sending = self.sending
-        with self.connection.sending(self.stream):
+        end = sending.source.end
+        memory = memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
+        with self._sharing_the_line():
             while (blockno := await sending.next_block()) is not None:
                 self._check_staying()
                 block = await sending.source.read_block(blockno, memory)
@@ -517,6 +521,12 @@ class Lane:
                 await self._send_block(blockno, block, digest)
                 if sending.source.end is None and len(block) < BLOCK_LENGTH:
                     sending.ends_at(blockno * BLOCK_LENGTH + len(block))
+
+    def _sharing_the_line(self) -> AbstractContextManager[None]:
+        """Be one of those that share the line, unless it is over at once: hundreds of small files cannot be paced."""
+        source = self.sending.source
+        brief = source.end is not None and source.end - source.first <= BRIEF_LENGTH_MAX
+        return nullcontext() if brief else self.connection.sending(self.stream)
 
     def _check_staying(self) -> None:
         """Start no block once the peer has said that it is stopping (BP1-END)."""

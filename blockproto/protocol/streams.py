@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from .errors import BadFacts, Code, CreditExceeded, MalformedFrame, Scope
-from .wire import Block, Credit, Error, Message, Piece, Type
+from ..errors import BadFacts, Code, CreditExceeded, MalformedFrame, Scope
+from ..wire import Block, Credit, Error, Message, Piece, Type
 
 
 class State(IntEnum):

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import random
 
-from .errors import (
+from ..errors import (
     BadFacts,
     Code,
     LocalProtocolError,
@@ -34,20 +34,7 @@ from .errors import (
     Unsupported,
     UnsupportedVersion,
 )
-from .events import (
-    Event,
-    Greeted,
-    Limits,
-    Payload,
-    Received,
-    Rejected,
-    Side,
-    connection_error,
-    stream_error,
-)
-from .framing import RECEIVE_BUFFER_LENGTH, FrameReader
-from .streams import TABLE, Flow, Kind, Role, State, Stream
-from .wire import (
+from ..wire import (
     CONNECTION_ALLOWANCE_EARLY,
     CRITICAL_TYPE,
     HEAD_LENGTH_EARLY,
@@ -68,6 +55,19 @@ from .wire import (
     encode_frame,
     grease_frame,
 )
+from .events import (
+    Event,
+    Greeted,
+    Limits,
+    Payload,
+    Received,
+    Rejected,
+    Side,
+    connection_error,
+    stream_error,
+)
+from .framing import RECEIVE_BUFFER_LENGTH, FrameReader
+from .streams import TABLE, Flow, Kind, Role, State, Stream
 
 __all__ = [
     "RECEIVE_BUFFER_LENGTH", "TABLE", "Event", "Greeted", "Kind", "Limits", "Payload", "Received", "Rejected", "Role",

@@ -23,9 +23,8 @@ from typing import NamedTuple, Protocol
 
 import trio
 
-from .blocks import BlockSet, Run
-from .endpoint import Endpoint, Part
-from .errors import (
+from ..blocks import BlockSet, Run
+from ..errors import (
     BlockprotoError,
     Cancelled,
     Code,
@@ -39,8 +38,7 @@ from .errors import (
     TransferError,
     error_from_code,
 )
-from .pace import Pace
-from .session import (
+from ..protocol.session import (
     Event,
     Greeted,
     Payload,
@@ -52,8 +50,10 @@ from .session import (
     connection_error,
     stream_error,
 )
+from ..wire import Ack, Credit, Error, GoAway, Message, Ping, Priority
+from .endpoint import Endpoint, Part
+from .pace import Pace
 from .turns import CONTROL, Turns
-from .wire import Ack, Credit, Error, GoAway, Message, Ping, Priority
 
 GREETING_S = 10.0
 """Preface and HELLO must have come by then (BP1-LIM)."""

@@ -18,8 +18,8 @@ Spec: BP1-FRM-002 to 010.
 
 from __future__ import annotations
 
-from .errors import BadCheck, FrameTooLarge, LocalProtocolError, MalformedFrame
-from .wire import (
+from ..errors import BadCheck, FrameTooLarge, LocalProtocolError, MalformedFrame
+from ..wire import (
     HEAD_LENGTH_EARLY,
     HEAD_LENGTH_MAX,
     HEADER_LENGTH,

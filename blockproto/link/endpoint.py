@@ -18,7 +18,7 @@ from typing import Protocol
 
 import trio
 
-from .errors import ConnectionLost
+from ..errors import ConnectionLost
 
 BYTES_PER_CHECKPOINT = 1 << 20
 NOTSENT_LOWAT_BYTES = 128 * 1024

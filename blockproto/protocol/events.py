@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from .errors import ERRORS, BlockprotoError, Scope, TransferError
-from .wire import HEAD_LENGTH_MAX, PIECE_LENGTH_MAX, Error, Hello, Message
+from ..errors import ERRORS, BlockprotoError, Scope, TransferError
+from ..wire import HEAD_LENGTH_MAX, PIECE_LENGTH_MAX, Error, Hello, Message
 
 
 class Side(Enum):

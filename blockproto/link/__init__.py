@@ -1,0 +1,7 @@
+"""One connection on Trio: bytes in and out, whose turn it is, how fast the line is.
+
+endpoint    a socket or any Trio stream
+turns       who may write next
+pace        how long a piece should be
+connection  one byte stream driven by one session
+"""
