@@ -30,8 +30,7 @@ from blockproto.results import DownloadJob, FileInfo, Receipt
 from blockproto.store import brief_downloads
 from blockproto.store.brief_downloads import CARRIED_MAX, BriefDownloads
 from blockproto.store.sidecar import SidecarStore
-from blockproto.transfer.receiving import BlockInProgress
-from blockproto.wire import Fetch, List
+from blockproto.wire import Fetch, List, Open
 
 quick = pytest.mark.trio(run=run)
 
@@ -135,6 +134,8 @@ async def test_a_changed_file_is_refused_and_leaves_nothing(size: int, tmp_path:
         assert isinstance(outcomes["changes"], SourceChanged)
         assert isinstance(outcomes["stays"], Receipt)
         assert list(_facts(tmp_path / "here")) == ["stays"]
+        said = [heard.message for heard in frames_of(served.lines[0].received)]
+        assert [message.filename for message in said if isinstance(message, Open)] == ["stays"]
 
 
 @quick
@@ -214,19 +215,21 @@ async def test_what_arrives_damaged_comes_the_ordinary_way(
 
 
 @quick
-async def test_bytes_with_another_digest_get_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bytes_that_do_not_have_their_digest_get_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def refuse(*_: object) -> Receipt:
         raise Refused("not this way")
 
     monkeypatch.setattr(Client, "download_known", refuse)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
-        real = BlockInProgress.continue_with
+        real = downloads.BriefFetch.payload
 
-        def other_digest(block: Any, position: int, length: int, digest: bytes | None) -> None:
-            real(block, position, length, None if digest is None else bytes(32))
+        async def damaged(fetch: Any, position: int, view: memoryview, last: bool) -> None:
+            await real(fetch, position, memoryview(bytes(len(view))), last)
 
-        monkeypatch.setattr(BlockInProgress, "continue_with", other_digest)
+        monkeypatch.setattr(downloads.BriefFetch, "payload", damaged)
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         assert [type(outcome) for outcome in outcomes.values()] == [Refused, Refused]
         assert not _facts(tmp_path / "here")
@@ -254,6 +257,7 @@ async def test_who_stops_in_the_middle_leaves_whole_files_only(tmp_path: Path) -
         assert 0 < len(facts) < len(MANY)
         assert facts.items() <= source.items()
         assert await client.stat(entries[0].filename) == entries[0]
+        assert (await client.connection()).session.open_streams == 0
 
 
 @quick
