@@ -20,6 +20,7 @@ from peers import (
     MIB,
     Gate,
     Line,
+    RawPeer,
     Sample,
     Served,
     WatchedStore,
@@ -52,13 +53,13 @@ from blockproto.errors import (
     UnknownFile,
     UnknownUpload,
 )
-from blockproto.link.endpoint import Endpoint
+from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.protocol.session import Limits
 from blockproto.server import RETRY_AFTER_MS
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer.sending import Progress
-from blockproto.wire import Ack, Committed, Error, Opened, Ping
+from blockproto.wire import Ack, Committed, EntryKind, Error, Fetch, FileItem, ListKind, Opened, Ping, Result
 
 quick = pytest.mark.trio(run=run)
 
@@ -809,6 +810,32 @@ async def test_a_file_replaced_between_the_question_and_the_answer_is_never_spli
         await client.upload(other, name="other")
         store.open_file = replaced  # type: ignore[method-assign, assignment]
         with pytest.raises((SourceChanged, UnknownFile)):
+            await client.download("file.bin", tmp_path / "copy")
+
+
+@quick
+async def test_a_server_that_answers_with_another_version_is_not_believed(tmp_path: Path) -> None:
+    """The first half may lie here from the version that was asked for: the second must not come from another."""
+    here, there = trio.testing.memory_stream_pair()
+    server = RawPeer(there)
+    item = FileItem(EntryKind.FILE, 10, 0, 0o644, bytes(16), b"the version: one", "file.bin", "")
+
+    async def dial() -> Endpoint:
+        return StreamEndpoint(here)
+
+    async def answer() -> None:
+        await server.greet()
+        await server.say((await server.hear()).stream, Result(ListKind.FILES, (item,)))
+        heard = await server.hear()
+        assert isinstance(heard.message, Fetch)
+        assert heard.message.version == item.version
+        opening = Sample(bytes(10)).open(filename="file.bin", version=b"the version: two")
+        await server.say(heard.stream, opening)
+        await server.expect_error(Code.SOURCE_CHANGED, Scope.STREAM, heard.stream)
+
+    async with connect_with(dial, "memory", lambda dest, first: MemoryStore()) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        with pytest.raises(SourceChanged):
             await client.download("file.bin", tmp_path / "copy")
 
 

@@ -57,8 +57,10 @@ async def _send(peer: RawPeer, *blocknos: int, sample: Sample = THREE, stream: i
 
 
 async def _alive(peer: RawPeer) -> None:
-    await peer.say(0, Ping(b"alive???", 0))
-    assert (await peer.expect(Ping)).opaque == b"alive???"
+    """The connection goes on; what was to be acknowledged before has been heard (an ACK may come behind one answer)."""
+    for opaque in (b"alive???", b"really??"):
+        await peer.say(0, Ping(opaque, 0))
+        assert (await peer.expect(Ping)).opaque == opaque
 
 
 async def _two(served: Served) -> tuple[RawPeer, RawPeer]:
@@ -66,12 +68,17 @@ async def _two(served: Served) -> tuple[RawPeer, RawPeer]:
 
 
 class StuckDisk(Disk):
-    """A disk whose writes hang until they are let go."""
+    """A disk whose writes hang until they are let go.
+
+    Attributes:
+        writing, together: how many writes are under way, and the most that ever were.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.released = trio.Event()
         self.hangs = trio.Event()
+        self.writing = self.together = 0
 
     @property
     def slow(self) -> bool:
@@ -79,8 +86,11 @@ class StuckDisk(Disk):
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
         with trio.CancelScope(shield=True):  # as a write in a thread, it is always waited for
+            self.writing += 1
+            self.together = max(self.together, self.writing)
             self.hangs.set()
             await self.released.wait()
+            self.writing -= 1
         upload.write(position, piece)
 
 
@@ -171,6 +181,7 @@ async def test_a_takeover_does_not_wait_for_a_write_that_hangs() -> None:
         await _send(new, 0)
         await wait_all_tasks_blocked()
         assert live.pending == {}
+        assert disk.together == 1  # the new owner's first write has not begun
         disk.released.set()
         await _send(new, 1, 2)
         await new.say(1, THREE.commit())
@@ -506,7 +517,13 @@ async def test_what_have_forgot_is_forgotten_durably() -> None:
         await _opened(peer)
         await _send(peer, 0, 1, 2)
         await peer.wait_acked(0, 1, 2)
+        gate = Gate(served.server)
         await peer.say(1, _have(_changed(1), 1))
+        await gate.waits.wait()
+        with trio.move_on_after(1) as scope:
+            await peer.expect(Opened)
+        assert scope.cancelled_caught  # not before it is durable
+        gate.open()
         assert (await peer.expect(Opened)).held == ((0, 1), (2, 1))
         (entry,) = uploads_in(store.survivor())
         assert entry.held_count == 2
@@ -533,6 +550,7 @@ async def test_have_waits_for_blocks_that_are_not_durable_yet() -> None:
         await _send(peer, 0, 1)
         await peer.say(1, _have(_changed(1), 0, 1))
         await gate.waits.wait()
+        await wait_all_tasks_blocked()
         gate.open()
         assert (await peer.expect(Opened)).held == ((0, 1),)
 
