@@ -7,7 +7,7 @@ different files and with the same one; the same file twice; another file of the 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+import time
 
 from .tools import (
     DONE,
@@ -122,23 +122,44 @@ def _require_names(place: Place, prefix: str, names: list[str], suffix: str = ""
     require(found == sorted(names), f"stored: {found} instead of {names}")
 
 
+def large(place: Place, server: Server, filesize: int) -> Figures:
+    """One large file up and down; how long each whole command took."""
+    source = make_file(place.folder / "large 大 file.bin", filesize, "large")
+    back = place.folder / "large back.bin"
+    begun = time.monotonic()
+    place.run("put", source, server.address).require(DONE)
+    sent = time.monotonic()
+    place.run("get", server.address + source.name, back).require(DONE)
+    fetched = time.monotonic()
+    for path in (place.served / source.name, back):
+        require_same(path, source)
+    return {
+        "large_mib": filesize / MIB,
+        "put_command_s": round(sent - begun, 2),
+        "get_command_s": round(fetched - sent, 2),
+    }
+
+
 CASES = (there_and_back, streams, clients_at_once, twice, another_of_that_name)
 
 
-def run(place: Place) -> Figures:
+def run(place: Place, large_mib: int) -> Figures:
     """Every case on one server."""
     with Server(place) as server:
         for case in CASES:
             case(place, server)
+        figures = large(place, server, large_mib * MIB)
         require(server.stop() == DONE, "the server did not end in order")
     place.require_clean()
-    files = sum(isinstance(path, Path) and path.is_file() for path in place.served.iterdir())
-    return {"campaign": "sizes", "cases": len(CASES), "files": files}
+    return {"campaign": "sizes", "cases": len(CASES) + 1, **figures}
 
 
 def main() -> int:
     """The campaign's command line."""
-    return campaign(parser(__doc__).parse_args(), run)
+    options = parser(__doc__)
+    options.add_argument("--mib", type=int, default=1024, help="size of the large file")
+    given = options.parse_args()
+    return campaign(given, lambda place: run(place, given.mib))
 
 
 if __name__ == "__main__":
