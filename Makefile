@@ -52,6 +52,8 @@ fuzz: $(DEV)  ## a million random and mutated inputs through decode and session;
 
 crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
+	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
+	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from .api import connect, serve
     from .client import Client
     from .errors import BlockprotoError
-    from .results import FileInfo, Receipt, UploadInfo, UploadJob
+    from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob
     from .transfer.sending import Progress
 
 __all__ = [
-    "BlockprotoError", "Client", "FileInfo", "Progress", "Receipt", "UploadInfo", "UploadJob", "connect", "serve",
+    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "Progress", "Receipt", "UploadInfo", "UploadJob",
+    "connect", "serve",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BlockprotoError": ".errors",
     "Client": ".client",
+    "DownloadJob": ".results",
     "FileInfo": ".results",
     "Progress": ".transfer.sending",
     "Receipt": ".results",
