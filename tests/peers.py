@@ -46,6 +46,8 @@ from blockproto.wire import (
 )
 
 DAY_S = 86_400.0
+STUCK_S = 5_000.0
+"""How long what is stuck stays so at most, so that a test that fails ends; longer than any timeout of the engine."""
 MIB = 1 << 20
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -385,7 +387,8 @@ class Gate:
 
     async def _run(self, commit: Callable[[], None]) -> None:
         self.waits.set()
-        await self._opened.wait()
+        with trio.move_on_after(STUCK_S):
+            await self._opened.wait()
         await run_inline(commit)
 
 

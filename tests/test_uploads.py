@@ -8,6 +8,7 @@ import pytest
 import trio
 from peers import (
     MIB,
+    STUCK_S,
     Gate,
     RawPeer,
     Sample,
@@ -85,12 +86,12 @@ class StuckDisk(Disk):
         return not self.released.is_set()
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
-        with trio.CancelScope(shield=True):  # as a write in a thread, it is always waited for
+        with trio.move_on_after(STUCK_S, shield=True):  # as a write in a thread, it is always waited for
             self.writing += 1
             self.together = max(self.together, self.writing)
             self.hangs.set()
             await self.released.wait()
-            self.writing -= 1
+        self.writing -= 1
         upload.write(position, piece)
 
 
