@@ -833,7 +833,10 @@ async def test_a_server_that_answers_with_another_version_is_not_believed(tmp_pa
         await server.say(heard.stream, opening)
         await server.expect_error(Code.SOURCE_CHANGED, Scope.STREAM, heard.stream)
 
-    async with connect_with(dial, "memory", lambda dest, first: MemoryStore()) as client, trio.open_nursery() as nursery:
+    async with (
+        connect_with(dial, "memory", lambda dest, first: MemoryStore()) as client,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(answer)
         with pytest.raises(SourceChanged):
             await client.download("file.bin", tmp_path / "copy")
