@@ -13,9 +13,14 @@ import pytest
 from campaigns import changing, checkpoint, disk_full, memory, refusals, resent, resume, sizes, takeover, tree
 from campaigns.counting_proxy import Proxy, Ranges
 from campaigns.kill9 import Kill9
-from campaigns.tools import DONE, MIB, CannotMount, Place, Server, make_file
+from campaigns.tools import DONE, MIB, CannotMount, Place, Server, heed_ctrl_c, make_file
 
 import blockproto
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _ctrl_c() -> None:
+    heed_ctrl_c()
 
 
 @pytest.fixture

@@ -412,8 +412,15 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def heed_ctrl_c() -> None:
+    """Let processes started from now on heed SIGINT, also where a shell in the background made us ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def campaign(options: argparse.Namespace, run: Callable[[Place], Figures]) -> int:
     """Run a campaign in a fresh place, print its figures as JSON; returns its exit code."""
+    heed_ctrl_c()
     with tempfile.TemporaryDirectory(prefix="blockproto-campaign-", dir=options.folder) as folder:
         begun = time.monotonic()
         try:
