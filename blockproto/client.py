@@ -300,13 +300,14 @@ class Client:
         facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
         opened = StreamSource(reader_of(source), facts)
         sourceid = os.urandom(16)
+        receipt: Receipt | None = None
         try:
-            return await self.upload_source(opened, sourceid, progress)
-        except (BlockprotoError, OSError, trio.Cancelled):
-            await self._discard(sourceid)
-            raise
-        finally:
+            receipt = await self.upload_source(opened, sourceid, progress)
+            return receipt
+        finally:  # whatever ended it: a cancelled nursery raises a group, not trio.Cancelled
             opened.close()
+            if receipt is None:
+                await self._discard(sourceid)
 
     async def _discard(self, sourceid: bytes) -> None:
         """Remove what was sent of something that nobody can go on with, as far as the server can be told."""
