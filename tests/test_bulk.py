@@ -313,6 +313,35 @@ async def test_a_file_that_cannot_be_read_does_not_stop_the_others(
 
 
 @quick
+async def test_a_big_file_that_is_gone_when_its_turn_comes_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _tree(tmp_path / "tree", 3, MIB + 5)
+
+    async def receipts(client: Client, sourceids: object) -> dict[bytes, object]:
+        jobs[1].path.unlink()
+        await trio.lowlevel.checkpoint()
+        return {}
+
+    monkeypatch.setattr(Client, "receipts", receipts)
+    async with serving() as served, served.client() as client:
+        assert _errors(await _upload(client, jobs)) == {jobs[1].name: Refused}
+        _assert_all_there(served.store, [jobs[0], jobs[2]])
+
+
+@quick
+async def test_a_big_file_whose_connection_stays_lost_is_told_with_the_rest(tmp_path: Path) -> None:
+    jobs = [*_tree(tmp_path / "small", 3), *_tree(tmp_path / "big", 2, 2 * MIB)]
+    jobs[3:] = [UploadJob(job.path, job.name.replace("up", "big")) for job in jobs[3:]]
+    async with serving() as served:
+        served.line_options = [{"cut_sent": MIB}]
+        async with served.client(tries=1) as client:
+            outcomes = await _upload(client, jobs)
+        assert set(outcomes) == {job.name for job in jobs}
+        assert _errors(outcomes) == {job.name: ConnectionLost for job in jobs[3:]}
+
+
+@quick
 @pytest.mark.parametrize("cut", [5, 5000, 50_000, 100_000])
 async def test_after_a_lost_connection_the_rest_is_sent_and_every_job_ends_once(
     tmp_path: Path, cut: int

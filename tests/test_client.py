@@ -36,7 +36,15 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of
-from blockproto.client import BRIEF_LENGTH_MAX, RETRY_FIRST_S, TRIES_MAX, Client, connect_with, tcp_dial
+from blockproto.client import (
+    BRIEF_LENGTH_MAX,
+    CONNECT_S,
+    RETRY_FIRST_S,
+    TRIES_MAX,
+    Client,
+    connect_with,
+    tcp_dial,
+)
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -155,6 +163,45 @@ async def test_what_a_caller_gets_wrong_is_told_at_once(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="sourceid"):
             await client.cancel_upload("00")
         assert served.lines == []
+
+
+@quick
+async def test_a_line_that_carries_a_byte_at_a_time(tmp_path: Path) -> None:
+    path = _file(tmp_path, BRIEF_LENGTH_MAX + 100)
+    async with serving() as served:
+        served.line_options = [{"slices": [1, 7, 1, 1000, 2]}]
+        async with served.client() as client:
+            await client.upload(path)
+            await client.download("file.bin", tmp_path / "copy")
+        assert served.downloaded(tmp_path / "copy") == path.read_bytes()
+
+
+@quick
+async def test_a_server_that_allows_the_least_gets_and_gives_everything_without_a_pause(
+    tmp_path: Path,
+) -> None:
+    """The least allowances, pieces and heads, three files at once: credit must keep coming."""
+    least = Limits(
+        head_length_max=4096,
+        piece_length_max=65_536,
+        streams_max=256,
+        connection_allowance=MIB,
+        stream_allowance=262_144,
+        undurable_max=0,
+    )
+    paths = [_file(tmp_path, 3 * MIB + number, f"f{number}", number) for number in range(3)]
+
+    async def there_and_back(client: Client, path: Path) -> None:
+        await client.upload(path)
+        await client.download(path.name, tmp_path / f"copy of {path.name}")
+
+    async with serving(limits=least) as served, served.client() as client:
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(there_and_back, client, path)
+        assert trio.current_time() < 10
+        for path in paths:
+            assert served.downloaded(tmp_path / f"copy of {path.name}") == path.read_bytes()
 
 
 # ---- streams --------------------------------------------------------------------------------------------------
@@ -489,6 +536,61 @@ async def test_a_file_that_changes_while_it_is_sent_is_refused(tmp_path: Path, c
         gate.open()
     assert names_in(served.store) == []
     assert uploads_in(served.store) == []  # nobody could ever go on with it
+
+
+@quick
+async def test_a_file_whose_mode_changes_while_it_is_sent_is_read_again_and_finished(tmp_path: Path) -> None:
+    """Its inode says that something changed; reading it again shows that it was not the content."""
+    path = _file(tmp_path)
+    async with (
+        serving(limits=Limits(undurable_max=MIB)) as served,
+        served.client() as client,
+        trio.open_nursery() as nursery,
+    ):
+        gate = Gate(served.server)
+        nursery.start_soon(client.upload, path)
+        await gate.waits.wait()
+        path.chmod(0o600)
+        gate.open()
+    assert content_of(served.store, "file.bin") == path.read_bytes()
+    assert served.payload_sent == path.stat().st_size
+
+
+@quick
+async def test_a_small_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockproto.client.FileSource.unchanged", lambda source: False)
+    async with serving() as served, served.client() as client:
+        with pytest.raises(SourceChanged):
+            await client.upload(_file(tmp_path, 100))
+        assert names_in(served.store) == []
+
+
+@quick
+@pytest.mark.parametrize("how", ["error", "cancel"])
+async def test_a_stream_that_fails_leaves_nothing_on_the_server(how: str) -> None:
+    """It can never be read again, so nobody could go on with it."""
+
+    class Failing(io.BytesIO):
+        def readinto1(self, view: Any) -> int:
+            if self.tell() >= 2 * MIB:
+                raise OSError(5, "Input/output error")
+            return super().readinto1(view)
+
+    async with serving() as served, served.client() as client:
+        here, there = trio.testing.memory_stream_pair()
+        if how == "error":
+            with pytest.raises(OSError, match="Input/output"):
+                await client.upload(Failing(bytes_of(3 * MIB)), name="stream.bin")
+        else:
+            await here.send_all(bytes_of(2 * MIB))
+            with trio.move_on_after(5):
+                await client.upload(there, name="stream.bin")
+        await wait_all_tasks_blocked()
+        assert names_in(served.store) == []
+        assert uploads_in(served.store) == []
+        assert not served.server.uploads._live
 
 
 @quick
@@ -1069,6 +1171,18 @@ def test_addresses(url: str, name: str) -> None:
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError, match="bp://HOST:PORT"):
         tcp_dial(url)
+
+
+@quick
+async def test_a_host_that_does_not_answer_is_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", never)
+    dial, _ = tcp_dial("bp://host:1")
+    with pytest.raises(ConnectionLost, match="host:1 did not answer within 10 s"):
+        await dial()
+    assert trio.current_time() == CONNECT_S
 
 
 async def test_a_host_that_does_not_exist_is_a_lost_connection() -> None:

@@ -347,6 +347,22 @@ async def test_a_held_block_sent_again_is_acknowledged_again_and_not_written() -
 
 
 @quick
+async def test_a_held_block_sent_again_from_its_middle_is_judged_by_its_digest() -> None:
+    async with serving() as served:
+        peer = await served.peer()
+        await _opened(peer, THREE)
+        await peer.say(1, *THREE.block(0))
+        await peer.wait_acked(0)
+        peer.acked.clear()
+        await peer.say(1, *THREE.block(0, 500_000))
+        await peer.wait_acked(0)
+        await peer.say(1, *THREE.block(0, 500_000, digest=bytes(32)))
+        await peer.expect_error(Code.SOURCE_CHANGED, Scope.STREAM, 1)
+        (entry,) = uploads_in(served.store)
+        assert entry.held_count == 1
+
+
+@quick
 async def test_a_block_sent_again_before_it_is_durable_is_acknowledged_when_it_is() -> None:
     async with serving() as served:
         gate = Gate(served.server)
@@ -875,6 +891,17 @@ async def test_a_block_that_is_being_sent_is_not_offered_as_a_prefix() -> None:
         await peer.say(1, *THREE.block(0, 0, 1000, end=False))
         await wait_all_tasks_blocked()
         assert (await _opened(other, THREE)).prefixes == ()
+
+
+@quick
+async def test_nor_is_one_that_goes_on_behind_its_prefix() -> None:
+    async with serving() as served:
+        await _lose_in_the_middle(served, 70_000)
+        peer, other = await served.peer(), await served.peer()
+        await _opened(peer, THREE, attempt=2)
+        await peer.say(1, *THREE.block(1, 70_000, 80_000, end=False))
+        await wait_all_tasks_blocked()
+        assert (await _opened(other, THREE, attempt=2)).prefixes == ()
 
 
 @quick

@@ -376,6 +376,13 @@ async def test_receipts_come_in_pages() -> None:
         assert len(items) == 60
 
 
+@quick
+async def test_a_cursor_that_is_none_of_ours_is_refused() -> None:
+    async with serving() as served:
+        asker = await _asker(served)
+        await asker.refused(List(ListKind.RECEIPTS, cursor="abc", ids=(bytes(16),)), Code.BAD_FACTS)
+
+
 # ---- REMOVE ---------------------------------------------------------------------------------------------------
 
 
@@ -688,6 +695,17 @@ async def test_a_file_that_changes_while_it_is_sent_ends_the_stream() -> None:
         assert (message.code, message.scope) == (Code.SOURCE_CHANGED, Scope.STREAM)
         await wait_all_tasks_blocked()
         assert [reader.closed for reader in readers] == [True]
+
+
+@quick
+async def test_a_file_that_became_shorter_ends_the_stream() -> None:
+    async with serving() as served:
+        fetcher, _ = await _photo(served)
+        served.store._files[PHOTO.filename].content = PHOTO.content[: MIB + 5]
+        await fetcher.asker.say(Fetch(PHOTO.filename))
+        while not isinstance(message := (await fetcher.peer.hear()).message, Error):
+            assert not isinstance(message, Commit)
+        assert (message.code, message.scope) == (Code.SOURCE_CHANGED, Scope.STREAM)
 
 
 @quick

@@ -16,6 +16,7 @@ from peers import (
     Sample,
     Served,
     WatchedStore,
+    assert_untouched,
     bytes_of,
     content_of,
     names_in,
@@ -35,7 +36,7 @@ from blockproto.store import BlockDone, Discard, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.store.rules import EXPIRY_MS
 from blockproto.transfer.receiving import facts_of
-from blockproto.wire import Committed, GoAway, List, ListKind, Opened
+from blockproto.wire import Committed, GoAway, List, ListKind, Opened, encode_frame
 
 quick = pytest.mark.trio(run=run)
 
@@ -132,6 +133,42 @@ async def _repeat(served: Served) -> int:
         answer = await peer.expect(Committed)
     assert isinstance(answer, Committed)
     return answer.filesize
+
+
+def _damaged(frame: bytes, offset: int, value: int) -> bytes:
+    raw = bytearray(frame)
+    raw[offset] = value
+    return bytes(raw)
+
+
+OPEN = encode_frame(1, THREE.open())
+BLOCK = encode_frame(1, THREE.block(0)[0], MIB)
+
+
+@quick
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (_damaged(OPEN, 20, 0xFF), Code.BAD_CHECK),
+        (_damaged(OPEN, 15, OPEN[15] ^ 1), Code.BAD_CHECK),
+        (_damaged(BLOCK, 0, 0xFF), Code.TOO_LARGE),
+        (_damaged(OPEN, 6, 0xFF), Code.MALFORMED),
+        (encode_frame(1, THREE.commit()), Code.UNEXPECTED),
+        (encode_frame(2, THREE.open()), Code.UNEXPECTED),
+        (encode_frame(1, THREE.piece(0, 0)[0], 0), Code.UNEXPECTED),
+    ],
+    ids=lambda value: value.name if isinstance(value, Code) else "",
+)
+async def test_a_frame_that_breaks_the_protocol_leaves_nothing_behind(raw: bytes, code: Code) -> None:
+    async with serving() as served:
+        peer = await served.peer()
+        await peer.send_bytes(raw + bytes(100))
+        error = await peer.expect_error(code, Scope.CONNECTION, 0)
+        await peer.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert error.text
+        assert not served.server._connections
+        assert_untouched(served.store)
 
 
 # ---- leaving --------------------------------------------------------------------------------------------------

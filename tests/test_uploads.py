@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -188,6 +189,34 @@ async def test_a_takeover_does_not_wait_for_a_write_that_hangs() -> None:
         await new.say(1, THREE.commit())
         await new.expect(Committed)
         assert content_of(served.store, "sample.bin") == THREE.content
+
+
+async def test_a_takeover_does_not_wait_for_a_sync_in_its_thread() -> None:
+    """The same with real threads and the machine's clock: the store's commit hangs, and OPENED comes."""
+    begun, released = threading.Event(), threading.Event()
+    store = WatchedStore()
+
+    def hang(batch: Sequence[Work]) -> None:
+        begun.set()
+        assert released.wait(30)
+
+    store.before_commit = hang
+    try:
+        async with serving(store) as served:
+            with trio.fail_after(20):
+                old, new = await _two(served)
+                await _opened(old)
+                await _send(old, 0)
+                await trio.to_thread.run_sync(begun.wait)
+                assert (await _opened(new, attempt=2)).attempt == 2
+                await old.expect_error(Code.SUPERSEDED, Scope.STREAM, 1)
+                assert not released.is_set()
+                released.set()
+                await new.wait_acked(0)
+                for peer in (old, new):
+                    await peer.stream.aclose()
+    finally:
+        released.set()
 
 
 @quick
