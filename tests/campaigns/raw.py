@@ -24,9 +24,11 @@ from blockproto.wire import (
     encode_frame,
 )
 
-from .tools import STEP_S, require
+from .tools import Broken, require
 
 M = TypeVar("M", bound=Message)
+ANSWER_S = 30.0
+"""How long a server may take for an answer before it counts as silent."""
 _HOST = "127.0.0.1"
 
 
@@ -91,7 +93,7 @@ class Raw:
     """
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection((_HOST, port), timeout=STEP_S)
+        self._socket = socket.create_connection((_HOST, port), timeout=ANSWER_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.sendall(PREFACE)
         self.say(0, Hello(agent="campaign"))
@@ -123,8 +125,7 @@ class Raw:
         """The next message that is one of ``wanted``; what comes before it is passed over.
 
         Raises:
-            Broken: an ERROR came that is not wanted.
-            OSError: nothing came in time, or the connection ended.
+            Broken: an ERROR came that is not wanted, or nothing in time, or the connection ended.
         """
         while True:
             header = decode_header(self._read(HEADER_LENGTH))
@@ -137,8 +138,10 @@ class Raw:
     def _read(self, length: int) -> bytes:
         content = bytearray()
         while len(content) < length:
-            piece = self._socket.recv(length - len(content))
-            if not piece:
-                raise ConnectionResetError("the server closed the connection")
+            try:
+                piece = self._socket.recv(length - len(content))
+            except OSError as error:
+                raise Broken(f"the server says nothing: {error}") from error
+            require(piece, "the server closed the connection")
             content += piece
         return bytes(content)

@@ -23,6 +23,7 @@ from .tools import (
     parser,
     require,
     require_same,
+    wait_until_still,
 )
 
 WINDOW = 64 * MIB
@@ -40,6 +41,7 @@ def run(place: Place, what: str, connections: int) -> Figures:
         client = _start(place, proxy, source, connections)
         gate.wait()
         proxy.release()
+        wait_until_still(lambda: proxy.tally.payload_bytes, "the end of the window")
         if what == "server":
             server.kill()
         else:

@@ -60,6 +60,26 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = ST
         time.sleep(LOOK_AGAIN_S)
 
 
+def wait_until_still(
+    figure: Callable[[], int], what: str, looks: int = 100, timeout_s: float = STEP_S
+) -> None:
+    """Look at ``figure`` until it was the same ``looks`` times in a row.
+
+    Raises:
+        Broken: it still changes after ``timeout_s``.
+    """
+    last, same = figure(), 0
+
+    def still() -> bool:
+        nonlocal last, same
+        now = figure()
+        same = same + 1 if now == last else 0
+        last = now
+        return same >= looks
+
+    wait_until(still, what, timeout_s)
+
+
 # ---- files ----------------------------------------------------------------------------------------------------
 
 
