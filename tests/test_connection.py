@@ -54,6 +54,7 @@ from blockproto.wire import (
     List,
     ListKind,
     Message,
+    Open,
     Opened,
     Ping,
     Priority,
@@ -575,9 +576,38 @@ async def test_the_last_word_of_our_own() -> None:
         await wait_all_tasks_blocked()
         ends.connection.end_with(StoreFailed("the disk"))
         await ends.peer.expect_error(Code.STORE_FAILED, Scope.CONNECTION, 0)
-        assert isinstance(await ends.ended(), StoreFailed)
         assert await ends.peer.rest() == []
+        assert isinstance(await ends.ended(), StoreFailed)
         assert [type(error) for error in ends.sinks[0].ends] == [StoreFailed]
+
+
+@quick
+async def test_after_the_last_word_what_comes_is_dropped_until_the_peer_closes() -> None:
+    """Closing at once would cut off what the peer has not read yet, the last word with it."""
+    async with connected() as ends:
+        await ends.peer.say(1, Sample(b"x" * 10).open())
+        await wait_all_tasks_blocked()
+        ends.connection.end_with(StoreFailed("the disk"))
+        await ends.peer.expect_error(Code.STORE_FAILED, Scope.CONNECTION, 0)
+        for second in range(1, 4):
+            await trio.sleep_until(float(second))
+            await ends.peer.send_bytes(b"anything at all" * 1000)
+            await ends.peer.say(1, *Sample(b"x" * 10).block(0))
+        assert not ends.connection.finished.is_set()
+        assert [type(message) for message in ends.sinks[0].messages] == [Open]
+        await ends.peer.stream.aclose()
+        assert isinstance(await ends.ended(), StoreFailed)
+        assert trio.current_time() == 3
+
+
+@quick
+async def test_after_the_last_word_a_peer_that_never_closes_is_closed() -> None:
+    async with connected() as ends:
+        ends.connection.end_with(StoreFailed("the disk"))
+        await ends.peer.expect_error(Code.STORE_FAILED, Scope.CONNECTION, 0)
+        assert await ends.peer.rest() == []
+        assert isinstance(await ends.ended(), StoreFailed)
+        assert trio.current_time() == DISCARD_S
 
 
 @quick

@@ -905,6 +905,21 @@ async def test_nor_is_one_that_goes_on_behind_its_prefix() -> None:
 
 
 @quick
+async def test_no_more_prefixes_are_kept_than_are_ever_told() -> None:
+    """A peer that begins block after block and ends none of them costs no more memory than sixty-four."""
+    sample = Sample(bytes_of(100 * MIB // 100) * 100)
+    async with serving() as served:
+        peer = await served.peer()
+        await _opened(peer, sample)
+        for blockno in range(100):
+            await peer.say(1, *sample.block(blockno, 0, 5, end=False))
+        await _alive(peer)
+        other = await served.peer()
+        opened = await _opened(other, sample)
+        assert opened.prefixes == tuple((blockno, 5) for blockno in range(35, 99))  # the last is being sent
+
+
+@quick
 async def test_prefixes_are_recorded_once_when_the_last_stream_ends() -> None:
     async with serving() as served:
         await _lose_in_the_middle(served, 70_000)

@@ -143,6 +143,7 @@ class Connection:
         self._nursery: trio.Nursery | None = None
         self._last_said = False
         self._unheard: ConnectionLost | None = None
+        self._parting: BlockprotoError | None = None
         self._begun_at = 0.0
         self._heard_at = 0.0
         self._head_begun_at: float | None = None
@@ -182,18 +183,20 @@ class Connection:
         self._scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) for ``error`` as the last frame, then end."""
+        """Say ERROR(connection) for ``error`` as the last frame, drop what still comes, and end when the peer does."""
         if self.lost is None and self._nursery is not None:
             self._nursery.start_soon(self._end_with, error)
 
     async def _end_with(self, error: BlockprotoError) -> None:
         with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
             await self._turns.take(CONTROL)
+            self._parting = error
             try:
-                await self._write(self._last_words(error))
+                if not self._last_said:
+                    await self._write(self._last_words(error))
             finally:
-                self.close(error)
                 self._turns.give(CONTROL, 0)
+            await trio.sleep_forever()  # the reader goes on until the peer has closed, and ends this
         self.close(error)
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
@@ -330,7 +333,7 @@ class Connection:
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         while True:
             await self._turns.take(priority, lambda: self._has_room(stream, length))
-            gone = self.lost or self._unheard
+            gone = self.lost or self._unheard or self._parting
             if gone is not None:
                 self._turns.give(priority, 0)
                 raise gone
@@ -428,6 +431,8 @@ class Connection:
                 received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline)
                 if received is None:
                     self._on_silence(trio.current_time())
+                elif received and self._last_said:
+                    continue  # dropped: the buffer was lent and is lent again
                 elif received:
                     await self._handle_buffered(received)
                 else:
@@ -605,7 +610,8 @@ class Connection:
         with trio.move_on_after(DISCARD_S):
             await self._turns.take(CONTROL)
             try:
-                await self._write(self._last_words(error))
+                if not self._last_said:
+                    await self._write(self._last_words(error))
                 await self._discard()
             except ConnectionLost:
                 pass  # the peer is gone: nobody is left to be told
@@ -630,7 +636,7 @@ class Connection:
                 pass
 
     def _end(self, error: BlockprotoError) -> None:
-        self.lost = self.lost or error
+        self.lost = self._parting or self.lost or error
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.ended(self.lost)

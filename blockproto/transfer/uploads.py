@@ -47,6 +47,9 @@ from ..store import (
 )
 from .committing import Committer, Disk, run_in_thread
 
+PREFIXES_MAX = 64
+"""Unfinished blocks of an upload that are remembered; of more, the ones abandoned first are sent again (BP1-LIM)."""
+
 
 class Feed(Protocol):
     """A stream that sends blocks of an upload, as the upload sees it."""
@@ -190,7 +193,10 @@ class LiveUpload:
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
         """Remember how far an abandoned block got."""
         if prefix.length and blockno not in self.held and blockno not in self.pending:
+            self.prefixes.pop(blockno, None)
             self.prefixes[blockno] = prefix
+            if len(self.prefixes) > PREFIXES_MAX:
+                del self.prefixes[next(iter(self.prefixes))]
             self._prefixes_changed = True
 
     def drop_prefix(self, blockno: int) -> None:
