@@ -91,6 +91,10 @@ def test_takeover_waits_neither_for_the_black_hole_nor_for_the_disk(
     place.require_clean()
 
 
+def test_takeover_of_a_commit_under_way(place: Place) -> None:
+    takeover.past_a_commit_under_way(place)
+
+
 # ---- what cannot work -----------------------------------------------------------------------------------------
 
 

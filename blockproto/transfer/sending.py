@@ -253,6 +253,8 @@ class Sending:
 
     async def _commit(self, lanes: Sequence[Lane]) -> None:
         """Say COMMIT; returns when it was answered, by COMMITTED or by DIGESTS_DIFFER and the repair after it."""
+        if self.committed is not None:
+            return  # on the COMMIT of the attempt before, while this one was still sending
         self._differs = False
         lane = lanes[0]
         blocknum = self._blocknum

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from blockproto.errors import Code
-from blockproto.wire import Ack, Committed, Credit, Error, Open, Opened
+from blockproto.wire import Ack, Commit, Committed, Credit, Error, Open, Opened
 
 from .counting_proxy import Line, Proxy, Said
 from .raw import Raw, RawFile
@@ -233,9 +233,34 @@ def raw_cases(place: Place, server: Server, rng: random.Random) -> None:
         (place.served / name).unlink()
 
 
+def past_a_commit_under_way(place: Place) -> None:
+    """The old attempt's COMMIT is with the disk when the new one begins: it is done, and the new client is told so."""
+    stuck = place.folder / "the disk is stuck"
+    source = make_file(place.folder / "committing.bin", 20 * MIB, "committing")
+    with Server(place, program=stuck_disk(stuck)) as server, Proxy(lambda: server.port) as proxy:
+        stuck.touch()
+        committing = proxy.watch(message=Commit)
+        first = place.start("put", source, proxy.address)
+        committing.wait()
+        sending = proxy.hold(payload_bytes=5 * MIB + 5, new_lines=True)
+        second = place.start("put", source, proxy.address)
+        sending.wait()
+        told = proxy.lines[-1]
+        stuck.unlink()
+        wait_until(lambda: any(isinstance(one.message, Committed) for one in told.said), "COMMITTED")
+        proxy.release()
+        second.end().require(DONE)
+        first.end().require(DONE, FAILED)
+        require_same(place.served / source.name, source)
+        require(server.stop() == DONE, "the server did not end in order")
+    place.require_clean()
+    (place.served / source.name).unlink()
+
+
 def run(place: Place, rng: random.Random, rounds: int, filesize: int) -> Figures:
     """``rounds`` takeovers with a quick disk and as many with a slow one."""
     figures: Figures = {"campaign": "takeover", "rounds": rounds}
+    past_a_commit_under_way(place)
     for disk, program in (("quick", None), ("slow", slow_disk())):
         times_s = []
         with _serving(place, program) as server, Proxy(lambda: server.port) as proxy:
