@@ -205,6 +205,28 @@ async def test_a_client_waits_ten_seconds_for_the_servers_greeting() -> None:
 
 
 @quick
+async def test_a_server_greets_as_soon_as_it_has_the_preface_and_not_before() -> None:
+    async with connected(greet=False) as ends:
+        await ends.peer.send_bytes(PREFACE[:-1])
+        await wait_all_tasks_blocked()
+        assert not ends.line.sent
+        await ends.peer.send_bytes(PREFACE[-1:])
+        await ends.peer.hear_greeting()
+        await ends.peer.send_bytes(encode_frame(0, Hello()) + encode_frame(0, Ping(bytes(8), 0)))
+        await ends.peer.expect(Ping)
+
+
+@quick
+async def test_a_server_that_leaves_says_nothing_to_who_has_not_said_the_preface() -> None:
+    async with connected(greet=False) as ends:
+        await wait_all_tasks_blocked()
+        ends.connection.say_goodbye(Code.GOING_AWAY, grace_ms=1, retry_after_ms=1)
+        ends.connection.end_with(StoreFailed("the disk"))
+        assert await ends.peer.stream.receive_some() == b""
+        assert isinstance(await ends.ended(), StoreFailed)
+
+
+@quick
 async def test_a_refusal_of_hello_comes_after_the_servers_own() -> None:
     async with connected(greet=False) as ends:
         await ends.peer.send_bytes(PREFACE + encode_frame(0, Ping(bytes(8), 0)))

@@ -141,6 +141,7 @@ class Connection:
         self._sending: set[int] = set()
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        self._greeting_said = False
         self._last_said = False
         self._unheard: ConnectionLost | None = None
         self._parting: BlockprotoError | None = None
@@ -153,7 +154,7 @@ class Connection:
         self._uncredited = 0
         self._credit_waits = False
         if session.side is Side.CLIENT:
-            self._queue(session.greeting())
+            self._greet()
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -448,6 +449,7 @@ class Connection:
         while (event := self.session.next_event()) is not None:
             self._head_begun_at = None
             await self._handle(event)
+        self._greet()
         # The time that handling took is ours: the peer's silence begins now.
         self._heard_at = trio.current_time()
         if not self.session.head_begun:
@@ -473,10 +475,15 @@ class Connection:
         elif isinstance(event, Rejected):
             self._reject(event.stream, event.error)
         elif isinstance(event, Greeted):
-            if self.session.side is Side.SERVER:
-                self._queue(self.session.greeting())
+            self._greet()
             self.greeted.set()
             self._tell()
+
+    def _greet(self) -> None:
+        """Say preface and HELLO, once: a client at once, a server as soon as the client's preface came (BP1-HEL)."""
+        if not self._greeting_said and (self.session.side is Side.CLIENT or self.session.recognised):
+            self._greeting_said = True
+            self._queue(self.session.greeting())
 
     async def _handle_message(self, stream: int, message: Message, payload_length: int) -> None:
         if isinstance(message, Credit):
@@ -624,10 +631,10 @@ class Connection:
         self._last_said = True
         if isinstance(error, NotBlockproto):
             return [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
-        greeting = (
-            [] if self.greeted.is_set() or self.session.side is Side.CLIENT else [self.session.greeting()]
-        )
-        return [*greeting, *self._control_frames(), self.session.send(0, connection_error(error))]
+        self._greet()
+        if not self._greeting_said:
+            return []
+        return [*self._control_frames(), self.session.send(0, connection_error(error))]
 
     async def _discard(self) -> None:
         view = memoryview(bytearray(64 * 1024))
