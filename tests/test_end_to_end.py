@@ -6,16 +6,19 @@ What is timed there is not judged here. Mounts need root: those tests are skippe
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from campaigns import changing, checkpoint, disk_full, memory, refusals, resent, resume, sizes, takeover, tree
-from campaigns.counting_proxy import Proxy, Ranges
+from campaigns.counting_proxy import Line, Meter, Proxy, Ranges
 from campaigns.kill9 import Kill9
+from campaigns.raw import RawFile
 from campaigns.tools import DONE, MIB, CannotMount, Place, Server, heed_ctrl_c, make_file
 
 import blockproto
+from blockproto.wire import PREFACE, Commit, Hello, Open, encode_frame
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -168,3 +171,30 @@ def test_ranges_add_up() -> None:
             both.add(start, end)
             plain.update(range(start, end))
         assert (len(ranges), ranges.common(other)) == (len(mine), len(mine & theirs))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_meter_counts_the_same_however_bytes_are_sliced(seed: int) -> None:
+    rng = random.Random(seed)
+    file = RawFile(rng.randbytes(2 * MIB + 77))
+    said = PREFACE + encode_frame(0, Hello()) + encode_frame(1, file.open(1))
+    for blockno in range(file.blocknum):
+        half = len(file.bytes_of(blockno)) // 2
+        said += encode_frame(1, file.block(blockno, ends=False), half) + file.bytes_of(blockno)[:half]
+        rest = file.bytes_of(blockno)[half:]
+        said += encode_frame(1, file.piece(blockno, half), len(rest)) + rest
+    said += encode_frame(1, file.commit())
+    with Proxy(lambda: 0) as proxy, socket.socket() as one, socket.socket() as other:
+        line = Line(proxy, one, other)
+        meter, at = Meter(line, forth=True), 0
+        while at < len(said):
+            if rng.random() < 0.1:
+                proxy.hold(payload_bytes=rng.randrange(1, MIB))
+            piece = said[at : at + rng.choice((1, 16, 1000, 200_000))]
+            taken = meter.take(memoryview(piece))
+            at += taken
+            if taken < len(piece):
+                proxy.release()
+        assert proxy.tally.payload_bytes == len(file.content)
+        assert len(proxy.tally.files[file.sourceid].sent) == len(file.content)
+        assert [type(one.message) for one in line.said] == [Hello, Open, Commit]

@@ -199,6 +199,7 @@ class Gate:
         self.message = message
         self.payload_left = payload_bytes
         self.released = threading.Event()
+        self._lock = threading.Lock()
 
     def release(self) -> None:
         """Let everything pass again."""
@@ -207,6 +208,24 @@ class Gate:
     def wait(self, timeout_s: float = STEP_S) -> None:
         """Wait for the moment; raises Broken when it does not come."""
         require(self.reached.wait(timeout_s), f"what was waited for did not pass in {timeout_s:.0f} s")
+
+    def pass_payload(self, length: int) -> int:
+        """How many of ``length`` payload bytes may pass; counts them."""
+        if self.payload_left is None:
+            return length
+        with self._lock:
+            taken = min(length, self.payload_left) if self.holds else length
+            self.payload_left = max(0, self.payload_left - length)
+        if self.payload_left == 0:
+            self.reached.set()
+        return length if self.released.is_set() else taken
+
+    def pass_message(self, message: Message) -> bool:
+        """Whether a message may pass."""
+        if self.message is None or not isinstance(message, self.message):
+            return True
+        self.reached.set()
+        return not self.holds or self.released.is_set()
 
 
 class Proxy:
@@ -295,33 +314,8 @@ class Proxy:
         self._gate = gate
         return gate
 
-    def pass_payload(self, line: Line, length: int) -> int:
-        """How many of ``length`` payload bytes may pass before the gate; counts them."""
-        gate = self._gate_of(line)
-        if gate is None or gate.payload_left is None:
-            return length
-        with self.tally.lock:
-            taken = min(length, gate.payload_left) if gate.holds else length
-            gate.payload_left = max(0, gate.payload_left - length)
-        if gate.payload_left == 0:
-            gate.reached.set()
-        return taken if not gate.released.is_set() else length
-
-    def pass_message(self, line: Line, message: Message) -> bool:
-        """Whether a message may pass now."""
-        gate = self._gate_of(line)
-        if gate is None or gate.message is None or not isinstance(message, gate.message):
-            return True
-        gate.reached.set()
-        return not gate.holds or gate.released.is_set()
-
-    def wait_at_gate(self) -> None:
-        """Wait until the gate is opened or replaced."""
-        gate = self._gate
-        if gate is not None:
-            gate.released.wait()
-
-    def _gate_of(self, line: Line) -> Gate | None:
+    def gate_of(self, line: Line) -> Gate | None:
+        """The gate that a connection has to pass now."""
         gate = self._gate
         return gate if gate is not None and line not in self.lines[: gate.lines_before] else None
 
@@ -404,8 +398,8 @@ class Line:
                     used = meter.take(rest)
                     self._send(dest, rest[:used])
                     rest = rest[used:]
-                    if rest:
-                        self.proxy.wait_at_gate()
+                    if rest and meter.stopped_by is not None:
+                        meter.stopped_by.released.wait()
         except OSError:
             pass
         except BlockprotoError as error:
@@ -432,11 +426,15 @@ class Meter:
     Args:
         line: the connection.
         forth: whether this is what the client says.
+
+    Attributes:
+        stopped_by: the gate that held up what ``take`` did not let pass.
     """
 
     def __init__(self, line: Line, forth: bool) -> None:
         self._line = line
         self._forth = forth
+        self.stopped_by: Gate | None = None
         self._kept = bytearray()
         self._wanted = len(PREFACE)
         self._next: Callable[[], bool] = self._on_preface
@@ -451,11 +449,7 @@ class Meter:
         while used < len(view):
             if self._payload_left:
                 wanted = min(self._payload_left, len(view) - used)
-                passed = (
-                    self._line.proxy.pass_payload(self._line, wanted)
-                    if self._sourceid is not None
-                    else wanted
-                )
+                passed = self._pass_payload(wanted)
                 self._count(passed)
                 used += passed
                 if passed < wanted:
@@ -468,6 +462,10 @@ class Meter:
                 break
             used += wanted
         return used
+
+    def _pass_payload(self, length: int) -> int:
+        gate = self.stopped_by = self._line.proxy.gate_of(self._line)
+        return length if gate is None or self._sourceid is None else gate.pass_payload(length)
 
     def _count(self, length: int) -> None:
         if self._sourceid is not None:
@@ -494,7 +492,8 @@ class Meter:
     def _on_head(self) -> bool:
         header = self._header
         message = decode_head(header, bytes(self._kept[HEADER_LENGTH:]))
-        if message is not None and not self._line.proxy.pass_message(self._line, message):
+        gate = self.stopped_by = self._line.proxy.gate_of(self._line)
+        if message is not None and gate is not None and not gate.pass_message(message):
             return False
         self._sourceid = None
         if message is not None:
