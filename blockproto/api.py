@@ -9,7 +9,8 @@ from pathlib import Path
 
 import trio
 
-from .client import Client, connect_with, tcp_dial
+from .client import Client, connect_with
+from .dialling import tcp_dial
 from .store import DownloadStore, UploadStore
 
 

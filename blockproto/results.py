@@ -141,3 +141,9 @@ def upload_info(item: UploadItem) -> UploadInfo:
         held_count=item.held_count,
         expires_ms=item.expires_ms,
     )
+
+
+def b3sum_hex(root: bytes, b3sum: bytes | None, blocknum: int) -> str | None:
+    """The BLAKE3 of a file, if it is known: for at most one block it is the root."""
+    known = root if blocknum <= 1 else b3sum
+    return known.hex() if known else None

@@ -36,15 +36,8 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of
-from blockproto.client import (
-    BRIEF_LENGTH_MAX,
-    CONNECT_S,
-    RETRY_FIRST_S,
-    TRIES_MAX,
-    Client,
-    connect_with,
-    tcp_dial,
-)
+from blockproto.client import BRIEF_LENGTH_MAX, Client, connect_with
+from blockproto.dialling import CONNECT_S, tcp_dial
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -61,6 +54,7 @@ from blockproto.errors import (
     UnknownFile,
     UnknownUpload,
 )
+from blockproto.lines import RETRY_FIRST_S, TRIES_MAX
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.protocol.session import Limits
 from blockproto.server import RETRY_AFTER_MS

@@ -41,15 +41,27 @@ ROOMS: dict[str, tuple[str, str]] = {
     "mailbox": ("", "trio"),
     "bulk": ("errors blocks names wire link transfer store results sources", "trio"),
     "downloads": ("errors blocks names wire link transfer store results tasks", "trio"),
+    "dialling": ("errors link", "trio"),
+    "lines": ("errors protocol link dialling", "trio"),
+    "asking": ("errors wire link lines", "trio"),
+    "uploading": (
+        "errors blocks names wire transfer store asking bulk lines results sourceid sources",
+        "trio",
+    ),
+    "fetching": (
+        "errors blocks names wire link transfer store asking lines results sourceid tasks",
+        "trio",
+    ),
     "client": (
         (
-            "errors blocks names wire protocol link transfer store bulk downloads mailbox results sources sourceid tasks"
+            "errors wire link transfer store asking bulk dialling downloads fetching lines mailbox results sourceid sources "
+            "tasks uploading"
         ),
         "trio",
     ),
     "listening": ("errors server transfer store", "trio"),
     "dialects": ("errors wire link transfer store", "trio"),
-    "api": ("client listening store", "trio"),
+    "api": ("client dialling listening store", "trio"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),
     "cli": ("*", "click rich trio blake3"),

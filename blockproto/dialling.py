@@ -1,0 +1,54 @@
+"""How a server is reached: ``bp://HOST[:PORT]`` over TCP."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import trio
+
+from .errors import ConnectionLost
+from .link.endpoint import Endpoint, endpoint_of
+
+PORT_DEFAULT = 7878
+CONNECT_S = 10.0
+
+Dial = Callable[[], Awaitable[Endpoint]]
+
+
+def tcp_dial(url: str) -> tuple[Dial, str]:
+    """How to reach ``url`` (``bp://HOST[:PORT]``), and what the server is called.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "bp" or not parts.hostname:
+        raise ValueError(f"{url!r} is no address: write bp://HOST:PORT")
+    host, port = parts.hostname, parts.port or PORT_DEFAULT
+    server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def dial() -> Endpoint:
+        try:
+            with trio.fail_after(CONNECT_S):
+                return endpoint_of(await trio.open_tcp_stream(host, port))
+        except trio.TooSlowError as exc:
+            raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
+        except OSError as exc:
+            raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
+
+    return dial, server
+
+
+def _reason(error: OSError) -> str:
+    """What to tell of a failed connect: Trio wraps what each address said."""
+    causes = error.__cause__
+    if isinstance(causes, BaseExceptionGroup):
+        causes = causes.exceptions[0]
+    if isinstance(causes, OSError) and causes.errno:
+        return os.strerror(causes.errno)
+    if isinstance(error, socket.gaierror):
+        return f"no such host ({error.strerror})"
+    return error.strerror or str(error)

@@ -1,0 +1,213 @@
+"""One file going up: OPEN and resume over the client's connections, or a small one at once.
+
+Spec: BP1-RES, BP1-BLK (files without OPEN).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import trio
+
+from .asking import ask_once
+from .blocks import blocknum_of
+from .bulk import send_brief
+from .errors import BlockprotoError, SourceChanged
+from .lines import Lines
+from .names import SafeName
+from .results import Receipt, b3sum_hex
+from .sourceid import Attempts
+from .sources import FileSource, StreamSource, filetype_of, reader_of
+from .store import Facts, IfExists
+from .transfer.sending import Lane, OnProgress, Progress, Sending
+from .wire import Committed, Open, Remove, RemoveKind
+
+DISCARD_S = 2.0
+"""How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
+
+
+class Uploader:
+    """Sends single files.
+
+    Args:
+        lines: over which connections.
+        attempts: the client's.
+    """
+
+    def __init__(self, lines: Lines, attempts: Attempts) -> None:
+        self._lines = lines
+        self._attempts = attempts
+
+    async def source(
+        self, source: FileSource | StreamSource, sourceid: bytes, progress: OnProgress | None
+    ) -> Receipt:
+        """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``."""
+        sending = Sending(source, sourceid, on_progress=progress)
+        begun = time.perf_counter()
+        used = 1
+        tries = 0
+        while True:
+            before = sending.reached
+            try:
+                used = await self._once(sending)
+                return _upload_receipt(sending, used, time.perf_counter() - begun)
+            except BlockprotoError as exc:
+                if isinstance(exc, SourceChanged) and await self._look_again(source, sourceid):
+                    sending = _read_anew(sending, progress)
+                    continue
+                tries = 0 if sending.reached > before else tries
+                tries = await self._lines.wait_to_retry(exc, tries)
+
+    async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
+        """Whether a file that seemed to change is the same by size and time, so that reading it again can settle it.
+
+        What was sent of one that is another by now is removed: no later call would go on with it.
+        """
+        if not isinstance(source, FileSource):
+            return False
+        if source.is_another():
+            await self._discard(sourceid)
+            return False
+        return source.look_again()
+
+    async def _once(self, sending: Sending) -> int:
+        """One attempt over all connections; returns how many took part."""
+        wanted = self._lines.count
+        if sending.source.end is not None:
+            wanted = max(1, min(wanted, blocknum_of(sending.source.end)))
+        elif sending.source.window_bytes is not None:
+            wanted = 1
+        message = _open_message(sending, self._attempts.next())
+        lanes: list[Lane] = []
+        sending.begin_again()
+        try:
+            for index in range(wanted):
+                lane = Lane(await self._lines.connection(index), sending)
+                lanes.append(lane)
+                await lane.open(message)
+                if sending.committed is not None:
+                    sending.check_committed(sending.committed)
+                    return index + 1
+            await sending.run(lanes)
+            return wanted
+        finally:
+            if sending.committed is None:
+                for lane in lanes:
+                    lane.release()
+
+    async def brief(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+        """Upload a file of at most one block without asking first: one round trip."""
+        size = source.stat.st_size
+        memory = memoryview(bytearray(size))
+        content = bytes(await source.read_block(0, memory)) if size else b""
+        if not source.unchanged():
+            raise SourceChanged(f"{source.path} changed while it was being read")
+        begun = time.perf_counter()
+        committed = await self._lines.retrying(partial(self._send_brief, sourceid, source.facts, content))
+        state = Progress(source.facts.filename.text, size, size, size)
+        if progress is not None:
+            progress(state)
+        return _receipt(source.facts, committed, blocknum_of(size), 0, size, 1, time.perf_counter() - begun)
+
+    async def _send_brief(self, sourceid: bytes, facts: Facts, content: bytes) -> Committed:
+        ended: list[Committed | BlockprotoError] = []
+        heard = trio.Event()
+
+        def done(outcome: Committed | BlockprotoError) -> None:
+            ended.append(outcome)
+            heard.set()
+
+        await send_brief(await self._lines.connection(), sourceid, facts, content, done)
+        await heard.wait()
+        if isinstance(ended[0], BlockprotoError):
+            raise ended[0]
+        return ended[0]
+
+    async def stream(
+        self, source: Any, name: str, if_exists: IfExists, filetype: str | None, progress: OnProgress | None
+    ) -> Receipt:
+        """Upload a stream whose end is not known; nothing of it stays on the server if that fails."""
+        facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
+        opened = StreamSource(reader_of(source), facts)
+        sourceid = os.urandom(16)
+        receipt: Receipt | None = None
+        try:
+            receipt = await self.source(opened, sourceid, progress)
+            return receipt
+        finally:  # whatever ended it: a cancelled nursery raises a group, not trio.Cancelled
+            opened.close()
+            if receipt is None:
+                await self._discard(sourceid)
+
+    async def _discard(self, sourceid: bytes) -> None:
+        """Remove what was sent of something that nobody can go on with, as far as the server can be told."""
+        with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
+            await ask_once(self._lines, Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+
+
+def _open_message(sending: Sending, attempt: int) -> Open:
+    facts = sending.source.facts
+    return Open(
+        sourceid=sending.sourceid,
+        attempt=attempt,
+        filesize=facts.filesize,
+        blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        priority=sending.priority,
+        if_exists=facts.if_exists,
+        mtime_ns=facts.mtime_ns,
+        mode=facts.mode,
+    )
+
+
+def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
+    """The same upload by a sender that has read nothing yet: it hashes what the receiver holds, and repairs it."""
+    sending = Sending(before.source, before.sourceid, priority=before.priority, on_progress=progress)
+    sending.progress, sending.blocks_sent = before.progress, before.blocks_sent
+    sending.held_before = before.held_before
+    return sending
+
+
+def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Receipt:
+    committed = sending.committed
+    assert committed is not None
+    blocknum = blocknum_of(committed.filesize)
+    skipped = blocknum if sending.held_before is None else len(sending.held_before)
+    sent = sending.progress.payload_bytes_sent
+    receipt = _receipt(
+        sending.source.facts, committed, sending.blocks_sent, skipped, sent, connections, elapsed_s
+    )
+    return receipt
+
+
+def _receipt(
+    facts: Facts,
+    committed: Committed,
+    sent: int,
+    skipped: int,
+    payload: int,
+    connections: int,
+    elapsed_s: float,
+) -> Receipt:
+    blocknum = blocknum_of(committed.filesize)
+    return Receipt(
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        filesize=committed.filesize,
+        blocknum=blocknum,
+        sourceid=committed.sourceid.hex(),
+        root=committed.root.hex(),
+        b3sum=b3sum_hex(committed.root, committed.b3sum, blocknum),
+        stored_as=committed.stored_as,
+        resumed=skipped > 0,
+        blocks_sent=sent,
+        blocks_skipped=skipped,
+        payload_bytes_sent=payload,
+        connections=connections,
+        elapsed_s=elapsed_s,
+    )
