@@ -9,7 +9,7 @@ COUNT ?= 1000000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz crash clean
+.PHONY: help demo test check format bench fuzz crash trace clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,6 +54,9 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
+
+trace: $(DEV)  ## each clause of the spec and what proves it; ARGS=BP1-RES for a part
+	$(BIN)/python tests/traceability.py $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -205,6 +205,7 @@ class UploadStoreContract:
         stored(place.store, finish_of(upload, content))
         assert place.content(NAME) == content
 
+    @pytest.mark.clause("BP1-RES-004")
     def test_nothing_is_made_before_the_first_byte(self, place: Place) -> None:
         before = place.leftovers()
         upload = opened(place.store, 10 * BLOCK_LENGTH)
@@ -212,6 +213,7 @@ class UploadStoreContract:
         upload.close()
         assert place.leftovers() == before
 
+    @pytest.mark.clause("BP1-COM-005")
     def test_the_name_appears_only_at_commit(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
@@ -258,6 +260,7 @@ class UploadStoreContract:
 
     # -- resume
 
+    @pytest.mark.clause("BP1-RES-015")
     def test_held_blocks_survive(self, place: Place) -> None:
         content = pattern(5 * BLOCK_LENGTH + 9)
         upload = opened(place.store, len(content), attempt=7)
@@ -273,6 +276,7 @@ class UploadStoreContract:
         stored(place.store, *works, finish_of(again, content, attempt=8))
         assert place.content(NAME) == content
 
+    @pytest.mark.clause("BP1-RES-015", "BP1-RES-017")
     def test_a_crash_keeps_what_was_committed_and_no_more(self, place: Place) -> None:
         content = pattern(3 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
@@ -372,6 +376,7 @@ class UploadStoreContract:
         again = opened(place.store, BLOCK_LENGTH)
         assert (again.attempt, len(again.held), place.store.incarnation) == (0, 0, before)
 
+    @pytest.mark.clause("BP1-COM-005")
     def test_another_root_commits_nothing_and_drops_nothing(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
@@ -435,6 +440,7 @@ class UploadStoreContract:
 
     # -- repair
 
+    @pytest.mark.clause("BP1-DIG-007", "BP1-RES-017")
     def test_forgotten_blocks_are_missing_and_the_incarnation_stays(self, place: Place) -> None:
         content, other = pattern(3 * BLOCK_LENGTH), pattern(3 * BLOCK_LENGTH, seed=1)
         upload = opened(place.store, len(content))
@@ -462,6 +468,7 @@ class UploadStoreContract:
 
     # -- repeating
 
+    @pytest.mark.clause("BP1-COM-011")
     def test_the_same_commit_again(self, place: Place) -> None:
         content = pattern(BLOCK_LENGTH + 1)
         upload = opened(place.store, len(content))
@@ -490,6 +497,7 @@ class UploadStoreContract:
         upload.close()
         assert place.content(NAME) == content
 
+    @pytest.mark.clause("BP1-COM-011")
     def test_a_file_that_is_gone_is_sent_again(self, place: Place) -> None:
         content = pattern(BLOCK_LENGTH)
         upload = opened(place.store, len(content))
@@ -515,6 +523,7 @@ class UploadStoreContract:
         assert receipt.stored_as == "file (1).bin"
         assert (place.content(NAME), place.content("file (1).bin")) == (b"old", content)
 
+    @pytest.mark.clause("BP1-COM-015")
     def test_refuse_and_then_keep_both(self, place: Place) -> None:
         place.put_there(NAME, b"old")
         content = pattern(100)
@@ -571,6 +580,7 @@ class UploadStoreContract:
         )
         assert place.content(NAME) == content
 
+    @pytest.mark.clause("BP1-BLK-018")
     def test_a_brief_file_that_is_not_committed_leaves_nothing(self, place: Place) -> None:
         upload = place.store.begin_brief(key_of(1), facts_of(10), 0)
         upload.write(0, memoryview(pattern(5)))
@@ -618,6 +628,7 @@ class UploadStoreContract:
     def test_discard_what_was_never_begun(self, place: Place) -> None:
         refused(place.store, Discard(key_of(99)), UnknownUpload)
 
+    @pytest.mark.clause("BP1-RES-022")
     def test_discard_of_what_has_not_expired(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
@@ -732,6 +743,7 @@ class FileStoreContract(UploadStoreContract):
         with pytest.raises(UnknownFile):
             place.files.stat(SafeName.parse("other"))
 
+    @pytest.mark.clause("BP1-FET-004")
     def test_a_replaced_file_has_another_version(self, place: FilePlace) -> None:
         put(place.store, NAME, b"one")
         before = place.files.stat(SafeName.parse(NAME)).version
@@ -935,6 +947,7 @@ class FileStoreContract(UploadStoreContract):
         assert place.files.uploads(ANYBODY, "", 10) == ([], "")
         assert place.leftovers() == 0
 
+    @pytest.mark.clause("BP1-RES-022")
     def test_the_sweep_takes_what_expired(self, place: FilePlace) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))

@@ -164,6 +164,7 @@ def _entry(name: str) -> FileInfo:
     return FileInfo(name, False, "", 0, 0, 0, "", "", None, None)
 
 
+@pytest.mark.clause("BP1-FET-013")
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/x", "top/../../x", "other/x", "top", "topper/x", "top/\x00", "", "top//x"]
 )

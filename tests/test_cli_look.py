@@ -42,6 +42,7 @@ def test_ls(filled: Server, run: Run) -> None:
     assert run("ls", filled.address + "/sub/").out.splitlines()[0].startswith("d")
 
 
+@pytest.mark.clause("BP1-ERR-003")
 def test_names_on_disk_cannot_move_a_terminal(server: Server, run: Run) -> None:
     (server.folder / "red\x1b[31m").write_bytes(b"")
     ran = run("ls", server.address)

@@ -66,6 +66,7 @@ def test_an_error_of_this_machine_names_its_file() -> None:
     assert explain(OSError("odd")).startswith("odd; ")
 
 
+@pytest.mark.clause("BP1-ERR-003")
 def test_foreign_words_cannot_move_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     fail(Refused("\x1b[2J\u202egnp"), "a\nb")
     text = capsys.readouterr().err

@@ -176,6 +176,7 @@ async def test_a_client_says_nothing_more_to_what_is_not_blockproto() -> None:
         assert (await ends.ended()).code is Code.NOT_BLOCKPROTO
 
 
+@pytest.mark.clause("BP1-HEL-014")
 @quick
 async def test_whoever_says_nothing_is_ended_after_ten_seconds() -> None:
     async with connected(greet=False) as ends:
@@ -183,6 +184,7 @@ async def test_whoever_says_nothing_is_ended_after_ten_seconds() -> None:
         assert trio.current_time() == GREETING_S
 
 
+@pytest.mark.clause("BP1-HEL-014")
 @quick
 @pytest.mark.parametrize("beginning", [1, len(PREFACE), len(PREFACE) + 20])
 async def test_a_trickle_does_not_extend_the_greeting(beginning: int) -> None:
@@ -197,6 +199,7 @@ async def test_a_trickle_does_not_extend_the_greeting(beginning: int) -> None:
         assert trio.current_time() == GREETING_S
 
 
+@pytest.mark.clause("BP1-HEL-014")
 @quick
 async def test_a_client_waits_ten_seconds_for_the_servers_greeting() -> None:
     async with connected(Side.CLIENT, greet=False) as ends:
@@ -384,6 +387,7 @@ async def test_an_idle_client_pings_and_lives_on_answers() -> None:
         assert ends.connection.lost is None
 
 
+@pytest.mark.clause("BP1-END-001")
 @quick
 async def test_any_byte_is_life_so_a_busy_line_is_not_pinged() -> None:
     async with connected(Side.CLIENT) as ends:
@@ -394,6 +398,7 @@ async def test_any_byte_is_life_so_a_busy_line_is_not_pinged() -> None:
         assert len(ends.line.sent) == len(PREFACE + encode_frame(0, Limits().hello()))
 
 
+@pytest.mark.clause("BP1-END-004")
 @quick
 async def test_a_silent_server_is_dead_after_two_pings_time() -> None:
     async with connected(Side.CLIENT) as ends:
@@ -405,6 +410,7 @@ async def test_a_silent_server_is_dead_after_two_pings_time() -> None:
         assert sink.ends == [reason]
 
 
+@pytest.mark.clause("BP1-END-004")
 @quick
 async def test_a_client_that_promised_a_ping_is_dead_after_twice_that() -> None:
     async with connected() as ends:
@@ -413,6 +419,7 @@ async def test_a_client_that_promised_a_ping_is_dead_after_twice_that() -> None:
         assert trio.current_time() == 40
 
 
+@pytest.mark.clause("BP1-END-006")
 @quick
 async def test_a_client_that_promised_nothing_may_be_silent_for_ten_minutes() -> None:
     async with connected() as ends:
@@ -429,6 +436,7 @@ async def test_a_promise_can_be_taken_back() -> None:
         assert trio.current_time() == SILENCE_S
 
 
+@pytest.mark.clause("BP1-END-007")
 @quick
 async def test_half_a_head_is_refused_after_ten_seconds() -> None:
     raw = _frame()
@@ -439,6 +447,7 @@ async def test_half_a_head_is_refused_after_ten_seconds() -> None:
         assert trio.current_time() == 100 + HEAD_S
 
 
+@pytest.mark.clause("BP1-END-007")
 @quick
 async def test_a_head_that_trickles_in_is_refused_too() -> None:
     async with connected() as ends:
@@ -545,6 +554,7 @@ def _with_head_byte(frame: bytearray, offset: int, value: int) -> bytes:
     return bytes(frame)
 
 
+@pytest.mark.clause("BP1-END-012")
 @quick
 async def test_every_sink_hears_exactly_one_end() -> None:
     async with connected() as ends:
@@ -656,6 +666,7 @@ async def test_cancelling_run_closes_and_tells() -> None:
 # ---- control frames -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-STR-013")
 @quick
 async def test_acknowledgements_that_wait_become_one() -> None:
     async with connected() as ends:
@@ -687,6 +698,7 @@ async def test_an_ack_for_a_closed_stream_is_dropped() -> None:
         await ends.peer.expect_error(Code.BAD_FACTS, Scope.STREAM, 1)
 
 
+@pytest.mark.clause("BP1-STR-013")
 @quick
 async def test_what_waits_to_be_written_is_bounded() -> None:
     """A peer that asks and asks and never reads is not read any more, and costs no more memory."""
@@ -701,6 +713,7 @@ async def test_what_waits_to_be_written_is_bounded() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.clause("BP1-STR-014")
 @quick
 async def test_reading_goes_on_while_a_write_is_stuck() -> None:
     """Two sides that both waited for their writes would wait for ever."""
@@ -814,6 +827,7 @@ async def test_who_waits_for_the_turn_hears_of_a_refusal() -> None:
         assert trio.current_time() <= DISCARD_S
 
 
+@pytest.mark.clause("BP1-END-013")
 @quick
 async def test_a_send_that_is_cancelled_half_way_ends_the_connection() -> None:
     sample = Sample(bytes_of(MIB))
@@ -843,6 +857,7 @@ async def test_pieces_are_never_longer_than_a_small_allowance_lets_pass() -> Non
         assert ends.connection.piece_length() <= 262_144 // 2
 
 
+@pytest.mark.clause("BP1-CRD-006")
 @quick
 async def test_credit_is_returned_while_a_block_is_unfinished() -> None:
     sample = Sample(bytes_of(MIB))
@@ -876,6 +891,7 @@ async def test_credit_returns_when_the_connections_allowance_is_the_smaller_one(
             await ends.peer.wait_credited((blockno + 1) * MIB)
 
 
+@pytest.mark.clause("BP1-CRD-006")
 @quick
 async def test_payload_of_a_closed_stream_is_credited_to_the_connection() -> None:
     def refuse(message: Message) -> None:
@@ -958,6 +974,7 @@ async def _send_without_end(ends: Ends, sample: Sample, stream: int, priority: P
                 at += length
 
 
+@pytest.mark.clause("BP1-STR-012")
 @quick
 async def test_streams_share_a_slow_line_by_weight_and_bytes() -> None:
     sample = Sample(bytes_of(64 * MIB // 16) * 16)
@@ -993,6 +1010,7 @@ async def test_a_small_interactive_file_overtakes_a_bulk_one() -> None:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.clause("BP1-STR-012")
 @quick
 async def test_control_frames_go_before_payload_that_waits() -> None:
     sample = Sample(bytes_of(2 * MIB))

@@ -214,6 +214,7 @@ async def test_what_arrives_damaged_comes_the_ordinary_way(
         assert _facts(tmp_path / "here") == _facts(tmp_path / "source")
 
 
+@pytest.mark.clause("BP1-FET-012")
 @quick
 async def test_bytes_that_do_not_have_their_digest_get_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,6 +275,7 @@ async def test_what_the_jobs_raise_comes_out_after_the_others(tmp_path: Path) ->
         assert list(_facts(tmp_path / "here")) == ["a"]
 
 
+@pytest.mark.clause("BP1-FET-012")
 @quick
 @pytest.mark.parametrize("count", [3, 50])
 async def test_names_come_after_the_bytes_are_synced_and_folders_after_the_names(

@@ -41,6 +41,7 @@ def _or_skip(case: Callable[[], object]) -> None:
 # ---- SIGKILL --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-RES-015")
 @pytest.mark.parametrize(("connections", "seed"), [(1, 3), (4, 5)])
 def test_uploads_survive_the_servers_death(place: Place, connections: int, seed: int) -> None:
     """The server is back before the client gives up: one command goes on by itself."""
@@ -78,6 +79,7 @@ def test_attempts_by_hand(place: Place) -> None:
         takeover.raw_cases(place, server, random.Random(1))
 
 
+@pytest.mark.clause("BP1-RES-010")
 @pytest.mark.parametrize("released_in_the_middle", [True, False])
 def test_takeover_waits_neither_for_the_black_hole_nor_for_the_disk(
     place: Place, released_in_the_middle: bool
@@ -119,6 +121,7 @@ def test_who_speaks_something_else(place: Place) -> None:
     place.require_clean()
 
 
+@pytest.mark.clause("BP1-FET-011")
 def test_a_file_that_changes_is_never_spliced(place: Place) -> None:
     changing.run(place, (changing.overwrite_the_beginning, changing.overwrite_and_set_the_time_back))
 
@@ -146,10 +149,12 @@ def test_files_of_every_size(shared: tuple[Place, Server], case: Callable[[Place
     case(*shared)
 
 
+@pytest.mark.clause("BP1-END-010")
 def test_leaving_in_order_keeps_the_unfinished_block(place: Place) -> None:
     checkpoint.run(place)
 
 
+@pytest.mark.clause("BP1-LIM-003")
 def test_memory_does_not_grow_with_the_file(place: Place) -> None:
     memory.run(place, 160 * MIB)
 

@@ -139,6 +139,7 @@ async def test_an_acknowledgement_names_blocks_and_position() -> None:
             assert await peer.expect(Ack) == Ack(position, ((blockno, 1),))
 
 
+@pytest.mark.clause("BP1-RES-015")
 @quick
 async def test_nothing_is_acknowledged_before_it_is_durable() -> None:
     async with serving() as served:
@@ -656,6 +657,7 @@ async def test_a_damaged_brief_file_leaves_nothing_behind() -> None:
         assert_untouched(served.store)
 
 
+@pytest.mark.clause("BP1-BLK-018")
 @quick
 @pytest.mark.parametrize("ended", ["close", "cancel", "error"])
 async def test_of_a_brief_file_that_stops_nothing_stays(ended: str) -> None:
@@ -806,6 +808,7 @@ async def test_an_unfinished_block_goes_on_where_it_stopped(length: int) -> None
         assert content_of(served.store, "sample.bin") == THREE.content
 
 
+@pytest.mark.clause("BP1-RES-014")
 @quick
 async def test_a_prefix_survives_a_restart_of_the_server() -> None:
     store = WatchedStore()
@@ -820,6 +823,7 @@ async def test_a_prefix_survives_a_restart_of_the_server() -> None:
         assert content_of(served.store, "sample.bin") == THREE.content
 
 
+@pytest.mark.clause("BP1-RES-014")
 @quick
 async def test_a_prefix_that_is_not_what_came_drops_its_block_and_nothing_else() -> None:
     store = WatchedStore()
@@ -919,6 +923,7 @@ async def test_no_more_prefixes_are_kept_than_are_ever_told() -> None:
         assert opened.prefixes == tuple((blockno, 5) for blockno in range(35, 99))  # the last is being sent
 
 
+@pytest.mark.clause("BP1-RES-014")
 @quick
 async def test_prefixes_are_recorded_once_when_the_last_stream_ends() -> None:
     async with serving() as served:
@@ -939,6 +944,7 @@ async def test_a_stream_without_an_unfinished_block_records_nothing() -> None:
 # ---- the end of a stream --------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-RES-021", "BP1-END-012")
 @quick
 async def test_the_end_of_the_connection_is_never_the_end_of_the_file() -> None:
     """All bytes came, and no COMMIT: the upload stays, the name does not appear."""

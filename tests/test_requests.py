@@ -253,6 +253,26 @@ async def test_b3sum_is_computed_once_and_remembered() -> None:
         assert len([work for work in served.store.works if type(work).__name__ == "RecordB3sum"]) == 1
 
 
+@pytest.mark.clause("BP1-DIG-003")
+@quick
+async def test_what_a_sender_claims_of_its_file_is_handed_to_nobody() -> None:
+    async with serving() as served:
+        asker = await _asker(served)
+        stream = await asker.say(PHOTO.open(b3sum=b"b" * 32, root=b"r" * 32))
+        for blockno in range(PHOTO.blocknum):
+            await asker.peer.say(stream, *PHOTO.block(blockno))
+        await asker.peer.say(stream, PHOTO.commit(b3sum=b"b" * 32))
+        await asker.peer.expect(Opened)
+        assert (await asker.peer.expect(Committed)).b3sum is None
+        (item,) = (await asker.ask(List(ListKind.FILES, PHOTO.filename, exact=True))).items
+        (receipt,) = (await asker.ask(List(ListKind.RECEIPTS, ids=(PHOTO.sourceid,)))).items
+        assert isinstance(item, FileItem)
+        assert isinstance(receipt, ReceiptItem)
+        assert (item.root, item.b3sum, receipt.root, receipt.b3sum) == (PHOTO.root, None, PHOTO.root, None)
+        opened = await asker.peer.expect(Open, await asker.say(Fetch(PHOTO.filename)))
+        assert (opened.root, opened.b3sum) == (PHOTO.root, None)
+
+
 @quick
 async def test_without_exact_no_b3sum_is_computed() -> None:
     async with serving() as served:
@@ -632,6 +652,7 @@ async def test_a_prefix_of_a_range_begins_where_the_range_does() -> None:
         assert fetcher.digests[0] == digest_of(PHOTO.content[MIB - 100 : MIB])
 
 
+@pytest.mark.clause("BP1-LIM-002")
 @quick
 async def test_holding_four_billion_blocks_costs_the_server_nothing() -> None:
     async with serving() as served:
@@ -684,6 +705,7 @@ async def test_a_download_whose_root_differs_is_repaired() -> None:
         await fetcher.finish()
 
 
+@pytest.mark.clause("BP1-FET-011")
 @quick
 async def test_a_file_that_changes_while_it_is_sent_ends_the_stream() -> None:
     async with serving() as served:

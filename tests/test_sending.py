@@ -390,6 +390,7 @@ async def test_no_more_is_sent_than_may_be_undurable() -> None:
     assert (before, after) == ([0, 1, 2], [0, 1, 2, 3])
 
 
+@pytest.mark.clause("BP1-LIM-002")
 @quick
 async def test_a_source_that_keeps_little_bounds_it_too() -> None:
     before, after = await _begun_without_acks(window_bytes=2 * MIB)
@@ -444,6 +445,7 @@ async def test_a_damaged_block_is_sent_again_from_its_start() -> None:
         assert task.blocks_sent == 4
 
 
+@pytest.mark.clause("BP1-RES-020")
 @quick
 async def test_the_last_block_can_be_damaged_after_commit_was_said() -> None:
     async with sending(Memory(THREE)) as (task, lanes, (receiver,)):
@@ -463,6 +465,7 @@ async def test_the_last_block_can_be_damaged_after_commit_was_said() -> None:
             await receiver.peer.say(1, receiver.committed(receiver.commits[0]))
 
 
+@pytest.mark.clause("BP1-ERR-006")
 @quick
 async def test_a_block_that_is_always_damaged_ends_the_transfer() -> None:
     async with sending(Memory(THREE)) as (task, lanes, (receiver,)):
@@ -597,6 +600,7 @@ async def test_committed_may_come_before_everything_was_sent() -> None:
         assert receiver.order == []
 
 
+@pytest.mark.clause("BP1-FET-011")
 @quick
 async def test_a_file_that_changed_is_never_committed() -> None:
     source = Memory(THREE)

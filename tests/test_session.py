@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import random
+import re
 import struct
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import fuzz
 import pytest
@@ -181,6 +183,17 @@ def test_no_version_in_common(versions):
     assert isinstance(error, UnsupportedVersion)
 
 
+@pytest.mark.clause("BP1-HEL-011")
+def test_nobody_looks_at_the_agent():
+    package = Path(wire.__file__).parent
+    reading = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if "conformance" not in path.parts and re.search(r"\.agent\b", path.read_text(encoding="utf-8"))
+    }
+    assert reading <= {"protocol/events.py"}, "only Limits may look at its own, to say it in HELLO"
+
+
 def test_a_version_between_is_taken():
     assert feed(Session(Side.SERVER), wire.PREFACE + encode_frame(0, Hello(0, 9))) == [Greeted(Hello(0, 9))]
 
@@ -233,6 +246,7 @@ def test_a_client_goes_on_at_once_within_the_early_limits():
 # Frames
 
 
+@pytest.mark.clause("BP1-FRM-009")
 def test_limits_are_judged_from_sixteen_bytes():
     """Nothing of the frame but its header came, and it is refused."""
 
@@ -451,6 +465,7 @@ def test_the_table_is_the_one_of_the_spec():
     assert golden == TABLE
 
 
+@pytest.mark.clause("BP1-STR-015")
 def test_the_diamond():
     """Where a message of each side is legal at once, both orders are legal and meet in the same state."""
 
@@ -934,6 +949,7 @@ def check_flow(flow: Flow) -> None:
     assert 0 <= flow.received_by_peer <= flow.sent <= flow.allowance
 
 
+@pytest.mark.clause("BP1-CRD-006")
 def test_credit_always_comes_back():
     """A sender that uses every byte it may, against a receiver that consumes at once, never stalls."""
     client, server = pair(Limits(connection_allowance=1 << 20, stream_allowance=1 << 18))

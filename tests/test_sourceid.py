@@ -25,18 +25,21 @@ def _id(path: Path, *, secret: bytes = SECRET, server: str = "host:1", name: str
     return derive_sourceid(secret, server, name, str(path), os.stat(path))
 
 
+@pytest.mark.clause("BP1-RES-002")
 def test_the_same_file_gives_the_same_id(tmp_path: Path) -> None:
     path = _file(tmp_path)
     assert _id(path) == _id(path)
     assert len(_id(path)) == 16
 
 
+@pytest.mark.clause("BP1-RES-002")
 def test_another_server_name_or_installation_gives_another_id(tmp_path: Path) -> None:
     path = _file(tmp_path)
     ids = {_id(path), _id(path, server="host:2"), _id(path, name="other"), _id(path, secret=bytes(32))}
     assert len(ids) == 4
 
 
+@pytest.mark.clause("BP1-RES-002")
 def test_another_path_gives_another_id(tmp_path: Path) -> None:
     path = _file(tmp_path)
     linked = tmp_path / "linked"
@@ -44,6 +47,7 @@ def test_another_path_gives_another_id(tmp_path: Path) -> None:
     assert _id(path) != _id(linked)
 
 
+@pytest.mark.clause("BP1-RES-002")
 def test_a_changed_file_gives_another_id(tmp_path: Path) -> None:
     path = _file(tmp_path)
     before = _id(path)
@@ -54,6 +58,7 @@ def test_a_changed_file_gives_another_id(tmp_path: Path) -> None:
     assert len({before, touched, _id(path)}) == 3
 
 
+@pytest.mark.clause("BP1-RES-002")
 def test_a_replaced_file_gives_another_id(tmp_path: Path) -> None:
     """Same path, size and time, but another inode."""
     path = _file(tmp_path, b"content")

@@ -192,6 +192,7 @@ async def test_a_stream_ends_with_a_short_or_empty_block(size: int) -> None:
     assert source.window_bytes is not None
 
 
+@pytest.mark.clause("BP1-RES-020")
 @quick
 async def test_a_block_of_a_stream_can_be_read_again_until_it_is_durable() -> None:
     content = bytes_of(MIB + 10)

@@ -141,6 +141,7 @@ def test_the_tlv_table_is_that_of_the_code() -> None:
     assert [int(number) for number, *_ in rows] == sorted(int(number) for number, *_ in rows)
 
 
+@pytest.mark.clause("BP1-EXT-008")
 def test_the_tlvs_of_a_message_are_those_of_the_tlv_table() -> None:
     where: dict[str, set[str]] = {}
     for _, name, _, messages in table("type", after="### TLVs"):
@@ -175,6 +176,7 @@ def encoder(monkeypatch: pytest.MonkeyPatch) -> Any:
     sys.modules.pop("encode", None)
 
 
+@pytest.mark.clause("BP1-EXT-007")
 def test_the_layouts_are_those_of_the_encoder(encoder: Any) -> None:
     sizes = {"str": "string", "digest?": "32", "u64?": "u64", "u32?": "u32"}
     items = {
@@ -197,6 +199,7 @@ def test_the_layouts_are_those_of_the_encoder(encoder: Any) -> None:
     assert seen == set(encoder.LAYOUTS)
 
 
+@pytest.mark.clause("BP1-EXT-008")
 def test_the_flags_are_those_of_the_encoder(encoder: Any) -> None:
     for title, body in sections():
         said = re.search(r"Flags: (.*?)(?: TLVs:.*)?$", body, re.M)

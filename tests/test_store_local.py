@@ -152,6 +152,7 @@ class TestLocalStore(FileStoreContract):
 
     # -- what only a folder can do
 
+    @pytest.mark.clause("BP1-COM-011")
     def test_a_file_that_somebody_changed_is_sent_again(self, place: LocalPlace) -> None:
         receipt = put(place.store, NAME, b"what was sent")
         os.utime(place.folder / NAME, ns=(1, 1))
@@ -174,6 +175,7 @@ class TestLocalStore(FileStoreContract):
         assert place.store.stat(entry.filename).version != version
         assert place.store.stat(entry.filename).b3sum is None
 
+    @pytest.mark.clause("BP1-FET-004")
     def test_a_reader_notices_a_change(self, place: LocalPlace) -> None:
         put(place.store, NAME, b"one")
         reader = place.store.open_file(SafeName.parse(NAME), None)
@@ -207,6 +209,7 @@ class TestLocalStore(FileStoreContract):
                 place.store.files(folder, True, "", 10)
         refused(place.store, Remove(SafeName.parse("link")), UnknownFile)
 
+    @pytest.mark.clause("BP1-NAM-006")
     @pytest.mark.parametrize("if_exists", list(IfExists))
     def test_nothing_is_written_through_links(
         self, place: LocalPlace, tmp_path: Path, if_exists: IfExists
@@ -230,6 +233,7 @@ class TestLocalStore(FileStoreContract):
         assert sorted(path.name for path in outside.iterdir()) == ["file"]
         assert (outside / "file").read_bytes() == b"theirs"
 
+    @pytest.mark.clause("BP1-NAM-006")
     def test_a_folder_swapped_for_a_link_leads_nowhere(self, place: LocalPlace, tmp_path: Path) -> None:
         """Somebody swaps a folder for a link to elsewhere again and again, while files are sent into it."""
         outside, folder, link = tmp_path / "outside", place.folder / "way", place.folder / "link"
@@ -262,6 +266,7 @@ class TestLocalStore(FileStoreContract):
             swapper.join()
         assert list(outside.iterdir()) == []
 
+    @pytest.mark.clause("BP1-NAM-006")
     def test_removing_a_folder_leaves_what_links_point_to(self, place: LocalPlace, tmp_path: Path) -> None:
         outside = tmp_path / "outside"
         outside.mkdir()
@@ -321,6 +326,7 @@ class TestLocalStore(FileStoreContract):
         with place.store.ledger.read() as view:
             assert list(view.items(b"i")) == list(view.items(b"n")) == []
 
+    @pytest.mark.clause("BP1-COM-011")
     def test_receipts_of_files_that_are_gone_are_swept_after_a_day(self, place: LocalPlace) -> None:
         for number in range(1, 4):
             put(place.store, f"f{number}", number=number)
@@ -333,6 +339,7 @@ class TestLocalStore(FileStoreContract):
         with place.store.ledger.read() as view:
             assert [receipt.stored_as for receipt in view.receipts()] in (["f1", "f3"], ["f3", "f1"])
 
+    @pytest.mark.clause("BP1-RES-022")
     def test_an_open_upload_does_not_expire(self, place: LocalPlace) -> None:
         upload = opened(place.store, 2 * BLOCK_LENGTH)
         place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
@@ -596,6 +603,7 @@ def test_the_state_is_not_served(tmp_path: Path) -> None:
     LocalStore.open(tmp_path, state=tmp_path / ".blockproto").close()
 
 
+@pytest.mark.clause("BP1-RES-017")
 def test_a_wiped_store_has_a_greater_incarnation(tmp_path: Path) -> None:
     times = iter(range(NOW_MS, NOW_MS + 1000))
     store = LocalStore.open(tmp_path, now_ms=lambda: next(times))
@@ -646,6 +654,7 @@ def test_an_open_upload_with_a_hundred_thousand_blocks_is_quick(
     store.close()
 
 
+@pytest.mark.clause("BP1-RES-023")
 @pytest.mark.root
 def test_a_full_disk_and_room_again(tmp_path: Path) -> None:
     """On a small file system: what is refused for want of room is taken when there is some, without a restart."""

@@ -433,6 +433,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.clause("BP1-FET-012")
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("if_exists", [IfExists.KEEP, IfExists.REPLACE])
 def test_killed_at_any_call(tmp_path: Path, after: bool, if_exists: IfExists) -> None:

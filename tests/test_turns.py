@@ -37,6 +37,7 @@ async def _share(turns: Turns, senders: dict[str, tuple[int, int]], pieces: int)
     return written
 
 
+@pytest.mark.clause("BP1-STR-012")
 @quick
 async def test_three_priorities_share_16_to_4_to_1_by_bytes() -> None:
     written = await _share(
@@ -53,12 +54,14 @@ async def test_weights_count_bytes_not_turns() -> None:
     assert written["small pieces"] / written["long pieces"] == pytest.approx(4, rel=0.1)
 
 
+@pytest.mark.clause("BP1-STR-012")
 @quick
 async def test_streams_of_one_priority_take_turns() -> None:
     written = await _share(Turns(), dict.fromkeys("abc", (1, PIECE)), 300)
     assert max(written.values()) - min(written.values()) <= PIECE
 
 
+@pytest.mark.clause("BP1-STR-012")
 @quick
 async def test_no_priority_starves() -> None:
     written = await _share(Turns(), {"first": (0, PIECE), "second": (0, PIECE), "bulk": (2, PIECE)}, 100)

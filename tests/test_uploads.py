@@ -132,6 +132,7 @@ async def test_every_takeover_tells_the_one_before_it_and_the_upload_stays_open(
         assert closed == []
 
 
+@pytest.mark.clause("BP1-RES-010")
 @quick
 async def test_a_takeover_does_not_wait_for_a_connection_that_takes_nothing() -> None:
     """The old connection is a black hole: the server's bytes to it go nowhere, and nobody waits for them."""
@@ -148,6 +149,7 @@ async def test_a_takeover_does_not_wait_for_a_connection_that_takes_nothing() ->
         await here.aclose()
 
 
+@pytest.mark.clause("BP1-RES-010")
 @quick
 async def test_a_takeover_does_not_wait_for_a_commit_that_hangs() -> None:
     async with serving() as served:
@@ -167,6 +169,7 @@ async def test_a_takeover_does_not_wait_for_a_commit_that_hangs() -> None:
         assert content_of(served.store, "sample.bin") == THREE.content
 
 
+@pytest.mark.clause("BP1-RES-010", "BP1-BLK-013")
 @quick
 async def test_a_takeover_does_not_wait_for_a_write_that_hangs() -> None:
     """Only the block that is being written waits, until the old write has returned."""
@@ -191,6 +194,7 @@ async def test_a_takeover_does_not_wait_for_a_write_that_hangs() -> None:
         assert content_of(served.store, "sample.bin") == THREE.content
 
 
+@pytest.mark.clause("BP1-RES-010")
 async def test_a_takeover_does_not_wait_for_a_sync_in_its_thread() -> None:
     """The same with real threads and the machine's clock: the store's commit hangs, and OPENED comes."""
     begun, released = threading.Event(), threading.Event()
@@ -219,6 +223,7 @@ async def test_a_takeover_does_not_wait_for_a_sync_in_its_thread() -> None:
         released.set()
 
 
+@pytest.mark.clause("BP1-BLK-013")
 @quick
 async def test_late_pieces_of_the_older_attempt_change_nothing() -> None:
     async with serving() as served:
@@ -382,6 +387,7 @@ async def test_the_facts_of_the_last_open_count() -> None:
 # ---- one owner for a block ------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-BLK-013")
 @quick
 @pytest.mark.parametrize("finished", [True, False], ids=["other finished", "other in the middle"])
 async def test_who_lost_a_block_to_another_stream_writes_no_more_of_it(finished: bool) -> None:
@@ -482,6 +488,7 @@ async def test_a_taken_over_commit_is_forgotten() -> None:
         await new.expect(Committed)
 
 
+@pytest.mark.clause("BP1-COM-015")
 @quick
 async def test_a_commit_that_is_refused_leaves_the_upload() -> None:
     async with serving() as served:
@@ -539,6 +546,7 @@ async def test_a_root_that_differs_is_repaired_block_by_block(pages: list[tuple[
         assert content_of(served.store, "sample.bin") == wanted.content
 
 
+@pytest.mark.clause("BP1-DIG-007")
 @quick
 async def test_what_have_forgot_is_forgotten_durably() -> None:
     store = WatchedStore()
@@ -559,6 +567,7 @@ async def test_what_have_forgot_is_forgotten_durably() -> None:
         assert entry.held_count == 2
 
 
+@pytest.mark.clause("BP1-DIG-007")
 @quick
 async def test_blocks_that_have_does_not_name_stay() -> None:
     async with serving() as served:
@@ -855,6 +864,7 @@ async def test_an_upload_removed_during_a_write_can_be_begun_anew() -> None:
 # ---- room and rest --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-RES-023")
 @quick
 async def test_a_full_disk_stops_the_stream_and_keeps_what_is_held() -> None:
     store = WatchedStore()
@@ -938,6 +948,7 @@ async def test_a_refused_open_leaves_no_upload_alive() -> None:
         assert served.server.uploads.find(KEY) is None
 
 
+@pytest.mark.clause("BP1-RES-017")
 @quick
 async def test_position_and_held_rise_with_the_blocks() -> None:
     async with serving() as served:

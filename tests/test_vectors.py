@@ -218,6 +218,7 @@ def test_a_message_is_encoded_as_its_vector_says(row: dict[str, Any]) -> None:
         assert row["name"].startswith("grease/")
 
 
+@pytest.mark.clause("BP1-EXT-007")
 @named("frames")
 def test_the_fields_of_a_vector_are_its_bytes(row: dict[str, Any]) -> None:
     at = 0

@@ -273,6 +273,7 @@ VECTORS = {
 }  # fmt: skip
 
 
+@pytest.mark.clause("BP1-EXT-007")
 @pytest.mark.parametrize("name", VECTORS)
 def test_bytes_are_as_written_down(name):
     message, stream, start, head = VECTORS[name]
@@ -591,6 +592,7 @@ def test_the_hello_of_another_version_is_readable_whatever_its_limits():
     assert there_and_back(later) == later
 
 
+@pytest.mark.clause("BP1-FRM-009")
 @pytest.mark.parametrize("number", list(wire.MESSAGES))
 def test_counts_that_lie_allocate_nothing(number):
     """Every two bytes of a head in turn say 65,535: what is not there is not allocated for."""
@@ -667,6 +669,7 @@ def test_only_blocks_and_pieces_have_a_payload():
         frame_bytes(1 << 32, 27, 0, b"")
 
 
+@pytest.mark.clause("BP1-HEL-011", "BP1-ERR-003")
 def test_texts_are_cut_and_names_are_not():
     assert there_and_back(Cancel(1, "é" * 1000)) == Cancel(1, "é" * 512)
     assert there_and_back(Cancel(1, "xé" * 1000)) == Cancel(1, "xé" * 341 + "x")

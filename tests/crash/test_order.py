@@ -19,6 +19,7 @@ CHECKS: list[Callable[[Path], None]] = [
 ]
 
 
+@pytest.mark.clause("BP1-RES-015", "BP1-COM-005", "BP1-COM-006")
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_it_holds(check: Callable[[Path], None], folder: Path) -> None:
     check(folder)

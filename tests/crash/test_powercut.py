@@ -18,6 +18,7 @@ def _loop_mounts() -> None:
         pytest.skip(reason)
 
 
+@pytest.mark.clause("BP1-RES-015", "BP1-COM-005", "BP1-COM-006")
 def test_a_few_cuts_break_no_promise() -> None:
     seed = random.SystemRandom().randrange(1000)
     report = cut_power(5, seed=seed)

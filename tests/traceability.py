@@ -1,0 +1,101 @@
+"""From each clause of the spec to what proves it: a conformance case or a named test.
+
+    clause · wire            ← a case of ``blockproto/conformance`` that cites it
+    clause · fault, inspect  ← a test with ``@pytest.mark.clause("BP1-RES-007")``
+
+Rules:
+    1. Tests are read, not run: the markers are found in their source.
+    2. A MUST or SHOULD without proof, and a proof of a clause that does not exist, is a complaint; ``make test`` fails
+       with the list of them.
+    3. A MAY needs no proof and may have one.
+
+``make trace`` prints the table, ``make trace ARGS=BP1-RES`` a part of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+IMPLEMENTED = {"CORE"}
+"""The profiles that this project implements."""
+
+_CLAUSE = re.compile(
+    r"^- \*\*\[(?P<id>BP1-[A-Z]{3}-\d{3}) (?P<level>MUST|SHOULD|MAY) (?P<role>\w+) · (?P<profile>\w+) · (?P<proof>\w+)\]"
+    r"\*\* (?P<sentence>.*)$",
+    re.M,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One numbered promise."""
+
+    id: str
+    level: str
+    role: str
+    profile: str
+    proof: str
+    sentence: str
+
+    @property
+    def binding(self) -> bool:
+        """Whether it must be proved here."""
+        return self.profile in IMPLEMENTED and self.level != "MAY"
+
+
+def clauses() -> dict[str, Clause]:
+    """Every clause of the spec by its id, in the order of the text."""
+    text = (ROOT / "spec" / "protocol.md").read_text(encoding="utf-8")
+    return {match["id"]: Clause(**match.groupdict()) for match in _CLAUSE.finditer(text)}
+
+
+def proofs_by_tests(folder: Path = ROOT / "tests") -> dict[str, list[str]]:
+    """clause id: the tests that are marked with it, as ``file::test``."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.py")):
+        for name, ids in marked(path.read_text(encoding="utf-8")):
+            for id_ in ids:
+                found[id_].append(f"{path.relative_to(folder.parent)}::{name}")
+    return dict(found)
+
+
+def marked(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(test, clause ids) of every test function with ``@pytest.mark.clause(…)`` in ``source``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause":
+                    yield node.name, tuple(ast.literal_eval(argument) for argument in decorator.args)
+
+
+def complaints_about_tests(clauses: Mapping[str, Clause], proofs: Mapping[str, list[str]]) -> list[str]:
+    """What is wrong with the proofs of fault and inspect clauses."""
+    unknown = [
+        f"{id_} is not a clause: {', '.join(tests)}" for id_, tests in proofs.items() if id_ not in clauses
+    ]
+    return unknown + [
+        f"{clause.id} ({clause.level} · {clause.proof}) has no test: mark one with @pytest.mark.clause"
+        for clause in clauses.values()
+        if clause.binding and clause.proof != "wire" and clause.id not in proofs
+    ]
+
+
+def table(beginnings: Iterable[str] = ("",)) -> Iterator[str]:
+    """A line for each clause whose id begins so, and one for each of its proofs."""
+    tests = proofs_by_tests()
+    for clause in clauses().values():
+        if clause.id.startswith(tuple(beginnings)):
+            yield f"{clause.id}  {clause.level} {clause.role} · {clause.proof}"
+            yield from (f"    {test}" for test in tests.get(clause.id, ()))
+
+
+if __name__ == "__main__":
+    for line in table(sys.argv[1:] or [""]):
+        print(line)
