@@ -1,0 +1,1 @@
+"""Servers and clients with one honest mistake each, made from the text of the specification alone."""
