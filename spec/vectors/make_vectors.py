@@ -1,6 +1,6 @@
 """Write the vectors and the examples of the spec, or say which of them differ.
 
-    python spec/vectors/make_vectors.py            write *.json here and the fenced examples of ../protocol.md
+    python spec/vectors/make_vectors.py            write *.json here and the fenced examples of ../*.md
     python spec/vectors/make_vectors.py --check    change nothing; exit 1 if something differs
 
 It needs Python and blake3 and imports nothing of the package: see encode.py. The output depends on nothing but these
@@ -25,7 +25,7 @@ from refusals_frames import refusals_of_frames
 from refusals_streams import refusals_of_streams
 
 HERE = Path(__file__).resolve().parent
-SPEC = HERE.parent / "protocol.md"
+CORE = HERE.parent / "protocol.md"
 SHORT = 64
 LINE_BYTES = 16
 ERROR_ROW = re.compile(r"^\| (\d+) \| ([A-Z0-9_]+) \| (block|stream|connection) \|", re.M)
@@ -160,7 +160,7 @@ def conversation_json(conversation: Conversation) -> dict[str, Any]:
 
 def documents() -> dict[str, dict[str, Any]]:
     """Every file by its name."""
-    codes = {name: int(number) for number, name, _ in ERROR_ROW.findall(SPEC.read_text(encoding="utf-8"))}
+    codes = {name: int(number) for number, name, _ in ERROR_ROW.findall(CORE.read_text(encoding="utf-8"))}
     refused = [*refusals_of_frames(), *refusals_of_streams()]
     return {
         "frames.json": {"kind": "frames", "vectors": [vector_json(vector) for vector in vectors()]},
@@ -214,15 +214,16 @@ def examples() -> dict[tuple[str, str], str]:
     return shown
 
 
-def spec_text() -> str:
-    """The spec with its examples filled in."""
+def spec_texts() -> dict[Path, str]:
+    """The documents of the spec with their examples filled in."""
     shown = examples()
 
     def fill(match: re.Match[str]) -> str:
         kind, name = match[1], match[2]
         return f"```{kind} {name}\n{shown[kind, name]}```"
 
-    return FENCE.sub(fill, SPEC.read_text(encoding="utf-8"))
+    paths = sorted(HERE.parent.glob("*.md"))
+    return {path: FENCE.sub(fill, path.read_text(encoding="utf-8")) for path in paths}
 
 
 def as_text(document: Mapping[str, Any]) -> str:
@@ -240,7 +241,7 @@ def as_text(document: Mapping[str, Any]) -> str:
 
 def outputs() -> dict[Path, str]:
     """Every file this program owns (a part of), and what should stand in it."""
-    return {HERE / name: as_text(document) for name, document in documents().items()} | {SPEC: spec_text()}
+    return {HERE / name: as_text(document) for name, document in documents().items()} | spec_texts()
 
 
 def main(arguments: list[str]) -> int:
