@@ -39,6 +39,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "sources": ("errors blocks names store transfer", "trio"),
     "tasks": ("", "trio"),
     "mailbox": ("", "trio"),
+    "chaos": ("", "trio"),
     "bulk": ("errors blocks names wire link transfer store results sources", "trio"),
     "downloads": ("errors blocks names wire link transfer store results tasks", "trio"),
     "dialling": ("errors link", "trio"),
