@@ -31,6 +31,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("change", "Throw an unfinished upload away."),
     "check": ("check", "Check a served folder against its ledger, while no server runs."),
     "chaos": ("chaos", "Put a bad line between an app and a server: slow, far away, breaking off."),
+    "conform": ("conform", "Hold a server or client, whoever wrote it, against the spec."),
     "demo": ("demo", "Kill a server in the middle of an upload and watch the file arrive."),
 }
 """command: (module of this package, one line of help), in the order of ``--help``."""
