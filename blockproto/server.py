@@ -1,27 +1,33 @@
 """The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
 
-    listener → Connection → stream's first message → Incoming · BriefIncoming · ServedFetch · Answerer
+    listener → routing → Connection → stream's first message → Incoming · BriefIncoming · ServedFetch · Answerer
+                       → Visit → a dialect, where one is enabled
 
+Routing looks at the first bytes as they lie in the session's own buffer, so that a native connection costs no more for it.
 One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
 what is in flight, then what is known of unfinished blocks is recorded and everything queued is made durable.
 
-Spec: BP1-END; the rest is in the modules above.
+Spec: BP1-END, BP1-DIA; the rest is in the modules above.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 
 import trio
 
-from .errors import Code, GoingAway, StoreFailed, Unsupported
-from .link.connection import Acceptor, Connection, Sink
+from .dialects import FIRST_LENGTH_MAX, Dialect
+from .dialects.visit import Visit
+from .errors import BlockprotoError, Code, ConnectionLost, GoingAway, StoreFailed, Unsupported
+from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, endpoint_of
 from .protocol.session import Limits, Session, Side
 from .requests import Answerer, ServedFetch
+from .routing import Verdict, route
 from .store import FileStore
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import BriefIncoming, Incoming
@@ -43,15 +49,20 @@ class Server:
     Args:
         store: what is served; closed by ``run``.
         limits: what HELLO says; None for the defaults.
+        dialects: what else is answered on the same port.
     """
 
-    def __init__(self, store: FileStore, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, store: FileStore, *, limits: Limits | None = None, dialects: Sequence[Dialect] = ()
+    ) -> None:
         self.store = store
         self.committer = Committer(store)
         self.disk = Disk()
         self.uploads = Uploads(store, self.committer, self.disk)
         self._limits = limits or Limits(agent="blockproto")
-        self._connections: set[Connection] = set()
+        self._dialects = tuple(dialects)
+        self._connections: set[Connection | Visit] = set()
+        self._arriving: set[trio.CancelScope] = set()
         self._stopping = trio.Event()
         self._stopped = False
         self._failure: StoreFailed | None = None
@@ -129,16 +140,54 @@ class Server:
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
         """Serve one connection; returns when it has ended."""
         assert self._nursery is not None
+        begun_at = trio.current_time()
         session = Session(Side.SERVER, self._limits)
-        connection = Connection(endpoint, session, accept=self._acceptor(self._nursery))
+        spoken, received = await self._recognise(endpoint, session.receive_buffer(), begun_at)
+        if spoken is Verdict.MORE:
+            return
+        if spoken is Verdict.TLS:
+            log.info("%s speaks TLS, and none is served yet", endpoint.peer)
+        if isinstance(spoken, Verdict):
+            connection = Connection(endpoint, session, accept=self._acceptor(self._nursery))
+            await self._serve_until_ended(connection, connection.run(received, begun_at))
+        else:
+            first = bytes(session.receive_buffer()[:received])
+            visit = Visit(spoken, endpoint, first, self.uploads, ANONYMOUS, begun_at)
+            await self._serve_until_ended(visit, visit.run())
+
+    async def _recognise(
+        self, endpoint: Endpoint, view: memoryview, begun_at: float
+    ) -> tuple[Verdict | Dialect, int]:
+        """Who answers, and how many bytes lie in ``view``; MORE if the peer does not tell in time: then it is closed."""
+        spoken: Verdict | Dialect = Verdict.MORE
+        received = 0
+        try:
+            with trio.CancelScope() as scope, contextlib.suppress(ConnectionLost):
+                self._arriving.add(scope)
+                while spoken is Verdict.MORE and not self._stopped:
+                    count = await endpoint.receive_into(view[received:], lambda: begun_at + GREETING_S)
+                    if not count:
+                        break
+                    received += count
+                    spoken = route(bytes(view[: min(received, FIRST_LENGTH_MAX)]), self._dialects)
+        finally:
+            self._arriving.discard(scope)
+            if spoken is Verdict.MORE:
+                with trio.CancelScope(shield=True):
+                    await endpoint.aclose()
+        return spoken, received
+
+    async def _serve_until_ended(
+        self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError]
+    ) -> None:
         self._connections.add(connection)
         if self._stopped:
             connection.close(GoingAway())
         try:
-            reason = await connection.run()
+            reason = await ended
             if isinstance(reason, StoreFailed):
                 self._fail(reason)
-            log.debug("%s: %s", endpoint.peer, reason)
+            log.debug("%s: %s", connection.endpoint.peer, reason)
         finally:
             self._connections.discard(connection)
 
@@ -180,6 +229,8 @@ class Server:
                 await trio.sleep(SWEEP_EVERY_S)
 
     async def _leave(self) -> None:
+        for scope in tuple(self._arriving):
+            scope.cancel()
         connections = tuple(self._connections)
         for connection in connections:
             if self._failure is not None:

@@ -34,6 +34,7 @@ CHAPTERS_OF = {
         "EXT",
         "LIM",
     ],
+    "dialects.md": ["DIA", "SID"],
 }
 """The documents that hold clauses, and their chapters in order."""
 CHAPTERS = [chapter for chapters in CHAPTERS_OF.values() for chapter in chapters]
@@ -231,7 +232,7 @@ def vectors(name: str) -> dict[str, dict[str, Any]]:
 
 def test_every_fence_is_an_example_that_exists() -> None:
     kinds = set(re.findall(r"^```(\w+) \S+$", TEXT, re.M))
-    assert kinds == {"frame", "conversation"}
+    assert kinds == {"frame", "conversation", "openings", "transcript"}
     assert len(re.findall(r"^```", TEXT, re.M)) == 2 * len(re.findall(r"^```\w+ \S+$", TEXT, re.M))
 
 

@@ -33,7 +33,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "link": ("errors blocks wire protocol", "trio"),
     "transfer": ("errors blocks names wire link store", "trio blake3"),
     "requests": ("errors blocks names wire link transfer store", "trio blake3"),
-    "server": ("errors names wire protocol link transfer requests store", "trio"),
+    "server": ("errors names wire protocol link transfer requests routing dialects store", "trio"),
     "results": ("wire", ""),
     "sourceid": ("", "blake3 platformdirs"),
     "sources": ("errors blocks names store transfer", "trio"),
@@ -60,8 +60,9 @@ ROOMS: dict[str, tuple[str, str]] = {
         ),
         "trio",
     ),
-    "listening": ("errors server transfer store", "trio"),
-    "dialects": ("errors wire link transfer store", "trio"),
+    "listening": ("errors server dialects transfer store", "trio"),
+    "routing": ("wire dialects", ""),
+    "dialects": ("errors blocks names link transfer store", "trio blake3"),
     "api": ("client dialling listening store", "trio"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),
@@ -69,7 +70,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "conformance": ("errors blocks names wire", "blake3 platformdirs rich"),
 }
 WHOLE_STORE = {"store", "api", "listening", "cli"}
-NO_IO = {"errors", "blocks", "names", "layout", "wire", "protocol"}
+NO_IO = {"errors", "blocks", "names", "layout", "wire", "protocol", "routing"}
 """Rooms without input, output or clock."""
 IO_MODULES = {
     "os",

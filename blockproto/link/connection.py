@@ -158,18 +158,23 @@ class Connection:
 
     # ---- life -------------------------------------------------------------------------------------------------
 
-    async def run(self) -> BlockprotoError:
+    async def run(self, received: int = 0, begun_at: float | None = None) -> BlockprotoError:
         """Greet, then read until the connection ends; returns why it ended.
+
+        Args:
+            received: how many bytes the session's receive buffer was filled with already.
+            begun_at: the Trio time when the connection stood; None for now.
 
         Cancellation: the connection is closed and every sink is told; nothing more is written.
         """
-        self._begun_at = self._heard_at = trio.current_time()
+        self._heard_at = trio.current_time()
+        self._begun_at = self._heard_at if begun_at is None else begun_at
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     self._pump_soon()
-                    await self._read()
+                    await self._read(received)
                     nursery.cancel_scope.cancel()
         finally:
             self._end(self.lost or ConnectionLost(f"the connection to {self.endpoint.peer} was closed here"))
@@ -426,8 +431,10 @@ class Connection:
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def _read(self, received: int | None) -> None:
         try:
+            if received:
+                await self._handle_buffered(received)
             while self.lost is None:
                 received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline)
                 if received is None:

@@ -34,9 +34,15 @@ def _never() -> float:
 
 
 class Endpoint(Protocol):
-    """A byte stream to a peer."""
+    """A byte stream to a peer.
+
+    Attributes:
+        peer: the peer in words, for people.
+        host: the peer's address without its port; the same for all its connections.
+    """
 
     peer: str
+    host: str
 
     async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
@@ -63,6 +69,13 @@ class Endpoint(Protocol):
     def limit_unsent(self, limited: bool) -> None:
         """Keep little in the kernel's queue (so that a scheduler's choice counts), or as much as it likes."""
 
+    async def end_sending(self) -> None:
+        """Tell the peer that nothing more comes, and go on receiving; where a stream cannot say that, nothing is said.
+
+        Raises:
+            ConnectionLost: the connection broke.
+        """
+
     async def aclose(self) -> None:
         """Close at once. Harmless when repeated."""
 
@@ -75,7 +88,7 @@ class SocketEndpoint:
         self._socket = sock
         self._unyielded = 0
         self._limited = False
-        self.peer = _describe(sock)
+        self.host, self.peer = _describe(sock)
         if sock.family != getattr(socket, "AF_UNIX", None):
             _tune(sock)
 
@@ -123,6 +136,14 @@ class SocketEndpoint:
                 socket.IPPROTO_TCP, option, NOTSENT_LOWAT_BYTES if limited else 0x7FFFFFFF
             )
 
+    async def end_sending(self) -> None:
+        """See Endpoint."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
+        await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         """See Endpoint."""
         if self._socket.fileno() >= 0:
@@ -153,7 +174,7 @@ class StreamEndpoint:
 
     def __init__(self, stream: trio.abc.Stream, peer: str = "stream") -> None:
         self._stream = stream
-        self.peer = peer
+        self.peer = self.host = peer
 
     async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
         """See Endpoint."""
@@ -180,6 +201,16 @@ class StreamEndpoint:
     def limit_unsent(self, limited: bool) -> None:
         """See Endpoint; a stream has no kernel queue that we could reach."""
 
+    async def end_sending(self) -> None:
+        """See Endpoint."""
+        if not isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await trio.lowlevel.checkpoint()
+            return
+        try:
+            await self._stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke") from exc
+
     async def aclose(self) -> None:
         """See Endpoint."""
         await trio.aclose_forcefully(self._stream)
@@ -193,15 +224,16 @@ def endpoint_of(stream: trio.abc.Stream) -> Endpoint:
     return StreamEndpoint(stream)
 
 
-def _describe(sock: socket.socket) -> str:
+def _describe(sock: socket.socket) -> tuple[str, str]:
+    """The peer's host, and the peer in words."""
     try:
         address = sock.getpeername()
     except OSError:
-        return "a closed connection"
+        return "", "a closed connection"
     if isinstance(address, tuple):
         host, port = address[:2]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return "a local socket"
+        return host, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return "", "a local socket"
 
 
 def _tune(sock: socket.socket) -> None:

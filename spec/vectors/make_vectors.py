@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dialects
 import tables
 from conversations import Conversation, Step, conversations
 from encode import ITEM_LAYOUTS, LAYOUTS, PREFACE, TLVS, Field, Frame, join, pattern
@@ -29,7 +30,7 @@ CORE = HERE.parent / "protocol.md"
 SHORT = 64
 LINE_BYTES = 16
 ERROR_ROW = re.compile(r"^\| (\d+) \| ([A-Z0-9_]+) \| (block|stream|connection) \|", re.M)
-FENCE = re.compile(r"^```(frame|conversation) (\S+)\n(.*?)^```$", re.M | re.S)
+FENCE = re.compile(r"^```(frame|conversation|transcript|openings) (\S+)\n(.*?)^```$", re.M | re.S)
 
 
 def as_parts(raw: bytes) -> list[Any]:
@@ -158,6 +159,26 @@ def conversation_json(conversation: Conversation) -> dict[str, Any]:
     }
 
 
+def transcript_json(transcript: dialects.Transcript) -> dict[str, Any]:
+    """One transcript of dialects.json."""
+    steps = []
+    for say in transcript.steps:
+        row: dict[str, Any] = {"connection": say.connection, "from": say.speaker, "says": say.says}
+        row |= {"closes": True} if isinstance(say.raw, str) else {"bytes": as_parts(say.raw)}
+        steps.append(row | ({"fields": field_json(say.fields)} if say.fields else {}))
+    return {
+        "name": transcript.name,
+        "dialect": transcript.dialect,
+        "explain": transcript.explain,
+        "clauses": transcript.clauses,
+        "chosen": transcript.chosen,
+        "stored": [
+            {"filename": name, "content": as_parts(content)} for name, content in transcript.stored.items()
+        ],
+        "steps": steps,
+    }
+
+
 def documents() -> dict[str, dict[str, Any]]:
     """Every file by its name."""
     codes = {name: int(number) for number, name, _ in ERROR_ROW.findall(CORE.read_text(encoding="utf-8"))}
@@ -175,6 +196,12 @@ def documents() -> dict[str, dict[str, Any]]:
         "transitions.json": {"kind": "transitions", "vectors": tables.transitions()},
         "digests.json": {"kind": "digests", "vectors": tables.digests(), "checks": tables.checks()},
         "names.json": {"kind": "names", "vectors": tables.names()},
+        "dialects.json": {
+            "kind": "dialects",
+            "vectors": [transcript_json(it) for it in dialects.transcripts()],
+            "openings": dialects.openings(),
+            "lines": dialects.lines(),
+        },
     }
 
 
@@ -203,6 +230,35 @@ def summary_of(conversation: Conversation) -> str:
     return "\n".join(lines) + "\n"
 
 
+def words_of(raw: bytes) -> str:
+    """Bytes of a dialect as the spec shows them: text as text, anything else as hex, long ones cut."""
+    shown = raw[:LINE_BYTES] if len(raw) > 2 * SHORT else raw
+    more = f" and {len(raw) - len(shown):,} bytes more" if len(shown) < len(raw) else ""
+    text = shown.decode("ascii", errors="replace").replace("\r", "\\r").replace("\n", "\\n")
+    return (text if text.isascii() and text.isprintable() else shown.hex(" ")) + more
+
+
+def transcript_of(transcript: dialects.Transcript) -> str:
+    """A transcript as the spec shows it: one line for each step, or for each field of one."""
+    several = any(say.connection > 1 for say in transcript.steps)
+    lines = []
+    for say in transcript.steps:
+        where = f"connection {say.connection}  " if several else ""
+        if say.fields:
+            lines.append(f"{where}{say.speaker:<6}  # {say.says}")
+            lines += [f"    {part.raw.hex(' '):<47}  # {part.name}: {part.meaning}" for part in say.fields]
+            continue
+        words = f"({say.raw})" if isinstance(say.raw, str) else words_of(say.raw)
+        lines.append(f"{where}{say.speaker:<6}  {words:<55}  # {say.says}")
+    return "\n".join(lines) + "\n"
+
+
+def openings_of(rows: list[dict[str, Any]]) -> str:
+    """First bytes as the spec shows them."""
+    lines = [f"{row['spoken']:<9} {words_of(bytes.fromhex(row['bytes']))}" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
 def examples() -> dict[tuple[str, str], str]:
     """What can stand in a fence of the spec, by kind and name."""
     shown = {("frame", vector.name): example_of(vector.frame) for vector in vectors()}
@@ -211,6 +267,9 @@ def examples() -> dict[tuple[str, str], str]:
         for number, step in enumerate(conversation.steps, 1):
             if step.frame is not None:
                 shown["frame", f"{conversation.name}/{number}"] = example_of(step.frame)
+    shown["openings", "all"] = openings_of(dialects.openings())
+    for transcript in dialects.transcripts():
+        shown["transcript", transcript.name] = transcript_of(transcript)
     return shown
 
 

@@ -1,0 +1,162 @@
+"""The line that begins a connection of the dialect ``sourceid``, and the one that answers it: pure functions.
+
+    Content-Length=<decimal>;filename=<name>;sourceid=<empty or id>\\r\\n        →  sourceid=<id>;position=<n>\\r\\n
+
+There are many hands in the clients, so what they write is read with patience: keys in any case, blanks around keys and
+values, fields in any order, unknown fields among them, ``filenname``. A name may hold ``;``: it goes up to the next field
+that is known, and of several ``sourceid`` the last one counts. The line ends with LF or CRLF; or, where what has come ends
+with it, with ``%`` or the four characters ``/r/n`` right after the digits of the id: those clients wait for the answer then.
+
+Spec: BP1-SID.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+
+from ..blocks import BLOCK_LENGTH
+from ..errors import BadFacts, BlockprotoError, MalformedFrame
+from ..names import SafeName, show_name
+from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition
+
+LINE_LENGTH_MAX = 4096
+"""Bytes of a line with its end (BP1-SID)."""
+SOURCEID_LENGTH_MAX = 64
+"""Characters of an id (BP1-SID)."""
+POSITION_MAX = (1 << 31) - 1
+"""The greatest position that clients can read (BP1-SID)."""
+FILESIZE_MAX = ((1 << 32) - 2) * BLOCK_LENGTH
+"""The greatest file there can be (BP1-BLK)."""
+
+_TEXT_LENGTH_MAX = 200
+_BEGINS = re.compile(rb"[^\x00-\x08\x0a-\x1f]*?(?:^|;)[ \t]*(?:content-length|filenn?ame|sourceid)[ \t]*=", re.I)
+_OTHER_END = re.compile(rb"(?:^|;)[ \t]*sourceid[ \t]*=[ \t]*[0-9]*(%|/r/n)\Z", re.I)
+_FIELD = re.compile(rb"(?:^|;)[ \t]*(?:(content-length)|(filenn?ame)|(sourceid))[ \t]*=", re.I)
+_DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
+_ID = re.compile(rb"[!-:<-~]*").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks for.
+
+    Attributes:
+        filename: the last component of what it called the file.
+        filesize: bytes.
+        sourceid: what it was given before, or "" for a new upload.
+    """
+
+    filename: SafeName
+    filesize: int
+    sourceid: str
+
+
+def recognise(first: bytes) -> Recognition:
+    """Whether a connection that begins so speaks this dialect: a known key comes first, and no NUL near it.
+
+    Spec: BP1-SID, BP1-DIA.
+    """
+    begins = _BEGINS.match(first[:FIRST_LENGTH_MAX])
+    if begins is None:
+        hopeless = len(first) >= FIRST_LENGTH_MAX or re.search(rb"[\x00-\x08\x0a-\x1f]", first)
+        return Recognition.NO if hopeless else Recognition.MORE
+    end = end_of_line(first)
+    if b"\0" in first[: TEXT_LENGTH if end is None else min(end[0], TEXT_LENGTH)]:
+        return Recognition.NO
+    return Recognition.MORE if end is None and len(first) < TEXT_LENGTH else Recognition.YES
+
+
+def end_of_line(received: bytes) -> tuple[int, int] | None:
+    """Where the line ends and where what follows it begins; None: it has not ended yet.
+
+    Args:
+        received: everything that has come, from the line's beginning.
+    """
+    feed = received.find(b"\n")
+    if feed >= 0:
+        return feed, feed + 1
+    other = _OTHER_END.search(received)
+    return None if other is None else (other.start(1), other.end(1))
+
+
+def parse(line: bytes) -> Request:
+    """Read a client's line, without its end.
+
+    Raises:
+        MalformedFrame: a field is missing, or the number or the id cannot be one.
+        BadFacts: the file would be greater than any can be.
+        NameRefused: the name breaks a rule.
+    """
+    line = _without_other_end(line.rstrip(b"\r"))
+    fields = list(_FIELD.finditer(line))
+    length = next((field for field in fields if field[1]), None)
+    name = next((field for field in fields if field[2]), None)
+    sourceid = next((field for field in reversed(fields) if field[3]), None)
+    if length is None or name is None or sourceid is None:
+        missing = [
+            key
+            for key, field in (("Content-Length", length), ("filename", name), ("sourceid", sourceid))
+            if field is None
+        ]
+        raise MalformedFrame(f"the line has no {' and no '.join(missing)}")
+    name_end = min((one.start() for one in (length, sourceid) if one.start() > name.start()), default=len(line))
+    return Request(
+        filename=_filename(line[name.end() : name_end]),
+        filesize=_filesize(_value(line, length.end())),
+        sourceid=_sourceid(_value(line, sourceid.end())),
+    )
+
+
+def _without_other_end(line: bytes) -> bytes:
+    other = _OTHER_END.search(line)
+    return line if other is None else line[: other.start(1)]
+
+
+def _value(line: bytes, begin: int) -> bytes:
+    return line[begin:].split(b";", 1)[0].strip(b" \t")
+
+
+def _filesize(value: bytes) -> int:
+    if _DECIMAL(value) is None:
+        raise MalformedFrame(f"Content-Length is '{_shown(value)}': a decimal number of bytes belongs there")
+    filesize = int(value)
+    if filesize > FILESIZE_MAX:
+        raise BadFacts(f"no file of {filesize} bytes can be")
+    return filesize
+
+
+def _sourceid(value: bytes) -> str:
+    if len(value) > SOURCEID_LENGTH_MAX or _ID(value) is None:
+        raise MalformedFrame(
+            f"sourceid is '{_shown(value)}': what this server gave belongs there, or nothing for a new upload"
+        )
+    return value.decode("ascii")
+
+
+def _filename(value: bytes) -> SafeName:
+    return SafeName.parse(re.split(r"[/\\]", _decoded(value).strip(" \t"))[-1])
+
+
+def _decoded(name: bytes) -> str:
+    """UTF-8, else what desktop programs of that time sent; what is neither is left for the name rules to refuse."""
+    for encoding in ("utf-8", "gb18030"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return name.decode(encoding)
+    return name.decode(errors="surrogateescape")
+
+
+def _shown(value: bytes) -> str:
+    return show_name(value[:SOURCEID_LENGTH_MAX].decode(errors="replace"))
+
+
+def reply(sourceid: str, position: int) -> bytes:
+    """The one line that answers a request; ``position`` is brought down to what clients can read."""
+    return f"sourceid={sourceid};position={min(position, POSITION_MAX)}\r\n".encode("ascii")
+
+
+def error_line(error: BlockprotoError) -> bytes:
+    """The line that refuses: it has no number where a client looks for the position, so that none takes it for an answer."""
+    text = show_name(str(error))[:_TEXT_LENGTH_MAX].replace(";", ",")
+    return f"error={int(error.code)};name={error.code.name};text={text}\r\n".encode()

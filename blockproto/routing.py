@@ -1,0 +1,51 @@
+"""Which protocol a connection speaks, from its first bytes: a pure function, without input or output.
+
+    FF …    native: its own session judges the rest of the preface
+    16 03   a TLS record
+    else    the one enabled dialect that says YES; MORE while one may still say so; else NEITHER
+
+The more bytes there are, the fewer answers are open: an answer other than MORE never changes with more bytes, so it does
+not matter how the network cuts what was sent. Who pauses or closes while the answer is MORE has said nothing that could be
+answered.
+
+Spec: BP1-DIA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from .dialects import Dialect, Recognition
+from .wire import PREFACE
+
+TLS_HANDSHAKE = b"\x16\x03"
+"""How every TLS connection begins: a handshake record of TLS 1.x."""
+
+
+class Verdict(Enum):
+    """Who answers, where it is no dialect."""
+
+    NATIVE = "native"
+    TLS = "tls"
+    NEITHER = "neither"
+    MORE = "more"
+
+
+def route(first: bytes, dialects: Sequence[Dialect]) -> Verdict | Dialect:
+    """Who answers a connection that begins with ``first``.
+
+    Args:
+        first: what has come so far, at least one byte.
+        dialects: those that are enabled, in any order.
+    """
+    if first[0] == PREFACE[0]:
+        return Verdict.NATIVE
+    if first.startswith(TLS_HANDSHAKE):
+        return Verdict.TLS
+    answers = {dialect.recognise(first): dialect for dialect in dialects}
+    if Recognition.YES in answers:
+        return answers[Recognition.YES]
+    if first == TLS_HANDSHAKE[:1] or Recognition.MORE in answers:
+        return Verdict.MORE
+    return Verdict.NEITHER
