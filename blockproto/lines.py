@@ -13,9 +13,9 @@ import trio
 from .dialling import Dial
 from .errors import BlockprotoError, Code, ConnectionLost, GoingAway
 from .link.connection import Connection
+from .link.keepalive import KeepAlive
 from .protocol.session import Limits, Session, Side
 
-PING_EVERY_S = 15.0
 TRIES_MAX = 5
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 5.0
@@ -42,6 +42,7 @@ class Lines:
         self._dialling = [trio.Lock() for _ in range(count)]
         self._tries = tries
         self._reached = False
+        self._keep_alive = KeepAlive()
 
     @property
     def count(self) -> int:
@@ -62,9 +63,8 @@ class Lines:
                 current.close(GoingAway())
             endpoint = await self._dial()
             self._reached = True
-            connection = Connection(
-                endpoint, Session(Side.CLIENT, Limits(agent="blockproto")), ping_every_s=PING_EVERY_S
-            )
+            session = Session(Side.CLIENT, Limits(agent="blockproto"))
+            connection = Connection(endpoint, session, keep_alive=self._keep_alive)
             self._nursery.start_soon(connection.run)
             self._connections[index] = connection
             return connection

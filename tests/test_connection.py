@@ -39,6 +39,7 @@ from blockproto.link.connection import (
     error_of,
 )
 from blockproto.link.endpoint import StreamEndpoint
+from blockproto.link.keepalive import KeepAlive
 from blockproto.protocol.session import Limits, Session, Side
 from blockproto.wire import (
     HEADER_LENGTH,
@@ -130,7 +131,7 @@ async def connected(
         StreamEndpoint(line, "the peer"),
         Session(side, limits),
         accept=accept if side is Side.SERVER else None,
-        ping_every_s=PING_S if side is Side.CLIENT else None,
+        keep_alive=KeepAlive() if side is Side.CLIENT else None,
     )
     ends = Ends(connection, RawPeer(there), line, sinks)
 
@@ -709,7 +710,7 @@ async def test_what_waits_to_be_written_is_bounded() -> None:
         nursery.start_soon(connection.run)
         nursery.start_soon(there.send_all, raw)
         await wait_all_tasks_blocked()
-        assert 0 < connection._control_length <= 2 * CONTROL_LENGTH_MAX
+        assert 0 < connection._outbox._control_length <= 2 * CONTROL_LENGTH_MAX
         nursery.cancel_scope.cancel()
 
 

@@ -1,15 +1,14 @@
-"""One byte stream driven by one Session: reading, writing in turn, keep-alive, and the end.
+"""One byte stream driven by one Session: reading, streams and their sinks, keep-alive, and the end.
 
 Reading is one loop: fill the session's buffer, hand each event to the sink of its stream, return credit. A sink that takes
 its time holds back this connection only, and through TCP its peer. The reading loop never waits for a write: two peers
-that both did would wait for each other for ever. So control frames are queued (``post``) and written by whoever has the
-turn; payload frames wait for credit and for their turn (``send``).
+that both did would wait for each other for ever. What is said goes through the ``Outbox``; what the time asks for is
+``Life``'s to know.
 
 Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled ends it.
     2. When the connection ends, every sink hears ``ended`` exactly once.
-    3. The queue of control frames is bounded: acknowledgements merge, CREDIT is made when written, and while more than
-       ``CONTROL_LENGTH_MAX`` bytes wait, nothing more is read.
+    3. A connection on which nothing happens is one task that waits, without a buffer worth mentioning.
 
 Spec: BP1-END, BP1-STR, BP1-CRD.
 """
@@ -18,12 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
 
 import trio
 
-from ..blocks import BlockSet, Run
+from ..blocks import Run
 from ..errors import (
     BlockprotoError,
     Cancelled,
@@ -50,55 +49,30 @@ from ..protocol.session import (
     connection_error,
     stream_error,
 )
-from ..wire import Ack, Credit, Error, GoAway, Message, Ping, Priority
+from ..wire import Credit, Error, GoAway, Message, Ping, Priority
 from .endpoint import Endpoint, Part
+from .keepalive import KeepAlive
+from .life import GREETING_S, HEAD_S, SILENCE_S, Due, Life
+from .outbox import CONTROL_LENGTH_MAX, Outbox
 from .pace import Pace
-from .turns import CONTROL, Turns
+from .sink import Opening, Sink
 
-GREETING_S = 10.0
-"""Preface and HELLO must have come by then (BP1-LIM)."""
-HEAD_S = 10.0
-"""A head that was begun must have ended by then (BP1-LIM)."""
-SILENCE_S = 600.0
-"""How long a peer that never said when it will be heard from may be silent."""
+__all__ = [
+    "CONTROL_LENGTH_MAX", "DISCARD_S", "GREETING_S", "HEAD_S", "NOT_BLOCKPROTO_TEXT", "SILENCE_S", "Acceptor",
+    "Connection", "Opening", "Sink", "error_of",
+]  # fmt: skip
+
 DISCARD_S = 5.0
 """How long the speaker of ERROR(connection) goes on reading before it closes (BP1-END)."""
-CONTROL_LENGTH_MAX = 1 << 20
-"""Bytes of control frames that may wait to be written before reading pauses."""
+REST_S = 1.0
+"""After so long without a byte the receive buffer is given back."""
 NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
 """What somebody who speaks something else is told (BP1-FRM)."""
 _CREDIT_EVERY_S = 0.05
 _CREDIT_LEAST = 1
 _CREDIT_LOOK = 128 * 1024
-_ACK_RUNS_MAX = 128
 
 log = logging.getLogger(__name__)
-
-
-class Sink(Protocol):
-    """What takes the events of one stream.
-
-    ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), the sink ``ended``.
-    StoreFailed ends more than a stream and passes through.
-    """
-
-    async def received(self, message: Message, payload_length: int) -> None:
-        """A message of the peer; its payload, if any, follows in ``payload`` calls."""
-
-    async def payload(self, position: int, view: memoryview, last: bool) -> None:
-        """Bytes at ``position`` of the file; ``view`` is valid until this returns; ``last``: the frame ends here."""
-
-    def ended(self, error: BlockprotoError) -> None:
-        """The stream cannot go on, for this reason."""
-
-
-class Opening(NamedTuple):
-    """A stream to begin: its sink, its first message and that message's payload."""
-
-    sink: Sink
-    message: Message
-    payload: Part
-
 
 Acceptor = Callable[["Connection", int, Message], Sink]
 """Makes the sink of a stream that the peer opened with this message; may raise TransferError to refuse it."""
@@ -111,8 +85,31 @@ class Connection:
         endpoint: the byte stream; owned from now on.
         session: a fresh session.
         accept: makes sinks for streams the peer opens; None refuses them.
-        ping_every_s: how long to be silent before a PING (a client), or None (a server).
+        keep_alive: how long to be silent before a PING (a client), or None (a server).
     """
+
+    __slots__ = (
+        "_accept",
+        "_credit_waits",
+        "_credited_at",
+        "_greeting_said",
+        "_last_said",
+        "_life",
+        "_nursery",
+        "_outbox",
+        "_parting",
+        "_resting",
+        "_scope",
+        "_sinks",
+        "_uncredited",
+        "_unheard",
+        "endpoint",
+        "finished",
+        "going_away",
+        "greeted",
+        "lost",
+        "session",
+    )
 
     def __init__(
         self,
@@ -120,36 +117,25 @@ class Connection:
         session: Session,
         *,
         accept: Acceptor | None = None,
-        ping_every_s: float | None = None,
+        keep_alive: KeepAlive | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.session = session
-        self.pace = Pace()
         self.going_away: GoAway | None = None
         self.lost: BlockprotoError | None = None
         self.greeted = trio.Event()
         self.finished = trio.Event()
         self._accept = accept
-        self._ping_every_s = ping_every_s
         self._sinks: dict[int, Sink] = {}
-        self._turns = Turns()
-        self._control: list[bytes] = []
-        self._control_length = 0
-        self._acks: dict[int, tuple[int, BlockSet]] = {}
-        self._pumping = False
-        self._news = trio.lowlevel.ParkingLot()
-        self._sending: set[int] = set()
+        self._outbox = Outbox(endpoint, session, self)
+        self._life = Life(keep_alive, trio.current_time())
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._greeting_said = False
         self._last_said = False
-        self._unheard: ConnectionLost | None = None
+        self._unheard = False
         self._parting: BlockprotoError | None = None
-        self._begun_at = 0.0
-        self._heard_at = 0.0
-        self._head_begun_at: float | None = None
-        self._silence_s = 2 * ping_every_s if ping_every_s else SILENCE_S
-        self._pinged = False
+        self._resting = False
         self._credited_at = -_CREDIT_EVERY_S
         self._uncredited = 0
         self._credit_waits = False
@@ -167,13 +153,12 @@ class Connection:
 
         Cancellation: the connection is closed and every sink is told; nothing more is written.
         """
-        self._heard_at = trio.current_time()
-        self._begun_at = self._heard_at if begun_at is None else begun_at
+        self._life.begin(trio.current_time() if begun_at is None else begun_at)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
-                    self._pump_soon()
+                    self._outbox.start(nursery)
                     await self._read(received)
                     nursery.cancel_scope.cancel()
         finally:
@@ -185,7 +170,7 @@ class Connection:
 
     def close(self, reason: BlockprotoError | None = None) -> None:
         """End the connection now; every sink hears ``reason``. Harmless when repeated."""
-        self.lost = self.lost or reason or Cancelled("the connection was closed here")
+        self._lose(reason or Cancelled("the connection was closed here"))
         self._scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
@@ -195,13 +180,11 @@ class Connection:
 
     async def _end_with(self, error: BlockprotoError) -> None:
         with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
-            await self._turns.take(CONTROL)
-            self._parting = error
-            try:
+            async with self._outbox.control_turn():
+                self._parting = error
+                self._outbox.part_with(error)
                 if not self._last_said:
-                    await self._write(self._last_words(error))
-            finally:
-                self._turns.give(CONTROL, 0)
+                    await self._outbox.write(self._last_words(error))
             await trio.sleep_forever()  # the reader goes on until the peer has closed, and ends this
         self.close(error)
 
@@ -224,12 +207,14 @@ class Connection:
             raise self.lost
         stream = self.session.open_stream()
         self._sinks[stream] = sink
+        self._life.busy = True
         return stream
 
     def forget(self, stream: int) -> None:
         """Send no more events of ``stream`` to its sink."""
         self._sinks.pop(stream, None)
-        self._acks.pop(stream, None)
+        self._outbox.forget(stream)
+        self._life.busy = bool(self._sinks)
 
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
@@ -238,9 +223,14 @@ class Connection:
     @property
     def quiet(self) -> bool:
         """Whether no transfer and no unsent control frame is left."""
-        return not self._sinks and not self._control and not self._acks and not self._turns.held
+        return not self._sinks and self._outbox.quiet
 
     # ---- writing ----------------------------------------------------------------------------------------------
+
+    @property
+    def pace(self) -> Pace:
+        """How fast the line is."""
+        return self._outbox.pace
 
     def post(self, stream: int, message: Message) -> None:
         """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
@@ -248,19 +238,11 @@ class Connection:
         Raises:
             LocalProtocolError: not legal now.
         """
-        if not self._mute:
-            self._queue(self.session.send(stream, message))
+        self._outbox.post(stream, message)
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
         """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
-        if self._mute or not self.session.is_open(stream):
-            return
-        before = self._acks.get(stream)
-        held = before[1] if before else BlockSet()
-        for first, count in runs:
-            held.add(first, count)
-        self._acks[stream] = (position, held)
-        self._pump_soon()
+        self._outbox.post_ack(stream, position, runs)
 
     async def send(
         self, stream: int, message: Message, payload: Part, priority: Priority = Priority.NORMAL
@@ -276,14 +258,7 @@ class Connection:
 
         Cancellation: while waiting, nothing was sent; in the middle of the frame, the connection ends.
         """
-        length = len(payload)
-        await self._take_turn(stream, length, priority)
-        try:
-            frame = self.session.send(stream, message, length)
-            self.pace.sent(self.session.sent(0), trio.current_time())
-            await self._write([*self._control_frames(), frame, payload])
-        finally:
-            self._turns.give(priority, length)
+        await self._outbox.send(stream, message, payload, priority)
 
     async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
         """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.
@@ -291,143 +266,35 @@ class Connection:
         The ids are taken when the turn has come, because ids rise on the line. Each payload is at most ``piece_length``.
         Raises and cancellation as for ``send``; an opening whose stream was not begun has not heard ``ended``.
         """
-        streams: list[int] = []
-        while len(streams) < len(openings):
-            length = len(openings[len(streams)].payload)
-            await self._take_turn(0, length, priority)
-            try:
-                begun, frames = self._open_all(openings[len(streams) :])
-                streams += begun
-                length = sum(map(len, frames))
-                self.pace.sent(self.session.sent(0), trio.current_time())
-                await self._write([b"".join([*self._control_frames(), *frames])])
-            finally:
-                self._turns.give(priority, length)
-        return streams
-
-    def _open_all(self, openings: Sequence[Opening]) -> tuple[list[int], list[Part]]:
-        """Open what there is room for, the first in any case; returns the ids and what to write."""
-        streams: list[int] = []
-        frames: list[Part] = []
-        for sink, message, payload in openings:
-            if streams and not self._has_room(0, len(payload)):
-                break
-            stream = self.open(sink)
-            frames += (self.session.send(stream, message, len(payload)), payload)
-            streams.append(stream)
-        return streams, frames
+        return await self._outbox.send_openings(openings, priority)
 
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
         """While inside, ``stream`` is one of those that share the line."""
-        self._sending.add(stream)
-        self.endpoint.limit_unsent(len(self._sending) > 1)
-        try:
+        with self._outbox.sending(stream):
             yield
-        finally:
-            self._sending.discard(stream)
-            self.endpoint.limit_unsent(len(self._sending) > 1)
 
     def piece_length(self) -> int:
         """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
-        hello = self.session.peer_hello
-        longest = self.session.piece_length_max
-        if hello is not None:
-            longest = min(longest, hello.stream_allowance // 4, hello.connection_allowance // 4)
-        return self.pace.piece_length(longest)
+        return self._outbox.piece_length()
 
-    async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
-        while True:
-            await self._turns.take(priority, lambda: self._has_room(stream, length))
-            gone = self.lost or self._unheard or self._parting
-            if gone is not None:
-                self._turns.give(priority, 0)
-                raise gone
-            if stream and not self.session.is_open(stream):
-                self._turns.give(priority, 0)
-                raise Cancelled("the peer ended the stream")
-            if self._has_room(stream, length):
-                return
-            self._turns.give(priority, 0)
+    def wrote(self) -> None:
+        """See outbox.Owner."""
+        self._life.said(trio.current_time())
 
-    def _has_room(self, stream: int, length: int) -> bool:
-        """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
-        if self._mute or (stream and not self.session.is_open(stream)):
-            return True
-        if stream == 0 and not self.session.may_open:
-            return False
-        if self.session.sendable(stream) < length:
-            return False
-        if len(self._sending) < 2:
-            return True
-        under_way = self.session.sent(0) - self.session.received_by_peer(0)
-        return under_way == 0 or under_way + length <= self.pace.under_way_max(length)
+    def said_all(self) -> None:
+        """See outbox.Owner."""
+        self._outbox.wake()
+        self._leave_if_quiet()
 
-    def _queue(self, frame: bytes) -> None:
-        if self._unheard is not None:
-            return
-        self._control.append(frame)
-        self._control_length += len(frame)
-        self._pump_soon()
-
-    def _pump_soon(self) -> None:
-        if not self._pumping and self._nursery is not None:
-            self._pumping = True
-            self._nursery.start_soon(self._pump)
-
-    async def _pump(self) -> None:
-        try:
-            while self._control or self._acks:
-                await self._turns.take(CONTROL)
-                try:
-                    await self._write([b"".join(self._control_frames())])
-                finally:
-                    self._turns.give(CONTROL, 0)
-        except ConnectionLost:
-            log.debug("%s takes nothing more", self.endpoint.peer)
-        finally:
-            self._pumping = False
-            self._tell()
-            self._leave_if_quiet()
-
-    def _tell(self) -> None:
-        """Something changed that somebody may wait for."""
-        self._news.unpark_all()
-        self._turns.wake()
-
-    def _control_frames(self) -> list[bytes]:
-        frames, self._control, self._control_length = self._control, [], 0
-        acks, self._acks = self._acks, {}
-        for stream, (position, held) in acks.items():
-            runs = held.runs() if self.session.is_open(stream) else []
-            for at in range(0, len(runs), _ACK_RUNS_MAX):
-                page = tuple(runs[at : at + _ACK_RUNS_MAX])
-                frames.append(self.session.send(stream, Ack(position=position, held=page)))
-        return frames
-
-    async def _write(self, parts: list[Part] | list[bytes]) -> None:
-        try:
-            await self.endpoint.send(parts)
-        except ConnectionLost as exc:
-            self._hear_out(exc)
-            raise
-        except BaseException:
-            self.close(ConnectionLost("a send was cancelled half-way"))
-            raise
-
-    def _hear_out(self, reason: ConnectionLost) -> None:
-        """The peer takes nothing more. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
+    def takes_nothing(self, reason: ConnectionLost) -> None:
+        """See outbox.Owner. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
         if self.session.side is Side.CLIENT or self.lost is not None:
             self.close(reason)
             return
-        self._unheard = self._unheard or reason
+        self._unheard = True
         self._scope.deadline = min(self._scope.deadline, trio.current_time() + DISCARD_S)
-        self._tell()
-
-    @property
-    def _mute(self) -> bool:
-        """Whether nothing more is said here."""
-        return self.lost is not None or self._last_said or self._unheard is not None
+        self._outbox.end(reason)
 
     # ---- reading ----------------------------------------------------------------------------------------------
 
@@ -446,27 +313,25 @@ class Connection:
                 else:
                     raise ConnectionLost(f"{self.endpoint.peer} closed the connection")
         except ConnectionLost as exc:
-            self.lost = self.lost or exc
+            self._life.lost()
+            self._lose(exc)
         except (RemoteProtocolError, StoreFailed) as exc:
             await self._refuse(exc)
 
     async def _handle_buffered(self, received: int) -> None:
+        self._resting = False
         self.session.bytes_received(received)
-        self._pinged = False
         while (event := self.session.next_event()) is not None:
-            self._head_begun_at = None
+            self._life.frame_ended()
             await self._handle(event)
         self._greet()
         # The time that handling took is ours: the peer's silence begins now.
-        self._heard_at = trio.current_time()
-        if not self.session.head_begun:
-            self._head_begun_at = None
-        elif self._head_begun_at is None:
-            self._head_begun_at = self._heard_at
+        now = trio.current_time()
+        self._life.heard(now, in_head=self.session.head_begun)
         self._uncredited += received
-        self._return_credit(self._heard_at)
-        while self._control_length > CONTROL_LENGTH_MAX and self.lost is None:
-            await self._news.park()
+        self._return_credit(now)
+        while self._outbox.overfull:
+            await self._outbox.drained()
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Payload):
@@ -483,18 +348,21 @@ class Connection:
             self._reject(event.stream, event.error)
         elif isinstance(event, Greeted):
             self._greet()
+            self._life.greeted()
             self.greeted.set()
-            self._tell()
+            self._outbox.wake()
 
     def _greet(self) -> None:
         """Say preface and HELLO, once: a client at once, a server as soon as the client's preface came (BP1-HEL)."""
         if not self._greeting_said and (self.session.side is Side.CLIENT or self.session.recognised):
             self._greeting_said = True
-            self._queue(self.session.greeting())
+            self._outbox.queue(self.session.greeting())
 
     async def _handle_message(self, stream: int, message: Message, payload_length: int) -> None:
         if isinstance(message, Credit):
-            self._on_credit(stream)
+            if stream == 0:
+                self._outbox.credited(trio.current_time())
+            self._outbox.wake()
         elif stream == 0:
             self._handle_own(message)
         else:
@@ -506,18 +374,18 @@ class Connection:
                     self._reject(stream, exc)
             if not self.session.is_open(stream):
                 self.forget(stream)
-                self._tell()
+                self._outbox.wake()
                 self._leave_if_quiet()
 
     def _handle_own(self, message: Message) -> None:
         if isinstance(message, Ping):
             if message.answer:
                 return
-            self._silence_s = max(1.0, 2.0 * message.next_s) if message.next_s else SILENCE_S
+            self._life.promised(message.next_s)
             self.post(0, Ping(opaque=message.opaque, next_s=0, answer=True))
         elif isinstance(message, GoAway):
             self.going_away = message
-            self._tell()
+            self._outbox.wake()
             self._leave_if_quiet()
         elif isinstance(message, Error):
             raise ConnectionLost(
@@ -560,12 +428,6 @@ class Connection:
 
     # ---- credit, silence, end ---------------------------------------------------------------------------------
 
-    def _on_credit(self, stream: int) -> None:
-        if stream == 0:
-            received = self.session.received_by_peer(0)
-            self.pace.received(received, trio.current_time(), self.session.sent(0) - received)
-        self._tell()
-
     def _return_credit(self, now: float) -> None:
         """Grant what is due: at once when it is much, a little later when it is little.
 
@@ -582,66 +444,62 @@ class Connection:
         if frames:
             self._credited_at = now
             for frame in frames:
-                self._queue(frame)
+                self._outbox.queue(frame)
 
     def _deadline(self) -> float:
-        deadline = self._heard_at + self._silence_s
+        deadline = self._life.deadline_s()
         if self._credit_waits:
             deadline = min(deadline, self._credited_at + _CREDIT_EVERY_S)
-        if not self.greeted.is_set():
-            deadline = min(deadline, self._begun_at + GREETING_S)
-        if self._head_begun_at is not None:
-            deadline = min(deadline, self._head_begun_at + HEAD_S)
-        if self._ping_every_s is not None and not self._pinged:
-            deadline = min(deadline, self._heard_at + self._ping_every_s)
-        return deadline
+        return deadline if self._resting else min(deadline, self._rests_at)
+
+    @property
+    def _rests_at(self) -> float:
+        """When the receive buffer is given back."""
+        return self._life.heard_s + REST_S if self.greeted.is_set() else math.inf
 
     def _on_silence(self, now: float) -> None:
-        late = self._head_begun_at is not None and now >= self._head_begun_at + HEAD_S
-        if late and self.greeted.is_set():
-            raise RemoteProtocolError("a frame was begun and not ended", code=Code.TIMEOUT)
         if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
             self._return_credit(now)
             return
-        every_s = self._ping_every_s
-        if (
-            every_s is not None
-            and not self._pinged
-            and self.greeted.is_set()
-            and now >= self._heard_at + every_s
-        ):
-            self._pinged = True
-            self.post(0, Ping(opaque=bytes(8), next_s=round(every_s)))
-            return
-        if now >= self._deadline():
-            raise ConnectionLost(
-                f"nothing was heard from {self.endpoint.peer} for {now - self._heard_at:.0f} s"
-            )
+        if not self._resting and now >= self._rests_at:
+            self._resting = True
+            self.session.idle()
+        due = self._life.due(now)
+        if due is Due.PING:
+            self.post(0, Ping(opaque=bytes(8), next_s=self._life.ping_said(now)))
+        elif due is Due.HEAD_LATE:
+            raise RemoteProtocolError("a frame was begun and not ended", code=Code.TIMEOUT)
+        elif due is Due.DEAD:
+            silent_s = now - self._life.heard_s
+            raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silent_s:.0f} s")
 
     async def _refuse(self, error: BlockprotoError) -> None:
         """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
         log.info("ending the connection to %s: %s", self.endpoint.peer, error)
         with trio.move_on_after(DISCARD_S):
-            await self._turns.take(CONTROL)
-            try:
-                if not self._last_said:
-                    await self._write(self._last_words(error))
-                await self._discard()
-            except ConnectionLost:
-                pass  # the peer is gone: nobody is left to be told
-            finally:
-                self.lost = error  # before the turn goes on: who waits for it must see that it is of no use
-                self._turns.give(CONTROL, 0)
-        self.lost = error
+            async with self._outbox.control_turn():
+                try:
+                    if not self._last_said:
+                        await self._outbox.write(self._last_words(error))
+                    await self._discard()
+                except ConnectionLost:
+                    pass  # the peer is gone: nobody is left to be told
+                finally:
+                    self._lose(
+                        error
+                    )  # before the turn goes on: who waits for it must see that it is of no use
+        self._lose(error)
 
     def _last_words(self, error: BlockprotoError) -> list[bytes]:
         self._last_said = True
         if isinstance(error, NotBlockproto):
-            return [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
-        self._greet()
-        if not self._greeting_said:
-            return []
-        return [*self._control_frames(), self.session.send(0, connection_error(error))]
+            words = [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
+        else:
+            self._greet()
+            words = self._outbox.take_control_frames()
+            words += [self.session.send(0, connection_error(error))] if self._greeting_said else []
+        self._outbox.mute = True
+        return words
 
     async def _discard(self) -> None:
         view = memoryview(bytearray(64 * 1024))
@@ -649,12 +507,16 @@ class Connection:
             while await self.endpoint.receive_into(view):
                 pass
 
+    def _lose(self, reason: BlockprotoError) -> None:
+        self.lost = self.lost or reason
+        self._outbox.end(self.lost)
+
     def _end(self, error: BlockprotoError) -> None:
         self.lost = self._parting or self.lost or error
+        self._outbox.end(self.lost)
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.ended(self.lost)
-        self._tell()
         self.greeted.set()
         self.finished.set()
 

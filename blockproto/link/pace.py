@@ -25,6 +25,8 @@ class Pace:
         round_trip_s: the least time seen between sending a byte and hearing of its arrival, or None.
     """
 
+    __slots__ = ("_probe", "_sampled_at", "_sampled_total", "rate_bytes_s", "round_trip_s")
+
     def __init__(self) -> None:
         self.rate_bytes_s: float | None = None
         self.round_trip_s: float | None = None

@@ -14,7 +14,6 @@ Spec: BP1-STR (fair sending).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,10 +39,12 @@ class _Waiter:
 class Turns:
     """A lock whose waiters are woken by weight."""
 
+    __slots__ = ("_choosing", "_held", "_now", "_served", "_waiting")
+
     def __init__(self) -> None:
         self._held = False
         self._choosing = False
-        self._waiting: tuple[deque[_Waiter], ...] = tuple(deque() for _ in (*WEIGHTS, CONTROL))
+        self._waiting: tuple[dict[_Waiter, None], ...] = tuple({} for _ in (*WEIGHTS, CONTROL))
         self._served = [0.0] * len(WEIGHTS)
         self._now = 0.0
 
@@ -69,11 +70,11 @@ class Turns:
             self._serve(priority)
             return
         waiter = _Waiter(trio.lowlevel.current_task(), may_go)
-        queue.append(waiter)
+        queue[waiter] = None
         self.wake()
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            queue.remove(waiter)
+            del queue[waiter]
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -103,7 +104,7 @@ class Turns:
         for priority in (CONTROL, *sorted(range(CONTROL), key=lambda index: self._served[index])):
             for waiter in self._waiting[priority]:
                 if waiter.may_go():
-                    self._waiting[priority].remove(waiter)
+                    del self._waiting[priority][waiter]
                     self._serve(priority)
                     trio.lowlevel.reschedule(waiter.task)
                     return

@@ -10,8 +10,8 @@ Rules:
        A frame that is refused has cost no memory.
     3. Payload is never gathered: it is handed out as it lies in the buffer, so that what is left over when the buffer is
        lent again is less than one header and head.
-    4. A connection begins with a small buffer, and gets the great one once a small one was filled to the brim or a head
-       does not fit: ten thousand half-sent heads cost 8 KiB each.
+    4. A connection begins with a tiny buffer, gets a small one when that was filled to the brim, and then the great one: ten
+       thousand half-sent heads cost 8 KiB each, and one that rests has room for a PING.
 
 Spec: BP1-FRM-002 to 010.
 """
@@ -36,7 +36,10 @@ RECEIVE_BUFFER_LENGTH = 256 * 1024
 """Bytes of the buffer of a connection that receives; 64 to 256 KiB measured best."""
 
 START_BUFFER_LENGTH = 8 * 1024
-"""Bytes of the buffer of a connection that has said little."""
+"""Bytes of the buffer of a connection that has said little: any early head fits."""
+
+IDLE_BUFFER_LENGTH = 128
+"""Bytes of the buffer of a connection that has said nothing yet, or rests: room for a HELLO or a PING."""
 
 assert RECEIVE_BUFFER_LENGTH > 2 * (HEADER_LENGTH + HEAD_LENGTH_MAX)
 assert START_BUFFER_LENGTH > HEADER_LENGTH + HEAD_LENGTH_EARLY
@@ -75,9 +78,10 @@ class FrameReader:
             LocalProtocolError: they had more to give, and there is no space.
         """
         if self._full:
-            self._replace(RECEIVE_BUFFER_LENGTH)
+            short = len(self._view) < START_BUFFER_LENGTH
+            self._replace(START_BUFFER_LENGTH if short else RECEIVE_BUFFER_LENGTH)
         elif not self._view:
-            self._replace(START_BUFFER_LENGTH)
+            self._replace(IDLE_BUFFER_LENGTH)
         elif self._start:
             left = self._end - self._start
             self._view[:left] = self._view[self._start : self._end]
@@ -100,8 +104,8 @@ class FrameReader:
 
     def idle(self) -> None:
         """Give memory back where it is not needed now; views handed out before end here."""
-        if self._end == self._start:
-            self._view, self._start, self._end, self._full = _EMPTY, 0, 0, False
+        if self.buffered < IDLE_BUFFER_LENGTH:
+            self._replace(IDLE_BUFFER_LENGTH)
         elif self.buffered < HEADER_LENGTH + HEAD_LENGTH_EARLY:
             self._replace(START_BUFFER_LENGTH)
 
