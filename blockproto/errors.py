@@ -54,6 +54,10 @@ class Code(IntEnum):
     BUSY = 33
     GOING_AWAY = 34
     NOT_EMPTY = 35
+    UNAUTHENTICATED = 40
+    FORBIDDEN = 41
+    QUOTA = 42
+    CREDENTIAL_EXPIRED = 43
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,14 @@ ERRORS: dict[Code, ErrorRow] = {
     Code.BUSY: ErrorRow(_S, True, "too much is going on", "try again a little later"),
     Code.GOING_AWAY: ErrorRow(_S, True, "the server is stopping", "connect again and resume"),
     Code.NOT_EMPTY: ErrorRow(_S, False, "the folder is not empty", "remove it recursively"),
+    Code.UNAUTHENTICATED: ErrorRow(
+        _S, False, "there is no credential, or it is not accepted", "give a token that the server knows"
+    ),
+    Code.FORBIDDEN: ErrorRow(_S, False, "the principal may not do that", "ask for the right to it"),
+    Code.QUOTA: ErrorRow(
+        _S, False, "it does not fit the principal's quota", "remove something, or ask for more room"
+    ),
+    Code.CREDENTIAL_EXPIRED: ErrorRow(_S, False, "the credential has ended", "get a new token"),
 }
 
 assert set(ERRORS) == set(Code)
@@ -296,6 +308,30 @@ class GoingAway(TransferError):
     code = Code.GOING_AWAY
 
 
+class Unauthenticated(TransferError):
+    """Nobody has said who is asking, or not with a credential that is accepted."""
+
+    code = Code.UNAUTHENTICATED
+
+
+class Forbidden(TransferError):
+    """The principal has not the scope that the request needs."""
+
+    code = Code.FORBIDDEN
+
+
+class QuotaExceeded(TransferError):
+    """The upload does not fit the principal's quota; ``current`` is how many bytes are left."""
+
+    code = Code.QUOTA
+
+
+class CredentialExpired(TransferError):
+    """The credential was right and has ended."""
+
+    code = Code.CREDENTIAL_EXPIRED
+
+
 class ConnectionLost(BlockprotoError):
     """The connection ended or could not be made; what was acknowledged is kept and the transfer can be resumed."""
 
@@ -362,7 +398,7 @@ _BY_CODE: dict[Code, type[BlockprotoError]] = {
         MalformedFrame, FrameTooLarge, BadCheck, UnexpectedMessage, UnsupportedVersion, CreditExceeded,
         TooManyStreams, NotBlockproto, Unsupported, BadFacts, DigestMismatch, DigestsDiffer, SourceChanged,
         Superseded, Cancelled, GoingAway, NameRefused, StoreFailed, StoreFull, UnknownFile, UnknownUpload,
-        FileExists, NotPermitted, NotEmpty, ConnectionLost,
+        FileExists, NotPermitted, NotEmpty, Unauthenticated, Forbidden, QuotaExceeded, CredentialExpired, ConnectionLost,
     )
 }  # fmt: skip
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
@@ -74,6 +74,15 @@ FILETYPE_LENGTH_MAX = 255
 
 CURSOR_LENGTH_MAX = 1100
 """Bytes of a cursor (BP1-LST-003): room for the longest name and a little of the server's own."""
+
+CREDENTIAL_LENGTH_MAX = 512
+"""Bytes of a credential that are looked at; a longer one is none (BP1-AUT-006)."""
+
+FEATURE_AUTH = 0x1
+"""In HELLO.features: the server understands AUTH (BP1-AUT-001)."""
+
+FEATURE_AUTH_REQUIRED = 0x2
+"""In HELLO.features: without AUTH nothing is answered, and the early limits hold until it (BP1-AUT-004, 005)."""
 
 LIST_LIMIT_DEFAULT = 1000
 """Items a LIST asks for where its caller does not say."""
@@ -199,7 +208,7 @@ class Hello:
         streams_max: streams the other side may have open at once, at least 256.
         connection_allowance, stream_allowance: payload bytes, totals as in CREDIT.
         undurable_max: bytes of an upload that may be sent and not yet acknowledged.
-        features: bits, none of them given a meaning yet.
+        features: bits, see ``FEATURE_AUTH`` and ``FEATURE_AUTH_REQUIRED``.
         agent: name and version of the software, for people.
     """
 
@@ -239,6 +248,39 @@ class Hello:
                 raise LocalProtocolError(f"HELLO: {name} is {getattr(self, name)}, less than {least}")
         if self.piece_length_max > PIECE_LENGTH_MAX:
             raise LocalProtocolError(f"HELLO: piece_length_max is {self.piece_length_max}")
+
+
+class Scheme(IntEnum):
+    """What kind of credential AUTH carries."""
+
+    TOKEN = 1
+
+
+class Scopes(IntFlag):
+    """What a principal may do."""
+
+    READ = 1
+    WRITE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Who is asking.
+
+    Attributes:
+        credential: for scheme 1 the token as text; kept out of every ``repr``.
+        scheme: see ``Scheme``; others are refused, not malformed.
+        device: 16 bytes that name the device; zeros: not said.
+
+    Spec: BP1-AUT-002, BP1-AUT-012.
+    """
+
+    TYPE: ClassVar[Type] = Type.AUTH
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(scheme=U8, device=ID), {"credential": _STRING})
+
+    credential: str = field(repr=False)
+    scheme: int = Scheme.TOKEN
+    device: bytes = ZERO_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,9 +658,41 @@ class ReceiptItem:
     b3sum: bytes | None = None
 
 
-Item = FileItem | UploadItem | ReceiptItem
+@dataclass(frozen=True, slots=True)
+class PrincipalItem:
+    """The answer to AUTH.
+
+    Attributes:
+        principal: 16 bytes.
+        expires_ms: Unix milliseconds at which the credential ends, or None.
+        server_time_ms: what the server's clock said.
+        quota, used: bytes, or None where there is none and where it is not known.
+        scopes: bits of ``Scopes``; others are ignored.
+        name: for people.
+    """
+
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(principal=ID, expires_ms=U64, server_time_ms=U64, quota=U64, used=U64, scopes=U32),
+        {"name": _STRING},
+        unknown=("expires_ms", "quota", "used"),
+    )
+
+    principal: bytes
+    expires_ms: int | None
+    server_time_ms: int
+    quota: int | None
+    used: int | None
+    scopes: int
+    name: str
+
+
+Item = FileItem | UploadItem | ReceiptItem | PrincipalItem
+
+PRINCIPAL_KIND = 0
+"""``RESULT.kind`` of the answer to AUTH."""
 
 _ITEM_OF: dict[int, type[Item]] = {
+    PRINCIPAL_KIND: PrincipalItem,
     ListKind.FILES: FileItem,
     ListKind.UPLOADS: UploadItem,
     ListKind.RECEIPTS: ReceiptItem,
@@ -653,7 +727,7 @@ class _Items:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to LIST and REMOVE: one page; an empty cursor says that it is the last."""
+    """The answer to AUTH, LIST and REMOVE: one page; an empty cursor says that it is the last."""
 
     TYPE: ClassVar[Type] = Type.RESULT
     LAYOUT: ClassVar[Layout] = Layout(_fixed(kind=U8), {"items": _Items(), "cursor": _STRING})
@@ -741,18 +815,18 @@ class GoAway:
 
 
 Message = (
-    Hello | Open | Opened | Block | Piece | Ack | Credit | Have | Commit | Committed | Fetch | List | Remove | Result
+    Hello | Auth | Open | Opened | Block | Piece | Ack | Credit | Have | Commit | Committed | Fetch | List | Remove | Result
     | Cancel | Ping | Error | GoAway
 )  # fmt: skip
 
 MESSAGES: dict[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
-        Hello, Open, Opened, Block, Piece, Ack, Credit, Have, Commit, Committed, Fetch, List, Remove, Result,
+        Hello, Auth, Open, Opened, Block, Piece, Ack, Credit, Have, Commit, Committed, Fetch, List, Remove, Result,
         Cancel, Ping, Error, GoAway,
     )
 }  # fmt: skip
-"""Every message we understand. AUTH is reserved for the IDENTITY profile, and so refused as critical and unknown."""
+"""Every message we understand."""
 
 PAYLOAD_TYPES = frozenset({Type.BLOCK, Type.PIECE})
 

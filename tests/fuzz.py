@@ -100,6 +100,8 @@ def message(rng: random.Random, cls: type[wire.Message] | None = None) -> wire.M
     filesize, blocknum = _facts(rng)
     if cls is wire.Hello:
         return wire.Hello(features=u63, agent=_text(rng))
+    if cls is wire.Auth:
+        return wire.Auth(_text(rng), rng.randrange(256), id16)
     if cls is wire.Open:
         return wire.Open(
             id16, u63, filesize, blocknum, _text(rng), _filetype(rng), rng.randrange(3), rng.randrange(3)

@@ -52,8 +52,22 @@ def rows(name: str) -> list[dict[str, Any]]:
     return document["vectors"]
 
 
+def identity(part: str) -> list[dict[str, Any]]:
+    """What profile IDENTITY adds: ``vectors`` (frames), ``conversations`` or ``transitions``."""
+    return json.loads((VECTORS / "identity.json").read_text(encoding="utf-8"))[part]
+
+
+def frames() -> list[dict[str, Any]]:
+    """The frames of all profiles."""
+    return rows("frames") + identity("vectors")
+
+
+def each(of: list[dict[str, Any]]) -> Any:
+    return pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in of])
+
+
 def named(name: str) -> Any:
-    return pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in rows(name)])
+    return each(rows(name))
 
 
 def joined(parts: list[Any]) -> bytes:
@@ -176,14 +190,17 @@ def scalar_of(name: str, value: Any) -> Any:
 WIDE = {
     "filesize", "position", "attempt", "incarnation", "expires_ms", "allowance", "received", "first", "length", "current",
     "connection_allowance", "stream_allowance", "undurable_max", "features", "mtime_ns",
+    "server_time_ms", "quota", "used",
 }  # fmt: skip
-RAW = {"sourceid", "file_id", "digest", "root", "version", "id", "opaque"}
+RAW = {"sourceid", "file_id", "digest", "root", "version", "id", "opaque", "principal", "device"}
 
 
 def item_of(item: Mapping[str, Any]) -> wire.Item:
     values = {name: scalar_of(name, value) for name, value in item.items() if name != "tlvs"}
     for name, value in item.get("tlvs", {}).items():
         values[name.lower()] = tlv_of(name, value)
+    if "principal" in item:
+        return wire.PrincipalItem(**values)
     cls = wire.UploadItem if "held_count" in item else wire.FileItem if "kind" in item else wire.ReceiptItem
     return cls(**values)
 
@@ -204,12 +221,12 @@ def decoded(row: Mapping[str, Any]) -> wire.Message | None:
     return wire.decode_head(header, head[16:])
 
 
-@named("frames")
+@each(frames())
 def test_a_frame_means_what_its_vector_says(row: dict[str, Any]) -> None:
     assert decoded(row) == (None if row["message"] == "UNKNOWN" else expected(row))
 
 
-@named("frames")
+@each(frames())
 def test_a_message_is_encoded_as_its_vector_says(row: dict[str, Any]) -> None:
     if row["canonical"]:
         encoded = wire.encode_frame(row["stream"], expected(row), len(joined(row["payload"])))
@@ -219,7 +236,7 @@ def test_a_message_is_encoded_as_its_vector_says(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.clause("BP1-EXT-007")
-@named("frames")
+@each(frames())
 def test_the_fields_of_a_vector_are_its_bytes(row: dict[str, Any]) -> None:
     at = 0
     for field in row["fields"]:
@@ -229,7 +246,7 @@ def test_the_fields_of_a_vector_are_its_bytes(row: dict[str, Any]) -> None:
 
 
 def test_every_message_has_a_vector() -> None:
-    assert {row["message"] for row in rows("frames")} == {*CLASSES, "UNKNOWN"}
+    assert {row["message"] for row in frames()} == {*CLASSES, "UNKNOWN"}
 
 
 def test_every_tlv_and_flag_has_a_vector() -> None:
@@ -323,7 +340,7 @@ class Ends:
         return receive(self.of["server" if speaker == "client" else "client"], raw)
 
 
-@named("conversations")
+@each(rows("conversations") + identity("conversations"))
 def test_two_sessions_hold_a_conversation(row: dict[str, Any]) -> None:
     connections: dict[int, Ends] = {}
     for step in row["steps"]:
@@ -575,7 +592,7 @@ def test_the_transitions_are_those_of_the_table() -> None:
         "ERROR (differ)": Kind.ERROR_DIFFER, "ERROR (stream)": Kind.ERROR_STREAM,
     } | {kind.name: kind for kind in Kind}  # fmt: skip
     table = {}
-    for row in rows("transitions"):
+    for row in rows("transitions") + identity("transitions"):
         speakers = list(Role) if row["speaker"] == "both" else [Role[row["speaker"].upper()]]
         for state in row["in"]:
             following = State[(state if row["next"] == "same" else row["next"]).upper()]

@@ -30,6 +30,7 @@ class Limits:
     stream_allowance: int = 16 << 20
     undurable_max: int = 64 << 20
     agent: str = "blockproto"
+    features: int = 0
 
     def hello(self) -> Hello:
         """The HELLO that says it; raises LocalProtocolError if a limit is below the least."""
@@ -41,6 +42,7 @@ class Limits:
             stream_allowance=self.stream_allowance,
             undurable_max=self.undurable_max,
             agent=self.agent,
+            features=self.features,
         )
 
 

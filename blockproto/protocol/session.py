@@ -37,11 +37,13 @@ from ..errors import (
 from ..wire import (
     CONNECTION_ALLOWANCE_EARLY,
     CRITICAL_TYPE,
+    FEATURE_AUTH_REQUIRED,
     HEAD_LENGTH_EARLY,
     MESSAGES,
     PAYLOAD_TYPES,
     PIECE_LENGTH_EARLY,
     PREFACE,
+    PRINCIPAL_KIND,
     STREAM_ALLOWANCE_EARLY,
     STREAMS_EARLY,
     VERSION,
@@ -50,6 +52,7 @@ from ..wire import (
     Header,
     Hello,
     Message,
+    Result,
     Type,
     decode_head,
     encode_frame,
@@ -100,6 +103,7 @@ class Session:
         self.limits = limits or Limits()
         self.peer_hello: Hello | None = None
         self._hello = self.limits.hello()
+        self._admitted = not self._hello.features & FEATURE_AUTH_REQUIRED
         self._grease = grease
         self._reader = FrameReader()
         self._connection = Flow(CONNECTION_ALLOWANCE_EARLY, CONNECTION_ALLOWANCE_EARLY)
@@ -255,11 +259,32 @@ class Session:
                 f"the peer speaks versions {hello.version_lowest} to {hello.version_highest}, we speak {VERSION}"
             )
         self.peer_hello = hello
-        self._connection.widen(0, hello.connection_allowance)
-        self._allowance = hello.stream_allowance
-        for stream in self._streams.values():
-            stream.widen(0, self._allowance)
+        if self.side is Side.CLIENT:
+            self._admitted = not hello.features & FEATURE_AUTH_REQUIRED
+        self._use_limits()
         return Greeted(hello)
+
+    def _use_limits(self) -> None:
+        """Let the limits of both HELLOs count, as far as they have been said and AUTH is not wanting (BP1-AUT-005)."""
+        if not self._admitted:
+            return
+        if self._greeting_sent:
+            limits = self.limits
+            self._reader.head_length_max = limits.head_length_max
+            self._reader.piece_length_max = limits.piece_length_max
+            self._connection.widen(limits.connection_allowance, 0)
+            self._window = limits.stream_allowance
+        if self.peer_hello is not None:
+            self._connection.widen(0, self.peer_hello.connection_allowance)
+            self._allowance = self.peer_hello.stream_allowance
+        for stream in self._streams.values():
+            stream.widen(self._window, self._allowance)
+
+    def _judge_admission(self, message: Message) -> None:
+        """The answer to the first AUTH lifts the early limits: for who says it as for who hears it (BP1-AUT-005)."""
+        if not self._admitted and isinstance(message, Result) and message.kind == PRINCIPAL_KIND:
+            self._admitted = True
+            self._use_limits()
 
     def _act_on_connection(self, header: Header, head: memoryview) -> Received:
         """A message for the connection itself (BP1-FRM-020)."""
@@ -294,7 +319,9 @@ class Session:
             return None
         if number <= self._peer_said:
             return None
-        if self._peer_open >= (self.limits.streams_max if self._greeting_sent else STREAMS_EARLY):
+        if self._peer_open >= (
+            self.limits.streams_max if self._greeting_sent and self._admitted else STREAMS_EARLY
+        ):
             raise TooManyStreams(f"{self._peer_open} streams are open")
         self._peer_said = number
         self._peer_open += 1
@@ -312,6 +339,7 @@ class Session:
         if isinstance(message, Credit):
             stream.credited(message)
         self._enter(stream, *step)
+        self._judge_admission(message)
         return position
 
     def _enter(self, stream: Stream, role: Role, state: State) -> None:
@@ -342,13 +370,7 @@ class Session:
         if self._greeting_sent:
             raise LocalProtocolError("the greeting was sent")
         self._greeting_sent = True
-        limits = self.limits
-        self._reader.head_length_max = limits.head_length_max
-        self._reader.piece_length_max = limits.piece_length_max
-        self._connection.widen(limits.connection_allowance, 0)
-        self._window = limits.stream_allowance
-        for stream in self._streams.values():
-            stream.widen(self._window, 0)
+        self._use_limits()
         greeting = PREFACE + encode_frame(0, self._hello, grease=self._grease)
         return greeting if self._grease is None else greeting + grease_frame(self._grease)
 
@@ -369,7 +391,9 @@ class Session:
     @property
     def may_open(self) -> bool:
         """Whether the peer allows one more stream of ours."""
-        return self._own_open < (STREAMS_EARLY if self.peer_hello is None else self.peer_hello.streams_max)
+        return self._own_open < (
+            STREAMS_EARLY if self._peer_limits is None else self._peer_limits.streams_max
+        )
 
     def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
         """Say ``message``; its header and head are returned, and ``payload_length`` bytes must follow them.
@@ -436,6 +460,7 @@ class Session:
         elif isinstance(message, Credit):
             stream.granted = max(stream.granted, message.allowance)
         self._enter(stream, *step)
+        self._judge_admission(message)
 
     # Credit
 
@@ -496,14 +521,19 @@ class Session:
     # What there is
 
     @property
+    def _peer_limits(self) -> Hello | None:
+        """What the peer's HELLO allows; None while the early limits hold."""
+        return self.peer_hello if self._admitted else None
+
+    @property
     def piece_length_max(self) -> int:
         """Payload bytes the peer takes in one frame."""
-        return PIECE_LENGTH_EARLY if self.peer_hello is None else self.peer_hello.piece_length_max
+        return PIECE_LENGTH_EARLY if self._peer_limits is None else self._peer_limits.piece_length_max
 
     @property
     def head_length_max(self) -> int:
         """Head bytes the peer takes."""
-        return HEAD_LENGTH_EARLY if self.peer_hello is None else self.peer_hello.head_length_max
+        return HEAD_LENGTH_EARLY if self._peer_limits is None else self._peer_limits.head_length_max
 
     @property
     def open_streams(self) -> int:

@@ -1,7 +1,7 @@
 """What may be said on one stream and when: the transition table that both ends run, and what a stream remembers.
 
-Whoever says OPEN or BLOCK first is the *sender* of bytes on that stream; whoever says FETCH, LIST or REMOVE first is the
-*receiver* (or asker). The table maps (state, speaker, message) to the next state; what is not in it may not be said.
+Whoever says OPEN or BLOCK first is the *sender* of bytes on that stream; whoever says FETCH, AUTH, LIST or REMOVE first is
+the *receiver* (or asker). The table maps (state, speaker, message) to the next state; what is not in it may not be said.
 
 Rules:
     1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT or ERROR(stream).
@@ -55,6 +55,7 @@ class Kind(IntEnum):
     COMMIT = Type.COMMIT
     COMMITTED = Type.COMMITTED
     FETCH = Type.FETCH
+    AUTH = Type.AUTH
     LIST = Type.LIST
     REMOVE = Type.REMOVE
     RESULT = Type.RESULT
@@ -91,7 +92,7 @@ def _table() -> dict[tuple[int, int, int], State]:
     rule(sender, (Kind.CANCEL,), (opened, brief, committing), cancelling)
     rule(sender, (Kind.RESULT,), (asked,), closed)
     rule(receiver, (Kind.FETCH,), (new,), wanted)
-    rule(receiver, (Kind.LIST, Kind.REMOVE), (new,), asked)
+    rule(receiver, (Kind.AUTH, Kind.LIST, Kind.REMOVE), (new,), asked)
     rule(receiver, (Kind.CREDIT,), (wanted, *bytes_flow))
     rule(receiver, (Kind.OPENED, Kind.ACK, Kind.ERROR_BLOCK), bytes_flow)
     rule(receiver, (Kind.ERROR_DIFFER,), (committing,), opened)

@@ -131,13 +131,15 @@ BRIEF = {"sourceid": SMALL_SOURCEID, "filesize": 14, "blocknum": 1, "blockno": 0
          "filetype": "text/plain"}  # fmt: skip
 
 
-def _brief(stream: int) -> Frame:
+def brief(stream: int) -> Frame:
+    """hello.txt as one BLOCK."""
     return frame(
         "BLOCK", stream, flags=["END", "COMMIT"], digest=HELLO_DIGEST, payload=HELLO_CONTENT, **BRIEF
     )
 
 
-def _brief_committed(stream: int) -> Frame:
+def brief_committed(stream: int) -> Frame:
+    """COMMITTED of hello.txt."""
     return frame("COMMITTED", stream, sourceid=SMALL_SOURCEID, file_id=FILE_ID, root=HELLO_DIGEST, filesize=14,
                  stored_as="hello.txt")  # fmt: skip
 
@@ -149,10 +151,10 @@ def _small_upload() -> Conversation:
         [
             client("ff 42 4b 50 0d 0a 1a 0a", None),
             client("versions and limits", hello("blockproto/0.1")),
-            client("hello.txt, all of it, with END and COMMIT", _brief(1)),
+            client("hello.txt, all of it, with END and COMMIT", brief(1)),
             server("ff 42 4b 50 0d 0a 1a 0a", None),
             server("versions and limits", hello("blockproto/0.1"), "agent"),
-            server("stored as hello.txt, durable", _brief_committed(1), "file_id"),
+            server("stored as hello.txt, durable", brief_committed(1), "file_id"),
         ], greeted=False,
     )  # fmt: skip
 
@@ -162,10 +164,10 @@ def _small_upload_repeated() -> Conversation:
         "small-upload-repeated", "The same brief file again, on another stream: the same answer, nothing stored twice.",
         ["BP1-COM-010", "BP1-BLK-019"],
         [
-            client("hello.txt", _brief(1)),
-            server("stored", _brief_committed(1), "file_id"),
-            client("hello.txt again, same sourceid", _brief(3)),
-            server("the same answer", _brief_committed(3), "file_id"),
+            client("hello.txt", brief(1)),
+            server("stored", brief_committed(1), "file_id"),
+            client("hello.txt again, same sourceid", brief(3)),
+            server("the same answer", brief_committed(3), "file_id"),
         ],
     )  # fmt: skip
 

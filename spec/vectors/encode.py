@@ -21,7 +21,7 @@ UNKNOWN_U32 = (1 << 32) - 1
 EMPTY_DIGEST = blake3(b"").digest()
 
 TYPES = {
-    "HELLO": 0x81, "OPEN": 0x83, "OPENED": 0x84, "BLOCK": 0x85, "PIECE": 0x86, "ACK": 0x87, "CREDIT": 0x88,
+    "HELLO": 0x81, "AUTH": 0x82, "OPEN": 0x83, "OPENED": 0x84, "BLOCK": 0x85, "PIECE": 0x86, "ACK": 0x87, "CREDIT": 0x88,
     "HAVE": 0x89, "COMMIT": 0x8A, "COMMITTED": 0x8B, "FETCH": 0x8C, "LIST": 0x8D, "REMOVE": 0x8E, "RESULT": 0x8F,
     "CANCEL": 0x90, "PING": 0x91, "ERROR": 0x92, "GOAWAY": 0x13,
 }  # fmt: skip
@@ -41,6 +41,7 @@ FLAGS = {
 LAYOUTS = {
     "HELLO": "version_lowest:u16 version_highest:u16 head_length_max:u16 piece_length_max:u32 streams_max:u32 "
     "connection_allowance:u64 stream_allowance:u64 undurable_max:u64 features:u64 agent:str",
+    "AUTH": "scheme:u8 device:16 credential:str",
     "OPEN": "sourceid:16 attempt:u64 filesize:u64? blocknum:u32? priority:u8 if_exists:u8 filename:str filetype:str",
     "OPENED": "sourceid:16 file_id:16 attempt:u64 position:u64 incarnation:u64 expires_ms:u64? held:runs "
     "prefixes:prefixes",
@@ -62,6 +63,7 @@ LAYOUTS = {
 }
 
 ITEM_LAYOUTS = {
+    0: "principal:16 expires_ms:u64? server_time_ms:u64 quota:u64? used:u64? scopes:u32 name:str",
     1: "kind:u8 filesize:u64 mtime_ns:i64 mode:u32 file_id:16 version:16 filename:str filetype:str",
     2: "sourceid:16 file_id:16 filesize:u64? blocknum:u32? position:u64 held_count:u32 expires_ms:u64? "
     "filename:str filetype:str",

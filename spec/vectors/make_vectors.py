@@ -21,6 +21,7 @@ import tables
 from conversations import Conversation, Step, conversations
 from encode import ITEM_LAYOUTS, LAYOUTS, PREFACE, TLVS, Field, Frame, join, pattern
 from frames import Vector, vectors
+from identity import identity_conversations, identity_transitions, identity_vectors
 from refusals import Refusal
 from refusals_frames import refusals_of_frames
 from refusals_streams import refusals_of_streams
@@ -202,6 +203,12 @@ def documents() -> dict[str, dict[str, Any]]:
             "openings": dialects.openings(),
             "lines": dialects.lines(),
         },
+        "identity.json": {
+            "kind": "identity",
+            "vectors": [vector_json(vector) for vector in identity_vectors()],
+            "conversations": [conversation_json(it) for it in identity_conversations()],
+            "transitions": identity_transitions(),
+        },
     }
 
 
@@ -261,8 +268,8 @@ def openings_of(rows: list[dict[str, Any]]) -> str:
 
 def examples() -> dict[tuple[str, str], str]:
     """What can stand in a fence of the spec, by kind and name."""
-    shown = {("frame", vector.name): example_of(vector.frame) for vector in vectors()}
-    for conversation in conversations():
+    shown = {("frame", vector.name): example_of(vector.frame) for vector in [*vectors(), *identity_vectors()]}
+    for conversation in [*conversations(), *identity_conversations()]:
         shown["conversation", conversation.name] = summary_of(conversation)
         for number, step in enumerate(conversation.steps, 1):
             if step.frame is not None:
