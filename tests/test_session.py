@@ -435,7 +435,7 @@ sender   COMMIT                     open -> COMMITTING
 sender   CANCEL                     open brief committing -> CANCELLING
 sender   RESULT                     asked -> CLOSED
 receiver FETCH                      new -> WANTED
-receiver LIST REMOVE                new -> ASKED
+receiver AUTH LIST REMOVE           new -> ASKED
 receiver CREDIT                     wanted -> WANTED
 receiver OPENED ACK CREDIT ERROR_BLOCK   open -> OPEN
 receiver OPENED ACK CREDIT ERROR_BLOCK   brief -> BRIEF
@@ -483,7 +483,7 @@ def test_every_state_is_reached_and_left():
     assert set(TABLE.values()) | {State.NEW} == set(State)
     assert {(Kind(kind).name, role) for kind, role in FIRST.items()} == {
         ("OPEN", SENDER), ("BLOCK", SENDER), ("BLOCK_COMMIT", SENDER), ("FETCH", RECEIVER), ("LIST", RECEIVER),
-        ("REMOVE", RECEIVER),
+        ("REMOVE", RECEIVER), ("AUTH", RECEIVER),
     }  # fmt: skip
 
 
@@ -614,7 +614,7 @@ def test_what_may_be_said_on_the_connection():
 
 def test_what_must_be_understood_on_the_connection_and_is_not_ends_it():
     for frame in (
-        sealed(wire.Type.AUTH, b"", stream=0),
+        sealed(0x93, b"", stream=0),
         sealed(wire.Type.PING, encode_frame(0, Ping(bytes(8), 1))[16:] + CRITICAL_TLV, stream=0),
         sealed(wire.Type.BLOCK, encode_frame(0, BLOCK)[16:32] + bytes(32), stream=0),
     ):
@@ -1048,7 +1048,6 @@ def rejected_frames() -> dict[str, bytes]:
     return {
         "critical message": sealed(0x80, b"what"),
         "critical message with payload": sealed(0xF0, b"what", payload=5) + b"hello",
-        "AUTH on a stream": sealed(wire.Type.AUTH, b""),
         "critical TLV": sealed(wire.Type.OPEN, head + CRITICAL_TLV),
         "critical flag": sealed(wire.Type.OPEN, head, flags=0x1000),
         "facts": sealed(wire.Type.BLOCK, bytes(facts), payload=5) + b"hello",
