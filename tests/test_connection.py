@@ -172,8 +172,10 @@ async def test_what_is_not_blockproto_is_told_so_in_text_and_ended(first: bytes)
 async def test_a_client_says_nothing_more_to_what_is_not_blockproto() -> None:
     async with connected(Side.CLIENT, greet=False) as ends:
         await ends.peer.hear_greeting()
+        began = trio.current_time()
         await ends.peer.send_bytes(b"220 ftp ready\r\n")
         assert await ends.peer.stream.receive_some() == b""
+        assert trio.current_time() == began, "who said nothing has nothing to wait for"
         assert (await ends.ended()).code is Code.NOT_BLOCKPROTO
 
 

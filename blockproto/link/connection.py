@@ -154,15 +154,19 @@ class Connection:
         Cancellation: the connection is closed and every sink is told; nothing more is written.
         """
         self._life.begin(trio.current_time() if begun_at is None else begun_at)
+        closed_here = ConnectionLost(f"the connection to {self.endpoint.peer} was closed here")
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     self._outbox.start(nursery)
-                    await self._read(received)
+                    try:
+                        await self._read(received)
+                    finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
+                        self._lose(closed_here)
                     nursery.cancel_scope.cancel()
         finally:
-            self._end(self.lost or ConnectionLost(f"the connection to {self.endpoint.peer} was closed here"))
+            self._end(closed_here)
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()
         assert self.lost is not None
@@ -479,9 +483,11 @@ class Connection:
         with trio.move_on_after(DISCARD_S):
             async with self._outbox.control_turn():
                 try:
-                    if not self._last_said:
-                        await self._outbox.write(self._last_words(error))
-                    await self._discard()
+                    words = [] if self._last_said else self._last_words(error)
+                    if words:
+                        await self._outbox.write(words)
+                    if words or not isinstance(error, NotBlockproto):
+                        await self._discard()
                 except ConnectionLost:
                     pass  # the peer is gone: nobody is left to be told
                 finally:
