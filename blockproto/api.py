@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,6 +38,7 @@ async def serve(
     listen: tuple[str, int] = ("127.0.0.1", 7878),
     state: str | os.PathLike[str] | None = None,
     insecure: bool = False,
+    dialects: Collection[str] = (),
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
@@ -47,9 +48,11 @@ async def serve(
         listen: host and port; port 0 picks a free one.
         state: keep partials and ledger there instead.
         insecure: must be True to listen on anything but loopback: there is no TLS yet.
+        dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
         task_status: Trio's.
 
     Raises:
+        ValueError: there is no such dialect.
         NotPermitted: the folder cannot be served, or ``listen`` needs ``insecure``.
         StoreInUse: another server has it.
         StoreFailed: the disk reported an error.
@@ -59,7 +62,8 @@ async def serve(
     """
     from .listening import serve_folder
 
-    await serve_folder(Path(folder), listen, None if state is None else Path(state), insecure, task_status)
+    state = None if state is None else Path(state)
+    await serve_folder(Path(folder), listen, state, insecure, dialects, task_status)
 
 
 def _open_sidecar(dest: Path, first: int) -> UploadStore:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import resource
+from collections.abc import Collection
 from pathlib import Path
 
 import trio
 
+from .dialects.known import dialects_of
 from .errors import NotPermitted
 from .server import Server
 from .store.local import LocalStore
@@ -19,6 +21,7 @@ async def serve_folder(
     listen: tuple[str, int],
     state: Path | None,
     insecure: bool,
+    dialects: Collection[str],
     task_status: trio.TaskStatus[list[tuple[str, int]]],
 ) -> None:
     """See ``blockproto.serve``."""
@@ -27,11 +30,12 @@ async def serve_folder(
         raise NotPermitted(
             f"{host} lets other machines in and there is no TLS yet: pass insecure=True if you accept that"
         )
+    spoken = dialects_of(dialects)
     _raise_file_limit()
     listeners = await trio.open_tcp_listeners(port, host=host)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state))
-        server = Server(store)
+        server = Server(store, dialects=spoken)
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
             task_status.started([listener.socket.getsockname()[:2] for listener in listeners])

@@ -1,6 +1,6 @@
-"""The line that begins a connection of the dialect ``sourceid``, and the one that answers it: pure functions.
+r"""The line that begins a connection of the dialect ``sourceid``, and the one that answers it: pure functions.
 
-    Content-Length=<decimal>;filename=<name>;sourceid=<empty or id>\\r\\n        →  sourceid=<id>;position=<n>\\r\\n
+    Content-Length=<decimal>;filename=<name>;sourceid=<empty or id>\r\n        →  sourceid=<id>;position=<n>\r\n
 
 There are many hands in the clients, so what they write is read with patience: keys in any case, blanks around keys and
 values, fields in any order, unknown fields among them, ``filenname``. A name may hold ``;``: it goes up to the next field
@@ -31,9 +31,12 @@ FILESIZE_MAX = ((1 << 32) - 2) * BLOCK_LENGTH
 """The greatest file there can be (BP1-BLK)."""
 
 _TEXT_LENGTH_MAX = 200
-_BEGINS = re.compile(rb"[^\x00-\x08\x0a-\x1f]*?(?:^|;)[ \t]*(?:content-length|filenn?ame|sourceid)[ \t]*=", re.I)
+_BEGINS = re.compile(
+    rb"[^\x00-\x08\x0a-\x1f]*?(?:^|;)[ \t]*(?:content-length|filenn?ame|sourceid)[ \t]*=", re.I
+)
 _OTHER_END = re.compile(rb"(?:^|;)[ \t]*sourceid[ \t]*=[ \t]*[0-9]*(%|/r/n)\Z", re.I)
 _FIELD = re.compile(rb"(?:^|;)[ \t]*(?:(content-length)|(filenn?ame)|(sourceid))[ \t]*=", re.I)
+_DURABLE = re.compile(rb";[ \t]*durable[ \t]*=[ \t]*(?:;|\Z)", re.I)
 _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 _ID = re.compile(rb"[!-:<-~]*").fullmatch
 
@@ -46,11 +49,13 @@ class Request:
         filename: the last component of what it called the file.
         filesize: bytes.
         sourceid: what it was given before, or "" for a new upload.
+        durable: whether it wants to hear the position without its bound (BP1-SID-018).
     """
 
     filename: SafeName
     filesize: int
     sourceid: str
+    durable: bool = False
 
 
 def recognise(first: bytes) -> Recognition:
@@ -101,11 +106,14 @@ def parse(line: bytes) -> Request:
             if field is None
         ]
         raise MalformedFrame(f"the line has no {' and no '.join(missing)}")
-    name_end = min((one.start() for one in (length, sourceid) if one.start() > name.start()), default=len(line))
+    name_end = min(
+        (one.start() for one in (length, sourceid) if one.start() > name.start()), default=len(line)
+    )
     return Request(
         filename=_filename(line[name.end() : name_end]),
         filesize=_filesize(_value(line, length.end())),
         sourceid=_sourceid(_value(line, sourceid.end())),
+        durable=_DURABLE.search(line, sourceid.end()) is not None,
     )
 
 
@@ -151,9 +159,16 @@ def _shown(value: bytes) -> str:
     return show_name(value[:SOURCEID_LENGTH_MAX].decode(errors="replace"))
 
 
-def reply(sourceid: str, position: int) -> bytes:
-    """The one line that answers a request; ``position`` is brought down to what clients can read."""
-    return f"sourceid={sourceid};position={min(position, POSITION_MAX)}\r\n".encode("ascii")
+def reply(sourceid: str, position: int, *, durable: bool = False) -> bytes:
+    """The one line that answers a request.
+
+    Args:
+        sourceid: the upload's.
+        position: where the client goes on; what old clients see of it is brought down to what they can read.
+        durable: whether the client wants to hear it as it is, too.
+    """
+    third = f";durable={position}" if durable else ""
+    return f"sourceid={sourceid};position={min(position, POSITION_MAX)}{third}\r\n".encode("ascii")
 
 
 def error_line(error: BlockprotoError) -> bytes:

@@ -119,6 +119,24 @@ class BlockInProgress:
         return Prefix(self.next - self.begin, self.hasher.digest())
 
 
+async def continue_prefix(upload: LiveUpload, block: BlockInProgress) -> bool:
+    """Hash what is there of a block before ``block.next`` again; whether it can be built upon."""
+    length = block.next - block.begin
+    prefix = upload.prefixes.get(block.blockno)
+    if length == 0:
+        upload.drop_prefix(block.blockno)
+        return True
+    if prefix is None or prefix.length != length:
+        return False
+    view = memoryview(bytearray(length))
+    read = await run_in_thread(lambda: upload.stored.read_into(block.begin, view))
+    block.hasher.update(view[:read])
+    if read != length or block.hasher.digest() != prefix.digest:
+        upload.drop_prefix(block.blockno)
+        return False
+    return True
+
+
 class Incoming:
     """A stream that brings blocks of an upload.
 
@@ -279,7 +297,7 @@ class Incoming:
         block.known = upload.digest_of(message.blockno)
         if block.known is None:
             await upload.take_block(block.blockno, self)
-            block.dropped = not await self._continue_prefix(upload, block)
+            block.dropped = not await continue_prefix(upload, block)
         elif block.next != begin:
             block.dropped = True
         self._block = block
@@ -293,23 +311,6 @@ class Incoming:
         self._block.continue_with(message.position, payload_length, message.digest)
         if payload_length == 0 and message.digest is not None:
             self._end_block(self._block)
-
-    async def _continue_prefix(self, upload: LiveUpload, block: BlockInProgress) -> bool:
-        """Hash what is there of the block again; whether it can be built upon."""
-        length = block.next - block.begin
-        prefix = upload.prefixes.get(block.blockno)
-        if length == 0:
-            upload.drop_prefix(block.blockno)
-            return True
-        if prefix is None or prefix.length != length:
-            return False
-        view = memoryview(bytearray(length))
-        read = await run_in_thread(lambda: upload.stored.read_into(block.begin, view))
-        block.hasher.update(view[:read])
-        if read != length or block.hasher.digest() != prefix.digest:
-            upload.drop_prefix(block.blockno)
-            return False
-        return True
 
     def _take_nothing(self, message: Block) -> None:
         """The block of an empty file, which has none (BP1-BLK)."""

@@ -114,13 +114,15 @@ class LiveUpload:
 
     # ---- who sends --------------------------------------------------------------------------------------------
 
-    def enter(self, feed: Feed, facts: Facts, attempt: int) -> None:
-        """Let ``feed`` send blocks: takeover, join or refusal by ``attempt``.
+    def enter(self, feed: Feed, facts: Facts, attempt: int | None) -> None:
+        """Let ``feed`` send blocks: takeover, join or refusal by ``attempt``; None takes over whoever has it.
 
         Raises:
             Superseded: a greater attempt owns the upload.
             SourceChanged: the facts are not those the upload was begun with.
         """
+        if attempt is None:
+            attempt = self.attempt + 1
         if attempt < self.attempt:
             raise Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
         if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):
@@ -203,6 +205,17 @@ class LiveUpload:
         """Forget the beginning of a block: it is being written anew or was not what it should be."""
         if self.prefixes.pop(blockno, None) is not None:
             self._prefixes_changed = True
+
+    async def settle(self) -> None:
+        """Wait until what has come is durable: whole blocks, and what is known of unfinished ones."""
+        while self.pending:
+            await self._durable.park()
+        if self._prefixes_changed:
+            self._prefixes_changed = False
+            recorded = trio.Event()
+            work = KeepPrefixes(self.stored, self.attempt, dict(self.prefixes))
+            self._submit(work, lambda _: recorded.set())
+            await recorded.wait()
 
     def digest_of(self, blockno: int) -> bytes | None:
         """The digest of a block that is held or pending."""
@@ -331,16 +344,16 @@ class Uploads:
         return self._live.get(key)
 
     async def open(
-        self, key: UploadKey, facts: Facts, attempt: int, feed: Feed, first: int = 0
+        self, key: UploadKey, facts: Facts, attempt: int | None, feed: Feed, first: int = 0
     ) -> LiveUpload | StoredFile:
-        """Begin, resume, join or take over; or the receipt if the file is already here.
+        """Begin, resume, join or take over (None: in any case); or the receipt if the file is already here.
 
         Raises:
             Superseded, SourceChanged, StoreFull: see ``LiveUpload.enter`` and ``UploadStore.open_upload``.
         """
         live = await self._settled(key)
         if live is None:
-            found = await self._load(key, facts, attempt, first)
+            found = await self._load(key, facts, attempt or 0, first)
             if isinstance(found, StoredFile):
                 return _receipt_for(found, facts)
             live = found
