@@ -1,0 +1,81 @@
+/** Every row of refusals.json against the server (or, where the client judges, against the client) over a socket. */
+import assert from 'node:assert/strict';
+import net from 'node:net';
+import {rm} from 'node:fs/promises';
+import {test} from 'node:test';
+import {Connection} from '../src/connection.js';
+import {SCOPE} from '../src/errors.js';
+import {Server} from '../src/server.js';
+import {PREFACE, decodeHeader, decodeMessage} from '../src/wire.js';
+import {Peer, frameBytes, scratch} from './peer.js';
+import {bytesOf, read} from './vectors.js';
+
+const isError = (frame) => frame.message === 'ERROR';
+
+function helloOf(limits) {
+  const bytes = frameBytes(`hello/${limits}`);
+  return decodeMessage(decodeHeader(bytes), bytes.subarray(16));
+}
+
+/** What is said before. Its answer is waited for where there is one, because streams do not wait for each other. */
+async function sayBefore(peer, vector) {
+  for (const parts of vector.before) {
+    const bytes = bytesOf(parts);
+    peer.send(bytes);
+    const header = decodeHeader(bytes);
+    const {message, flags} = decodeMessage(header, bytes.subarray(16, 16 + header.headLength));
+    if (vector.layer === 'file' && (message === 'OPEN' || flags.includes('COMMIT')))
+      await peer.next((frame) => ['OPENED', 'COMMITTED'].includes(frame.message), 'an answer');
+  }
+}
+
+async function againstServer(vector) {
+  const root = await scratch();
+  const server = await Server.start(root, {port: 0, hello: helloOf(vector.limits)});
+  const peer = await Peer.dial(server.port);
+  try {
+    if (vector.layer !== 'greeting') peer.greet();
+    await sayBefore(peer, vector);
+    peer.send(bytesOf(vector.bytes));
+    if (vector.expect.name === 'NOT_BLOCKPROTO') {
+      await peer.end();
+      assert.equal(peer.frames.length, 0);
+      assert.notDeepEqual(peer.start, PREFACE);
+      return;
+    }
+    const error = await peer.next(isError, vector.expect.name);
+    assert.deepEqual([error.code, error.scope], [vector.expect.code, SCOPE[vector.expect.scope]], error.text);
+    if (vector.expect.scope === 'connection') return;
+    peer.say({message: 'PING', stream: 0, opaque: '0102030405060708', next_s: 0});
+    await peer.next((frame) => frame.message === 'PING', 'the answer to PING');
+  } finally {
+    peer.close();
+    await server.stop(0);
+    await rm(root, {recursive: true});
+  }
+}
+
+async function againstClient(vector) {
+  let peer;
+  const listener = net.createServer((socket) => (peer = new Peer(socket)));
+  await new Promise((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  const socket = net.connect(listener.address().port, '127.0.0.1');
+  await new Promise((resolve) => socket.once('connect', resolve));
+  const client = new Connection(socket, 'client');
+  const ended = new Promise((resolve) => client.once('end', resolve));
+  try {
+    while (peer === undefined) await new Promise((resolve) => setImmediate(resolve));
+    await peer.next((frame) => frame.message === 'HELLO');
+    if (vector.layer !== 'greeting') peer.greet();
+    peer.send(bytesOf(vector.bytes));
+    assert.equal((await ended).name, vector.expect.name);
+    if (vector.expect.name !== 'NOT_BLOCKPROTO') assert.equal((await peer.next(isError)).code, vector.expect.code);
+  } finally {
+    peer?.close();
+    client.close();
+    listener.close();
+  }
+}
+
+for (const vector of read('refusals').vectors)
+  test(`refusal ${vector.name}`, {timeout: 10000}, () => (vector.judge === 'server' ? againstServer(vector) : againstClient(vector)));
