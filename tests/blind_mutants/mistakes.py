@@ -18,14 +18,15 @@ from blockproto import layout, names
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of
 from blockproto.errors import BadFacts, NameRefused, NotPermitted, Superseded, UnsupportedVersion
 from blockproto.link.connection import Connection
-from blockproto.names import COMPONENT_LENGTH_MAX, SafeName
+from blockproto.names import COMPONENT_LENGTH_MAX
 from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
-from blockproto.requests import Answerer, ServedFetch, _file_item
-from blockproto.store import BlockDone, Facts, StoredFile, Work
+from blockproto.requests import ServedFetch
+from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, Work
+from blockproto.store.local import LocalStore
+from blockproto.store.memory import MemoryStore
 from blockproto.transfer import receiving
-from blockproto.transfer.committing import run_in_thread
 from blockproto.transfer.receiving import BlockInProgress, BriefIncoming, Incoming
 from blockproto.transfer.uploads import Feed, LiveUpload
 from blockproto.wire import (
@@ -36,10 +37,9 @@ from blockproto.wire import (
     Credit,
     Have,
     Header,
-    List,
     Message,
-    Result,
     Type,
+    check_frame,
     decode_header,
 )
 
@@ -91,10 +91,9 @@ def server(clause: str) -> Callable[[Callable[[Put], None]], Callable[[Put], Non
 @server("BP1-FRM-010")
 def payload_frames_unchecked(put: Put) -> None:
     """The check of a frame with payload is not compared: the digest covers those bytes, so why twice?"""
-    check = framing.check_frame
 
     def lenient(header: memoryview, head: memoryview, said: int) -> bool:
-        return decode_header(header).payload_length > 0 or check(header, head, said)
+        return decode_header(header).payload_length > 0 or check_frame(header, head, said)
 
     put(framing, "check_frame", lenient)
 
@@ -349,20 +348,20 @@ def range_with_the_root_of_the_file(put: Put) -> None:
 def cursor_is_an_index(put: Put) -> None:
     """The cursor counts the entries that were listed, so that a removal between two pages hides another entry."""
 
-    async def list_by_index(self: Answerer, message: List) -> Result:
-        folder = SafeName.parse(message.name).text if message.name else ""
-        if message.cursor and not message.cursor.isdecimal():
-            raise NotPermitted("the cursor is none of ours")
-        at = int(message.cursor or 0)
+    def by_index(files: Callable[..., tuple[list[FileEntry], str]]) -> Callable[..., Any]:
+        def page(
+            self: FileStore, folder: str, recursive: bool, cursor: str, limit: int
+        ) -> tuple[list[FileEntry], str]:
+            if cursor and not cursor.isdecimal():
+                raise NotPermitted("the cursor is none of ours")
+            at = int(cursor or 0)
+            entries, more = files(self, folder, recursive, "", at + limit)
+            return entries[at:], str(len(entries)) if more else ""
 
-        def page(limit: int) -> tuple[list[Any], str]:
-            entries, more = self._store.files(folder, message.recursive, "", at + limit)
-            shown = [_file_item(entry, entry.b3sum) for entry in entries[at:]]
-            return shown, str(at + len(shown)) if more else ""
+        return page
 
-        return await run_in_thread(lambda: self._fit(message, page))
-
-    put(Answerer, "_list_files", list_by_index)
+    for store in (LocalStore, MemoryStore):
+        put(store, "files", by_index(store.files))
 
 
 # ---- the end, and names -----------------------------------------------------------------------------------------
