@@ -34,7 +34,7 @@ CHAPTERS_OF = {
         "EXT",
         "LIM",
     ],
-    "dialects.md": ["DIA", "SID"],
+    "dialects.md": ["DIA", "SID", "S82"],
     "identity.md": ["TLS", "AUT", "PRN"],
 }
 """The documents that hold clauses, and their chapters in order."""

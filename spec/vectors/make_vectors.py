@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dialect_struct82
 import dialects
 import tables
 from conversations import Conversation, Step, conversations
@@ -160,6 +161,11 @@ def conversation_json(conversation: Conversation) -> dict[str, Any]:
     }
 
 
+def transcripts() -> list[dialects.Transcript]:
+    """Those of both dialects."""
+    return [*dialects.transcripts(), *dialect_struct82.struct82_transcripts()]
+
+
 def transcript_json(transcript: dialects.Transcript) -> dict[str, Any]:
     """One transcript of dialects.json."""
     steps = []
@@ -199,9 +205,10 @@ def documents() -> dict[str, dict[str, Any]]:
         "names.json": {"kind": "names", "vectors": tables.names()},
         "dialects.json": {
             "kind": "dialects",
-            "vectors": [transcript_json(it) for it in dialects.transcripts()],
+            "vectors": [transcript_json(it) for it in transcripts()],
             "openings": dialects.openings(),
             "lines": dialects.lines(),
+            "headers": dialect_struct82.headers(),
         },
         "identity.json": {
             "kind": "identity",
@@ -245,6 +252,16 @@ def words_of(raw: bytes) -> str:
     return (text if text.isascii() and text.isprintable() else shown.hex(" ")) + more
 
 
+def field_lines(field: Field) -> list[str]:
+    """The lines that show some bytes and what they are; of many zeros the first line is enough."""
+    shown = field.raw if any(field.raw) else field.raw[:LINE_BYTES]
+    more = f", {len(field.raw)} bytes of it" if len(shown) < len(field.raw) else ""
+    return [
+        f"{shown[at : at + LINE_BYTES].hex(' '):<47}  # {f'{field.name}: {field.meaning}{more}' if at == 0 else '…'}"
+        for at in range(0, len(shown), LINE_BYTES)
+    ]
+
+
 def transcript_of(transcript: dialects.Transcript) -> str:
     """A transcript as the spec shows it: one line for each step, or for each field of one."""
     several = any(say.connection > 1 for say in transcript.steps)
@@ -253,7 +270,7 @@ def transcript_of(transcript: dialects.Transcript) -> str:
         where = f"connection {say.connection}  " if several else ""
         if say.fields:
             lines.append(f"{where}{say.speaker:<6}  # {say.says}")
-            lines += [f"    {part.raw.hex(' '):<47}  # {part.name}: {part.meaning}" for part in say.fields]
+            lines += ["    " + line for part in say.fields for line in field_lines(part)]
             continue
         words = f"({say.raw})" if isinstance(say.raw, str) else words_of(say.raw)
         lines.append(f"{where}{say.speaker:<6}  {words:<55}  # {say.says}")
@@ -275,7 +292,7 @@ def examples() -> dict[tuple[str, str], str]:
             if step.frame is not None:
                 shown["frame", f"{conversation.name}/{number}"] = example_of(step.frame)
     shown["openings", "all"] = openings_of(dialects.openings())
-    for transcript in dialects.transcripts():
+    for transcript in transcripts():
         shown["transcript", transcript.name] = transcript_of(transcript)
     return shown
 
