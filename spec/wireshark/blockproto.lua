@@ -523,14 +523,18 @@ end
 
 -- ---- frames ------------------------------------------------------------------------------------------------------------
 
--- A packet can hold several frames, and its dissection can come in several calls: the column tells which is the first.
+-- A packet can hold several frames, and its dissection can come in several calls: what we said last is what the column
+-- ends with, unless this is the packet's first frame.
+local said = { packet = 0, text = "" }
+
 local function say(pinfo, text)
-  if tostring(pinfo.cols.protocol) == SHORT_NAME then
+  pinfo.cols.protocol = SHORT_NAME
+  if said.packet == pinfo.number and tostring(pinfo.cols.info):sub(-#said.text) == said.text then
     pinfo.cols.info:append("; " .. text)
   else
-    pinfo.cols.protocol = SHORT_NAME
     pinfo.cols.info = text
   end
+  said = { packet = pinfo.number, text = text }
 end
 
 local function add_flags(tree, part, layout)
