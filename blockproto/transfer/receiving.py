@@ -448,14 +448,20 @@ class FetchIncoming(Incoming):
     async def _open(self, message: Open) -> None:
         if message.version != self._version or message.filesize is None:
             raise SourceChanged(f"{message.filename} changed while it was being fetched")
+        if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
+            raise BadFacts("a folder has no bytes: its filesize is 0")
         self._opening = message
         self._sourceid = message.sourceid
         self._said = _said(message)
 
     def _commit(self, message: Commit) -> None:
         upload = self._opened_upload()
-        end = upload.facts.filesize
+        opening, end = self._opening, upload.facts.filesize
+        assert opening is not None
         assert end is not None
+        self._check_sourceid(message.sourceid)
+        if message.filesize != opening.filesize:
+            raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")
         upload.commit(self, message.root, end, upload.facts)
 
 
