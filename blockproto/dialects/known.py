@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from . import Dialect
 from .sourceid import Sourceid
+from .struct82 import Struct82
 
 DIALECTS: dict[str, Callable[[], Dialect]] = {
     Sourceid.name: Sourceid,
+    Struct82.name: Struct82,
+    f"{Struct82.name}-from-0": partial(Struct82, 0),
+    f"{Struct82.name}-from-1": partial(Struct82, 1),
 }
+"""The last two are for senders whose numbering does not tell by itself (BP1-S82-015)."""
 
 
 def dialects_of(names: Iterable[str]) -> list[Dialect]:

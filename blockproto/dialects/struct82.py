@@ -1,0 +1,301 @@
+"""The server's side of the dialect ``struct82``: a header, then up to 1 MiB, and again, over any number of connections.
+
+A block is gathered in memory (1 MiB for each connection that is inside one) and kept when it is whole: in this dialect
+nothing can go on in the middle of a block, so nothing is lost by that. How many bytes follow a header is said by its
+blockno alone; where that depends on the numbering, which may not be known yet, what follows decides (``_gather_either``).
+
+Replies go in the order of the headers, and only on connections that asked which blocks are held. A sender that closes while
+an unread reply lies in its socket resets the connection and loses what it had sent last; who asks says that it reads.
+
+Spec: BP1-S82.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..blocks import BLOCK_LENGTH
+from ..errors import BadFacts, BlockprotoError, ConnectionLost, MalformedFrame, StoreFailed
+from ..names import show_name
+from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition
+from .keys import derived_key
+from .struct82_files import Struct82File
+from .struct82_line import Received, Replies
+from .struct82_wire import (
+    HEADER_LENGTH_MAX,
+    HEADER_LENGTH_MIN,
+    QUESTION,
+    Form,
+    Header,
+    Reply,
+    may_begin,
+    recognise,
+    write_bitmap,
+    write_stored_as,
+)
+from .visit import Visit
+
+NUMBERING_S = 60.0
+"""So long a block whose length depends on the numbering waits for it (BP1-S82-018)."""
+
+log = logging.getLogger(__name__)
+
+
+class Struct82:
+    """The dialect ``struct82``; one object for each server.
+
+    Args:
+        first: the number of the first block of every file, 0 or 1, if the operator knows it; None finds out.
+    """
+
+    name = "struct82"
+
+    def __init__(self, first: int | None = None) -> None:
+        self._first = first
+        self._files: dict[tuple[str, bytes, bytes, int], Struct82File] = {}
+
+    def recognise(self, first: bytes) -> Recognition:
+        """See Dialect."""
+        head = first[:FIRST_LENGTH_MAX]
+        text = head[:TEXT_LENGTH]
+        if not may_begin(head) or (len(text) == TEXT_LENGTH and b"\0" not in text and b"=" in text):
+            return Recognition.NO
+        return Recognition.MORE if recognise(head) is None else Recognition.YES
+
+    async def serve(self, visit: Visit) -> None:
+        """See Dialect."""
+        await _Connection(visit, self).run()
+
+    def enter(self, visit: Visit, header: Header) -> Struct82File:
+        """The file that ``header`` is about, for one more connection."""
+        identity = visit.endpoint.host, header.filename, header.filetype, header.filesize
+        file = self._files.get(identity)
+        if file is None or file.stopped is not None:
+            fields = header.filename, header.filetype, str(header.filesize).encode()
+            zero, one = (
+                derived_key(visit.principal, self.name, visit.endpoint.host, *fields, first)
+                for first in (b"0", b"1")
+            )
+            file = self._files[identity] = Struct82File(visit.uploads, (zero, one), header, self._first)
+        file.users += 1
+        return file
+
+    def leave(self, file: Struct82File) -> None:
+        """One connection less; after the last one, what is known of the file is what the ledger has."""
+        file.users -= 1
+        if not file.users:
+            file.leave()
+            for identity in [identity for identity, known in self._files.items() if known is file]:
+                del self._files[identity]
+
+
+class _Connection:
+    """One connection."""
+
+    def __init__(self, visit: Visit, dialect: Struct82) -> None:
+        self._visit = visit
+        self._dialect = dialect
+        self._received = Received(visit)
+        self._replies = Replies(visit)
+        self._form: Form | None = None
+        self._about: Header | None = None
+        self._file: Struct82File | None = None
+        self._refusal: BlockprotoError | None = None
+        self._block = memoryview(b"")
+
+    async def run(self) -> None:
+        """Serve it to its end.
+
+        Raises:
+            ConnectionLost: it broke.
+            MalformedFrame, BadFacts: what came cannot be followed any further.
+            StoreFailed: the medium reported an error.
+        """
+        failure: BlockprotoError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._replies.run)
+            try:
+                await self._read()
+            except (ConnectionLost, StoreFailed) as exc:
+                failure = exc
+                nursery.cancel_scope.cancel()
+            except MalformedFrame as exc:
+                failure = exc
+                self._refuse(self._replies.expect(), QUESTION, exc)
+            except BadFacts as exc:
+                failure = exc
+            finally:
+                if self._file is not None:
+                    self._dialect.leave(self._file)
+            self._replies.end()
+        if self._replies.asked and not isinstance(failure, ConnectionLost):
+            await self._visit.endpoint.end_sending()
+            await self._visit.drain()
+        if failure is not None:
+            raise failure
+
+    # ---- headers and blocks -----------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while (header := await self._next_header()) is not None:
+            await self._turn_to(header)
+            assert self._file is not None
+            if header.blockno == QUESTION:
+                self._replies.asked = True
+                self._replies.know(self._replies.expect(), await self._answer(self._file, header))
+            elif not await self._take_block(self._file, header):
+                log.debug("%s: ended in the middle of a block", self._visit.endpoint.peer)
+                return
+
+    async def _next_header(self) -> Header | None:
+        """The next header, or None at the end of the byte stream."""
+        form = self._form
+        if form is None:
+            form = recognise(await self._received.look(HEADER_LENGTH_MIN))
+            form = self._form = form or recognise(await self._received.look(HEADER_LENGTH_MAX))
+        if form is None:
+            raise MalformedFrame("the first bytes are no header of struct82")
+        raw = bytearray(form.header_length)
+        if await self._received.fill(memoryview(raw)) < len(raw):
+            return None
+        header = form.read(raw)
+        if header is None:
+            raise MalformedFrame(f"no header stands where one was expected ({form.name})")
+        return header
+
+    async def _turn_to(self, header: Header) -> None:
+        """Go over to the file that ``header`` is about, if it is another one than before."""
+        file, about = self._file, self._about
+        same = about is not None and about.is_about_the_file_of(header)
+        if file is None or not same or file.stopped is not None:
+            self._file = self._dialect.enter(self._visit, header)
+            self._about = header
+            if file is not None:
+                self._dialect.leave(file)
+            file = self._file
+        try:
+            await file.open()
+            self._refusal = None
+        except StoreFailed:
+            raise
+        except BlockprotoError as exc:
+            self._refusal = exc
+
+    async def _take_block(self, file: Struct82File, header: Header) -> bool:
+        """Read a block and keep it; False if the byte stream ended inside."""
+        turn = self._replies.expect()
+
+        def answered(outcome: Reply | BlockprotoError) -> None:
+            if isinstance(outcome, Reply):
+                assert self._form is not None
+                self._replies.know(turn, self._form.write_reply(outcome))
+            else:
+                self._refuse(turn, header.blockno, outcome)
+
+        try:
+            length = await self._gather(file, header)
+        except BadFacts as exc:
+            self._refuse(turn, header.blockno, exc)
+            raise
+        if length is None:
+            self._replies.know(turn, b"")
+            return False
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            await file.take(header, self._block[:length], answered)
+        except StoreFailed:
+            raise
+        except BlockprotoError as exc:
+            self._refuse(turn, header.blockno, exc)
+        return True
+
+    async def _gather(self, file: Struct82File, header: Header) -> int | None:
+        """Read the bytes that follow ``header``; returns how many, or None if the byte stream ended before.
+
+        Raises:
+            BadFacts: the blockno does not fit the numbering: nobody knows how many bytes follow.
+        """
+        if not self._block:
+            self._block = memoryview(bytearray(BLOCK_LENGTH))
+        if header.blockno == 0 and file.first != 0:
+            await file.settle(0)
+        elif header.blockno == header.blocknum and file.first is None:
+            await file.settle(1)
+        if file.first is None:
+            short = header.length(0)
+            if short == header.length(1):
+                return short if await self._received.fill(self._block[:short]) == short else None
+            if await self._received.fill(self._block[:short]) < short:
+                return None
+            await self._find_numbering(file, header)
+            filled = short
+        else:
+            filled = 0
+        assert file.first is not None
+        length = header.length(file.first)
+        return length if await self._received.fill(self._block[filled:length]) == length - filled else None
+
+    async def _find_numbering(self, file: Struct82File, header: Header) -> None:
+        """The bytes of a short block are here, and it may be the beginning of a longer one: find out.
+
+        Another connection may settle it; or a header follows for the same file, then the block was short; or other bytes
+        follow, then it is longer.
+
+        Raises:
+            BadFacts: nothing told.
+        """
+        ahead = b""
+        form = self._form
+        assert form is not None
+        lost: list[ConnectionLost] = []
+
+        async def look_ahead() -> None:
+            nonlocal ahead
+            try:
+                ahead = await self._received.look(form.header_length)
+            except ConnectionLost as exc:
+                lost.append(exc)
+            if len(ahead) == form.header_length:
+                nursery.cancel_scope.cancel()
+
+        with trio.move_on_after(NUMBERING_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(look_ahead)
+                await file.settled.wait()
+                nursery.cancel_scope.cancel()
+        if file.first is None and len(ahead) == form.header_length:
+            follows = form.read(ahead)
+            await file.settle(0 if follows is not None and follows.is_about_the_file_of(header) else 1)
+        if file.first is None:
+            raise BadFacts(
+                f"block {header.blockno} of '{show_name(header.filename.decode(errors='replace'))}' came before any block "
+                "that tells whether numbers begin with 0 or 1: send the first block first"
+            )
+
+    # ---- answers ----------------------------------------------------------------------------------------------
+
+    async def _answer(self, file: Struct82File, header: Header) -> bytes:
+        """What is said to a question."""
+        assert self._form is not None
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            holding = await file.holding(header)
+        except StoreFailed:
+            raise
+        except BlockprotoError as exc:
+            return self._refusal_of(QUESTION, exc)
+        reply = Reply(0, QUESTION, holding.held, holding.stored is not None, holding.digest)
+        raw = self._form.write_reply(reply) + write_bitmap(header.blocknum, holding.blocknos)
+        return raw if holding.stored is None else raw + write_stored_as(holding.stored.stored_as)
+
+    def _refuse(self, turn: int, blockno: int, error: BlockprotoError) -> None:
+        self._replies.know(turn, self._refusal_of(blockno, error))
+
+    def _refusal_of(self, blockno: int, error: BlockprotoError) -> bytes:
+        log.warning("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, error)
+        form = self._form
+        return b"" if form is None else form.write_reply(Reply(int(error.code), blockno, 0, False))

@@ -1,0 +1,389 @@
+"""One file of the dialect ``struct82``, for all connections that bring blocks of it.
+
+Whether its blocks are numbered from 0 or from 1 is often not known when the first of them come: 0 or blocknum settles it,
+and until then a number means two places. So a file has two sides, one for each numbering, and each side is an upload of its
+own:
+
+    numbering settled      every block goes to that side
+    not settled            the block goes to the side that counts from 1, for who counts from 0 begins with 0
+    settled from 0 later   what the other side holds is copied over, block by block, and the other side is discarded
+
+So a block that was acknowledged is durable on one side or the other at every moment, no held block is ever written again,
+and after a restart the sides say by what they hold how far it was. A file whose numbering stays open until its last block
+is complete on the side that counts from 1: only blocknum was missing.
+
+Invariant: what happens to a file happens one at a time (``_turn``); so nobody counts blocks while others are moved.
+
+Spec: BP1-S82.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import trio
+from blake3 import blake3
+
+from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, block_span, blocknum_of, root_of
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    Cancelled,
+    DigestsDiffer,
+    SourceChanged,
+    StoreFailed,
+    UnknownFile,
+)
+from ..store import FileStore, StoredFile, UploadKey
+from ..transfer.committing import run_in_thread
+from ..transfer.uploads import LiveUpload, Uploads
+from .struct82_wire import Header, Reply, facts_of
+
+UNDURABLE_MAX = 60
+"""Blocks of an upload that may have been received and not be durable yet (BP1-DIA-014)."""
+
+Answered = Callable[[Reply | BlockprotoError], None]
+"""Called once with what became of a block, when it is durable or will not be."""
+
+
+class Side:
+    """A file under one numbering: its upload, and who waits for which block; the ``Feed`` of that upload."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.upload: LiveUpload | None = None
+        self.stored: StoredFile | None = None
+        self.stopped: BlockprotoError | None = None
+        self._waiting: dict[int, list[Callable[[], None]]] = {}
+        self._changed = trio.Event()
+
+    @property
+    def held(self) -> int:
+        """How many blocks are durable."""
+        return len(self.upload.held) if self.upload is not None else 0
+
+    def holds(self, index: int) -> bool:
+        """Whether a block is durable."""
+        return self.upload is not None and index in self.upload.held
+
+    async def open(self, uploads: Uploads, key: UploadKey, header: Header) -> None:
+        """Find or begin the upload; raises what ``Uploads.open`` raises."""
+        found = await uploads.open(key, facts_of(header), 0, self)
+        if isinstance(found, StoredFile):
+            self.stored = found
+        else:
+            self.upload = found
+
+    def leave(self) -> None:
+        """Let go of the upload."""
+        upload, self.upload = self.upload, None
+        if upload is not None:
+            upload.leave(self)
+
+    def when_durable(self, index: int, told: Callable[[], None]) -> None:
+        """Call ``told`` when block ``index`` is durable, or when the upload has ended otherwise."""
+        if self.upload is None or index in self.upload.held:
+            told()
+        else:
+            self._waiting.setdefault(index, []).append(told)
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Wait until ``reached``, which can change whenever something of this upload became durable or ended."""
+        while not reached():
+            await self._changed.wait()
+
+    # ---- what the upload tells (uploads.Feed) -----------------------------------------------------------------
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """See uploads.Feed."""
+        for first, count in runs:
+            for index in range(first, first + count):
+                for told in self._waiting.pop(index, ()):
+                    told()
+        self._wake()
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Feed."""
+        self.stored = stored
+        self._end()
+
+    def say_differ(self, error: DigestsDiffer) -> None:
+        """See uploads.Feed; the root was computed here, so a block was taken back meanwhile by somebody else."""
+        self._wake()
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Feed."""
+        self.stopped = error
+        self._end()
+
+    def _end(self) -> None:
+        self.leave()
+        waiting, self._waiting = self._waiting, {}
+        for all_told in waiting.values():
+            for told in all_told:
+                told()
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is held of a file: which blocknos (those that stand for no bytes among them), and what a reply says of it."""
+
+    blocknos: tuple[int, ...]
+    held: int
+    digest: bytes
+    stored: StoredFile | None
+
+
+class Struct82File:
+    """A file, from the first connection that names it to the last.
+
+    Args:
+        uploads: where it goes.
+        keys: the upload's key for each numbering.
+        header: any header of it.
+        first: the number of its first block if the operator said so, else None.
+    """
+
+    def __init__(
+        self, uploads: Uploads, keys: tuple[UploadKey, UploadKey], header: Header, first: int | None
+    ) -> None:
+        self.users = 0
+        self.first = first
+        self.settled = trio.Event()
+        self._uploads = uploads
+        self._keys = keys
+        self._header = header
+        self._blocks = blocknum_of(header.filesize)
+        self._sides = (Side(0), Side(1))
+        self._files = cast(FileStore, uploads.store)  # what a server serves keeps finished files too
+        self._told = first
+        self._opened = False
+        self._gone: BlockprotoError | None = None
+        self._turn = trio.Lock()
+
+    @property
+    def stopped(self) -> BlockprotoError | None:
+        """Why nothing more can come of this object, or None; the next header begins with a new one."""
+        sides = [side for side in self._sides if self.first in (None, side.first)]
+        return self._gone or next((side.stopped for side in sides if side.stopped is not None), None)
+
+    def leave(self) -> None:
+        """The last connection has gone."""
+        for side in self._sides:
+            side.leave()
+
+    async def open(self) -> None:
+        """Find what is there of it; harmless when repeated.
+
+        Raises:
+            NameRefused, BadFacts, StoreFull, SourceChanged: no block of it can be taken.
+        """
+        async with self._turn:
+            if self._opened:
+                return
+            for side in self._sides:
+                if self._told in (None, side.first) and side.upload is None:
+                    await side.open(self._uploads, self._keys[side.first], self._header)
+            self._opened = True
+            zero, one = self._sides
+            if self.first is None and (zero.stored is not None or zero.held):
+                await self._settle(0)
+            elif self.first is None and (one.stored is not None or one.holds(self._blocks - 1)):
+                await self._settle(1)  # the last block is not kept before its numbering is known
+            elif self.first is not None:
+                await self._settled()
+
+    async def settle(self, first: int) -> None:
+        """The number of the file's first block is known now.
+
+        Raises:
+            BadFacts: it was settled otherwise before.
+        """
+        async with self._turn:
+            await self._settle(first)
+
+    async def take(self, header: Header, block: memoryview, answered: Answered) -> None:
+        """Keep a whole block; ``answered`` is called when it is durable, perhaps before this returns.
+
+        Raises:
+            StoreFull, NotPermitted: it cannot be kept; what was held stays.
+            SourceChanged: the file is complete, and this block of it has other bytes.
+            Cancelled: somebody cancelled the upload.
+            StoreFailed: the medium reported an error.
+        """
+        async with self._turn:
+            if not block:
+                answered(self._reply(header.blockno, EMPTY_DIGEST))
+                return
+            side = self._side()
+            index = header.blockno - side.first
+            digest = blake3(block).digest()
+            if side.upload is not None and side.upload.finishing:
+                await side.until(lambda: side.upload is None or not side.upload.finishing)
+            if side.stored is not None:
+                await self._compare(side.stored, index, block)
+                answered(self._reply(header.blockno, digest))
+                return
+            await self._put(side, index, block, digest)
+            completes = await self._commit_if_whole(side)
+            if not completes:
+                side.when_durable(index, lambda: answered(self._outcome(header.blockno, index, digest)))
+                return
+        await side.until(lambda: side.upload is None or not side.upload.finishing)
+        answered(self._outcome(header.blockno, index, digest))
+
+    async def holding(self, header: Header) -> Holding:
+        """What is held, for who counts as in ``header``; a file of which every block is held is made complete before."""
+        async with self._turn:
+            side = self._side()
+            if side.upload is not None and side.held == self._blocks:
+                await self._commit_if_whole(side)
+            await side.until(lambda: side.upload is None or not side.upload.finishing)
+            return await self._holding(side, header.blocknum)
+
+    # ---- numbering --------------------------------------------------------------------------------------------
+
+    def _side(self) -> Side:
+        """Where blocks go now (see the module's docstring)."""
+        return self._sides[1 if self.first is None else self.first]
+
+    async def _settle(self, first: int) -> None:
+        if self.first is not None:
+            if self.first != first:
+                raise BadFacts(f"the blocks of this file are numbered from {self.first}, not from {first}")
+            return
+        self.first = first
+        await self._settled()
+
+    async def _settled(self) -> None:
+        self.settled.set()
+        try:
+            if self.first == 0:
+                await self._move_over()
+        except BlockprotoError as exc:
+            self._gone = exc  # both sides hold something: the next to come begins where this one ended
+            raise
+        self._sides[1 - (self.first or 0)].leave()
+
+    async def _move_over(self) -> None:
+        """Copy what the side that counts from 1 holds to the one that counts from 0, durably, and discard it there."""
+        zero, one = self._sides
+        await one.until(lambda: one.upload is None or not one.upload.pending)
+        if one.upload is None or not one.held:
+            return
+        block = memoryview(bytearray(BLOCK_LENGTH))
+        moved = [index + one.first for index in one.upload.held]
+        for blockno in moved if zero.stored is None else ():
+            old = one.upload
+            if old is None or zero.upload is None:
+                raise Cancelled("the upload was cancelled")
+            position = (blockno - one.first) * BLOCK_LENGTH
+            read = await run_in_thread(lambda at=position, of=old: of.stored.read_into(at, block))  # type: ignore[misc]
+            digest = blake3(block[:read]).digest()
+            if digest != old.digest_of(blockno - one.first):
+                raise StoreFailed("a held block cannot be read as it was written: check the store")
+            if zero.upload.digest_of(blockno) is None:
+                await self._put(zero, blockno, block[:read], digest)
+        await zero.until(lambda: zero.upload is None or not zero.upload.pending)
+        if zero.stopped is not None:
+            raise zero.stopped
+        if one.upload is not None:
+            await one.upload.discard(Cancelled("its blocks are numbered from 0")).wait()
+
+    # ---- blocks -----------------------------------------------------------------------------------------------
+
+    async def _put(self, side: Side, index: int, block: memoryview, digest: bytes) -> None:
+        """Write a block unless it is here; one that is held with other bytes is given up before (BP1-S82-033)."""
+        upload = side.upload
+        if upload is None or upload.discarded is not None:
+            raise side.stopped or Cancelled("the upload was cancelled")
+        known = upload.digest_of(index)
+        if known is not None and known != digest:
+            await upload.repair(((index, digest),))
+        elif known is not None:
+            return
+        await side.until(lambda: side.upload is None or len(upload.pending) < UNDURABLE_MAX)
+        await upload.write(index, index * BLOCK_LENGTH, block)
+        upload.block_verified(index, len(block), digest)
+
+    async def _commit_if_whole(self, side: Side) -> bool:
+        """Begin the commit when every block is here; whether it did."""
+        upload = side.upload
+        if upload is None or upload.finishing or len(upload.held) + len(upload.pending) < self._blocks:
+            return False
+        digests = await self._digests(upload)
+        if side.upload is None:
+            return False
+        upload.commit(side, root_of(digests, self._blocks), self._header.filesize, upload.facts)
+        return True
+
+    async def _digests(self, upload: LiveUpload) -> list[bytes]:
+        """The digests of the blocks that are here, in order."""
+        known = dict(upload.pending)
+        held = [index for index in upload.held if index not in known]
+        found = await run_in_thread(lambda: [upload.stored.digest(index) for index in held])
+        known |= {index: digest for index, digest in zip(held, found, strict=True) if digest is not None}
+        return [known[index] for index in sorted(known)]
+
+    async def _compare(self, stored: StoredFile, index: int, block: memoryview) -> None:
+        """Hold a block that is sent again against the finished file."""
+        if self._blocks == 1 and blake3(block).digest() == stored.root:
+            return
+        try:
+            same = await run_in_thread(lambda: _has_bytes(self._files, stored, index * BLOCK_LENGTH, block))
+        except UnknownFile as exc:
+            self._gone = exc
+            raise
+        if not same:
+            raise SourceChanged(
+                f"'{stored.stored_as}' is complete with other bytes of the same size: rename or remove it to send anew"
+            )
+
+    # ---- what is said -----------------------------------------------------------------------------------------
+
+    def _outcome(self, blockno: int, index: int, digest: bytes) -> Reply | BlockprotoError:
+        """What became of a block that was put."""
+        side = self._side()
+        if side.stored is None and side.stopped is not None:
+            return side.stopped
+        return self._reply(blockno, digest)
+
+    def _reply(self, blockno: int, digest: bytes) -> Reply:
+        side = self._side()
+        complete = side.stored is not None
+        return Reply(0, blockno, self._blocks if complete else side.held, complete, digest)
+
+    async def _holding(self, side: Side, blocknum: int) -> Holding:
+        if side.stored is not None:
+            return Holding(tuple(range(blocknum + 1)), self._blocks, side.stored.root, side.stored)
+        upload = side.upload
+        if upload is None:
+            raise side.stopped or Cancelled("the upload was cancelled")
+        held = list(upload.held)
+        digests = await run_in_thread(lambda: [upload.stored.digest(index) for index in held])
+        known = [digest for digest in digests if digest is not None]
+        firsts = (0, 1) if self.first is None else (self.first,)
+        at_the_ends = {0, *range(self._blocks, blocknum + 1)}
+        empty = [no for no in at_the_ends if all(self._is_empty(no, first) for first in firsts)]
+        blocknos = [index + side.first for index in held] + empty
+        return Holding(tuple(blocknos), len(held), root_of(known, len(known)), None)
+
+    def _is_empty(self, blockno: int, first: int) -> bool:
+        return block_span(blockno - first, 0, self._header.filesize)[1] == 0
+
+
+def _has_bytes(files: FileStore, stored: StoredFile, position: int, block: memoryview) -> bool:
+    """Whether a finished file has the bytes of ``block`` at ``position``; raises UnknownFile."""
+    reader = files.open_file(None, stored.file_id)
+    try:
+        view = memoryview(bytearray(len(block)))
+        return reader.read_into(position, view) == len(block) and view == block
+    finally:
+        reader.close()
