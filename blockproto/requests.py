@@ -14,9 +14,10 @@ import trio
 from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
-from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, Unsupported
+from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, UnknownFile, Unsupported
 from .link.connection import Connection
 from .names import SafeName
+from .realm import Realm
 from .store import (
     Facts,
     FileEntry,
@@ -30,7 +31,8 @@ from .store import (
     Work,
 )
 from .transfer.committing import Committer, Disk, run_in_thread
-from .transfer.sending import Lane, Sending
+from .transfer.lane import Lane
+from .transfer.sending import Sending
 from .transfer.uploads import Uploads
 from .wire import (
     ZERO_ID,
@@ -63,7 +65,7 @@ class Answerer:
         connection, stream: where the question came.
         nursery: where the answer is worked out; it may outlive the connection.
         store, uploads: what is asked about.
-        principal: who asks (16 bytes).
+        realm: who asks.
     """
 
     def __init__(
@@ -73,14 +75,14 @@ class Answerer:
         nursery: trio.Nursery,
         store: FileStore,
         uploads: Uploads,
-        principal: bytes,
+        realm: Realm,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._nursery = nursery
         self._store = store
         self._uploads = uploads
-        self._principal = principal
+        self._realm = realm
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
@@ -106,12 +108,22 @@ class Answerer:
 
     async def _remove(self, message: RemoveMessage) -> Result:
         if message.kind == RemoveKind.UPLOAD:
-            await self._uploads.discard(UploadKey(self._principal, message.id))
+            await self._uploads.discard(UploadKey(self._realm.principal, message.id))
         else:
-            name, file_id = _named(message.filename, message.id)
+            name, file_id = await run_in_thread(partial(self._target, message))
             work = Remove(name, file_id, message.recursive)
-            await commit_and_wait(self._uploads.committer, work, self._principal)
+            await commit_and_wait(self._uploads.committer, work, self._realm.principal)
         return Result(kind=message.kind)
+
+    def _target(self, message: RemoveMessage) -> tuple[SafeName | None, bytes | None]:
+        """What is to be removed; an id of something outside the realm is unknown (BP1-PRN-003)."""
+        if message.id == ZERO_ID:
+            return self._realm.inward(message.filename), None
+        if self._realm.folder is None:
+            return None, message.id
+        reader = _open(self._store, self._realm, "", message.id)
+        reader.close()
+        return reader.entry.filename, None
 
     async def _list(self, message: List) -> Result:
         if message.follow:
@@ -130,20 +142,20 @@ class Answerer:
             raise BadFacts("the cursor is none of ours")
         at = int(message.cursor or 0)
         end = min(at + min(message.limit, RECEIPTS_MAX), len(message.ids))
-        found = self._store.receipts(self._principal, message.ids[at:end])
-        items: list[Item] = [_receipt_item(stored) for stored in found]
+        found = self._store.receipts(self._realm.principal, message.ids[at:end])
+        items: list[Item] = [_receipt_item(stored, self._realm) for stored in found]
         fitting = page_items(items, self._connection.session.head_length_max)
         if fitting < len(found):
             end = message.ids.index(found[fitting].sourceid, at)
         return Result(message.kind, tuple(items[:fitting]), str(end) if end < len(message.ids) else "")
 
     async def _stat(self, message: List) -> Result:
-        name = SafeName.parse(message.name)
+        name = self._realm.inward(message.name)
         entry = await run_in_thread(lambda: self._store.stat(name))
         b3sum = entry.b3sum
         if message.b3sum and b3sum is None and not entry.folder:
             b3sum = await self._compute_b3sum(name)
-        return Result(message.kind, (_file_item(entry, b3sum),))
+        return Result(message.kind, (_file_item(entry, b3sum, self._realm),))
 
     async def _compute_b3sum(self, name: SafeName) -> bytes:
         reader = await run_in_thread(lambda: self._store.open_file(name, None))
@@ -159,22 +171,28 @@ class Answerer:
             reader.close()
         digest = hasher.digest()
         work = RecordB3sum(name, reader.entry.version, digest)
-        await commit_and_wait(self._uploads.committer, work, self._principal)
+        await commit_and_wait(self._uploads.committer, work, self._realm.principal)
         return digest
 
     async def _list_files(self, message: List) -> Result:
-        folder = SafeName.parse(message.name).text if message.name else ""
+        top = "" if self._realm.folder is None else self._realm.folder.text
+        folder = self._realm.inward(message.name).text if message.name else top
 
         def page(limit: int) -> tuple[list[Item], str]:
-            entries, cursor = self._store.files(folder, message.recursive, message.cursor, limit)
-            return [_file_item(entry, entry.b3sum) for entry in entries], cursor
+            try:
+                entries, cursor = self._store.files(folder, message.recursive, message.cursor, limit)
+            except UnknownFile:
+                if message.name:
+                    raise
+                return [], ""  # the realm's folder is made with the first file in it
+            return [_file_item(entry, entry.b3sum, self._realm) for entry in entries], cursor
 
         return await run_in_thread(lambda: self._fit(message, page))
 
     async def _list_uploads(self, message: List) -> Result:
         def page(limit: int) -> tuple[list[Item], str]:
-            entries, cursor = self._store.uploads(self._principal, message.cursor, limit)
-            return [_upload_item(entry) for entry in entries], cursor
+            entries, cursor = self._store.uploads(self._realm.principal, message.cursor, limit)
+            return [_upload_item(entry, self._realm) for entry in entries], cursor
 
         return await run_in_thread(lambda: self._fit(message, page))
 
@@ -195,13 +213,20 @@ class ServedFetch:
     """
 
     def __init__(
-        self, connection: Connection, stream: int, nursery: trio.Nursery, store: FileStore, disk: Disk
+        self,
+        connection: Connection,
+        stream: int,
+        nursery: trio.Nursery,
+        store: FileStore,
+        disk: Disk,
+        realm: Realm,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._nursery = nursery
         self._store = store
         self._disk = disk
+        self._realm = realm
         self._lane: Lane | None = None
         self._reader: StoredReader | None = None
 
@@ -222,10 +247,11 @@ class ServedFetch:
             self._lane.ended(error)
 
     async def _begin(self, message: Fetch) -> None:
-        name, file_id = _named(message.filename, message.file_id)
-        reader = await run_in_thread(lambda: self._store.open_file(name, file_id))
+        reader = await run_in_thread(
+            lambda: _open(self._store, self._realm, message.filename, message.file_id)
+        )
         try:
-            source = StoredSource(reader, self._disk, message)
+            source = StoredSource(reader, self._disk, message, self._realm)
         except BlockprotoError:
             reader.close()
             raise
@@ -254,17 +280,21 @@ class StoredSource:
         reader: the open file; the caller closes it.
         disk: decides whether reads leave the Trio thread.
         message: the FETCH.
+        realm: who gets it: names are said as they are there.
 
     Raises:
         BadFacts: the range begins behind the file's last byte.
         SourceChanged: the file is not of the version that was asked for.
     """
 
-    def __init__(self, reader: StoredReader, disk: Disk, message: Fetch) -> None:
+    def __init__(self, reader: StoredReader, disk: Disk, message: Fetch, realm: Realm) -> None:
         entry = reader.entry
         if message.version not in (bytes(16), entry.version):
-            raise SourceChanged(f"{entry.filename.text} is not the version that was asked for any more")
-        self.facts = Facts(entry.filename, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode)
+            raise SourceChanged(
+                f"{realm.outward(entry.filename.text)} is not the version that was asked for any more"
+            )
+        name = SafeName.parse(realm.outward(entry.filename.text))
+        self.facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode)
         if entry.filesize and message.first >= entry.filesize:
             raise BadFacts(f"the range begins at {message.first}, the file has {entry.filesize} bytes")
         self.first = min(message.first, entry.filesize)
@@ -304,9 +334,19 @@ async def commit_and_wait(committer: Committer, work: Work, principal: bytes) ->
         raise work.outcome
 
 
-def _named(filename: str, file_id: bytes) -> tuple[SafeName | None, bytes | None]:
-    """What a request means: the id wins unless it is zeros, else the name is judged (BP1-FET)."""
-    return (SafeName.parse(filename), None) if file_id == ZERO_ID else (None, file_id)
+def _open(store: FileStore, realm: Realm, filename: str, file_id: bytes) -> StoredReader:
+    """Open what a request of ``realm`` means: the id wins unless it is zeros (BP1-FET).
+
+    Raises:
+        UnknownFile: it is not there, or not in the realm: nobody can tell which (BP1-PRN-003).
+    """
+    if file_id == ZERO_ID:
+        return store.open_file(realm.inward(filename), None)
+    reader = store.open_file(None, file_id)
+    if not realm.holds(reader.entry.filename):
+        reader.close()
+        raise UnknownFile
+    return reader
 
 
 def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memoryview) -> int:
@@ -321,7 +361,7 @@ def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Ope
         attempt=0,
         filesize=entry.filesize,
         blocknum=blocknum_of(entry.filesize),
-        filename=entry.filename.text,
+        filename=source.facts.filename.text,
         filetype=entry.filetype,
         priority=message.priority,
         mtime_ns=entry.mtime_ns,
@@ -333,7 +373,7 @@ def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Ope
     )
 
 
-def _file_item(entry: FileEntry, b3sum: bytes | None) -> FileItem:
+def _file_item(entry: FileEntry, b3sum: bytes | None, realm: Realm) -> FileItem:
     return FileItem(
         kind=EntryKind.FOLDER if entry.folder else EntryKind.FILE,
         filesize=entry.filesize,
@@ -341,14 +381,14 @@ def _file_item(entry: FileEntry, b3sum: bytes | None) -> FileItem:
         mode=entry.mode,
         file_id=entry.file_id,
         version=entry.version,
-        filename=entry.filename.text,
+        filename=realm.outward(entry.filename.text),
         filetype=entry.filetype,
         root=entry.root,
         b3sum=b3sum,
     )
 
 
-def _upload_item(entry: UploadEntry) -> UploadItem:
+def _upload_item(entry: UploadEntry, realm: Realm) -> UploadItem:
     return UploadItem(
         sourceid=entry.key.sourceid,
         file_id=entry.file_id,
@@ -357,17 +397,17 @@ def _upload_item(entry: UploadEntry) -> UploadItem:
         position=entry.position,
         held_count=entry.held_count,
         expires_ms=entry.expires_ms,
-        filename=entry.filename.text,
+        filename=realm.outward(entry.filename.text),
         filetype=entry.filetype,
     )
 
 
-def _receipt_item(stored: StoredFile) -> ReceiptItem:
+def _receipt_item(stored: StoredFile, realm: Realm) -> ReceiptItem:
     return ReceiptItem(
         sourceid=stored.sourceid,
         file_id=stored.file_id,
         root=stored.root,
         filesize=stored.filesize,
-        stored_as=stored.stored_as,
+        stored_as=realm.outward(stored.stored_as),
         b3sum=stored.b3sum,
     )

@@ -16,26 +16,36 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 
 import trio
 
 from .dialects import FIRST_LENGTH_MAX, Dialect
 from .dialects.visit import Visit
-from .errors import BlockprotoError, Code, ConnectionLost, GoingAway, StoreFailed, Unsupported
+from .errors import (
+    BlockprotoError,
+    Code,
+    ConnectionLost,
+    GoingAway,
+    StoreFailed,
+    Unauthenticated,
+    Unsupported,
+)
+from .identity.admission import Admission, Admitting, Door
+from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, endpoint_of
 from .protocol.session import Limits, Session, Side
+from .realm import ANONYMOUS
 from .requests import Answerer, ServedFetch
 from .routing import Verdict, route
 from .store import FileStore
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import BriefIncoming, Incoming
 from .transfer.uploads import Uploads
-from .wire import Block, Fetch, List, Message, Open, Remove
+from .wire import Auth, Block, Fetch, List, Message, Open, Remove
 
-ANONYMOUS = bytes(16)
-"""The principal of everybody while there is no authentication."""
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
 SWEEP_EVERY_S = 3600.0
@@ -49,19 +59,27 @@ class Server:
     Args:
         store: what is served; closed by ``run``.
         limits: what HELLO says; None for the defaults.
+        door: who may come in; None: everybody, anonymously.
         dialects: what else is answered on the same port.
     """
 
     def __init__(
-        self, store: FileStore, *, limits: Limits | None = None, dialects: Sequence[Dialect] = ()
+        self,
+        store: FileStore,
+        *,
+        limits: Limits | None = None,
+        door: Door | None = None,
+        dialects: Sequence[Dialect] = (),
     ) -> None:
         self.store = store
         self.committer = Committer(store)
         self.disk = Disk()
         self.uploads = Uploads(store, self.committer, self.disk)
-        self._limits = limits or Limits(agent="blockproto")
+        self.door = door or Door()
+        self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
         self._dialects = tuple(dialects)
         self._connections: set[Connection | Visit] = set()
+        self._admissions: dict[Connection, Admission] = {}
         self._arriving: set[trio.CancelScope] = set()
         self._stopping = trio.Event()
         self._stopped = False
@@ -128,6 +146,13 @@ class Server:
         self._failure = self._failure or failure
         self.stop()
 
+    def use_register(self, register: Register) -> None:
+        """Let the tokens of ``register`` count from now on; who came in with one that is gone has to leave (BP1-AUT-009)."""
+        self.door.register = register
+        for connection, admission in self._admissions.items():
+            if admission.revoked:
+                connection.end_with(Unauthenticated("the credential was revoked"))
+
     def stop(self) -> None:
         """Begin to leave; ``run`` returns when everything is durable."""
         self._stopping.set()
@@ -148,11 +173,18 @@ class Server:
         if spoken is Verdict.TLS:
             log.info("%s speaks TLS, and none is served yet", endpoint.peer)
         if isinstance(spoken, Verdict):
-            connection = Connection(endpoint, session, accept=self._acceptor(self._nursery))
-            await self._serve_until_ended(connection, connection.run(received, begun_at))
+            admission = Admission(self.door)
+            connection = Connection(endpoint, session, accept=self._acceptor(self._nursery, admission))
+            self._admissions[connection] = admission
+            if not admission.admitted:
+                self._nursery.start_soon(self._end_unless_admitted, connection, admission, begun_at)
+            try:
+                await self._serve_until_ended(connection, connection.run(received, begun_at))
+            finally:
+                del self._admissions[connection]
         else:
             first = bytes(session.receive_buffer()[:received])
-            visit = Visit(spoken, endpoint, first, self.uploads, ANONYMOUS, begun_at)
+            visit = Visit(spoken, endpoint, first, self.uploads, ANONYMOUS.principal, begun_at)
             await self._serve_until_ended(visit, visit.run())
 
     async def _recognise(
@@ -191,21 +223,34 @@ class Server:
         finally:
             self._connections.discard(connection)
 
-    def _acceptor(self, nursery: trio.Nursery) -> Acceptor:
+    def _acceptor(self, nursery: trio.Nursery, admission: Admission) -> Acceptor:
         def accept(connection: Connection, stream: int, message: Message) -> Sink:
             if self._stopping.is_set():
                 raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
+            if isinstance(message, Auth):
+                if self.door.register is None:
+                    raise Unsupported("this server knows no principals")
+                return Admitting(connection, stream, admission)
+            realm = admission.realm_for(message)
             if isinstance(message, Open):
-                return Incoming(connection, stream, self.uploads, ANONYMOUS)
+                return Incoming(connection, stream, self.uploads, realm)
             if isinstance(message, Block):
-                return BriefIncoming(connection, stream, self.uploads, ANONYMOUS)
+                return BriefIncoming(connection, stream, self.uploads, realm)
             if isinstance(message, Fetch):
-                return ServedFetch(connection, stream, nursery, self.store, self.disk)
-            if isinstance(message, List | Remove):
-                return Answerer(connection, stream, nursery, self.store, self.uploads, ANONYMOUS)
-            raise Unsupported(f"a stream cannot begin with {type(message).__name__}")
+                return ServedFetch(connection, stream, nursery, self.store, self.disk, realm)
+            assert isinstance(message, List | Remove)
+            return Answerer(connection, stream, nursery, self.store, self.uploads, realm)
 
         return accept
+
+    async def _end_unless_admitted(
+        self, connection: Connection, admission: Admission, begun_at: float
+    ) -> None:
+        """Let nobody stay who has not said in time who they are (BP1-AUT-010)."""
+        with trio.move_on_at(begun_at + GREETING_S):
+            await connection.finished.wait()
+        if not admission.admitted:
+            connection.end_with(ConnectionLost("nobody has said who is asking"))
 
     async def _accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery
@@ -219,7 +264,7 @@ class Server:
             try:
                 works = await run_in_thread(partial(self.store.sweep, now_ms))
                 for work in works:
-                    self.committer.submit(work, lambda _: None, principal=ANONYMOUS, small=True)
+                    self.committer.submit(work, lambda _: None, principal=ANONYMOUS.principal, small=True)
             except StoreFailed as exc:
                 self._fail(exc)
                 return

@@ -21,6 +21,8 @@ from trio.testing import MockClock, memory_stream_pair
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.client import Client, connect_with
 from blockproto.errors import BlockprotoError, Code, Scope
+from blockproto.identity.admission import Door
+from blockproto.lines import Patience
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.names import SafeName
 from blockproto.protocol.session import Limits
@@ -486,7 +488,7 @@ class Served:
     async def client(self, *, connections: int = 1, tries: int = 5) -> AsyncIterator[Client]:
         """A client of this server."""
         async with connect_with(
-            self.dial, "memory", self.open_sidecar, connections=connections, tries=tries
+            self.dial, "memory", self.open_sidecar, connections=connections, patience=Patience(tries=tries)
         ) as client:
             yield client
 
@@ -515,6 +517,7 @@ async def serving(
     store: MemoryStore | None = None,
     *,
     limits: Limits | None = None,
+    door: Door | None = None,
     fails: type[BlockprotoError] | None = None,
 ) -> AsyncIterator[Served]:
     """A running server on ``store``; at the end it is stopped, and nothing of it may be left.
@@ -522,10 +525,11 @@ async def serving(
     Args:
         store: None for a new MemoryStore.
         limits: what it takes.
+        door: who may come in; None: everybody.
         fails: the error that ``Server.run`` is expected to raise, or None.
     """
     store = WatchedStore() if store is None else store
-    server = Server(store, limits=limits)
+    server = Server(store, limits=limits, door=door)
     failures: list[BlockprotoError] = []
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:

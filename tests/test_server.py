@@ -32,6 +32,7 @@ from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
 from blockproto.link.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.protocol.session import Kind, Limits
 from blockproto.protocol.streams import FIRST
+from blockproto.realm import ANONYMOUS
 from blockproto.server import GRACE_S, RETRY_AFTER_MS, SWEEP_EVERY_S, Server
 from blockproto.store import BlockDone, Discard, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
@@ -210,6 +211,7 @@ async def test_stop_waits_for_what_is_in_flight_and_no_longer_than_the_grace() -
         assert trio.current_time() == GRACE_S
 
 
+@pytest.mark.clause("BP1-END-010", "BP1-RES-014")
 @quick
 async def test_stop_records_how_far_unfinished_blocks_got() -> None:
     store = WatchedStore()
@@ -227,6 +229,7 @@ async def test_stop_records_how_far_unfinished_blocks_got() -> None:
         assert (opened.held, opened.prefixes) == (((0, 1),), ((1, 70_000),))
 
 
+@pytest.mark.clause("BP1-END-010")
 @quick
 async def test_stop_makes_durable_what_has_come_and_answers_commits_that_are_complete() -> None:
     async with serving() as served:
@@ -308,6 +311,7 @@ async def test_who_connects_to_a_server_that_has_left_is_closed() -> None:
 # ---- a disk that fails ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-ERR-008")
 @quick
 async def test_after_the_medium_failed_everybody_is_told_and_nothing_acknowledged() -> None:
     store = WatchedStore()
@@ -326,6 +330,7 @@ async def test_after_the_medium_failed_everybody_is_told_and_nothing_acknowledge
             assert peer.acked == set()
 
 
+@pytest.mark.clause("BP1-ERR-008")
 @quick
 async def test_a_write_that_fails_ends_the_server_too() -> None:
     class Failing(WatchedStore):
@@ -376,7 +381,7 @@ async def test_a_sweep_that_fails_ends_the_server_in_order() -> None:
 def _begun_at(now_ms: int) -> WatchedStore:
     """A store with one unfinished upload that was begun then."""
     store = WatchedStore(now_ms=lambda: now_ms)
-    upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open()), 1)
+    upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open(), ANONYMOUS), 1)
     assert isinstance(upload, MemoryUpload)
     upload.write(0, memoryview(THREE.bytes_of(0)))
     store.commit([BlockDone(upload, 1, 0, MIB, bytes(32))])
@@ -392,6 +397,7 @@ async def test_what_expired_is_swept_away_at_the_start(monkeypatch: pytest.Monke
         assert uploads_in(store) == []
 
 
+@pytest.mark.clause("BP1-RES-022")
 @quick
 async def test_what_has_not_expired_stays_and_is_swept_an_hour_after_it_has(
     monkeypatch: pytest.MonkeyPatch,
@@ -482,4 +488,6 @@ async def test_a_port_where_nobody_listens_is_a_lost_connection() -> None:
 
 def test_everything_that_may_begin_a_stream_is_handled() -> None:
     """What the session lets a peer begin a stream with is what the server has an answer for."""
-    assert set(FIRST) == {Kind.OPEN, Kind.BLOCK, Kind.BLOCK_COMMIT, Kind.FETCH, Kind.LIST, Kind.REMOVE}
+    assert set(FIRST) == {
+        Kind.OPEN, Kind.BLOCK, Kind.BLOCK_COMMIT, Kind.FETCH, Kind.LIST, Kind.REMOVE, Kind.AUTH,
+    }  # fmt: skip

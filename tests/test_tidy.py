@@ -28,12 +28,14 @@ ROOMS: dict[str, tuple[str, str]] = {
     "names": ("errors", "blake3"),
     "layout": ("errors", "construct"),
     "wire": ("errors blocks names layout", "construct"),
+    "realm": ("errors names wire", ""),
     "protocol": ("errors blocks wire", ""),
     "store": ("errors blocks names", "lmdb blake3 filelock"),
     "link": ("errors blocks wire protocol", "trio"),
-    "transfer": ("errors blocks names wire link store", "trio blake3"),
-    "requests": ("errors blocks names wire link transfer store", "trio blake3"),
-    "server": ("errors names wire protocol link transfer requests routing dialects store", "trio"),
+    "transfer": ("errors blocks names wire realm link store", "trio blake3"),
+    "identity": ("errors names wire realm link", "blake3 filelock"),
+    "requests": ("errors blocks names wire realm link transfer store", "trio blake3"),
+    "server": ("errors names wire realm protocol link transfer identity requests routing dialects store", "trio"),
     "results": ("wire", ""),
     "sourceid": ("", "blake3 platformdirs"),
     "sources": ("errors blocks names store transfer", "trio"),
@@ -70,7 +72,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "conformance": ("errors blocks names wire", "blake3 platformdirs rich"),
 }
 WHOLE_STORE = {"store", "api", "listening", "cli"}
-NO_IO = {"errors", "blocks", "names", "layout", "wire", "protocol", "routing"}
+NO_IO = {"errors", "blocks", "names", "layout", "wire", "realm", "protocol", "routing"}
 """Rooms without input, output or clock."""
 IO_MODULES = {
     "os",

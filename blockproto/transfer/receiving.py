@@ -32,7 +32,7 @@ from ..errors import (
     SourceChanged,
 )
 from ..link.connection import Connection, error_of
-from ..names import SafeName
+from ..realm import ANONYMOUS, Realm
 from ..store import (
     FOLDER_FILETYPE,
     BlockDone,
@@ -54,14 +54,14 @@ OPENED_PREFIXES_MAX = 64
 MODE_BITS = 0o777
 
 
-def facts_of(message: Open | Block) -> Facts:
-    """The facts a sender stated.
+def facts_of(message: Open | Block, realm: Realm) -> Facts:
+    """The facts a sender of ``realm`` stated; the name as the store knows it.
 
     Raises:
         NameRefused: the name breaks a rule.
         BadFacts: a folder that has bytes.
     """
-    filename = SafeName.parse(message.filename)
+    filename = realm.inward(message.filename)
     if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
         raise BadFacts("a folder has no bytes: its filesize is 0")
     return Facts(
@@ -144,15 +144,15 @@ class Incoming:
         connection: where the stream is.
         stream: its id.
         uploads: the live uploads it belongs to.
-        principal: whose uploads (16 bytes).
+        realm: whose uploads.
     """
 
-    def __init__(self, connection: Connection, stream: int, uploads: Uploads, principal: bytes) -> None:
+    def __init__(self, connection: Connection, stream: int, uploads: Uploads, realm: Realm) -> None:
         self.upload: LiveUpload | None = None
         self._connection = connection
         self._stream = stream
         self._uploads = uploads
-        self._principal = principal
+        self._realm = realm
         self._sourceid = b""
         self._chosen_here = False
         self._said: tuple[int | None, str, str] | None = None
@@ -203,7 +203,7 @@ class Incoming:
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
-        self._connection.post(self._stream, committed_message(stored))
+        self._connection.post(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
 
@@ -225,8 +225,8 @@ class Incoming:
         self._chosen_here = message.sourceid == bytes(16)
         self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid
         self._said = _said(message)
-        key = UploadKey(self._principal, self._sourceid)
-        found = await self._uploads.open(key, facts_of(message), message.attempt, self)
+        key = UploadKey(self._realm.principal, self._sourceid)
+        found = await self._uploads.open(key, facts_of(message, self._realm), message.attempt, self)
         if isinstance(found, StoredFile):
             self.say_committed(found)
             return
@@ -389,12 +389,11 @@ class FetchIncoming(Incoming):
         self,
         connection: Connection,
         uploads: Uploads,
-        principal: bytes,
         version: bytes,
         done: Callable[[StoredFile | BlockprotoError], None],
         on_durable: Callable[[int], None],
     ) -> None:
-        super().__init__(connection, 0, uploads, principal)
+        super().__init__(connection, 0, uploads, ANONYMOUS)
         self.payload_bytes = 0
         self._opening: Open | None = None
         self._version = version
@@ -471,14 +470,14 @@ class BriefIncoming:
     Args:
         connection, stream: where it is.
         uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
-        principal: whose it becomes.
+        realm: whose it becomes.
     """
 
-    def __init__(self, connection: Connection, stream: int, uploads: Uploads, principal: bytes) -> None:
+    def __init__(self, connection: Connection, stream: int, uploads: Uploads, realm: Realm) -> None:
         self._connection = connection
         self._stream = stream
         self._uploads = uploads
-        self._principal = principal
+        self._realm = realm
         self._finishing = False
         self._upload: Upload | None = None
         self._block: BlockInProgress | None = None
@@ -522,7 +521,7 @@ class BriefIncoming:
     def _begin(self, message: Block, payload_length: int) -> None:
         if self._facts is not None:
             raise BadFacts("a file without OPEN is one block")
-        facts = self._facts = facts_of(message)
+        facts = self._facts = facts_of(message, self._realm)
         if (
             facts.filesize is None
             or facts.filesize > BLOCK_LENGTH
@@ -533,7 +532,7 @@ class BriefIncoming:
         block = BlockInProgress(0, 0, 0, facts.filesize)
         self._continue(block, message, payload_length)
         sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
-        self._upload = self._uploads.store.begin_brief(UploadKey(self._principal, sourceid), facts, 0)
+        self._upload = self._uploads.store.begin_brief(UploadKey(self._realm.principal, sourceid), facts, 0)
         self._block = block
 
     def _end(self, block: BlockInProgress) -> None:
@@ -547,7 +546,7 @@ class BriefIncoming:
         self._finishing = True
         done = BlockDone(upload, 0, 0, block.next, digest)
         finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else ())
-        self._uploads.committer.submit(finish, self._on_finished, principal=self._principal, small=True)
+        self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
 
     def _on_finished(self, work: Work) -> None:
         assert self._upload is not None
@@ -557,7 +556,7 @@ class BriefIncoming:
             if live is not None:
                 live.committed_as(work.outcome)
             if self._connection.session.is_open(self._stream):
-                self._connection.post(self._stream, committed_message(work.outcome))
+                self._connection.post(self._stream, committed_message(work.outcome, self._realm))
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)
@@ -568,13 +567,13 @@ def _said(message: Open | Block) -> tuple[int | None, str, str]:
     return message.filesize, message.filename, message.filetype
 
 
-def committed_message(stored: StoredFile) -> Committed:
-    """The COMMITTED that says ``stored``."""
+def committed_message(stored: StoredFile, realm: Realm) -> Committed:
+    """The COMMITTED that says ``stored`` to ``realm``."""
     return Committed(
         sourceid=stored.sourceid,
         file_id=stored.file_id,
         root=stored.root,
         filesize=stored.filesize,
-        stored_as=stored.stored_as,
+        stored_as=realm.outward(stored.stored_as),
         b3sum=stored.b3sum,
     )

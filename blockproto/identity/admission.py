@@ -1,0 +1,202 @@
+"""Admission: what a connection may do, as far as it has said who it is.
+
+One ``Door`` for the server says who may come in; one ``Admission`` for each connection remembers who came. AUTH is judged
+where it stands among the frames, so that requests behind it need not wait.
+
+Rules:
+    1. A refused AUTH changes nothing; the third ends the connection.
+    2. A credential that ends by its time ends no stream, and lets nothing new begin; one that is revoked ends the
+       connection.
+
+Spec: BP1-AUT, BP1-PRN-004, BP1-PRN-008.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..errors import BlockprotoError, CredentialExpired, Forbidden, Unauthenticated, UnexpectedMessage
+from ..link.connection import Connection
+from ..realm import ANONYMOUS, Realm
+from ..wire import (
+    CREDENTIAL_LENGTH_MAX,
+    FEATURE_AUTH,
+    FEATURE_AUTH_REQUIRED,
+    PRINCIPAL_KIND,
+    Auth,
+    Block,
+    Fetch,
+    List,
+    ListKind,
+    Message,
+    Open,
+    PrincipalItem,
+    Remove,
+    Result,
+    Scheme,
+    Scopes,
+)
+from .register import Grant, Register
+
+REFUSALS_MAX = 3
+"""The refused AUTH that ends a connection (BP1-AUT-007)."""
+
+_NEEDS: dict[type[Message], Scopes] = {
+    Open: Scopes.WRITE, Block: Scopes.WRITE, Remove: Scopes.WRITE, Fetch: Scopes.READ, List: Scopes.WRITE,
+}  # fmt: skip
+
+
+def wall_clock_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Door:
+    """Who may come in.
+
+    Args:
+        register: the tokens that are known; None: AUTH is not understood at all.
+        anonymous: what one may do without AUTH; None: nothing.
+        now_ms: Unix milliseconds.
+    """
+
+    def __init__(
+        self,
+        register: Register | None = None,
+        anonymous: Realm | None = ANONYMOUS,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self.register = register
+        self.anonymous = anonymous
+        self.now_ms = now_ms
+
+    @property
+    def features(self) -> int:
+        """What HELLO says of it (BP1-AUT-001)."""
+        if self.register is None:
+            return 0
+        return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED
+
+
+class Admission:
+    """Who speaks on one connection."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._grant: Grant | None = None
+        self._refusals = 0
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the connection may make requests, now or once it is told a newer credential."""
+        return self._grant is not None or self._door.anonymous is not None
+
+    @property
+    def revoked(self) -> bool:
+        """Whether what the connection came in with is not known any more (BP1-AUT-009)."""
+        register = self._door.register
+        return self._grant is not None and (register is None or not register.holds(self._grant.token_id))
+
+    def realm_for(self, message: Message) -> Realm:
+        """In whose name a request is made.
+
+        Raises:
+            Unauthenticated: nobody has said who is asking.
+            CredentialExpired: it was said with what has ended meanwhile.
+            Forbidden: that one may not.
+        """
+        if self._grant is None:
+            realm = self._door.anonymous
+            if realm is None:
+                raise Unauthenticated("say who you are first: this server wants a token")
+        else:
+            realm = self._grant.realm
+            self._judge_time(self._grant)
+        files = isinstance(message, List) and message.kind == ListKind.FILES
+        realm.demand(Scopes.READ if files else _NEEDS[type(message)])
+        return realm
+
+    def judge(self, message: Auth) -> Result:
+        """The answer to AUTH; from now on requests are made in the name of that principal.
+
+        Raises:
+            Unauthenticated: the credential is not known.
+            CredentialExpired: it was known and has ended.
+            Forbidden: the connection speaks for somebody else already.
+        """
+        try:
+            grant = self._grant_for(message)
+        except BlockprotoError:
+            self._refusals += 1
+            raise
+        self._grant = grant
+        return Result(PRINCIPAL_KIND, (self._item(grant),))
+
+    @property
+    def tried_too_often(self) -> bool:
+        """Whether the connection has to end (BP1-AUT-007)."""
+        return self._refusals >= REFUSALS_MAX
+
+    def _grant_for(self, message: Auth) -> Grant:
+        register = self._door.register
+        fits = message.scheme == Scheme.TOKEN and len(message.credential) <= CREDENTIAL_LENGTH_MAX
+        grant = None if register is None else register.find(message.credential if fits else "")
+        if grant is None:
+            raise Unauthenticated
+        self._judge_time(grant)
+        if self._grant is not None and self._grant.realm.principal != grant.realm.principal:
+            raise Forbidden("this connection speaks for another principal: open another one")
+        return grant
+
+    def _judge_time(self, grant: Grant) -> None:
+        if grant.expires_ms is not None and self._door.now_ms() >= grant.expires_ms:
+            raise CredentialExpired
+
+    def _item(self, grant: Grant) -> PrincipalItem:
+        realm = grant.realm
+        return PrincipalItem(
+            principal=realm.principal,
+            expires_ms=grant.expires_ms,
+            server_time_ms=self._door.now_ms(),
+            quota=realm.quota,
+            used=None,
+            scopes=int(realm.scopes),
+            name=realm.name,
+        )
+
+
+class Admitting:
+    """The stream of one AUTH, as its connection sees it.
+
+    Args:
+        connection, stream: where it came.
+        admission: the connection's.
+    """
+
+    def __init__(self, connection: Connection, stream: int, admission: Admission) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._admission = admission
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if not isinstance(message, Auth):
+            return
+        try:
+            result = self._admission.judge(message)
+        except BlockprotoError as error:
+            if not self._admission.tried_too_often:
+                raise
+            self._connection.forget(self._stream)
+            self._connection.end_with(error)
+            return
+        self._connection.post(self._stream, result)
+        self._connection.forget(self._stream)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("AUTH has no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""

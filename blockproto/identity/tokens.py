@@ -1,0 +1,63 @@
+"""Tokens: 32 random bytes as text that shows damage, and the hash that a server keeps instead of them.
+
+    bp1_ + base32(32 random bytes + their CRC-32), lower case, no padding: 62 characters
+
+The random bytes have as much entropy as any key, so one BLAKE3 is enough to keep them from being had back.
+
+Spec: BP1-AUT-011, BP1-AUT-012.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from zlib import crc32
+
+from blake3 import blake3
+
+PREFIX = "bp1_"
+"""How every token begins: people and scanners for leaked secrets recognise it."""
+
+SECRET_LENGTH = 32
+"""Random bytes of a token."""
+
+TOKEN_LENGTH = len(PREFIX) + 58
+"""Characters of a token: base32 of 36 bytes is 58 of them."""
+
+_CONTEXT = "blockproto 2026-11 token"
+_PADDING = "=" * 6
+
+
+def new_token() -> str:
+    """A token nobody has seen."""
+    secret = secrets.token_bytes(SECRET_LENGTH)
+    checked = secret + crc32(secret).to_bytes(4, "big")
+    return PREFIX + base64.b32encode(checked).decode().rstrip("=").lower()
+
+
+def secret_of(token: str) -> bytes:
+    """The 32 random bytes of ``token``.
+
+    Raises:
+        ValueError: it is no token; the text says in what way, and nothing of the token.
+    """
+    if not token.startswith(PREFIX):
+        raise ValueError(f"it does not begin with {PREFIX}")
+    if len(token) != TOKEN_LENGTH:
+        raise ValueError(f"it has {len(token)} characters; a token has {TOKEN_LENGTH}")
+    if not token.isascii() or token != token.lower():
+        raise ValueError("it holds a character that no token has")
+    try:
+        checked = base64.b32decode(token.removeprefix(PREFIX).upper() + _PADDING)
+    except binascii.Error:
+        raise ValueError("it holds a character that no token has") from None
+    secret, check = checked[:SECRET_LENGTH], checked[SECRET_LENGTH:]
+    if crc32(secret).to_bytes(4, "big") != check:
+        raise ValueError("a character of it is wrong")
+    return secret
+
+
+def hash_of(secret: bytes) -> bytes:
+    """What a server keeps of a token: 32 bytes."""
+    return blake3(secret, derive_key_context=_CONTEXT).digest()

@@ -1,0 +1,64 @@
+"""Realm: who is asking, and which part of the served folder is the whole world to them.
+
+Names on the wire are relative to the realm's folder. ``inward`` puts the folder before them and ``outward`` takes it off
+again, so that what lies outside cannot even be named; what is found by an id is held against ``holds``.
+
+Spec: BP1-PRN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import Forbidden
+from .names import SafeName
+from .wire import ZERO_ID, Scopes
+
+EVERYTHING = Scopes.READ | Scopes.WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class Realm:
+    """A principal and what it may do.
+
+    Attributes:
+        principal: 16 bytes; zeros: anonymous (BP1-PRN-008).
+        name: for people.
+        folder: its folder in the served one; None: the whole served folder.
+        scopes: what it may do.
+        quota: bytes that its files and uploads may have together, or None.
+    """
+
+    principal: bytes = ZERO_ID
+    name: str = ""
+    folder: SafeName | None = None
+    scopes: Scopes = EVERYTHING
+    quota: int | None = None
+
+    def inward(self, filename: str) -> SafeName:
+        """A name from the wire as the store knows it. Raises NameRefused."""
+        name = SafeName.parse(filename)
+        return name if self.folder is None else SafeName(f"{self.folder.text}/{name.text}")
+
+    def outward(self, stored: str) -> str:
+        """A name of the store as the wire says it.
+
+        One outside the folder (it was another when the file came) loses its folders.
+        """
+        if self.folder is None:
+            return stored
+        below = self.folder.text + "/"
+        return stored.removeprefix(below) if stored.startswith(below) else stored.rpartition("/")[2]
+
+    def holds(self, name: SafeName) -> bool:
+        """Whether a name of the store lies in the folder."""
+        return self.folder is None or name.text.startswith(self.folder.text + "/")
+
+    def demand(self, scope: Scopes) -> None:
+        """Raises Forbidden if the principal may not do what needs ``scope`` (BP1-PRN-004)."""
+        if scope not in self.scopes:
+            raise Forbidden(f"this credential does not allow to {(scope.name or '').lower()}")
+
+
+ANONYMOUS = Realm()
+"""Everybody, where nobody has to say who they are."""
