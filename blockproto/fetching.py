@@ -133,7 +133,7 @@ class Fetching:
         self._done = trio.Event()
         self._outcome: StoredFile | BlockprotoError | None = None
         self._incoming = FetchIncoming(
-            connection, uploads, _OTHER_SIDE, entry.version, self._on_done, self._on_durable
+            connection, uploads, entry.version, self._on_done, self._on_durable
         )
 
     async def run(self, facts: Facts, dest: Path, begun: float, attempt: int) -> Receipt:
