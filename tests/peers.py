@@ -20,6 +20,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.client import Client, connect_with
+from blockproto.dialects import Dialect
 from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.lines import Patience
@@ -518,6 +519,7 @@ async def serving(
     *,
     limits: Limits | None = None,
     door: Door | None = None,
+    dialects: Sequence[Dialect] = (),
     fails: type[BlockprotoError] | None = None,
 ) -> AsyncIterator[Served]:
     """A running server on ``store``; at the end it is stopped, and nothing of it may be left.
@@ -526,10 +528,11 @@ async def serving(
         store: None for a new MemoryStore.
         limits: what it takes.
         door: who may come in; None: everybody.
+        dialects: what else it speaks.
         fails: the error that ``Server.run`` is expected to raise, or None.
     """
     store = WatchedStore() if store is None else store
-    server = Server(store, limits=limits, door=door)
+    server = Server(store, limits=limits, door=door, dialects=dialects)
     failures: list[BlockprotoError] = []
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:
