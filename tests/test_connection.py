@@ -572,6 +572,23 @@ async def test_every_sink_hears_exactly_one_end() -> None:
 
 
 @quick
+@pytest.mark.parametrize("again", range(12))  # which of two ready tasks goes first is drawn by lot
+async def test_what_is_said_while_a_cancelled_connection_ends_goes_nowhere(again: int) -> None:
+    """Who is cancelled with it may still try to say goodbye, at any step of its end."""
+    here, _there = memory_stream_pair()
+    connection = Connection(StreamEndpoint(here), Session(Side.CLIENT))
+    async with connection._outbox.control_turn(), trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        await wait_all_tasks_blocked()  # the greeting waits for the turn
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            while not connection.finished.is_set():
+                connection.post(0, Ping(opaque=bytes(8), next_s=0))
+                await trio.lowlevel.checkpoint()
+    assert isinstance(connection.lost, ConnectionLost)
+
+
+@quick
 async def test_a_connection_that_ended_opens_nothing() -> None:
     async with connected(Side.CLIENT) as ends:
         await ends.peer.stream.aclose()

@@ -722,7 +722,7 @@ def test_nothing_is_kept_of_closed_streams():
         feed(client, server.send(stream, COMMITTED))
     for session in (client, server):
         kept = [value for value in vars(session).values() if isinstance(value, set | dict | list)]
-        assert kept == [{}, set(), set()]
+        assert kept == [{}, set(), {}]
 
 
 def test_no_credit_is_owed_to_closed_streams():
@@ -732,7 +732,7 @@ def test_no_credit_is_owed_to_closed_streams():
     server.send(1, COMMITTED)
     [frame] = server.credits_due(1)
     assert wire.decode_header(frame).stream == 0
-    assert server._owing == set()
+    assert not server._owing
 
 
 # Credit
@@ -817,7 +817,7 @@ def test_credit_is_returned_as_totals():
     server.consumed(stream, (1 << 18) - 1000)
     frames = server.credits_due(1)
     assert len(frames) == 2
-    assert server._owing == set()
+    assert not server._owing
     feed(client, b"".join(frames))
     assert client.sendable(stream) == 1 << 20
     assert client.received_by_peer(stream) == client.received_by_peer(0) == 1 << 18

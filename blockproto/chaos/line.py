@@ -133,15 +133,13 @@ class Line:
 
     async def run(self) -> None:
         """End the line when its time has come, and heal its black hole. Returns when nothing is left to do."""
+        if self._ending is None:
+            return
         if self._ends_after_s is not None:
             await trio.sleep(self._ends_after_s)
             self._end_by_itself()
         await self._trouble.wait()
-        if (
-            self.ended is How.BLACK_HOLE
-            and self._ending is not None
-            and self._ending.heals_after_s is not None
-        ):
+        if self.ended is How.BLACK_HOLE and self._ending.heals_after_s is not None:
             await trio.sleep(self._ending.heals_after_s)
             self.heal()
 

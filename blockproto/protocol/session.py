@@ -111,7 +111,7 @@ class Session:
         self._allowance = STREAM_ALLOWANCE_EARLY
         self._streams: dict[int, Stream] = {}
         self._unanswered: set[int] = set()
-        self._owing: set[Stream] = set()
+        self._owing: dict[Stream, None] = {}  # in the order in which credit became due
         self._parity = 1 if side is Side.CLIENT else 0
         self._own_next = 1 if side is Side.CLIENT else 2
         self._own_said = self._peer_said = 0
@@ -353,7 +353,7 @@ class Session:
         """Forget a stream; its id stays used."""
         stream.state = State.CLOSED
         del self._streams[stream.id]
-        self._owing.discard(stream)
+        self._owing.pop(stream, None)
         if stream.id & 1 == self._parity:
             self._own_open -= 1
         else:
@@ -500,7 +500,7 @@ class Session:
         if flow is not None:
             flow.consumed += count
             if flow.due >= flow.window >> _STREAM_CREDIT_SHIFT:
-                self._owing.add(flow)
+                self._owing[flow] = None
 
     def credits_due(self, least: int) -> list[bytes]:
         """CREDIT frames for whatever can be granted more.
@@ -514,7 +514,7 @@ class Session:
         if self._connection.due >= least:
             frames.append(encode_frame(0, self._connection.grant(), grease=self._grease))
         for stream in [stream for stream in self._owing if stream.due >= least]:
-            self._owing.remove(stream)
+            del self._owing[stream]
             frames.append(encode_frame(stream.id, stream.grant(), grease=self._grease))
         return frames
 
