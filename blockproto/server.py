@@ -78,9 +78,9 @@ class Server:
         self.door = door or Door()
         self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
         self._dialects = tuple(dialects)
-        self._connections: set[Connection | Visit] = set()
+        self._connections: dict[Connection | Visit, None] = {}  # in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
-        self._arriving: set[trio.CancelScope] = set()
+        self._arriving: dict[trio.CancelScope, None] = {}
         self._stopping = trio.Event()
         self._stopped = False
         self._failure: StoreFailed | None = None
@@ -195,7 +195,7 @@ class Server:
         received = 0
         try:
             with trio.CancelScope() as scope, contextlib.suppress(ConnectionLost):
-                self._arriving.add(scope)
+                self._arriving[scope] = None
                 while spoken is Verdict.MORE and not self._stopped:
                     count = await endpoint.receive_into(view[received:], lambda: begun_at + GREETING_S)
                     if not count:
@@ -203,7 +203,7 @@ class Server:
                     received += count
                     spoken = route(bytes(view[: min(received, FIRST_LENGTH_MAX)]), self._dialects)
         finally:
-            self._arriving.discard(scope)
+            self._arriving.pop(scope, None)
             if spoken is Verdict.MORE:
                 with trio.CancelScope(shield=True):
                     await endpoint.aclose()
@@ -212,7 +212,7 @@ class Server:
     async def _serve_until_ended(
         self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError]
     ) -> None:
-        self._connections.add(connection)
+        self._connections[connection] = None
         if self._stopped:
             connection.close(GoingAway())
         try:
@@ -221,7 +221,7 @@ class Server:
                 self._fail(reason)
             log.debug("%s: %s", connection.endpoint.peer, reason)
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
 
     def _acceptor(self, nursery: trio.Nursery, admission: Admission) -> Acceptor:
         def accept(connection: Connection, stream: int, message: Message) -> Sink:
