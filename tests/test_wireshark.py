@@ -49,9 +49,9 @@ Frame = dict[str, list[str]]
 
 def tshark(capture: Path, *options: str) -> str:
     """What tshark prints of a capture; fails if it, or Lua, complains."""
-    script = f"lua_script:{WIRESHARK / 'blockproto.lua'}"
+    scripts = [f"-Xlua_script:{WIRESHARK / name}.lua" for name in ("blockproto", "blockproto_dialects")]
     ran = subprocess.run(
-        ["tshark", "-n", "-r", capture, "-X", script, *options],
+        ["tshark", "-n", "-r", capture, *scripts, *options],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -92,9 +92,9 @@ def _fields(tree: Any) -> Frame:
     return fields
 
 
-def lines_of(capture: Path, *options: str) -> list[str]:
-    """The Info column of the packets in which there is blockproto."""
-    return tshark(capture, "-Y", "blockproto", "-T", "fields", "-e", "_ws.col.Info", *options).splitlines()
+def lines_of(capture: Path, *, of: str = "blockproto") -> list[str]:
+    """The Info column of the packets in which there is a protocol."""
+    return tshark(capture, "-Y", of, "-T", "fields", "-e", "_ws.col.Info").splitlines()
 
 
 def types(frames: list[Frame]) -> list[int]:
@@ -305,19 +305,33 @@ def test_refused_frames_are_flagged_and_none_upsets_lua(tmp_path: Path) -> None:
     assert [name for name, number in named.items() if number not in flagged] == []
 
 
+def damaged(raw: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, perhaps cut off, perhaps with something behind."""
+    changed = bytearray(raw)
+    for _ in range(rng.randrange(1, 4)):
+        changed[rng.randrange(len(changed))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
+    return bytes(changed[: rng.randrange(len(changed) + 1)]) + rng.randbytes(rng.randrange(40))
+
+
 def test_nothing_that_comes_upsets_lua(tmp_path: Path) -> None:
     rng = random.Random(4)
-    whole = [row for row in rows("frames") if len(raw_of(row)) < 2000]
+    whole = [raw_of(row) for row in VECTORS if len(raw_of(row)) < 2000]
+    steps = [step for row in rows("dialects") for step in row["steps"] if step.get("bytes")]
+    openings = [
+        step["bytes"] for step in steps if step["from"] == "client" and len(joined(step["bytes"])) < 100
+    ]
+    answers = [step["bytes"] for step in steps if step["from"] == "server"]
     capture = Capture(tmp_path / "mutated.pcap")
     for _ in range(300):
         capture.connect()
-        frame = bytearray(raw_of(rng.choice(whole)))
-        for _ in range(rng.randrange(1, 4)):
-            frame[rng.randrange(len(frame))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
-        capture.say(
-            True, GREETING + bytes(frame[: rng.randrange(len(frame) + 1)]) + rng.randbytes(rng.randrange(40))
-        )
-    frames_in(capture.save())
+        capture.say(True, GREETING + damaged(rng.choice(whole), rng))
+    for _ in range(300):
+        capture.connect()
+        opening = joined(rng.choice(openings))
+        capture.say(True, rng.choice((opening, damaged(opening, rng))))
+        capture.say(False, damaged(joined(rng.choice(answers)), rng))
+        capture.say(True, damaged(joined(rng.choice(openings)), rng))
+    tshark(capture.save(), "-V")
 
 
 def test_a_capture_that_cut_its_packets_is_still_read(tmp_path: Path) -> None:
@@ -362,6 +376,77 @@ def test_others_on_the_port_are_left_alone(tmp_path: Path) -> None:
         capture.connect()
         capture.say(True, words)
     assert frames_in(capture.save()) == []
+
+
+# ---- the older dialects -------------------------------------------------------------------------------------------
+
+
+def transcript(capture: Capture, name: str) -> None:
+    """Say what a transcript of the dialects says."""
+    row = next(row for row in rows("dialects") if row["name"] == name)
+    before = None
+    for step in row["steps"]:
+        if step["connection"] != before:
+            capture.connect()
+            before = step["connection"]
+        if step.get("bytes"):
+            capture.say(step["from"] == "client", joined(step["bytes"]))
+
+
+@pytest.mark.parametrize("port", [7878, 9999])
+def test_every_transcript_of_a_dialect_is_understood(port: int, tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "dialects.pcap", port=port)
+    for row in rows("dialects"):
+        transcript(capture, row["name"])
+    saved = capture.save()
+    assert (
+        tshark(
+            saved, "-Y", "blockproto || blockproto_dialect.expert.noise || blockproto_dialect.expert.guessed"
+        )
+        == ""
+    )
+    known = set(tshark(saved, "-Y", "blockproto_dialect", "-T", "fields", "-e", "tcp.stream").split())
+    connections = sum(len({step["connection"] for step in row["steps"]}) for row in rows("dialects"))
+    assert len(known) == connections > 10
+
+
+def test_a_transcript_of_sourceid_is_told(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "sourceid.pcap")
+    transcript(capture, "sourceid/new")
+    transcript(capture, "sourceid/refused")
+    assert lines_of(capture.save(), of="blockproto_dialect") == [
+        "sourceid: hello.txt, 14 bytes",
+        "sourceid: go on at 0",
+        "sourceid: 14 bytes of the file",
+        "sourceid: .., 14 bytes",
+        "sourceid: ERROR NAME_REFUSED",
+    ]
+
+
+def test_a_transcript_of_struct82_is_told(tmp_path: Path) -> None:
+    capture = Capture(tmp_path / "struct82.pcap")
+    transcript(capture, "struct82/resumed")
+    transcript(capture, "struct82/refused")
+    assert lines_of(capture.save(), of="blockproto_dialect") == [
+        "struct82: film.mp4, what is held?",
+        "struct82: -1: 0 blocks held",
+        "struct82: film.mp4, block 3 of 3 +5",
+        "struct82: 3: durable",
+        "struct82: film.mp4, block 1 of 3 +1048576",
+        "struct82: 1: durable",
+        "struct82: film.mp4, what is held?",
+        "struct82: -1: 2 blocks held",
+        "struct82: film.mp4, block 2 of 3 +1048576",
+        "struct82: 2: durable, complete",
+        "struct82: film.mp4, what is held?",
+        "struct82: -1: 3 blocks held, complete",
+        "struct82: .., what is held?",
+        "struct82: -1: NAME_REFUSED",
+        "struct82: .., block 0 of 1 +14",
+        "struct82: 0: NAME_REFUSED",
+        "struct82: hello.txt, block 0 of 1 +14",
+        "struct82: 0: durable, complete",
+    ]
 
 
 # ---- what README says ---------------------------------------------------------------------------------------------

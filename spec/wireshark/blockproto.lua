@@ -507,7 +507,7 @@ local SAY = {
 }
 
 local names = {}  -- what a stream is about: the first name said on it, by TCP stream and stream id
-local speaking = {}  -- the TCP streams in which a preface or a frame was seen: what comes there later is ours
+local speaking = {}  -- by TCP stream: the packet from which on it is ours
 local tcp_stream = Field.new("tcp.stream")
 
 function bp.init() names, speaking = {}, {} end
@@ -520,6 +520,8 @@ local function name_of(stream, values)
   if names[key] == nil and said ~= nil and said ~= "" then names[key] = printable(said) end
   return names[key]
 end
+
+_G.blockproto = { ERRORS = ERRORS, printable = printable }  -- for blockproto_dialects.lua, which is loaded after this
 
 -- ---- frames ------------------------------------------------------------------------------------------------------------
 
@@ -554,10 +556,14 @@ local function add_flags(tree, part, layout)
   return value, said
 end
 
+local function check_of(tvb, head_length)
+  return crc32(tvb:raw(0, 12) .. (head_length > 0 and tvb:raw(HEADER_LENGTH, head_length) or ""))
+end
+
 local function add_check(tree, tvb, head_length)
   local item = tree:add(f.check, tvb(12, 4))
   if not bp.prefs.check or tvb:len() < HEADER_LENGTH + head_length then return "" end
-  local right = crc32(tvb:raw(0, 12) .. (head_length > 0 and tvb:raw(HEADER_LENGTH, head_length) or ""))
+  local right = check_of(tvb, head_length)
   local good = right == tvb(12, 4):uint()
   tree:add(f.check_status, tvb(12, 4), good and 1 or 0):set_generated()
   if good then return "" end
@@ -670,13 +676,21 @@ local function dissect(tvb, pinfo, root)
   return frame(tvb, pinfo, root)
 end
 
+-- Whether these bytes alone tell that this is blockproto: they begin like the preface, or with a frame whose check is right.
+local function is_telling(tvb)
+  local begins = math.min(tvb:len(), #PREFACE)
+  if tvb:raw(0, begins) == PREFACE:sub(1, begins) then return true end
+  if tvb:len() < HEADER_LENGTH or not is_frame(tvb, 0) then return false end
+  local head_length = tvb(6, 2):uint()
+  return head_length <= tvb:len() - HEADER_LENGTH and check_of(tvb, head_length) == tvb(12, 4):uint()
+end
+
 -- Called directly, not as a Dissector object, which would take the heuristic's right to put segments together.
 local function dissect_stream(tvb, pinfo, root)
   local connection = tcp_stream()
   local key = connection and tostring(connection.value) or ""
-  local ours = tvb:len() < #PREFACE or is_preface(tvb, 0) or is_frame(tvb, 0)
-  if not ours and not speaking[key] then return 0 end  -- somebody else on the port: let others try
-  speaking[key] = true
+  if speaking[key] == nil and is_telling(tvb) then speaking[key] = pinfo.number end
+  if speaking[key] == nil or pinfo.number < speaking[key] then return 0 end  -- let others try
   dissect_tcp_pdus(tvb, root, #PREFACE, length_of, dissect)
   return tvb:len()
 end
