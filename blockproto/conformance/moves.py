@@ -180,10 +180,13 @@ def fetch(
     return opened, content
 
 
-def hear_blocks(peer: Peer, stream: int, opened: wire.Open, fetch_: wire.Fetch) -> tuple[bytes, wire.Commit]:
-    """The blocks of a whole range up to COMMIT, each held against its digest, and the root against them all.
+def hear_blocks(
+    peer: Peer, stream: int, opened: wire.Open, fetch_: wire.Fetch, among: bool = False
+) -> tuple[bytes, wire.Commit]:
+    """The blocks of a whole range up to COMMIT, each held against its digest and acknowledged, and the root of them all.
 
-    Blocks that ``held`` names must not come; ``prefixes`` must be empty (cases about them look at frames themselves).
+    ``among`` skips other streams. Blocks that ``held`` names must not come; ``prefixes`` must be empty (cases about them
+    look at frames themselves).
     """
     assert opened.filesize is not None
     end = opened.filesize if fetch_.length is None else min(opened.filesize, fetch_.first + fetch_.length)
@@ -193,11 +196,14 @@ def hear_blocks(peer: Peer, stream: int, opened: wire.Open, fetch_: wire.Fetch) 
     while True:
         heard = peer.hear("BLOCK, PIECE or COMMIT")
         message = heard.message
+        if among and heard.stream != stream:
+            continue
         if isinstance(message, wire.Commit) and heard.stream == stream:
             break
         current = _take_block(peer, heard, stream, current, blocks, (fetch_.first, end))
         if message.digest is not None:  # type: ignore[union-attr]
             digests[current] = message.digest  # type: ignore[union-attr]
+            peer.say(stream, wire.Ack(fetch_.first, ((current, 1),)))
             require(
                 digest_of(blocks[current]) == digests[current],
                 "a block does not have the digest that came with it",

@@ -19,6 +19,7 @@ import struct
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -87,6 +88,7 @@ class Peer:
         ours: the HELLO that was said.
         held: what was acknowledged, by stream.
         credits: every CREDIT that came, (stream, message).
+        broken: whether the other side takes nothing any more.
         grants: whether payload that comes is granted anew by itself.
     """
 
@@ -104,11 +106,11 @@ class Peer:
         self.held: dict[int, Held] = defaultdict(Held)
         self.credits: list[tuple[int, wire.Credit]] = []
         self.grants = True
-        self.ended = False
+        self.broken = False
         self._sock = sock
         self._number = number
         self._transcript = transcript
-        self._patience = patience
+        self.patience = patience
         self._lenient = lenient
         self._small = small_segments
         self._buffer = bytearray()
@@ -124,15 +126,16 @@ class Peer:
 
     # ---- saying
 
-    def send(self, raw: bytes) -> None:
-        """Send any bytes."""
+    def send(self, raw: bytes, *, deaf: bool = False) -> None:
+        """Send any bytes; ``deaf``: take nothing in meanwhile, though the other side may have much to say."""
         self._transcript.add(self._number, ">", describe_bytes(raw), raw)
         try:
             for part in self._segments(raw):
-                self._send_all(part)
+                self._send_all(part, deaf)
         except OSError as error:
             if isinstance(error, TimeoutError):
                 raise Hung("the target takes no more bytes", clause="BP1-STR-014") from error
+            self.broken = True
             self._transcript.add(self._number, "-", f"cannot send: {error.strerror or error}")
 
     def say(self, stream: int, message: wire.Message, payload: bytes = b"") -> None:
@@ -168,7 +171,7 @@ class Peer:
 
     def wait_room(self, stream: int) -> int:
         """Wait until payload may be sent; returns how many bytes."""
-        deadline = time.monotonic() + self._patience.answer_s
+        deadline = time.monotonic() + self.patience.answer_s
         while (room := self.room(stream)) <= 0:
             heard = self._read_frame("CREDIT", deadline)
             if heard is not None:
@@ -176,6 +179,16 @@ class Peer:
                 if isinstance(heard.message, wire.Error):
                     return 0
         return room
+
+    def granted_meanwhile(self, stream: int) -> int:
+        """The allowance of a stream or the connection's, the lesser one, after a PING's answer or the end came."""
+        try:
+            self._inbox.extend(self.ping())
+        except Closed:
+            pass
+        except Failed:
+            return 0
+        return min(self._allowance(0), self._allowance(stream))
 
     # ---- hearing
 
@@ -189,13 +202,13 @@ class Peer:
         """
         if self._inbox:
             return self._inbox.popleft()
-        deadline = time.monotonic() + self._patience.answer_s
+        deadline = time.monotonic() + self.patience.answer_s
         while True:
             heard = self._read_frame(what, deadline)
             if heard is not None:
                 return heard
 
-    def expect(self, kind: type[M], stream: int | None = None, *, among: bool = False, **fields: Any) -> M:
+    def expect(self, kind: type[M], stream: int | None = None, /, *, among: bool = False, **fields: Any) -> M:
         """The next frame, which must be of this kind; ACKs are skipped unless they are wanted.
 
         Args:
@@ -209,7 +222,7 @@ class Peer:
         return message
 
     def expect_heard(
-        self, kind: type[Any], stream: int | None = None, *, among: bool = False, **fields: Any
+        self, kind: type[Any], stream: int | None = None, /, *, among: bool = False, **fields: Any
     ) -> Heard:
         """As ``expect``; the whole frame."""
         where = "" if stream is None else f" on stream {stream}"
@@ -223,7 +236,7 @@ class Peer:
                 continue
             raise self.unexpected(what, heard)
 
-    def compare(self, heard: Heard, clause: str = "", **fields: Any) -> None:
+    def compare(self, heard: Heard, /, clause: str = "", **fields: Any) -> None:
         """Fail unless the message has these values; the report names the first byte that differs."""
         wrong = {name: value for name, value in fields.items() if getattr(heard.message, name) != value}
         if not wrong:
@@ -307,10 +320,7 @@ class Peer:
 
     def _expect_nothing_more(self) -> None:
         """After ERROR (connection) nothing comes any more (BP1-END-011)."""
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            return
+        self.give_up()
         try:
             heard = self.hear("the end of the connection")
         except Closed:
@@ -365,7 +375,7 @@ class Peer:
 
     def expect_greeting(self) -> wire.Hello:
         """The server's preface and HELLO."""
-        deadline = time.monotonic() + self._patience.answer_s
+        deadline = time.monotonic() + self.patience.answer_s
         got = self.raw(len(wire.PREFACE), "the preface", deadline)
         if got != wire.PREFACE:
             raise Failed(
@@ -389,7 +399,7 @@ class Peer:
 
     def raw(self, count: int, what: str, deadline: float | None = None) -> bytes:
         """Exactly so many bytes, whatever they mean."""
-        deadline = deadline or time.monotonic() + self._patience.answer_s
+        deadline = deadline or time.monotonic() + self.patience.answer_s
         while len(self._buffer) < count:
             self._receive(what, deadline)
         taken = bytes(self._buffer[:count])
@@ -397,6 +407,12 @@ class Peer:
         return taken
 
     # ---- the end
+
+    def give_up(self) -> None:
+        """End our direction, as who closes does; what the other side still says can be read."""
+        self._transcript.add(self._number, "-", "the harness sends nothing more")
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the connection; harmless when it is closed."""
@@ -422,19 +438,19 @@ class Peer:
         singles = [raw[at : at + 1] for at in range(min(len(raw), SINGLE_BYTES))]
         return singles + [raw[at : at + ODD_PIECE] for at in range(SINGLE_BYTES, len(raw), ODD_PIECE)]
 
-    def _send_all(self, raw: bytes) -> None:
+    def _send_all(self, raw: bytes, deaf: bool) -> None:
         """Send while what comes meanwhile is taken in, so that two sides never wait for each other."""
         view = memoryview(raw)
-        deadline = time.monotonic() + self._patience.answer_s
+        deadline = time.monotonic() + self.patience.answer_s
         self._sock.setblocking(False)
         while view:
             try:
                 sent = self._sock.send(view)
                 view = view[sent:]
-                deadline = time.monotonic() + self._patience.answer_s
+                deadline = time.monotonic() + self.patience.answer_s
             except BlockingIOError:
                 readable, _, _ = select.select(
-                    [self._sock], [self._sock], [], max(0.0, deadline - time.monotonic())
+                    [] if deaf else [self._sock], [self._sock], [], max(0.0, deadline - time.monotonic())
                 )
                 if readable:
                     more = self._sock.recv(1 << 16)
@@ -457,7 +473,6 @@ class Peer:
             self._transcript.add(self._number, "-", f"the connection broke: {error.strerror or error}")
             more = b""
         if not more:
-            self.ended = True
             self._transcript.add(self._number, "-", "the target closed the connection")
             raise Closed(f"the connection ended where {what} had to come", expected=what, got="the end")
         self._buffer += more

@@ -106,9 +106,18 @@ class Trial:
         slug = self._case.name.rpartition("/")[2][:40]
         return f"{self.target.folder}/{slug}-{secrets.token_hex(4)}-{self._names}{suffix}"
 
+    def sourceid(self) -> bytes:
+        """A sourceid that nobody has used."""
+        return os.urandom(16)
+
     def sample(self, filesize: int = 1_000, **facts: Any) -> Sample:
         """A new file: its own name, sourceid and bytes."""
-        facts = {"filename": self.name(), "sourceid": os.urandom(16), "seed": random.getrandbits(32), **facts}
+        facts = {
+            "filename": self.name(),
+            "sourceid": self.sourceid(),
+            "seed": random.getrandbits(32),
+            **facts,
+        }
         return Sample(filesize=filesize, **facts)
 
     @property
