@@ -158,7 +158,7 @@ local function int(part, form)
   return part:int()
 end
 
-local function text_of(part) return part:raw():match("^[^%z]*") end
+local function text_of(part) return part:raw():match("^[^\0]*") end
 
 local function read_header(tvb, offset, form)
   local at = offset + form.length - 12
@@ -175,11 +175,11 @@ local function fits(header)
     and header.blockno >= -1 and header.blockno <= header.blocknum
 end
 
-local function is_name(text) return text:find("^[^%z\1-\31\127]") ~= nil and not text:match("^[^%z]*"):find("[\1-\31\127]") end
+local function is_name(text) return text:find("^[^\0\1-\31\127]") ~= nil and not text:match("^[^\0]*"):find("[\1-\31\127]") end
 
 local function form_of(tvb)
   local first = tvb:raw(0, NAME_LENGTH + TYPE_LENGTH)
-  if not first:find("%z") and first:find("=", 1, true) then return nil end
+  if not first:find("\0") and first:find("=", 1, true) then return nil end
   if not is_name(first:sub(1, NAME_LENGTH)) or not is_name(first:sub(NAME_LENGTH + 1)) then return nil end
   for _, form in ipairs(FORMS) do
     if tvb:len() >= form.length and fits(read_header(tvb, 0, form)) then return form end
