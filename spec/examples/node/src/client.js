@@ -5,7 +5,7 @@
  * the server, the target, and the source's path, size, time and inode (RES-002), a download's from where it goes.
  */
 import {constants} from 'node:fs';
-import {mkdir, open, readFile, rename, writeFile} from 'node:fs/promises';
+import {mkdir, open, readFile, rename, stat as statOfFile, unlink, writeFile} from 'node:fs/promises';
 import {randomBytes} from 'node:crypto';
 import net from 'node:net';
 import os from 'node:os';
@@ -22,14 +22,14 @@ import {Sending} from './sending.js';
 export const STATE = process.env.BLOCKPROTO_NODE_STATE ?? path.join(os.homedir(), '.local', 'state', 'blockproto-node');
 
 /** Connects; resolves when the TCP connection stands (the greeting is on its way then). */
-export function connect(host, port) {
+export function connect(host, port, options = {}) {
   return new Promise((resolve, reject) => {
     const socket = net.connect({host, port});
     const failed = (error) => reject(new ConnectionLost(`cannot reach ${host}:${port}: ${error.code}`));
     socket.once('error', failed);
     socket.once('connect', () => {
       socket.off('error', failed);
-      resolve(new Client(new Connection(socket, 'client'), host, port));
+      resolve(new Client(new Connection(socket, 'client', options), host, port));
     });
   });
 }
@@ -62,10 +62,11 @@ export class Client {
   // --- lists and removing -------------------------------------------------------------------------------------------
 
   /** Every entry below a folder of the server, page after page. */
-  async *list(name = '', {recursive = false, kind = 1} = {}) {
+  async *list(name = '', {recursive = false, kind = 1, ids = undefined} = {}) {
     let cursor = '';
+    const tlvs = ids === undefined ? {} : {IDS: ids};
     do {
-      const result = await this.ask({message: 'LIST', kind, limit: 1000, name, cursor, flags: recursive ? ['RECURSIVE'] : []});
+      const result = await this.ask({message: 'LIST', kind, limit: 1000, name, cursor, flags: recursive ? ['RECURSIVE'] : [], tlvs});
       yield* result.items;
       cursor = result.cursor;
     } while (cursor !== '');
@@ -92,7 +93,8 @@ export class Client {
    * Uploads one file; the same again resumes. Resolves to COMMITTED.
    * @param {string} source
    * @param {string} filename its name on the server
-   * @param {{ifExists?: number, attempt?: bigint, filetype?: string, onSent?: Function}} [options]
+   * @param {{ifExists?: number, filetype?: string, onSent?: Function, giveUpAfter?: number}} [options] giveUpAfter:
+   *   cancel when so many bytes were sent; what the server holds stays there
    */
   async upload(source, filename, options = {}) {
     const handle = await open(source, constants.O_RDONLY);
@@ -102,11 +104,54 @@ export class Client {
       const sourceid = options.sourceid ?? await this.sourceidOf(source, filename, stat);
       const filesize = Number(stat.size);
       const facts = {sourceid, filename, filetype: options.filetype ?? 'application/octet-stream', filesize, blocknum: blocknumOf(filesize)};
-      const about = {stat, source: sourceOf(handle, stat), ...options};
+      const about = {tlvs: sourceTlvs(stat), source: sourceOf(handle, stat), ...options};
       return filesize <= BLOCK ? await this.uploadBrief(facts, about) : await this.uploadOpened(facts, about);
     } finally {
       await handle.close();
     }
+  }
+
+  /**
+   * Uploads what a readable stream gives, whose end is not known before it comes. It is kept in a file beside the state
+   * until the server has it, because a block may have to be sent again (RES-020).
+   * @param {AsyncIterable<Buffer>} readable
+   */
+  async uploadStream(readable, filename, identity, options = {}) {
+    const sourceid = keyedId(await installationSecret(), JSON.stringify([this.host, this.port, filename, identity].map(String)));
+    const where = path.join(STATE, `stream-${sourceid}`);
+    const handle = await open(where, 'w+');
+    try {
+      const facts = {sourceid, filename, filetype: options.filetype ?? 'application/octet-stream', filesize: null, blocknum: null};
+      return await this.uploadOpened(facts, {tlvs: {}, source: growingSource(handle, readable), ...options});
+    } finally {
+      await handle.close();
+      await unlink(where);
+    }
+  }
+
+  /**
+   * Uploads many files, eight at a time; which of them are there already is asked for first, hundreds at once (LST-014).
+   * @param {{source: string, filename: string}[]} files
+   * @returns {Promise<number>} how many were there or were stored
+   */
+  async uploadMany(files) {
+    const wanted = [];
+    for (const file of files) {
+      const stat = await statOfFile(file.source, {bigint: true});
+      wanted.push({...file, filesize: stat.size, sourceid: await this.sourceidOf(file.source, file.filename, stat)});
+    }
+    const there = new Set();
+    const idsMax = Math.floor((this.connection.session.peer.head_length_max - 32) / 16);
+    for (let at = 0; at < wanted.length; at += idsMax) {
+      const ids = wanted.slice(at, at + idsMax).map((file) => file.sourceid);
+      for await (const item of this.list('', {kind: 3, ids})) there.add(`${item.sourceid}/${item.filesize}`);
+    }
+    const todo = wanted.filter((file) => !there.has(`${file.sourceid}/${file.filesize}`));
+    const one = async () => {
+      for (let file = todo.shift(); file !== undefined; file = todo.shift()) await this.upload(file.source, file.filename, {sourceid: file.sourceid});
+    };
+    await Promise.all(Array.from({length: 8}, one));
+    return wanted.length;
   }
 
   async sourceidOf(source, filename, stat) {
@@ -115,26 +160,33 @@ export class Client {
   }
 
   /** A file of at most one block: one BLOCK frame, or a few when credit is short (BLK-014). */
-  async uploadBrief(facts, {stat, source, ifExists = 0}) {
+  async uploadBrief(facts, {tlvs, source, ifExists = 0, onSent = () => {}}) {
     const bytes = await source.read(0, facts.filesize);
     await source.check();
     const stream = this.openStream('sender');
     const digest = digestOf(bytes);
-    const head = {...facts, filesize: BigInt(facts.filesize), blockno: 0, tlvs: {...sourceTlvs(stat), IF_EXISTS: ifExists}};
+    const head = {...facts, filesize: BigInt(facts.filesize), blockno: 0, tlvs: {...tlvs, IF_EXISTS: ifExists}};
     const committed = await new Promise((resolve, reject) => {
       const onMessage = (message) => message.message === 'COMMITTED' && resolve(message);
       stream.handler = {onMessage, onBytes: () => {}, onEnd: (error) => error && reject(error)};
-      this.connection.sendBlock(stream, {head, position: 0, bytes, digest, flags: ['COMMIT']}).catch(() => {});
+      this.connection.sendBlock(stream, {head, position: 0, bytes, digest, flags: ['COMMIT']})
+        .then(() => onSent({blockno: 0, bytes: bytes.length}), reject);
     });
     if (committed.root !== digest) throw new Refusal('SOURCE_CHANGED', 'the server has another file under this sourceid');
     return committed;
   }
 
-  async uploadOpened(facts, {stat, source, ifExists = 0, attempt = BigInt(Date.now()), onSent}) {
+  async uploadOpened(facts, {tlvs, source, ifExists = 0, onSent = () => {}, giveUpAfter = Infinity}) {
+    const attempt = await nextAttempt(facts.sourceid);
     const stream = this.openStream('sender');
-    const sending = new Sending(this.connection, stream, facts, {first: 0, end: facts.filesize}, source, onSent);
+    let sent = 0;
+    const sending = new Sending(this.connection, stream, facts, {first: 0, end: facts.filesize ?? 0}, source, (event) => {
+      sent += event.bytes;
+      onSent(event);
+      if (sent >= giveUpAfter) sending.giveUp(new Refusal('CANCELLED', 'given up'));
+    });
     stream.handler = sending;
-    this.connection.say(stream, {message: 'OPEN', ...sending.head(), attempt, priority: 1, if_exists: ifExists, tlvs: sourceTlvs(stat)});
+    this.connection.say(stream, {message: 'OPEN', ...sending.head(), attempt, priority: 1, if_exists: ifExists, tlvs});
     await sending.untilOpened();
     return sending.run();
   }
@@ -145,28 +197,31 @@ export class Client {
    * Downloads one file, or a range of it; the same again resumes. `target` gets its bytes only when they are complete.
    * @param {string} filename
    * @param {string} target
-   * @param {{first?: number, length?: number|null}} [range]
+   * @param {{first?: number, length?: number|null, giveUpAfter?: number}} [options] a range; giveUpAfter: cancel when so
+   *   many bytes have come
    */
-  async download(filename, target, {first = 0, length = null} = {}) {
+  async download(filename, target, {first = 0, length = null, giveUpAfter = Infinity} = {}) {
     const where = `${target}.blockproto-node`;
     let part = await PartFile.load(where, first);
     const wanted = JSON.stringify([this.host, this.port, filename, first, length]);
-    if (part.facts !== null && part.facts.wanted !== wanted) {
+    const wish = {target, first, length, wanted, giveUpAfter};
+    if (part.facts !== null && (part.facts.wanted !== wanted || !part.facts.version)) {
       await part.discard();
       part = new PartFile(where, first);
     }
     try {
-      return await this.fetch(filename, target, part, {first, length, wanted});
+      return await this.fetch(filename, part, wish);
     } catch (error) {
       if (!(error instanceof Refusal) || error.name !== 'SOURCE_CHANGED' || part.facts === null) throw error;
       await part.discard();
-      return this.fetch(filename, target, new PartFile(where, first), {first, length, wanted});
+      return this.fetch(filename, new PartFile(where, first), wish);
     }
   }
 
-  async fetch(filename, target, part, {first, length, wanted}) {
+  async fetch(filename, part, wish) {
+    const {first, length} = wish;
     const stream = this.openStream('receiver');
-    const fetched = new Fetched(this.connection, stream, part, {target, first, length, wanted});
+    const fetched = new Fetched(this.connection, stream, part, wish);
     stream.handler = fetched;
     const runsMax = Math.floor((this.connection.session.peer.head_length_max - 2000) / 16);
     this.connection.say(stream, {
@@ -183,6 +238,7 @@ class Fetched {
   constructor(connection, stream, part, wish) {
     Object.assign(this, {connection, stream, part, wish});
     this.lane = null;
+    this.came = 0;
     this.done = new Promise((resolve, reject) => Object.assign(this, {resolve, reject}));
   }
 
@@ -192,21 +248,24 @@ class Fetched {
     return this.lane.onMessage(message);
   }
 
-  onBytes(bytes, last) {
-    return this.lane?.onBytes(bytes, last);
+  async onBytes(bytes, last) {
+    await this.lane?.onBytes(bytes, last);
+    this.came += bytes.length;
+    if (this.came >= this.wish.giveUpAfter) throw new Refusal('CANCELLED', 'given up');
   }
 
   async onEnd(error) {
     await this.lane?.onEnd();
-    if (this.committed === undefined) this.reject(error ?? new ConnectionLost('the download has ended'));
-    else this.resolve(this.committed);
-    if (this.committed === undefined) await this.part.close();
+    if (this.committed !== undefined) return this.resolve(this.committed);
+    await this.part.close();
+    return this.reject(error ?? new ConnectionLost('the download has ended'));
   }
 
   async onOpen(message) {
     if (brokenRule(message.filename, !message.invalid.includes('filename')) !== null)
       throw new Refusal('NAME_REFUSED', 'the server names the file by a name that breaks a rule');
     const {first, length, wanted} = this.wish;
+    if (message.filesize === null) throw new Refusal('BAD_FACTS', 'a finished file has a filesize');
     const facts = {...factsOf(message), version: message.tlvs.VERSION, wanted};
     const end = length === null ? facts.filesize : Math.min(first + length, facts.filesize);
     const receiving = new Receiving(facts, this.part, {first, end: Math.max(end, first)}, (commit) => this.finish(receiving, commit));
@@ -251,6 +310,38 @@ function sourceOf(handle, stat) {
   };
 }
 
+/** Bytes that come when they come: kept in a file, so that they can be read again. */
+function growingSource(handle, readable) {
+  const chunks = readable[Symbol.asyncIterator]();
+  let size = 0;
+  let ended = false;
+  return {
+    read: (position, length) => readExactly(handle, position, length),
+    check: async () => {},
+    grow: async (from) => {
+      while (!ended && size < from + BLOCK) {
+        const {value, done} = await chunks.next();
+        ended = done;
+        if (done) break;
+        await handle.write(value, 0, value.length, size);
+        size += value.length;
+      }
+      return Math.min(BLOCK, size - from);
+    },
+  };
+}
+
+/** RES-011: the time in milliseconds, or one more than the last attempt of this upload, if the clock was set back. */
+async function nextAttempt(sourceid) {
+  const where = path.join(STATE, 'attempts', sourceid);
+  const last = BigInt((await readFile(where, 'utf8').catch(missing(''))) || 0);
+  const now = BigInt(Date.now());
+  const attempt = now > last ? now : last + 1n;
+  await mkdir(path.dirname(where), {recursive: true});
+  await writeFile(where, String(attempt));
+  return attempt;
+}
+
 /** 32 random bytes, drawn once for this installation. */
 export async function installationSecret() {
   const where = path.join(STATE, 'secret');
@@ -263,20 +354,32 @@ export async function installationSecret() {
   return readFile(where);
 }
 
+/** Bounds of the random waits before coming back, after a connection that had worked (END-017). */
+const WAITS_MS = [0, 2000, 8000, 30000];
+
+/** How long to wait before the next try, of which `tries` got nothing further. */
+function waitBefore(tries, worked, retryAfterMs) {
+  const bound = WAITS_MS[Math.min(tries - (worked ? 1 : 0), WAITS_MS.length - 1)];
+  return retryAfterMs > 0 ? retryAfterMs + Math.random() * 2000 : Math.random() * bound;
+}
+
 /**
  * Runs `use(client)` on a connection; when it is lost, or what was refused may succeed later, again on a new one.
  * @param {(client: Client) => Promise<any>} use
- * @param {{triesMax?: number, onRetry?: (error: Error, waitMs: number) => void}} [options] tries in a row without success
+ * @param {object} [options] triesMax: tries in a row that got nothing further; untilMs: no new try after so long;
+ *   onRetry(error, waitMs); keepaliveS
  */
-export async function persistently(host, port, use, {triesMax = 8, onRetry = () => {}} = {}) {
+export async function persistently(host, port, use, {triesMax = 8, untilMs = Infinity, onRetry = () => {}, ...options} = {}) {
+  const began = performance.now();
   for (let tries = 1; ; tries++) {
     let client = null;
     try {
-      client = await connect(host, port);
+      client = await connect(host, port, options);
       return await use(client);
     } catch (error) {
-      if (!error.retryable || tries >= triesMax) throw error;
-      const waitMs = Math.max(error.retryAfterMs ?? 0, Math.min(10000, 250 * 2 ** (tries - 1))) * (1 + Math.random() / 4);
+      if (client?.connection.progress > 0) tries = 1;
+      const waitMs = waitBefore(tries, client !== null, error.retryAfterMs ?? 0);
+      if (!error.retryable || tries >= triesMax || performance.now() - began + waitMs > untilMs) throw error;
       onRetry(error, waitMs);
       await new Promise((resolve) => setTimeout(resolve, waitMs));
     } finally {

@@ -38,7 +38,7 @@ export async function main(args) {
     if (run === undefined) throw new UsageError(`there is no command '${command ?? ''}'`);
     return (await run(values, ...rest)) ?? 0;
   } catch (error) {
-    if (error instanceof UsageError || error.code?.startsWith('ERR_PARSE_ARGS')) {
+    if (error instanceof UsageError || String(error.code).startsWith('ERR_PARSE_ARGS')) {
       process.stderr.write(`${error.message}\n${USAGE}\n`);
       return 2;
     }
@@ -84,8 +84,7 @@ async function upload(values, source, url) {
   return remembered(['upload', path.resolve(source), url, '--as', filename, '--if-exists', values['if-exists']], async () => {
     let sent = 0;
     const onSent = ({bytes}) => (sent += bytes);
-    const attempt = BigInt(Date.now());
-    const committed = await dial(values, target, (client) => client.upload(source, filename, {ifExists, attempt, onSent}));
+    const committed = await dial(values, target, (client) => client.upload(source, filename, {ifExists, onSent}));
     const {stored_as: storedAs, root, filesize} = committed;
     show(values, {filename, stored_as: storedAs, root, filesize, payload_bytes_sent: sent}, `${escapeText(storedAs)}  ${root}`);
   });

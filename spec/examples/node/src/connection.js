@@ -20,18 +20,25 @@ const GREETING_MS = 10000;
 const HEAD_MS = 10000;
 const SILENCE_MS = 600000;
 const LINGER_MS = 5000;
-const NEXT_S = 15;
+/** One frame of the longest kind: the one that is refused may be on its way still. */
+const LINGER_BYTES = 2097152;
+const KEEPALIVE_S = 15;
+const ANSWER_MS = 15000;
 
 /** Emits 'stream' (stream, message) for streams of the other side, 'goaway' (message), 'greeted', 'end' (error). */
 export class Connection extends EventEmitter {
   /**
    * @param {import('node:net').Socket} socket a socket that is connected
    * @param {'client'|'server'} side
+   * @param {{hello?: object, keepaliveS?: number}} [options] keepaliveS: a client's PING after so long a silence of its own
    */
-  constructor(socket, side, hello = OUR_HELLO) {
+  constructor(socket, side, {hello = OUR_HELLO, keepaliveS = KEEPALIVE_S} = {}) {
     super();
     this.socket = socket;
     this.side = side;
+    this.keepaliveS = keepaliveS;
+    /** How many blocks were acknowledged or became durable here: whether a lost connection got anything further. */
+    this.progress = 0;
     this.session = new Session(side, hello);
     this.turns = new Turns();
     /** What waits to be written, in this order: key → a function that gives its bytes, or null. */
@@ -40,9 +47,9 @@ export class Connection extends EventEmitter {
     this.ended = null;
     this.closing = false;
     this.wentAway = null;
-    Object.assign(this, {startedAt: Date.now(), heardAt: Date.now(), headSince: null, promisedS: 0});
-    this.timer = setInterval(() => this.tick(), 500);
-    this.pinger = side === 'client' ? setInterval(() => this.ping(), (NEXT_S * 1000) / 2) : null;
+    const now = performance.now();
+    Object.assign(this, {startedAt: now, heardAt: now, saidAt: now, pingedAt: null, headSince: null, promisedS: 0});
+    this.timer = setInterval(() => this.tick(), 250);
     socket.setNoDelay(true);
     socket.on('data', (chunk) => this.onData(chunk));
     socket.on('drain', () => this.pump());
@@ -52,14 +59,15 @@ export class Connection extends EventEmitter {
   }
 
   greet() {
-    this.socket.write(Buffer.concat([PREFACE, this.session.say(null, this.session.hello)]));
+    this.write(Buffer.concat([PREFACE, this.session.say(null, this.session.hello)]));
     if (this.side === 'client') this.ping();
   }
 
   // --- in -----------------------------------------------------------------------------------------------------------
 
   onData(chunk) {
-    this.heardAt = Date.now();
+    this.heardAt = performance.now();
+    this.pingedAt = null;
     if (this.closing) return this.linger(chunk.length);
     if (this.ended !== null) return undefined;
     try {
@@ -67,7 +75,7 @@ export class Connection extends EventEmitter {
     } catch (error) {
       this.fail(error);
     }
-    this.headSince = this.session.reader.unfinished ? (this.headSince ?? Date.now()) : null;
+    this.headSince = this.session.reader.unfinished ? (this.headSince ?? performance.now()) : null;
     this.pump();
     return undefined;
   }
@@ -160,14 +168,14 @@ export class Connection extends EventEmitter {
     this.pump();
   }
 
-  /** Says a message without payload on a stream (null: the connection). */
-  say(stream, message) {
+  /** Says a message without payload on a stream (null: the connection); `why` is told to its handler if that ends it. */
+  say(stream, message, why = null) {
     if (this.ended !== null || stream?.state === 'closed') return;
     const bytes = this.session.say(stream, message);
     const ends = stream !== null && stream.state === 'closed';
     if (ends) stream.over = true;
     this.post(`message ${this.serial++}`, () => bytes, ends && !stream.ours);
-    if (ends) this.endStream(stream, null);
+    if (ends) this.endStream(stream, why);
   }
 
   /** ACK, at most one waiting for each stream; `build` gives it as it is when its turn has come. */
@@ -182,7 +190,7 @@ export class Connection extends EventEmitter {
     const refusal = asRefusal(error);
     if (!(refusal instanceof Refusal) || refusal.scope === SCOPE.connection) return this.fail(refusal);
     if (stream.state === 'closed') return undefined;
-    this.say(stream, refusal.toMessage());
+    this.say(stream, refusal.toMessage(), refusal);
     return undefined;
   }
 
@@ -203,6 +211,11 @@ export class Connection extends EventEmitter {
     });
   }
 
+  write(bytes) {
+    this.saidAt = performance.now();
+    this.socket.write(bytes);
+  }
+
   pump() {
     if (this.ended !== null || this.closing) return;
     for (;;) {
@@ -211,7 +224,7 @@ export class Connection extends EventEmitter {
       if (key !== undefined) {
         this.waiting.delete(key);
         const bytes = build();
-        if (bytes !== null) this.socket.write(bytes);
+        if (bytes !== null) this.write(bytes);
         continue;
       }
       const turn = this.turns.next((each) => this.lengthOf(each) !== null);
@@ -234,8 +247,8 @@ export class Connection extends EventEmitter {
     const place = {position: BigInt(turn.position + sent), flags: ends ? ['END', ...(turn.flags ?? [])] : []};
     const message = {...(turn.begun ? {message: 'PIECE'} : {message: 'BLOCK', ...head}), ...place};
     if (ends) message.digest = turn.digest;
-    this.socket.write(this.session.say(stream, message, length));
-    if (length > 0) this.socket.write(payload);
+    this.write(this.session.say(stream, message, length));
+    if (length > 0) this.write(payload);
     turn.begun = true;
     turn.sent += length;
     this.turns.sent(turn, length);
@@ -256,17 +269,21 @@ export class Connection extends EventEmitter {
   // --- life and death -----------------------------------------------------------------------------------------------
 
   ping() {
-    if (this.ended === null && !this.closing)
-      this.post('ping', () => this.session.say(null, {message: 'PING', opaque: '626c6f636b70726f', next_s: NEXT_S}));
+    if (this.ended !== null || this.closing) return;
+    this.post('ping', () => this.session.say(null, {message: 'PING', opaque: '626c6f636b70726f', next_s: this.keepaliveS}));
+    this.pingedAt ??= performance.now();
   }
 
   tick() {
-    const now = Date.now();
+    const now = performance.now();
     if (!this.session.greeted && now - this.startedAt > GREETING_MS) return this.drop('no greeting came in time');
     if (this.headSince !== null && now - this.headSince > HEAD_MS) return this.fail(new Refusal('TIMEOUT', 'a frame did not go on'));
     const silence = now - this.heardAt;
     const patience = this.promisedS > 0 ? 2000 * this.promisedS : SILENCE_MS;
     if (silence > patience) return this.drop('nothing was heard in time');
+    if (this.side === 'server') return undefined;
+    if (this.pingedAt !== null && now - this.pingedAt > ANSWER_MS) return this.drop('PING brought no answer');
+    if (now - this.saidAt >= 1000 * this.keepaliveS) this.ping();
     return undefined;
   }
 
@@ -291,7 +308,7 @@ export class Connection extends EventEmitter {
       return;
     }
     this.closing = true;
-    this.lingerLeft = this.session.granted - this.session.received + 65536;
+    this.lingerLeft = Math.max(0, this.session.granted - this.session.received) + LINGER_BYTES;
     this.socket.write(encodeMessage({...refusal.toMessage(), scope: SCOPE.connection, stream: 0}));
     setTimeout(() => this.socket.destroy(), LINGER_MS).unref();
     this.finish(refusal);
@@ -320,7 +337,6 @@ export class Connection extends EventEmitter {
     if (this.ended !== null) return;
     this.ended = error;
     clearInterval(this.timer);
-    clearInterval(this.pinger);
     this.waiting.clear();
     for (const stream of [...this.session.streams.values()]) {
       this.session.close(stream);

@@ -104,7 +104,10 @@ export class Receiving {
         const entries = [...this.verified];
         await this.part.hold(entries);
         for (const [blockno] of entries) this.verified.delete(blockno);
-        for (const lane of this.lanes) lane.acknowledge();
+        for (const lane of this.lanes) {
+          lane.connection.progress += entries.length;
+          lane.acknowledge();
+        }
       }
       if (this.verified.size > 0) this.unsettled = true;
       else if (this.finishing === null) await this.commitIfComplete();

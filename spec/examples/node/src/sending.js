@@ -9,7 +9,7 @@
  *   DIGEST_MISMATCH: that block again, from its beginning, at most five times in a row
  *   DIGESTS_DIFFER: HAVE, OPENED, what is missing, COMMIT; at most three rounds
  */
-import {blockSpan, blocknosOf, digestOf, rootOf} from './blocks.js';
+import {BLOCK, blockSpan, blocknosOf, blocknumOf, digestOf, rootOf} from './blocks.js';
 import {ConnectionLost, Refusal} from './errors.js';
 
 const ROUNDS_MAX = 3;
@@ -19,6 +19,8 @@ const TRIES_MAX = 5;
  * @typedef {object} Source where the bytes come from
  * @property {(position: number, length: number) => Promise<Buffer>} read exactly that many bytes
  * @property {() => Promise<void>} check throws a Refusal SOURCE_CHANGED if the file is not what it was
+ * @property {(from: number) => Promise<number>} [grow] for a file of unknown size: resolves when a whole block is there
+ *   from that position on, or the source has ended; to how many bytes of that block there are
  */
 
 export class Sending {
@@ -39,6 +41,9 @@ export class Sending {
     /** @type {Map<number, number>} blocks that are sent and not acknowledged, with their sizes */ this.undurable = new Map();
     this.tries = new Map();
     this.todo = [...this.blocknos];
+    this.growing = facts.filesize === null;
+    /** @type {[number, number][]} runs that were said to be held, for blocks that are yet to grow */ this.said = [];
+    this.saidPosition = 0n;
     Object.assign(this, {opened: false, awaitsOpened: false, commitSaid: false, rounds: 0, committed: null, error: null});
     this.wake = () => {};
     connection.once('goaway', (message) => {
@@ -49,14 +54,14 @@ export class Sending {
 
   head() {
     const {sourceid, filename, filetype, filesize, blocknum} = this.facts;
-    return {sourceid, filesize: BigInt(filesize), blocknum, filename, filetype};
+    return {sourceid, filesize: filesize === null ? null : BigInt(filesize), blocknum, filename, filetype};
   }
 
   // --- what the receiver says ---------------------------------------------------------------------------------------
 
   onMessage(message) {
     if (message.message === 'OPENED') this.onOpened(message);
-    else if (message.message === 'ACK') this.onHeld(message);
+    else if (message.message === 'ACK') this.onAck(message);
     else if (message.message === 'COMMITTED') this.committed = message;
     else if (message.message === 'ERROR') this.onBlockError(Refusal.fromMessage(message));
     this.wake();
@@ -76,6 +81,8 @@ export class Sending {
     if (this.awaitsOpened) {
       this.held.clear();
       this.undurable.clear();
+      this.said = [];
+      this.saidPosition = 0n;
       this.awaitsOpened = false;
       this.commitSaid = false;
     }
@@ -86,13 +93,21 @@ export class Sending {
     this.todo = this.blocknos.filter((blockno) => !this.held.has(blockno));
   }
 
+  onAck(message) {
+    const before = this.held.size;
+    this.onHeld(message);
+    this.connection.progress += this.held.size - before;
+  }
+
   onHeld({position, held}) {
-    for (const blockno of this.blocknos) {
-      if (BigInt(blockSpan(blockno, this.range.first, this.range.end)[1]) > position) break;
-      this.hold(blockno);
-    }
-    for (const [first, count] of held)
-      for (const blockno of this.blocknos) if (blockno >= first && blockno < first + count) this.hold(blockno);
+    this.saidPosition = position > this.saidPosition ? position : this.saidPosition;
+    this.said = this.growing ? [...this.said, ...held] : held;
+    for (const blockno of this.blocknos) if (!this.held.has(blockno) && this.wasSaid(blockno)) this.hold(blockno);
+  }
+
+  wasSaid(blockno) {
+    if (BigInt(blockSpan(blockno, this.range.first, this.range.end)[1]) <= this.saidPosition) return true;
+    return this.said.some(([first, count]) => blockno >= first && blockno < first + count);
   }
 
   hold(blockno) {
@@ -127,9 +142,22 @@ export class Sending {
       if (this.goaway !== undefined && !this.commitSaid) throw new ConnectionLost('the other side is stopping', this.goaway.retry_after_ms);
       if (this.differ) await this.sayHave();
       else if (this.todo.length > 0 && !this.awaitsOpened && this.mayBegin()) await this.sendBlock(this.todo.shift());
+      else if (this.todo.length === 0 && this.growing && !this.awaitsOpened) await this.grow();
       else if (this.todo.length === 0 && !this.commitSaid && !this.awaitsOpened) await this.sayCommit();
       else await new Promise((resolve) => (this.wake = resolve));
     }
+  }
+
+  /** A file of unknown size has one block more, or has ended (BLK-003). */
+  async grow() {
+    const length = await this.source.grow(this.range.end);
+    const blockno = this.blocknos.length;
+    this.range.end += length;
+    this.growing = length === BLOCK;
+    if (length === 0) return;
+    this.blocknos.push(blockno);
+    if (this.wasSaid(blockno)) this.hold(blockno);
+    else this.todo.push(blockno);
   }
 
   /** CRD-009: not too much that is sent and not acknowledged. */
@@ -173,8 +201,10 @@ export class Sending {
     this.root = rootOf(await this.allDigests());
     if (this.stream.state !== 'open') return;
     this.commitSaid = true;
-    const {sourceid, filesize, blocknum} = this.facts;
-    this.connection.say(this.stream, {message: 'COMMIT', sourceid, root: this.root, filesize: BigInt(filesize), blocknum});
+    const filesize = this.facts.filesize ?? this.range.end;
+    this.connection.say(this.stream, {
+      message: 'COMMIT', sourceid: this.facts.sourceid, root: this.root, filesize: BigInt(filesize), blocknum: blocknumOf(filesize),
+    });
   }
 
   /** DIG-006: what we have, page by page; the answer is OPENED. */
@@ -196,6 +226,7 @@ export class Sending {
   }
 
   giveUp(error) {
+    error.retryable = false;
     this.error ??= error;
     this.cancel(25, error.message);
   }
@@ -210,7 +241,7 @@ export class Sending {
   /** COM-008: a root or size that is not ours means that the sourceid was used for another file. */
   async judgeCommitted(message) {
     const root = rootOf(await this.allDigests());
-    const sameSize = this.stream.ours ? message.filesize === BigInt(this.facts.filesize) : true;
+    const sameSize = this.stream.ours ? message.filesize === BigInt(this.facts.filesize ?? this.range.end) : true;
     if (message.root !== root || !sameSize) throw new Refusal('SOURCE_CHANGED', 'the other side committed another file under this sourceid');
     return message;
   }

@@ -46,7 +46,7 @@ export class Server {
   }
 
   accept(socket) {
-    const connection = new Connection(socket, 'server', this.hello);
+    const connection = new Connection(socket, 'server', {hello: this.hello});
     this.connections.add(connection);
     connection.on('stream', (stream, message) => this.onStream(connection, stream, message));
     connection.on('mistake', (error) => this.log(`a mistake of this program: ${error.stack}`));
@@ -66,6 +66,8 @@ export class Server {
 
   /** GOAWAY to everybody, a while to finish, then the end (END-008 to END-010). */
   async stop(graceMs = GRACE_MS) {
+    if (this.stopping) return this.stopped;
+    this.stopping = true;
     this.listener.close();
     clearInterval(this.expiring);
     for (const connection of this.connections) connection.goAway(graceMs);
@@ -74,7 +76,10 @@ export class Server {
     while (busy() && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
     await this.uploads.recordAll();
     for (const connection of [...this.connections]) connection.close();
+    await this.uploads.close();
+    await this.store.close();
     this.resolveStopped(0);
+    return 0;
   }
 
   // --- streams ------------------------------------------------------------------------------------------------------

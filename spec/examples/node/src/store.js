@@ -54,6 +54,11 @@ export class Store {
     await writeFile(where, String(process.pid));
   }
 
+  async close() {
+    await this.receiptsFile.close();
+    await this.folder.handle.close();
+  }
+
   async readIncarnation() {
     const where = path.join(this.state, 'incarnation');
     const text = await readFile(where, 'utf8').catch(missing(''));

@@ -142,6 +142,14 @@ export class Uploads {
     }).sort((a, b) => (a.sourceid < b.sourceid ? -1 : 1));
   }
 
+  /** Lets go of the files of unfinished uploads, when their streams have ended. */
+  async close() {
+    for (const receiving of this.open.values()) {
+      await Promise.all([...receiving.lanes].map((lane) => lane.stream.work));
+      await receiving.part.close();
+    }
+  }
+
   /** GOAWAY: what has no stream any more is recorded; the rest as its streams end (END-010). */
   async recordAll() {
     for (const receiving of this.open.values()) {

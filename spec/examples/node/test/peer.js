@@ -40,16 +40,16 @@ export class Peer {
   take(chunk) {
     const missing = Math.max(0, 8 - this.start.length);
     this.start = Buffer.concat([this.start, chunk.subarray(0, missing)]);
-    let current = null;
     for (const part of this.reader.feed(chunk.subarray(missing))) {
-      if (part.bytes !== undefined) {
-        this.frames.at(-1).payload.push(part.bytes);
-        continue;
-      }
-      current = messageName(part.header.type) === null ? {message: 'UNKNOWN'} : decodeMessage(part.header, part.head);
-      this.frames.push({...current, payload: []});
+      if (part.bytes === undefined) this.coming = this.frameOf(part);
+      else this.coming.payload.push(part.bytes);
+      if (part.last ?? part.header.length === part.header.headLength) this.frames.push(this.coming);
     }
     this.changed();
+  }
+
+  frameOf({header, head}) {
+    return {...(messageName(header.type) === null ? {message: 'UNKNOWN'} : decodeMessage(header, head)), payload: []};
   }
 
   send(...bytes) {
