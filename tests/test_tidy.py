@@ -64,7 +64,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "listening": ("errors server dialects transfer store", "trio"),
     "routing": ("wire dialects", ""),
-    "dialects": ("errors blocks names layout link transfer store results sources tasks", "trio blake3"),
+    "dialects": ("errors blocks names layout link transfer store dialling results sourceid sources tasks", "trio blake3"),
     "api": ("client dialling listening store", "trio"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),

@@ -83,6 +83,9 @@ class _Tally:
     show_default=True,
     help="If the name is taken by other content: keep both, refuse, or replace.",
 )
+@click.option(
+    "--dialect", metavar="NAME", help="Send single files to a server that speaks this older wire format only."
+)
 @json_option
 @insecure_option
 @verbose_option
@@ -92,6 +95,7 @@ def put(
     connections: int,
     as_name: str | None,
     if_exists: str,
+    dialect: str | None,
     as_json: bool,
     insecure: bool,
 ) -> int:
@@ -105,6 +109,11 @@ def put(
     check_secure(address, insecure)
     wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity())
     _check_usage(wanted)
+    if dialect is not None:
+        from .put_dialect import check_usage, put_in_dialect
+
+        check_usage(dialect, paths, address, as_name, connections, if_exists)
+        return trio.run(put_in_dialect, dialect, paths, address, as_name, as_json)
     return trio.run(_put, wanted, connections)
 
 

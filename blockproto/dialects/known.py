@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from . import Dialect
+from .sending import Sender
 from .sourceid import Sourceid
+from .sourceid_client import SourceidSender
 from .struct82 import Struct82
 
 DIALECTS: dict[str, Callable[[], Dialect]] = {
@@ -16,6 +18,11 @@ DIALECTS: dict[str, Callable[[], Dialect]] = {
     f"{Struct82.name}-from-1": partial(Struct82, 1),
 }
 """The last two are for senders whose numbering does not tell by itself (BP1-S82-015)."""
+
+SENDERS: dict[str, Callable[[], Sender]] = {
+    Sourceid.name: SourceidSender,
+}
+"""Those that this program can also send in."""
 
 
 def dialects_of(names: Iterable[str]) -> list[Dialect]:

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import BadFacts, BlockprotoError, MalformedFrame
+from ..errors import ERRORS, BadFacts, BlockprotoError, Code, MalformedFrame, error_from_code
 from ..names import SafeName, show_name
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition
 
@@ -155,8 +155,8 @@ def _decoded(name: bytes) -> str:
     return name.decode(errors="surrogateescape")
 
 
-def _shown(value: bytes) -> str:
-    return show_name(value[:SOURCEID_LENGTH_MAX].decode(errors="replace"))
+def _shown(value: bytes, length_max: int = SOURCEID_LENGTH_MAX) -> str:
+    return show_name(value[:length_max].decode(errors="replace"))
 
 
 def reply(sourceid: str, position: int, *, durable: bool = False) -> bytes:
@@ -175,3 +175,61 @@ def error_line(error: BlockprotoError) -> bytes:
     """The line that refuses: it has no number where a client looks for the position, so that none takes it for an answer."""
     text = show_name(str(error))[:_TEXT_LENGTH_MAX].replace(";", ",")
     return f"error={int(error.code)};name={error.code.name};text={text}\r\n".encode()
+
+
+# ---- the client's side ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server answered.
+
+    Attributes:
+        sourceid: the upload's.
+        position: where to go on.
+        durable: the same without its bound, and the filesize only when the file is complete; None if it was not said.
+    """
+
+    sourceid: str
+    position: int
+    durable: int | None = None
+
+
+def request_line(filename: str, filesize: int, sourceid: str) -> bytes:
+    """The line a client begins with; it asks for ``durable``, which servers that do not know it pass over."""
+    return f"Content-Length={filesize};filename={filename};sourceid={sourceid};durable=\r\n".encode()
+
+
+def parse_answer(line: bytes, filesize: int) -> Answer:
+    """Read a server's line, by place.
+
+    Args:
+        line: as it came, perhaps without an end.
+        filesize: of the file, which no position is beyond.
+
+    Raises:
+        BlockprotoError: the error that the server names.
+        MalformedFrame: it is no answer of this dialect.
+    """
+    fields = [field.partition(b"=") for field in line.split(b"\n", 1)[0].rstrip(b"\r").split(b";")]
+    values = [value.strip(b" \t") for _, _, value in fields]
+    if fields[0][0].strip(b" \t").lower() == b"error":
+        raise _named_error(values)
+    if len(fields) < 2 or not values[0] or _DECIMAL(values[1]) is None:
+        raise MalformedFrame(
+            f"'{_shown(line)}' is no answer of the dialect sourceid: look at address and port"
+        )
+    durable = None
+    if len(fields) > 2 and fields[2][0].strip(b" \t").lower() == b"durable" and _DECIMAL(values[2]):
+        durable = int(values[2])
+    answer = Answer(values[0].decode(errors="replace"), int(values[1]), durable)
+    if max(answer.position, durable or 0) > filesize:
+        raise MalformedFrame(f"the server has more bytes of it than the {filesize} there are")
+    return answer
+
+
+def _named_error(values: list[bytes]) -> BlockprotoError:
+    code = int(values[0]) if _DECIMAL(values[0]) else 0
+    known = code in Code._value2member_map_
+    text = _shown(b";".join(values[2:]), _TEXT_LENGTH_MAX)
+    return error_from_code(code, text, retryable=known and ERRORS[Code(code)].retryable)

@@ -1,0 +1,98 @@
+"""``blockproto put --dialect``: single files to a server that speaks an older wire format only.
+
+A dialect carries less than the native protocol; what it cannot do is refused here, before anything is sent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ..dialects.known import SENDERS
+from ..dialects.sending import Sender, Sent, send_file
+from ..errors import BlockprotoError, ConnectionLost
+from ..names import show_name
+from .address import Address
+from .output import Status, fail, print_json, say, show_size
+from .progress import Meter
+
+SENT_FIELDS = (
+    "filename",
+    "filesize",
+    "sourceid",
+    "stored_as",
+    "resumed",
+    "payload_bytes_sent",
+    "confirmed",
+    "elapsed_s",
+)
+"""The fields of the object that ``put --dialect --json`` prints for each file, in this order; scripts rely on it."""
+
+
+def check_usage(
+    dialect: str,
+    paths: tuple[str, ...],
+    address: Address,
+    as_name: str | None,
+    connections: int,
+    if_exists: str,
+) -> None:
+    """Refuse what a dialect cannot do.
+
+    Raises:
+        click.UsageError: with what to do instead.
+    """
+    if dialect not in SENDERS:
+        raise click.UsageError(f"there is no dialect '{dialect}': choose among {', '.join(SENDERS)}")
+    instead = f"; leave --dialect {dialect} out if the server speaks blockproto itself"
+    if "-" in paths:
+        raise click.UsageError(f"{dialect} has to say the size first, so it cannot send stdin{instead}")
+    for path in paths:
+        if os.path.isdir(path):
+            raise click.UsageError(f"{dialect} carries single files, and '{path}' is a folder{instead}")
+    if address.path or (as_name is not None and "/" in as_name):
+        raise click.UsageError(f"{dialect} knows no folders on the server{instead}")
+    if connections > 1:
+        raise click.UsageError(
+            f"{dialect} sends a file over one connection: --connections is not for it{instead}"
+        )
+    if if_exists != "keep":
+        raise click.UsageError(
+            f"{dialect} cannot say what to do if a name is taken: both files are kept{instead}"
+        )
+
+
+async def put_in_dialect(
+    dialect: str, paths: tuple[str, ...], address: Address, as_name: str | None, as_json: bool
+) -> int:
+    """Send the files one after another; returns the exit code."""
+    status = Status.DONE
+    with Meter(None, sys.stderr.isatty()) as meter:
+        for path in paths:
+            sender: Sender = SENDERS[dialect]()
+            try:
+                sent = await send_file(
+                    sender, address.server, path, name=as_name or Path(path).name, progress=meter.update
+                )
+            except ConnectionLost as error:
+                return max(status, fail(error, address.server))
+            except (BlockprotoError, OSError) as error:
+                status = max(status, fail(error, path))
+                continue
+            meter.finished(sent.filename, sent.filesize)
+            if as_json:
+                print_json({field: getattr(sent, field) for field in SENT_FIELDS})
+            say(show_name(f"{path}: {_describe(sent)}"))
+    return status
+
+
+def _describe(sent: Sent) -> str:
+    if sent.confirmed and sent.resumed and not sent.payload_bytes_sent:
+        return f"already there ({show_size(sent.filesize)})"
+    text = (
+        f"sent, {show_size(sent.payload_bytes_sent)} of {show_size(sent.filesize)} in {sent.elapsed_s:.1f} s"
+    )
+    return f"{text}; {'stored' if sent.confirmed else 'this server cannot say whether it is safe'}"

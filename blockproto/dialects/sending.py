@@ -1,0 +1,232 @@
+"""Sending a file to a server that speaks an older dialect only.
+
+What is common to all of them: the file, which must not change while it is sent; coming back after the line broke; and what
+can be told in the end. A dialect adds one class, its ``Sender``: one connection's worth of words (see ``known.SENDERS``).
+
+    send_file → Sender.send → ConnectionLost → again, until there was no progress ``TRIES`` times
+
+Spec: BP1-DIA, BP1-SID-018 to 021.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from ..dialling import Dial, tcp_dial
+from ..errors import BadFacts, ConnectionLost, NotPermitted, SourceChanged
+from ..link.endpoint import Endpoint
+from ..names import SafeName
+from ..sourceid import derive_sourceid, installation_secret
+from ..transfer.sending import Progress
+
+TRIES = 5
+"""How often a client comes back without any progress."""
+RETRY_S = 0.5
+"""How long it waits before the first time; twice as long each time after."""
+PIECE_LENGTH = 1 << 20
+"""Bytes that are read and sent at once."""
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a file.
+
+    Attributes:
+        filename: the name that was asked for; ``stored_as`` the one it got, or None where the server cannot say.
+        sourceid: what the server knows the upload by, or None where a dialect has none.
+        resumed: whether something was there already.
+        payload_bytes_sent: bytes of the file that were put on the wire by this call.
+        confirmed: whether the server said that the file is complete and durable; else only that all bytes were sent.
+    """
+
+    filename: str
+    filesize: int
+    sourceid: str | None
+    stored_as: str | None
+    resumed: bool
+    payload_bytes_sent: int
+    confirmed: bool
+    elapsed_s: float
+
+
+class Outgoing:
+    """A file of this machine that is being sent.
+
+    Args:
+        path: of the file.
+        name: what it is called on the server: one component.
+        server: ``HOST:PORT``.
+        progress: called as ``position`` rises, or None.
+
+    Attributes:
+        filesize: bytes, when it was opened.
+        position: how far the server is, as the server says; a sender sets it by ``reached``.
+        payload_bytes_sent: so far.
+
+    Raises:
+        OSError: it cannot be opened.
+        NotPermitted: it is no file.
+        NameRefused, BadFacts: the name cannot be said.
+    """
+
+    def __init__(self, path: Path, name: str, server: str, progress: OnProgress | None = None) -> None:
+        self.filename = SafeName.parse(name).text
+        if "/" in self.filename:
+            raise BadFacts(f"'{name}': this dialect knows no folders, only names of files")
+        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._facts = os.fstat(self._fd)
+        if not os.path.isfile(path):
+            os.close(self._fd)
+            raise NotPermitted(f"'{path}' is not a file: this dialect carries files only")
+        self.path = path
+        self.server = server
+        self.filesize = self._facts.st_size
+        self.position = 0
+        self.resumed = False
+        self.payload_bytes_sent = 0
+        self._progress = progress
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
+    def decimal_sourceid(self) -> str:
+        """A positive number of 63 bits that is this file's, as long as it does not change (BP1-SID-021)."""
+        real = os.path.realpath(self.path)
+        secret = installation_secret()
+        derived = derive_sourceid(secret, self.server, self.filename, real, self._facts)
+        return str(1 + int.from_bytes(derived, "big") % ((1 << 63) - 1))
+
+    def reached(self, position: int) -> None:
+        """The server says that it is so far."""
+        self.resumed = self.resumed or (position > 0 and not self.payload_bytes_sent)
+        self.position = max(self.position, position)
+        self._report(position)
+
+    def sent(self, count: int, position: int) -> None:
+        """``count`` more bytes are on the wire, up to ``position``."""
+        self.payload_bytes_sent += count
+        self._report(position)
+
+    async def read_into(self, position: int, view: memoryview) -> int:
+        """Fill ``view`` from byte ``position`` on; returns how many bytes there are.
+
+        Raises:
+            SourceChanged: the file is not the one that was opened; noticed before its last byte is handed out.
+        """
+        return await trio.to_thread.run_sync(self._read_into, position, view)
+
+    def _read_into(self, position: int, view: memoryview) -> int:
+        view = view[: self.filesize - position]
+        os.lseek(self._fd, position, os.SEEK_SET)
+        filled = 0
+        with open(self._fd, "rb", buffering=0, closefd=False) as file:
+            while filled < len(view) and (count := file.readinto(view[filled:])):
+                filled += count
+        now = os.fstat(self._fd)
+        before = self._facts
+        if filled < len(view) or (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise SourceChanged(f"'{self.path}' changed while it was being sent: send it again")
+        return filled
+
+    def _report(self, position: int) -> None:
+        if self._progress is not None:
+            self._progress(Progress(self.filename, self.filesize, position, self.payload_bytes_sent))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How one ``Sender.send`` ended well; the fields are those of ``Sent``."""
+
+    sourceid: str | None
+    confirmed: bool
+    stored_as: str | None = None
+
+
+class Sender(Protocol):
+    """The client's side of a dialect."""
+
+    async def send(self, dial: Dial, file: Outgoing) -> Ending:
+        """Send what the server does not have, over one connection or a few; go on where it says.
+
+        Raises:
+            ConnectionLost: the line broke; trying again resumes.
+            SourceChanged: see ``Outgoing.read_into``.
+            BlockprotoError: the server refused.
+        """
+
+
+async def send_file(
+    sender: Sender,
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    progress: OnProgress | None = None,
+) -> Sent:
+    """Send a file in a dialect; the same call again resumes.
+
+    Args:
+        sender: the dialect.
+        url: ``bp://HOST:PORT``.
+        path: the file.
+        name: what it is called on the server; None for its own name.
+        progress: called now and then; what it says to be done is sent, and durable only where the dialect can tell.
+
+    Raises:
+        ValueError: ``url`` is not of that form.
+        OSError, NotPermitted: there is no such file.
+        NameRefused, BadFacts: the name cannot be said.
+        ConnectionLost: the server could not be reached, or the line broke again and again without progress.
+        BlockprotoError: the server refused.
+
+    Cancellation: the connection is closed; the same call again goes on.
+    """
+    dial, server = tcp_dial(url)
+    began = time.monotonic()
+    file = Outgoing(Path(path), name if name is not None else Path(path).name, server, progress)
+    try:
+        ending = await _send_again_and_again(sender, dial, file)
+    finally:
+        file.close()
+    return Sent(
+        filename=file.filename,
+        filesize=file.filesize,
+        sourceid=ending.sourceid,
+        stored_as=ending.stored_as,
+        resumed=file.resumed,
+        payload_bytes_sent=file.payload_bytes_sent,
+        confirmed=ending.confirmed,
+        elapsed_s=time.monotonic() - began,
+    )
+
+
+async def _send_again_and_again(sender: Sender, dial: Dial, file: Outgoing) -> Ending:
+    """Come back as long as there is progress; but not if nobody was there the first time: then the address is wrong."""
+    met = False
+
+    async def dial_and_note() -> Endpoint:
+        nonlocal met
+        endpoint = await dial()
+        met = True
+        return endpoint
+
+    tries = 0
+    while True:
+        reached = file.position
+        try:
+            return await sender.send(dial_and_note, file)
+        except ConnectionLost:
+            tries = 1 if file.position > reached else tries + 1
+            if tries >= TRIES or not met:
+                raise
+        await trio.sleep(RETRY_S * 2 ** (tries - 1))

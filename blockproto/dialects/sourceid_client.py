@@ -1,0 +1,93 @@
+"""The client's side of the dialect ``sourceid``; it works with the oldest servers too.
+
+    ask → answer → stream from where it says → half-close → wait for the server's close
+      ↑                                                        │
+      └── only a server that names ``durable``: until it names the whole file ──┘
+
+The id is derived from the file (BP1-SID-021), so nothing is remembered. Old servers cannot say that a file is safe, and
+would begin a second one if they were asked again after the end; what was sent to them is told as not confirmed.
+
+Spec: BP1-SID-002, BP1-SID-018 to 021.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from ..dialling import Dial
+from ..errors import ConnectionLost
+from ..link.endpoint import Endpoint
+from .sending import PIECE_LENGTH, Ending, Outgoing
+from .sourceid_line import LINE_LENGTH_MAX, Answer, parse_answer, request_line
+from .visit import SILENCE_S
+
+ANSWER_S = 60.0
+"""How long a server may take to answer the line: it makes durable what came before."""
+OLD_CLOSE_S = 10.0
+"""How long an old server is waited for, that it may read what it was sent, before the connection is closed here."""
+
+
+class SourceidSender:
+    """The dialect ``sourceid`` as a client speaks it."""
+
+    async def send(self, dial: Dial, file: Outgoing) -> Ending:
+        """See Sender."""
+        sourceid = file.decimal_sourceid()
+        answer = await self._once(dial, file, sourceid)
+        if answer.durable is not None and answer.durable < file.filesize:
+            answer = await self._once(dial, file, sourceid)
+        if answer.durable is not None and answer.durable < file.filesize:
+            raise ConnectionLost(f"{file.server} took all bytes and has {answer.durable} of them: send again")
+        return Ending(answer.sourceid, confirmed=answer.durable is not None)
+
+    async def _once(self, dial: Dial, file: Outgoing, sourceid: str) -> Answer:
+        """One connection; returns what was answered at its beginning."""
+        endpoint = await dial()
+        try:
+            answer = await _ask(endpoint, file, sourceid)
+            position = max(answer.position, answer.durable or 0)
+            file.reached(position)
+            if position < file.filesize:
+                await _stream(endpoint, file, position)
+                await _wait_for_close(endpoint, SILENCE_S if answer.durable is not None else OLD_CLOSE_S)
+        finally:
+            with trio.CancelScope(shield=True):
+                await endpoint.aclose()
+        return answer
+
+
+async def _ask(endpoint: Endpoint, file: Outgoing, sourceid: str) -> Answer:
+    """Say the line and read the answer's, which is all that a server says."""
+    await endpoint.send([request_line(file.filename, file.filesize, sourceid)])
+    deadline = trio.current_time() + ANSWER_S
+    view = memoryview(bytearray(LINE_LENGTH_MAX))
+    received = 0
+    while b"\n" not in bytes(view[:received]) and received < LINE_LENGTH_MAX:
+        count = await endpoint.receive_into(view[received:], lambda: deadline)
+        if not count:
+            why = "closed" if count == 0 else f"said nothing for {ANSWER_S:.0f} s"
+            raise ConnectionLost(f"{endpoint.peer} {why} before it had answered: does it speak this dialect?")
+        received += count
+    return parse_answer(bytes(view[:received]), file.filesize)
+
+
+async def _stream(endpoint: Endpoint, file: Outgoing, position: int) -> None:
+    """Send everything from ``position`` on, and half-close."""
+    view = memoryview(bytearray(min(PIECE_LENGTH, file.filesize - position)))
+    while position < file.filesize:
+        count = await file.read_into(position, view)
+        with trio.move_on_after(SILENCE_S) as scope:
+            await endpoint.send([view[:count]])
+        if scope.cancelled_caught:
+            raise ConnectionLost(f"{endpoint.peer} took nothing for {SILENCE_S:.0f} s")
+        position += count
+        file.sent(count, position)
+    await endpoint.end_sending()
+
+
+async def _wait_for_close(endpoint: Endpoint, patience_s: float) -> None:
+    """Wait until the server has closed, which it does when it has read everything."""
+    view = memoryview(bytearray(LINE_LENGTH_MAX))
+    deadline = trio.current_time() + patience_s
+    while await endpoint.receive_into(view, lambda: deadline):
+        pass
