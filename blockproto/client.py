@@ -4,8 +4,8 @@
         receipt = await client.upload("film.mp4")
 
 A connection is made when it is first needed and made again when it is gone. An upload that loses its connections takes
-over with a greater attempt and goes on where the server says it stands; ``TRIES_MAX`` times without any progress, then
-``ConnectionLost`` says how to resume.
+over with a greater attempt and goes on where the server says it stands: to its caller it just takes longer. Only when
+nothing got further for as long as its ``Patience`` lasts, ``ConnectionLost`` says so, and the same call resumes.
 
 Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 """
@@ -26,8 +26,9 @@ from .dialling import Dial
 from .downloads import BulkDownload, download_jobs, give_up
 from .errors import BlockprotoError, ConnectionLost
 from .fetching import Downloader, OpenSidecar, stat_item
-from .lines import TRIES_MAX, Lines
+from .lines import Lines, OnLine, Patience, Retries
 from .link.connection import Connection
+from .link.keepalive import KeepAlive
 from .mailbox import Mailbox
 from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob, file_info, file_item, upload_info
 from .sourceid import Attempts, derive_sourceid, installation_secret
@@ -54,7 +55,10 @@ class Client:
         nursery: where connections live.
         open_sidecar: opens the download store for a path and the position where its bytes begin.
         connections: over how many connections a big file is sent.
-        tries: how often in a row to come back without any progress.
+        retry_for_s: how long to come back without any progress; None: see ``lines.Patience``.
+        tries: how often at most; None: as often as there is time for.
+        mobile: whether an idle connection may be silent as long as the network lets it; else PING comes every 15 s.
+        on_line: hears when the connection is lost and made again, and when a transfer goes on.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
     """
 
@@ -66,13 +70,17 @@ class Client:
         open_sidecar: OpenSidecar,
         *,
         connections: int = 1,
-        tries: int = TRIES_MAX,
+        retry_for_s: float | None = None,
+        tries: int | None = None,
+        mobile: bool = False,
+        on_line: OnLine | None = None,
         open_downloads: OpenDownloads | None = None,
     ) -> None:
         self._server = server
         self._nursery = nursery
         self._open_downloads = open_downloads
-        self._lines = Lines(dial, nursery, connections, tries)
+        keep_alive = KeepAlive(mobile=mobile)
+        self._lines = Lines(dial, nursery, connections, Patience(retry_for_s, tries), keep_alive, on_line)
         attempts = Attempts()
         self._uploader = Uploader(self._lines, attempts)
         self._downloader = Downloader(self._lines, attempts, open_sidecar)
@@ -166,11 +174,10 @@ class Client:
         progress: OnProgress | None,
         scope: trio.CancelScope,
     ) -> None:
-        tries = 0
+        retries = Retries(self._lines)
 
         def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
-            nonlocal tries
-            tries = 0
+            retries.progressed()
             ended.put((job, outcome))
 
         try:
@@ -179,7 +186,7 @@ class Client:
                     bulk = Bulk(self, deliver, progress)
                     jobs = await bulk.run(jobs, ended.emptied)
                     if jobs:
-                        tries = await self._lines.wait_to_retry(bulk.lost or ConnectionLost(), tries)
+                        await retries.wait(bulk.lost or ConnectionLost())
         except BlockprotoError as exc:
             for job in jobs:
                 ended.put((job, exc))
@@ -261,11 +268,10 @@ class Client:
         over: trio.Event,
     ) -> None:
         store = None if self._open_downloads is None else self._open_downloads()
-        tries = 0
+        retries = Retries(self._lines)
 
         def deliver(job: DownloadJob, outcome: Receipt | BlockprotoError) -> None:
-            nonlocal tries
-            tries = 0
+            retries.progressed()
             ended.put((job, outcome))
 
         left: Sequence[DownloadJob] | None = ()
@@ -277,7 +283,7 @@ class Client:
                         left = await bulk.run(left, jobs, ended.emptied)
                         if bulk.lost is not None and left is not None:
                             try:
-                                tries = await self._lines.wait_to_retry(bulk.lost, tries)
+                                await retries.wait(bulk.lost)
                             except BlockprotoError as exc:
                                 await give_up(left, jobs, exc, deliver, ended.emptied)
                                 left = None
@@ -365,6 +371,24 @@ class Client:
             self._secret, self._server, name, f"{self._real_folders[folder]}/{base}", facts
         )
 
+    async def keep_connected(self) -> None:
+        """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
+
+        Raises:
+            ConnectionLost: the server could not be reached for as long as the client was told to try.
+
+        Cancellation: the connection stays until the client ends.
+        """
+        await self._lines.keep_connected()
+
+    def network_changed(self) -> None:
+        """Tell that this machine has another address or another network.
+
+        What runs comes back at once, instead of waiting for an answer that cannot come; what was learned of the old
+        network is forgotten.
+        """
+        self._lines.network_changed()
+
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
 
@@ -381,7 +405,10 @@ async def connect_with(
     open_sidecar: OpenSidecar,
     *,
     connections: int = 1,
-    tries: int = TRIES_MAX,
+    retry_for_s: float | None = None,
+    tries: int | None = None,
+    mobile: bool = False,
+    on_line: OnLine | None = None,
     open_downloads: OpenDownloads | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
@@ -392,7 +419,10 @@ async def connect_with(
             nursery,
             open_sidecar,
             connections=connections,
+            retry_for_s=retry_for_s,
             tries=tries,
+            mobile=mobile,
+            on_line=on_line,
             open_downloads=open_downloads,
         )
 

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import trio
 
 from .asking import ask
 from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
-from .errors import BadFacts, BlockprotoError, Cancelled
-from .lines import Lines
+from .errors import BadFacts, BlockprotoError, Cancelled, SourceChanged
+from .lines import Lines, Resumed, Retries
 from .link.connection import Connection
 from .names import SafeName
 from .results import Receipt, b3sum_hex
 from .sourceid import Attempts
-from .store import Facts, IfExists, StoredFile, UploadKey, UploadStore
+from .store import Facts, IfExists, Prefix, StoredFile, UploadKey, UploadStore
 from .tasks import background_tasks
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import FetchIncoming
 from .transfer.sending import OnProgress, Progress
 from .transfer.uploads import Uploads
-from .wire import Fetch, FileItem, List, ListKind, runs_max
+from .wire import Fetch, FileItem, List, ListKind, Priority, runs_max
 
 _OTHER_SIDE = bytes(16)
 
@@ -62,35 +62,48 @@ class Downloader:
         span: tuple[int, int] | None,
         progress: OnProgress | None,
         known: FileItem | None,
+        priority: Priority = Priority.NORMAL,
     ) -> Receipt:
-        """See ``Client.download``; ``known``: what it is, if that need not be asked."""
-        tries = 0
-        reached: list[int] = []
+        """See ``Client.download``; ``known``: what it is, if that need not be asked.
+
+        What it is is asked once: after a lost connection FETCH names the version, and one that was replaced meanwhile is
+        refused and begun anew.
+        """
+        retries = Retries(self._lines)
+        so_far = SoFar()
+        entry = known
         while True:
-            best = max(reached, default=-1)
+            best = so_far.reached
             try:
-                return await self._once(name, dest, span, progress, reached, known)
+                entry = entry or await stat_item(self._lines, name, b3sum=False)
+                receipt = await self._once(entry, dest, span, progress, so_far, priority)
+            except SourceChanged:
+                if known is not None or so_far.tries < 2:
+                    raise
+                entry, so_far = None, SoFar()
             except BlockprotoError as exc:
-                tries = 0 if max(reached, default=-1) > best else tries
-                tries = await self._lines.wait_to_retry(exc, tries)
+                if so_far.reached > best:
+                    retries.progressed(so_far.reached - best)
+                await retries.wait(exc)
+            else:
+                self._lines.worked()
+                return receipt
 
     async def _once(
         self,
-        name: str,
+        entry: FileItem,
         dest: Path,
         span: tuple[int, int] | None,
         progress: OnProgress | None,
-        reached: list[int],
-        known: FileItem | None,
+        so_far: SoFar,
+        priority: Priority,
     ) -> Receipt:
-        """One attempt; ``reached`` gets the bytes that were here when it asked."""
-        entry = known or await stat_item(self._lines, name, b3sum=False)
+        """One attempt."""
         first, end = _clip(entry, span)
-        filename = dest.name
         facts = Facts(
-            SafeName.parse(filename), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE
+            SafeName.parse(dest.name), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE
         )
-        begun = time.perf_counter()
+        so_far.tries += 1
         store = await run_in_thread(lambda: self._open_sidecar(dest, first))
         try:
             async with background_tasks() as nursery:
@@ -100,13 +113,33 @@ class Downloader:
                 uploads = Uploads(store, committer, Disk())
                 try:
                     connection = await self._lines.connection()
-                    fetching = Fetching(connection, uploads, entry, first, end, progress, reached)
-                    return await fetching.run(facts, dest, begun, self._attempts.next())
+                    fetching = Fetching(connection, uploads, entry, first, end, progress, so_far)
+                    fetching.on_resumed = lambda: self._lines.tell(Resumed(entry.filename, so_far.reached))
+                    return await fetching.run(facts, dest, self._attempts.next(), priority)
                 finally:
                     committing.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await run_in_thread(store.close)
+
+
+@dataclass(slots=True)
+class SoFar:
+    """What all attempts of one download came to.
+
+    Attributes:
+        begun: when the first began (perf_counter).
+        tries: how many there were.
+        reached: the most bytes that were here when one asked; -1 before any did.
+        held: the blocks that were here before the first; None before it asked.
+        payload_bytes: bytes of content that came.
+    """
+
+    begun: float = field(default_factory=time.perf_counter)
+    tries: int = 0
+    reached: int = -1
+    held: BlockSet | None = None
+    payload_bytes: int = 0
 
 
 class Fetching:
@@ -120,9 +153,10 @@ class Fetching:
         first: int,
         end: int,
         progress: OnProgress | None,
-        reached: list[int],
+        so_far: SoFar,
     ) -> None:
-        self._reached = reached
+        self.on_resumed: Callable[[], None] = lambda: None
+        self._so_far = so_far
         self._connection = connection
         self._uploads = uploads
         self._entry = entry
@@ -132,28 +166,29 @@ class Fetching:
         self._progress = Progress(entry.filename, end - first)
         self._done = trio.Event()
         self._outcome: StoredFile | BlockprotoError | None = None
-        self._incoming = FetchIncoming(
-            connection, uploads, entry.version, self._on_done, self._on_durable
-        )
+        self._incoming = FetchIncoming(connection, uploads, entry.version, self._on_done, self._on_durable)
 
-    async def run(self, facts: Facts, dest: Path, begun: float, attempt: int) -> Receipt:
+    async def run(self, facts: Facts, dest: Path, attempt: int, priority: Priority) -> Receipt:
         """Fetch what is missing; returns when the file is complete."""
         key = UploadKey(_OTHER_SIDE, self._entry.version)
-        incoming = self._incoming
+        incoming, so_far = self._incoming, self._so_far
         live = await self._uploads.open(key, facts, attempt, incoming, self._first)
         if isinstance(live, StoredFile):
-            return self._receipt(live, dest, begun, BlockSet(), 0)
-        held = live.held.copy()
-        self._reached.append(
-            len(held) * BLOCK_LENGTH + sum(prefix.length for prefix in live.prefixes.values())
-        )
+            return self._receipt(live, dest)
+        if so_far.held is None:
+            so_far.held = live.held.copy()
+        here = len(live.held) * BLOCK_LENGTH + sum(prefix.length for prefix in live.prefixes.values())
+        so_far.reached = max(so_far.reached, here)
         try:
-            incoming.fetch(live, self._fetch_message(live.held, live.prefixes))
+            incoming.fetch(live, self._fetch_message(live.held, live.prefixes, priority))
+            if so_far.tries > 1:
+                self.on_resumed()
             await self._done.wait()
         except BaseException as exc:
             self._stop(exc)
             raise
         finally:
+            so_far.payload_bytes += incoming.payload_bytes
             with trio.CancelScope(shield=True):
                 await self._uploads.committer.drain()
         # It is complete even if the connection broke before that could be said.
@@ -161,15 +196,16 @@ class Fetching:
         if isinstance(outcome, BlockprotoError):
             raise outcome
         assert outcome is not None
-        return self._receipt(outcome, dest, begun, held, incoming.payload_bytes)
+        return self._receipt(outcome, dest)
 
-    def _fetch_message(self, held: BlockSet, prefixes: dict[int, Any]) -> Fetch:
+    def _fetch_message(self, held: BlockSet, prefixes: dict[int, Prefix], priority: Priority) -> Fetch:
         most = runs_max(self._connection.session.head_length_max) // 2
         return Fetch(
             filename=self._entry.filename,
             version=self._entry.version,
             first=self._first,
             length=self._end - self._first,
+            priority=priority,
             held=tuple(held.runs(most)),
             prefixes=tuple((blockno, prefix.length) for blockno, prefix in sorted(prefixes.items())[:most]),
         )
@@ -187,8 +223,8 @@ class Fetching:
             self._progress.position_bytes_done = position - self._first
             self._on_progress(self._progress)
 
-    def _receipt(self, stored: StoredFile, dest: Path, begun: float, held: BlockSet, payload: int) -> Receipt:
-        entry = self._entry
+    def _receipt(self, stored: StoredFile, dest: Path) -> Receipt:
+        entry, held = self._entry, self._so_far.held or BlockSet()
         blocknum = blocknum_of(self._end) - self._first // BLOCK_LENGTH
         whole = self._first == 0 and self._end == entry.filesize
         return Receipt(
@@ -203,9 +239,9 @@ class Fetching:
             resumed=len(held) > 0,
             blocks_sent=blocknum - len(held),
             blocks_skipped=len(held),
-            payload_bytes_sent=payload,
+            payload_bytes_sent=self._so_far.payload_bytes,
             connections=1,
-            elapsed_s=time.perf_counter() - begun,
+            elapsed_s=time.perf_counter() - self._so_far.begun,
         )
 
 

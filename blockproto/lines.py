@@ -1,11 +1,22 @@
 """The connections of one client to its server: made when they are first needed, made again when they are gone.
 
-Spec: BP1-END (coming back), BP1-ERR (retryable).
+    a transfer loses its connection → Retries: may it come back, and how long may that take?
+                                    → Lines: one wait for all transfers, then one dials and all go on
+
+A connection that had worked is made again at once. When that fails, the wait is a random time below a bound that grows
+(``BOUNDS_S``): a server that thousands lost at the same time gets them back over seconds, not all in one. What has worked is
+told by those who use the connection (``worked``), because a line that accepts everybody and carries nothing must not be
+dialled in a circle.
+
+Spec: BP1-END-017, BP1-RES-024, BP1-ERR-006.
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import trio
@@ -16,13 +27,72 @@ from .link.connection import Connection
 from .link.keepalive import KeepAlive
 from .protocol.session import Limits, Session, Side
 
-TRIES_MAX = 5
-RETRY_FIRST_S = 0.2
-RETRY_MOST_S = 5.0
+BOUNDS_S = (0.0, 2.0, 8.0, 30.0)
+"""Below which time the next dialling waits, after so many that came to nothing."""
+RETRY_FOR_S = 120.0
+"""How long a server that has answered once is waited for without any progress, unless told otherwise."""
+UNGREETED_S = 10.0
+"""The same for one that was connected to and has never answered."""
+AFTER_MOST_S = 2.0
+"""The random time on top of a peer's retry_after_ms."""
+WORKED_S = 15.0
+"""A connection that lived so long has worked, also if nothing was done on it; longer than a greeting may take."""
+WORKED_BYTES = 16 * 1024
+"""A connection that carried so much of a file has worked."""
 _COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}
 """Errors after which the same request can succeed, perhaps on a new connection."""
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnecting:
+    """The connection is gone and will be made again.
+
+    Attributes:
+        after_s: seconds until it is tried.
+        why: what ended it, or why the last try failed.
+    """
+
+    after_s: float
+    why: BlockprotoError
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """There is a connection again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A transfer goes on after its connection was lost.
+
+    Attributes:
+        filename: which.
+        position: how many of its bytes need not travel again.
+    """
+
+    filename: str
+    position: int
+
+
+LineEvent = Reconnecting | Reconnected | Resumed
+OnLine = Callable[[LineEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When to give up.
+
+    Attributes:
+        retry_for_s: how long to come back without any progress; None: ``RETRY_FOR_S``; but ``UNGREETED_S`` if the server
+            has never answered, and not at all if nobody was ever there, because then the address is wrong more often
+            than the server is late.
+        tries: how often at most; None: as often as there is time for.
+    """
+
+    retry_for_s: float | None = None
+    tries: int | None = None
 
 
 class Lines:
@@ -32,22 +102,53 @@ class Lines:
         dial: makes a byte stream to the server.
         nursery: where connections live.
         count: how many connections a big file may use.
-        tries: how often in a row to come back without any progress.
+        patience: when to give up.
+        keep_alive: how long an idle connection may be silent.
+        on_line: hears of losses and returns.
     """
 
-    def __init__(self, dial: Dial, nursery: trio.Nursery, count: int, tries: int) -> None:
+    def __init__(
+        self,
+        dial: Dial,
+        nursery: trio.Nursery,
+        count: int,
+        patience: Patience,
+        keep_alive: KeepAlive,
+        on_line: OnLine | None = None,
+    ) -> None:
+        self.patience = patience
         self._dial = dial
         self._nursery = nursery
+        self._keep_alive = keep_alive
+        self._on_line = on_line
         self._connections: list[Connection | None] = [None] * count
         self._dialling = [trio.Lock() for _ in range(count)]
-        self._tries = tries
-        self._reached = False
-        self._keep_alive = KeepAlive()
+        self._answered = self._dialled = False
+        self._made_at = math.inf
+        self._failures = 0
+        self._missed = False
+        self._pausing = trio.Lock()
+        self._nudge = trio.Event()
 
     @property
     def count(self) -> int:
         """How many connections there may be."""
         return len(self._connections)
+
+    @property
+    def retry_for_s(self) -> float:
+        """How long to come back without any progress."""
+        if self.patience.retry_for_s is not None:
+            return self.patience.retry_for_s
+        answers = (one is not None and one.session.peer_hello is not None for one in self._connections)
+        if self._answered or any(answers):
+            return RETRY_FOR_S
+        return UNGREETED_S if self._dialled else 0.0
+
+    @property
+    def up(self) -> bool:
+        """Whether some connection can take new streams."""
+        return any(one is not None and _usable(one) for one in self._connections)
 
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
@@ -57,35 +158,138 @@ class Lines:
         """
         async with self._dialling[index]:
             current = self._connections[index]
-            if current is not None and current.lost is None and current.going_away is None:
+            if current is not None and _usable(current):
                 return current
             if current is not None:
                 current.close(GoingAway())
+            self._failures += 1  # until it has worked
             endpoint = await self._dial()
-            self._reached = True
+            self._dialled = True
+            self._made_at = trio.current_time()
             session = Session(Side.CLIENT, Limits(agent="blockproto"))
             connection = Connection(endpoint, session, keep_alive=self._keep_alive)
-            self._nursery.start_soon(connection.run)
+            self._nursery.start_soon(self._live, connection)
             self._connections[index] = connection
+            self._wake()
+            if self._missed:
+                self._missed = False
+                self.tell(Reconnected())
             return connection
+
+    async def _live(self, connection: Connection) -> None:
+        await connection.run()
+        self._answered = self._answered or connection.session.peer_hello is not None
+
+    async def keep_connected(self) -> None:
+        """See ``Client.keep_connected``."""
+        retries = Retries(self)
+        while True:
+            try:
+                connection = await self.connection()
+                await connection.greeted.wait()
+                if connection.lost is None:
+                    retries = Retries(self)
+                await connection.finished.wait()
+                assert connection.lost is not None
+                raise connection.lost
+            except BlockprotoError as exc:
+                await retries.wait(exc)
+
+    def worked(self) -> None:
+        """Something was done over a connection: the next loss is a new one."""
+        self._failures = 0
+
+    def network_changed(self) -> None:
+        """This machine has another address, or another network: come back at once, knowing nothing of it."""
+        self._keep_alive.network_changed()
+        self.worked()
+        for connection in self._connections:
+            if connection is not None:
+                connection.close(ConnectionLost("this machine's network changed"))
+        self._wake()
+
+    def tell(self, event: LineEvent) -> None:
+        """Tell whoever wants to show it."""
+        if self._on_line is not None:
+            self._on_line(event)
+
+    async def pause(self, error: BlockprotoError, until: float) -> None:
+        """Wait until it is time to dial again: no longer than there is no connection, nor longer than ``until``."""
+        async with self._pausing:
+            if self.up:
+                return
+            if trio.current_time() >= self._made_at + WORKED_S:
+                self.worked()
+            self._made_at = math.inf
+            after_s = min(self._wait_s(error), max(0.0, until - trio.current_time()))
+            self._missed = True
+            self.tell(Reconnecting(after_s, error))
+            with trio.move_on_after(after_s):
+                await self._nudge.wait()
+
+    def _wait_s(self, error: BlockprotoError) -> float:
+        if error.retry_after_ms:
+            return error.retry_after_ms / 1000 + random.uniform(0, AFTER_MOST_S)
+        return random.uniform(0, bound_s(self._failures))
+
+    def _wake(self) -> None:
+        nudge, self._nudge = self._nudge, trio.Event()
+        nudge.set()
 
     async def retrying(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
         """What ``request`` gives, asked again after a lost connection; raises what it raises in the end."""
-        tries = 0
+        retries = Retries(self)
         while True:
             try:
-                return await request()
+                answer = await request()
             except BlockprotoError as exc:
-                tries = await self.wait_to_retry(exc, tries)
+                await retries.wait(exc)
+            else:
+                self.worked()
+                return answer
 
-    async def wait_to_retry(self, error: BlockprotoError, tries: int) -> int:
-        """Wait a little longer each time; raises ``error`` when waiting cannot help or was tried often enough.
 
-        A server that was never reached is not waited for: the address is wrong more often than the server is late.
+class Retries:
+    """The coming back of one transfer or question."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+        self._tries = 0
+        self._since: float | None = None
+
+    def progressed(self, length: int | None = None) -> None:
+        """Something got further, by ``length`` bytes or as a whole (None): what failed before does not count.
+
+        A line that carries a few bytes and breaks, again and again, is still not dialled in a circle.
         """
-        comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK
-        if not comes_back or not error.retryable or tries + 1 >= self._tries or not self._reached:
+        self._tries = 0
+        self._since = None
+        if length is None or length >= WORKED_BYTES:
+            self._lines.worked()
+
+    async def wait(self, error: BlockprotoError) -> None:
+        """Wait until it makes sense to try again; raises ``error`` when that cannot help or took too long."""
+        now = trio.current_time()
+        self._since = now if self._since is None else self._since
+        self._tries += 1
+        limit_s = self._lines.retry_for_s
+        spent = now - self._since >= limit_s or self._tries == self._lines.patience.tries
+        if spent or not error.retryable or not _comes_back(error):
             raise error
-        pause_s = min(RETRY_MOST_S, RETRY_FIRST_S * 2**tries)
-        await trio.sleep(max(pause_s, error.retry_after_ms / 1000))
-        return tries + 1
+        if self._lines.up:
+            await trio.sleep(max(random.uniform(0, bound_s(self._tries - 1)), error.retry_after_ms / 1000))
+        else:
+            await self._lines.pause(error, self._since + limit_s)
+
+
+def bound_s(failures: int) -> float:
+    """The bound of the wait after so many failures in a row (BP1-END-017)."""
+    return BOUNDS_S[min(failures, len(BOUNDS_S) - 1)]
+
+
+def _usable(connection: Connection) -> bool:
+    return connection.lost is None and connection.going_away is None
+
+
+def _comes_back(error: BlockprotoError) -> bool:
+    return isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK

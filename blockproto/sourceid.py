@@ -54,6 +54,10 @@ def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.
     return blake3(text, key=secret).digest(16)
 
 
+ATTEMPT_MAX = (1 << 63) - 1
+"""The greatest number a u64 of the wire may have."""
+
+
 class Attempts:
     """Gives rising attempts: the clock in milliseconds, or one more than the last."""
 
@@ -64,6 +68,10 @@ class Attempts:
         """The next attempt; greater than every one before, also when the clock was set back."""
         self._last = max(time.time_ns() // 1_000_000, self._last + 1)
         return self._last
+
+    def pass_by(self, current: int) -> None:
+        """Let the next attempt be greater than ``current``, as far as there is a greater one."""
+        self._last = max(self._last, min(current, ATTEMPT_MAX - 1))
 
 
 def _config_folder() -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -16,15 +16,16 @@ import trio
 from .asking import ask_once
 from .blocks import blocknum_of
 from .bulk import send_brief
-from .errors import BlockprotoError, SourceChanged
-from .lines import Lines
+from .errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
+from .lines import Lines, Resumed, Retries
 from .names import SafeName
 from .results import Receipt, b3sum_hex
 from .sourceid import Attempts
 from .sources import FileSource, StreamSource, filetype_of, reader_of
 from .store import Facts, IfExists
-from .transfer.sending import Lane, OnProgress, Progress, Sending
-from .wire import Committed, Open, Remove, RemoveKind
+from .transfer.lane import Lane
+from .transfer.sending import OnProgress, Progress, Sending
+from .wire import Committed, Open, Priority, Remove, RemoveKind
 
 DISCARD_S = 2.0
 """How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
@@ -43,24 +44,41 @@ class Uploader:
         self._attempts = attempts
 
     async def source(
-        self, source: FileSource | StreamSource, sourceid: bytes, progress: OnProgress | None
+        self,
+        source: FileSource | StreamSource,
+        sourceid: bytes,
+        progress: OnProgress | None,
+        priority: Priority = Priority.NORMAL,
     ) -> Receipt:
         """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``."""
-        sending = Sending(source, sourceid, on_progress=progress)
+        sending = Sending(source, sourceid, priority=priority, on_progress=progress)
         begun = time.perf_counter()
-        used = 1
-        tries = 0
+        retries = Retries(self._lines)
+        asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
         while True:
             before = sending.reached
             try:
                 used = await self._once(sending)
-                return _upload_receipt(sending, used, time.perf_counter() - begun)
             except BlockprotoError as exc:
                 if isinstance(exc, SourceChanged) and await self._look_again(source, sourceid):
                     sending = _read_anew(sending, progress)
                     continue
-                tries = 0 if sending.reached > before else tries
-                tries = await self._lines.wait_to_retry(exc, tries)
+                if (
+                    isinstance(exc, Superseded)
+                    and exc.current is not None
+                    and asked_for
+                    and sending.reached < 0
+                ):
+                    asked_for = False
+                    self._attempts.pass_by(exc.current)
+                    continue
+                asked_for = False
+                if sending.reached > before:
+                    retries.progressed(sending.reached - before)
+                await retries.wait(exc)
+            else:
+                self._lines.worked()
+                return _upload_receipt(sending, used, time.perf_counter() - begun)
 
     async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
         """Whether a file that seemed to change is the same by size and time, so that reading it again can settle it.
@@ -75,29 +93,51 @@ class Uploader:
         return source.look_again()
 
     async def _once(self, sending: Sending) -> int:
-        """One attempt over all connections; returns how many took part."""
+        """One attempt over all connections that can be had; returns how many took part."""
         wanted = self._lines.count
         if sending.source.end is not None:
             wanted = max(1, min(wanted, blocknum_of(sending.source.end)))
         elif sending.source.window_bytes is not None:
             wanted = 1
         message = _open_message(sending, self._attempts.next())
+        resumed = sending.reached >= 0
         lanes: list[Lane] = []
-        sending.begin_again()
+        sending.begin_again(lanes)
         try:
             for index in range(wanted):
-                lane = Lane(await self._lines.connection(index), sending)
-                lanes.append(lane)
-                await lane.open(message)
+                with suppress(ConnectionLost) if lanes else nullcontext():
+                    lanes.append(await self._open_lane(index, sending, message))
                 if sending.committed is not None:
                     sending.check_committed(sending.committed)
-                    return index + 1
-            await sending.run(lanes)
-            return wanted
+                    return len(lanes)
+            if resumed:
+                self._lines.tell(Resumed(sending.progress.filename, sending.bytes_there))
+            await sending.run(lanes, partial(self._replace, lanes, sending, message))
+            return len(lanes)
         finally:
             if sending.committed is None:
                 for lane in lanes:
                     lane.release()
+
+    async def _open_lane(self, index: int, sending: Sending, message: Open, *, joins: bool = False) -> Lane:
+        lane = Lane(await self._lines.connection(index), sending)
+        try:
+            await (lane.join(message) if joins else lane.open(message))
+        except BaseException:  # else what is said to it would be taken for an answer to the next attempt
+            lane.release()
+            raise
+        return lane
+
+    async def _replace(self, lanes: list[Lane], sending: Sending, message: Open, lost: Lane) -> Lane:
+        """A lane that joins in the place of ``lost``: over a new connection, or else beside another one (BP1-RES-025)."""
+        at = lanes.index(lost)
+        why: BlockprotoError = lost.lost or ConnectionLost()
+        for index in (at, *(index for index in range(self._lines.count) if index != at)):
+            try:
+                return await self._open_lane(index, sending, message, joins=True)
+            except ConnectionLost as exc:
+                why = exc
+        raise why
 
     async def brief(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
         """Upload a file of at most one block without asking first: one round trip."""

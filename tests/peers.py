@@ -23,7 +23,6 @@ from blockproto.client import Client, connect_with
 from blockproto.dialects import Dialect
 from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.admission import Door
-from blockproto.lines import Patience
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.names import SafeName
 from blockproto.protocol.session import Limits
@@ -489,7 +488,7 @@ class Served:
     async def client(self, *, connections: int = 1, tries: int = 5) -> AsyncIterator[Client]:
         """A client of this server."""
         async with connect_with(
-            self.dial, "memory", self.open_sidecar, connections=connections, patience=Patience(tries=tries)
+            self.dial, "memory", self.open_sidecar, connections=connections, tries=tries
         ) as client:
             yield client
 

@@ -54,7 +54,6 @@ from blockproto.errors import (
     UnknownFile,
     UnknownUpload,
 )
-from blockproto.lines import RETRY_FIRST_S, TRIES_MAX
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.protocol.session import Limits
 from blockproto.server import RETRY_AFTER_MS
@@ -379,29 +378,6 @@ async def test_a_server_that_was_never_reached_is_not_waited_for(tmp_path: Path)
             with pytest.raises(ConnectionLost, match="no way"):
                 await request
     assert tried == [0.0] * 5
-
-
-@quick
-async def test_a_server_that_is_gone_is_tried_a_few_times_and_longer_apart(tmp_path: Path) -> None:
-    tried: list[float] = []
-    async with serving() as served:
-
-        async def dial() -> Endpoint:
-            if not served.lines:
-                return await served.dial()
-            tried.append(trio.current_time())
-            raise ConnectionLost("no way")
-
-        async with connect_with(dial, "memory", _no_sidecar) as client:
-            assert [entry async for entry in client.listing()] == []
-            await served.lines[0].cut()
-            await wait_all_tasks_blocked()
-            with pytest.raises(ConnectionLost, match="no way"):
-                await client.upload(_file(tmp_path))
-        assert len(tried) == TRIES_MAX
-        pauses = [after - before for before, after in pairwise(tried)]
-        assert pauses[0] == pytest.approx(RETRY_FIRST_S)
-        assert pauses == sorted(pauses)
 
 
 def _no_sidecar(dest: Path, first: int) -> UploadStore:

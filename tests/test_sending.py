@@ -29,7 +29,8 @@ from blockproto.link.endpoint import StreamEndpoint
 from blockproto.names import SafeName
 from blockproto.protocol.session import Session, Side
 from blockproto.store import Facts
-from blockproto.transfer.sending import AGAIN_MAX, REPAIRS_MAX, Lane, Progress, Sending
+from blockproto.transfer.lane import Lane
+from blockproto.transfer.sending import AGAIN_MAX, REPAIRS_MAX, Progress, Sending
 from blockproto.wire import (
     PREFACE,
     Ack,
@@ -644,8 +645,8 @@ async def test_a_lost_connection_can_be_followed_by_another() -> None:
             nursery.start_soon(_run, receiver)
             await wait_all_tasks_blocked()
             await made[0].peer.stream.aclose()
-        task.begin_again()
         again = Lane(made[1].connection, task)
+        task.begin_again([again])
         again.connection.post(again.stream, THREE.open(2))
         receiver = Receiver(made[1].peer)
         async with trio.open_nursery() as nursery:

@@ -1,8 +1,9 @@
 """The sender: one file over one or several streams. Uploads and downloads use the same one.
 
-``Sending`` is the file as its sender sees it: what the receiver holds, what is under way, the digests. ``Lane`` is one
+``Sending`` is the file as its sender sees it: what the receiver holds, what is under way, the digests. A ``Lane`` is one
 stream that carries some of its blocks; lanes take the next missing block when they are free, so a slow connection
 carries fewer. Whatever the receiver held before is read and hashed beside (not sent), because the root is over all.
+A lane that is lost while others go on is replaced by one that joins: its OPENED tells what of the lost one arrived.
 
     missing blocks → lanes → COMMIT → COMMITTED
                         ↑ DIGESTS_DIFFER → HAVE → OPENED ┘
@@ -15,50 +16,52 @@ Spec: BP1-BLK, BP1-COM, BP1-DIG.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from ..blocks import BLOCK_LENGTH, DIGEST_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
+from ..blocks import (
+    BLOCK_LENGTH,
+    DIGEST_LENGTH,
+    BlockSet,
+    Run,
+    block_span,
+    blocknum_of,
+    digest_of,
+    root_of,
+)
 from ..errors import (
     BlockprotoError,
     Code,
     ConnectionLost,
     DigestMismatch,
     DigestsDiffer,
-    GoingAway,
-    LocalProtocolError,
     Scope,
     SourceChanged,
-    UnexpectedMessage,
 )
-from ..link.connection import Connection, error_of
+from ..link.connection import error_of
 from ..store import Facts
 from ..wire import (
     Ack,
-    Block,
-    Cancel,
     Commit,
     Committed,
     Error,
     Have,
     Message,
-    Open,
     Opened,
-    Piece,
     Priority,
     digests_max,
 )
 from .committing import run_in_thread
 
+if TYPE_CHECKING:
+    from .lane import Lane
+
 HAVE_DIGESTS_MAX = 1024
-BRIEF_LENGTH_MAX = 64 * 1024
-"""What is at most so long is sent without sharing the line with others."""
 AGAIN_MAX = 3
 """How often in a row a block is sent again because it arrived damaged (BP1-ERR)."""
 REPAIRS_MAX = 3
@@ -118,6 +121,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+Replace = Callable[["Lane"], Awaitable["Lane"]]
+"""Makes a lane that has joined in the place of one that was lost; raises ConnectionLost."""
 
 
 class Sending:
@@ -130,6 +135,7 @@ class Sending:
         on_progress: called after each change that a person would want to see.
 
     Attributes:
+        bytes_there: what the receiver said at last that it has, unfinished blocks included.
         reached: the most bytes that the receiver had at once, unfinished blocks included; tells whether trying again helps.
     """
 
@@ -149,6 +155,7 @@ class Sending:
         self.held_before: BlockSet | None = None
         self.held = BlockSet()
         self.reached = -1
+        self.bytes_there = 0
         self.prefixes: dict[int, int] = {}
         self.committed: Committed | None = None
         self.undurable_max = BLOCK_LENGTH
@@ -166,6 +173,8 @@ class Sending:
         self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
         if source.end is not None and source.end <= source.first:
             self._blocknum = self._first_block
+        self._lanes: list[Lane] = []
+        self._replace: Replace | None = None
         self._failed: BlockprotoError | None = None
         self._opened = trio.Event()
         self._differs = False
@@ -173,25 +182,30 @@ class Sending:
 
     # ---- the whole of it --------------------------------------------------------------------------------------
 
-    async def run(self, lanes: Sequence[Lane]) -> Committed:
+    async def run(self, lanes: list[Lane], replace: Replace | None = None) -> Committed:
         """Send what is missing over ``lanes`` and commit; the streams were opened with OPEN, and answered.
 
+        Args:
+            lanes: the streams; one that was replaced is taken out and the new one put in.
+            replace: replaces one that was lost while others go on; None: any loss ends this.
+
         Raises:
-            ConnectionLost: a connection ended; call again with new lanes to go on.
+            ConnectionLost: the connections ended; call again with new lanes to go on.
             SourceChanged: the file changed meanwhile; the receiver was told nothing of it.
             OSError: the source could not be read.
             BlockprotoError: the receiver stopped it, and says why.
 
         Cancellation: streams are left as they are; end the connection or say CANCEL.
         """
+        self._lanes, self._replace = lanes, replace
         self._begin_round(lanes)
         reason: BlockprotoError | OSError | None = None
         try:
             while self.committed is None:
-                await self._send_missing(lanes)
+                await self._send_missing()
                 if not self.source.unchanged():
                     raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
-                await self._commit(lanes)
+                await self._commit()
         except* (BlockprotoError, OSError) as group:
             reason = self._failed or _first_of(group)
         if self.committed is None:
@@ -199,8 +213,9 @@ class Sending:
             raise reason
         return self.check_committed(self.committed)
 
-    def begin_again(self) -> None:
-        """Forget why the lanes before could not go on."""
+    def begin_again(self, lanes: list[Lane]) -> None:
+        """Forget the lanes before, and why they could not go on; ``lanes`` is filled as they are opened."""
+        self._lanes = lanes
         self._failed = None
 
     def check_committed(self, committed: Committed) -> Committed:
@@ -216,7 +231,8 @@ class Sending:
         self._hold_up_to(position)
         self._clip_held()
         self.prefixes = prefixes
-        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH + sum(prefixes.values()))
+        self.bytes_there = len(self.held) * BLOCK_LENGTH + sum(prefixes.values())
+        self.reached = max(self.reached, self.bytes_there)
         if self.held_before is None:
             self.held_before = held.copy()
         for blockno in self._in_flight:
@@ -245,32 +261,61 @@ class Sending:
             return (blockno for blockno in count() if blockno not in self.held)
         return (blockno for blockno in self.held.missing(self._blocknum) if blockno >= self._first_block)
 
-    async def _send_missing(self, lanes: Sequence[Lane]) -> None:
+    async def _send_missing(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._digest_held)
-            for lane in lanes:
-                nursery.start_soon(lane.send_blocks)
+            for lane in self._lanes:
+                nursery.start_soon(self._carry, lane)
 
-    async def _commit(self, lanes: Sequence[Lane]) -> None:
+    async def _carry(self, lane: Lane) -> None:
+        """Send blocks over ``lane``, and over what replaces it."""
+        while True:
+            try:
+                await lane.send_blocks()
+                return
+            except ConnectionLost as exc:
+                lane = await self._replaced(lane, exc)
+
+    async def _replaced(self, lost: Lane, error: BlockprotoError) -> Lane:
+        """A lane in the place of ``lost``, if others go on meanwhile; what of it did not arrive is missing again."""
+        lost.lost = lost.lost or error
+        if self._replace is None or all(lane.lost for lane in self._lanes):
+            raise error
+        lane = await self._replace(lost)
+        self._lanes[self._lanes.index(lost)] = lane
+        if lane.joined is not None:
+            self._hold_more(lane.joined.held, lane.joined.position)
+            begun = dict(lane.joined.prefixes)
+            for blockno in sorted(blockno for blockno in lost.carried if blockno not in self.held):
+                self.prefixes[blockno] = begun.get(blockno, 0)
+                self._again.append(blockno)
+            self._tell()
+        return lane
+
+    async def _commit(self) -> None:
         """Say COMMIT; returns when it was answered, by COMMITTED or by DIGESTS_DIFFER and the repair after it."""
         if self.committed is not None:
             return  # on the COMMIT of the attempt before, while this one was still sending
         self._differs = False
-        lane = lanes[0]
         blocknum = self._blocknum
         assert blocknum is not None
         digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
         root = self._root = root_of(digests, blocknum - self._first_block)
-        lane.connection.post(
-            lane.stream, Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
-        )
+        message = Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
+        said_on: Lane | None = None
         while self.committed is None and not self._differs:
-            if self._again:
-                await lane.send_blocks()
+            lost = next((lane for lane in self._lanes if lane.lost is not None), None)
+            if lost is not None and lost.lost is not None:
+                await self._replaced(lost, lost.lost)
+            elif said_on is not self._lanes[0]:
+                said_on = self._lanes[0]
+                said_on.connection.post(said_on.stream, message)
+            elif self._again:
+                await self._carry(said_on)
             else:
                 await self._wait()
         if self._differs:
-            await self._repair(lane, blocknum)
+            await self._repair(self._lanes[0], blocknum)
 
     async def _repair(self, lane: Lane, blocknum: int) -> None:
         """Tell every digest; the answer says what is still held, the rest is missing again (BP1-DIG)."""
@@ -334,17 +379,18 @@ class Sending:
 
     # ---- what to send next ------------------------------------------------------------------------------------
 
-    async def next_block(self) -> int | None:
+    async def next_block(self, lane: Lane) -> int | None:
         """The next block for a free lane; None when there is nothing left to send now.
 
         Raises:
-            BlockprotoError: the transfer has failed.
+            BlockprotoError: the transfer has failed, or the lane is lost.
         """
         while True:
-            if self._failed is not None:
-                raise self._failed
+            self.check_going_on()
             if self.committed is not None:
                 return None
+            if lane.lost is not None:
+                raise lane.lost
             if self._again:
                 return self._again.popleft()
             if self._undurable == 0 or self._undurable + BLOCK_LENGTH <= self.undurable_max:
@@ -390,21 +436,37 @@ class Sending:
             self._on_error(message)
         self._tell()
 
+    def lane_ended(self, error: BlockprotoError) -> None:
+        """A lane carries nothing more: if only its connection was lost and there are others, it can be replaced."""
+        if isinstance(error, ConnectionLost) and not all(lane.lost for lane in self._lanes):
+            self._tell()
+        else:
+            self.fail(error)
+
+    def check_going_on(self) -> None:
+        """Raise why the transfer has failed, if it has."""
+        if self._failed is not None:
+            raise self._failed
+
     def fail(self, error: BlockprotoError) -> None:
         """The transfer cannot go on over these lanes."""
         self._failed = self._failed or error
         self._tell()
 
     def _on_ack(self, message: Ack) -> None:
-        for first, number in message.held:
+        self._hold_more(message.held, message.position)
+        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)
+        self._report()
+
+    def _hold_more(self, runs: Sequence[Run], position: int) -> None:
+        """The receiver holds this too, for good (BP1-RES-018)."""
+        for first, number in runs:
             self.held.add(first, number)
-        self._hold_up_to(message.position)
+        self._hold_up_to(position)
         self._clip_held()
         for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
             self._undurable -= self._in_flight.pop(blockno)
             self.source.durable(blockno)
-        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)
-        self._report()
 
     def _hold_up_to(self, position: int) -> None:
         """Every block that ends at ``position`` or before is durable, whether or not a run says so (BP1-RES-018)."""
@@ -430,11 +492,9 @@ class Sending:
         self._again.append(blockno)
 
     async def _wait(self) -> None:
-        if self._failed is not None:
-            raise self._failed
+        self.check_going_on()
         await self._news.wait()
-        if self._failed is not None:
-            raise self._failed
+        self.check_going_on()
 
     def _tell(self) -> None:
         self._news.set()
@@ -446,126 +506,6 @@ class Sending:
         held = len(self.held) * BLOCK_LENGTH
         self.progress.position_bytes_done = held if self.source.end is None else min(held, self.source.end)
         self._on_progress(self.progress)
-
-
-class Lane:
-    """One stream that carries blocks of a file.
-
-    Args:
-        connection: where.
-        sending: the file.
-        stream: an open stream, or None to open one.
-    """
-
-    def __init__(self, connection: Connection, sending: Sending, stream: int | None = None) -> None:
-        self.connection = connection
-        self.sending = sending
-        self.opened = trio.Event()
-        self.released = False
-        self.stream = connection.open(self) if stream is None else stream
-
-    async def received(self, message: Message, payload_length: int) -> None:
-        """See connection.Sink."""
-        if self.released:
-            return
-        if isinstance(message, Opened | Committed | Error):
-            self.opened.set()
-        self.sending.on_message(message)
-
-    async def payload(self, position: int, view: memoryview, last: bool) -> None:
-        """See connection.Sink."""
-        raise UnexpectedMessage("a receiver sends no payload")
-
-    def ended(self, error: BlockprotoError) -> None:
-        """See connection.Sink."""
-        if self.released:
-            return
-        self.opened.set()
-        if self.sending.committed is None:
-            self.sending.fail(error)
-
-    def release(self) -> None:
-        """Carry no more blocks; the receiver keeps what it has, and what it still says here is not listened to."""
-        self.released = True
-        if self.connection.lost is not None or not self.connection.session.is_open(self.stream):
-            return
-        try:
-            self.connection.post(self.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False))
-        except LocalProtocolError as exc:
-            self.connection.close(exc)
-
-    async def open(self, message: Open) -> None:
-        """Say OPEN and wait for its answer.
-
-        Raises:
-            BlockprotoError: it was refused, or the connection ended.
-        """
-        self.connection.post(self.stream, message)
-        await self.opened.wait()
-        if self.sending._failed is not None:
-            raise self.sending._failed
-
-    async def send_blocks(self) -> None:
-        """Send the file's next blocks until there is none left."""
-        sending = self.sending
-        end = sending.source.end
-        memory = memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
-        with self._sharing_the_line():
-            while (blockno := await sending.next_block()) is not None:
-                self._check_staying()
-                block = await sending.source.read_block(blockno, memory)
-                if not block:
-                    sending.ends_at(blockno * BLOCK_LENGTH)
-                    return
-                digest = digest_of(block)
-                sending.remember_digest(blockno, digest)
-                sending.block_begins(blockno, len(block))
-                await self._send_block(blockno, block, digest)
-                if sending.source.end is None and len(block) < BLOCK_LENGTH:
-                    sending.ends_at(blockno * BLOCK_LENGTH + len(block))
-
-    def _sharing_the_line(self) -> AbstractContextManager[None]:
-        """Be one of those that share the line, unless it is over at once: hundreds of small files cannot be paced."""
-        source = self.sending.source
-        brief = source.end is not None and source.end - source.first <= BRIEF_LENGTH_MAX
-        return nullcontext() if brief else self.connection.sending(self.stream)
-
-    def _check_staying(self) -> None:
-        """Start no block once the peer has said that it is stopping (BP1-END)."""
-        leaving = self.connection.going_away
-        if leaving is not None:
-            raise GoingAway(leaving.text, retry_after_ms=leaving.retry_after_ms)
-
-    async def _send_block(self, blockno: int, block: memoryview, digest: bytes) -> None:
-        sending = self.sending
-        begin = max(blockno * BLOCK_LENGTH, sending.source.first)
-        at = sending.prefixes.pop(blockno, 0)
-        if at >= len(block):
-            at = 0
-        started = False
-        while not started or at < len(block):
-            length = min(len(block) - at, self.connection.piece_length())
-            end = digest if at + length == len(block) else None
-            message = (
-                Piece(begin + at, digest=end) if started else self._block_message(blockno, begin + at, end)
-            )
-            await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
-            sending.payload_sent(length)
-            started = True
-            at += length
-
-    def _block_message(self, blockno: int, position: int, digest: bytes | None) -> Block:
-        facts = self.sending.source.facts
-        return Block(
-            sourceid=self.sending.sourceid,
-            filesize=facts.filesize,
-            blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
-            blockno=blockno,
-            position=position,
-            filename=facts.filename.text,
-            filetype=facts.filetype,
-            digest=digest,
-        )
 
 
 def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
