@@ -47,8 +47,9 @@ check: $(DEV)  ## format, lint, types, tests, tidy, coverage: what must be green
 bench: $(BENCH)  ## side by side with what is installed of rsync, nginx, vsftpd, scp, and with the bare floor
 	$(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: $(DEV)  ## a million random and mutated inputs through decode and session; COUNT and SEED choose others
+fuzz: $(DEV)  ## a million random and mutated inputs through decode and session, and through routing; COUNT and SEED choose others
 	$(BIN)/python tests/fuzz.py $(COUNT) $(SEED)
+	$(BIN)/python tests/fuzz_routing.py $(COUNT) $(SEED)
 
 crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)

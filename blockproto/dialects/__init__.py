@@ -17,6 +17,7 @@ Spec: BP1-DIA.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,14 @@ TEXT_LENGTH = 70
 """The first bytes of a binary header that hold text, padded with NUL: a line of text has no NUL there (BP1-DIA)."""
 
 assert TEXT_LENGTH < FIRST_LENGTH_MAX
+
+
+_KEY = re.compile(rb"[^\x00-\x08\x0a-\x1f]*?(?:^|;)[ \t]*(?:content-length|filenn?ame|sourceid)[ \t]*=", re.I)
+
+
+def begins_with_key(first: bytes) -> bool:
+    """Whether a line of text with one of the keys of ``sourceid`` begins here (BP1-SID-001)."""
+    return _KEY.match(first[:FIRST_LENGTH_MAX]) is not None
 
 
 class Recognition(Enum):

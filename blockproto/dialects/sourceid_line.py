@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from ..blocks import BLOCK_LENGTH
 from ..errors import ERRORS, BadFacts, BlockprotoError, Code, MalformedFrame, error_from_code
 from ..names import SafeName, show_name
-from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition
+from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 
 LINE_LENGTH_MAX = 4096
 """Bytes of a line with its end (BP1-SID)."""
@@ -31,9 +31,6 @@ FILESIZE_MAX = ((1 << 32) - 2) * BLOCK_LENGTH
 """The greatest file there can be (BP1-BLK)."""
 
 _TEXT_LENGTH_MAX = 200
-_BEGINS = re.compile(
-    rb"[^\x00-\x08\x0a-\x1f]*?(?:^|;)[ \t]*(?:content-length|filenn?ame|sourceid)[ \t]*=", re.I
-)
 _OTHER_END = re.compile(rb"(?:^|;)[ \t]*sourceid[ \t]*=[ \t]*[0-9]*(%|/r/n)\Z", re.I)
 _FIELD = re.compile(rb"(?:^|;)[ \t]*(?:(content-length)|(filenn?ame)|(sourceid))[ \t]*=", re.I)
 _DURABLE = re.compile(rb";[ \t]*durable[ \t]*=[ \t]*(?:;|\Z)", re.I)
@@ -63,8 +60,7 @@ def recognise(first: bytes) -> Recognition:
 
     Spec: BP1-SID, BP1-DIA.
     """
-    begins = _BEGINS.match(first[:FIRST_LENGTH_MAX])
-    if begins is None:
+    if not begins_with_key(first):
         hopeless = len(first) >= FIRST_LENGTH_MAX or re.search(rb"[\x00-\x08\x0a-\x1f]", first)
         return Recognition.NO if hopeless else Recognition.MORE
     end = end_of_line(first)

@@ -19,7 +19,7 @@ import trio
 from ..blocks import BLOCK_LENGTH
 from ..errors import BadFacts, BlockprotoError, ConnectionLost, MalformedFrame, StoreFailed
 from ..names import show_name
-from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition
+from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 from .keys import derived_key
 from .struct82_files import Struct82File
 from .struct82_line import Received, Replies
@@ -60,7 +60,7 @@ class Struct82:
         """See Dialect."""
         head = first[:FIRST_LENGTH_MAX]
         text = head[:TEXT_LENGTH]
-        if not may_begin(head) or (len(text) == TEXT_LENGTH and b"\0" not in text and b"=" in text):
+        if not may_begin(head) or (len(text) == TEXT_LENGTH and b"\0" not in text and begins_with_key(first)):
             return Recognition.NO
         return Recognition.MORE if recognise(head) is None else Recognition.YES
 

@@ -1,0 +1,94 @@
+"""Routing: who answers a connection that begins so, however the network cuts it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import fuzz_routing
+import pytest
+
+from blockproto.dialects import FIRST_LENGTH_MAX, Dialect, Recognition
+from blockproto.dialects.known import DIALECTS, dialects_of
+from blockproto.dialects.sourceid import Sourceid
+from blockproto.dialects.struct82 import Struct82
+from blockproto.routing import Verdict, route
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENINGS = json.loads((ROOT / "spec" / "vectors" / "dialects.json").read_text(encoding="utf-8"))["openings"]
+BOTH: tuple[Dialect, ...] = (Sourceid(), Struct82())
+LINE = b"Content-Length=5;filename=a;sourceid=\r\n"
+
+
+def _spoken(first: bytes, dialects: tuple[Dialect, ...] = BOTH) -> str:
+    answer = route(first, dialects)
+    if isinstance(answer, Verdict):
+        return "none" if answer is Verdict.NEITHER else answer.value
+    return answer.name
+
+
+@pytest.mark.clause("BP1-DIA-002", "BP1-DIA-004")
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in OPENINGS])
+def test_an_opening_is_of_the_protocol_that_its_vector_says(row: dict[str, str]) -> None:
+    first = bytes.fromhex(row["bytes"])
+    assert _spoken(first[:FIRST_LENGTH_MAX]) == row["spoken"]
+    assert _spoken(first[:FIRST_LENGTH_MAX], BOTH[::-1]) == row["spoken"]
+
+
+@pytest.mark.clause("BP1-DIA-003")
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["name"]) for row in OPENINGS])
+def test_a_byte_more_never_changes_an_answer(row: dict[str, str]) -> None:
+    first = bytes.fromhex(row["bytes"])[:FIRST_LENGTH_MAX]
+    said = [_spoken(first[:length]) for length in range(1, len(first) + 1)]
+    decided = [answer for answer in said if answer != "more"]
+    assert len(set(decided)) <= 1
+    assert said == ["more"] * (len(said) - len(decided)) + decided
+
+
+@pytest.mark.clause("BP1-DIA-001")
+def test_only_what_is_enabled_is_answered() -> None:
+    assert _spoken(LINE, ()) == "none"
+    assert _spoken(LINE[:3], ()) == "none"
+    assert _spoken(LINE, (Struct82(),)) in {"none", "more"}
+    assert _spoken(LINE, (Sourceid(),)) == "sourceid"
+    assert route(b"\xff", ()) is Verdict.NATIVE
+    assert route(b"\x16", ()) is Verdict.MORE
+    assert route(b"\x16\x03", ()) is Verdict.TLS
+    assert route(b"\x16\x02", ()) is Verdict.NEITHER
+
+
+@pytest.mark.clause("BP1-DIA-004")
+def test_padding_tells_a_header_from_a_line_that_begins_alike() -> None:
+    header = b"filename=1.txt".ljust(70, b"\0") + bytes.fromhex("0500000001000000 00000000".replace(" ", ""))
+    assert _spoken(header) == "struct82"
+    assert _spoken(header[:14] + b";Content-Length=5;sourceid=\n") == "sourceid"
+
+
+@pytest.mark.clause("BP1-DIA-003")
+def test_with_84_bytes_everybody_knows() -> None:
+    for filler in (b"a", b"\0", b"=", b";", b"\xe4"):
+        for dialect in BOTH:
+            assert dialect.recognise(filler * FIRST_LENGTH_MAX) is not Recognition.MORE
+
+
+@pytest.mark.fuzz
+@pytest.mark.clause("BP1-DIA-002", "BP1-DIA-003")
+def test_a_slice_of_the_routing_campaign() -> None:
+    seen = fuzz_routing.campaign(10_000, 0)
+    assert set(seen) == {"native", "tls", "sourceid", "struct82", "neither"}
+
+
+def test_the_campaign_notices_a_wrong_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz_routing, "route", lambda first, dialects: Verdict.NATIVE)
+    with pytest.raises(AssertionError, match="opening"):
+        fuzz_routing.campaign(10, 0)
+
+
+def test_dialects_are_picked_by_name_once_each() -> None:
+    assert [dialect.name for dialect in dialects_of(["sourceid", "struct82", "sourceid"])] == [
+        "sourceid",
+        "struct82",
+    ]
+    assert {"sourceid", "struct82"} <= set(DIALECTS)
+    with pytest.raises(ValueError, match="there is no dialect 'x'"):
+        dialects_of(["x"])
