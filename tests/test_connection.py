@@ -572,6 +572,26 @@ async def test_every_sink_hears_exactly_one_end() -> None:
 
 
 @quick
+async def test_what_comes_for_a_stream_whose_end_could_not_be_said_is_dropped() -> None:
+    """A peer that takes nothing more still sends: its pieces begin no second stream of the same id."""
+    sample = Sample(bytes_of(300_000))
+    async with connected() as ends:
+        await ends.peer.say(1, sample.open())
+        await ends.peer.say(1, *sample.block(0, 0, 1000, end=False))
+        await wait_all_tasks_blocked()
+        ends.line.broken = True  # for what is sent from here
+        ends.connection.post(0, Ping(opaque=bytes(8), next_s=0))
+        await wait_all_tasks_blocked()
+        ends.connection.refuse(1, Cancelled("taken over"))
+        ends.line.broken = False
+        await ends.peer.say(1, *sample.piece(0, 1000, 2000, end=False))
+        await ends.peer.say(1, *sample.block(0, 0, 1000, end=False))
+        await wait_all_tasks_blocked()
+        assert len(ends.sinks) == 1
+        assert len(ends.sinks[0].messages) == 2
+
+
+@quick
 @pytest.mark.parametrize("again", range(12))  # which of two ready tasks goes first is drawn by lot
 async def test_what_is_said_while_a_cancelled_connection_ends_goes_nowhere(again: int) -> None:
     """Who is cancelled with it may still try to say goodbye, at any step of its end."""

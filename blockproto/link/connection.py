@@ -90,6 +90,7 @@ class Connection:
 
     __slots__ = (
         "_accept",
+        "_begun_by_peer",
         "_credit_waits",
         "_credited_at",
         "_greeting_said",
@@ -131,6 +132,7 @@ class Connection:
         self._life = Life(keep_alive, trio.current_time())
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
+        self._begun_by_peer = 0
         self._greeting_said = False
         self._last_said = False
         self._unheard = False
@@ -370,7 +372,7 @@ class Connection:
         elif stream == 0:
             self._handle_own(message)
         else:
-            sink = self._sinks.get(stream) or self._accept_stream(stream, message)
+            sink = self._sinks.get(stream) or self._begin_stream(stream, message)
             if sink is not None:
                 try:
                     await sink.received(message, payload_length)
@@ -404,7 +406,15 @@ class Connection:
         if self.going_away is not None and self.quiet:
             self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
 
-    def _accept_stream(self, stream: int, message: Message) -> Sink | None:
+    def _begin_stream(self, stream: int, message: Message) -> Sink | None:
+        """The sink of a stream that the peer begins with ``message``; None if it is refused.
+
+        None too for a stream that nobody here takes any more and whose end could not be said: what comes there is dropped.
+        """
+        peers = bool(stream & 1) is (self.session.side is Side.SERVER)
+        if not peers or stream <= self._begun_by_peer:
+            return None
+        self._begun_by_peer = stream
         try:
             if self._accept is None:
                 raise Cancelled("this side takes no requests", code=Code.UNSUPPORTED)
