@@ -7,17 +7,13 @@ harness itself is wrong, 4 there is nothing that could be examined.
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 
 from ..conformance import session
 from ..conformance.adapter import Adapter, AdapterError
-from ..conformance.clauses import all_clauses
 from ..conformance.outcome import EXIT_HARNESS, EXIT_UNREACHABLE
 from ..conformance.report.terminal import Replay
 from ..conformance.selection import SelectionError
@@ -27,65 +23,15 @@ from ..conformance.target import Target
 from ..conformance.timing import Patience
 from ..conformance.verdicts import Unreachable
 from .address import SCHEME, AddressError, parse_address
-from .options import verbose_option, verbosity
+from .conform_client import client
+from .conform_options import judge_profile, run_options, tell
+from .options import verbosity
 from .output import warn
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("conform")
 def conform() -> None:
     """Hold a server or a client, whoever wrote it, against the spec."""
-
-
-def run_options(command: _Command) -> _Command:
-    """The options that every kind of examination has; the command gets them as keyword arguments of ``Options``."""
-    for option in reversed(
-        [
-            click.option("--list", "list_", is_flag=True, help="Name the cases and run nothing."),
-            click.option("--explain", metavar="CASE", help="Say what a case is about: why, and its clauses."),
-            click.option(
-                "-k",
-                "patterns",
-                multiple=True,
-                metavar="WORDS",
-                help="Only cases whose name holds WORDS, is it, or matches it (*); or of a clause (RES-006). Repeatable.",
-            ),
-            click.option("--failed", is_flag=True, help="Only what failed the last time."),
-            click.option("--quick", is_flag=True, help="Leave out what waits for deadlines of the protocol."),
-            click.option(
-                "--jobs", default=1, type=click.IntRange(1, 64), metavar="N", help="Cases at the same time."
-            ),
-            click.option(
-                "--shuffle", type=int, metavar="SEED", help="Another order, the same for the same SEED."
-            ),
-            click.option(
-                "--profile",
-                "profiles",
-                multiple=True,
-                default=["CORE"],
-                show_default=True,
-                help="Profiles that are claimed; CORE always is. Repeatable.",
-            ),
-            click.option(
-                "--slow",
-                default=1.0,
-                type=click.FloatRange(0.01, 1000),
-                metavar="N",
-                help="Be N times as patient.",
-            ),
-            click.option(
-                "--known-failures", type=_FILE, metavar="FILE", help="Lines 'CASE: MESSAGE' that are excused."
-            ),
-            click.option("--json", type=_FILE, metavar="FILE", help="Write the report as JSON lines."),
-            click.option("--junit", type=_FILE, metavar="FILE", help="Write the report as JUnit XML."),
-            click.option("--html", type=_FILE, metavar="FILE", help="Write the report as one HTML page."),
-            verbose_option,
-        ]
-    ):
-        command = option(command)
-    return command
 
 
 @conform.command("server")
@@ -162,21 +108,4 @@ def _examine(
             helper.close()
 
 
-def tell(cases: list[Any], explain: str | None, options: Options) -> int:
-    """``--list`` and ``--explain``: on stdout, since that is what was asked for."""
-    if explain:
-        session.explain(chosen(cases, "", Options(patterns=(explain,))), Console(file=sys.stdout))
-        return 0
-    for case in chosen(cases, "", options):
-        marks = " ".join(
-            [case.level, f"L{case.layer}", *(["slow"] if case.slow else []), *sorted(case.needs)]
-        )
-        click.echo(f"{case.name}  {marks}  {' '.join(case.clauses)}")
-    return 0
-
-
-def judge_profile(profile: str) -> None:
-    """Refuse a profile that the spec does not have."""
-    known = sorted({clause.profile for clause in all_clauses().values()})
-    if profile not in known:
-        raise click.UsageError(f"there is no profile {profile!r}; the spec has {', '.join(known)}")
+conform.add_command(client)

@@ -15,7 +15,7 @@ import importlib
 
 from ..case import Case
 
-CHAPTERS = ("frm", "hel", "str_", "crd", "blk", "res", "dig", "com")
+CHAPTERS = ("frm", "hel", "str_", "crd", "blk", "res", "dig", "com", "fet", "lst", "err", "end", "nam", "ext")
 """The modules with cases, in the order of the spec."""
 
 

@@ -40,7 +40,7 @@ def sends(trial: Trial, filesize: int) -> None:
     upload = host.take_upload(visit, trial.shelf, sample)
     filetype = upload.opening.filetype
     require(
-        len(filetype) <= 255 and filetype.isascii() and filetype.isprintable() or not filetype,
+        (len(filetype) <= 255 and filetype.isascii() and filetype.isprintable()) or not filetype,
         "the filetype is not printable ASCII of at most 255 bytes",
         got=filetype,
     )
@@ -152,7 +152,10 @@ def bad_open(trial: Trial, changes: dict[str, Any]) -> None:
 
 for _name, (_clause, _changes) in OPENS.items():
     cases.table(
-        f"open/{_name}{{}}", _clause, {"": _changes}, why="Facts that disagree are those of two different files."
+        f"open/{_name}{{}}",
+        _clause,
+        {"": _changes},
+        why="Facts that disagree are those of two different files.",
     )(bad_open)
 
 
@@ -181,11 +184,16 @@ def bad_block(trial: Trial, changes: dict[str, Any]) -> None:
 
 for _name, (_clause, _changes) in BLOCKS.items():
     cases.table(
-        f"block/{_name}{{}}", _clause, {"": _changes}, why="A block of another file must not get into this one."
+        f"block/{_name}{{}}",
+        _clause,
+        {"": _changes},
+        why="A block of another file must not get into this one.",
     )(bad_block)
 
 
-@cases.add("block/payload-past-its-end", "BLK-008", why="The bytes would be those of the next block, unverified.")
+@cases.add(
+    "block/payload-past-its-end", "BLK-008", why="The bytes would be those of the next block, unverified."
+)
 def past_its_end(trial: Trial) -> None:
     """A payload that runs past the end of the file's last block."""
     visit, download = trial.downloading()
@@ -195,7 +203,9 @@ def past_its_end(trial: Trial) -> None:
     trial.not_done()
 
 
-@cases.add("block/end-before-its-end", "BLK-009", why="A block that is short without being the last leaves a hole.")
+@cases.add(
+    "block/end-before-its-end", "BLK-009", why="A block that is short without being the last leaves a hole."
+)
 def end_too_early(trial: Trial) -> None:
     """END before the block's end, with the digest of what came."""
     visit, download = trial.downloading()
@@ -310,6 +320,8 @@ def commit_flag(trial: Trial, row: tuple[Code, bool]) -> None:
     visit, download = trial.downloading()
     visit.say(download.stream, download.open())
     part = download.block(0) if ends else b"x"
-    visit.force(forge.rebuilt(forge.frame(download.stream, download.head(0, ends=ends), part), flags=wire.COMMIT))
+    visit.force(
+        forge.rebuilt(forge.frame(download.stream, download.head(0, ends=ends), part), flags=wire.COMMIT)
+    )
     visit.expect_refusal(code)
     trial.not_done()

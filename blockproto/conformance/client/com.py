@@ -41,7 +41,12 @@ def other_receipt(trial: Trial) -> None:
 @cases.table(
     "only-committed-is-success/{}",
     "COM-009",
-    {"connection-closed": "close", "connection-reset": "reset", "error": "error", "everything-acknowledged": "ack"},
+    {
+        "connection-closed": "close",
+        "connection-reset": "reset",
+        "error": "error",
+        "everything-acknowledged": "ack",
+    },
     why="A client that reports success without COMMITTED lets people delete the only copy.",
 )
 def only_committed(trial: Trial, end: str) -> None:

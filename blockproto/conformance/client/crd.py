@@ -54,7 +54,9 @@ def streams_allowance(trial: Trial) -> None:
 def connections_allowance(trial: Trial) -> None:
     """The connection may carry 1,048,576 bytes; CREDIT for the stream raises the stream's allowance only."""
     hello = wire.Hello(connection_allowance=wire.CONNECTION_ALLOWANCE_EARLY)
-    stopped_at(trial, hello, 3 * BLOCK_LENGTH, wire.CONNECTION_ALLOWANCE_EARLY, stream_grant=16 * BLOCK_LENGTH)
+    stopped_at(
+        trial, hello, 3 * BLOCK_LENGTH, wire.CONNECTION_ALLOWANCE_EARLY, stream_grant=16 * BLOCK_LENGTH
+    )
 
 
 @cases.add(
@@ -88,7 +90,9 @@ def more_than_a_window(trial: Trial) -> None:
     visit = trial.visit()
     download = host.fetched(visit, trial.shelf, sample)
     assert visit.hello is not None
-    longer = min(visit.hello.stream_allowance, visit.hello.connection_allowance, 16 * BLOCK_LENGTH) + BLOCK_LENGTH
+    longer = (
+        min(visit.hello.stream_allowance, visit.hello.connection_allowance, 16 * BLOCK_LENGTH) + BLOCK_LENGTH
+    )
     sample = sample.with_(filesize=longer)
     visit.reset()
     trial.end()

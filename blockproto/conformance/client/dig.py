@@ -102,7 +102,11 @@ def hear_have(visit: Visit, upload: Upload) -> None:
         if not heard.message.more:
             break
     wanted = list(enumerate(upload.sample.digests))
-    require(digests == wanted, "HAVE does not name every block with its digest, rising", got=f"{len(digests)} digests")
+    require(
+        digests == wanted,
+        "HAVE does not name every block with its digest, rising",
+        got=f"{len(digests)} digests",
+    )
 
 
 @cases.add(

@@ -200,7 +200,11 @@ def number(trial: Trial, row: tuple[type[wire.Message], str, int]) -> None:
     """A u64 of 2^63 or more, or all ones where nothing can be unknown."""
     kind, name, value = row
     visit, upload = trial.uploading()
-    messages = {wire.Ack: wire.Ack(0), wire.Opened: upload.opened(), wire.Committed: upload.committed()}
+    messages: dict[Any, wire.Message] = {
+        wire.Ack: wire.Ack(0),
+        wire.Opened: upload.opened(),
+        wire.Committed: upload.committed(),
+    }
     if kind is wire.Ack:
         visit.say(upload.stream, upload.opened())
     raw = forge.frame(upload.stream, messages[kind])
@@ -313,7 +317,9 @@ def bad_priority(trial: Trial) -> None:
     trial.not_done()
 
 
-@cases.add("choice/kind-9-of-result", "FRM-019", why="A kind of a later version has items that nobody can read.")
+@cases.add(
+    "choice/kind-9-of-result", "FRM-019", why="A kind of a later version has items that nobody can read."
+)
 def bad_kind(trial: Trial) -> None:
     """RESULT of an unknown kind is refused, and the connection goes on."""
     visit, stream = trial.asking()
@@ -333,7 +339,12 @@ ELSEWHERE: dict[str, tuple[Any, bool]] = {
 }
 
 
-@cases.table("stream/{}", "FRM-020", ELSEWHERE, why="A message on the wrong stream is about something that is not there.")
+@cases.table(
+    "stream/{}",
+    "FRM-020",
+    ELSEWHERE,
+    why="A message on the wrong stream is about something that is not there.",
+)
 def elsewhere(trial: Trial, row: tuple[Any, bool]) -> None:
     """A message on a stream where it does not belong."""
     message, on_stream = row

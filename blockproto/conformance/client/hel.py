@@ -101,7 +101,13 @@ def second_hello(trial: Trial) -> None:
 def hello_bytes(**fields: int) -> bytes:
     """HELLO with fields that an honest one does not have."""
     raw = forge.frame(0, wire.Hello(agent="blockproto-conform"))
-    sizes = {"version_lowest": 2, "version_highest": 2, "head_length_max": 2, "piece_length_max": 4, "streams_max": 4}
+    sizes = {
+        "version_lowest": 2,
+        "version_highest": 2,
+        "head_length_max": 2,
+        "piece_length_max": 4,
+        "streams_max": 4,
+    }
     for name, value in fields.items():
         raw = forge.patched(raw, forge.offset_of(wire.Hello, name), value.to_bytes(sizes.get(name, 8), "big"))
     return raw
@@ -116,7 +122,9 @@ def greeted_with(trial: Trial, raw: bytes) -> Any:
     return visit
 
 
-@cases.add("version/none-in-common", "HEL-006", why="A client that goes on guesses what the server's messages mean.")
+@cases.add(
+    "version/none-in-common", "HEL-006", why="A client that goes on guesses what the server's messages mean."
+)
 def no_version(trial: Trial) -> None:
     """The server knows only versions 2 to 3."""
     visit = greeted_with(trial, hello_bytes(version_lowest=2, version_highest=3))
@@ -124,7 +132,9 @@ def no_version(trial: Trial) -> None:
     trial.refused("UNSUPPORTED_VERSION")
 
 
-@cases.add("version/a-later-server-that-knows-1", "HEL-006", why="Otherwise no server could ever be updated first.")
+@cases.add(
+    "version/a-later-server-that-knows-1", "HEL-006", why="Otherwise no server could ever be updated first."
+)
 def later_server(trial: Trial) -> None:
     """The server knows versions 0 to 9: the version is 1."""
     sample = trial.sample(BLOCK_LENGTH + 5)
@@ -210,7 +220,11 @@ def own_limits(trial: Trial) -> None:
     trial.fetched(sample)
 
 
-@cases.add("features/unknown-bits-set", "HEL-012", why="A bit that means something to a later server must not disturb.")
+@cases.add(
+    "features/unknown-bits-set",
+    "HEL-012",
+    why="A bit that means something to a later server must not disturb.",
+)
 def features(trial: Trial) -> None:
     """The server's features have bits that no profile has defined."""
     sample = trial.sample(BLOCK_LENGTH + 5)

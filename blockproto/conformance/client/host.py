@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ... import wire
 from ...blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
@@ -125,7 +126,7 @@ class Upload:
         """Whether it came without OPEN."""
         return isinstance(self.opening, wire.Block)
 
-    def opened(self, *held: int, position: int = 0, **changes: object) -> wire.Opened:
+    def opened(self, *held: int, position: int = 0, **changes: Any) -> wire.Opened:
         """OPENED that names these blocks as held."""
         for blockno in held:
             self.blocks.setdefault(blockno, bytearray(self.sample.block(blockno)))
@@ -139,13 +140,13 @@ class Upload:
             "held": runs(held),
             **changes,
         }
-        return wire.Opened(**fields)  # type: ignore[arg-type]
+        return wire.Opened(**fields)
 
     def acknowledged(self, *blocknos: int) -> wire.Ack:
         """ACK of these blocks, and of everything without a gap."""
         return wire.Ack(0, runs(blocknos))
 
-    def committed(self, **changes: object) -> wire.Committed:
+    def committed(self, **changes: Any) -> wire.Committed:
         """COMMITTED of this file."""
         sample = self.sample
         fields = {
@@ -156,7 +157,7 @@ class Upload:
             "stored_as": sample.filename,
             **changes,
         }
-        return wire.Committed(**fields)  # type: ignore[arg-type]
+        return wire.Committed(**fields)
 
     def take(self, visit: Visit, heard: Heard) -> int | None:
         """Take in one BLOCK or PIECE; returns the block that ended with it."""
@@ -247,7 +248,7 @@ def upload_of(visit: Visit, sample: Sample, heard: Heard) -> Upload:
     return upload
 
 
-def open_upload(visit: Visit, shelf: Shelf, sample: Sample, *held: int, **changes: object) -> Upload:
+def open_upload(visit: Visit, shelf: Shelf, sample: Sample, *held: int, **changes: Any) -> Upload:
     """OPEN of ``sample``, and our OPENED."""
     upload = begun(visit, shelf, sample)
     require(not upload.brief, "a file of several blocks came without OPEN")
@@ -287,7 +288,7 @@ def judge_commit(visit: Visit, upload: Upload, heard: Heard) -> None:
     )
 
 
-def take_upload(visit: Visit, shelf: Shelf, sample: Sample, *held: int, **changes: object) -> Upload:
+def take_upload(visit: Visit, shelf: Shelf, sample: Sample, *held: int, **changes: Any) -> Upload:
     """A whole upload, with or without OPEN, up to our COMMITTED."""
     upload = begun(visit, shelf, sample)
     if not upload.brief:
@@ -351,7 +352,7 @@ class Download:
         """The root of the range."""
         return root_of([digest_of(self.block(no)) for no in self.blocknos], len(self.blocknos))
 
-    def open(self, **changes: object) -> wire.Open:
+    def open(self, **changes: Any) -> wire.Open:
         """OPEN that answers FETCH."""
         sample = self.sample
         fields = {
@@ -367,9 +368,9 @@ class Download:
             "version": self.version,
             **changes,
         }
-        return wire.Open(**fields)  # type: ignore[arg-type]
+        return wire.Open(**fields)
 
-    def head(self, blockno: int, start: int = 0, *, ends: bool = True, **changes: object) -> wire.Block:
+    def head(self, blockno: int, start: int = 0, *, ends: bool = True, **changes: Any) -> wire.Block:
         """BLOCK of the range from byte ``start`` of its intersection on."""
         position, _ = block_span(blockno, self.first, self.end)
         fields = {
@@ -383,14 +384,14 @@ class Download:
             "digest": digest_of(self.block(blockno)) if ends else None,
             **changes,
         }
-        return wire.Block(**fields)  # type: ignore[arg-type]
+        return wire.Block(**fields)
 
     def piece(self, blockno: int, start: int, *, ends: bool = True) -> wire.Piece:
         """PIECE that goes on at byte ``start``."""
         position, _ = block_span(blockno, self.first, self.end)
         return wire.Piece(position + start, digest_of(self.block(blockno)) if ends else None)
 
-    def commit(self, **changes: object) -> wire.Commit:
+    def commit(self, **changes: Any) -> wire.Commit:
         """COMMIT of the range."""
         fields = {
             "sourceid": bytes(range(16)),
@@ -399,7 +400,7 @@ class Download:
             "blocknum": self.sample.blocknum,
             **changes,
         }
-        return wire.Commit(**fields)  # type: ignore[arg-type]
+        return wire.Commit(**fields)
 
 
 def fetched(visit: Visit, shelf: Shelf, sample: Sample) -> Download:
@@ -420,7 +421,27 @@ def fetched(visit: Visit, shelf: Shelf, sample: Sample) -> Download:
     return Download(heard.stream, sample, message, version, min(message.first, sample.filesize), end)
 
 
-def open_download(visit: Visit, shelf: Shelf, sample: Sample, **changes: object) -> Download:
+def newest_download(visit: Visit, shelf: Shelf, sample: Sample) -> Download | None:
+    """As ``fetched``, of a file that was replaced: a FETCH of the version before is refused, as it must be.
+
+    Returns None if the client ends the connection then.
+    """
+    version = shelf.files[sample.filename][1]
+    while True:
+        try:
+            heard = shelf.wanted(visit, "FETCH")
+        except Closed:
+            return None
+        message = heard.message
+        if not isinstance(message, wire.Fetch):
+            raise visit.unexpected("FETCH", heard)
+        if message.version in (wire.ZERO_ID, version):
+            visit.put_back([heard])
+            return fetched(visit, shelf, sample)
+        visit.say(heard.stream, wire.Error(Code.SOURCE_CHANGED, Scope.STREAM, False, "another version"))
+
+
+def open_download(visit: Visit, shelf: Shelf, sample: Sample, **changes: Any) -> Download:
     """FETCH, and our OPEN."""
     download = fetched(visit, shelf, sample)
     visit.say(download.stream, download.open(**changes))
@@ -475,6 +496,12 @@ def judge_acks(visit: Visit, download: Download) -> None:
         "an ACK names a block outside the range",
         got=str(held.blocknos),
     )
+
+
+def give_opened(visit: Visit, download: Download) -> None:
+    """OPEN and the rest of a download."""
+    visit.say(download.stream, download.open())
+    give(visit, download)
 
 
 def give_download(visit: Visit, shelf: Shelf, sample: Sample, **options: int) -> Download:

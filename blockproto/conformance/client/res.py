@@ -31,9 +31,16 @@ def same_job(trial: Trial) -> None:
     first = host.begun(visit, trial.shelf, sample)
     visit.reset()
     again = host.take_upload(trial.visit(), trial.shelf, sample)
-    require(again.sample.sourceid == first.sample.sourceid, "the upload has another sourceid when it is taken up again")
+    require(
+        again.sample.sourceid == first.sample.sourceid,
+        "the upload has another sourceid when it is taken up again",
+    )
     attempts = f"{again.sample.attempt} after {first.sample.attempt}"
-    require(again.sample.attempt > first.sample.attempt, "the attempt is not greater than the one before", got=attempts)
+    require(
+        again.sample.attempt > first.sample.attempt,
+        "the attempt is not greater than the one before",
+        got=attempts,
+    )
     trial.stored(sample)
 
 
@@ -55,7 +62,7 @@ def attempt_is_time(trial: Trial) -> None:
     why="Two devices that take over from each other fence each other for ever.",
 )
 def superseded(trial: Trial, opened: bool) -> None:
-    """SUPERSEDED ends it: no greater attempt, no other connection. (CONNECTION allows one more at the first OPEN.)"""
+    """SUPERSEDED ends it: no greater attempt, but the one that CONNECTION allows at the first OPEN."""
     sample = trial.sample(3 * BLOCK_LENGTH)
     trial.upload(sample)
     visit = trial.visit()
@@ -69,7 +76,9 @@ def superseded(trial: Trial, opened: bool) -> None:
     if not opened:
         second = host.begun_again(visit, trial.shelf, sample)
         if second is not None:
-            visit.say(second.stream, wire.Error(Code.SUPERSEDED, Scope.STREAM, False, current=current + 9_999_999))
+            visit.say(
+                second.stream, wire.Error(Code.SUPERSEDED, Scope.STREAM, False, current=current + 9_999_999)
+            )
     trial.repeats = opened
     trial.refused("SUPERSEDED")
 
@@ -85,7 +94,9 @@ def union(trial: Trial) -> None:
     upload.opened(0, 2)
     visit.say(upload.stream, upload.opened(2, position=BLOCK_LENGTH))
     host.go_on(visit, trial.shelf, upload)
-    require(sorted(upload.ended) == [1, 3], "other blocks come than those that are missing", got=str(upload.ended))
+    require(
+        sorted(upload.ended) == [1, 3], "other blocks come than those that are missing", got=str(upload.ended)
+    )
     trial.stored(upload.sample)
 
 
@@ -95,7 +106,7 @@ def union(trial: Trial) -> None:
     why="ACKs are lower bounds: one that names less does not take back what was said.",
 )
 def lower_bound(trial: Trial) -> None:
-    """Block 0 is acknowledged by a run, block 1 by an ACK that names it alone: neither comes again after a root that differs."""
+    """Block 0 is acknowledged by a run, then block 1 by an ACK that names it alone: neither comes again."""
     visit, upload = trial.uploading(2 * BLOCK_LENGTH, hello=wire.Hello(undurable_max=0))
     visit.say(upload.stream, upload.opened())
     host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
@@ -175,7 +186,9 @@ def whole_blocks_only(trial: Trial) -> None:
     visit.expect_acked(download.stream, 0, 2)
     visit.alive()
     position = visit.held[download.stream].position
-    require(position in (0, BLOCK_LENGTH), "position counts bytes of a block that is not whole", got=str(position))
+    require(
+        position in (0, BLOCK_LENGTH), "position counts bytes of a block that is not whole", got=str(position)
+    )
     host.send_block(visit, download, 1)
     visit.say(download.stream, download.commit())
     host.hear_committed(visit, download)

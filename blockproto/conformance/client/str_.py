@@ -66,7 +66,11 @@ def not_opened(trial: Trial) -> None:
     trial.not_done()
 
 
-@cases.add("first/an-unknown-type-opens-nothing", "STR-004 EXT-002", why="What is skipped cannot have opened anything.")
+@cases.add(
+    "first/an-unknown-type-opens-nothing",
+    "STR-004 EXT-002",
+    why="What is skipped cannot have opened anything.",
+)
 def unknown_opens_nothing(trial: Trial) -> None:
     """A frame of an unknown type on stream 2, then ACK there: the stream is not open, and so it is not closed either."""
     visit, _ = trial.uploading()
@@ -175,7 +179,9 @@ def one_committed(trial: Trial) -> None:
     download = host.give_download(visit, trial.shelf, sample)
     trial.fetched(sample)
     more = [heard for heard in visit.rest() if heard.stream == download.stream]
-    require(not more, "the fetcher says something on a stream that it has ended", got=", ".join(map(str, more)))
+    require(
+        not more, "the fetcher says something on a stream that it has ended", got=", ".join(map(str, more))
+    )
 
 
 @cases.add(
@@ -196,7 +202,9 @@ def ends_no_other(trial: Trial) -> None:
             continue
         host.take_begun(visit, trial.shelf, sample, heard)
         stored += 1
-    require(stored == len(samples) - 1, "the other files did not come over the same connection", got=str(stored))
+    require(
+        stored == len(samples) - 1, "the other files did not come over the same connection", got=str(stored)
+    )
     trial.refused("NOT_PERMITTED")
 
 

@@ -7,6 +7,7 @@ harness's HELLO allows. PINGs are answered, and not handed out, unless a case as
 
 from __future__ import annotations
 
+import random
 import select
 import socket
 import time
@@ -30,6 +31,7 @@ class Visit(Peer):
     Attributes:
         answers: whether PINGs are answered by themselves.
         ended: whether the connection has ended.
+        grease: where set, reserved values come with everything that is said.
         pings: every PING that was not an answer.
         streams: the ids that the client has opened and that are not closed.
         begun: all ids that it has opened.
@@ -46,7 +48,7 @@ class Visit(Peer):
     def introduce(self, hello: wire.Hello | None = None, behind: bytes = b"") -> None:
         """Say preface and HELLO, and bytes ``behind`` them at once."""
         self.ours = hello or self.ours
-        self.send(wire.PREFACE + wire.encode_frame(0, self.ours) + behind)
+        self.send(wire.PREFACE + wire.encode_frame(0, self.ours, grease=self.grease) + behind)
 
     def expect_greeting(self) -> wire.Hello:
         """The client's preface and HELLO, which come without waiting for ours."""
@@ -129,13 +131,20 @@ class Visit(Peer):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self.pings: list[wire.Ping] = []
+        self.grease: random.Random | None = None
         self.ended = False
         self._begun: list[int] = []
         self._open: set[int] = set()
 
     def say(self, stream: int, message: wire.Message, payload: bytes = b"") -> None:
-        """Send one honest frame."""
-        super().say(stream, message, payload)
+        """Send one honest frame; with ``grease``, one that has reserved values in it, and a reserved message behind."""
+        if self.grease is None:
+            super().say(stream, message, payload)
+        else:
+            self.opened(stream)
+            self.count(stream, len(payload))
+            frame = wire.encode_frame(stream, message, len(payload), grease=self.grease)
+            self.send(frame + payload + wire.grease_frame(self.grease))
         if isinstance(message, _ENDS_STREAM) or (
             isinstance(message, wire.Error) and message.scope == Scope.STREAM
         ):

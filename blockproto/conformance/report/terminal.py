@@ -99,14 +99,16 @@ class Replay:
 
     Args:
         command: what stands before the case.
+        behind: what stands behind it.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], behind: Sequence[str] = ()) -> None:
         self._command = " ".join(command)
+        self._behind = "".join(f" {word}" for word in behind)
 
     def __call__(self, case: str) -> str:
         """The command for a case of that name."""
-        return f"{self._command} -k {case}"
+        return f"{self._command} -k {case}{self._behind}"
 
 
 def clean(text: str) -> str:
