@@ -34,6 +34,7 @@ export class Connection extends EventEmitter {
    */
   constructor(socket, side, {hello = OUR_HELLO, keepaliveS = KEEPALIVE_S} = {}) {
     super();
+    this.setMaxListeners(0);
     this.socket = socket;
     this.side = side;
     this.keepaliveS = keepaliveS;
@@ -93,9 +94,7 @@ export class Connection extends EventEmitter {
   onRefused({refused, id, stream}) {
     const bytes = encodeMessage({...refused.toMessage(), stream: id});
     this.post(`answer ${id}`, () => bytes, stream === null || !stream.ours);
-    if (stream === null) return;
-    stream.over = true;
-    this.endStream(stream, refused);
+    if (stream !== null) this.endStream(stream, refused);
   }
 
   onStreamMessage(stream, message) {
@@ -132,12 +131,15 @@ export class Connection extends EventEmitter {
   }
 
   /**
-   * One step of a stream's work, behind the steps before it; `count` bytes of payload are consumed by it. Once we ended
-   * the stream (`over`), what came before the other side knew is dropped.
+   * One step of a stream's work, behind the steps before it; `count` bytes of payload are consumed by it. What came
+   * before the stream ended is worked on still, whoever ended it; but once a step failed, the others are dropped.
    */
   work(stream, step, count = 0) {
     stream.work = (stream.work ?? Promise.resolve()).then(() => (stream.over ? undefined : step()))
-      .catch((error) => this.refuse(stream, error))
+      .catch((error) => {
+        stream.over = true;
+        this.refuse(stream, error);
+      })
       .then(() => count > 0 && this.consumed(stream, count));
   }
 
@@ -173,7 +175,6 @@ export class Connection extends EventEmitter {
     if (this.ended !== null || stream?.state === 'closed') return;
     const bytes = this.session.say(stream, message);
     const ends = stream !== null && stream.state === 'closed';
-    if (ends) stream.over = true;
     this.post(`message ${this.serial++}`, () => bytes, ends && !stream.ours);
     if (ends) this.endStream(stream, why);
   }

@@ -59,11 +59,6 @@ export class Receiving {
     return Math.max(this.range.first, Math.min(blockno * BLOCK, this.end));
   }
 
-  isBeingSent(blockno) {
-    const owner = this.owners.get(blockno);
-    return owner !== undefined && owner.mode !== 'lost';
-  }
-
   ack(headMax) {
     const from = this.position();
     const beyond = [...this.part.held.keys()].filter((blockno) => blockno * BLOCK >= from);
@@ -75,7 +70,7 @@ export class Receiving {
     const half = Math.floor((headMax - 128) / 16);
     const held = runsOf(this.part.held.keys(), half);
     const named = held.flatMap(([first, count]) => Array.from({length: count}, (_, i) => first + i));
-    const prefixes = [...this.part.prefixes].filter(([blockno, bytes]) => bytes > 0 && !this.isBeingSent(blockno) && this.digestOf(blockno) === undefined);
+    const prefixes = [...this.part.prefixes].filter(([blockno, bytes]) => bytes > 0 && !this.owners.has(blockno) && this.digestOf(blockno) === undefined);
     const digests = named.map((blockno) => this.part.held.get(blockno));
     const complete = named.length === this.part.held.size;
     return {
@@ -157,7 +152,7 @@ export class Receiving {
   endLanes(refusal, except = null) {
     for (const lane of [...this.lanes]) {
       if (lane === except) continue;
-      if (lane.unfinished !== null) lane.unfinished.mode = 'lost';
+      lane.dismissed = true;
       lane.connection.refuse(lane.stream, refusal);
     }
   }
@@ -176,6 +171,7 @@ export class Lane {
   constructor(receiving, connection, stream, opened) {
     Object.assign(this, {receiving, connection, stream, opened});
     this.saidOpened = false;
+    /** A newer attempt or a DISCARD ended this stream: of what has come, only bytes still count. */ this.dismissed = false;
     this.commit = null;
     this.unfinished = null;
     receiving.lanes.add(this);
@@ -188,6 +184,8 @@ export class Lane {
   }
 
   onMessage(message) {
+    if (this.stream.state === 'closed' && (this.receiving.finishing !== null || message.message === 'COMMIT')) return undefined;
+    if (this.dismissed && message.message === 'HAVE') return undefined;
     switch (message.message) {
       case 'BLOCK': return this.onBlock(message);
       case 'PIECE': return this.onPiece(message);
@@ -246,7 +244,7 @@ export class Lane {
     const filesize = message.filesize === null ? null : Number(message.filesize);
     const sameId = message.sourceid === facts.sourceid || (message.sourceid === this.saidSourceid);
     if (!sameId || filesize !== facts.filesize || message.blocknum !== facts.blocknum ||
-        message.filename !== facts.filename || message.filetype !== facts.filetype)
+        message.filename !== facts.filename || message.filetype !== (this.filetype ?? facts.filetype))
       throw badFacts('BLOCK says other facts than OPEN');
   }
 
@@ -294,7 +292,7 @@ export class Lane {
 
   async onBytes(bytes, last) {
     const {unfinished} = this;
-    if (unfinished === null) return;
+    if (unfinished === null || (this.stream.state === 'closed' && this.receiving.finishing !== null)) return;
     if (unfinished.mode === 'write') {
       const {part} = this.receiving;
       unfinished.writing = part.write(unfinished.written, bytes);

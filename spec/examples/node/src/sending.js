@@ -46,10 +46,11 @@ export class Sending {
     this.saidPosition = 0n;
     Object.assign(this, {opened: false, awaitsOpened: false, commitSaid: false, rounds: 0, committed: null, error: null});
     this.wake = () => {};
-    connection.once('goaway', (message) => {
+    this.onGoaway = (message) => {
       this.goaway = message;
       this.wake();
-    });
+    };
+    connection.on('goaway', this.onGoaway);
   }
 
   head() {
@@ -72,6 +73,7 @@ export class Sending {
   }
 
   onEnd(error) {
+    this.connection.off('goaway', this.onGoaway);
     this.error ??= error;
     this.wake();
   }

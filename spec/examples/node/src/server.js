@@ -191,7 +191,7 @@ class OpenedStream {
   async onMessage(message) {
     if (message.message === 'OPEN') this.lane = await this.uploads.onOpen(this.connection, this.stream, message);
     else if (this.lane === null) return;
-    else if (message.message === 'CANCEL') await this.uploads.onCancel(this.lane, message);
+    else if (message.message === 'CANCEL') await (this.lane.dismissed ? undefined : this.uploads.onCancel(this.lane, message));
     else await this.lane.onMessage(message);
   }
 
@@ -221,7 +221,7 @@ class FetchedStream {
       message: 'OPEN', ...sending.head(), attempt: 0n, priority: message.priority, if_exists: 0, tlvs, filetype: facts.filetype,
     });
     this.sending = sending;
-    sending.run().catch((error) => this.connection.refuse(this.stream, error)).finally(() => this.close());
+    sending.run().catch((error) => this.giveUp(error)).finally(() => this.close());
     return undefined;
   }
 
@@ -229,6 +229,11 @@ class FetchedStream {
 
   onEnd(error) {
     this.sending?.onEnd(error ?? new Refusal('CANCELLED', 'the fetcher has what it wanted'));
+  }
+
+  /** After CANCEL nothing more is said (COM-019). */
+  giveUp(error) {
+    if (this.stream.state !== 'cancelling') this.connection.refuse(this.stream, error);
   }
 
   async prepare(message) {

@@ -39,7 +39,6 @@ export class Uploads {
     if (former !== undefined) judgeAgain(former, message, facts);
     await this.store.judgePlace(facts.filename, facts.filetype, message.if_exists);
     await this.store.judgeRoom((facts.filesize ?? 0) - heldBytes(former));
-    if (stream.state === 'closed') return null;
     return this.takeUp(connection, stream, message, facts);
   }
 
@@ -56,7 +55,7 @@ export class Uploads {
     const {notes} = receiving.part;
     const takeover = notes.attempt !== undefined && message.attempt > BigInt(notes.attempt);
     const lane = new Lane(receiving, connection, stream, () => this.opened(receiving, connection));
-    lane.saidSourceid = message.sourceid;
+    Object.assign(lane, {saidSourceid: message.sourceid, filetype: message.filetype});
     if (takeover) receiving.endLanes(new Refusal('SUPERSEDED', 'a newer attempt took the upload over', {current: message.attempt}), lane);
     await receiving.part.note({
       attempt: String(message.attempt), ifExists: message.if_exists, mtime: textOf(message.tlvs.MTIME), mode: message.tlvs.MODE ?? null,
