@@ -186,7 +186,7 @@ def _big(tmp_path: Path) -> Path:
 async def test_its_client_goes_on_after_kill_9(our_server: Server, tmp_path: Path) -> None:
     state, big = tmp_path / "state", _big(tmp_path)
     environment = {**os.environ, "BLOCKPROTO_NODE_STATE": str(state)}
-    cut = subprocess.Popen(
+    cut = subprocess.Popen(  # noqa: ASYNC220 - forking takes milliseconds, and nothing else runs here
         node_arguments("upload", big, f"{our_server.address}/"), env=environment, stdout=subprocess.DEVNULL
     )
     held = await wait_until_held(our_server.address, 2)
@@ -200,7 +200,8 @@ async def test_its_client_goes_on_after_kill_9(our_server: Server, tmp_path: Pat
 async def test_our_client_goes_on_after_kill_9_of_its_server(tmp_path: Path) -> None:
     served, big = tmp_path / "served", _big(tmp_path)
     server = NodeServer(served)
-    cut = subprocess.Popen([*COMMAND, "put", str(big), server.address, "--json"], stdout=subprocess.PIPE)
+    put = [*COMMAND, "put", str(big), server.address, "--json"]
+    cut = subprocess.Popen(put, stdout=subprocess.PIPE)  # noqa: ASYNC220 - as above
     await wait_until_held(server.address, 2)
     server.stop(signal.SIGKILL)
     server = NodeServer(served, port=server.port)
