@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import trio
 from blake3 import blake3
+from peers import WatchedStore
 from trio.testing import memory_stream_pair
 
 from blockproto.dialects.struct82 import Struct82
 from blockproto.link.endpoint import StreamEndpoint
 from blockproto.server import Server
-from blockproto.store import FileStore
-from blockproto.store.memory import MemoryStore
+from blockproto.store import FileStore, Work
 
 MIB = 1 << 20
 
@@ -175,6 +175,12 @@ class Answering:
         self._nursery.start_soon(self.server.serve_endpoint, StreamEndpoint(theirs, host))
         return Sender(ours)
 
+    @property
+    def works(self) -> list[Work]:
+        """What was committed, in order."""
+        assert isinstance(self.store, WatchedStore)
+        return self.store.works
+
     @asynccontextmanager
     async def listening(
         self,
@@ -195,7 +201,7 @@ class Answering:
 @asynccontextmanager
 async def answering(store: FileStore | None = None, first: int | None = None) -> AsyncIterator[Answering]:
     """A running server that speaks the dialect; stopped at the end, and then nothing of it is left."""
-    store = MemoryStore() if store is None else store
+    store = WatchedStore() if store is None else store
     dialect = Struct82(first)
     server = Server(store, dialects=[dialect])
     async with trio.open_nursery() as running:

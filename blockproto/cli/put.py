@@ -71,8 +71,7 @@ class _Tally:
     "--connections",
     metavar="N",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
+    show_default="1; with --dialect struct82 5",
     help="Send over this many connections.",
 )
 @click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
@@ -92,7 +91,7 @@ class _Tally:
 def put(
     paths: tuple[str, ...],
     address: Address,
-    connections: int,
+    connections: int | None,
     as_name: str | None,
     if_exists: str,
     dialect: str | None,
@@ -113,8 +112,8 @@ def put(
         from .put_dialect import check_usage, put_in_dialect
 
         check_usage(dialect, paths, address, as_name, connections, if_exists)
-        return trio.run(put_in_dialect, dialect, paths, address, as_name, as_json)
-    return trio.run(_put, wanted, connections)
+        return trio.run(put_in_dialect, dialect, paths, address, as_name, connections, as_json)
+    return trio.run(_put, wanted, connections or 1)
 
 
 def _check_usage(wanted: _Wanted) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ..dialects.known import SENDERS
+from ..dialects.known import ONE_CONNECTION, SENDERS
 from ..dialects.sending import Sender, Sent, send_file
 from ..errors import BlockprotoError, ConnectionLost
 from ..names import show_name
@@ -37,7 +37,7 @@ def check_usage(
     paths: tuple[str, ...],
     address: Address,
     as_name: str | None,
-    connections: int,
+    connections: int | None,
     if_exists: str,
 ) -> None:
     """Refuse what a dialect cannot do.
@@ -55,7 +55,7 @@ def check_usage(
             raise click.UsageError(f"{dialect} carries single files, and '{path}' is a folder{instead}")
     if address.path or (as_name is not None and "/" in as_name):
         raise click.UsageError(f"{dialect} knows no folders on the server{instead}")
-    if connections > 1:
+    if connections is not None and connections > 1 and dialect in ONE_CONNECTION:
         raise click.UsageError(
             f"{dialect} sends a file over one connection: --connections is not for it{instead}"
         )
@@ -66,13 +66,18 @@ def check_usage(
 
 
 async def put_in_dialect(
-    dialect: str, paths: tuple[str, ...], address: Address, as_name: str | None, as_json: bool
+    dialect: str,
+    paths: tuple[str, ...],
+    address: Address,
+    as_name: str | None,
+    connections: int | None,
+    as_json: bool,
 ) -> int:
     """Send the files one after another; returns the exit code."""
     status = Status.DONE
     with Meter(None, sys.stderr.isatty()) as meter:
         for path in paths:
-            sender: Sender = SENDERS[dialect]()
+            sender: Sender = SENDERS[dialect](connections)
             try:
                 sent = await send_file(
                     sender, address.server, path, name=as_name or Path(path).name, progress=meter.update

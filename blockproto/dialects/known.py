@@ -10,6 +10,7 @@ from .sending import Sender
 from .sourceid import Sourceid
 from .sourceid_client import SourceidSender
 from .struct82 import Struct82
+from .struct82_client import CONNECTIONS_DEFAULT, Struct82Sender
 
 DIALECTS: dict[str, Callable[[], Dialect]] = {
     Sourceid.name: Sourceid,
@@ -19,10 +20,14 @@ DIALECTS: dict[str, Callable[[], Dialect]] = {
 }
 """The last two are for senders whose numbering does not tell by itself (BP1-S82-015)."""
 
-SENDERS: dict[str, Callable[[], Sender]] = {
-    Sourceid.name: SourceidSender,
+SENDERS: dict[str, Callable[[int | None], Sender]] = {
+    Sourceid.name: lambda connections: SourceidSender(),
+    Struct82.name: lambda connections: Struct82Sender(connections or CONNECTIONS_DEFAULT),
 }
-"""Those that this program can also send in."""
+"""Those that this program can also send in; they are told over how many connections, or None for what is usual there."""
+
+ONE_CONNECTION = {Sourceid.name}
+"""Dialects that send a file over one connection only."""
 
 
 def dialects_of(names: Iterable[str]) -> list[Dialect]:

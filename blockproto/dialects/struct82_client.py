@@ -1,4 +1,4 @@
-"""The sender's side of the dialect ``struct82``: one file over several connections, asked for first and verified at the end.
+"""The client's side of the dialect ``struct82``: one file over several connections, verified block by block.
 
     ask → which blocks are held, and their root → send what is missing, block 0 first → ask → complete, and its root
 
@@ -13,16 +13,14 @@ Spec: BP1-S82.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
 
 import trio
 
 from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from ..dialling import Dial
 from ..errors import (
     ERRORS,
-    BlockprotoError,
     Code,
     ConnectionLost,
     DigestMismatch,
@@ -33,11 +31,9 @@ from ..errors import (
     error_from_code,
 )
 from ..link.endpoint import Endpoint
-from ..results import Receipt
-from ..sources import FileSource
-from ..store import Facts, IfExists
+from ..sources import filetype_of
 from ..tasks import background_tasks
-from ..transfer.sending import OnProgress, Progress
+from .sending import Ending, Outgoing
 from .struct82_wire import (
     FILENAME_LENGTH,
     FILESIZE_MAX,
@@ -57,41 +53,12 @@ WINDOW_BLOCKS = 4
 """Blocks of one connection that may wait for their reply."""
 ANSWER_S = 120.0
 """So long a server may say nothing while it owes a reply."""
-TRIES_MAX = 5
-"""How often in a row a lost connection is dialled again without one more durable block, and a damaged block sent."""
-_WAITS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
-
-Dial = Callable[[], Awaitable[Endpoint]]
+_HINT = ": is it served with --dialect struct82?"
+DAMAGED_MAX = 5
+"""How often the same block is sent when it arrives damaged."""
 
 
-async def send_file(
-    dial: Dial,
-    source: FileSource,
-    *,
-    connections: int = CONNECTIONS_DEFAULT,
-    on_progress: OnProgress | None = None,
-) -> Receipt:
-    """Send a file, or what a server does not hold of it yet.
-
-    Args:
-        dial: makes a connection to a server that speaks the dialect.
-        source: the file; stays the caller's.
-        connections: over how many connections at once, at least 1.
-        on_progress: called after each change.
-
-    Raises:
-        Refused, NameRefused: this dialect cannot carry that file, or the server refused it.
-        SourceChanged: the file changed while it was sent, or the server holds another of its name, type and size.
-        ConnectionLost: the server could not be reached, or was lost again and again.
-        DigestMismatch: a block arrived damaged again and again.
-        NotBlockproto: what answered does not speak the dialect.
-
-    Cancellation: what was acknowledged is kept; the same call goes on there.
-    """
-    return await _Sending(dial, source, connections, on_progress).run()
-
-
-def header_of(facts: Facts) -> Header:
+def header_of(filename: str, filesize: int) -> Header:
     """The question about a file.
 
     Raises:
@@ -99,23 +66,19 @@ def header_of(facts: Facts) -> Header:
 
     Spec: BP1-S82-002.
     """
-    name = facts.filename.text
-    filename, filetype = name.encode(), facts.filetype.encode()
-    why = "in the dialect struct82: send it without --dialect"
-    if "/" in name:
-        raise NameRefused(f"'{name}' names a folder, and there are none {why}", rule="one-component")
-    if len(filename) > FILENAME_LENGTH:
+    name, filetype = filename.encode(), filetype_of(filename).encode()
+    instead = "in the dialect struct82: send it without --dialect"
+    if len(name) > FILENAME_LENGTH:
         raise NameRefused(
-            f"'{name}' has {len(filename)} bytes, and {FILENAME_LENGTH} fit {why}", rule="name-length"
+            f"the name '{filename}' has {len(name)} bytes, and {FILENAME_LENGTH} fit {instead}",
+            rule="name-length",
         )
-    if facts.if_exists is not IfExists.KEEP:
-        raise Refused(f"a taken name is always kept, and the file gets another, {why}")
-    if not facts.filesize or facts.filesize > FILESIZE_MAX:
-        size = "an empty file" if facts.filesize == 0 else f"a file of more than {FILESIZE_MAX:,} bytes"
-        raise Refused(f"{size} cannot be sent {why}")
+    if not 0 < filesize <= FILESIZE_MAX:
+        size = "an empty file" if filesize == 0 else f"a file of more than {FILESIZE_MAX:,} bytes"
+        raise Refused(f"{size} cannot be sent {instead}")
     if len(filetype) > FILETYPE_LENGTH:
         filetype = b""
-    return Header(filename, filetype, facts.filesize, blocknum_of(facts.filesize), QUESTION)
+    return Header(name, filetype, filesize, blocknum_of(filesize), QUESTION)
 
 
 class _Line:
@@ -140,12 +103,12 @@ class _Line:
     async def reply(self, blockno: int) -> Reply:
         """The reply to the header of that blockno; raises what it says."""
         reply = PACKED_LITTLE.read_reply(await self._receive(PACKED_LITTLE.reply_length))
+        if reply.blockno not in (blockno, QUESTION):
+            raise NotBlockproto(f"what {self._endpoint.peer} says is no reply{_HINT}")
         if reply.code:
             row = ERRORS.get(Code(reply.code)) if reply.code in Code._value2member_map_ else None
             text = row.meaning if row is not None else f"the server refused it with the code {reply.code}"
             raise error_from_code(reply.code, text, retryable=row is not None and row.retryable)
-        if reply.blockno != blockno:
-            raise NotBlockproto(f"a reply to block {reply.blockno} came where one to block {blockno} was due")
         return reply
 
     async def close(self) -> None:
@@ -166,165 +129,128 @@ class _Line:
                     f"{self._endpoint.peer} owes a reply and said nothing for {ANSWER_S:.0f} s"
                 )
             if not received:
-                hint = "" if self._answered else ": is it served with --dialect struct82?"
+                hint = "" if self._answered else _HINT
                 raise ConnectionLost(f"{self._endpoint.peer} closed the connection before it replied{hint}")
             self._answered = True
             filled += received
         return raw
 
 
-class _Sending:
-    """One file on its way."""
+class Struct82Sender:
+    """The client's side of the dialect, for one file.
 
-    def __init__(
-        self, dial: Dial, source: FileSource, connections: int, on_progress: OnProgress | None
-    ) -> None:
-        self._dial = dial
-        self._source = source
+    Args:
+        connections: over how many connections at once, at least 1.
+    """
+
+    def __init__(self, connections: int = CONNECTIONS_DEFAULT) -> None:
         self._connections = connections
-        self._on_progress = on_progress
-        self._question = header_of(source.facts)
         self._digests: dict[int, bytes] = {}
         self._held: set[int] = set()
         self._missing: deque[int] = deque()
-        self._tries: Counter[int] = Counter()
-        self._progress = Progress(source.facts.filename.text, self._question.filesize)
-        self._blocks_sent = 0
-        self._used = 1
+        self._damaged: Counter[int] = Counter()
+        self._reading = trio.Lock()
 
-    async def run(self) -> Receipt:
-        """See ``send_file``."""
-        begun = time.perf_counter()
-        skipped: int | None = None
-        failures = 0
-        while True:
-            before = len(self._held)
-            try:
-                line = _Line(await self._dial())
-                try:
-                    reply, name = await self._ask(line)
-                    skipped = len(self._held) if skipped is None else skipped
-                    if not reply.complete:
-                        await self._send_missing(line)
-                        reply, name = await self._ask(line)
-                finally:
-                    await line.close()
-                break
-            except ConnectionLost:
-                failures = 0 if len(self._held) > before else failures + 1
-                if skipped is None or failures == TRIES_MAX:
-                    raise
-                await trio.sleep(_WAITS_S[min(failures, len(_WAITS_S) - 1)])
-        return self._receipt(reply, name, skipped, time.perf_counter() - begun)
+    async def send(self, dial: Dial, file: Outgoing) -> Ending:
+        """See Sender.
 
-    async def _ask(self, line: _Line) -> tuple[Reply, str]:
-        """Ask what is held, and see that it is of this file."""
-        reply, self._held, name = await line.ask(self._question)
-        self._say_progress()
-        if reply.digest != await self._root_of_held():
-            raise SourceChanged(
-                f"the server holds other bytes of a '{self._progress.filename}' of the same size: give it another name "
-                "with --as, or have the other one removed there"
+        Raises:
+            ConnectionLost: the line broke; trying again resumes.
+            SourceChanged: the file changed, or the server holds another of its name, type and size.
+            DigestMismatch: a block arrived damaged again and again.
+            NotBlockproto: what answered does not speak the dialect.
+            BlockprotoError: the dialect cannot carry the file, or the server refused it.
+        """
+        question = header_of(file.filename, file.filesize)
+        line = _Line(await dial())
+        try:
+            reply, stored_as = await self._ask(line, question, file)
+            if not reply.complete:
+                await self._send_missing(line, dial, question, file)
+                reply, stored_as = await self._ask(line, question, file)
+        finally:
+            await line.close()
+        if not reply.complete:
+            raise Refused(
+                "the server holds every block and does not complete the file: look at its log", code=Code.BUSY
             )
-        return reply, name
+        return Ending(sourceid=None, confirmed=True, stored_as=stored_as)
 
-    async def _root_of_held(self) -> bytes:
+    async def _ask(self, line: _Line, question: Header, file: Outgoing) -> tuple[Reply, str]:
+        """Ask what is held, and see that it is of this file."""
+        reply, self._held, stored_as = await line.ask(question)
         memory = memoryview(bytearray(BLOCK_LENGTH))
         for blockno in sorted(self._held - self._digests.keys()):
-            block = await self._source.read_block(blockno, memory)
-            self._digests[blockno] = await trio.to_thread.run_sync(digest_of, block)
-        return root_of([self._digests[blockno] for blockno in sorted(self._held)], len(self._held))
+            await self._read_block(file, blockno, memory)
+        if reply.digest != root_of(
+            [self._digests[blockno] for blockno in sorted(self._held)], len(self._held)
+        ):
+            raise SourceChanged(
+                f"the server holds other bytes of a '{file.filename}' of the same size: give it another name with --as, "
+                "or have the other one removed there"
+            )
+        file.reached(self._held_length(question))
+        return reply, stored_as
 
-    async def _send_missing(self, first_line: _Line) -> None:
+    async def _send_missing(self, first_line: _Line, dial: Dial, question: Header, file: Outgoing) -> None:
         """Send what is not held; every block of it is durable when this returns."""
-        self._missing = deque(
-            blockno for blockno in range(self._question.blocknum) if blockno not in self._held
-        )
-        lines = [first_line]
+        self._missing = deque(blockno for blockno in range(question.blocknum) if blockno not in self._held)
+        left = max(1, min(self._connections, len(self._missing)))
+        others: list[_Line] = []
+
+        async def drive(line: _Line | None) -> None:
+            nonlocal left
+            if line is None:
+                line = _Line(await dial())
+                others.append(line)
+                await line.ask(question)
+            await self._drive(line, question, file)
+            left -= 1
+            if not left:
+                done.set()
+
         try:
             async with background_tasks() as nursery:
                 done = trio.Event()
-                left = self._used = max(1, min(self._connections, len(self._missing)))
-
-                async def drive(line: _Line | None) -> None:
-                    nonlocal left
-                    if line is None:
-                        line = _Line(await self._dial())
-                        lines.append(line)
-                        await line.ask(self._question)
-                    await self._drive(line)
-                    left -= 1
-                    if not left:
-                        done.set()
-
                 for number in range(left):
-                    nursery.start_soon(drive, first_line if number == 0 else None)
+                    nursery.start_soon(drive, None if number else first_line)
                 await done.wait()
         finally:
-            for line in lines[1:]:
+            for line in others:
                 await line.close()
 
-    async def _drive(self, line: _Line) -> None:
+    async def _drive(self, line: _Line, question: Header, file: Outgoing) -> None:
         """Send missing blocks over one connection until there are none."""
         waiting: deque[int] = deque()
         memory = memoryview(bytearray(BLOCK_LENGTH))
         while self._missing or waiting:
             if self._missing and len(waiting) < WINDOW_BLOCKS:
-                waiting.append(await self._send_block(line, self._missing.popleft(), memory))
+                blockno = self._missing.popleft()
+                waiting.append(blockno)
+                block = await self._read_block(file, blockno, memory)
+                await line.send(question.about_block(blockno), block)
+                file.sent(len(block), self._held_length(question))
             else:
-                await self._take_reply(line, waiting.popleft())
+                self._take_reply(await line.reply(waiting[0]), waiting.popleft())
+                file.reached(self._held_length(question))
 
-    async def _send_block(self, line: _Line, blockno: int, memory: memoryview) -> int:
-        block = await self._source.read_block(blockno, memory)
-        self._digests[blockno] = digest_of(block)
-        question = self._question
-        await line.send(
-            Header(question.filename, question.filetype, question.filesize, question.blocknum, blockno), block
-        )
-        self._blocks_sent += 1
-        self._progress.payload_bytes_sent += len(block)
-        self._say_progress()
-        return blockno
-
-    async def _take_reply(self, line: _Line, blockno: int) -> None:
-        reply = await line.reply(blockno)
+    def _take_reply(self, reply: Reply, blockno: int) -> None:
         if reply.digest == self._digests[blockno]:
             self._held.add(blockno)
-            self._say_progress()
             return
-        self._tries[blockno] += 1
-        if self._tries[blockno] == TRIES_MAX:
-            raise DigestMismatch(f"block {blockno} arrived damaged {TRIES_MAX} times", blockno=blockno)
+        self._damaged[blockno] += 1
+        if self._damaged[blockno] == DAMAGED_MAX:
+            raise DigestMismatch(f"block {blockno} arrived damaged {DAMAGED_MAX} times", blockno=blockno)
         self._missing.append(blockno)
 
-    def _say_progress(self) -> None:
-        if self._on_progress is not None:
-            whole = self._question.blocknum - 1
-            done = len(self._held) * BLOCK_LENGTH
-            if whole in self._held:
-                done += self._question.filesize - self._question.blocknum * BLOCK_LENGTH
-            self._progress.position_bytes_done = done
-            self._on_progress(self._progress)
+    async def _read_block(self, file: Outgoing, blockno: int, memory: memoryview) -> memoryview:
+        async with self._reading:
+            block = memory[: await file.read_into(blockno * BLOCK_LENGTH, memory)]
+        self._digests[blockno] = digest_of(block)
+        return block
 
-    def _receipt(self, reply: Reply, name: str, skipped: int, elapsed_s: float) -> Receipt:
-        if not reply.complete:
-            raise BlockprotoError(
-                "the server holds every block and did not complete the file: look at its log", code=Code.BUSY
-            )
-        blocknum = self._question.blocknum
-        return Receipt(
-            filename=self._progress.filename,
-            filetype=self._question.filetype.decode(),
-            filesize=self._question.filesize,
-            blocknum=blocknum,
-            sourceid="",
-            root=reply.digest.hex(),
-            b3sum=reply.digest.hex() if blocknum == 1 else None,
-            stored_as=name,
-            resumed=skipped > 0,
-            blocks_sent=self._blocks_sent,
-            blocks_skipped=skipped,
-            payload_bytes_sent=self._progress.payload_bytes_sent,
-            connections=self._used,
-            elapsed_s=elapsed_s,
-        )
+    def _held_length(self, question: Header) -> int:
+        """Bytes of the blocks that are durable."""
+        last = question.blocknum - 1
+        short = question.blocknum * BLOCK_LENGTH - question.filesize if last in self._held else 0
+        return len(self._held) * BLOCK_LENGTH - short

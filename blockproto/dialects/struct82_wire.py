@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..blocks import BLOCK_LENGTH, blocknum_of
@@ -59,6 +59,10 @@ class Header:
         """Bytes of this block if ``first`` is the number of the file's first block; behind the end they are none."""
         left = self.filesize - (self.blockno - first) * BLOCK_LENGTH
         return min(max(left, 0), BLOCK_LENGTH)
+
+    def about_block(self, blockno: int) -> Header:
+        """The header of a block of the same file."""
+        return replace(self, blockno=blockno)
 
     def is_about_the_file_of(self, other: Header) -> bool:
         """Whether both name the same file."""
