@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from .api import connect, serve
     from .client import Client
     from .errors import BlockprotoError
+    from .lines import LineEvent, Reconnected, Reconnecting, Resumed
     from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob
     from .transfer.sending import Progress
 
 __all__ = [
-    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "Progress", "Receipt", "UploadInfo", "UploadJob",
-    "connect", "serve",
+    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LineEvent", "Progress", "Receipt", "Reconnected",
+    "Reconnecting", "Resumed", "UploadInfo", "UploadJob", "connect", "serve",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -34,8 +35,12 @@ _HOMES = {
     "Client": ".client",
     "DownloadJob": ".results",
     "FileInfo": ".results",
+    "LineEvent": ".lines",
     "Progress": ".transfer.sending",
     "Receipt": ".results",
+    "Reconnected": ".lines",
+    "Reconnecting": ".lines",
+    "Resumed": ".lines",
     "UploadInfo": ".results",
     "UploadJob": ".results",
     "connect": ".api",

@@ -11,23 +11,46 @@ import trio
 
 from .client import Client, connect_with
 from .dialling import tcp_dial
+from .lines import OnLine
 from .store import DownloadStore, UploadStore
+
+if TYPE_CHECKING:
+    from .identity.entrance import Entrance
 
 
 @asynccontextmanager
-async def connect(url: str, *, connections: int = 1) -> AsyncIterator[Client]:
+async def connect(
+    url: str,
+    *,
+    connections: int = 1,
+    retry_for_s: float | None = None,
+    mobile: bool = False,
+    on_line: OnLine | None = None,
+) -> AsyncIterator[Client]:
     """A client of the server at ``url``; its connections are made when they are first needed, and closed at the end.
 
     Args:
         url: ``bp://HOST[:PORT]``.
         connections: over how many connections a big file is sent, at least 1.
+        retry_for_s: for how many seconds a transfer that gets no further comes back after a lost connection; None: two
+            minutes, but a server that was never there is not waited for.
+        mobile: let an idle connection be silent for as long as this network bears it (a phone's radio sleeps meanwhile);
+            else PING comes every 15 s.
+        on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, for whoever wants to show them.
 
     Raises:
         ValueError: ``url`` is not of that form.
     """
     dial, server = tcp_dial(url)
     async with connect_with(
-        dial, server, _open_sidecar, connections=connections, open_downloads=_open_downloads
+        dial,
+        server,
+        _open_sidecar,
+        connections=connections,
+        retry_for_s=retry_for_s,
+        mobile=mobile,
+        on_line=on_line,
+        open_downloads=_open_downloads,
     ) as client:
         yield client
 

@@ -79,6 +79,14 @@ def if_exists_of(word: str) -> IfExists:
     return _IF_EXISTS[word]
 
 
+def priority_of(word: str) -> Priority:
+    """The priority that ``word`` names; raises ValueError."""
+    words = [priority.name.lower() for priority in Priority]
+    if word not in words:
+        raise ValueError(f"priority is {word!r}: it is one of {', '.join(words)}")
+    return Priority[word.upper()]
+
+
 @dataclass(slots=True)
 class Prepared:
     """A job that was looked at: its facts and sourceid."""
@@ -127,6 +135,7 @@ async def send_brief(
     facts: Facts,
     content: bytes,
     done: Callable[[Committed | BlockprotoError], None],
+    priority: Priority = PRIORITY,
 ) -> None:
     """Send a whole file of at most one block; ``done`` hears what became of it, once, now or later.
 
@@ -136,19 +145,26 @@ async def send_brief(
     try:
         length = min(len(content), connection.piece_length())
         (stream,) = await connection.send_openings(
-            [opening_of(lane, sourceid, facts, content, length)], PRIORITY
+            [opening_of(lane, sourceid, facts, content, length, priority)], priority
         )
         view = memoryview(content)
         while length < len(content):
             at, length = length, length + min(len(content) - length, connection.piece_length())
             last = length == len(content)
             message = Piece(at, digest=digest_of(content) if last else None, commit=last)
-            await connection.send(stream, message, view[at:length], PRIORITY)
+            await connection.send(stream, message, view[at:length], priority)
     except BlockprotoError as exc:
         lane.ended(exc)
 
 
-def opening_of(lane: BriefLane, sourceid: bytes, facts: Facts, content: bytes, length: int) -> Opening:
+def opening_of(
+    lane: BriefLane,
+    sourceid: bytes,
+    facts: Facts,
+    content: bytes,
+    length: int,
+    priority: Priority = PRIORITY,
+) -> Opening:
     """The BLOCK that begins a file of at most one block with its first ``length`` bytes."""
     whole = length == len(content)
     block = Block(
@@ -164,6 +180,7 @@ def opening_of(lane: BriefLane, sourceid: bytes, facts: Facts, content: bytes, l
         mtime_ns=facts.mtime_ns,
         mode=facts.mode,
         if_exists=facts.if_exists or None,
+        priority=None if priority is PRIORITY else priority,
     )
     return Opening(lane, block, content if whole else memoryview(content)[:length])
 

@@ -21,7 +21,7 @@ from typing import Any
 import trio
 
 from .asking import ask, ask_once
-from .bulk import Bulk, if_exists_of
+from .bulk import Bulk, if_exists_of, priority_of
 from .dialling import Dial
 from .downloads import BulkDownload, download_jobs, give_up
 from .errors import BlockprotoError, ConnectionLost
@@ -97,6 +97,7 @@ class Client:
         folder: str = "",
         if_exists: str = "keep",
         filetype: str | None = None,
+        priority: str = "normal",
         progress: OnProgress | None = None,
     ) -> Receipt:
         """Upload one file; the same call again resumes, or answers at once if the file is there.
@@ -107,6 +108,8 @@ class Client:
             folder: the folder on the server, "" for the served one.
             if_exists: ``keep`` both, ``refuse``, or ``replace`` when the name is taken by other content.
             filetype: MIME type; None guesses from the name.
+            priority: ``interactive``, ``normal`` or ``bulk``: beside other transfers on the same connection they get bytes
+                as 16 to 4 to 1.
             progress: called with a ``Progress`` after each change.
 
         Raises:
@@ -116,19 +119,21 @@ class Client:
 
         Cancellation: the server keeps what it has; the same call resumes (a stream that was read cannot be).
         """
-        policy = if_exists_of(if_exists)
+        policy, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
             if name is None:
                 raise ValueError("a stream has no name of its own: give one")
-            return await self._uploader.stream(source, _joined(folder, name), policy, filetype, progress)
+            return await self._uploader.stream(
+                source, _joined(folder, name), policy, filetype, progress, rank
+            )
         path = Path(source)
         target = _joined(folder, name or path.name)
         opened = FileSource(path, target, policy, filetype)
         try:
             sourceid = self.sourceid_of(path, target, opened.stat)
             if opened.stat.st_size <= BRIEF_LENGTH_MAX:
-                return await self._uploader.brief(opened, sourceid, progress)
-            return await self.upload_source(opened, sourceid, progress)
+                return await self._uploader.brief(opened, sourceid, progress, rank)
+            return await self._uploader.source(opened, sourceid, progress, rank)
         finally:
             opened.close()
 
@@ -201,6 +206,7 @@ class Client:
         dest: str | os.PathLike[str],
         *,
         span: tuple[int, int] | None = None,
+        priority: str = "normal",
         progress: OnProgress | None = None,
     ) -> Receipt:
         """Download one file; the same call again resumes. ``dest`` gets its name only when it is complete and verified.
@@ -209,6 +215,7 @@ class Client:
             name: of the file on the server.
             dest: the file here; one that is there is replaced at the end.
             span: only the bytes from the first to the last of these positions, both included.
+            priority: as for ``upload``.
             progress: as for ``upload``.
 
         Raises:
@@ -218,7 +225,7 @@ class Client:
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
-        return await self._downloader.file(name, Path(dest), span, progress, None)
+        return await self._downloader.file(name, Path(dest), span, progress, None, priority_of(priority))
 
     async def download_all(
         self,

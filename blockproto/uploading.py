@@ -139,7 +139,9 @@ class Uploader:
                 why = exc
         raise why
 
-    async def brief(self, source: FileSource, sourceid: bytes, progress: OnProgress | None) -> Receipt:
+    async def brief(
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, priority: Priority
+    ) -> Receipt:
         """Upload a file of at most one block without asking first: one round trip."""
         size = source.stat.st_size
         memory = memoryview(bytearray(size))
@@ -147,13 +149,17 @@ class Uploader:
         if not source.unchanged():
             raise SourceChanged(f"{source.path} changed while it was being read")
         begun = time.perf_counter()
-        committed = await self._lines.retrying(partial(self._send_brief, sourceid, source.facts, content))
+        committed = await self._lines.retrying(
+            partial(self._send_brief, sourceid, source.facts, content, priority)
+        )
         state = Progress(source.facts.filename.text, size, size, size)
         if progress is not None:
             progress(state)
         return _receipt(source.facts, committed, blocknum_of(size), 0, size, 1, time.perf_counter() - begun)
 
-    async def _send_brief(self, sourceid: bytes, facts: Facts, content: bytes) -> Committed:
+    async def _send_brief(
+        self, sourceid: bytes, facts: Facts, content: bytes, priority: Priority
+    ) -> Committed:
         ended: list[Committed | BlockprotoError] = []
         heard = trio.Event()
 
@@ -161,14 +167,20 @@ class Uploader:
             ended.append(outcome)
             heard.set()
 
-        await send_brief(await self._lines.connection(), sourceid, facts, content, done)
+        await send_brief(await self._lines.connection(), sourceid, facts, content, done, priority)
         await heard.wait()
         if isinstance(ended[0], BlockprotoError):
             raise ended[0]
         return ended[0]
 
     async def stream(
-        self, source: Any, name: str, if_exists: IfExists, filetype: str | None, progress: OnProgress | None
+        self,
+        source: Any,
+        name: str,
+        if_exists: IfExists,
+        filetype: str | None,
+        progress: OnProgress | None,
+        priority: Priority,
     ) -> Receipt:
         """Upload a stream whose end is not known; nothing of it stays on the server if that fails."""
         facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
@@ -176,7 +188,7 @@ class Uploader:
         sourceid = os.urandom(16)
         receipt: Receipt | None = None
         try:
-            receipt = await self.source(opened, sourceid, progress)
+            receipt = await self.source(opened, sourceid, progress, priority)
             return receipt
         finally:  # whatever ended it: a cancelled nursery raises a group, not trio.Cancelled
             opened.close()

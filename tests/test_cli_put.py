@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from blake3 import blake3
-from processes import COMMAND, Ran, Server, wait_until_held
+from processes import COMMAND, TIMEOUT_S, Ran, Server, wait_until_held
 
 from blockproto.cli.output import RECEIPT_FIELDS, Status
 from blockproto.cli.put import name_of
@@ -287,3 +287,48 @@ def test_name_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert name_of("y/..") == "x"
     assert name_of("..") == tmp_path.name
     assert name_of("/") == ""
+
+
+# ---- coming back ----------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for_when_asked(
+    start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"1")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    command = [*COMMAND, "put", str(source), f"bp://127.0.0.1:{port}/", "--retry-for", "1h", "-v"]
+    client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert client.stderr is not None
+        assert "Connection refused; trying again in" in client.stderr.readline()
+        served = start_server(port=port).folder
+        assert client.wait(TIMEOUT_S) == Status.DONE
+        assert (served / "a").read_bytes() == b"1"
+    finally:
+        client.kill()
+        client.communicate()
+
+
+def test_ctrl_c_while_it_waits_for_the_server(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    command = [*COMMAND, "put", __file__, f"bp://127.0.0.1:{port}/", "--retry-for", "1h", "-v"]
+    client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert client.stderr is not None
+        assert "trying again in" in client.stderr.readline()
+        client.send_signal(signal.SIGINT)
+        assert client.wait(TIMEOUT_S) == Status.INTERRUPTED
+    finally:
+        client.kill()
+        client.communicate()
+
+
+@pytest.mark.parametrize("wrong", ["soon", "10", "-1s", "1w", "1 2s"])
+def test_a_time_without_a_unit_is_refused(wrong: str, run: Run) -> None:
+    ran = run("put", __file__, "bp://localhost/", "--retry-for", wrong)
+    assert ran.status == Status.USAGE
+    assert "as in 90s, 10m or 1h" in ran.err

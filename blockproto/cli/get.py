@@ -24,8 +24,8 @@ from ..blocks import blocknum_of
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, show_name
 from .address import SCHEME, Address, to_address
-from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
-from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
+from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
+from .output import LineTeller, Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
 
 
@@ -38,6 +38,7 @@ class _Wanted:
     span: tuple[int, int] | None
     as_json: bool
     verbosity: int
+    retry_for_s: float | None
 
 
 @dataclass(slots=True)
@@ -68,11 +69,19 @@ class _Fetch:
 @click.option(
     "--range", "span", metavar="FIRST-LAST", help="Only these bytes of one file, both counted from 0."
 )
+@retry_option
 @json_option
 @insecure_option
 @verbose_option
 @click.pass_context
-def get(ctx: click.Context, words: tuple[str, ...], span: str | None, as_json: bool, insecure: bool) -> int:
+def get(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    span: str | None,
+    retry_for_s: float | None,
+    as_json: bool,
+    insecure: bool,
+) -> int:
     """Fetch files or folders from a server.
 
     They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
@@ -86,7 +95,7 @@ def get(ctx: click.Context, words: tuple[str, ...], span: str | None, as_json: b
     if span is not None and (len(addresses) > 1 or not addresses[0].path):
         raise click.UsageError("--range is for one file: give one address with a name")
     into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))
-    wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity())
+    wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity(), retry_for_s)
     return trio.run(_get, addresses, wanted)
 
 
@@ -134,7 +143,8 @@ async def _get_from(
 ) -> int:
     """Fetch what is wanted from one server; returns the exit code for the server itself."""
     try:
-        async with connect(server) as client:
+        teller = LineTeller(wanted.verbosity > 0)
+        async with connect(server, retry_for_s=wanted.retry_for_s, on_line=teller) as client:
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -25,6 +26,33 @@ def insecure_option(command: _Command) -> _Command:
     """``--insecure``: speak unencrypted to another machine."""
     text = "Speak unencrypted with another machine (there is no TLS yet)."
     return click.option("--insecure", is_flag=True, help=text)(command)
+
+
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A time with its unit; the value is seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click.ParamType."""
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*([a-z]*)", str(value).strip().lower())
+        unit = _SECONDS.get(match[2] or "s") if match else None
+        if match is None or unit is None or (not match[2] and float(match[1])):
+            self.fail(f"'{value}': write a time with its unit, as in 90s, 10m or 1h, or 0", param, ctx)
+        return float(match[1]) * unit
+
+
+def retry_option(command: _Command) -> _Command:
+    """``--retry-for``: how long to come back."""
+    text = (
+        "Come back for so long after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
+        "Given, it also waits for a server that is not there yet.  [default: 2m for one that has answered]"
+    )
+    option = click.option("--retry-for", "retry_for_s", metavar="TIME", type=Duration(), help=text)
+    return option(command)
 
 
 def verbose_option(command: _Command) -> _Command:

@@ -25,8 +25,8 @@ from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
 from .address import Address, to_address
-from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
-from .output import Status, fail, print_receipt, say, show_count, show_size
+from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
+from .output import LineTeller, Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
 from .walk import Found, total_of, walk
 
@@ -46,6 +46,7 @@ class _Wanted:
     if_exists: str
     as_json: bool
     verbosity: int
+    retry_for_s: float | None
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ class _Tally:
 @click.option(
     "--dialect", metavar="NAME", help="Send single files to a server that speaks this older wire format only."
 )
+@retry_option
 @json_option
 @insecure_option
 @verbose_option
@@ -95,6 +97,7 @@ def put(
     as_name: str | None,
     if_exists: str,
     dialect: str | None,
+    retry_for_s: float | None,
     as_json: bool,
     insecure: bool,
 ) -> int:
@@ -106,7 +109,7 @@ def put(
     Running the same command again resumes and sends nothing that is already there.
     """
     check_secure(address, insecure)
-    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity())
+    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s)
     _check_usage(wanted)
     if dialect is not None:
         from .put_dialect import check_usage, put_in_dialect
@@ -154,7 +157,12 @@ async def _put(wanted: _Wanted, connections: int) -> int:
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
     with Meter(total, shown) as meter:
         try:
-            async with connect(wanted.address.server, connections=connections) as client:
+            async with connect(
+                wanted.address.server,
+                connections=connections,
+                retry_for_s=wanted.retry_for_s,
+                on_line=LineTeller(wanted.verbosity > 0),
+            ) as client:
                 await _send_all(client, wanted, tally, meter)
         except _ENDS_ALL as error:
             tally.lost.append(error)
