@@ -8,13 +8,22 @@ Spec: BP1-FET, BP1-LST.
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import trio
 from blake3 import blake3
 
 from .blocks import BlockSet, block_span, blocknum_of
-from .errors import BadFacts, BlockprotoError, SourceChanged, UnexpectedMessage, UnknownFile, Unsupported
+from .errors import (
+    BadFacts,
+    BlockprotoError,
+    NotPermitted,
+    SourceChanged,
+    UnexpectedMessage,
+    UnknownFile,
+    Unsupported,
+)
 from .link.connection import Connection
 from .names import SafeName
 from .realm import Realm
@@ -56,6 +65,8 @@ from .wire import Remove as RemoveMessage
 PAGE_ITEMS_MAX = 1000
 RECEIPTS_MAX = 4000
 _HASH_LENGTH = 8 << 20
+_RECEIPT_CURSOR = re.compile(r"[0-9]{0,9}", re.ASCII)
+"""What a cursor of ours among receipts can be: how many of the ids were looked at."""
 
 
 class Answerer:
@@ -138,8 +149,8 @@ class Answerer:
 
     def _receipts(self, message: List) -> Result:
         """The receipts there are, in the order asked for; the cursor counts the ids that were looked at."""
-        if message.cursor and not message.cursor.isdecimal():
-            raise BadFacts("the cursor is none of ours")
+        if not _RECEIPT_CURSOR.fullmatch(message.cursor):
+            raise NotPermitted("the cursor is none of ours")
         at = int(message.cursor or 0)
         end = min(at + min(message.limit, RECEIPTS_MAX), len(message.ids))
         found = self._store.receipts(self._realm.principal, message.ids[at:end])

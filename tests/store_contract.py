@@ -438,6 +438,13 @@ class UploadStoreContract:
         place.store.commit(written(upload, content, [0, 1]))
         refused(place.store, finish_of(upload, content), DigestsDiffer)
 
+    def test_unknown_size_that_leaves_held_blocks_out(self, place: Place) -> None:
+        content = pattern(2 * BLOCK_LENGTH)
+        upload = opened(place.store, None)
+        place.store.commit(written(upload, content))
+        refused(place.store, finish_of(upload, content[:BLOCK_LENGTH]), BadFacts)
+        stored(place.store, finish_of(upload, content))
+
     # -- repair
 
     @pytest.mark.clause("BP1-DIG-007", "BP1-RES-017")
@@ -794,7 +801,8 @@ class FileStoreContract(UploadStoreContract):
 
     def test_a_file_stands_where_a_folder_should_be(self, place: FilePlace) -> None:
         put(place.store, "thing", b"file")
-        assert isinstance(make_folder(place.store, "thing", number=2), NotPermitted)
+        assert isinstance(make_folder(place.store, "thing", number=2), FileExists)
+        assert isinstance(make_folder(place.store, "thing/inside", number=2), NotPermitted)
         upload = opened(place.store, 1, number=3, name="thing/inside")
         works = written(upload, b"x")
         found = outcomes(place.store, *works, finish_of(upload, b"x", name="thing/inside"))
@@ -808,6 +816,13 @@ class FileStoreContract(UploadStoreContract):
         finish = finish_of(upload, b"x", name="thing", if_exists=IfExists.REPLACE)
         found = outcomes(place.store, *written(upload, b"x"), finish)
         assert isinstance(found[-1], NotPermitted)
+
+    def test_a_cursor_that_no_listing_gave(self, place: FilePlace) -> None:
+        put(place.store, "thing", b"1")
+        for cursor in ("\udcff\udcfe", "\0", "zz", "9" * 5000):
+            place.files.files("", True, cursor, 10)
+            with pytest.raises(NotPermitted, match="cursor"):
+                place.files.uploads(bytes(16), cursor, 10)
 
     # -- two files of one name
 

@@ -189,6 +189,19 @@ async def test_of_unknown_size_there_is_one_short_block() -> None:
 
 
 @quick
+async def test_a_commit_with_more_blocks_than_the_short_one_allows_does_not_wait() -> None:
+    sample = Sample(bytes_of(MIB + 5), known=False)
+    async with serving() as served:
+        peer = await served.peer()
+        await _opened(peer, sample)
+        for blockno in range(2):
+            await peer.say(1, *sample.block(blockno))
+        await peer.say(1, sample.commit(filesize=2 * MIB + 5, blocknum=3))
+        await peer.expect_error(Code.BAD_FACTS, Scope.STREAM, 1)
+        await _alive(peer)
+
+
+@quick
 async def test_a_commit_of_another_size_than_the_blocks_show() -> None:
     sample = Sample(bytes_of(MIB + 5), known=False)
     async with serving() as served:

@@ -400,7 +400,10 @@ async def test_receipts_come_in_pages() -> None:
 async def test_a_cursor_that_is_none_of_ours_is_refused() -> None:
     async with serving() as served:
         asker = await _asker(served)
-        await asker.refused(List(ListKind.RECEIPTS, cursor="abc", ids=(bytes(16),)), Code.BAD_FACTS)
+        for cursor in ("abc", "9" * 5_000, "٣", "\udcff"):
+            await asker.refused(List(ListKind.RECEIPTS, cursor=cursor, ids=(bytes(16),)), Code.NOT_PERMITTED)
+            await asker.refused(List(ListKind.UPLOADS, cursor=cursor), Code.NOT_PERMITTED)
+            assert (await asker.ask(List(ListKind.FILES, cursor=cursor))).items == ()
 
 
 # ---- REMOVE ---------------------------------------------------------------------------------------------------

@@ -362,7 +362,7 @@ class FileStore(UploadStore, Protocol):
         """Open a finished file by name, or by id where that is None. Raises UnknownFile, NotPermitted."""
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
-        """Unfinished uploads of a principal, as ``files`` pages them."""
+        """Unfinished uploads of a principal, as ``files`` pages them. Raises NotPermitted for a cursor of somebody else."""
 
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """The works that remove what expired, for the next ``commit``; few at once, call it again for more.

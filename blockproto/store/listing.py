@@ -51,7 +51,7 @@ class Listings:
             walk = self._kept.pop((folder, recursive, cursor), None) if cursor else None
         if walk is None:
             self._check(folder)
-            walk = self._walk(folder, cursor.encode(), recursive)
+            walk = self._walk(folder, cursor.encode("utf-8", "surrogateescape"), recursive)
         page: list[Found] = []
         for found in walk:
             page.append(found)

@@ -37,7 +37,7 @@ from .partial import Partial
 from .publishing import Owed
 from .records import UploadRecord
 from .recovery import recover, remove_orphans
-from .rules import EXPIRY_MS, Shape
+from .rules import EXPIRY_MS, Shape, sourceid_after
 from .sweeping import Sweeper
 from .upload import LocalUpload
 
@@ -318,7 +318,8 @@ class LocalStore:
         """See the port."""
         entries: list[UploadEntry] = []
         over = self._ended_keys()
-        after = b"u" + principal + (bytes.fromhex(cursor) + b"\0" if cursor else b"")
+        last = sourceid_after(cursor)
+        after = b"u" + principal + (last + b"\0" if last else b"")
         with self.ledger.read() as view:
             for record in view.uploads(after):
                 if record.key.principal != principal:

@@ -56,6 +56,7 @@ from .rules import (
     check_receipt,
     free_names,
     outcome_of,
+    sourceid_after,
 )
 
 
@@ -321,7 +322,7 @@ class MemoryStore:
         if there is None or (folder and there.entry.folder):
             return facts.filename
         if folder:
-            raise NotPermitted("a file stands where a folder should be")
+            raise FileExists("a file has the name of the folder")
         if facts.if_exists is IfExists.REFUSE:
             raise FileExists
         if facts.if_exists is IfExists.REPLACE:
@@ -406,7 +407,7 @@ class MemoryStore:
             for name in sorted(self._files, key=str.encode)
             if name.startswith(above)
             and (recursive or "/" not in name[len(above) :])
-            and name.encode() > cursor.encode()
+            and name.encode() > cursor.encode("utf-8", "surrogateescape")
         ]
         page = [self._files[name].entry for name in names[:limit]]
         return page, names[limit - 1] if len(names) > limit else ""
@@ -420,12 +421,11 @@ class MemoryStore:
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """See the port."""
+        last = sourceid_after(cursor)
         found = sorted(
-            (key.sourceid.hex(), key, begun)
-            for key, begun in self._begun.items()
-            if key.principal == principal
+            (key.sourceid, key, begun) for key, begun in self._begun.items() if key.principal == principal
         )
-        page = [(key, begun) for at, key, begun in found if at > cursor]
+        page = [(key, begun) for at, key, begun in found if not last or at > last]
         entries = [
             UploadEntry(
                 key=key,

@@ -185,8 +185,15 @@ class Publisher:
         """Make a folder with its mode and mtime; one that is there already takes them on.
 
         Its owner always keeps the right to change it, or its files could not follow.
+
+        Raises:
+            FileExists: a file has the name, or is to get it in this batch (BP1-COM-013).
+            OSError: as the system reports it.
         """
         name, facts = work.facts.filename.text, work.facts
+        found = self._look(name)
+        if name in self._names or (found is not None and not stat.S_ISDIR(found.st_mode)):
+            raise FileExists("a file has the name of the folder")
         fd = self._folders.make(name)
         if facts.mode is not None:
             os.fchmod(fd, facts.mode | 0o700)

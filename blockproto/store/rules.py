@@ -7,11 +7,20 @@ Spec: spec/store.md §3.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
-from ..errors import BadFacts, BlockprotoError, DigestsDiffer, NameRefused, SourceChanged, Superseded
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    DigestsDiffer,
+    NameRefused,
+    NotPermitted,
+    SourceChanged,
+    Superseded,
+)
 from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName
 from . import BlockDone, Finish, StoredFile
 
@@ -102,13 +111,15 @@ def check_finish(shape: Shape, work: Finish, held: Iterable[tuple[int, bytes]]) 
     if known is None and work.filesize % BLOCK_LENGTH:
         raise DigestsDiffer("the last block is missing", blockno=end // BLOCK_LENGTH)
     wanted = shape.blocknos(end)
+    found = iter(held)
     digests = []
-    for expected, (blockno, digest) in zip(wanted, held, strict=False):
+    for expected in wanted:
+        blockno, digest = next(found, (None, b""))
         if blockno != expected:
             raise DigestsDiffer("a block is missing", blockno=expected)
         digests.append(digest)
-    if len(digests) < len(wanted):
-        raise DigestsDiffer("a block is missing", blockno=wanted[len(digests)])
+    for blockno, _ in found:
+        raise BadFacts(f"block {blockno} lies behind the end at {end}", blockno=blockno)
     if root_of(digests, len(wanted)) != work.root:
         raise DigestsDiffer
 
@@ -127,6 +138,17 @@ def check_brief(work: Finish) -> None:
     for block in work.blocks:
         check_block(shape, block)
     check_finish(shape, work, [(block.blockno, block.digest) for block in work.blocks])
+
+
+def sourceid_after(cursor: str) -> bytes:
+    """The sourceid that a listing of uploads goes on after; no bytes for the first page.
+
+    Raises:
+        NotPermitted: no listing ever gave that cursor (BP1-LST-003).
+    """
+    if not re.fullmatch(r"([0-9a-f]{32})?", cursor):
+        raise NotPermitted("the cursor is none of ours")
+    return bytes.fromhex(cursor)
 
 
 def check_receipt(receipt: StoredFile, work: Finish) -> StoredFile:

@@ -102,6 +102,7 @@ class LiveUpload:
         self.discarded: trio.Event | None = None
         self._writes: dict[int, trio.Event] = {}
         self._commits: dict[Feed, Finish] = {}
+        self._short_end: int | None = None
         self._durable = trio.lowlevel.ParkingLot()
         self._works = 0
         self._prefixes_changed = False
@@ -228,6 +229,8 @@ class LiveUpload:
         self.pending[blockno] = digest
         self.owners.pop(blockno, None)
         self.prefixes.pop(blockno, None)
+        if self.facts.filesize is None and length < BLOCK_LENGTH:
+            self._short_end = blockno * BLOCK_LENGTH + length
         self._submit(BlockDone(self.stored, self.attempt, blockno, length, digest), self._on_durable)
         self._finish_if_complete()
 
@@ -287,7 +290,8 @@ class LiveUpload:
             return
         work = next(iter(self._commits.values()))
         wanted = blocknum_of(work.filesize) - self.first // BLOCK_LENGTH
-        if len(self.held) + len(self.pending) < wanted:
+        contradicted = self._short_end not in {None, work.filesize}  # the store says so: BP1-COM-003
+        if len(self.held) + len(self.pending) < wanted and not contradicted:
             return
         self.finishing = True
         self._submit(work, self._on_finished)
