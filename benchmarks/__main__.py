@@ -22,6 +22,7 @@ import click
 from .arena import Arena, open_arena
 from .commit import commit
 from .contest import Options
+from .dialects import dialects
 from .figures import Row, Section
 from .folder import small
 from .memory import memory
@@ -50,6 +51,7 @@ OURS: dict[str, Scenario] = {
     "memory": memory,
     "commit": commit,
     "resume": resume,
+    "dialects": dialects,
 }
 """Of ours alone, at the first place only."""
 

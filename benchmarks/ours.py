@@ -35,13 +35,13 @@ class Ours:
         self.env = {"BLOCKPROTO_CONFIG": str(self.work / "config")}
         self.server = self._start()
 
-    def _start(self) -> Server:
-        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0"]
+    def _start(self, *options: str) -> Server:
+        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0", *options]
         return Server(command, self.work / "server.log", env=self.env)
 
-    def restart(self) -> None:
+    def restart(self, *options: str) -> None:
         """Start it again after it ended."""
-        self.server = self._start()
+        self.server = self._start(*options)
 
     def explain(self, error: Exception) -> str:
         """Why something of ours failed, with the server's last words if it ended."""

@@ -42,6 +42,9 @@ SECOND_RUN_PAYLOAD = at_most(0)
 MEMORY_MIB = at_most(64)
 """Peak resident memory of server and of client, MiB, whatever the size."""
 
+DIALECT = at_least(0.8)
+"""An older dialect: the native time divided by its own, for the same file."""
+
 COMMIT_MS = at_most(20)
 """COMMIT to COMMITTED, milliseconds, up to 4 GiB, once the blocks are durable."""
 
