@@ -13,7 +13,7 @@ import path from 'node:path';
 import {BLOCK, ZEROS16, blocknumOf, digestOf, factsOf, keyedId, runsOf} from './blocks.js';
 import {Connection} from './connection.js';
 import {ConnectionLost, Refusal} from './errors.js';
-import {brokenRule} from './names.js';
+import {judgeName} from './names.js';
 import {PartFile, missing, readExactly} from './partfile.js';
 import {Lane, Receiving} from './receiving.js';
 import {Sending} from './sending.js';
@@ -68,8 +68,8 @@ export class Client {
     do {
       const result = await this.ask({message: 'LIST', kind, limit: 1000, name, cursor, flags: recursive ? ['RECURSIVE'] : [], tlvs});
       yield* result.items;
-      cursor = result.cursor;
-    } while (cursor !== '');
+      cursor = result.invalid.cursor ?? result.cursor;
+    } while (cursor.length > 0);
   }
 
   /** One entry, with its b3sum if that is wanted. */
@@ -97,6 +97,7 @@ export class Client {
    *   cancel when so many bytes were sent; what the server holds stays there
    */
   async upload(source, filename, options = {}) {
+    judgeOwnName(filename);
     const handle = await open(source, constants.O_RDONLY);
     try {
       const stat = await handle.stat({bigint: true});
@@ -117,6 +118,7 @@ export class Client {
    * @param {AsyncIterable<Buffer>} readable
    */
   async uploadStream(readable, filename, identity, options = {}) {
+    judgeOwnName(filename);
     const sourceid = keyedId(await installationSecret(), JSON.stringify([this.host, this.port, filename, identity].map(String)));
     const where = path.join(STATE, `stream-${sourceid}`);
     const handle = await open(where, 'w+');
@@ -209,10 +211,11 @@ export class Client {
       await part.discard();
       part = new PartFile(where, first);
     }
+    const resumed = part.begun;
     try {
       return await this.fetch(filename, part, wish);
     } catch (error) {
-      if (!(error instanceof Refusal) || error.name !== 'SOURCE_CHANGED' || part.facts === null) throw error;
+      if (!resumed || error.name !== 'SOURCE_CHANGED') throw error;
       await part.discard();
       return this.fetch(filename, new PartFile(where, first), wish);
     }
@@ -262,8 +265,7 @@ class Fetched {
   }
 
   async onOpen(message) {
-    if (brokenRule(message.filename, !message.invalid.includes('filename')) !== null)
-      throw new Refusal('NAME_REFUSED', 'the server names the file by a name that breaks a rule');
+    judgeName(message);
     const {first, length, wanted} = this.wish;
     if (message.filesize === null) throw new Refusal('BAD_FACTS', 'a finished file has a filesize');
     const facts = {...factsOf(message), version: message.tlvs.VERSION, wanted};
@@ -293,6 +295,9 @@ class Fetched {
 // --- what is under them -----------------------------------------------------------------------------------------------
 
 const sourceTlvs = (stat) => ({MTIME: stat.mtimeNs, MODE: Number(stat.mode & 0o777n)});
+
+/** A name that breaks a rule would be refused there; it is refused here, before anything is sent. */
+const judgeOwnName = (filename) => judgeName({filename, invalid: {}});
 
 /** An open file as a source that notices when it is written to. */
 function sourceOf(handle, stat) {

@@ -38,7 +38,7 @@ export class Connection extends EventEmitter {
     this.socket = socket;
     this.side = side;
     this.keepaliveS = keepaliveS;
-    /** How many blocks were acknowledged or became durable here: whether a lost connection got anything further. */
+    /** Grows when blocks were acknowledged or became durable: whether a lost connection got anything further. */
     this.progress = 0;
     this.session = new Session(side, hello);
     this.turns = new Turns();
@@ -61,7 +61,6 @@ export class Connection extends EventEmitter {
 
   greet() {
     this.write(Buffer.concat([PREFACE, this.session.say(null, this.session.hello)]));
-    if (this.side === 'client') this.ping();
   }
 
   // --- in -----------------------------------------------------------------------------------------------------------
@@ -114,6 +113,7 @@ export class Connection extends EventEmitter {
   onConnectionMessage(message) {
     switch (message.message) {
       case 'HELLO':
+        if (this.side === 'client') this.ping();
         return this.emit('greeted');
       case 'PING':
         if (message.next_s !== 0 || !message.flags.includes('ANSWER')) this.promisedS = message.next_s;

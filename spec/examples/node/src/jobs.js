@@ -45,7 +45,7 @@ export async function runJob(wish) {
   const [, host, port] = /^\[?(.*?)\]?:(\d+)$/.exec(wish.server);
   await mkdir(STATE, {recursive: true});
   const options = {
-    triesMax: wish.tries === undefined ? Infinity : wish.tries + 1, untilMs: UNTIL_MS, keepaliveS: wish.keepalive_s,
+    triesMax: wish.tries === undefined ? Infinity : Math.max(1, wish.tries), untilMs: UNTIL_MS, keepaliveS: wish.keepalive_s,
     onRetry: (error) => process.stderr.write(`${error.message}; again\n`),
   };
   try {

@@ -51,7 +51,7 @@ function isReserved(component) {
 /** Refuses a filename of a message that breaks a rule (NAM-004, ERR-007). */
 export function judgeName(message, field = 'filename') {
   const name = message[field];
-  const rule = brokenRule(name, !message.invalid.includes(field));
+  const rule = brokenRule(name, !(field in message.invalid));
   if (rule !== null)
     throw new Refusal('NAME_REFUSED', `the name '${escapeText(name.slice(0, 200))}' is refused (rule ${rule}, profile wire)`);
 }

@@ -15,6 +15,9 @@ import {ConnectionLost, Refusal} from './errors.js';
 const ROUNDS_MAX = 3;
 const TRIES_MAX = 5;
 
+/** How many blocks of an upload were ever held in this run: more is progress, the same again is not. */
+const FURTHEST = new Map();
+
 /**
  * @typedef {object} Source where the bytes come from
  * @property {(position: number, length: number) => Promise<Buffer>} read exactly that many bytes
@@ -96,9 +99,10 @@ export class Sending {
   }
 
   onAck(message) {
-    const before = this.held.size;
     this.onHeld(message);
-    this.connection.progress += this.held.size - before;
+    if (this.held.size <= (FURTHEST.get(this.facts.sourceid) ?? 0)) return;
+    FURTHEST.set(this.facts.sourceid, this.held.size);
+    this.connection.progress += 1;
   }
 
   onHeld({position, held}) {
@@ -118,15 +122,15 @@ export class Sending {
     this.tries.delete(blockno);
   }
 
+  /** Scope block: the transfer goes on, also after a code that means nothing to us (ERR-002). */
   onBlockError(refusal) {
-    if (refusal.name === 'DIGESTS_DIFFER') {
-      this.differ = true;
-    } else if (refusal.name === 'DIGEST_MISMATCH' && refusal.blockno !== null) {
+    if (refusal.name === 'DIGESTS_DIFFER') this.differ = true;
+    else if (refusal.name === 'DIGEST_MISMATCH' && refusal.blockno !== null) {
       this.tries.set(refusal.blockno, (this.tries.get(refusal.blockno) ?? 0) + 1);
       this.prefixes.delete(refusal.blockno);
       this.undurable.delete(refusal.blockno);
       if (!this.todo.includes(refusal.blockno)) this.todo.unshift(refusal.blockno);
-    } else this.error ??= refusal;
+    }
   }
 
   // --- what we do ---------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
  *
  * A message is a plain object: `message` (its name), `stream`, `flags` (names), the fields by their names in the
  * specification, `tlvs`. Integers of 64 bits are BigInt, because a JavaScript number is exact only up to 2^53; "unknown"
- * (all ones) is null; raw bytes are lower-case hex. `invalid` names the strings whose bytes were not UTF-8.
+ * (all ones) is null; raw bytes are lower-case hex. `invalid` has the bytes of strings that were not UTF-8.
  */
 import {isUtf8} from 'node:buffer';
 import {Refusal, SCOPE} from './errors.js';
@@ -139,7 +139,7 @@ class Taker {
   constructor(bytes) {
     this.bytes = bytes;
     this.at = 0;
-    this.invalid = [];
+    this.invalid = {};
   }
 
   take(count) {
@@ -162,7 +162,7 @@ class Taker {
 
   string(field) {
     const bytes = this.take(this.u16());
-    if (!isUtf8(bytes)) this.invalid.push(field);
+    if (!isUtf8(bytes)) this.invalid[field] = Buffer.from(bytes);
     return bytes.toString('utf8');
   }
 
