@@ -99,6 +99,11 @@ async def asked(server: RawPeer, kind: type[Any]) -> tuple[int, Any]:
             return heard.stream, heard.message
 
 
+def opened(message: Open, prefixes: tuple[tuple[int, int], ...] = ()) -> Opened:
+    """The answer that nothing is held."""
+    return Opened(message.sourceid, bytes(16), message.attempt, 0, 1, None, prefixes=prefixes)
+
+
 async def open_upload(server: RawPeer, prefixes: tuple[tuple[int, int], ...] = ()) -> int:
     """Answer the client's questions up to OPEN, and OPEN; returns the upload's stream."""
     while True:
@@ -106,10 +111,7 @@ async def open_upload(server: RawPeer, prefixes: tuple[tuple[int, int], ...] = (
         if isinstance(heard.message, List):
             await server.say(heard.stream, Result(heard.message.kind))
         elif isinstance(heard.message, Open):
-            opened = Opened(
-                heard.message.sourceid, bytes(16), heard.message.attempt, 0, 1, None, prefixes=prefixes
-            )
-            await server.say(heard.stream, opened)
+            await server.say(heard.stream, opened(heard.message, prefixes))
             return heard.stream
 
 
@@ -139,6 +141,7 @@ async def digest_of_what_was_sent(server: RawPeer, ended: trio.Event) -> bool:
 
 @probe(upload, healthy=1, mutated=2)
 async def superseded_tries_again(server: RawPeer, ended: trio.Event) -> int:
+    """In the middle of the upload, so that nobody can say that a person had just asked for it."""
     await server.greet()
     attempts = set()
     with trio.move_on_after(5):
@@ -148,7 +151,9 @@ async def superseded_tries_again(server: RawPeer, ended: trio.Event) -> int:
                 await server.say(heard.stream, Result(heard.message.kind))
             elif isinstance(heard.message, Open):
                 attempts.add(heard.message.attempt)
-                taken = Superseded("taken over", current=heard.message.attempt + 1)
+                await server.say(heard.stream, opened(heard.message))
+            elif isinstance(heard.message, Block):
+                taken = Superseded("taken over", current=max(attempts) + 1)
                 await server.say(heard.stream, stream_error(taken))
     return len(attempts)
 

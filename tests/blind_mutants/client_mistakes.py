@@ -9,8 +9,9 @@ from blockproto.errors import BlockprotoError, Code, ConnectionLost
 from blockproto.link.connection import Connection, error_of
 from blockproto.protocol.session import Session
 from blockproto.transfer import sending
+from blockproto.transfer.lane import Lane
 from blockproto.transfer.receiving import FetchIncoming
-from blockproto.transfer.sending import Lane, Sending
+from blockproto.transfer.sending import Sending
 from blockproto.wire import Ack, Commit, Committed, Error, Message, Ping
 
 from .mistakes import Mutant, Put, mutant

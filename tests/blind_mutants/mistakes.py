@@ -137,20 +137,27 @@ def version_must_be_equal(put: Put) -> None:
 @server("BP1-STR-008")
 def passed_over_id_opens(put: Put) -> None:
     """The ids that were used are kept in a set, and any other opens a stream: also a lower one that was passed over."""
-    find = Session._stream_of
+    find, begin = Session._stream_of, Connection._begin_stream
 
     def forgetful(self: Session, number: int) -> Stream | None:
         used: set[int] = vars(self).setdefault("used_ids", set())
         highest = self._peer_said
         if number & 1 != self._parity and number < highest and number not in used:
             self._peer_said = number - 1
+            vars(self)["lower_id"] = number
         used.add(number)
         try:
             return find(self, number)
         finally:
             self._peer_said = max(self._peer_said, highest)
 
+    def willing(self: Connection, stream: int, message: Message) -> Any:
+        if vars(self.session).pop("lower_id", None) == stream:
+            self._begun_by_peer = stream - 1
+        return begin(self, stream, message)
+
     put(Session, "_stream_of", forgetful)
+    put(Connection, "_begin_stream", willing)
 
 
 @server("BP1-CRD-006")
