@@ -9,6 +9,7 @@ import trio
 from peers import Gate, bytes_of, content_of, names_in, run, uploads_in
 from struct82_peers import LAYOUTS, MIB, Answering, Layout, Sender, Sent, answering, permutations_of
 
+from blockproto.dialects.struct82_line import UNREAD_LENGTH_MAX, Replies
 from blockproto.store.memory import MemoryStore
 
 quick = pytest.mark.trio(run=run)
@@ -422,6 +423,44 @@ async def test_the_same_block_over_two_connections_at_once_is_kept_once() -> Non
         assert names_in(memory(answers)) == ["film.bin"]
 
 
+@quick
+@pytest.mark.clause("BP1-S82-025")
+async def test_a_question_completes_a_file_whose_blocks_are_all_held() -> None:
+    """Each numbering holds a part, and no block is missing once they have come together."""
+    file = Sent(bytes_of(2 * MIB + 5))
+    store: MemoryStore = MemoryStore()
+    for told, numbers in ((0, (0, 2)), (1, (1,))):
+        async with answering(store, first=told) as answers:
+            sender = await answers.dial()
+            await sender.ask(file)
+            for number in numbers:
+                await sender.put(file, number)
+            await closed(sender)
+        store = store.survivor()
+    async with answering(store) as answers:
+        sender = await answers.dial()
+        assert (await sender.ask(file)).reply == (0, -1, 3, 1, file.root)
+        assert content_of(memory(answers), "film.bin") == file.content
+        await closed(sender)
+
+
+@quick
+@pytest.mark.clause("BP1-DIA-014")
+async def test_no_more_than_60_blocks_wait_to_become_durable() -> None:
+    file = Sent(bytes(70 * MIB))
+    async with answering() as answers:
+        gate = Gate(answers.server)
+        sender = await answers.dial()
+        for number in file.numbers:
+            await sender.send(file.block(number))
+        await answers.settle()
+        (upload,) = (live for live in answers.server.uploads._live.values() if live.pending)
+        assert len(upload.pending) == 60
+        gate.open()
+        await closed(sender)
+        await wait_until_stored(answers, deadline=60)
+
+
 # ---- names ----------------------------------------------------------------------------------------------------
 
 
@@ -593,3 +632,57 @@ async def test_who_closes_right_after_the_last_byte_loses_nothing() -> None:
             await stream.aclose()
         await wait_until_stored(answers, deadline=60)
         assert content_of(memory(answers), "film.bin") == file.content
+
+
+class Deaf:
+    """A visit whose peer takes ``replies`` replies and then none."""
+
+    def __init__(self, replies: int) -> None:
+        self.taken: list[bytes] = []
+        self._replies = replies
+
+    async def send(self, parts: list[bytes]) -> None:
+        if len(self.taken) == self._replies:
+            await trio.sleep_forever()
+        self.taken += parts
+
+
+@quick
+@pytest.mark.clause("BP1-S82-024")
+async def test_what_waits_for_a_reader_is_bounded_and_the_silence_is_for_good() -> None:
+    deaf = Deaf(2)
+    replies = Replies(deaf)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replies.run)
+        replies.ask()
+        for number in range(UNREAD_LENGTH_MAX // 1000):
+            replies.know(replies.expect(), number.to_bytes(1000, "big"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert replies.asked
+        for _ in range(5):
+            replies.know(replies.expect(), bytes(1000))
+        assert not replies.asked
+        replies.ask()
+        assert not replies.asked
+        began = trio.current_time()
+        replies.end()
+    assert [int.from_bytes(raw, "big") for raw in deaf.taken] == [0, 1]
+    assert trio.current_time() - began == pytest.approx(5.0)
+
+
+@quick
+async def test_replies_keep_the_order_of_the_headers() -> None:
+    deaf = Deaf(9)
+    replies = Replies(deaf)  # type: ignore[arg-type]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(replies.run)
+        replies.know(replies.expect(), b"nobody has asked")
+        replies.ask()
+        first, second, third = (replies.expect() for _ in range(3))
+        replies.know(third, b"3")
+        replies.know(second, b"2")
+        await trio.testing.wait_all_tasks_blocked()
+        assert deaf.taken == []
+        replies.end()
+        replies.know(first, b"1")
+    assert deaf.taken == [b"1", b"2", b"3"]

@@ -104,6 +104,7 @@ class _Connection:
         self._file: Struct82File | None = None
         self._refusal: BlockprotoError | None = None
         self._block = memoryview(b"")
+        self._told = ""
 
     async def run(self) -> None:
         """Serve it to its end.
@@ -143,7 +144,7 @@ class _Connection:
             await self._turn_to(header)
             assert self._file is not None
             if header.blockno == QUESTION:
-                self._replies.asked = True
+                self._replies.ask()
                 self._replies.know(self._replies.expect(), await self._answer(self._file, header))
             elif not await self._take_block(self._file, header):
                 log.debug("%s: ended in the middle of a block", self._visit.endpoint.peer)
@@ -296,6 +297,8 @@ class _Connection:
         self._replies.know(turn, self._refusal_of(blockno, error))
 
     def _refusal_of(self, blockno: int, error: BlockprotoError) -> bytes:
-        log.warning("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, error)
+        if str(error) != self._told:
+            self._told = str(error)  # a refused file has up to 2,048 blocks
+            log.warning("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, error)
         form = self._form
         return b"" if form is None else form.write_reply(Reply(int(error.code), blockno, 0, False))

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import trio
@@ -36,6 +37,7 @@ from ..errors import (
     StoreFailed,
     UnknownFile,
 )
+from ..names import show_name
 from ..store import FileStore, StoredFile, UploadKey
 from ..transfer.committing import run_in_thread
 from ..transfer.uploads import LiveUpload, Uploads
@@ -285,7 +287,7 @@ class Struct82File:
             if old is None or zero.upload is None:
                 raise Cancelled("the upload was cancelled")
             position = (blockno - one.first) * BLOCK_LENGTH
-            read = await run_in_thread(lambda at=position, of=old: of.stored.read_into(at, block))  # type: ignore[misc]
+            read = await run_in_thread(partial(old.stored.read_into, position, block))
             digest = blake3(block[:read]).digest()
             if digest != old.digest_of(blockno - one.first):
                 raise StoreFailed("a held block cannot be read as it was written: check the store")
@@ -342,8 +344,9 @@ class Struct82File:
             self._gone = exc
             raise
         if not same:
+            name = show_name(stored.stored_as)
             raise SourceChanged(
-                f"'{stored.stored_as}' is complete with other bytes of the same size: rename or remove it to send anew"
+                f"'{name}' is complete with other bytes: rename or remove it to send the new file"
             )
 
     # ---- what is said -----------------------------------------------------------------------------------------

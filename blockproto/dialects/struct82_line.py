@@ -60,6 +60,8 @@ class Replies:
 
     def __init__(self, visit: Visit) -> None:
         self.asked = False
+        self._hushed = False
+        self._sending = trio.CancelScope()
         self._visit = visit
         self._known: dict[int, bytes] = {}
         self._expected = 0
@@ -67,6 +69,10 @@ class Replies:
         self._unread_length = 0
         self._ending = False
         self._changed = trio.Event()
+
+    def ask(self) -> None:
+        """From now on every header is answered, unless too much was left unread before."""
+        self.asked = not self._hushed
 
     def expect(self) -> int:
         """One more header has come; returns its turn."""
@@ -85,14 +91,16 @@ class Replies:
 
     def hush(self) -> None:
         """Say nothing any more."""
+        self._hushed = True
         self.asked = False
         self._known.clear()
         self._sent = self._expected
         self._wake()
 
     def end(self) -> None:
-        """No more headers come: ``run`` returns when all is said."""
+        """No more headers come: ``run`` returns when all is said, or when nobody takes it for ``LAST_REPLIES_S``."""
         self._ending = True
+        self._sending.deadline = trio.current_time() + LAST_REPLIES_S
         self._wake()
 
     async def run(self) -> None:
@@ -104,12 +112,15 @@ class Replies:
                 continue
             self._sent += 1
             self._unread_length -= len(raw)
+            self._sending = trio.CancelScope()
+            if self._ending:
+                self._sending.deadline = trio.current_time() + LAST_REPLIES_S
             try:
-                with trio.move_on_after(LAST_REPLIES_S) if self._ending else trio.CancelScope() as scope:
+                with self._sending:
                     await self._visit.send([raw])
             except ConnectionLost:  # what the peer had sent before it left is still to be read
                 self.hush()
-            if scope.cancelled_caught:
+            if self._sending.cancelled_caught:
                 self.hush()
 
     def _wake(self) -> None:
