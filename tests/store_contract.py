@@ -817,6 +817,16 @@ class FileStoreContract(UploadStoreContract):
         found = outcomes(place.store, *written(upload, b"x"), finish)
         assert isinstance(found[-1], NotPermitted)
 
+    def test_a_page_that_ends_with_the_last_entry_is_the_last(self, place: FilePlace) -> None:
+        for number, name in enumerate(("a", "b", "c"), 1):
+            put(place.store, name, b"1", number=number)
+        for limit, cursors in ((3, [""]), (2, ["b", ""]), (1, ["a", "b", ""])):
+            told, cursor = [], ""
+            while not told or cursor:
+                cursor = place.files.files("", True, cursor, limit)[1]
+                told.append(cursor)
+            assert told == cursors
+
     def test_a_cursor_that_no_listing_gave(self, place: FilePlace) -> None:
         put(place.store, "thing", b"1")
         for cursor in ("\udcff\udcfe", "\0", "zz", "9" * 5000):

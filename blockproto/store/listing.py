@@ -14,6 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 
 from ..errors import NameRefused, UnknownFile
 from ..names import RESERVED, SafeName
@@ -57,11 +58,12 @@ class Listings:
             page.append(found)
             if len(page) == limit:
                 break
-        else:
+        further = next(walk, None)
+        if further is None:
             return page, ""
         following = page[-1][0].text
         with self._lock:
-            self._kept[folder, recursive, following] = walk
+            self._kept[folder, recursive, following] = chain((further,), walk)
             while len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
         return page, following
