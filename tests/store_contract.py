@@ -260,7 +260,7 @@ class UploadStoreContract:
 
     # -- resume
 
-    @pytest.mark.clause("BP1-RES-015")
+    @pytest.mark.clause("BP1-RES-015", "BP1-RES-028")
     def test_held_blocks_survive(self, place: Place) -> None:
         content = pattern(5 * BLOCK_LENGTH + 9)
         upload = opened(place.store, len(content), attempt=7)
