@@ -7,9 +7,11 @@ BENCH := .venv/.bench-installed
 ARGS ?=
 COUNT ?= 1000000
 SEED ?= 1
+CLIENTS ?= 50
+JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz crash trace clean
+.PHONY: help demo test check format bench fuzz simulate crash trace clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +52,10 @@ bench: $(BENCH)  ## side by side with what is installed of rsync, nginx, vsftpd,
 fuzz: $(DEV)  ## a million random and mutated inputs through decode and session, and through routing; COUNT and SEED choose others
 	$(BIN)/python tests/fuzz.py $(COUNT) $(SEED)
 	$(BIN)/python tests/fuzz_routing.py $(COUNT) $(SEED)
+
+simulate: COUNT = 10000
+simulate: $(DEV)  ## seeds of the simulation with 50 clients each; SEED, COUNT, CLIENTS, JOBS choose others
+	$(BIN)/python -m tests.simulation --seed $(SEED) --count $(COUNT) --clients $(CLIENTS) --jobs $(JOBS)
 
 crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
