@@ -180,12 +180,10 @@ def fetch(
     return opened, content
 
 
-def hear_blocks(
-    peer: Peer, stream: int, opened: wire.Open, fetch_: wire.Fetch, among: bool = False
-) -> tuple[bytes, wire.Commit]:
+def hear_blocks(peer: Peer, stream: int, opened: wire.Open, fetch_: wire.Fetch) -> tuple[bytes, wire.Commit]:
     """The blocks of a whole range up to COMMIT, each held against its digest and acknowledged, and the root of them all.
 
-    ``among`` skips other streams. Blocks that ``held`` names must not come; ``prefixes`` must be empty (cases about them
+    Blocks that ``held`` names must not come; ``prefixes`` must be empty (cases about them
     look at frames themselves).
     """
     assert opened.filesize is not None
@@ -194,11 +192,9 @@ def hear_blocks(
     digests: dict[int, bytes] = {}
     current = -1
     while True:
-        heard = peer.hear("BLOCK, PIECE or COMMIT")
+        heard = peer.expect_any(stream)
         message = heard.message
-        if among and heard.stream != stream:
-            continue
-        if isinstance(message, wire.Commit) and heard.stream == stream:
+        if isinstance(message, wire.Commit):
             break
         current = _take_block(peer, heard, stream, current, blocks, (fetch_.first, end))
         if message.digest is not None:  # type: ignore[union-attr]

@@ -39,8 +39,8 @@ SINGLE_BYTES = 256
 ODD_PIECE = 1_021
 
 SAID_BY_SERVER = (
-    wire.Hello, wire.Open, wire.Opened, wire.Block, wire.Piece, wire.Ack, wire.Credit, wire.Commit, wire.Committed,
-    wire.Result, wire.Ping, wire.Error, wire.GoAway,
+    wire.Hello, wire.Open, wire.Opened, wire.Block, wire.Piece, wire.Ack, wire.Credit, wire.Have, wire.Commit,
+    wire.Committed, wire.Cancel, wire.Result, wire.Ping, wire.Error, wire.GoAway,
 )  # fmt: skip
 
 
@@ -209,12 +209,14 @@ class Peer:
                 return heard
 
     def expect(self, kind: type[M], stream: int | None = None, /, *, among: bool = False, **fields: Any) -> M:
-        """The next frame, which must be of this kind; ACKs are skipped unless they are wanted.
+        """The next frame of a stream, which must be of this kind; ACKs are skipped unless they are wanted.
+
+        Between streams there is no promised order: what comes on another stream is kept for who asks for it.
 
         Args:
             kind: the message.
-            stream: on which it must come, or None.
-            among: skip frames of other streams too.
+            stream: on which it must come; None: the next frame of any.
+            among: forget what comes on other streams.
             fields: values that it must have.
         """
         message = self.expect_heard(kind, stream, among=among, **fields).message
@@ -226,15 +228,28 @@ class Peer:
     ) -> Heard:
         """As ``expect``; the whole frame."""
         where = "" if stream is None else f" on stream {stream}"
-        what = f"{kind.__name__.upper()}{where}"
-        while True:
-            heard = self.hear(what)
-            if isinstance(heard.message, kind) and stream in {None, heard.stream}:
-                self.compare(heard, **fields)
-                return heard
-            if isinstance(heard.message, wire.Ack) or (among and heard.stream not in {0, stream}):
-                continue
-            raise self.unexpected(what, heard)
+        what = f"{'a frame' if kind is object else kind.__name__.upper()}{where}"
+        aside: list[Heard] = []
+        try:
+            while True:
+                heard = self.hear(what)
+                if isinstance(heard.message, kind) and stream in {None, heard.stream}:
+                    self.compare(heard, **fields)
+                    return heard
+                if isinstance(heard.message, wire.Ack):
+                    continue
+                if stream is None or heard.stream in {0, stream}:
+                    raise self.unexpected(what, heard)
+                if not among:
+                    aside.append(heard)
+        finally:
+            self._inbox.extendleft(reversed(aside))
+
+    def expect_any(self, stream: int) -> Heard:
+        """The next frame of a stream but ACK, whatever it is."""
+        while isinstance((heard := self.expect_heard(object, stream)).message, wire.Ack):
+            pass
+        return heard
 
     def compare(self, heard: Heard, /, clause: str = "", **fields: Any) -> None:
         """Fail unless the message has these values; the report names the first byte that differs."""
@@ -271,7 +286,7 @@ class Peer:
     ) -> wire.Error:
         """An ERROR about a stream with one of these codes, and this scope."""
         heard = self.expect_heard(wire.Error, stream, among=among)
-        self._judge_error(heard, codes, scope)
+        self.judge_error(heard, *codes, scope=scope)
         self.compare(heard, **fields)
         error = heard.message
         assert isinstance(error, wire.Error)
@@ -292,16 +307,18 @@ class Peer:
             error = heard.message
             if isinstance(error, wire.Error):
                 break
-        self._judge_error(heard, codes, Scope.CONNECTION)
+        self.judge_error(heard, *codes, scope=Scope.CONNECTION)
         self.compare(heard, clause="BP1-FRM-020")
         if heard.stream:
             raise Failed("ERROR of scope connection on a stream", got=str(heard), clause="BP1-FRM-020")
         self._expect_nothing_more()
         return error
 
-    def _judge_error(self, heard: Heard, codes: tuple[Code, ...], scope: Scope) -> None:
+    def judge_error(self, heard: Heard, *codes: Code, scope: Scope = Scope.STREAM) -> None:
+        """Fail unless the frame is an ERROR with one of these codes and this scope."""
         error = heard.message
-        assert isinstance(error, wire.Error)
+        if not isinstance(error, wire.Error):
+            raise self.unexpected(f"ERROR {' or '.join(code.name for code in codes)}", heard)
         wanted = " or ".join(code.name for code in codes)
         if error.code not in codes:
             expected = forge.unjudged(error, code=int(codes[0]), scope=int(scope))
@@ -365,13 +382,14 @@ class Peer:
         whole = blocknum_of(held.position)
         return all(blockno in held.blocknos or blockno < whole for blockno in blocknos)
 
-    def expect_closed(self) -> None:
-        """The other side ends the connection; frames that come before do not matter."""
+    def expect_closed(self) -> list[Heard]:
+        """The other side ends the connection; returns the frames that came before, but CREDIT."""
+        came = []
         while True:
             try:
-                self.hear("the end of the connection")
+                came.append(self.hear("the end of the connection"))
             except Closed:
-                return
+                return came
 
     def expect_greeting(self) -> wire.Hello:
         """The server's preface and HELLO."""
@@ -405,6 +423,10 @@ class Peer:
         taken = bytes(self._buffer[:count])
         del self._buffer[:count]
         return taken
+
+    def push_back(self, raw: bytes) -> None:
+        """Let bytes that ``raw`` gave come once more."""
+        self._buffer[:0] = raw
 
     # ---- the end
 

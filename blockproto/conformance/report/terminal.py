@@ -127,6 +127,8 @@ def verdict_line(outcome: Outcome) -> str:
 def failure_lines(outcome: Outcome, replay: str) -> list[str]:
     """Everything about a failure: what was expected and what came, the clause, the conversation, how to see it again."""
     lines = [verdict_line(outcome)]
+    if not outcome.transcript.entries:
+        return lines  # it was not even begun
     told = [
         ("expected", outcome.expected),
         ("got", outcome.got),

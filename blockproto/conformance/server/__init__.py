@@ -18,7 +18,25 @@ from ..transcript import Transcript
 from ..verdicts import Failed, Hung, Unreachable
 from .sanity import check
 
-CHAPTERS = ("frm", "hel", "str_", "crd", "blk", "brief")
+CHAPTERS = (
+    "frm",
+    "hel",
+    "str_",
+    "crd",
+    "blk",
+    "brief",
+    "res",
+    "dig",
+    "com",
+    "fet",
+    "lst",
+    "err",
+    "end",
+    "nam",
+    "ext",
+    "lim",
+    "vec",
+)
 
 RETURN_S = 4.0
 """How long a target that is gone is waited for, as a multiple of what an answer may take."""

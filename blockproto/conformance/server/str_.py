@@ -479,7 +479,7 @@ def two_full_lines(trial: Trial) -> None:
             message = sample.piece(blockno, at, ends=ends) if at else sample.head(blockno, ends=ends)
             raw += peer.frame(3, message, content[at : at + most])
     peer.send(raw, deaf=True)
-    opened = peer.expect(wire.Open, 1, among=True)
-    moves.hear_blocks(peer, 1, opened, wire.Fetch(big.filename), among=True)
+    opened = peer.expect(wire.Open, 1)
+    moves.hear_blocks(peer, 1, opened, wire.Fetch(big.filename))
     if blocks:
         peer.expect_acked(3, blocks - 1)
