@@ -205,6 +205,25 @@ def struct82_transcripts() -> list[Transcript]:
     ]
 
 
+def openings() -> list[dict[str, Any]]:
+    """First bytes, and which protocol they are of when both dialects are enabled."""
+    full = NOTE._replace(filename=b"n" * 50, filetype=b"t" * 20)
+    text = NOTE._replace(filename=b"sourceid=".ljust(50, b"n"), filetype=b"t" * 20)
+    rows = [(form.name, header(form, NOTE, 0), "struct82") for form in FORMS]
+    rows += [(f"{form.name}-question", header(form, NOTE, -1), "struct82") for form in FORMS]
+    rows += [
+        ("no-nul-in-the-names", header(FORMS[0], full, 0), "struct82"),
+        ("no-nul-and-a-key", header(FORMS[0], text, 0), "sourceid"),
+        ("a-key-and-nul", header(FORMS[0], NOTE._replace(filename=b"sourceid=7"), 0), "struct82"),
+        ("cut", header(FORMS[3], NOTE, 0)[:-1], "more"),
+        ("numbers-that-do-not-fit", header(FORMS[1], NOTE._replace(blocknum=2), 0), "none"),
+    ]
+    return [
+        {"name": f"struct82-{name}", "bytes": b"".join(field.raw for field in fields).hex(), "spoken": spoken}
+        for name, fields, spoken in rows
+    ]
+
+
 def headers() -> list[dict[str, Any]]:
     """Single headers in every form and what they say, or null where no form fits."""
     rows = []

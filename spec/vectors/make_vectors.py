@@ -166,6 +166,11 @@ def transcripts() -> list[dialects.Transcript]:
     return [*dialects.transcripts(), *dialect_struct82.struct82_transcripts()]
 
 
+def openings() -> list[dict[str, Any]]:
+    """First bytes of both dialects, and of what is neither."""
+    return [*dialects.openings(), *dialect_struct82.openings()]
+
+
 def transcript_json(transcript: dialects.Transcript) -> dict[str, Any]:
     """One transcript of dialects.json."""
     steps = []
@@ -206,7 +211,7 @@ def documents() -> dict[str, dict[str, Any]]:
         "dialects.json": {
             "kind": "dialects",
             "vectors": [transcript_json(it) for it in transcripts()],
-            "openings": dialects.openings(),
+            "openings": openings(),
             "lines": dialects.lines(),
             "headers": dialect_struct82.headers(),
         },
@@ -291,7 +296,7 @@ def examples() -> dict[tuple[str, str], str]:
         for number, step in enumerate(conversation.steps, 1):
             if step.frame is not None:
                 shown["frame", f"{conversation.name}/{number}"] = example_of(step.frame)
-    shown["openings", "all"] = openings_of(dialects.openings())
+    shown["openings", "all"] = openings_of(openings())
     for transcript in transcripts():
         shown["transcript", transcript.name] = transcript_of(transcript)
     return shown
