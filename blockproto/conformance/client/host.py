@@ -451,16 +451,19 @@ def open_download(visit: Visit, shelf: Shelf, sample: Sample, **changes: Any) ->
 def send_block(
     visit: Visit, download: Download, blockno: int, *, piece_length: int = BLOCK_LENGTH, damaged: bool = False
 ) -> None:
-    """Send a block of the range in pieces, all of it."""
+    """Send a block of the range in pieces, all of it, as fast as the client's credit allows."""
     content = download.block(blockno)
     if damaged:
         content = content[:-1] + bytes([content[-1] ^ 1])
     most = min(piece_length, visit.hello.piece_length_max if visit.hello else wire.PIECE_LENGTH_EARLY)
-    for at in range(0, len(content), most):
-        part = content[at : at + most]
+    at = 0
+    while at < len(content):
+        room = visit.wait_room(download.stream) or most
+        part = content[at : at + min(most, room)]
         ends = at + len(part) == len(content)
         message = download.head(blockno, ends=ends) if at == 0 else download.piece(blockno, at, ends=ends)
         visit.say(download.stream, message, part)
+        at += len(part)
 
 
 def missing(download: Download) -> list[int]:
