@@ -68,7 +68,9 @@ def header(form: Form, file: File, blockno: int) -> list[Field]:
 def reply(form: Form, code: int, blockno: int, held: int, complete: int, digest: bytes) -> list[Field]:
     """The fields of a reply."""
     numbers = {"code": code, "blockno": blockno, "held": held, "complete": complete}
-    fields = [Field(name, struct.pack(form.order + "i", value), str(value)) for name, value in numbers.items()]
+    fields = [
+        Field(name, struct.pack(form.order + "i", value), str(value)) for name, value in numbers.items()
+    ]
     what = "nothing" if not any(digest) else "the root of what is held" if blockno == -1 else "of the block"
     return [*fields, Field("digest", digest, what)]
 
@@ -77,7 +79,8 @@ def answer(form: Form, file: File, held: list[int], shown: set[int], stored_as: 
     """The fields of an answer: reply, bitmap, and the name of a complete file.
 
     Args:
-        form, file: of the question.
+        form: of the question.
+        file: which it is about.
         held: which blocks are held, counted from 0.
         shown: the blocknos whose bits are set.
         stored_as: the name if it is complete.
@@ -128,7 +131,6 @@ def _form_transcript(form: Form) -> Transcript:
 def struct82_transcripts() -> list[Transcript]:
     """Whole connections."""
     little, big = FORMS[0], FORMS[3]
-    root = blake3(b"".join(digest(FILM, index) for index in range(3))).digest()
     return [
         *map(_form_transcript, FORMS),
         Transcript(
@@ -142,7 +144,9 @@ def struct82_transcripts() -> list[Transcript]:
                 *block(little, NOTE, 0, 0),
                 fields_say("server", reply(little, 0, 0, 1, 1, digest(NOTE, 0)), "durable, and complete"),
                 fields_say("client", header(little, NOTE, -1), "under which name?"),
-                fields_say("server", answer(little, NOTE, [0], {0, 1}, b"hello.txt"), "complete: every bit is set"),
+                fields_say(
+                    "server", answer(little, NOTE, [0], {0, 1}, b"hello.txt"), "complete: every bit is set"
+                ),
                 Say("client", CLOSES, "done"),
             ],
             {"hello.txt": HELLO},
@@ -161,7 +165,9 @@ def struct82_transcripts() -> list[Transcript]:
                 fields_say("server", reply(big, 0, 1, 2, 0, digest(FILM, 0)), "durable"),
                 Say("client", CLOSES, "the line breaks"),
                 fields_say("client", header(big, FILM, -1), "what is held?", 2),
-                fields_say("server", answer(big, FILM, [0, 2], {0, 1, 3}), "blocks 1 and 3; 0 has no bytes", 2),
+                fields_say(
+                    "server", answer(big, FILM, [0, 2], {0, 1, 3}), "blocks 1 and 3; 0 has no bytes", 2
+                ),
                 *block(big, FILM, 2, 1, 2),
                 fields_say("server", reply(big, 0, 2, 3, 1, digest(FILM, 1)), "durable, and complete", 2),
                 fields_say("client", header(big, FILM, -1), "and now?", 2),
@@ -177,7 +183,9 @@ def struct82_transcripts() -> list[Transcript]:
             ["BP1-S82-010", "BP1-S82-026"],
             [
                 fields_say("client", header(little, NOTE._replace(filename=b".."), -1), "a question"),
-                fields_say("server", reply(little, 20, -1, 0, 0, bytes(32)), "NAME_REFUSED; no bitmap follows"),
+                fields_say(
+                    "server", reply(little, 20, -1, 0, 0, bytes(32)), "NAME_REFUSED; no bitmap follows"
+                ),
                 *block(little, NOTE._replace(filename=b".."), 0, 0),
                 fields_say("server", reply(little, 20, 0, 0, 0, bytes(32)), "NAME_REFUSED"),
                 *block(little, NOTE, 0, 0),
@@ -244,7 +252,9 @@ def headers() -> list[dict[str, Any]]:
                 "blocknum": file.blocknum,
                 "blockno": blockno,
             }
-            rows.append({"name": f"{form.name}/{name}", "form": form.name, "bytes": raw.hex(), "values": values})
+            rows.append(
+                {"name": f"{form.name}/{name}", "form": form.name, "bytes": raw.hex(), "values": values}
+            )
     wrong = [
         ("filesize-zero", NOTE._replace(content=b"", blocknum=1), 0),
         ("blocknum-too-great", NOTE._replace(blocknum=2), 0),

@@ -257,6 +257,16 @@ def words_of(raw: bytes) -> str:
     return (text if text.isascii() and text.isprintable() else shown.hex(" ")) + more
 
 
+def header_words(raw: bytes) -> str:
+    """As ``words_of``; of a header of struct82 its two names, and what is behind them."""
+    if len(raw) <= 70 or b"\0" not in raw:
+        return words_of(raw)
+    names = [
+        name.rstrip(b"\0").decode() + (" 00…" if b"\0" in name else "") for name in (raw[:50], raw[50:70])
+    ]
+    return f"{names[0]} | {names[1]} | {raw[70:].hex(' ')}"
+
+
 def field_lines(field: Field) -> list[str]:
     """The lines that show some bytes and what they are; of many zeros the first line is enough."""
     shown = field.raw if any(field.raw) else field.raw[:LINE_BYTES]
@@ -284,7 +294,7 @@ def transcript_of(transcript: dialects.Transcript) -> str:
 
 def openings_of(rows: list[dict[str, Any]]) -> str:
     """First bytes as the spec shows them."""
-    lines = [f"{row['spoken']:<9} {words_of(bytes.fromhex(row['bytes']))}" for row in rows]
+    lines = [f"{row['spoken']:<9} {header_words(bytes.fromhex(row['bytes']))}" for row in rows]
     return "\n".join(lines) + "\n"
 
 
