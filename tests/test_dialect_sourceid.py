@@ -14,6 +14,7 @@ import trio
 from peers import (
     MIB,
     Gate,
+    Sample,
     Served,
     WatchedStore,
     assert_untouched,
@@ -33,9 +34,9 @@ from blockproto.dialects.visit import DRAIN_S, SILENCE_S
 from blockproto.errors import Code, StoreFailed, StoreFull
 from blockproto.link.connection import GREETING_S
 from blockproto.server import GRACE_S
-from blockproto.store import BlockDone, Finish, Work
+from blockproto.store import BlockDone, Facts, Finish
 from blockproto.store.memory import MemoryStore, MemoryUpload
-from blockproto.wire import List, ListKind, Result
+from blockproto.wire import Committed, List, ListKind, Opened, Result
 
 quick = pytest.mark.trio(run=run)
 
@@ -402,13 +403,21 @@ async def test_a_name_that_is_taken_is_kept() -> None:
         assert content_of(served.store, "a.bin") == b"first"
 
 
+@pytest.mark.clause("BP1-SID-013", "BP1-DIA-008")
 @quick
-async def test_an_empty_file_is_there_when_the_answer_comes() -> None:
+async def test_a_file_is_complete_before_its_size_is_told() -> None:
     async with server() as served:
-        asked = await ask(served, line(0, "empty"))
-        assert asked.position == 0
+        gate = Gate(served.server)
+        stream = served.connect()
+        await stream.send_all(line(0, "empty", "77"))
+        await gate.waits.wait()
+        with trio.move_on_after(1) as waiting:
+            await stream.receive_some(1)
+        assert waiting.cancelled_caught
+        gate.open()
+        assert await stream.receive_some(100) == b"sourceid=77;position=0\r\n"
         assert content_of(served.store, "empty") == b""
-        await asked.close()
+        await stream.aclose()
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------
@@ -508,6 +517,38 @@ async def test_what_comes_beyond_the_declared_length_is_dropped(caplog: pytest.L
         await asked.close()
         assert content_of(served.store, "a.bin") == CONTENT[:1_000_000]
         assert "400000 bytes were dropped" in caplog.text
+
+
+@pytest.mark.clause("BP1-SID-016")
+@quick
+async def test_what_comes_beyond_together_with_the_line_is_dropped_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with server() as served:
+        asked = await ask(served, line(5, sourceid="77") + b"12345678")
+        await asked.close()
+        assert content_of(served.store, "a.bin") == b"12345"
+        assert "3 bytes were dropped" in caplog.text
+
+
+@pytest.mark.clause("BP1-SID-009")
+@quick
+async def test_a_begun_block_that_is_not_what_was_recorded_is_begun_anew() -> None:
+    store = WatchedStore()
+    async with server(store) as served:
+        asked = await ask(served, line(len(CONTENT)))
+        await asked.send(CONTENT[: MIB + 70_000])
+        await asked.close()
+        (upload,) = uploads_in(store)
+        damaged = store.open_upload(upload.key, Facts(upload.filename, "", len(CONTENT)), 0)
+        assert isinstance(damaged, MemoryUpload)
+        damaged.write(MIB + 5, memoryview(b"?"))
+        damaged.close()
+        again = await ask(served, line(len(CONTENT), sourceid=asked.sourceid))
+        assert again.position == MIB
+        await again.send(CONTENT[MIB:])
+        await again.close()
+        assert content_of(store, "a.bin") == CONTENT
 
 
 @pytest.mark.clause("BP1-SID-016", "BP1-DIA-012")
@@ -755,30 +796,75 @@ async def test_a_write_that_fails_ends_the_server_too() -> None:
         assert await asked.rest() == b""
 
 
+class _FullAtBlockOne(WatchedStore):
+    """A store that has no room for block 1 as long as it is ``full``, and then for everything."""
+
+    full = True
+
+    def commit(self, batch: Any) -> None:
+        refused = [one for one in batch if self.full and isinstance(one, BlockDone) and one.blockno == 1]
+        for work in refused:
+            work.outcome = StoreFull("no room")
+        super().commit([work for work in batch if work not in refused])
+
+
+@pytest.mark.clause("BP1-DIA-011")
+@pytest.mark.parametrize("changed", [False, True])
 @quick
-async def test_a_block_for_which_there_is_no_room_ends_the_connection_and_the_rest_is_kept() -> None:
-    class Full(WatchedStore):
-        full = True
-
-        def commit(self, batch: Any) -> None:
-            full: list[Work] = []
-            if self.full:
-                full = [work for work in batch if isinstance(work, BlockDone) and work.blockno == 1]
-                for work in full:
-                    work.outcome = StoreFull("no room")
-            super().commit([work for work in batch if work not in full])
-
-    store = Full()
+async def test_a_block_for_which_there_is_no_room_is_sent_again_and_those_behind_it_are_compared(
+    changed: bool,
+) -> None:
+    store = _FullAtBlockOne()
     async with server(store) as served:
+        gate = Gate(served.server)
         asked = await ask(served, line(len(CONTENT)))
-        await asked.send(CONTENT[: 2 * MIB])
+        await asked.send(CONTENT)
+        await wait_all_tasks_blocked()
+        gate.open()
         assert await asked.rest() == b""
         store.full = False
+        assert [blockno for _, blockno in store.durable] == [0, 2]
         again = await ask(served, line(len(CONTENT), sourceid=asked.sourceid))
         assert again.position == MIB
-        await again.send(CONTENT[MIB:])
+        content = CONTENT[:-1] + bytes([CONTENT[-1] ^ changed])
+        await again.send(content[MIB:])
         await again.close()
-        assert content_of(store, "a.bin") == CONTENT
+        assert names_in(store) == ([] if changed else ["a.bin"])
+        if not changed:
+            assert content_of(store, "a.bin") == CONTENT
+
+
+@quick
+async def test_a_native_client_may_join_and_no_block_is_made_of_two_streams() -> None:
+    """It finds the sourceid in the listing, and sends the block that the old client has begun."""
+    async with server() as served:
+        asked = await ask(served, line(len(CONTENT)))
+        await asked.send(CONTENT[: MIB + 1000])
+        await wait_all_tasks_blocked()
+        (live,) = served.server.uploads._live.values()
+        sample = Sample(CONTENT, "a.bin", sourceid=live.stored.key.sourceid)
+        peer = await served.peer()
+        await peer.say(1, sample.open(live.attempt))
+        await peer.expect(Opened, 1)
+        await peer.say(1, *sample.block(1, 0, 500, end=False))
+        await wait_all_tasks_blocked()
+        await asked.send(CONTENT[MIB + 1000 :])
+        await wait_all_tasks_blocked()
+        assert names_in(served.store) == []
+        await peer.say(1, *sample.piece(1, 500))
+        await peer.say(1, sample.commit())
+        await peer.expect(Committed, 1)
+        assert content_of(served.store, "a.bin") == CONTENT
+
+
+@pytest.mark.clause("BP1-DIA-010")
+@quick
+async def test_the_digests_are_those_of_the_bytes_that_came() -> None:
+    async with server() as served, served.client() as client:
+        await send_all(served)
+        sample = Sample(CONTENT)
+        found = await client.stat("a.bin")
+        assert found.root == sample.root.hex()
 
 
 @quick

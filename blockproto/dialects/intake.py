@@ -172,10 +172,10 @@ class Intake:
         upload = self._alive()
         self._block = None
         digest = block.hasher.digest()
-        if block.known is None:
-            upload.block_verified(block.blockno, block.next - block.begin, digest)
-        elif digest != block.known:
+        if block.known is not None and digest != block.known:
             raise SourceChanged(f"block {block.blockno} came before with other bytes")
+        if block.known is None and upload.owners.get(block.blockno) is self:
+            upload.block_verified(block.blockno, block.next - block.begin, digest)
         while len(self._alive().pending) > UNDURABLE_MAX:
             await self._news.park()
 
