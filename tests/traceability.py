@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPLEMENTED = {"CORE"}
+IMPLEMENTED = {"CORE", "DIALECTS"}
 """The profiles that this project implements."""
 
 _CLAUSE = re.compile(
-    r"^- \*\*\[(?P<id>BP1-[A-Z]{3}-\d{3}) (?P<level>MUST|SHOULD|MAY) (?P<role>\w+) · (?P<profile>\w+) · (?P<proof>\w+)\]"
+    r"^- \*\*\[(?P<id>BP1-[A-Z0-9]{3}-\d{3}) (?P<level>MUST|SHOULD|MAY) (?P<role>\w+) · (?P<profile>\w+) · (?P<proof>\w+)\]"
     r"\*\* (?P<sentence>.*)$",
     re.M,
 )
@@ -51,8 +51,9 @@ class Clause:
 
 
 def clauses() -> dict[str, Clause]:
-    """Every clause of the spec by its id, in the order of the text."""
-    text = (ROOT / "spec" / "protocol.md").read_text(encoding="utf-8")
+    """Every clause of the spec by its id: those of protocol.md in the order of the text, then the other documents'."""
+    documents = sorted((ROOT / "spec").glob("*.md"), key=lambda path: (path.name != "protocol.md", path.name))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in documents)
     return {match["id"]: Clause(**match.groupdict()) for match in _CLAUSE.finditer(text)}
 
 
