@@ -10,7 +10,9 @@ from peers import Gate, bytes_of, content_of, names_in, run, uploads_in
 from struct82_peers import LAYOUTS, MIB, Answering, Layout, Sender, Sent, answering, permutations_of
 
 from blockproto.dialects.struct82_line import UNREAD_LENGTH_MAX, Replies
+from blockproto.store import BlockDone
 from blockproto.store.memory import MemoryStore
+from blockproto.transfer.committing import Disk
 
 quick = pytest.mark.trio(run=run)
 
@@ -601,6 +603,22 @@ async def test_replies_come_when_a_block_is_durable_and_not_before() -> None:
         gate.open()
         assert (await sender.reply(file)).held == 1
         await closed(sender)
+
+
+async def test_a_slow_disk_is_written_in_threads_and_no_block_is_written_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Writes that leave the Trio thread overlap with what comes over other connections."""
+    monkeypatch.setattr(Disk, "slow", True)
+    file = Sent(bytes_of(6 * MIB + 100))
+    async with answering() as answers, trio.open_nursery() as nursery:
+        for order in permutations_of(file.numbers, range(3)):
+            blocks = [file.block(number) for number in order]
+            nursery.start_soon(send_all, await answers.dial(), blocks)
+        await wait_until_stored(answers, deadline=60)
+        assert content_of(memory(answers), "film.bin") == file.content
+        written = [(work.upload.key, work.blockno) for work in answers.works if isinstance(work, BlockDone)]
+        assert len(written) == len(set(written))
 
 
 # ---- senders that never read ----------------------------------------------------------------------------------

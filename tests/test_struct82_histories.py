@@ -135,6 +135,36 @@ class History:
         await sender.stream.aclose()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=300),
+            st.sampled_from([-1, 0, 1, 2, 3]).map(Sent(bytes(2 * MIB + 3)).header),
+            st.sampled_from([-1, 0, 1]).map(Sent(b"other", name=b"other").block),
+            st.integers(1, MIB).map(bytes),
+        ),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_whatever_is_said_the_server_stays_and_serves_others(said: list[bytes], asks: bool) -> None:
+    async def talk() -> None:
+        file = Sent(bytes_of(MIB + 1))
+        async with answering() as answers:
+            stranger = await answers.dial("10.9.9.9")
+            await stranger.send(b"".join([file.header(-1)] * asks + said))
+            await stranger.stream.send_eof()
+            await stranger.rest()
+            sender = await answers.dial()
+            await sender.ask(file)
+            await sender.put(file, 0)
+            assert (await sender.put(file, 1)).complete == 1
+            await sender.stream.aclose()
+
+    run(talk)
+
+
 @settings(max_examples=60, deadline=None)
 @given(FILES, ACTIONS)
 @pytest.mark.clause("BP1-S82-017", "BP1-S82-021")
