@@ -2,6 +2,7 @@
 
     acknowledged  ⇒ durable, with the sender's bytes, and so after every crash until the file is committed
     position      ≤ first gap, and never goes down (but for blocks that their sender withdrew)
+    OPENED        names a block ⇒ that stream does not send it
     attempt       on the disk never goes down: who was fenced off writes nothing
     final name    ⇒ complete and equal to one version of the source; never over another file; once for each upload
     COMMITTED     ⇒ that file and its receipt are durable
@@ -29,7 +30,7 @@ from blockproto.store import (
     UploadKey,
     Work,
 )
-from blockproto.wire import Ack, Committed, Error, Message, Open, Opened
+from blockproto.wire import Ack, Block, Committed, Error, Have, Message, Open, Opened
 
 from .disk import SimStore
 
@@ -68,6 +69,7 @@ class Promises:
         self._published: dict[bytes, str] = {}
         self._sourceids: dict[Stream, bytes] = {}
         self._opening: dict[Stream, float] = {}
+        self._named: dict[Stream, set[int]] = {}
 
     def may_become(self, name: str, content: bytes) -> None:
         """Somebody may send ``content`` as ``name``."""
@@ -82,6 +84,10 @@ class Promises:
         if isinstance(message, Open):
             self._opening[stream] = trio.current_time()
             self._sourceids[stream] = message.sourceid
+        elif isinstance(message, Have):
+            self._named.pop(stream, None)
+        elif isinstance(message, Block) and message.blockno in self._named.get(stream, ()):
+            self._broken(f"block {message.blockno} came on {stream} although OPENED there named it")
 
     def on_said(self, stream: Stream, message: Message) -> None:
         """The server says something."""
@@ -89,7 +95,8 @@ class Promises:
             self._opening.pop(stream, None)
         if isinstance(message, Opened):
             self._sourceids[stream] = message.sourceid
-            self._on_promise("OPENED", message.sourceid, message.position, message.held)
+            named = self._on_promise("OPENED", message.sourceid, message.position, message.held)
+            self._named[stream] = named
         elif isinstance(message, Ack):
             self.acks += 1
             self._on_promise("ACK", self._sourceids[stream], message.position, message.held)
@@ -98,8 +105,9 @@ class Promises:
 
     def on_closed(self, connection: int) -> None:
         """A connection has ended: nobody waits for an answer there."""
-        for stream in [stream for stream in self._opening if stream[0] == connection]:
-            del self._opening[stream]
+        for table in (self._opening, self._named, self._sourceids):
+            for stream in [stream for stream in table if stream[0] == connection]:
+                del table[stream]
 
     def check_answers(self) -> None:
         """Whether nobody waits too long."""
@@ -108,12 +116,15 @@ class Promises:
             if now - asked_at > ANSWER_S:
                 self._broken(f"OPEN on {stream} was not answered in {now - asked_at:.1f} s")
 
-    def _on_promise(self, what: str, sourceid: bytes, position: int, held: Sequence[tuple[int, int]]) -> None:
+    def _on_promise(
+        self, what: str, sourceid: bytes, position: int, held: Sequence[tuple[int, int]]
+    ) -> set[int]:
+        """Check what is said of an unfinished upload; returns the blocks that are named."""
         blocks = {blockno for first, count in held for blockno in range(first, first + count)}
         short = sourceid.hex()[:8]
         self._trace(what, short, position, sorted(blocks))
         if sourceid in self._published:
-            return
+            return blocks
         store = self.store
         assert store is not None
         begun = store._begun.get(UploadKey(ANONYMOUS, sourceid))
@@ -124,7 +135,7 @@ class Promises:
         blocks |= set(range(-(-position // BLOCK_LENGTH) if whole else position // BLOCK_LENGTH))
         if not blocks <= durable:
             self._broken(f"{what} of {short} says {sorted(blocks)}, durable are {sorted(durable)}")
-            return
+            return blocks
         if position < promised.position:
             self._broken(f"{what} of {short} says position {position} after {promised.position}")
         promised.position = max(promised.position, position)
@@ -132,6 +143,7 @@ class Promises:
             self._check_block(store, UploadKey(ANONYMOUS, sourceid), blockno)
         promised.blocks |= blocks
         self._check_kept(store, sourceid)
+        return blocks
 
     def _check_block(self, store: SimStore, key: UploadKey, blockno: int) -> None:
         begun = store._begun[key]
