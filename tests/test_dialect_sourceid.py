@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,14 +26,15 @@ from peers import (
     serving,
     uploads_in,
 )
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.dialects.intake import UNDURABLE_MAX
 from blockproto.dialects.sourceid import Sourceid, new_sourceid
 from blockproto.dialects.sourceid_line import LINE_LENGTH_MAX, POSITION_MAX
-from blockproto.dialects.visit import DRAIN_S, SILENCE_S
+from blockproto.dialects.visit import DRAIN_S, SILENCE_S, Visit
 from blockproto.errors import Code, StoreFailed, StoreFull
 from blockproto.link.connection import GREETING_S
+from blockproto.link.endpoint import Deadline, StreamEndpoint
 from blockproto.server import GRACE_S
 from blockproto.store import BlockDone, Facts, Finish
 from blockproto.store.memory import MemoryStore, MemoryUpload
@@ -255,6 +257,22 @@ async def test_a_known_id_with_another_name_or_size_gets_a_new_target(name: str,
         assert first.position == 500_000
 
 
+@pytest.mark.clause("BP1-SID-011", "BP1-DIA-009")
+@quick
+async def test_the_same_id_from_another_host_is_another_upload() -> None:
+    async with server() as served:
+        contents = {"10.0.0.1": CONTENT, "10.0.0.2": bytes_of(len(CONTENT), 5)}
+        for host, content in contents.items():
+            here, there = memory_stream_pair()
+            served.nursery.start_soon(served.server.serve_endpoint, StreamEndpoint(there, host))
+            await here.send_all(line(len(content), sourceid="77"))
+            assert await here.receive_some(100) == b"sourceid=77;position=0\r\n"
+            await here.send_all(content[:-1])
+            await here.aclose()
+            await wait_all_tasks_blocked()
+        assert len(uploads_in(served.store)) == 2
+
+
 @pytest.mark.clause("BP1-SID-014")
 @quick
 async def test_of_two_connections_the_newer_wins_and_the_older_is_closed() -> None:
@@ -273,13 +291,14 @@ async def test_of_two_connections_the_newer_wins_and_the_older_is_closed() -> No
 
 
 @pytest.mark.clause("BP1-SID-014", "BP1-DIA-008")
+@pytest.mark.parametrize("length", [90_000, MIB, MIB + 90_000])
 @quick
-async def test_the_newer_connection_is_answered_when_what_the_older_brought_is_durable() -> None:
+async def test_the_newer_connection_is_answered_when_what_the_older_brought_is_durable(length: int) -> None:
     async with server() as served:
         older = await ask(served, line(len(CONTENT)))
         gate = Gate(served.server)
-        await older.send(CONTENT[: MIB + 90_000])
-        await gate.waits.wait()
+        await older.send(CONTENT[:length])
+        await wait_all_tasks_blocked()
         async with trio.open_nursery() as nursery:
             answers: list[Asked] = []
 
@@ -290,7 +309,7 @@ async def test_the_newer_connection_is_answered_when_what_the_older_brought_is_d
             await wait_all_tasks_blocked()
             assert answers == []
             gate.open()
-        assert answers[0].position == MIB + 90_000
+        assert answers[0].position == length
 
 
 @pytest.mark.clause("BP1-SID-014")
@@ -670,6 +689,24 @@ async def test_what_is_received_and_not_durable_is_bounded(monkeypatch: pytest.M
         gate.open()
         await asked.close()
         assert content_of(served.store, "a.bin") == content
+
+
+@pytest.mark.clause("BP1-SID-015")
+@quick
+async def test_who_never_stops_sending_is_not_listened_to_for_ever() -> None:
+    class Endless(StreamEndpoint):
+        async def receive_into(self, view: memoryview, deadline: Deadline = lambda: math.inf) -> int | None:
+            await trio.lowlevel.checkpoint()
+            clock = trio.lowlevel.current_clock()
+            assert isinstance(clock, MockClock)
+            clock.jump(1)
+            return len(view)
+
+    async with server() as served:
+        endless = Endless(served.connect())
+        visit = Visit(Sourceid(), endless, b"ab", served.server.uploads, bytes(16), trio.current_time())
+        assert await visit.drain() == 2 + DRAIN_S * 65_536
+        await endless.aclose()
 
 
 # ---- the server as a whole ------------------------------------------------------------------------------------
