@@ -178,7 +178,7 @@ class World:
         if machine is None:
             return None
         self.restarts += 1
-        left = machine.store.survivor()
+        left = self.promises.store = machine.store.survivor()
         machine.die()
         return left
 
