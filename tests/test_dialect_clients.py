@@ -103,8 +103,13 @@ async def test_a_file_arrives_and_the_server_says_so(path: Path) -> None:
     seen: list[Progress] = []
     async with server() as served:
         file = outgoing(path, progress=seen.append)
-        ending = await SourceidSender().send(served.dial, file)
+
+        async def dial() -> Endpoint:
+            return StreamEndpoint(served.connect(), "memory")
+
+        ending = await SourceidSender().send(dial, file)
         assert ending == Ending(file.decimal_sourceid(), confirmed=True)
+        assert trio.current_time() == 0  # the server was told the end, and waited for nothing
         assert content_of(served.store, "film.mp4") == CONTENT
         assert (file.payload_bytes_sent, file.resumed) == (len(CONTENT), False)
         assert seen[-1].position_bytes_done == len(CONTENT)
