@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -61,7 +62,11 @@ async def serve(
     listen: tuple[str, int] = ("127.0.0.1", 7878),
     state: str | os.PathLike[str] | None = None,
     insecure: bool = False,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    anonymous: Collection[str] | None = None,
     dialects: Collection[str] = (),
+    on_entrance: Callable[[Entrance], None] | None = None,
+    reloads: AsyncIterable[object] | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
@@ -70,23 +75,33 @@ async def serve(
         folder: what is served; partials and ledger are in its ``.blockproto``.
         listen: host and port; port 0 picks a free one.
         state: keep partials and ledger there instead.
-        insecure: must be True to listen on anything but loopback: there is no TLS yet.
+        insecure: let other machines in without TLS too.
+        certificate: PEM files of a certificate and its key to use instead of the server's own.
+        anonymous: what one may do without a token, of "read" and "write". None: everything on loopback (or where
+            ``insecure``) as long as no token was made, else nothing.
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
+        on_entrance: called with who may come in and how, before anybody can.
+        reloads: tokens and certificate are read anew each time it gives something.
         task_status: Trio's.
 
     Raises:
         ValueError: there is no such dialect.
-        NotPermitted: the folder cannot be served, or ``listen`` needs ``insecure``.
+        NotPermitted: the folder cannot be served, a certificate or the list of tokens cannot be used, or ``listen`` and
+            ``dialects`` need ``insecure``.
         StoreInUse: another server has it.
         StoreFailed: the disk reported an error.
         OSError: the address cannot be listened on.
 
     Cancellation: clients are told, what was received is made durable, then this returns.
     """
+    from .identity.entrance import Wishes
+    from .identity.register import scopes_of
     from .listening import serve_folder
 
+    chain, key = (None, None) if certificate is None else map(Path, certificate)
+    wishes = Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous))
     state = None if state is None else Path(state)
-    await serve_folder(Path(folder), listen, state, insecure, dialects, task_status)
+    await serve_folder(Path(folder), listen, state, wishes, dialects, on_entrance, reloads, task_status)
 
 
 def _open_sidecar(dest: Path, first: int) -> UploadStore:

@@ -24,22 +24,28 @@ def tcp_dial(url: str) -> tuple[Dial, str]:
     Raises:
         ValueError: it is no such URL.
     """
+    host, port, server = parse_url(url, "bp")
+    return lambda: connect_tcp(host, port, server), server
+
+
+def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
+    """Host and port of ``SCHEME://HOST[:PORT]``, and what the server is called: ``HOST:PORT``. Raises ValueError."""
     parts = urlsplit(url)
-    if parts.scheme != "bp" or not parts.hostname:
-        raise ValueError(f"{url!r} is no address: write bp://HOST:PORT")
+    if parts.scheme != scheme or not parts.hostname:
+        raise ValueError(f"{url!r} is no address: write {scheme}://HOST:PORT")
     host, port = parts.hostname, parts.port or PORT_DEFAULT
-    server = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return host, port, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    async def dial() -> Endpoint:
-        try:
-            with trio.fail_after(CONNECT_S):
-                return endpoint_of(await trio.open_tcp_stream(host, port))
-        except trio.TooSlowError as exc:
-            raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
-        except OSError as exc:
-            raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
 
-    return dial, server
+async def connect_tcp(host: str, port: int, server: str) -> Endpoint:
+    """A TCP connection to ``server``; raises ConnectionLost."""
+    try:
+        with trio.fail_after(CONNECT_S):
+            return endpoint_of(await trio.open_tcp_stream(host, port))
+    except trio.TooSlowError as exc:
+        raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
+    except OSError as exc:
+        raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
 
 
 def _reason(error: OSError) -> str:

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-import ipaddress
+import logging
 import resource
-from collections.abc import Collection
+from collections.abc import AsyncIterable, Callable, Collection
 from pathlib import Path
 
 import trio
 
 from .dialects.known import dialects_of
-from .errors import NotPermitted
+from .errors import BlockprotoError, NotPermitted
+from .identity.entrance import Entrance, Wishes, open_entrance
+from .loopback import is_loopback
+from .names import RESERVED
 from .server import Server
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
+
+log = logging.getLogger(__name__)
 
 
 async def serve_folder(
     folder: Path,
     listen: tuple[str, int],
     state: Path | None,
-    insecure: bool,
+    wishes: Wishes,
     dialects: Collection[str],
+    on_entrance: Callable[[Entrance], None] | None,
+    reloads: AsyncIterable[object] | None,
     task_status: trio.TaskStatus[list[tuple[str, int]]],
 ) -> None:
     """See ``blockproto.serve``."""
     host, port = listen
-    if not insecure and not is_loopback(host):
+    if dialects and not wishes.insecure and not is_loopback(host):
         raise NotPermitted(
-            f"{host} lets other machines in and there is no TLS yet: pass insecure=True if you accept that"
+            f"{host} lets other machines in, and dialects can neither encrypt nor ask who is there: pass insecure=True if "
+            "you accept that"
         )
     spoken = dialects_of(dialects)
     _raise_file_limit()
     listeners = await trio.open_tcp_listeners(port, host=host)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state))
-        server = Server(store, dialects=spoken)
+        entrance = await run_in_thread(lambda: open_entrance(state or folder / RESERVED, host, wishes))
+        if on_entrance is not None:
+            on_entrance(entrance)
+        server = Server(store, door=entrance.door, dialects=spoken, tls=entrance.tls)
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
+            if reloads is not None:
+                nursery.start_soon(_reload, server, entrance, reloads)
             task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
     finally:
         for listener in listeners:
@@ -45,14 +58,14 @@ async def serve_folder(
                 await listener.aclose()
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+async def _reload(server: Server, entrance: Entrance, reloads: AsyncIterable[object]) -> None:
+    """Use what tokens and certificate are now, each time ``reloads`` says so."""
+    async for _ in reloads:
+        try:
+            server.use_register(await run_in_thread(entrance.reload))
+            log.info("tokens and certificate were read anew")
+        except BlockprotoError as exc:
+            log.error("nothing was changed: %s", exc)
 
 
 def _raise_file_limit() -> None:

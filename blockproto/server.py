@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -32,10 +33,11 @@ from .errors import (
     Unauthenticated,
     Unsupported,
 )
-from .identity.admission import Admission, Admitting, Door
+from .identity.admission import LOCKED, Admission, Admitting, Door
 from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, endpoint_of
+from .link.tls import answer_tls
 from .protocol.session import Limits, Session, Side
 from .realm import ANONYMOUS
 from .requests import Answerer, ServedFetch
@@ -61,6 +63,7 @@ class Server:
         limits: what HELLO says; None for the defaults.
         door: who may come in; None: everybody, anonymously.
         dialects: what else is answered on the same port.
+        tls: certificate and key; None: TLS is not answered.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Server:
         limits: Limits | None = None,
         door: Door | None = None,
         dialects: Sequence[Dialect] = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.store = store
         self.committer = Committer(store)
@@ -78,6 +82,7 @@ class Server:
         self.door = door or Door()
         self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
         self._dialects = tuple(dialects)
+        self._tls = tls
         self._connections: dict[Connection | Visit, None] = {}  # in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
         self._arriving: dict[trio.CancelScope, None] = {}
@@ -164,31 +169,59 @@ class Server:
 
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
         """Serve one connection; returns when it has ended."""
-        assert self._nursery is not None
-        begun_at = trio.current_time()
+        await self._answer(endpoint, trio.current_time())
+
+    async def _answer(self, endpoint: Endpoint, begun_at: float, *, secured: bool = False) -> None:
+        """Let answer who understands the first bytes; inside TLS that is the native protocol alone."""
         session = Session(Side.SERVER, self._limits)
-        spoken, received = await self._recognise(endpoint, session.receive_buffer(), begun_at)
+        dialects = () if secured else self._dialects
+        spoken, received = await self._recognise(endpoint, session.receive_buffer(), begun_at, dialects)
         if spoken is Verdict.MORE:
             return
-        if spoken is Verdict.TLS:
-            log.info("%s speaks TLS, and none is served yet", endpoint.peer)
-        if isinstance(spoken, Verdict):
-            admission = Admission(self.door)
-            connection = Connection(endpoint, session, accept=self._acceptor(self._nursery, admission))
-            self._admissions[connection] = admission
-            if not admission.admitted:
-                self._nursery.start_soon(self._end_unless_admitted, connection, admission, begun_at)
-            try:
-                await self._serve_until_ended(connection, connection.run(received, begun_at))
-            finally:
-                del self._admissions[connection]
+        if spoken is Verdict.TLS and self._tls is not None and not secured:
+            first = bytes(session.receive_buffer()[:received])
+            inside = await self._secure(endpoint, first, self._tls, begun_at)
+            if inside is not None:
+                await self._answer(inside, begun_at, secured=True)
+        elif isinstance(spoken, Verdict):
+            await self._converse(endpoint, session, received, begun_at, secured)
         else:
             first = bytes(session.receive_buffer()[:received])
             visit = Visit(spoken, endpoint, first, self.uploads, ANONYMOUS.principal, begun_at)
             await self._serve_until_ended(visit, visit.run())
 
+    async def _converse(
+        self, endpoint: Endpoint, session: Session, received: int, begun_at: float, secured: bool
+    ) -> None:
+        """Serve a native connection."""
+        assert self._nursery is not None
+        door = self.door if secured or self.door.plaintext_for(endpoint.host) else LOCKED
+        admission = Admission(door)
+        connection = Connection(endpoint, session, accept=self._acceptor(self._nursery, admission))
+        self._admissions[connection] = admission
+        if not admission.admitted:
+            self._nursery.start_soon(self._end_unless_admitted, connection, admission, begun_at)
+        try:
+            await self._serve_until_ended(connection, connection.run(received, begun_at))
+        finally:
+            del self._admissions[connection]
+
+    async def _secure(
+        self, endpoint: Endpoint, first: bytes, context: ssl.SSLContext, begun_at: float
+    ) -> Endpoint | None:
+        """The inside of a TLS connection; None if there is none: then it is closed."""
+        try:
+            with trio.CancelScope() as scope:
+                self._arriving[scope] = None
+                return await answer_tls(endpoint, first, context, begun_at + GREETING_S)
+        except ConnectionLost as exc:
+            log.info("%s", exc)
+        finally:
+            self._arriving.pop(scope, None)
+        return None
+
     async def _recognise(
-        self, endpoint: Endpoint, view: memoryview, begun_at: float
+        self, endpoint: Endpoint, view: memoryview, begun_at: float, dialects: Sequence[Dialect]
     ) -> tuple[Verdict | Dialect, int]:
         """Who answers, and how many bytes lie in ``view``; MORE if the peer does not tell in time: then it is closed."""
         spoken: Verdict | Dialect = Verdict.MORE
@@ -201,7 +234,7 @@ class Server:
                     if not count:
                         break
                     received += count
-                    spoken = route(bytes(view[: min(received, FIRST_LENGTH_MAX)]), self._dialects)
+                    spoken = route(bytes(view[: min(received, FIRST_LENGTH_MAX)]), dialects)
         finally:
             self._arriving.pop(scope, None)
             if spoken is Verdict.MORE:
@@ -247,6 +280,10 @@ class Server:
         self, connection: Connection, admission: Admission, begun_at: float
     ) -> None:
         """Let nobody stay who has not said in time who they are (BP1-AUT-010)."""
+        if admission.door is LOCKED:
+            await connection.greeted.wait()
+            connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
+            return
         with trio.move_on_at(begun_at + GREETING_S):
             await connection.finished.wait()
         if not admission.admitted:

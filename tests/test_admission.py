@@ -11,9 +11,9 @@ from peers import RawPeer, Sample, Served, assert_untouched, names_in, run, serv
 
 from blockproto.errors import Code, Scope
 from blockproto.identity.admission import Door
-from blockproto.identity.register import EVERYTHING, Register
+from blockproto.identity.register import Register
 from blockproto.identity.tokens import new_token
-from blockproto.realm import ANONYMOUS
+from blockproto.realm import ANONYMOUS, EVERYTHING
 from blockproto.wire import (
     FEATURE_AUTH,
     FEATURE_AUTH_REQUIRED,

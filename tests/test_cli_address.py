@@ -7,11 +7,11 @@ import pytest
 from blockproto.cli.address import (
     Address,
     AddressError,
-    is_loopback,
     parse_address,
     parse_listen,
     show_host_port,
 )
+from blockproto.loopback import is_loopback
 
 
 @pytest.mark.parametrize(

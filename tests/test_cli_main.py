@@ -89,8 +89,12 @@ USAGE = [
     (["serve", "/nowhere/at/all"], "'/nowhere/at/all' does not exist"),
     (["serve", "/etc/passwd"], "is not a folder"),
     (["serve", ".", "--listen", "7878"], "as in localhost:7878"),
-    (["serve", ".", "--listen", "0.0.0.0:0"], "--insecure"),
-    (["serve", ".", "--listen", "[::]:0"], "--insecure"),
+    (["serve", ".", "--listen", "0.0.0.0:0", "--dialect", "sourceid"], "--insecure"),
+    (["serve", ".", "--listen", "[::]:0", "--dialect", "struct82"], "--insecure"),
+    (["serve", ".", "--cert", "x.pem"], "--cert and --key belong together"),
+    (["serve", ".", "--anonymous", "all"], "--anonymous"),
+    (["token", "add", "bob", "--quota", "much"], "'much': write a number of bytes"),
+    (["token", "add", "bob", "--expires", "soon"], "'soon': write a time"),
 ]
 
 

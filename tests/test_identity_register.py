@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from blockproto.errors import NameRefused, NotPermitted
 from blockproto.identity import register as registers
-from blockproto.identity.register import EVERYTHING, Register
+from blockproto.identity.register import Register
 from blockproto.identity.tokens import TOKEN_LENGTH, hash_of, new_token, secret_of
+from blockproto.realm import EVERYTHING
 from blockproto.wire import Scopes
 
 VECTORS = Path(__file__).resolve().parent.parent / "spec" / "vectors"

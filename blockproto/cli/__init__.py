@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "uploads": ("look", "List the unfinished uploads of a server."),
     "rm": ("change", "Remove files or folders from a server."),
     "cancel": ("change", "Throw an unfinished upload away."),
+    "token": ("token", "Make, list and revoke the tokens with which clients come in."),
     "check": ("check", "Check a served folder against its ledger, while no server runs."),
     "chaos": ("chaos", "Put a bad line between an app and a server: slow, far away, breaking off."),
     "conform": ("conform", "Hold a server or client, whoever wrote it, against the spec."),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import click
 
+from ..loopback import is_loopback
+
 PORT_DEFAULT = 7878
 SCHEME = "bp://"
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -134,16 +136,6 @@ def _decode(path: str) -> str:
 def show_host_port(host: str, port: int) -> str:
     """``HOST:PORT``, with brackets around IPv6."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` can only be this machine."""
-    if host.lower().rstrip(".") == "localhost" or host.lower().rstrip(".").endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
 
 
 def to_address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> Address:

@@ -14,7 +14,8 @@ import click
 import trio
 
 from ..chaos import Amount, ChaosProxy, Conditions, Ending, How, Report
-from .address import AddressError, is_loopback, parse_listen, show_host_port, to_listen
+from ..loopback import is_loopback
+from .address import AddressError, parse_listen, show_host_port, to_listen
 from .options import json_option
 from .output import Status, about, print_json, say, show_count, show_size, warn
 

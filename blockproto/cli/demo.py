@@ -130,7 +130,7 @@ class _Demo:
         _tell(f"verified: the stored file has the same BLAKE3 as the source, {wanted[:16]}…")
 
     def _put_arguments(self, port: int) -> list[str]:
-        return ["put", str(self.source), f"bp://127.0.0.1:{port}/", "--json"]
+        return ["put", str(self.source), f"bp://127.0.0.1:{port}/", "--json", "--retry-for", "1s"]
 
     def _enough(self) -> int:
         return int(self.source.stat().st_size * KILL_AT)

@@ -24,8 +24,9 @@ from ..blocks import blocknum_of
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, show_name
 from .address import SCHEME, Address, to_address
+from .interruptions import LineTeller
 from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
-from .output import LineTeller, Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
+from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import click
 
 from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway
-from ..lines import LineEvent, Reconnected, Reconnecting
 from ..names import show_name
 
 RECEIPT_FIELDS = (
@@ -41,8 +40,6 @@ RECEIPT_FIELDS = (
 )
 """The fields of the object that ``put --json`` and ``get --json`` print for each file, in this order; scripts rely on it."""
 
-TELL_WAIT_S = 1.0
-"""Shorter waits are nobody's concern."""
 _RESUME = (
     "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
 )
@@ -115,35 +112,6 @@ def _advice_for(error: BaseException) -> str:
 def status_of(error: BaseException) -> Status:
     """The exit code for an error: 3 where the server could not be reached or was lost, else 1."""
     return Status.UNREACHABLE if isinstance(error, (BadCheck, ConnectionLost, GoingAway)) else Status.FAILED
-
-
-class LineTeller:
-    """Says on stderr that a connection is gone and comes back: always when it takes a while, else where more is wanted.
-
-    Args:
-        verbose: whether to say all of it.
-    """
-
-    def __init__(self, verbose: bool) -> None:
-        self._verbose = verbose
-        self._waits = False
-
-    def __call__(self, event: LineEvent) -> None:
-        """Hear of a line event."""
-        if isinstance(event, Reconnecting):
-            if event.after_s >= TELL_WAIT_S or self._verbose:
-                self._waits = True
-                say(
-                    show_name(
-                        f"{event.why}; trying again in {event.after_s:.0f} s (Ctrl-C stops, nothing is lost)"
-                    )
-                )
-        elif isinstance(event, Reconnected):
-            if self._waits:
-                say("connected again")
-            self._waits = False
-        elif self._verbose:
-            say(show_name(f"{event.filename} goes on: {show_size(event.position)} are there"))
 
 
 def show_size(count: int) -> str:

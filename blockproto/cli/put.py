@@ -25,8 +25,9 @@ from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
 from .address import Address, to_address
+from .interruptions import LineTeller
 from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
-from .output import LineTeller, Status, fail, print_receipt, say, show_count, show_size
+from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
 from .walk import Found, total_of, walk
 

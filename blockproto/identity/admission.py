@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 from ..errors import BlockprotoError, CredentialExpired, Forbidden, Unauthenticated, UnexpectedMessage
 from ..link.connection import Connection
+from ..loopback import is_loopback
 from ..realm import ANONYMOUS, Realm
 from ..wire import (
     CREDENTIAL_LENGTH_MAX,
@@ -59,6 +60,7 @@ class Door:
         register: the tokens that are known; None: AUTH is not understood at all.
         anonymous: what one may do without AUTH; None: nothing.
         now_ms: Unix milliseconds.
+        plaintext: whether other machines may come in without TLS too (BP1-TLS-009).
     """
 
     def __init__(
@@ -66,10 +68,13 @@ class Door:
         register: Register | None = None,
         anonymous: Realm | None = ANONYMOUS,
         now_ms: Callable[[], int] = wall_clock_ms,
+        *,
+        plaintext: bool = True,
     ) -> None:
         self.register = register
         self.anonymous = anonymous
         self.now_ms = now_ms
+        self._plaintext = plaintext
 
     @property
     def features(self) -> int:
@@ -78,24 +83,32 @@ class Door:
             return 0
         return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED
 
+    def plaintext_for(self, host: str) -> bool:
+        """Whether a peer may come in without TLS."""
+        return self._plaintext or is_loopback(host)
+
+
+LOCKED = Door(None, None)
+"""Where nobody comes in: for who comes without TLS although it is wanted."""
+
 
 class Admission:
-    """Who speaks on one connection."""
+    """Who speaks on one connection, which came in by ``door``."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
+        self.door = door
         self._grant: Grant | None = None
         self._refusals = 0
 
     @property
     def admitted(self) -> bool:
         """Whether the connection may make requests, now or once it is told a newer credential."""
-        return self._grant is not None or self._door.anonymous is not None
+        return self._grant is not None or self.door.anonymous is not None
 
     @property
     def revoked(self) -> bool:
         """Whether what the connection came in with is not known any more (BP1-AUT-009)."""
-        register = self._door.register
+        register = self.door.register
         return self._grant is not None and (register is None or not register.holds(self._grant.token_id))
 
     def realm_for(self, message: Message) -> Realm:
@@ -107,7 +120,7 @@ class Admission:
             Forbidden: that one may not.
         """
         if self._grant is None:
-            realm = self._door.anonymous
+            realm = self.door.anonymous
             if realm is None:
                 raise Unauthenticated("say who you are first: this server wants a token")
         else:
@@ -139,7 +152,7 @@ class Admission:
         return self._refusals >= REFUSALS_MAX
 
     def _grant_for(self, message: Auth) -> Grant:
-        register = self._door.register
+        register = self.door.register
         fits = message.scheme == Scheme.TOKEN and len(message.credential) <= CREDENTIAL_LENGTH_MAX
         grant = None if register is None else register.find(message.credential if fits else "")
         if grant is None:
@@ -150,7 +163,7 @@ class Admission:
         return grant
 
     def _judge_time(self, grant: Grant) -> None:
-        if grant.expires_ms is not None and self._door.now_ms() >= grant.expires_ms:
+        if grant.expires_ms is not None and self.door.now_ms() >= grant.expires_ms:
             raise CredentialExpired
 
     def _item(self, grant: Grant) -> PrincipalItem:
@@ -158,7 +171,7 @@ class Admission:
         return PrincipalItem(
             principal=realm.principal,
             expires_ms=grant.expires_ms,
-            server_time_ms=self._door.now_ms(),
+            server_time_ms=self.door.now_ms(),
             quota=realm.quota,
             used=None,
             scopes=int(realm.scopes),

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from ..errors import NotPermitted
 from ..names import SafeName, show_name
 from ..realm import EVERYTHING, Realm
 from ..wire import Scopes
+from .private import write_private
 from .tokens import hash_of, new_token, secret_of
 
 FILE_NAME = "tokens.json"
@@ -215,23 +215,3 @@ def _replace(path: Path, register: Register) -> None:
         "tokens": [asdict(token) for token in register.tokens],
     }
     write_private(path, json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Replace ``path`` by a file that only its owner can read, durably. Raises OSError."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

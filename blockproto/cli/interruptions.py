@@ -1,0 +1,39 @@
+"""What people are told while a connection is gone and comes back."""
+
+from __future__ import annotations
+
+from ..lines import LineEvent, Reconnected, Reconnecting
+from ..names import show_name
+from .output import say, show_size
+
+TELL_WAIT_S = 1.0
+"""Shorter waits are nobody's concern."""
+
+
+class LineTeller:
+    """Says on stderr that a connection is gone and comes back: always when it takes a while, else where more is wanted.
+
+    Args:
+        verbose: whether to say all of it.
+    """
+
+    def __init__(self, verbose: bool) -> None:
+        self._verbose = verbose
+        self._waits = False
+
+    def __call__(self, event: LineEvent) -> None:
+        """Hear of a line event."""
+        if isinstance(event, Reconnecting):
+            if event.after_s >= TELL_WAIT_S or self._verbose:
+                self._waits = True
+                say(
+                    show_name(
+                        f"{event.why}; trying again in {event.after_s:.0f} s (Ctrl-C stops, nothing is lost)"
+                    )
+                )
+        elif isinstance(event, Reconnected):
+            if self._waits:
+                say("connected again")
+            self._waits = False
+        elif self._verbose:
+            say(show_name(f"{event.filename} goes on: {show_size(event.position)} are there"))

@@ -1,0 +1,171 @@
+"""``blockproto token``: who may come in. Changes count at once for new connections of a server that gets SIGHUP.
+
+A token is shown once, on stdout, when it is made; the server keeps only a hash of it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import NameRefused, UnknownFile
+from ..identity import register as registers
+from ..identity.register import Register, Token
+from ..names import RESERVED, SafeName, show_name
+from ..realm import EVERYTHING
+from ..wire import Scopes
+from .options import Duration
+from .output import about, fail, print_json, say, show_size
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt])(i?)b?", re.I)
+
+state_option = click.option(
+    "--state",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(RESERVED),
+    show_default=True,
+    help="The server's state: DIR/.blockproto of the folder it serves, or its --state.",
+)
+
+
+def to_size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    """Parse ``10GB``, ``500MiB``, ``1000000``, as a click callback."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise click.BadParameter(f"'{text}': write a number of bytes, as in 500MB or 10GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
+
+
+@click.group("token")
+def token() -> None:
+    """Make, list and revoke the tokens with which clients come in."""
+
+
+@token.command("add")
+@click.argument("name")
+@click.option(
+    "--folder",
+    metavar="PATH",
+    help="The only part of the served folder that NAME sees; '.' is all of it. Default: a folder called NAME.",
+)
+@click.option(
+    "--read", "reads", is_flag=True, help="May fetch and list. Default, without --read and --write: both."
+)
+@click.option("--write", "writes", is_flag=True, help="May send and remove.")
+@click.option("--quota", metavar="SIZE", callback=to_size, help="How much may be there of NAME, as in 10GB.")
+@click.option("--expires", "lasts_s", metavar="TIME", type=Duration(), help="How long it counts, as in 30d.")
+@state_option
+def add(
+    name: str,
+    folder: str | None,
+    reads: bool,
+    writes: bool,
+    quota: int | None,
+    lasts_s: float | None,
+    state: Path,
+) -> int:
+    """Make a token for NAME and print it; it is not shown again.
+
+    A NAME that has tokens already gets one more: its files and uploads are the same. Its folder stays what it is unless
+    --folder says otherwise.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    scopes = (Scopes.READ if reads else Scopes(0)) | (Scopes.WRITE if writes else Scopes(0)) or EVERYTHING
+    made: list[str] = []
+
+    def one_more(register: Register) -> Register:
+        known = register.principals.get(name)
+        kept = name if known is None else known.folder
+        changed, text = register.with_token(
+            name,
+            folder=kept if folder is None else None if folder in (".", "") else folder.strip("/"),
+            quota=known.quota if quota is None and known is not None else quota,
+            scopes=scopes,
+            now_ms=now_ms,
+            expires_ms=None if lasts_s is None else now_ms + int(lasts_s * 1000),
+        )
+        made.append(text)
+        return changed
+
+    try:
+        if folder is None:
+            SafeName.parse(name)
+    except NameRefused as error:
+        return fail(error, show_name(name), "choose a NAME that can be a folder, or say --folder")
+    with about(name):
+        registers.change(state, one_more)
+    click.echo(made[0])
+    say("this is the only time it is shown; a running server takes it after: kill -HUP")
+    return 0
+
+
+@token.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@state_option
+def list_tokens(as_json: bool, state: Path) -> int:
+    """List the tokens: whose they are, what they allow and how long. The tokens themselves are not kept anywhere."""
+    with about(str(state)):
+        register = registers.load(state)
+    for one in register.tokens:
+        if as_json:
+            print_json(_fields(register, one))
+        else:
+            click.echo(_line(register, one))
+    return 0
+
+
+@token.command("revoke")
+@click.argument("name_or_id")
+@state_option
+def revoke(name_or_id: str, state: Path) -> int:
+    """Revoke the token with this id, or all tokens of this name. Files stay where they are."""
+    gone: list[Token] = []
+
+    def less(register: Register) -> Register:
+        changed, found = register.without(name_or_id)
+        gone.extend(found)
+        return changed
+
+    with about(name_or_id):
+        registers.change(state, less)
+    if not gone:
+        return fail(
+            UnknownFile("there is no token of that name or id"), name_or_id, "see: blockproto token list"
+        )
+    for one in gone:
+        say(f"revoked {one.id} of {show_name(one.name)}")
+    say("a running server drops it after: kill -HUP")
+    return 0
+
+
+def _fields(register: Register, one: Token) -> dict[str, Any]:
+    principal = register.principals[one.name]
+    return {
+        "id": one.id,
+        "name": one.name,
+        "scopes": list(one.scopes),
+        "folder": "." if principal.folder is None else principal.folder,
+        "quota": principal.quota,
+        "created_ms": one.created_ms,
+        "expires_ms": one.expires_ms,
+    }
+
+
+def _line(register: Register, one: Token) -> str:
+    fields = _fields(register, one)
+    ends = "for ever" if one.expires_ms is None else f"until {_day(one.expires_ms)}"
+    quota = "no quota" if fields["quota"] is None else f"quota {show_size(fields['quota'])}"
+    rights = "+".join(one.scopes)
+    return show_name(f"{one.id}  {one.name}  {rights}  folder {fields['folder']}  {quota}  {ends}")
+
+
+def _day(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

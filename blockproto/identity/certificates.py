@@ -1,0 +1,168 @@
+"""Certificates and pins: a server's own certificate, made at its first start, and what a client holds it against.
+
+Two ways to know a server: its certificate is the pinned one (the SHA-256 of its DER bytes), as ssh knows hosts; or an
+authority that the client trusts has signed it for that host name. A pin is shown to people as 24 words.
+
+Spec: BP1-TLS.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from mnemonic import Mnemonic
+
+from ..errors import NotPermitted
+from .private import write_private
+
+ALPN = "blockproto/1"
+"""The only application protocol (BP1-TLS-002)."""
+
+PIN_LENGTH = 32
+"""Bytes of a pin: SHA-256."""
+
+CERTIFICATE_NAME = "server.crt"
+KEY_NAME = "server.key"
+_YEARS = 20
+_HEX = re.compile(r"(?:sha256[:=])?((?:[0-9a-f]{2}:?){32})", re.I)
+
+
+def own_certificate(state: Path) -> tuple[Path, Path]:
+    """Where the certificate and key of a server's state folder are; they are made if they are not there.
+
+    Raises:
+        NotPermitted: they cannot be read or written, or the key can be read by others.
+    """
+    certificate, key = state / CERTIFICATE_NAME, state / KEY_NAME
+    try:
+        if not (certificate.exists() and key.exists()):
+            state.mkdir(parents=True, exist_ok=True)
+            certificate_pem, key_pem = _make()
+            write_private(key, key_pem)
+            write_private(certificate, certificate_pem)
+        if key.stat().st_mode & 0o077:
+            raise NotPermitted(f"{key} can be read by others: make it private with chmod 600")
+    except OSError as exc:
+        raise NotPermitted(f"{exc.filename or state} cannot be used: {exc.strerror}") from exc
+    return certificate, key
+
+
+def _make() -> tuple[bytes, bytes]:
+    """A new key and a certificate that it has signed itself, both as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "blockproto")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=365 * _YEARS))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM), key_pem
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """TLS for a server: 1.3 only, and no session tickets, which nobody here would use.
+
+    Raises:
+        NotPermitted: the files cannot be read or do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    context.set_alpn_protocols([ALPN])
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except ssl.SSLError as exc:
+        raise NotPermitted(
+            f"{certificate} and {key} are no certificate and its key without a password: {exc.reason}"
+        ) from exc
+    except OSError as exc:
+        raise NotPermitted(f"{certificate} or {key} cannot be read: {exc.strerror}") from exc
+    return context
+
+
+def client_context(*, pinned: bool, authorities: Path | None = None) -> ssl.SSLContext:
+    """TLS for a client.
+
+    Args:
+        pinned: the certificate will be held against a pin by the caller, whoever signed it.
+        authorities: PEM file of the authorities to trust instead of the system's.
+
+    Raises:
+        NotPermitted: ``authorities`` cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([ALPN])
+    if pinned:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif authorities is None:
+        context.load_default_certs()
+    else:
+        try:
+            context.load_verify_locations(authorities)
+        except OSError as exc:
+            raise NotPermitted(
+                f"{authorities} holds no certificates: {exc.strerror or 'no PEM file'}"
+            ) from exc
+    return context
+
+
+def pin_of_file(certificate: Path) -> bytes:
+    """The pin of the first certificate in a PEM file. Raises NotPermitted."""
+    try:
+        return pin_of(x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(_DER))
+    except (OSError, ValueError) as exc:
+        raise NotPermitted(f"{certificate} holds no certificate") from exc
+
+
+_DER = serialization.Encoding.DER
+
+
+def pin_of(certificate_der: bytes) -> bytes:
+    """The pin of a certificate: 32 bytes."""
+    return hashlib.sha256(certificate_der).digest()
+
+
+def pin_words(pin: bytes) -> str:
+    """A pin as 24 words (BP1-TLS-008)."""
+    return Mnemonic("english").to_mnemonic(pin)
+
+
+def parse_pin(text: str) -> bytes:
+    """A pin from 24 words, or from 64 hexadecimal digits with or without colons.
+
+    Raises:
+        ValueError: it is neither; the text says what is wrong.
+    """
+    words = text.lower().split()
+    if len(words) == 1 and (found := _HEX.fullmatch(words[0])):
+        return bytes.fromhex(found[1].replace(":", ""))
+    if len(words) != 24:
+        raise ValueError(f"a pin is 24 words or 64 hexadecimal digits; this has {len(words)} words")
+    english = Mnemonic("english")
+    for word in words:
+        if word not in english.wordlist:
+            raise ValueError(f"'{word}' is no word of a pin")
+    try:
+        return bytes(english.to_entropy(words))
+    except ValueError:
+        raise ValueError("a word of it is wrong, or two are exchanged") from None

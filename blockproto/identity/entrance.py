@@ -1,0 +1,135 @@
+"""The entrance of a server: from its state folder and what its operator said to who may come in, and how.
+
+    on loopback          no TLS, everybody on this machine, as long as no token was made
+    for other machines   TLS with the server's own certificate, and a token; the first start makes both
+    insecure             also without TLS; and, as long as no token was made, everybody
+
+A certificate of an authority, or more or fewer rights for who comes without a token, are said with ``Wishes``.
+
+Spec: BP1-TLS, BP1-AUT-001, BP1-PRN-008.
+"""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import NotPermitted
+from ..loopback import is_loopback
+from ..realm import ANONYMOUS, EVERYTHING, Realm
+from ..wire import Scopes
+from . import register as registers
+from .admission import Door, wall_clock_ms
+from .certificates import own_certificate, pin_of_file, server_context
+from .private import write_private
+from .register import Register
+
+OWNER = "owner"
+OWNER_TOKEN_NAME = "owner.token"
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What an operator can say of the entrance.
+
+    Attributes:
+        insecure: other machines may come in without TLS too.
+        certificate, key: PEM files to use instead of the server's own certificate; both or neither.
+        anonymous: what one may do without a token; None: as the module says.
+    """
+
+    insecure: bool = False
+    certificate: Path | None = None
+    key: Path | None = None
+    anonymous: Scopes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """Who may come in, and how.
+
+    Attributes:
+        door: who.
+        tls: certificate and key; None: TLS is not answered.
+        pin: of the server's own certificate; None where an authority's is used or none.
+        owner_token: the file in which the first token was just put, or None.
+    """
+
+    door: Door
+    state: Path
+    tls: ssl.SSLContext | None = None
+    certificate: tuple[Path, Path] | None = None
+    pin: bytes | None = None
+    owner_token: Path | None = None
+
+    def reload(self) -> Register:
+        """Read tokens and certificate anew: the register, to be used from now on.
+
+        Raises:
+            NotPermitted: one of them cannot be used; then nothing has changed.
+        """
+        register = registers.load(self.state)
+        if self.tls is not None and self.certificate is not None:
+            server_context(*self.certificate)
+            self.tls.load_cert_chain(*self.certificate)
+        return register
+
+
+def open_entrance(state: Path, host: str, wishes: Wishes) -> Entrance:
+    """Open the entrance of a server that listens on ``host``.
+
+    Makes certificate, key and the first token in ``state`` where they are needed and not there.
+
+    Raises:
+        NotPermitted: a file cannot be used, or the wishes do not fit each other.
+    """
+    if (wishes.certificate is None) is not (wishes.key is None):
+        raise NotPermitted("a certificate needs its key, and a key its certificate: give both")
+    here = is_loopback(host)
+    register = registers.load(state)
+    pair, pin = _certificate(state, wishes, needed=not here and not wishes.insecure)
+    anonymous = _anonymous(register, wishes, free=here or wishes.insecure)
+    owner_token: Path | None = None
+    if anonymous is None and not register.tokens:
+        register, owner_token = _add_owner(state)
+    door = Door(register, anonymous, plaintext=here or wishes.insecure)
+    return Entrance(door, state, None if pair is None else server_context(*pair), pair, pin, owner_token)
+
+
+def _certificate(
+    state: Path, wishes: Wishes, *, needed: bool
+) -> tuple[tuple[Path, Path] | None, bytes | None]:
+    if wishes.certificate is not None and wishes.key is not None:
+        return (wishes.certificate, wishes.key), None
+    if not needed:
+        return None, None
+    pair = own_certificate(state)
+    return pair, pin_of_file(pair[0])
+
+
+def _anonymous(register: Register, wishes: Wishes, *, free: bool) -> Realm | None:
+    scopes = wishes.anonymous
+    if scopes is None:
+        scopes = EVERYTHING if free and not register.tokens else Scopes(0)
+    return replace(ANONYMOUS, scopes=scopes) if scopes else None
+
+
+def _add_owner(state: Path) -> tuple[Register, Path]:
+    """Make the first token: it may do everything in the whole folder, and lies in a file that only its owner can read."""
+    path = state / OWNER_TOKEN_NAME
+    tokens: list[str] = []
+
+    def add(register: Register) -> Register:
+        changed, token = register.with_token(
+            OWNER, folder=None, quota=None, scopes=EVERYTHING, now_ms=wall_clock_ms(), expires_ms=None
+        )
+        tokens.append(token)
+        return changed
+
+    register = registers.change(state, add)
+    try:
+        write_private(path, tokens[0].encode() + b"\n")
+    except OSError as exc:
+        raise NotPermitted(f"{path} cannot be written: {exc.strerror}") from exc
+    return register, path

@@ -1,0 +1,163 @@
+"""A stream that carries blocks of a file which is sent: OPEN and its answer, then block after block in pieces.
+
+Spec: BP1-BLK, BP1-RES-025, BP1-STR-016.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import trio
+
+from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of
+from ..errors import BlockprotoError, Code, GoingAway, LocalProtocolError, UnexpectedMessage
+from ..link.connection import Connection
+from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
+from .sending import Sending
+
+BRIEF_LENGTH_MAX = 64 * 1024
+"""What is at most so long is sent without sharing the line with others."""
+
+
+class Lane:
+    """One stream that carries blocks of a file.
+
+    Args:
+        connection: where.
+        sending: the file.
+        stream: an open stream, or None to open one.
+
+    Attributes:
+        lost: why it carries nothing more, or None.
+        carried: the blocks that were begun on it.
+        joined: the answer to ``join``.
+    """
+
+    def __init__(self, connection: Connection, sending: Sending, stream: int | None = None) -> None:
+        self.connection = connection
+        self.sending = sending
+        self.opened = trio.Event()
+        self.released = False
+        self.lost: BlockprotoError | None = None
+        self.carried: set[int] = set()
+        self.joined: Opened | None = None
+        self._joins = False
+        self.stream = connection.open(self) if stream is None else stream
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.Sink."""
+        if self.released:
+            return
+        if isinstance(message, Opened | Committed | Error):
+            self.opened.set()
+        if isinstance(message, Opened) and self._joins and self.joined is None:
+            self.joined = message
+        else:
+            self.sending.on_message(message)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.Sink."""
+        raise UnexpectedMessage("a receiver sends no payload")
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.Sink."""
+        if self.released:
+            return
+        self.lost = self.lost or error
+        self.opened.set()
+        if self.sending.committed is None:
+            self.sending.lane_ended(error)
+
+    def release(self) -> None:
+        """Carry no more blocks; the receiver keeps what it has, and what it still says here is not listened to."""
+        self.released = True
+        if self.connection.lost is not None or not self.connection.session.is_open(self.stream):
+            return
+        try:
+            self.connection.post(self.stream, Cancel(reason=Code.CANCELLED, text="stopped", discard=False))
+        except LocalProtocolError as exc:
+            self.connection.close(exc)
+
+    async def open(self, message: Open) -> None:
+        """Say OPEN and wait for its answer.
+
+        Raises:
+            BlockprotoError: it was refused, or the connection ended.
+        """
+        self.connection.post(self.stream, message)
+        await self.opened.wait()
+        self.sending.check_going_on()
+        if self.lost is not None:
+            raise self.lost
+
+    async def join(self, message: Open) -> None:
+        """Say OPEN with the attempt of the streams that carry the file already, and wait for its answer (``joined``).
+
+        Raises:
+            BlockprotoError: it was refused, or the connection ended.
+        """
+        self._joins = True
+        await self.open(message)
+
+    async def send_blocks(self) -> None:
+        """Send the file's next blocks until there is none left."""
+        sending = self.sending
+        end = sending.source.end
+        memory = memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
+        with self._sharing_the_line():
+            while (blockno := await sending.next_block(self)) is not None:
+                self._check_staying()
+                self.carried.add(blockno)
+                block = await sending.source.read_block(blockno, memory)
+                if not block:
+                    sending.ends_at(blockno * BLOCK_LENGTH)
+                    return
+                digest = digest_of(block)
+                sending.remember_digest(blockno, digest)
+                sending.block_begins(blockno, len(block))
+                await self._send_block(blockno, block, digest)
+                if sending.source.end is None and len(block) < BLOCK_LENGTH:
+                    sending.ends_at(blockno * BLOCK_LENGTH + len(block))
+
+    def _sharing_the_line(self) -> AbstractContextManager[None]:
+        """Be one of those that share the line, unless it is over at once: hundreds of small files cannot be paced."""
+        source = self.sending.source
+        brief = source.end is not None and source.end - source.first <= BRIEF_LENGTH_MAX
+        return nullcontext() if brief else self.connection.sending(self.stream)
+
+    def _check_staying(self) -> None:
+        """Start no block once the peer has said that it is stopping (BP1-END)."""
+        leaving = self.connection.going_away
+        if leaving is not None:
+            raise GoingAway(leaving.text, retry_after_ms=leaving.retry_after_ms)
+
+    async def _send_block(self, blockno: int, block: memoryview, digest: bytes) -> None:
+        sending = self.sending
+        begin = max(blockno * BLOCK_LENGTH, sending.source.first)
+        at = sending.prefixes.pop(blockno, 0)
+        if at >= len(block):
+            at = 0
+        started = False
+        while not started or at < len(block):
+            length = min(len(block) - at, self.connection.piece_length())
+            end = digest if at + length == len(block) else None
+            message = (
+                Piece(begin + at, digest=end) if started else self._block_message(blockno, begin + at, end)
+            )
+            await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
+            sending.payload_sent(length)
+            started = True
+            at += length
+
+    def _block_message(self, blockno: int, position: int, digest: bytes | None) -> Block:
+        facts = self.sending.source.facts
+        return Block(
+            sourceid=self.sending.sourceid,
+            filesize=facts.filesize,
+            blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+            blockno=blockno,
+            position=position,
+            filename=facts.filename.text,
+            filetype=facts.filetype,
+            digest=digest,
+        )

@@ -1,0 +1,163 @@
+"""``blockproto token`` and the entrance of ``blockproto serve``: real processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import COMMAND
+
+from blockproto.cli.output import Status
+from blockproto.errors import NotPermitted
+from blockproto.identity.certificates import own_certificate, parse_pin, pin_of_file
+from blockproto.identity.entrance import OWNER_TOKEN_NAME, Wishes, open_entrance
+from blockproto.identity.register import load
+from blockproto.identity.tokens import secret_of
+from blockproto.realm import EVERYTHING
+from blockproto.wire import FEATURE_AUTH, FEATURE_AUTH_REQUIRED, Scopes
+
+Run = Callable[..., Any]
+
+
+# ---- the entrance
+
+
+def test_on_loopback_everybody_on_this_machine_may_come_in_until_there_is_a_token(
+    tmp_path: Path, run: Run
+) -> None:
+    entrance = open_entrance(tmp_path, "127.0.0.1", Wishes())
+    assert (entrance.tls, entrance.pin, entrance.owner_token) == (None, None, None)
+    assert entrance.door.anonymous is not None
+    assert entrance.door.anonymous.scopes == EVERYTHING
+    assert list(tmp_path.iterdir()) == []
+    assert run("token", "add", "alice", "--state", tmp_path).status == Status.DONE
+    entrance = open_entrance(tmp_path, "127.0.0.1", Wishes())
+    assert entrance.door.anonymous is None
+    assert entrance.door.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED
+    entrance = open_entrance(tmp_path, "127.0.0.1", Wishes(anonymous=Scopes.READ))
+    assert entrance.door.anonymous is not None
+    assert entrance.door.anonymous.scopes == Scopes.READ
+    assert entrance.door.features == FEATURE_AUTH
+
+
+def test_for_other_machines_the_first_start_makes_a_certificate_and_a_token(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    first = open_entrance(state, "0.0.0.0", Wishes())
+    assert first.tls is not None
+    assert first.pin == pin_of_file(own_certificate(state)[0])
+    assert first.owner_token == state / OWNER_TOKEN_NAME
+    assert not first.door.plaintext_for("192.0.2.1")
+    assert first.door.plaintext_for("127.0.0.1")
+    assert first.door.anonymous is None
+    token = first.owner_token.read_text().strip()
+    assert first.owner_token.stat().st_mode & 0o777 == 0o600
+    grant = load(state).find(token)
+    assert grant is not None
+    assert (grant.realm.folder, grant.realm.scopes) == (None, EVERYTHING)
+    again = open_entrance(state, "0.0.0.0", Wishes())
+    assert (again.pin, again.owner_token) == (first.pin, None)
+
+
+def test_insecure_is_for_everybody_as_before(tmp_path: Path) -> None:
+    entrance = open_entrance(tmp_path, "0.0.0.0", Wishes(insecure=True))
+    assert entrance.tls is None
+    assert entrance.door.plaintext_for("192.0.2.1")
+    assert entrance.door.anonymous is not None
+    assert entrance.door.anonymous.scopes == EVERYTHING
+
+
+def test_what_was_read_anew_counts_and_a_damaged_file_changes_nothing(tmp_path: Path, run: Run) -> None:
+    entrance = open_entrance(tmp_path, "0.0.0.0", Wishes())
+    assert run("token", "add", "alice", "--state", tmp_path).status == Status.DONE
+    assert set(entrance.reload().principals) == {"owner", "alice"}
+    (tmp_path / "server.crt").write_text("nonsense")
+    with pytest.raises(NotPermitted, match="no certificate"):
+        entrance.reload()
+
+
+def test_a_certificate_needs_its_key(tmp_path: Path) -> None:
+    certificate, key = own_certificate(tmp_path / "made")
+    with pytest.raises(NotPermitted, match="give both"):
+        open_entrance(tmp_path, "0.0.0.0", Wishes(certificate=certificate))
+    entrance = open_entrance(tmp_path, "127.0.0.1", Wishes(certificate=certificate, key=key))
+    assert entrance.tls is not None
+    assert entrance.pin is None
+
+
+def test_serve_tells_how_to_come_in(tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    command = [*COMMAND, "serve", str(tmp_path / "served"), "--listen", "0.0.0.0:0"]
+    said = []
+    for _ in range(2):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("listening on 0.0.0.0:")
+            process.terminate()
+            said.append(process.communicate(timeout=20)[1])
+    first, second = said
+    lines = first.splitlines()
+    assert parse_pin(lines[0].split()[-1]) == parse_pin(lines[1].partition("in words: ")[2])
+    assert "--token-file" in first
+    token = (tmp_path / "served" / ".blockproto" / OWNER_TOKEN_NAME).read_text().strip()
+    secret_of(token)
+    assert token not in first
+    assert second.splitlines() == lines[:2]
+
+
+# ---- the command
+
+
+def test_a_token_is_added_listed_and_revoked(tmp_path: Path, run: Run) -> None:
+    added = run(
+        "token", "add", "Zoë 中文", "--quota", "10GB", "--expires", "30d", "--read", "--state", tmp_path
+    )
+    assert added.status == Status.DONE
+    token = added.out.strip()
+    grant = load(tmp_path).find(token)
+    assert grant is not None
+    assert (grant.realm.quota, grant.realm.scopes) == (10**10, Scopes.READ)
+    assert grant.realm.folder is not None
+    assert grant.realm.folder.text == "Zoë 中文"
+    assert run("token", "add", "Zoë 中文", "--folder", ".", "--state", tmp_path).status == Status.DONE
+    listed = run("token", "list", "--json", "--state", tmp_path)
+    rows = [json.loads(line) for line in listed.out.splitlines()]
+    assert [(row["name"], row["scopes"], row["folder"]) for row in rows] == [
+        ("Zoë 中文", ["read"], "."),
+        ("Zoë 中文", ["read", "write"], "."),
+    ]
+    assert rows[0]["expires_ms"] - rows[0]["created_ms"] == 30 * 86_400_000
+    assert token not in listed.out
+    people = run("token", "list", "--state", tmp_path)
+    assert "quota 9.3 GiB" in people.out
+    revoked = run("token", "revoke", rows[0]["id"], "--state", tmp_path)
+    assert revoked.status == Status.DONE
+    assert load(tmp_path).find(token) is None
+    assert run("token", "revoke", "Zoë 中文", "--state", tmp_path).status == Status.DONE
+    assert run("token", "list", "--state", tmp_path).out == ""
+    unknown = run("token", "revoke", "Zoë 中文", "--state", tmp_path)
+    assert unknown.status == Status.FAILED
+    assert "no token of that name or id" in unknown.err
+
+
+@pytest.mark.parametrize("name", ["../out", "", "a/../b", ".blockproto", "\x1b[31m"])
+def test_a_name_that_can_be_no_folder_is_refused(tmp_path: Path, run: Run, name: str) -> None:
+    ran = run("token", "add", name, "--state", tmp_path)
+    assert ran.status == Status.FAILED
+    assert "--folder" in ran.err
+    assert "\x1b" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_list_is_said_so(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "tokens.json"
+    path.touch(mode=0o600)
+    path.write_text("nonsense")
+    for arguments in (["list"], ["add", "bob"], ["revoke", "bob"]):
+        ran = run("token", *arguments, "--state", tmp_path)
+        assert ran.status == Status.FAILED
+        assert "no list of tokens" in ran.err
+    assert path.read_text() == "nonsense"
