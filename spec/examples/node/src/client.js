@@ -14,7 +14,8 @@ import {BLOCK, ZEROS16, blocknumOf, digestOf, factsOf, keyedId, runsOf} from './
 import {Connection} from './connection.js';
 import {ConnectionLost, Refusal} from './errors.js';
 import {judgeName} from './names.js';
-import {PartFile, missing, readExactly} from './partfile.js';
+import {missing} from './lines.js';
+import {PartFile, readExactly} from './partfile.js';
 import {Lane, Receiving} from './receiving.js';
 import {Sending} from './sending.js';
 

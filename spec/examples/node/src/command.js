@@ -7,7 +7,7 @@ import {parseArgs} from 'node:util';
 import {digestOf} from './blocks.js';
 import {STATE, persistently} from './client.js';
 import {ConnectionLost, escapeText} from './errors.js';
-import {missing} from './partfile.js';
+import {missing} from './lines.js';
 import {Server} from './server.js';
 
 const USAGE = `usage:

@@ -19,7 +19,7 @@ const SHORT_PIECE = 4096;
 const GREETING_MS = 10000;
 const HEAD_MS = 10000;
 const SILENCE_MS = 600000;
-const LINGER_MS = 5000;
+const LINGER_MS = 3000;
 /** One frame of the longest kind: the one that is refused may be on its way still. */
 const LINGER_BYTES = 2097152;
 const KEEPALIVE_S = 15;

@@ -11,7 +11,8 @@ import {isUtf8} from 'node:buffer';
 import {FOLDER, ZEROS16, digestOf} from './blocks.js';
 import {Refusal} from './errors.js';
 import {brokenRule} from './names.js';
-import {missing, syncFolder} from './partfile.js';
+import {missing} from './lines.js';
+import {syncFolder} from './partfile.js';
 
 const FOLDER_FLAGS = constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW;
 

@@ -10,8 +10,9 @@
  * and is cut off.
  */
 import {constants, existsSync} from 'node:fs';
-import {open, readFile, rename, unlink} from 'node:fs/promises';
+import {open, rename, unlink} from 'node:fs/promises';
 import path from 'node:path';
+import {Lines, missing} from './lines.js';
 
 export class PartFile {
   constructor(where, base) {
@@ -23,7 +24,6 @@ export class PartFile {
     this.notes = {};
     this.file = null;
     this.ledger = null;
-    this.appending = Promise.resolve();
     this.discarded = false;
   }
 
@@ -34,13 +34,11 @@ export class PartFile {
    */
   static async load(where, base = 0) {
     const part = new PartFile(where, base);
-    const text = await readFile(`${where}.ledger`, 'utf8').catch(missing(''));
-    const whole = text.slice(0, text.lastIndexOf('\n') + 1);
-    for (const line of whole.split('\n')) if (line !== '') part.apply(JSON.parse(line));
+    const {objects, size} = await Lines.read(`${where}.ledger`);
+    for (const line of objects) part.apply(line);
     if (part.facts === null) return part;
     if (!existsSync(`${where}.part`)) return new PartFile(where, base);
-    await part.openFiles();
-    await part.ledger.truncate(Buffer.byteLength(whole));
+    await part.openFiles(size);
     return part;
   }
 
@@ -56,9 +54,9 @@ export class PartFile {
     return this.file !== null;
   }
 
-  async openFiles() {
+  async openFiles(ledgerSize) {
     this.file = await open(`${this.where}.part`, constants.O_RDWR | constants.O_CREAT, 0o644);
-    this.ledger = await open(`${this.where}.ledger`, constants.O_RDWR | constants.O_CREAT | constants.O_APPEND, 0o600);
+    this.ledger = await Lines.open(`${this.where}.ledger`, ledgerSize);
   }
 
   /** Makes the files, once, with the first byte that comes; later calls wait for the first. */
@@ -75,20 +73,15 @@ export class PartFile {
 
   async makeFiles(facts) {
     this.facts = facts;
-    await this.openFiles();
+    await this.openFiles(0);
     await this.file.truncate(0);
-    await this.ledger.truncate(0);
     await this.append({begin: facts, note: this.notes});
     await syncFolder(path.dirname(this.where));
   }
 
   /** One line, durable when this returns. */
   append(line) {
-    this.appending = this.appending.then(async () => {
-      await this.ledger.write(`${JSON.stringify(line)}\n`);
-      await this.ledger.datasync();
-    });
-    return this.appending;
+    return this.ledger.append(line);
   }
 
   /** Not durable before `hold` or `recordPrefixes`. */
@@ -136,14 +129,17 @@ export class PartFile {
     this.file = this.ledger = null;
   }
 
-  /** Removes both files, durably; the ledger first, so that nothing is ever found that has no bytes. */
-  async discard() {
+  /**
+   * Removes both files; the ledger first, so that nothing is ever found that has no bytes. `durably` false: after a
+   * commit, whose receipt outlives what may come back of them.
+   */
+  async discard(durably = true) {
     if (this.discarded) return;
     this.discarded = true;
     await this.close();
     await unlink(`${this.where}.ledger`).catch(missing());
     await unlink(`${this.where}.part`).catch(missing());
-    await syncFolder(path.dirname(this.where));
+    if (durably) await syncFolder(path.dirname(this.where));
   }
 
   /** Gives the part its final name (a download's; the server's store does it its own way). The ledger goes first: one
@@ -157,12 +153,6 @@ export class PartFile {
     await this.close();
   }
 }
-
-/** For `.catch`: what is not there is `value`; any other error goes on. */
-export const missing = (value) => (error) => {
-  if (error.code !== 'ENOENT') throw error;
-  return value;
-};
 
 /** Names in a folder are durable when this returns. */
 export async function syncFolder(folder) {

@@ -17,7 +17,8 @@ import path from 'node:path';
 import {FOLDER, ZEROS16} from './blocks.js';
 import {Refusal} from './errors.js';
 import {Folder, statOf} from './folder.js';
-import {PartFile, missing, syncFolder} from './partfile.js';
+import {Lines, missing} from './lines.js';
+import {PartFile, syncFolder} from './partfile.js';
 
 const EXPIRES_MS = 30 * 24 * 3600 * 1000;
 const RECEIPTS_MS = 30 * 24 * 3600 * 1000;
@@ -31,7 +32,7 @@ export class Store {
     this.uploadsFolder = path.join(this.state, 'uploads');
     /** @type {Map<string, object>} sourceid → receipt */ this.receipts = new Map();
     /** @type {Map<string, string>} filename → sourceid of the receipt that speaks of it */ this.byName = new Map();
-    this.naming = Promise.resolve();
+    /** @type {Map<string, Promise<void>>} commits of one name follow each other */ this.naming = new Map();
   }
 
   /** Opens the store of a folder, making it where there is none. One process at a time. */
@@ -55,7 +56,7 @@ export class Store {
   }
 
   async close() {
-    await this.receiptsFile.close();
+    await this.receiptLines.close();
     await this.folder.handle.close();
   }
 
@@ -76,15 +77,11 @@ export class Store {
   /** Reads the receipts, and writes them anew without what is old, replaced or torn. */
   async readReceipts() {
     const where = path.join(this.state, 'receipts');
-    const text = await readFile(where, 'utf8').catch(missing(''));
-    for (const line of text.slice(0, text.lastIndexOf('\n') + 1).split('\n')) if (line !== '') this.keepReceipt(JSON.parse(line));
+    for (const receipt of (await Lines.read(where)).objects) this.keepReceipt(receipt);
     const young = [...this.receipts.values()].filter((receipt) => Date.now() - receipt.at < RECEIPTS_MS);
-    const fresh = await open(`${where}.new`, 'w');
-    await fresh.write(young.map((receipt) => `${JSON.stringify(receipt)}\n`).join(''));
-    await fresh.sync();
-    await fresh.close();
+    this.receiptLines = await Lines.open(`${where}.new`, 0);
+    await Promise.all(young.map((receipt) => this.receiptLines.append(receipt)));
     await rename(`${where}.new`, where);
-    this.receiptsFile = await open(where, constants.O_WRONLY | constants.O_APPEND);
   }
 
   keepReceipt(receipt) {
@@ -161,10 +158,17 @@ export class Store {
    * @param {import('./partfile.js').PartFile} part
    * @returns {Promise<object>} its receipt
    */
-  commit(upload, part) {
-    const done = this.naming.then(() => (upload.filetype === FOLDER ? this.makeFolder(upload) : this.nameFile(upload, part)));
-    this.naming = done.catch(() => {});
-    return done;
+  async commit(upload, part) {
+    const {filename, filetype} = upload;
+    const former = this.naming.get(filename) ?? Promise.resolve();
+    const done = former.then(() => (filetype === FOLDER ? this.makeFolder(upload) : this.nameFile(upload, part)));
+    const turn = done.then(() => {}, () => {});
+    this.naming.set(filename, turn);
+    try {
+      return await done;
+    } finally {
+      if (this.naming.get(filename) === turn) this.naming.delete(filename);
+    }
   }
 
   async nameFile(upload, part) {
@@ -183,10 +187,11 @@ export class Store {
         }
         const storedAs = filename.slice(0, filename.length - name.length) + wanted;
         const receipt = await this.record(upload, storedAs, stat);
-        if (taken === null) await link(`${part.where}.part`, path.join(folder, wanted));
-        else await rename(`${part.where}.part`, path.join(folder, wanted));
+        if (taken !== null) await rename(`${part.where}.part`, path.join(folder, wanted));
+        else if (!(await linkIfFree(`${part.where}.part`, path.join(folder, wanted)))) continue;
         await handle.sync();
-        await part.discard();
+        this.keepReceipt(receipt);
+        await part.discard(false);
         return receipt;
       }
     }, true);
@@ -202,7 +207,9 @@ export class Store {
         await setFacts(folder, upload);
         await folder.sync();
         await handle.sync();
-        return await this.record(upload, filename, await folder.stat({bigint: true}));
+        const receipt = await this.record(upload, filename, await folder.stat({bigint: true}));
+        this.keepReceipt(receipt);
+        return receipt;
       } finally {
         await folder.close();
       }
@@ -215,9 +222,7 @@ export class Store {
       sourceid: upload.sourceid, fileId: upload.fileId, root: upload.root, filesize: upload.filesize, filetype: upload.filetype,
       storedAs, at: Date.now(), ino: String(stat.ino), mtimeNs: String(stat.mtimeNs), mtime: upload.mtime === null ? null : String(upload.mtime),
     };
-    await this.receiptsFile.write(`${JSON.stringify(receipt)}\n`);
-    await this.receiptsFile.datasync();
-    this.keepReceipt(receipt);
+    await this.receiptLines.append(receipt);
     return receipt;
   }
 
@@ -225,6 +230,17 @@ export class Store {
   async confirm(receipt) {
     await this.folder.within(receipt.storedAs, (_where, _name, handle) => handle.sync());
     return receipt;
+  }
+}
+
+/** A second name for a file, unless that name is taken; whether it was free. */
+async function linkIfFree(where, wanted) {
+  try {
+    await link(where, wanted);
+    return true;
+  } catch (error) {
+    if (error.code !== 'EEXIST') throw error;
+    return false;
   }
 }
 

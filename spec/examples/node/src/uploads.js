@@ -259,6 +259,6 @@ export class BriefLane {
   }
 
   async onEnd() {
-    if (this.part !== null) await this.part.discard();
+    if (this.part !== null) await this.part.discard(false);
   }
 }
