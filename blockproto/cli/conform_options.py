@@ -33,9 +33,16 @@ def run_options(command: _Command) -> _Command:
                 help="Only cases whose name holds WORDS, is it, or matches it (*); or of a clause (RES-006). Repeatable.",
             ),
             click.option("--failed", is_flag=True, help="Only what failed the last time."),
-            click.option("--quick", is_flag=True, help="Leave out what waits for deadlines of the protocol."),
             click.option(
-                "--jobs", default=1, type=click.IntRange(1, 64), metavar="N", help="Cases at the same time."
+                "--quick", is_flag=True, help="Leave out what waits for deadlines, and the limits (L4)."
+            ),
+            click.option(
+                "--jobs",
+                default=4,
+                show_default=True,
+                type=click.IntRange(1, 64),
+                metavar="N",
+                help="Cases at the same time.",
             ),
             click.option(
                 "--shuffle", type=int, metavar="SEED", help="Another order, the same for the same SEED."

@@ -43,6 +43,9 @@ LAYERS = {
 }
 """What a layer needs more than the one before."""
 
+LIMITS = 4
+"""The layer of limits: its cases take much of something, and time."""
+
 
 class Side(Enum):
     """Whom a case examines."""

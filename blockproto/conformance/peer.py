@@ -585,21 +585,25 @@ class Peer:
         self._allowed[heard.stream] = max(credit.allowance, self._allowed.get(heard.stream, 0))
 
     def _count_payload(self, heard: Heard) -> None:
-        ours = self.ours
-        for stream, least in ((0, ours.connection_allowance), (heard.stream, ours.stream_allowance)):
+        for stream in (0, heard.stream):
             self._came[stream] += len(heard.payload)
-            granted = self._granted.get(stream, least)
+            granted = self._our_allowance(stream)
             if self._came[stream] > granted:
                 raise Failed(
                     "payload beyond the credit that was granted", got=str(heard), clause="BP1-CRD-002"
                 )
-            if self.grants and granted - self._came[stream] < least // 2:
-                self.grant(stream, self._came[stream] + least)
+            window = self.ours.stream_allowance if stream else self.ours.connection_allowance
+            if self.grants and granted - self._came[stream] < window // 2:
+                self.grant(stream, self._came[stream] + window)
+
+    def _our_allowance(self, stream: int) -> int:
+        least = self.ours.stream_allowance if stream else self.ours.connection_allowance
+        return max(least, self._granted.get(stream, 0))
 
     def grant(self, stream: int, allowance: int) -> None:
-        """Say CREDIT."""
-        self._granted[stream] = max(allowance, self._granted.get(stream, 0))
-        self.say(stream, wire.Credit(allowance, self._came[stream]))
+        """Say CREDIT; an allowance that is lower than before grants nothing, and tells what was received."""
+        self._granted[stream] = max(allowance, self._our_allowance(stream))
+        self.say(stream, wire.Credit(self._granted[stream], self._came[stream]))
 
     def came(self, stream: int = 0) -> int:
         """Payload bytes that came on a stream, or on the connection."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .case import Case
+from .case import LIMITS, Case
 from .outcome import Outcome, Report
 from .verdicts import Verdict
 
@@ -18,12 +18,12 @@ class SelectionError(ValueError):
 
 
 def select(cases: Sequence[Case], patterns: Sequence[str] = (), *, quick: bool = False) -> list[Case]:
-    """The cases that match one of the patterns (all, if there is none), without the slow ones if it shall be quick.
+    """The cases that match one of the patterns (all, if there is none); without slow ones and limits if it shall be quick.
 
     Args:
         cases: to choose from.
         patterns: a whole name, a piece of one, or a shell pattern; or the id of a clause.
-        quick: leave out what waits for deadlines.
+        quick: leave out what waits for deadlines, and the limits (L4), which take much of something.
 
     Raises:
         SelectionError: a pattern matches nothing.
@@ -34,7 +34,8 @@ def select(cases: Sequence[Case], patterns: Sequence[str] = (), *, quick: bool =
         if not found:
             raise SelectionError(f"no case matches {pattern!r}; --list shows them all")
         chosen |= found
-    return [case for case in cases if (not patterns or case.name in chosen) and not (quick and case.slow)]
+    wanted = [case for case in cases if not patterns or case.name in chosen]
+    return [case for case in wanted if not quick or not (case.slow or case.layer == LIMITS)]
 
 
 def _matches(case: Case, pattern: str, cases: Sequence[Case]) -> bool:

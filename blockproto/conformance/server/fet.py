@@ -142,7 +142,7 @@ def replaced_while_sent(trial: Trial) -> None:
     peer.say(1, wire.Fetch(sample.filename))
     peer.expect(wire.Open, 1)
     content = b""
-    while len(content) < 1 << 18:
+    while not content:
         content += peer.expect_any(1).payload
     newer = sample.with_(sourceid=trial.sourceid(), seed=sample.seed + 1)
     moves.upload(trial.dial(), newer, if_exists=2)
@@ -375,7 +375,7 @@ def committed(trial: Trial) -> None:
 @cases.table(
     "ends/fetcher-gives-up-{}",
     "FET-014 STR-007",
-    {"before-the-file": 0, "in-the-middle": 1 << 18},
+    {"before-the-file": 0, "in-the-middle": 1},
     why="Who closes a film in the middle must not get the rest of it.",
     layer=2,
 )

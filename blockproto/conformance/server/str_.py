@@ -481,5 +481,6 @@ def two_full_lines(trial: Trial) -> None:
     peer.send(raw, deaf=True)
     opened = peer.expect(wire.Open, 1)
     moves.hear_blocks(peer, 1, opened, wire.Fetch(big.filename))
+    peer.expect(wire.Opened, 3)
     if blocks:
         peer.expect_acked(3, blocks - 1)
