@@ -10,7 +10,7 @@ import os
 import random
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ import trio
 from blockproto.blocks import BLOCK_LENGTH
 from blockproto.chaos import How, Line
 from blockproto.client import Client, connect_with
-from blockproto.errors import BlockprotoError, Code
+from blockproto.errors import BlockprotoError, Code, FileExists, UnknownFile
 from blockproto.names import SafeName
 from blockproto.results import UploadJob
 
@@ -192,6 +192,8 @@ class Person:
         kinds: list[tuple[int, str, Callable[[int], Command]]] = [
             (6, "upload", self.upload),
             (1, "same name", self.upload_same_name),
+            (1, "removed", self.upload_and_remove),
+            (1, "beside", self.upload_beside),
             (2, "many uploads", self.upload_many),
             (1, "stream", self.upload_stream),
             (2, "download", self.download),
@@ -213,20 +215,72 @@ class Person:
 
     def upload_same_name(self, at: int) -> Command:
         """A file whose name others use too."""
-        return self._plain_upload("everybody's", self.rng.choice(SIZES), self.number * 10 + at)
+        content = content_of(self.rng.choice(SIZES), self.number * 10 + at)
+        path = _source(len(content), self.number * 10 + at)
+        self.world.promises.may_become("everybody's", content)
+        policy = self.rng.choice(("keep", "refuse", "replace"))
+
+        async def command(client: Client) -> None:
+            try:
+                receipt = await client.upload(path, name="everybody's", if_exists=policy)
+            except FileExists:
+                if policy != "refuse":
+                    raise
+                return
+            if not self.world.promises.may_have("everybody's", receipt.stored_as):
+                self.world.break_promise(f"{receipt.stored_as} is nothing that anybody sent")
+
+        return command
+
+    def upload_and_remove(self, at: int) -> Command:
+        """A file that is not wanted any more once it is there."""
+        name = f"{self.number}/gone {at}"
+        begin = self._plain_upload(name, self.rng.choice(SIZES), self.number * 10 + at)
+        there = False
+
+        async def command(client: Client) -> None:
+            nonlocal there
+            if not there:
+                await begin(client)
+            there = True
+            with suppress(UnknownFile):  # it was removed before, and the answer was lost
+                await client.remove(name)
+            if self.world.promises.stored(name) is not None:
+                self.world.break_promise(f"{name} was removed and is still there")
+
+        return command
+
+    def upload_beside(self, at: int) -> Command:
+        """Something big that can wait, and something small that perhaps cannot, on the same connections."""
+        ranks = ("bulk", self.rng.choice(("interactive", "normal", "bulk")))
+        sizes = (3 * MIB, self.rng.choice((70_000, 300_000, MIB + 1)))
+        uploads: list[Command] = []
+        for number, (rank, size) in enumerate(zip(ranks, sizes, strict=True)):
+            variety = self.number * 10 + at + 300 * number
+            name = f"{self.number}/beside {at} {number}"
+            uploads.append(self._plain_upload(name, size, variety, rank))
+
+        async def command(client: Client) -> None:
+            async with trio.open_nursery() as nursery:
+                for upload in uploads:
+                    nursery.start_soon(upload, client)
+
+        return command
 
     def upload_shared(self, number: int, size: int) -> Command:
         """A file that another device sends too, as the same upload."""
         self.expect(Code.SUPERSEDED)
         return self._plain_upload(f"shared {number}", size, 8000 + number)
 
-    def _plain_upload(self, name: str, size: int, variety: int) -> Command:
+    def _plain_upload(self, name: str, size: int, variety: int, priority: str = "normal") -> Command:
         content = content_of(size, variety)
         self.world.promises.may_become(name, content)
-        return partial(self._upload, _source(size, variety), name, [content])
+        return partial(self._upload, _source(size, variety), name, priority, [content])
 
-    async def _upload(self, path: Path, name: str, versions: list[bytes], client: Client) -> None:
-        receipt = await client.upload(path, name=name)
+    async def _upload(
+        self, path: Path, name: str, priority: str, versions: list[bytes], client: Client
+    ) -> None:
+        receipt = await client.upload(path, name=name, priority=priority)
         if self.world.promises.stored(receipt.stored_as) not in versions:
             self.world.break_promise(
                 f"{name} was uploaded as {receipt.stored_as}, which is not what was sent"
@@ -254,7 +308,7 @@ class Person:
             async with trio.open_nursery() as nursery:
                 if there == versions[:1]:
                     nursery.start_soon(change)
-                await self._upload(path, name, there, client)
+                await self._upload(path, name, "normal", there, client)
                 nursery.cancel_scope.cancel()
 
         return command
@@ -330,8 +384,10 @@ class Person:
                 async for job, outcome in outcomes:
                     if isinstance(outcome, BlockprotoError):
                         raise outcome
-                    if outcome.filesize != SEEDED[job.entry.filename]:
-                        self.world.break_promise(f"{job.entry.filename} was downloaded with another size")
+                    if outcome.root != job.entry.root:
+                        self.world.break_promise(
+                            f"{job.entry.filename} was downloaded, and is something else"
+                        )
 
         return command
 
@@ -341,10 +397,7 @@ class Person:
         async def command(client: Client) -> None:
             async with aclosing(client.listing(recursive=True)) as listing:
                 async for entry in listing:
-                    stored = self.world.promises.stored(entry.filename)
-                    if entry.filetype != "inode/directory" and (
-                        stored is None or len(stored) != entry.filesize
-                    ):
+                    if not entry.folder and not self.world.promises.may_be(entry.filename, entry.filesize):
                         self.world.break_promise(f"the listing says {entry}")
             async with aclosing(client.uploads()) as uploads:
                 _ = [upload async for upload in uploads]

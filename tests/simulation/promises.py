@@ -26,6 +26,7 @@ from blockproto.store import (
     Forget,
     IfExists,
     KeepPrefixes,
+    Remove,
     StoredFile,
     UploadKey,
     Work,
@@ -66,7 +67,7 @@ class Promises:
         self._trace = trace
         self._versions: dict[str, list[bytes]] = {}
         self._promised: dict[bytes, _Promised] = {}
-        self._published: dict[bytes, str] = {}
+        self._published: dict[bytes, tuple[str, bytes]] = {}
         self._sourceids: dict[Stream, bytes] = {}
         self._opening: dict[Stream, float] = {}
         self._named: dict[Stream, set[int]] = {}
@@ -154,14 +155,10 @@ class Promises:
             self._broken(f"block {blockno} of {name} was acknowledged with bytes that nobody sent")
 
     def _on_committed(self, message: Committed) -> None:
-        store = self.store
-        assert store is not None
         self._trace("COMMITTED", message.sourceid.hex()[:8], message.stored_as, message.filesize)
-        entry = store._files.get(message.stored_as)
-        if entry is None:
-            self._broken(f"COMMITTED says {message.stored_as}, which is not there")
-        elif entry.entry.root != message.root or len(entry.content) != message.filesize:
-            self._broken(f"COMMITTED says {message.stored_as}, which is another file")
+        name, _ = self._published.get(message.sourceid, ("", b""))
+        if name != message.stored_as:
+            self._broken(f"COMMITTED says {message.stored_as}, which never got that name")
 
     # ---- what happens on the disk -----------------------------------------------------------------------------
 
@@ -169,8 +166,16 @@ class Promises:
         """See disk.Watcher."""
         self._trace("commit", [type(work).__name__ for work in works])
         for work in works:
+            if isinstance(work, Remove) and work.outcome is None and work.filename is not None:
+                self._forget_file(work.filename.text)
             if isinstance(work, BlockDone | KeepPrefixes) and work.outcome is None:
                 self._check_attempt(work.upload.key.sourceid, work.attempt)
+
+    def _forget_file(self, name: str) -> None:
+        """A finished file was removed by somebody who asked for it."""
+        for sourceid, (published, _) in tuple(self._published.items()):
+            if published == name:
+                del self._published[sourceid]
 
     def _check_attempt(self, sourceid: bytes, attempt: int) -> None:
         promised = self._promised.get(sourceid)
@@ -189,10 +194,10 @@ class Promises:
             self._broken(f"{receipt.stored_as} has {len(content)} bytes that nobody sent as {name}")
         if taken and work.facts.if_exists is not IfExists.REPLACE:
             self._broken(f"{receipt.stored_as} was written over another file")
-        before = self._published.get(sourceid)
-        if before is not None and store._files.get(before) and before != receipt.stored_as:
+        before, version = self._published.get(sourceid, ("", b""))
+        if before in store._files and store._files[before].entry.version == version:
             self._broken(f"{name} was committed twice: {before}, {receipt.stored_as}")
-        self._published[sourceid] = receipt.stored_as
+        self._published[sourceid] = receipt.stored_as, store._files[receipt.stored_as].entry.version
         self._promised.pop(sourceid, None)
 
     def on_forget(self, work: Forget) -> None:
@@ -212,7 +217,7 @@ class Promises:
         self._opening.clear()
         for sourceid in self._promised:
             self._check_kept(store, sourceid)
-        for sourceid, name in self._published.items():
+        for sourceid, (name, _) in self._published.items():
             if name not in store._files:
                 self._broken(f"{name} ({sourceid.hex()[:8]}) was committed and is gone")
 
@@ -221,6 +226,16 @@ class Promises:
         lost = self._promised[sourceid].blocks - (set() if begun is None else set(begun.digests))
         if lost:
             self._broken(f"blocks {sorted(lost)} of {sourceid.hex()[:8]} were acknowledged and are gone")
+
+    def may_be(self, name: str, size: int) -> bool:
+        """Whether a file of that size can have that name, or is there under a name that was free."""
+        found = self.stored(name)
+        sizes = [len(version) for version in self._versions.get(name, [])]
+        return size in sizes or (found is not None and len(found) == size)
+
+    def may_have(self, name: str, stored_as: str) -> bool:
+        """Whether one version of ``name`` is stored under that name."""
+        return self.stored(stored_as) in self._versions[name]
 
     def stored(self, name: str) -> bytes | None:
         """The content of a finished file."""

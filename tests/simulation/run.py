@@ -23,7 +23,7 @@ from .mix import Mix
 from .people import SEEDED, SHARED_SIZES, Command, Person, content_of
 from .world import Violation, World
 
-FINISH_S = 3600.0
+FINISH_S = 600.0
 """How long after the trouble everything must have finished."""
 
 
