@@ -135,7 +135,7 @@ class History:
         await sender.stream.aclose()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         st.one_of(
@@ -165,7 +165,7 @@ def test_whatever_is_said_the_server_stays_and_serves_others(said: list[bytes], 
     run(talk)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(FILES, ACTIONS)
 @pytest.mark.clause("BP1-S82-017", "BP1-S82-021")
 def test_whatever_happens_what_was_acknowledged_stays_and_the_file_is_the_one_that_was_sent(
