@@ -20,7 +20,6 @@ import trio
 from ..blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
 from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
 from ..store import Facts, StoredFile, UploadKey
-from ..transfer.committing import run_in_thread
 from ..transfer.receiving import BlockInProgress, continue_prefix
 from ..transfer.uploads import LiveUpload, Uploads
 
@@ -122,7 +121,7 @@ class Intake:
         """
         upload = self._alive()
         if not upload.finishing:
-            digests = await self._digests(upload)
+            digests = await upload.digests(blocknum_of(self._filesize))
             self._alive().commit(self, root_of(digests, len(digests)), self._filesize, upload.facts)
         while self.stored is None:
             self._alive()
@@ -186,18 +185,6 @@ class Intake:
         if there[:read] != again:
             raise SourceChanged(f"bytes from position {self._next} on came before as others")
         self._next += len(again)
-
-    async def _digests(self, upload: LiveUpload) -> list[bytes]:
-        """The digests of all blocks, in order."""
-        pending = dict(upload.pending)
-        blocknum = blocknum_of(self._filesize)
-        found = await run_in_thread(
-            lambda: [pending.get(blockno) or upload.stored.digest(blockno) for blockno in range(blocknum)]
-        )
-        digests = [digest for digest in found if digest is not None]
-        if len(digests) < blocknum:
-            raise DigestsDiffer("a block that had come is not there any more")
-        return digests
 
     # ---- what the upload tells (uploads.Feed) -----------------------------------------------------------------
 

@@ -320,19 +320,11 @@ class Struct82File:
         upload = side.upload
         if upload is None or upload.finishing or len(upload.held) + len(upload.pending) < self._blocks:
             return False
-        digests = await self._digests(upload)
+        digests = await upload.digests(self._blocks)
         if side.upload is None:
             return False
         upload.commit(side, root_of(digests, self._blocks), self._header.filesize, upload.facts)
         return True
-
-    async def _digests(self, upload: LiveUpload) -> list[bytes]:
-        """The digests of the blocks that are here, in order."""
-        known = dict(upload.pending)
-        held = [index for index in upload.held if index not in known]
-        found = await run_in_thread(lambda: [upload.stored.digest(index) for index in held])
-        known |= {index: digest for index, digest in zip(held, found, strict=True) if digest is not None}
-        return [known[index] for index in sorted(known)]
 
     async def _compare(self, stored: StoredFile, index: int, block: memoryview) -> None:
         """Hold a block that is sent again against the finished file."""

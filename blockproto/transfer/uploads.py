@@ -222,6 +222,21 @@ class LiveUpload:
         """The digest of a block that is held or pending."""
         return self.pending.get(blockno) or (self.stored.digest(blockno) if blockno in self.held else None)
 
+    async def digests(self, blocknum: int) -> list[bytes]:
+        """The digests of the first ``blocknum`` blocks in order, for a root that no sender states.
+
+        Raises:
+            DigestsDiffer: one of them is not here.
+        """
+        pending = dict(self.pending)
+        found = await run_in_thread(
+            lambda: [pending.get(blockno) or self.stored.digest(blockno) for blockno in range(blocknum)]
+        )
+        digests = [digest for digest in found if digest is not None]
+        if len(digests) < blocknum:
+            raise DigestsDiffer("a block that had come is not here any more")
+        return digests
+
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
         """A block is whole and has its digest: make it durable."""
         if self.discarded is not None:
