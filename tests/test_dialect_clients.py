@@ -398,6 +398,12 @@ def test_what_a_dialect_cannot_do_is_refused_before_anything_is_sent(
     assert says in ran.err
 
 
+def test_what_cannot_be_encrypted_is_not_sent_as_if_it_were(path: Path, run: Run) -> None:
+    ran = run("put", "--dialect", "sourceid", path, "bps://localhost:1/")
+    assert ran.status == 2
+    assert "bps://" in ran.err or "encrypted" in ran.err
+
+
 def test_folders_and_stdin_are_refused(tmp_path: Path, run: Run) -> None:
     for what in (tmp_path, "-"):
         ran = run("put", "--dialect", "sourceid", what, "bp://localhost:1/")

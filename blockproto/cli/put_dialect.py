@@ -15,7 +15,7 @@ from ..dialects.known import ONE_CONNECTION, SENDERS
 from ..dialects.sending import Sender, Sent, send_file
 from ..errors import BlockprotoError, ConnectionLost
 from ..names import show_name
-from .address import Address
+from .address import SCHEME, Address
 from .output import Status, fail, print_json, say, show_size
 from .progress import Meter
 
@@ -48,6 +48,10 @@ def check_usage(
     if dialect not in SENDERS:
         raise click.UsageError(f"there is no dialect '{dialect}': choose among {', '.join(SENDERS)}")
     instead = f"; leave --dialect {dialect} out if the server speaks blockproto itself"
+    if not address.server.startswith(SCHEME):
+        raise click.UsageError(
+            f"{dialect} cannot be encrypted: write {SCHEME}… if that is what you want{instead}"
+        )
     if "-" in paths:
         raise click.UsageError(f"{dialect} has to say the size first, so it cannot send stdin{instead}")
     for path in paths:
