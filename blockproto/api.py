@@ -12,11 +12,13 @@ import trio
 
 from .client import Client, connect_with
 from .dialling import tcp_dial
+from .introducing import Introduction, OnPrincipal
 from .lines import OnLine
 from .store import DownloadStore, UploadStore
 
 if TYPE_CHECKING:
     from .identity.entrance import Entrance
+    from .trust import Trust
 
 
 @asynccontextmanager
@@ -27,22 +29,33 @@ async def connect(
     retry_for_s: float | None = None,
     mobile: bool = False,
     on_line: OnLine | None = None,
+    token: str | None = None,
+    trust: Trust | None = None,
+    on_principal: OnPrincipal | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the server at ``url``; its connections are made when they are first needed, and closed at the end.
 
     Args:
-        url: ``bp://HOST[:PORT]``.
+        url: ``bp://HOST[:PORT]``, or ``bps://HOST[:PORT]`` for TLS.
         connections: over how many connections a big file is sent, at least 1.
         retry_for_s: for how many seconds a transfer that gets no further comes back after a lost connection; None: two
             minutes, but a server that was never there is not waited for.
         mobile: let an idle connection be silent for as long as this network bears it (a phone's radio sleeps meanwhile);
             else PING comes every 15 s.
         on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, for whoever wants to show them.
+        token: says who we are; without TLS everybody on the way can read it.
+        trust: how the server of a ``bps://`` address is known; None: by the authorities of this machine.
+        on_principal: called with who the server says we are.
 
     Raises:
         ValueError: ``url`` is not of that form.
     """
-    dial, server = tcp_dial(url)
+    if url.startswith("bps:"):
+        from .trust import tls_dial
+
+        dial, server = tls_dial(url, trust)
+    else:
+        dial, server = tcp_dial(url)
     async with connect_with(
         dial,
         server,
@@ -51,6 +64,7 @@ async def connect(
         retry_for_s=retry_for_s,
         mobile=mobile,
         on_line=on_line,
+        introduction=Introduction(token, on_principal),
         open_downloads=_open_downloads,
     ) as client:
         yield client

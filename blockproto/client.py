@@ -26,6 +26,7 @@ from .dialling import Dial
 from .downloads import BulkDownload, download_jobs, give_up
 from .errors import BlockprotoError, ConnectionLost
 from .fetching import Downloader, OpenSidecar, stat_item
+from .introducing import Introduction
 from .lines import Lines, OnLine, Patience, Retries
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
@@ -59,6 +60,7 @@ class Client:
         tries: how often at most; None: as often as there is time for.
         mobile: whether an idle connection may be silent as long as the network lets it; else PING comes every 15 s.
         on_line: hears when the connection is lost and made again, and when a transfer goes on.
+        introduction: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
     """
 
@@ -74,13 +76,16 @@ class Client:
         tries: int | None = None,
         mobile: bool = False,
         on_line: OnLine | None = None,
+        introduction: Introduction | None = None,
         open_downloads: OpenDownloads | None = None,
     ) -> None:
         self._server = server
         self._nursery = nursery
         self._open_downloads = open_downloads
         keep_alive = KeepAlive(mobile=mobile)
-        self._lines = Lines(dial, nursery, connections, Patience(retry_for_s, tries), keep_alive, on_line)
+        self._lines = Lines(
+            dial, nursery, connections, Patience(retry_for_s, tries), keep_alive, on_line, introduction
+        )
         attempts = Attempts()
         self._uploader = Uploader(self._lines, attempts)
         self._downloader = Downloader(self._lines, attempts, open_sidecar)
@@ -396,6 +401,10 @@ class Client:
         """
         self._lines.network_changed()
 
+    def use_token(self, token: str) -> None:
+        """Come in with a newer token of the same principal from now on, without connecting anew (spec: BP1-AUT-013)."""
+        self._lines.use_token(token)
+
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
 
@@ -416,6 +425,7 @@ async def connect_with(
     tries: int | None = None,
     mobile: bool = False,
     on_line: OnLine | None = None,
+    introduction: Introduction | None = None,
     open_downloads: OpenDownloads | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
@@ -430,6 +440,7 @@ async def connect_with(
             tries=tries,
             mobile=mobile,
             on_line=on_line,
+            introduction=introduction,
             open_downloads=open_downloads,
         )
 

@@ -23,6 +23,7 @@ import trio
 
 from .dialling import Dial
 from .errors import BlockprotoError, Code, ConnectionLost, GoingAway
+from .introducing import Introduction
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
 from .protocol.session import Limits, Session, Side
@@ -105,6 +106,7 @@ class Lines:
         patience: when to give up.
         keep_alive: how long an idle connection may be silent.
         on_line: hears of losses and returns.
+        introduction: says who we are on every connection.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class Lines:
         patience: Patience,
         keep_alive: KeepAlive,
         on_line: OnLine | None = None,
+        introduction: Introduction | None = None,
     ) -> None:
         self.patience = patience
+        self._introduction = introduction or Introduction()
         self._dial = dial
         self._nursery = nursery
         self._keep_alive = keep_alive
@@ -168,6 +172,7 @@ class Lines:
             self._made_at = trio.current_time()
             session = Session(Side.CLIENT, Limits(agent="blockproto"))
             connection = Connection(endpoint, session, keep_alive=self._keep_alive)
+            self._introduction.say_on(connection)
             self._nursery.start_soon(self._live, connection)
             self._connections[index] = connection
             self._wake()
@@ -179,6 +184,13 @@ class Lines:
     async def _live(self, connection: Connection) -> None:
         await connection.run()
         self._answered = self._answered or connection.session.peer_hello is not None
+
+    def use_token(self, token: str) -> None:
+        """Say a newer credential of the same principal, here and on every connection to come (BP1-AUT-013)."""
+        self._introduction.token = token
+        for connection in self._connections:
+            if connection is not None and _usable(connection):
+                self._introduction.say_on(connection)
 
     async def keep_connected(self) -> None:
         """See ``Client.keep_connected``."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from processes import COMMAND
 
 from blockproto.cli.output import Status
 from blockproto.errors import NotPermitted
-from blockproto.identity.certificates import own_certificate, parse_pin, pin_of_file
+from blockproto.identity.certificates import own_certificate, parse_pin, pin_of_file, pin_words
 from blockproto.identity.entrance import OWNER_TOKEN_NAME, Wishes, open_entrance
 from blockproto.identity.register import load
 from blockproto.identity.tokens import secret_of
@@ -161,3 +163,96 @@ def test_a_damaged_list_is_said_so(tmp_path: Path, run: Run) -> None:
         assert ran.status == Status.FAILED
         assert "no list of tokens" in ran.err
     assert path.read_text() == "nonsense"
+
+
+# ---- a client that comes in
+
+
+class Open(NamedTuple):
+    """A server for other machines: its folder, its bps:// address on this one, the file with its first token."""
+
+    folder: Path
+    address: str
+    owner: Path
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture
+def open_to_all(tmp_path: Path) -> Iterator[Open]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    command = [*COMMAND, "serve", str(folder), "--listen", "0.0.0.0:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip().rpartition(":")[2]
+        yield Open(folder, f"bps://127.0.0.1:{port}/", folder / ".blockproto" / OWNER_TOKEN_NAME, process)
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.clause("BP1-AUT-004", "BP1-TLS-003")
+def test_there_and_back_with_a_token_over_tls(
+    open_to_all: Open, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address, owner, _ = open_to_all
+    pin = pin_of_file(folder / ".blockproto" / "server.crt").hex()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "a 中文.bin").write_bytes(os.urandom(3_000_000))
+    unknown = run("put", tmp_path / "a 中文.bin", address, "--token-file", owner)
+    assert unknown.status == Status.FAILED
+    assert pin in unknown.err
+    nobody = run("put", tmp_path / "a 中文.bin", address, "--pin", pin)
+    assert nobody.status == Status.FAILED
+    assert "token" in nobody.err
+    other = run("put", tmp_path / "a 中文.bin", address, "--pin", "00" * 32, "--token-file", owner)
+    assert other.status == Status.FAILED
+    assert "somebody stands between" in other.err
+    assert [path.name for path in folder.iterdir()] == [".blockproto"]
+
+    put = run("put", tmp_path / "a 中文.bin", address, "--pin", pin, "--token-file", owner)
+    assert put.status == Status.DONE, put.err
+    monkeypatch.setenv("BLOCKPROTO_TOKEN", owner.read_text())
+    words = pin_words(bytes.fromhex(pin))
+    (tmp_path / "back").mkdir()
+    assert run("get", f"{address}a 中文.bin", f"{tmp_path}/back/", "--pin", words).status == Status.DONE
+    assert (tmp_path / "back" / "a 中文.bin").read_bytes() == (tmp_path / "a 中文.bin").read_bytes()
+    for arguments in (["ls", address], ["uploads", address], ["rm", f"{address}a 中文.bin"]):
+        assert run(*arguments, "--pin", pin).status == Status.DONE
+    token = owner.read_text().strip()
+    for ran in (unknown, nobody, other, put):
+        assert token not in ran.err + ran.out
+
+
+def test_a_damaged_token_is_said_before_anything_is_sent(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "token").write_text("bp1_" + "a" * 58 + "\n")
+    ran = run("ls", "bp://127.0.0.1:1/", "--token-file", tmp_path / "token")
+    assert ran.status == Status.USAGE
+    assert "is damaged: a character of it is wrong" in ran.err
+    missing = run("ls", "bp://127.0.0.1:1/", "--token-file", tmp_path / "nothing")
+    assert missing.status == Status.USAGE
+    assert "No such file" in missing.err
+
+
+def test_the_system_trusts_no_certificate_of_our_own(open_to_all: Open, run: Run) -> None:
+    _, address, owner, _ = open_to_all
+    ran = run("ls", address, "--ca", "system", "--token-file", owner)
+    assert ran.status != Status.DONE
+
+
+def test_a_hangup_makes_changes_count(open_to_all: Open, tmp_path: Path, run: Run) -> None:
+    folder, address, owner, process = open_to_all
+    pin = pin_of_file(folder / ".blockproto" / "server.crt").hex()
+    bob = tmp_path / "bob.token"
+    bob.write_text(run("token", "add", "bob", "--state", folder / ".blockproto").out)
+
+    def ends(token: Path, status: Status) -> bool:
+        return run("ls", address, "--pin", pin, "--token-file", token).status == status
+
+    assert ends(bob, Status.FAILED)
+    process.send_signal(signal.SIGHUP)
+    assert any(ends(bob, Status.DONE) for _ in range(20))
+    assert run("token", "revoke", "owner", "--state", folder / ".blockproto").status == Status.DONE
+    assert ends(owner, Status.DONE)
+    process.send_signal(signal.SIGHUP)
+    assert any(ends(owner, Status.FAILED) for _ in range(20))
+    assert ends(bob, Status.DONE)

@@ -47,7 +47,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     "downloads": ("errors blocks names wire link transfer store results tasks", "trio"),
     "dialling": ("errors link", "trio"),
     "trust": ("errors identity link dialling", "trio"),
-    "lines": ("errors protocol link dialling", "trio"),
+    "introducing": ("errors wire link", ""),
+    "lines": ("errors protocol link dialling introducing", "trio"),
     "asking": ("errors wire link lines", "trio"),
     "uploading": (
         "errors blocks names wire transfer store asking bulk lines results sourceid sources",
@@ -59,7 +60,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "client": (
         (
-            "errors wire link transfer store asking bulk dialling downloads fetching lines mailbox results sourceid sources "
+            "errors wire link transfer store asking bulk dialling downloads fetching introducing lines mailbox results sourceid sources "
             "tasks uploading"
         ),
         "trio",

@@ -1,4 +1,4 @@
-"""Addresses as people type them: ``bp://HOST[:PORT][/PATH]`` and ``HOST:PORT``.
+"""Addresses as people type them: ``bp://HOST[:PORT][/PATH]``, ``bps://…`` for TLS, and ``HOST:PORT``.
 
 The path is a file name, not a URL's path: ``?`` and ``#`` mean themselves, blanks and every script are welcome as they are.
 A ``%`` followed by two hexadecimal digits is decoded once (so that addresses copied from elsewhere work); any other ``%``
@@ -17,6 +17,7 @@ from ..loopback import is_loopback
 
 PORT_DEFAULT = 7878
 SCHEME = "bp://"
+SECURE_SCHEME = "bps://"
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -30,6 +31,7 @@ class Address:
         path: the decoded name without "/" at either end; "" is the whole served folder.
         folder: whether it ended with "/" or names the whole served folder.
         text: what was typed, for messages.
+        secure: whether it is ``bps://``: TLS.
     """
 
     host: str
@@ -37,11 +39,12 @@ class Address:
     path: str = ""
     folder: bool = True
     text: str = ""
+    secure: bool = False
 
     @property
     def server(self) -> str:
-        """``bp://HOST:PORT``, as ``connect`` takes it."""
-        return SCHEME + show_host_port(self.host, self.port)
+        """``bp://HOST:PORT`` or ``bps://HOST:PORT``, as ``connect`` takes it."""
+        return (SECURE_SCHEME if self.secure else SCHEME) + show_host_port(self.host, self.port)
 
     @property
     def loopback(self) -> bool:
@@ -54,14 +57,15 @@ class AddressError(ValueError):
 
 
 def parse_address(text: str) -> Address:
-    """Parse ``bp://HOST[:PORT][/PATH]``.
+    """Parse ``bp://HOST[:PORT][/PATH]`` or ``bps://HOST[:PORT][/PATH]``.
 
     Raises:
         AddressError: with a sentence that says what was wrong and what to write.
     """
-    if text[: len(SCHEME)].lower() != SCHEME:
+    scheme = _scheme_of(text)
+    if scheme is None:
         raise AddressError(f"an address begins with {SCHEME}, as in {SCHEME}localhost:{PORT_DEFAULT}/")
-    authority, slash, path = text[len(SCHEME) :].partition("/")
+    authority, slash, path = text[len(scheme) :].partition("/")
     if "@" in authority:
         raise AddressError(
             "there are no user names or passwords in an address: take away what stands before '@'"
@@ -69,7 +73,18 @@ def parse_address(text: str) -> Address:
     host, port = _parse_host_port(authority, PORT_DEFAULT)
     name = _decode(path)
     folder = not path or name.endswith("/")
-    return Address(host, port, name.rstrip("/"), folder, text if slash else text + "/")
+    return Address(
+        host, port, name.rstrip("/"), folder, text if slash else text + "/", scheme == SECURE_SCHEME
+    )
+
+
+def is_address(text: str) -> bool:
+    """Whether ``text`` is meant as an address: it begins like one."""
+    return _scheme_of(text) is not None
+
+
+def _scheme_of(text: str) -> str | None:
+    return next((scheme for scheme in (SCHEME, SECURE_SCHEME) if text[: len(scheme)].lower() == scheme), None)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -78,7 +93,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     Raises:
         AddressError: with a sentence that says what was wrong and what to write.
     """
-    if text.lower().startswith(SCHEME):
+    if is_address(text):
         raise AddressError(f"write HOST:PORT without {SCHEME}, as in 127.0.0.1:{PORT_DEFAULT}")
     return _parse_host_port(text, None)
 

@@ -7,10 +7,11 @@ import re
 import click
 import trio
 
-from .. import BlockprotoError, Client, connect
+from .. import BlockprotoError, Client
 from ..errors import ConnectionLost, GoingAway
+from .access import access_options, check_access, connect_as_told
 from .address import Address, AddressError, parse_address, to_address
-from .options import check_secure, insecure_option, json_option, verbose_option, verbosity
+from .options import json_option, verbose_option, verbosity
 from .output import Status, about, fail, print_json, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
@@ -20,14 +21,14 @@ _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
 @click.argument("addresses", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME...")
 @click.option("-r", "--recursive", is_flag=True, help="Also folders that are not empty.")
 @json_option
-@insecure_option
+@access_options
 @verbose_option
 @click.pass_context
-def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json: bool, insecure: bool) -> int:
+def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json: bool) -> int:
     """Remove files or folders from a server."""
     wanted = [to_address(ctx, ctx.command.params[0], text) for text in addresses]
     for address in wanted:
-        check_secure(address, insecure)
+        check_access(address)
         if not address.path:
             raise click.UsageError(f"'{address.text}' is the whole served folder: name what is to be removed")
     status: int = Status.DONE
@@ -40,7 +41,7 @@ def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
 
 async def _rm(addresses: list[Address], recursive: bool, as_json: bool) -> int:
     status: int = Status.DONE
-    async with connect(addresses[0].server) as client:
+    async with connect_as_told(addresses[0].server) as client:
         for address in addresses:
             status = max(status, await _rm_one(client, address, recursive, as_json))
     return status
@@ -63,12 +64,12 @@ async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bo
 @click.command("cancel")
 @click.argument("words", nargs=-1, required=True, metavar="SOURCEID... bp://HOST:PORT")
 @json_option
-@insecure_option
+@access_options
 @verbose_option
-def cancel(words: tuple[str, ...], as_json: bool, insecure: bool) -> int:
+def cancel(words: tuple[str, ...], as_json: bool) -> int:
     """Throw unfinished uploads away; `blockproto uploads` lists their SOURCEIDs."""
     address, sourceids = _sort_words(words)
-    check_secure(address, insecure)
+    check_access(address)
     with about(address.text):
         return trio.run(_cancel, address, sourceids, as_json)
 
@@ -92,7 +93,7 @@ def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
 
 async def _cancel(address: Address, sourceids: list[str], as_json: bool) -> int:
     status: int = Status.DONE
-    async with connect(address.server) as client:
+    async with connect_as_told(address.server) as client:
         for sourceid in sourceids:
             status = max(status, await _cancel_one(client, sourceid, as_json))
     return status

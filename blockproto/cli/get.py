@@ -19,13 +19,14 @@ from pathlib import Path
 import click
 import trio
 
-from .. import BlockprotoError, Client, FileInfo, Receipt, connect
+from .. import BlockprotoError, Client, FileInfo, Receipt
 from ..blocks import blocknum_of
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, show_name
-from .address import SCHEME, Address, to_address
+from .access import access_options, check_access, connect_as_told
+from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
-from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
+from .options import json_option, retry_option, verbose_option, verbosity
 from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
 
@@ -72,7 +73,7 @@ class _Fetch:
 )
 @retry_option
 @json_option
-@insecure_option
+@access_options
 @verbose_option
 @click.pass_context
 def get(
@@ -81,7 +82,6 @@ def get(
     span: str | None,
     retry_for_s: float | None,
     as_json: bool,
-    insecure: bool,
 ) -> int:
     """Fetch files or folders from a server.
 
@@ -92,7 +92,7 @@ def get(
     texts, dest = _split_words(words)
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
     for address in addresses:
-        check_secure(address, insecure)
+        check_access(address)
     if span is not None and (len(addresses) > 1 or not addresses[0].path):
         raise click.UsageError("--range is for one file: give one address with a name")
     into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))
@@ -101,7 +101,7 @@ def get(
 
 
 def _split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
-    addresses = [word for word in words if word[: len(SCHEME)].lower() == SCHEME]
+    addresses = [word for word in words if is_address(word)]
     others = [word for word in words if word not in addresses]
     if others == ["-"]:
         raise click.UsageError("'-': stdout takes no files yet; name a file or folder of this machine")
@@ -145,7 +145,7 @@ async def _get_from(
     """Fetch what is wanted from one server; returns the exit code for the server itself."""
     try:
         teller = LineTeller(wanted.verbosity > 0)
-        async with connect(server, retry_for_s=wanted.retry_for_s, on_line=teller) as client:
+        async with connect_as_told(server, retry_for_s=wanted.retry_for_s, on_line=teller) as client:
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)

@@ -12,10 +12,11 @@ from typing import Any
 import click
 import trio
 
-from .. import FileInfo, UploadInfo, connect
+from .. import FileInfo, UploadInfo
 from ..names import show_name
+from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
-from .options import check_secure, insecure_option, json_option, verbose_option
+from .options import json_option, verbose_option
 from .output import Status, about, print_json, say, show_size, show_time
 
 _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
@@ -25,17 +26,17 @@ _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
 @click.argument("address", callback=to_address, metavar=_FOLDER_ARGUMENT)
 @click.option("-r", "--recursive", is_flag=True, help="Also what is in its folders.")
 @json_option
-@insecure_option
+@access_options
 @verbose_option
-def ls(address: Address, recursive: bool, as_json: bool, insecure: bool) -> int:
+def ls(address: Address, recursive: bool, as_json: bool) -> int:
     """List the files and folders in a folder of a server (or one file)."""
-    check_secure(address, insecure)
+    check_access(address)
     with about(address.text):
         return trio.run(_ls, address, recursive, as_json)
 
 
 async def _ls(address: Address, recursive: bool, as_json: bool) -> int:
-    async with connect(address.server) as client:
+    async with connect_as_told(address.server) as client:
         entry = await client.stat(address.path) if address.path and not address.folder else None
         if entry is not None and not entry.folder:
             _print_entry(entry, address.path.rpartition("/")[0], as_json)
@@ -79,11 +80,11 @@ def file_fields(entry: FileInfo) -> dict[str, Any]:
 @click.argument("address", callback=to_address, metavar="bp://HOST:PORT/NAME")
 @click.option("--b3sum", is_flag=True, help="Wait until the server has computed the file's BLAKE3.")
 @json_option
-@insecure_option
+@access_options
 @verbose_option
-def stat(address: Address, b3sum: bool, as_json: bool, insecure: bool) -> int:
+def stat(address: Address, b3sum: bool, as_json: bool) -> int:
     """Show what a server knows of one file or folder."""
-    check_secure(address, insecure)
+    check_access(address)
     if not address.path:
         raise click.UsageError(f"'{address.text}' names no file: add its name, or list the folder with ls")
     with about(address.text):
@@ -91,7 +92,7 @@ def stat(address: Address, b3sum: bool, as_json: bool, insecure: bool) -> int:
 
 
 async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
-    async with connect(address.server) as client:
+    async with connect_as_told(address.server) as client:
         entry = await client.stat(address.path, b3sum=b3sum)
     fields = file_fields(entry)
     if as_json:
@@ -110,11 +111,11 @@ async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
 @click.command("uploads")
 @click.argument("address", callback=to_address, metavar="bp://HOST:PORT")
 @json_option
-@insecure_option
+@access_options
 @verbose_option
-def uploads(address: Address, as_json: bool, insecure: bool) -> int:
+def uploads(address: Address, as_json: bool) -> int:
     """List the unfinished uploads: sourceid, what is held, expiry, filename."""
-    check_secure(address, insecure)
+    check_access(address)
     if address.path:
         raise click.UsageError(f"uploads are listed for the whole server: write {address.server}")
     with about(address.text):
@@ -123,7 +124,7 @@ def uploads(address: Address, as_json: bool, insecure: bool) -> int:
 
 async def _uploads(address: Address, as_json: bool) -> int:
     count = 0
-    async with connect(address.server) as client, aclosing(client.uploads()) as unfinished:
+    async with connect_as_told(address.server) as client, aclosing(client.uploads()) as unfinished:
         async for upload in unfinished:
             count += 1
             _print_upload(upload, as_json)

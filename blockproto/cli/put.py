@@ -20,16 +20,17 @@ from typing import BinaryIO
 import click
 import trio
 
-from .. import BlockprotoError, Client, Receipt, UploadJob, connect
+from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
+from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
 from .interruptions import LineTeller
-from .options import check_secure, insecure_option, json_option, retry_option, verbose_option, verbosity
+from .options import json_option, retry_option, verbose_option, verbosity
 from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
-from .walk import Found, total_of, walk
+from ..walking import Found, total_of, walk
 
 STDIN = "-"
 STDIN_NAME = "stdin"
@@ -89,7 +90,7 @@ class _Tally:
 )
 @retry_option
 @json_option
-@insecure_option
+@access_options
 @verbose_option
 def put(
     paths: tuple[str, ...],
@@ -100,7 +101,6 @@ def put(
     dialect: str | None,
     retry_for_s: float | None,
     as_json: bool,
-    insecure: bool,
 ) -> int:
     """Send files, folders or stdin ("-") to a server.
 
@@ -109,7 +109,7 @@ def put(
 
     Running the same command again resumes and sends nothing that is already there.
     """
-    check_secure(address, insecure)
+    check_access(address)
     wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s)
     _check_usage(wanted)
     if dialect is not None:
@@ -158,7 +158,7 @@ async def _put(wanted: _Wanted, connections: int) -> int:
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
     with Meter(total, shown) as meter:
         try:
-            async with connect(
+            async with connect_as_told(
                 wanted.address.server,
                 connections=connections,
                 retry_for_s=wanted.retry_for_s,

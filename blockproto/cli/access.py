@@ -1,0 +1,159 @@
+"""How a command comes in: TLS or not, whose certificate, which token. Options that all commands with an address share.
+
+    bps://  TLS: the certificate is held against --pin, against what is remembered, or (--ca) against authorities; a server
+            that nothing is known of is shown to the user, who says yes once
+    bp://   no TLS: this machine, or --insecure
+
+A token comes from --token-file or from the environment, never from the command line, which everybody on this machine reads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .address import Address
+from .output import say, warn
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..trust import Trust
+
+TOKEN_VARIABLE = "BLOCKPROTO_TOKEN"
+SYSTEM = "system"
+_ASK = "-"
+_KEY = "blockproto.access"
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def access_options(command: _Command) -> _Command:
+    """``--insecure``, ``--token-file``, ``--pin``, ``--ca``."""
+    for option in (
+        click.option(
+            "--ca",
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep,
+            help=f"bps://: trust what these authorities (PEM) signed, or '{SYSTEM}' for this machine's; no pins.",
+        ),
+        click.option(
+            "--pin",
+            metavar="PIN",
+            expose_value=False,
+            callback=_keep_pin,
+            help="bps://: the server's certificate, as it prints it: 64 digits, or 24 words in quotes.",
+        ),
+        click.option(
+            "--token-file",
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep_token,
+            help=f"Come in with the token in FILE; '{_ASK}' asks for it. Else with ${TOKEN_VARIABLE}, if it is set.",
+        ),
+        click.option(
+            "--insecure",
+            is_flag=True,
+            expose_value=False,
+            callback=_keep,
+            help="bp://: speak with another machine without TLS.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    ctx.meta.setdefault(_KEY, {})[parameter.name] = value
+
+
+def _keep_pin(ctx: click.Context, parameter: click.Parameter, text: str | None) -> None:
+    if text is not None:
+        from ..identity.certificates import parse_pin
+
+        try:
+            _keep(ctx, parameter, parse_pin(text))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+
+def _keep_token(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Read the token and look whether it is whole; it is shown nowhere."""
+    where, token = _read_token(name)
+    if token is None:
+        return
+    from ..identity.tokens import secret_of
+
+    try:
+        secret_of(token)
+    except ValueError as error:
+        raise click.UsageError(f"the token in {where} is damaged: {error}") from None
+    _keep(ctx, parameter, token)
+
+
+def _read_token(name: str | None) -> tuple[str, str | None]:
+    if name is None:
+        return f"${TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    if name == _ASK:
+        return "what was typed", click.prompt("Token", hide_input=True, err=True).strip()
+    try:
+        return name, Path(name).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise click.BadParameter(f"'{name}': {error.strerror}") from error
+
+
+def _told(name: str) -> Any:
+    return click.get_current_context().meta.get(_KEY, {}).get(name)
+
+
+def check_access(address: Address) -> None:
+    """Refuse to speak unencrypted with another machine unless that was asked for; then say so in red.
+
+    Raises:
+        click.UsageError: it is another machine, without TLS, and ``--insecure`` was not given.
+    """
+    if address.secure or address.loopback:
+        return
+    if not _told("insecure"):
+        raise click.UsageError(
+            f"'{address.host}' is another machine and bp:// is not encrypted: write bps:// if the server speaks TLS, or add "
+            "--insecure if everybody on the way may read and change what is sent"
+        )
+    warn(f"not encrypted: everybody between here and {address.host} can read and change what is sent")
+
+
+def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[Client]:
+    """``blockproto.connect`` with the token and the trust that the command was given."""
+    from .. import connect
+
+    trust = _trust() if server.startswith("bps:") else None
+    return connect(server, token=_told("token_file"), trust=trust, **options)
+
+
+def _trust() -> Trust:
+    from ..identity.known import known_servers
+    from ..trust import Trust
+
+    authorities = _told("ca")
+    if authorities is not None:
+        return Trust(authorities=authorities if authorities == SYSTEM else Path(authorities))
+    ask = _ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+    return Trust(pin=_told("pin"), known=known_servers(), ask=ask)
+
+
+async def _ask(server: str, pin: bytes) -> bool:
+    """Show the pin of a server that nothing is known of, and ask for a yes."""
+    import trio
+
+    from ..identity.certificates import pin_words
+
+    say(f"nothing is known of {server} yet. Its certificate is:\n\n  {pin.hex()}\n  {pin_words(pin)}\n")
+    question = "Does the server, or its owner, show the same? It is remembered then"
+    return await trio.to_thread.run_sync(
+        lambda: click.confirm(question, default=False, err=True), abandon_on_cancel=True
+    )
