@@ -41,6 +41,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "sourceid": ("", "blake3 platformdirs"),
     "sources": ("errors blocks names store transfer", "trio"),
     "tasks": ("", "trio"),
+    "walking": ("", ""),
     "mailbox": ("", "trio"),
     "chaos": ("", "trio"),
     "bulk": ("errors blocks names wire link transfer store results sources", "trio"),

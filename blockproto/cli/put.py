@@ -24,13 +24,13 @@ from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
+from ..walking import Found, total_of, walk
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
 from .interruptions import LineTeller
 from .options import json_option, retry_option, verbose_option, verbosity
 from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
-from ..walking import Found, total_of, walk
 
 STDIN = "-"
 STDIN_NAME = "stdin"

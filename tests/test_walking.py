@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blockproto.cli.walk import Found, total_of, walk
+from blockproto.walking import Found, total_of, walk
 
 
 class Told:
