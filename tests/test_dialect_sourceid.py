@@ -872,6 +872,25 @@ async def test_a_block_for_which_there_is_no_room_is_sent_again_and_those_behind
 
 
 @quick
+async def test_the_beginning_of_a_block_behind_a_gap_is_not_gone_on_with() -> None:
+    """The client comes back to the gap and sends everything behind it from the beginning of each block."""
+    store = _FullAtBlockOne()
+    async with server(store) as served:
+        gate = Gate(served.server)
+        asked = await ask(served, line(len(CONTENT)))
+        await asked.send(CONTENT[: 2 * MIB + 100_000])
+        await wait_all_tasks_blocked()
+        gate.open()
+        assert await asked.rest() == b""
+        store.full = False
+        again = await ask(served, line(len(CONTENT), sourceid=asked.sourceid))
+        assert again.position == MIB
+        await again.send(CONTENT[MIB:])
+        await again.close()
+        assert content_of(store, "a.bin") == CONTENT
+
+
+@quick
 async def test_a_native_client_may_join_and_no_block_is_made_of_two_streams() -> None:
     """It finds the sourceid in the listing, and sends the block that the old client has begun."""
     async with server() as served:

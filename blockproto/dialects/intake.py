@@ -73,7 +73,7 @@ class Intake:
         await found.settle()
         self._next = self._alive().position
         if self._next < self._filesize:
-            await self._begin_block()
+            await self._begin_block(go_on=True)
         else:
             await self.commit()
         self._durable = self._next
@@ -145,23 +145,19 @@ class Intake:
             raise self._stopped
         return self._upload
 
-    async def _begin_block(self) -> BlockInProgress:
-        """Go on at ``_next``, or behind what is there of its block."""
+    async def _begin_block(self, *, go_on: bool = False) -> BlockInProgress:
+        """Begin the block at ``_next``; or ``go_on`` behind what is there of it, before the client was told where."""
         upload = self._alive()
         blockno = self._next // BLOCK_LENGTH
         begin = blockno * BLOCK_LENGTH
-        prefix = upload.prefixes.get(blockno)
-        block = BlockInProgress(
-            blockno,
-            begin,
-            begin + (prefix.length if prefix else 0),
-            min(begin + BLOCK_LENGTH, self._filesize),
-        )
+        end = min(begin + BLOCK_LENGTH, self._filesize)
+        prefix = upload.prefixes.get(blockno) if go_on else None
+        block = BlockInProgress(blockno, begin, begin + (prefix.length if prefix else 0), end)
         block.known = upload.digest_of(blockno)
         if block.known is None:
             await upload.take_block(blockno, self)
             if not await continue_prefix(upload, block):
-                block = BlockInProgress(blockno, begin, begin, block.end)
+                block = BlockInProgress(blockno, begin, begin, end)
         self._alive()
         self._block = block
         self._next = block.next
