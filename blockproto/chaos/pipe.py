@@ -24,7 +24,7 @@ PACKET_S = 0.005
 """Line time of a packet on a fast line: fewer and longer packets, so that the model keeps up."""
 BUFFER_S = 0.1
 """Line time of what the buffer holds when nothing else was said."""
-BUFFER_LEAST = 16 * 1024
+BUFFER_LEAST = 8 * 1024
 WINDOW_BYTES = 256 * 1024
 """What may lie unread at the far end besides what the line itself holds."""
 WINDOW_UNLIMITED_BYTES = 16 << 20

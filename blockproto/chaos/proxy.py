@@ -23,8 +23,10 @@ import trio
 from .line import Conditions, How, Line
 from .pipe import PACKET_LENGTH_MIN, Pipe
 
-KERNEL_BUFFER_BYTES = 16 * 1024
-"""What the kernel may keep of a line with a rate, before the line takes it."""
+KERNEL_BUFFER_LEAST = 8 * 1024
+KERNEL_BUFFER_MOST = 16 * 1024
+"""What the kernel may keep of a line with a rate before the line takes it: 0.1 s of it, within these bounds."""
+KERNEL_BUFFER_S = 0.1
 RECEIVE_BYTES = 64 * 1024
 _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER on, 0 seconds: close() sends a reset."""
@@ -211,7 +213,8 @@ def _narrow(sock: trio.socket.SocketType, rate_bytes_s: float | None) -> None:
     if rate_bytes_s is None:
         return
     with contextlib.suppress(OSError):  # a system without these options keeps more
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
+        kept = min(max(KERNEL_BUFFER_LEAST, int(rate_bytes_s * KERNEL_BUFFER_S)), KERNEL_BUFFER_MOST)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, kept)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, PACKET_LENGTH_MIN)
 
 

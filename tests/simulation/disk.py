@@ -72,10 +72,12 @@ class SimStore(MemoryStore):
     def commit(self, batch: Sequence[Work]) -> None:
         """See the port."""
         if self.dies_after is not None and not self.broken:
-            done = batch[: self.dies_after]
-            super().commit(done)
+            self._commit(batch[: self.dies_after])
             self.on_death()
             raise StoreFailed("the power has gone")
+        self._commit(batch)
+
+    def _commit(self, batch: Sequence[Work]) -> None:
         super().commit(batch)
         if self.watcher is not None:
             self.watcher.on_commit(self, batch)
