@@ -117,7 +117,7 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     "--buffer",
     type=_SIZE,
     metavar="SIZE",
-    help="How much waits at the line's beginning at most; without it 0.1 s of line time, at least 16 KiB. "
+    help="How much waits at the line's beginning at most; without it 0.1 s of line time, at least 8 KiB. "
     "A phone network has far more, which is why calls stutter while something is uploaded.",
 )
 @click.option(
