@@ -104,6 +104,7 @@ def closed_without_greeting(trial: Trial, raw: bytes, more_s: float = 0.0) -> No
         "a greeting came where there was no preface",
         got=came[:40].hex(" "),
     )
+    require(not raw.startswith(came), "the bytes come back that were sent", got=came[:40].hex(" "))
     require(len(came) <= 1_000, "more than a line came where there was no preface", got=f"{len(came)} bytes")
 
 
