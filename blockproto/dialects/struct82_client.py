@@ -2,9 +2,9 @@
 
     ask → which blocks are held, and their root → send what is missing, block 0 first → ask → complete, and its root
 
-Each connection takes the next missing block, and has at most ``WINDOW_BLOCKS`` without a reply. The digest in each reply is
-compared with that of the bytes that were read: what was damaged on the way is sent again. Bytes that the server holds of a
-file that has changed since show themselves in the root of the first answer; then nothing is sent.
+Each connection takes the next missing block, and all together have at most ``WINDOW_BLOCKS`` without a reply. The digest in
+each reply is compared with that of the bytes that were read: what was damaged on the way is sent again. Bytes that the
+server holds of a file that has changed since show themselves in the root of the first answer; then nothing is sent.
 
 What this dialect cannot carry is refused before anything is sent (``header_of``).
 
@@ -49,8 +49,8 @@ from .struct82_wire import (
 )
 
 CONNECTIONS_DEFAULT = 5
-WINDOW_BLOCKS = 4
-"""Blocks of one connection that may wait for their reply."""
+WINDOW_BLOCKS = 60
+"""Blocks of all connections together that may wait for their reply: what a server lets wait for its disk (BP1-DIA-014)."""
 ANSWER_S = 120.0
 """So long a server may say nothing while it owes a reply."""
 _HINT = ": is it served with --dialect struct82?"
@@ -196,6 +196,7 @@ class Struct82Sender:
         """Send what is not held; every block of it is durable when this returns."""
         self._missing = deque(blockno for blockno in range(question.blocknum) if blockno not in self._held)
         left = max(1, min(self._connections, len(self._missing)))
+        window = max(1, WINDOW_BLOCKS // left)
         others: list[_Line] = []
 
         async def drive(line: _Line | None) -> None:
@@ -204,7 +205,7 @@ class Struct82Sender:
                 line = _Line(await dial())
                 others.append(line)
                 await line.ask(question)
-            await self._drive(line, question, file)
+            await self._drive(line, question, file, window)
             left -= 1
             if not left:
                 done.set()
@@ -219,12 +220,12 @@ class Struct82Sender:
             for line in others:
                 await line.close()
 
-    async def _drive(self, line: _Line, question: Header, file: Outgoing) -> None:
+    async def _drive(self, line: _Line, question: Header, file: Outgoing, window: int) -> None:
         """Send missing blocks over one connection until there are none."""
         waiting: deque[int] = deque()
         memory = memoryview(bytearray(BLOCK_LENGTH))
         while self._missing or waiting:
-            if self._missing and len(waiting) < WINDOW_BLOCKS:
+            if self._missing and len(waiting) < window:
                 blockno = self._missing.popleft()
                 waiting.append(blockno)
                 block = await self._read_block(file, blockno, memory)
