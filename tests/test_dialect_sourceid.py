@@ -871,6 +871,22 @@ async def test_a_block_for_which_there_is_no_room_is_sent_again_and_those_behind
             assert content_of(store, "a.bin") == CONTENT
 
 
+@pytest.mark.clause("BP1-SID-015")
+@quick
+async def test_what_ends_an_upload_before_it_was_answered_is_told() -> None:
+    async with server(_FullAtBlockOne()) as served:
+        gate = Gate(served.server)
+        older = await ask(served, line(len(CONTENT)))
+        await older.send(CONTENT[: 2 * MIB])
+        await wait_all_tasks_blocked()
+        newer = served.connect()
+        await newer.send_all(line(len(CONTENT), sourceid=older.sourceid))
+        await wait_all_tasks_blocked()
+        gate.open()
+        assert await newer.receive_some(100) == b"error=29;name=STORE_FULL;text=no room\r\n"
+        await newer.aclose()
+
+
 @quick
 async def test_the_beginning_of_a_block_behind_a_gap_is_not_gone_on_with() -> None:
     """The client comes back to the gap and sends everything behind it from the beginning of each block."""

@@ -32,7 +32,8 @@ class Intake:
 
     Args:
         uploads: where it goes.
-        on_stopped: called once if the upload is taken away: a newer connection has it, or somebody cancelled it.
+        on_stopped: called once if the upload is taken away after ``seek``: a newer connection has it, somebody cancelled
+            it, or a block could not be kept. Before, ``open`` raises that, so that it can be told.
 
     Attributes:
         stored: the receipt, once the file is complete.
@@ -44,6 +45,7 @@ class Intake:
         self._on_stopped = on_stopped
         self._upload: LiveUpload | None = None
         self._stopped: BlockprotoError | None = None
+        self._begun = False
         self._block: BlockInProgress | None = None
         self._filesize = 0
         self._durable = 0
@@ -80,8 +82,11 @@ class Intake:
         return self._durable
 
     def seek(self, position: int) -> None:
-        """The next bytes begin at ``position``, which is not behind what ``open`` returned."""
+        """The next bytes begin at ``position``, which is not behind what ``open`` returned; raises as ``open``."""
         assert position <= self._durable
+        if self.stored is None:
+            self._alive()
+        self._begun = True
         self._next = position
 
     async def take(self, view: memoryview) -> None:
@@ -204,4 +209,5 @@ class Intake:
         self._stopped = error
         self.leave()
         self._news.unpark_all()
-        self._on_stopped(error)
+        if self._begun:
+            self._on_stopped(error)
