@@ -31,6 +31,8 @@ from .world import World, now_ms
 MIB = BLOCK_LENGTH
 SIZES = (0, 1, 700, 30_000, 65_537, 300_000, MIB, MIB + 1, MIB + 4000, 2 * MIB + 77, 3 * MIB)
 SHARED_SIZES = (300_000, MIB + 4000, 2 * MIB + 77, 3 * MIB)
+EVERYBODYS = "everybody's"
+"""A name under which many send something, each something else."""
 SEEDED = {f"there/{size}": size for size in (0, 5000, 200_000, MIB + 9, 2 * MIB)}
 """Files that are on the server from the beginning."""
 _POOL_LENGTH = 8 * MIB
@@ -197,6 +199,7 @@ class Person:
             (2, "many uploads", self.upload_many),
             (1, "stream", self.upload_stream),
             (2, "download", self.download),
+            (1, "changing download", self.download_changing),
             (1, "many downloads", self.download_many),
             (1, "list", self.list_files),
             (1, "cancel", self.begin_and_cancel),
@@ -217,17 +220,17 @@ class Person:
         """A file whose name others use too."""
         content = content_of(self.rng.choice(SIZES), self.number * 10 + at)
         path = _source(len(content), self.number * 10 + at)
-        self.world.promises.may_become("everybody's", content)
+        self.world.promises.may_become(EVERYBODYS, content)
         policy = self.rng.choice(("keep", "refuse", "replace"))
 
         async def command(client: Client) -> None:
             try:
-                receipt = await client.upload(path, name="everybody's", if_exists=policy)
+                receipt = await client.upload(path, name=EVERYBODYS, if_exists=policy)
             except FileExists:
                 if policy != "refuse":
                     raise
                 return
-            if not self.world.promises.may_have("everybody's", receipt.stored_as):
+            if not self.world.promises.may_have(EVERYBODYS, receipt.stored_as):
                 self.world.break_promise(f"{receipt.stored_as} is nothing that anybody sent")
 
         return command
@@ -367,6 +370,22 @@ class Person:
             store = self._sidecars[dest, span[0] if span else 0]
             if store._find(SafeName.parse(dest.name), None).content != wanted:
                 self.world.break_promise(f"{name} was downloaded, and is something else")
+
+        return command
+
+    def download_changing(self, at: int) -> Command:
+        """A file that others replace meanwhile: one version of it comes, never two."""
+        dest = Path(f"/simulated/{self.number}/changing {at}")
+        self.expect(Code.SOURCE_CHANGED)
+
+        async def command(client: Client) -> None:
+            try:
+                await client.download(EVERYBODYS, dest)
+            except UnknownFile:
+                return  # nobody has sent it yet
+            got = self._sidecars[dest, 0]._find(SafeName.parse(dest.name), None).content
+            if not self.world.promises.was_sent(EVERYBODYS, got):
+                self.world.break_promise(f"{EVERYBODYS} was downloaded, and is nothing that anybody sent")
 
         return command
 

@@ -190,7 +190,7 @@ class Promises:
         sourceid, name = receipt.sourceid, work.facts.filename.text
         self._trace("publish", sourceid.hex()[:8], receipt.stored_as)
         content = store._files[receipt.stored_as].content
-        if not work.facts.filetype.startswith("inode/") and content not in self._versions.get(name, []):
+        if not work.facts.filetype.startswith("inode/") and not self.was_sent(name, content):
             self._broken(f"{receipt.stored_as} has {len(content)} bytes that nobody sent as {name}")
         if taken and work.facts.if_exists is not IfExists.REPLACE:
             self._broken(f"{receipt.stored_as} was written over another file")
@@ -233,9 +233,14 @@ class Promises:
         sizes = [len(version) for version in self._versions.get(name, [])]
         return size in sizes or (found is not None and len(found) == size)
 
+    def was_sent(self, name: str, content: bytes) -> bool:
+        """Whether ``content`` is a version of ``name``."""
+        return content in self._versions.get(name, [])
+
     def may_have(self, name: str, stored_as: str) -> bool:
         """Whether one version of ``name`` is stored under that name."""
-        return self.stored(stored_as) in self._versions[name]
+        there = self.stored(stored_as)
+        return there is not None and self.was_sent(name, there)
 
     def stored(self, name: str) -> bytes | None:
         """The content of a finished file."""
