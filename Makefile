@@ -11,7 +11,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate crash trace clean
+.PHONY: help demo test check format bench fuzz simulate conform flakes crash trace example clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +57,12 @@ simulate: COUNT = 10000
 simulate: $(DEV)  ## seeds of the simulation with 50 clients each; SEED, COUNT, CLIENTS, JOBS choose others
 	$(BIN)/python -m tests.simulation --seed $(SEED) --count $(COUNT) --clients $(CLIENTS) --jobs $(JOBS)
 
+conform: $(DEV)  ## the whole conformance harness against our own server, shuffled, with one-byte segments too
+	$(BIN)/python -m tests.campaigns.flakes --runs 3 --seed $(SEED)
+
+flakes: $(DEV)  ## fifty shuffled conformance runs, half of them beside busy processors: is it judged alike every time?
+	$(BIN)/python -m tests.campaigns.flakes --runs 50 --seed $(SEED)
+
 crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
@@ -64,6 +70,13 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 
 trace: $(DEV)  ## each clause of the spec and what proves it; ARGS=BP1-RES for a part
 	$(BIN)/python tests/traceability.py $(ARGS)
+
+example: $(DEV)  ## hold the second implementation (Node) against every case of the spec
+	cd spec/examples/node && npm ci --ignore-scripts --no-audit --no-fund && npm test
+	$(BIN)/blockproto conform client --jobs 2 -- node spec/examples/node/bin/job.js
+	@folder=$$(mktemp -d) && { node spec/examples/node/bin/blockproto.js serve $$folder --port 7979 & } && server=$$! && \
+		sleep 1 && { $(BIN)/blockproto conform server 127.0.0.1:7979 --jobs 2; status=$$?; \
+		kill $$server; wait $$server; rm -rf $$folder; exit $$status; }
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -210,3 +210,19 @@ async def test_our_client_goes_on_after_kill_9_of_its_server(tmp_path: Path) -> 
     assert cut.returncode == 0
     assert json.loads(out)["stored_as"] == big.name
     assert (served / big.name).read_bytes() == big.read_bytes()
+
+
+def _conform(*arguments: str) -> None:
+    """Hold it against the spec; ``make example`` does it with every case."""
+    ran = run("conform", *arguments)
+    assert ran.status == 0, ran.out + ran.err
+
+
+def test_its_server_conforms_in_a_slice(node_server: NodeServer) -> None:
+    address = node_server.address.removeprefix("bp://").rstrip("/")
+    _conform("server", address, "--quick", "--jobs", "4", "-k", "bp1/res", "-k", "bp1/dig", "-k", "bp1/com")
+
+
+def test_its_client_conforms_in_a_slice() -> None:
+    words = ("-k", "bp1/client/dig", "-k", "bp1/client/res", "-k", "bp1/client/com/commit")
+    _conform("client", "--quick", "--jobs", "4", *words, "--", "node", str(EXAMPLE / "bin" / "job.js"))

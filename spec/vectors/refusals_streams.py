@@ -134,11 +134,11 @@ def _credit() -> Iterator[Refusal]:
         "credit/more-received-than-sent", "BP1-CRD-008", "MALFORMED", "connection", received.raw,
         place_of(received, "received", "nothing was sent"),
     )  # fmt: skip
-    asked = tuple(list_files(stream).raw for stream in range(1, 513, 2))
+    joined = tuple(photo_open(stream=stream).raw for stream in range(1, 513, 2))
     one_more = list_files(513)
     yield Refusal(
         "credit/too-many-streams", "BP1-STR-009", "TOO_MANY_STREAMS", "connection", one_more.raw,
-        place_of(one_more, "stream", "the 257th stream"), "stream", asked, limits="least",
+        place_of(one_more, "stream", "the 257th stream"), "stream", joined, limits="least",
     )  # fmt: skip
 
 

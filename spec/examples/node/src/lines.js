@@ -11,7 +11,8 @@ export class Lines {
   constructor(handle, size) {
     Object.assign(this, {handle, size});
     this.waiting = [];
-    this.busy = false;
+    this.working = null;
+    /** What is behind the last whole line could not be cut off: nothing may follow it. */ this.failed = null;
   }
 
   /** The whole lines of a file, as objects; none if there is no file. */
@@ -30,15 +31,14 @@ export class Lines {
 
   /** Resolves when this line is durable. */
   append(object) {
+    if (this.failed !== null) return Promise.reject(this.failed);
     return new Promise((resolve, reject) => {
       this.waiting.push({line: `${JSON.stringify(object)}\n`, resolve, reject});
-      this.work();
+      this.working ??= this.work();
     });
   }
 
   async work() {
-    if (this.busy) return;
-    this.busy = true;
     while (this.waiting.length > 0) {
       const batch = this.waiting.splice(0);
       const bytes = Buffer.from(batch.map((each) => each.line).join(''));
@@ -49,14 +49,16 @@ export class Lines {
         for (const each of batch) each.resolve();
       } catch (error) {
         for (const each of batch) each.reject(error);
-        await this.handle.truncate(this.size);
+        await this.handle.truncate(this.size).catch((failure) => (this.failed = failure));
       }
     }
-    this.busy = false;
+    this.working = null;
   }
 
-  close() {
-    return this.handle.close();
+  /** Closes the file, when what waits is written. */
+  async close() {
+    await this.working;
+    await this.handle.close();
   }
 }
 

@@ -27,6 +27,7 @@ export class Receiving {
     this.settling = null;
     this.unsettled = false;
     this.finishing = null;
+    this.left = Promise.resolve();
   }
 
   get end() {
@@ -157,9 +158,14 @@ export class Receiving {
     }
   }
 
-  async leave(lane) {
+  /** A stream has ended; with the last one, prefixes are recorded (RES-014). */
+  leave(lane) {
     this.lanes.delete(lane);
-    if (this.lanes.size > 0 || this.finishing !== null) return;
+    this.left = this.left.then(() => this.recordIfLeft());
+    return this.left;
+  }
+
+  async recordIfLeft() {
     await this.settling;
     if (this.lanes.size === 0 && this.finishing === null) await this.part.recordPrefixes();
   }

@@ -145,6 +145,7 @@ export class Uploads {
   async close() {
     for (const receiving of this.open.values()) {
       await Promise.all([...receiving.lanes].map((lane) => lane.stream.work));
+      await receiving.left;
       await receiving.part.close();
     }
   }

@@ -72,7 +72,7 @@ async function joinPieces(peer, step, frame) {
 }
 
 for (const conversation of ALL.values()) {
-  test(`conversation ${conversation.name}`, {timeout: 20000}, async () => {
+  test(`conversation ${conversation.name}`, {timeout: 60000}, async () => {
     const root = await scratch();
     const server = await Server.start(root, {port: 0});
     try {

@@ -71,7 +71,7 @@ export class Peer {
       if (at >= 0) return this.frames.splice(at, 1)[0];
       if (this.ended) throw new Error(`the connection ended before ${what} came`);
       await new Promise((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error(`${what} did not come; there were ${this.frames.map((f) => f.message)}`)), 5000);
+        const timer = setTimeout(() => reject(new Error(`${what} did not come; there were ${this.frames.map((f) => f.message)}`)), 20000);
         this.changed = () => {
           clearTimeout(timer);
           resolve();
