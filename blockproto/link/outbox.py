@@ -7,8 +7,8 @@ Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled tells the owner.
     2. The queue of control frames is bounded: acknowledgements of a stream merge, CREDIT is made when written, and whoever
        reads waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes wait.
-    3. With more than one stream that shares the line, little lies unsent in the kernel, and no more than the pace allows is
-       under way: what was handed over too early cannot be overtaken by anything (BP1-STR-016, BP1-STR-017).
+    3. With more than one stream that shares the line, or on a slow one, little lies unsent in the kernel, and no more than
+       the pace allows is under way: what was handed over too early cannot be overtaken by anything (BP1-STR-016, BP1-STR-017).
 
 Spec: BP1-STR-012 to 014, BP1-STR-016, BP1-STR-017.
 """
@@ -315,7 +315,8 @@ class Outbox:
             return False
         if self._session.sendable(stream) < length:
             return False
-        if len(self._sending) < 2:
+        shared = len(self._sending) > 1
+        if not shared and not self.pace.slow:
             return True
         under_way = self._session.sent(0) - self._session.received_by_peer(0)
-        return under_way == 0 or under_way + length <= self.pace.under_way_max(length)
+        return under_way == 0 or under_way + length <= self.pace.under_way_max(length, shared=shared)
