@@ -45,7 +45,8 @@ class Options:
 
     def told(self) -> dict[str, Any]:
         """What shaped the run, for reports."""
-        return {"quick": self.quick, "jobs": self.jobs, "shuffle": self.shuffle, **self.more}
+        told = {"quick": self.quick, "jobs": self.jobs, "shuffle": self.shuffle, **self.more}
+        return {name: value for name, value in told.items() if value not in {None, False}}
 
 
 def chosen(cases: Sequence[Case], name: str, options: Options) -> list[Case]:

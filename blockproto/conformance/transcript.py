@@ -75,7 +75,8 @@ def describe_bytes(raw: bytes) -> str:
         header = wire.decode_header(raw, at)
         start = at + wire.HEADER_LENGTH
         head = raw[start : start + header.head_length]
-        told.append(describe_frame(header, head))
+        right = len(head) < header.head_length or wire.check_frame(raw[at:start], head, header.check)
+        told.append(describe_frame(header, head) + ("" if right else " (wrong check)"))
         at = start + max(header.length, header.head_length)
     if at < len(raw):
         told.append(f"{len(raw) - at} bytes: {raw[at : at + 24].hex(' ')}")
