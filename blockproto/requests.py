@@ -124,6 +124,8 @@ class Answerer:
             name, file_id = await run_in_thread(partial(self._target, message))
             work = Remove(name, file_id, message.recursive)
             await commit_and_wait(self._uploads.committer, work, self._realm.principal)
+        if self._uploads.budgets is not None:
+            self._uploads.budgets.changed(self._realm)
         return Result(kind=message.kind)
 
     def _target(self, message: RemoveMessage) -> tuple[SafeName | None, bytes | None]:

@@ -43,6 +43,7 @@ from .realm import ANONYMOUS
 from .requests import Answerer, ServedFetch
 from .routing import Verdict, route
 from .store import FileStore
+from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import BriefIncoming, Incoming
 from .transfer.uploads import Uploads
@@ -78,7 +79,7 @@ class Server:
         self.store = store
         self.committer = Committer(store)
         self.disk = Disk()
-        self.uploads = Uploads(store, self.committer, self.disk)
+        self.uploads = Uploads(store, self.committer, self.disk, Budgets(store))
         self.door = door or Door()
         self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
         self._dialects = tuple(dialects)

@@ -46,6 +46,7 @@ from ..store import (
     Work,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece
+from .budgets import Reservation
 from .committing import run_in_thread
 from .uploads import LiveUpload, Uploads
 
@@ -158,6 +159,7 @@ class Incoming:
         self._said: tuple[int | None, str, str] | None = None
         self._cancelled: Cancelled | None = None
         self._block: BlockInProgress | None = None
+        self._reservation = Reservation(uploads.budgets, realm)
 
     # ---- what the connection tells ----------------------------------------------------------------------------
 
@@ -203,6 +205,7 @@ class Incoming:
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
+        self._reservation.committed(stored.filesize)
         self._connection.post(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
@@ -231,6 +234,7 @@ class Incoming:
             self.say_committed(found)
             return
         self.upload = found
+        await self._reservation.take(key, message.filesize or found.position)
         if not self._connection.session.is_open(self._stream):
             self._leave()
             return
@@ -296,6 +300,8 @@ class Incoming:
         block.continue_with(message.position, payload_length, message.digest)
         block.known = upload.digest_of(message.blockno)
         if block.known is None:
+            if message.filesize is None:
+                await self._reservation.take(upload.stored.key, (message.blockno + 1) * BLOCK_LENGTH)
             await upload.take_block(block.blockno, self)
             block.dropped = not await continue_prefix(upload, block)
         elif block.next != begin:
@@ -369,6 +375,7 @@ class Incoming:
 
     def _leave(self) -> None:
         self._abandon()
+        self._reservation.leave()
         upload, self.upload = self.upload, None
         if upload is not None:
             upload.leave(self)
@@ -482,11 +489,12 @@ class BriefIncoming:
         self._upload: Upload | None = None
         self._block: BlockInProgress | None = None
         self._facts: Facts | None = None
+        self._reservation = Reservation(uploads.budgets, realm)
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
         if isinstance(message, Block):
-            self._begin(message, payload_length)
+            await self._begin(message, payload_length)
         elif isinstance(message, Piece) and self._block is not None:
             self._continue(self._block, message, payload_length)
         elif isinstance(message, Cancel) and not self._finishing:
@@ -512,13 +520,15 @@ class BriefIncoming:
         if self._block is not None and self._upload is not None:
             self._upload.close()
         self._block = None
+        if not self._finishing:
+            self._reservation.leave()
 
     def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
         if message.digest is not None and not message.commit:
             raise BadFacts("a file without OPEN ends with the COMMIT flag")
         block.continue_with(message.position, payload_length, message.digest)
 
-    def _begin(self, message: Block, payload_length: int) -> None:
+    async def _begin(self, message: Block, payload_length: int) -> None:
         if self._facts is not None:
             raise BadFacts("a file without OPEN is one block")
         facts = self._facts = facts_of(message, self._realm)
@@ -532,7 +542,9 @@ class BriefIncoming:
         block = BlockInProgress(0, 0, 0, facts.filesize)
         self._continue(block, message, payload_length)
         sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
-        self._upload = self._uploads.store.begin_brief(UploadKey(self._realm.principal, sourceid), facts, 0)
+        key = UploadKey(self._realm.principal, sourceid)
+        await self._reservation.take(key, facts.filesize)
+        self._upload = self._uploads.store.begin_brief(key, facts, 0)
         self._block = block
 
     def _end(self, block: BlockInProgress) -> None:
@@ -552,6 +564,7 @@ class BriefIncoming:
         assert self._upload is not None
         self._upload.close()
         if isinstance(work.outcome, StoredFile):
+            self._reservation.committed(work.outcome.filesize)
             live = self._uploads.find(self._upload.key)
             if live is not None:
                 live.committed_as(work.outcome)
@@ -560,6 +573,7 @@ class BriefIncoming:
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)
+        self._reservation.leave()
 
 
 def _said(message: Open | Block) -> tuple[int | None, str, str]:

@@ -45,6 +45,7 @@ from ..store import (
     UploadStore,
     Work,
 )
+from .budgets import Budgets
 from .committing import Committer, Disk, run_in_thread
 
 PREFIXES_MAX = 64
@@ -351,8 +352,11 @@ class LiveUpload:
 class Uploads:
     """The live uploads of one store, by key."""
 
-    def __init__(self, store: UploadStore, committer: Committer, disk: Disk) -> None:
+    def __init__(
+        self, store: UploadStore, committer: Committer, disk: Disk, budgets: Budgets | None = None
+    ) -> None:
         self.store = store
+        self.budgets = budgets
         self.committer = committer
         self.disk = disk
         self._live: dict[UploadKey, LiveUpload] = {}
