@@ -11,7 +11,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate conform flakes crash trace example clean
+.PHONY: help demo test check format bench fuzz simulate conform flakes crash mutants trace example clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -67,6 +67,9 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
+
+mutants: $(DEV)  ## servers and clients with one rule broken: which case notices which; ARGS=RES-006 for some of them
+	cd tests && ../$(BIN)/python -m mutants.matrix $(ARGS)
 
 trace: $(DEV)  ## each clause of the spec and what proves it; ARGS=BP1-RES for a part
 	$(BIN)/python tests/traceability.py $(ARGS)

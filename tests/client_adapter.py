@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ Job = dict[str, Any]
 Answer = dict[str, Any]
 
 DONE, REFUSED, USAGE, LOST, UNKNOWN_JOB = 0, 1, 2, 3, 127
+CRASHED = 70
+"""A bug is no answer: any exit code that means nothing says so."""
 IF_EXISTS = {0: "keep", 1: "refuse", 2: "replace"}
 EVERY_JOB = {"job", "server", "state", "tries", "keepalive_s"}
 
@@ -52,13 +55,15 @@ async def upload(client: Client, job: Job) -> Answer:
 
 async def upload_stream(client: Client, job: Job) -> Answer:
     if_exists = IF_EXISTS[job.get("if_exists", 0)]
-    with open(job["path"], "rb") as source:
+    async with await trio.open_file(job["path"], "rb") as source:
         return told(await client.upload(source, name=job["filename"], if_exists=if_exists))
 
 
 async def upload_many(client: Client, job: Job) -> Answer:
     stored, failed = 0, []
-    async for _, outcome in client.upload_all([UploadJob(Path(one["path"]), one["filename"]) for one in job["files"]]):
+    async for _, outcome in client.upload_all(
+        [UploadJob(Path(one["path"]), one["filename"]) for one in job["files"]]
+    ):
         if isinstance(outcome, Receipt):
             stored += 1
         else:
@@ -81,7 +86,8 @@ async def list_folder(client: Client, job: Job) -> Answer:
     entries = client.listing(job["folder"], recursive=job.get("recursive", False))
     return {
         "entries": [
-            {"filename": one.filename, "filesize": one.filesize, "folder": one.folder} async for one in entries
+            {"filename": one.filename, "filesize": one.filesize, "folder": one.folder}
+            async for one in entries
         ]
     }
 
@@ -149,7 +155,7 @@ async def wait_said(client: Client, timeout_s: float) -> None:
     """Wait until the last word has gone out; closing the connection would take it along."""
     connection = await client.connection()
     with trio.move_on_after(timeout_s):
-        while not connection.quiet:
+        while not connection.quiet:  # noqa: ASYNC110 - the library tells nobody when it is
             await trio.sleep(0.005)
 
 
@@ -180,7 +186,7 @@ def main(words: Sequence[str]) -> int:
         keepalive.ACTIVE_S = job["keepalive_s"]
     try:
         answer = trio.run(do, job)
-    except BaseException as error:
+    except (Exception, BaseExceptionGroup) as error:
         return failed(leaves_of(error))
     print(json.dumps(answer), flush=True)
     return DONE
@@ -189,11 +195,13 @@ def main(words: Sequence[str]) -> int:
 def failed(errors: Sequence[BaseException]) -> int:
     """Say why; a bug is raised again."""
     error = errors[0]
+    for bug in errors:
+        if not isinstance(bug, (BlockprotoError, OSError, GivenUp)):
+            raise bug
     if isinstance(error, GivenUp):
         print(json.dumps({"error": "CANCELLED"}), flush=True)
         return REFUSED
-    if not isinstance(error, (BlockprotoError, OSError)):
-        raise error
+    assert isinstance(error, (BlockprotoError, OSError))
     print(error, file=sys.stderr)
     lost = isinstance(error, ConnectionLost) and error.code is ConnectionLost.code
     name = "CONNECTION_LOST" if lost or isinstance(error, OSError) else error.code.name
@@ -202,4 +210,8 @@ def failed(errors: Sequence[BaseException]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Exception:
+        traceback.print_exc()
+        sys.exit(CRASHED)

@@ -22,6 +22,28 @@ def test_fault_and_inspect_clauses_have_their_tests() -> None:
     assert not complaints, "\n".join(complaints)
 
 
+def test_wire_clauses_have_their_cases() -> None:
+    complaints = trace.complaints_about_cases(CLAUSES, trace.proofs_by_cases())
+    assert not complaints, "\n".join(complaints)
+
+
+def test_every_case_cites_a_clause_and_has_a_name_of_its_own() -> None:
+    cases = [*trace.servers.all_cases(), *trace.clients.all_cases()]
+    assert [case.name for case in cases if not case.clauses] == []
+    assert len({case.name for case in cases}) == len(cases)
+
+
+def test_a_case_of_the_other_side_proves_nothing() -> None:
+    server = next(
+        one for one in CLAUSES.values() if one.role == "server" and one.proof == "wire" and one.binding
+    )
+    case = trace.clients.all_cases()[0]
+    (complaint,) = trace.complaints_about_cases({server.id: server}, {server.id: [case]})
+    assert server.id in complaint
+    (complaint,) = trace.complaints_about_cases({}, {NO_CLAUSES[0]: [case]})
+    assert case.name in complaint
+
+
 def test_a_clause_without_a_test_and_a_test_without_a_clause_are_noticed() -> None:
     must = replace(next(iter(CLAUSES.values())), id=NO_CLAUSES[1], level="MUST", proof="fault")
     other = {one.id: one for one in (must, replace(must, id=NO_CLAUSES[2], level="MAY"))}

@@ -1,6 +1,6 @@
 """From each clause of the spec to what proves it: a conformance case or a named test.
 
-    clause · wire            ← a case of ``blockproto/conformance`` that cites it
+    clause · wire            ← a case of ``blockproto/conformance`` that cites it  ← a mutant that such a case kills
     clause · fault, inspect  ← a test with ``@pytest.mark.clause("BP1-RES-007")``
 
 Rules:
@@ -8,6 +8,8 @@ Rules:
     2. A MUST or SHOULD without proof, and a proof of a clause that does not exist, is a complaint; ``make test`` fails
        with the list of them.
     3. A MAY needs no proof and may have one.
+    4. A wire clause that binds one side is proved by a case of that side. In an upload the client is the sender, in a
+       download the server; so a clause of the sender or the receiver, or of both, may be proved on either side.
 
 ``make trace`` prints the table, ``make trace ARGS=BP1-RES`` a part of it.
 """
@@ -22,9 +24,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutants.table import MUTANTS, NONE
+
+from blockproto.conformance import client as clients
+from blockproto.conformance import server as servers
+from blockproto.conformance.case import Case
+
 ROOT = Path(__file__).resolve().parent.parent
 IMPLEMENTED = {"CORE", "DIALECTS"}
 """The profiles that this project implements."""
+
+EXAMINED = {"CORE"}
+"""The profiles whose wire clauses the harness must have cases for; those of dialects are proved by tests of their own."""
 
 _CLAUSE = re.compile(
     r"^- \*\*\[(?P<id>BP1-[A-Z0-9]{3}-\d{3}) (?P<level>MUST|SHOULD|MAY) (?P<role>\w+) · (?P<profile>\w+) · (?P<proof>\w+)\]"
@@ -69,6 +80,8 @@ def proofs_by_tests(folder: Path = ROOT / "tests") -> dict[str, list[str]]:
 
 def marked(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     """(test, clause ids) of every test function with ``@pytest.mark.clause(…)`` in ``source``."""
+    if "pytest.mark.clause(" not in source:
+        return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for decorator in node.decorator_list:
@@ -88,13 +101,41 @@ def complaints_about_tests(clauses: Mapping[str, Clause], proofs: Mapping[str, l
     ]
 
 
+def proofs_by_cases() -> dict[str, list[Case]]:
+    """clause id: the conformance cases that cite it."""
+    found: dict[str, list[Case]] = defaultdict(list)
+    for case in (*servers.all_cases(), *clients.all_cases()):
+        for id_ in case.clauses:
+            found[id_].append(case)
+    return dict(found)
+
+
+def complaints_about_cases(clauses: Mapping[str, Clause], cases: Mapping[str, list[Case]]) -> list[str]:
+    """What is wrong with the proofs of wire clauses."""
+    unknown = [
+        f"{id_} is not a clause: {found[0].name}" for id_, found in cases.items() if id_ not in clauses
+    ]
+    missing = []
+    for clause in clauses.values():
+        sides = {case.side.value for case in cases.get(clause.id, ())}
+        if clause.role in {"client", "server"}:
+            sides &= {clause.role}
+        if clause.binding and clause.proof == "wire" and clause.profile in EXAMINED and not sides:
+            missing.append(f"{clause.id} ({clause.level} {clause.role}) has no conformance case")
+    return unknown + missing
+
+
 def table(beginnings: Iterable[str] = ("",)) -> Iterator[str]:
     """A line for each clause whose id begins so, and one for each of its proofs."""
-    tests = proofs_by_tests()
+    tests, cases = proofs_by_tests(), proofs_by_cases()
     for clause in clauses().values():
         if clause.id.startswith(tuple(beginnings)):
-            yield f"{clause.id}  {clause.level} {clause.role} · {clause.proof}"
+            yield f"{clause.id}  {clause.level} {clause.role} · {clause.profile} · {clause.proof}"
             yield from (f"    {test}" for test in tests.get(clause.id, ()))
+            yield from (f"    {case.name}" for case in cases.get(clause.id, ()))
+            broken = [mutant.name for mutant in MUTANTS.values() if clause.id in mutant.ids]
+            if broken or clause.id in NONE:
+                yield f"    mutants: {', '.join(broken) or NONE[clause.id]}"
 
 
 if __name__ == "__main__":

@@ -81,6 +81,21 @@ def head_longer(trial: Trial) -> None:
     trial.not_done()
 
 
+@cases.add(
+    "lengths/head-of-a-piece-longer-than-the-frame",
+    "FRM-005",
+    why="The payload would have a negative length.",
+)
+def head_of_piece_longer(trial: Trial) -> None:
+    """The same in a message that may have a payload."""
+    visit, download = trial.downloading()
+    visit.say(download.stream, download.open())
+    visit.say(download.stream, download.head(0, ends=False), download.block(0)[:10])
+    visit.send(forge.rebuilt(forge.frame(download.stream, download.piece(0, 10, ends=False), b"x"), length=3))
+    visit.expect_refusal(Code.MALFORMED)
+    trial.not_done()
+
+
 @cases.table(
     "payload/in-{}",
     "FRM-007",
@@ -144,6 +159,19 @@ def layout(trial: Trial, parts: dict[str, bytes]) -> None:
     visit, upload = trial.uploading()
     visit.say(upload.stream, upload.opened())
     visit.force(forge.rebuilt(forge.frame(upload.stream, wire.Ack(0)), **parts))  # type: ignore[arg-type]
+    visit.expect_refusal(Code.MALFORMED)
+    trial.not_done()
+
+
+@cases.add(
+    "layout/ping-of-eleven-bytes",
+    "FRM-012",
+    why="What is missing at the end of the fixed fields was never said.",
+)
+def short_ping(trial: Trial) -> None:
+    """PING, which has nothing but fixed fields, ends a byte too early."""
+    visit, _ = trial.uploading()
+    visit.send(forge.rebuilt(forge.frame(0, wire.Ping(bytes(8), 0)), head=bytes(11)))
     visit.expect_refusal(Code.MALFORMED)
     trial.not_done()
 

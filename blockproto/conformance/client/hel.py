@@ -28,6 +28,9 @@ EARLY = wire.Hello(
 UNKNOWN_FEATURES = (1 << 62) | (1 << 40) | (1 << 32)
 """Bits of features that no profile has defined."""
 
+FAST_S = 0.03
+"""Seconds between a block and its CREDIT, from which a client can measure how fast the line is."""
+
 
 @cases.add(
     "client-speaks-first",
@@ -204,6 +207,27 @@ def least_limits(trial: Trial) -> None:
     upload = host.take_upload(visit, trial.shelf, sample)
     longest = max(len(heard.payload) for heard in upload.frames)
     require(longest <= wire.PIECE_LENGTH_EARLY, "a piece is longer than piece_length_max", got=str(longest))
+    trial.stored(sample)
+
+
+@cases.add(
+    "limits/short-pieces-and-much-credit",
+    "HEL-010",
+    why="A client that looks at credit alone sends pieces that the server does not take.",
+)
+def short_pieces(trial: Trial) -> None:
+    """piece_length_max is the least, and everything else says that the line is fast: no piece is longer."""
+    sample = trial.sample(6 * BLOCK_LENGTH)
+    trial.upload(sample)
+    hello = wire.Hello(piece_length_max=wire.PIECE_LENGTH_EARLY, undurable_max=0)
+    visit = trial.visit(hello=hello)
+    upload = host.open_upload(visit, trial.shelf, sample)
+    for blockno in range(sample.blocknum):
+        host.take_blocks(visit, trial.shelf, upload, until=blockno + 1, acknowledge=False)
+        visit.readable(FAST_S)
+        visit.grant(0, visit.came() + hello.connection_allowance)
+        visit.say(upload.stream, upload.acknowledged(blockno))
+    host.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 

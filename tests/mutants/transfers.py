@@ -1,0 +1,207 @@
+"""Mutants of transfers and requests: blocks, resume, digests, commit, fetch, list, errors, end."""
+
+from __future__ import annotations
+
+from .edits import Mutant
+
+SERVER, CLIENT = ("server",), ("client",)
+RECEIVING, UPLOADS, SENDING = "transfer/receiving.py", "transfer/uploads.py", "transfer/sending.py"
+LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "requests.py"
+SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
+
+BLK = [
+    Mutant("blocks-end-a-byte-early", "BLK-001", "blocks.py",
+           "min((blockno + 1) * BLOCK_LENGTH, end) - start)", "min((blockno + 1) * BLOCK_LENGTH - 1, end) - start)"),
+    Mutant("blocknum-need-not-fit", "BLK-002", WIRE, "elif blocknum != -(-filesize // BLOCK_LENGTH):", "elif False:"),
+    Mutant("one-size-unknown-alone", "BLK-003", WIRE, "if filesize is not blocknum:", "if False:"),
+    Mutant("a-second-short-block", "BLK-003", RULES, "if shape.short_end is not None and (", "if False and (", SERVER),
+    Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "uploading.py",
+           "blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),",
+           "blocknum=blocknum_of(facts.filesize or 1 << 20),", CLIENT,
+           (("uploading.py", "filesize=facts.filesize,", "filesize=facts.filesize if facts.filesize is not None else 1 << 20,"),)),
+    Mutant("an-empty-file-has-a-block", "BLK-004", "blocks.py", "return -(-filesize // BLOCK_LENGTH)",
+           "return -(-filesize // BLOCK_LENGTH) or 1"),
+    Mutant("pieces-count-from-their-block", "BLK-005", LANE, "Piece(begin + at, digest=end)", "Piece(at, digest=end)", CLIENT,
+           ((STREAMS, "if position != self.position or end < 0:", "if False:"),)),
+    Mutant("pieces-anywhere", "BLK-006", STREAMS, "if position != self.position or end < 0:", "if end < 0:", ("server", "client"),
+           ((RECEIVING, "if position != self.next:", "if False:"),)),
+    Mutant("no-block-while-one-is-unfinished", "BLK-007", RECEIVING,
+           "        self._abandon()\n        if message.filesize == 0:",
+           "        if self._block is not None:\n            raise BadFacts('unfinished')\n        if message.filesize == 0:"),
+    Mutant("positions-outside-their-block", "BLK-008", WIRE,
+           "if not blockno * BLOCK_LENGTH <= self.position <= self.end:", "if False:", ("server", "client"),
+           ((STREAMS, "if position + payload_length > end:", "if False:"), (RECEIVING, "if after > limit:", "if False:"))),
+    Mutant("end-before-the-end", "BLK-009", RECEIVING,
+           "if digest is not None and self.end is not None and after != self.end:", "if False:", ("server", "client"),
+           ((RULES, "if length == 0 or length != work.length:", "if False:"),)),
+    Mutant("digest-of-what-is-sent-now", "BLK-009", LANE, "end = digest if at + length == len(block) else None",
+           "end = digest_of(block[at:]) if at + length == len(block) else None"),
+    Mutant("damaged-blocks-are-taken", "BLK-011", RECEIVING, "elif block.dropped or block.hasher.digest() != digest:", "elif block.dropped:"),
+    Mutant("held-blocks-with-other-bytes", "BLK-012", RECEIVING, "if digest != block.known:", "if False:"),
+    Mutant("held-blocks-are-not-acknowledged-again", "BLK-012", RECEIVING,
+           "if block.blockno in upload.held:\n                self.say_durable", "if False:\n                self.say_durable"),
+    Mutant("brief-files-of-two-blocks", "BLK-014", RECEIVING, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
+    Mutant("brief-files-without-commit", "BLK-014", RECEIVING, "if message.digest is not None and not message.commit:", "if False:", SERVER),
+    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "bulk.py", "commit=whole,", "commit=False,", CLIENT),
+    Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
+    Mutant("folders-with-bytes", "BLK-016", RECEIVING,
+           "filename = realm.inward(message.filename)\n    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:",
+           "filename = realm.inward(message.filename)\n    if False:", SERVER),
+    Mutant("folders-with-bytes-in-downloads", "BLK-016", RECEIVING,
+           'while it was being fetched")\n        if message.filetype == FOLDER_FILETYPE and message.filesize != 0:',
+           'while it was being fetched")\n        if False:', CLIENT),
+    Mutant("the-commit-flag-with-open", "BLK-017", STREAMS,
+           "return message.TYPE | 0x100 if message.commit else message.TYPE", "return message.TYPE"),
+    Mutant("the-commit-flag-without-end", "BLK-017", WIRE,
+           'outside block {blockno}")\n        if self.commit and self.digest is None:', 'outside block {blockno}")\n        if False:'),
+    Mutant("a-brief-file-leaves-the-upload-of-its-sourceid", "BLK-019", RECEIVING,
+           "if live is not None:\n                live.committed_as", "if False:\n                live.committed_as", SERVER),
+    Mutant("blocks-need-not-agree-with-open", "BLK-020", RECEIVING, "if _said(message) != self._said:", "if False:"),
+    Mutant("blocks-name-no-filetype", "BLK-020", LANE, "filetype=facts.filetype,", 'filetype="",', CLIENT),
+    Mutant("any-filetype", "BLK-021", WIRE,
+           "if not (filetype.isascii() and filetype.isprintable()) or len(filetype) > FILETYPE_LENGTH_MAX:", "if False:"),
+]  # fmt: skip
+
+RES = [
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "sourceid.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
+           "secrets.token_bytes(16)", SERVER),
+    Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
+           "self._sourceid = message.sourceid", SERVER),
+    Mutant("a-refused-open-keeps-its-attempt", "RES-005 RES-006", UPLOADS,
+           "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):",
+           "before, self.attempt = self.attempt, attempt\n"
+           "        if (facts.filename, facts.filesize) == (self.facts.filename, self.facts.filesize):\n"
+           "            self.attempt = before\n        else:", SERVER),
+    Mutant("smaller-attempts-join", "RES-006", UPLOADS, "if attempt < self.attempt:", "if False:", SERVER),
+    Mutant("a-takeover-tells-nobody", "RES-006", UPLOADS,
+           "older = tuple(self.feeds) if attempt > self.attempt else ()", "older: tuple[Feed, ...] = ()", SERVER),
+    Mutant("other-facts-for-the-same-sourceid", "RES-007", UPLOADS,
+           "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):", "if False:", SERVER),
+    Mutant("receipts-of-another-size", "RES-008", UPLOADS, "if facts.filesize not in (None, stored.filesize):", "if False:", SERVER),
+    Mutant("opened-says-attempt-0", "RES-009", RECEIVING, "attempt=upload.attempt,", "attempt=0,", SERVER),
+    Mutant("attempts-count-from-1", "RES-011", "sourceid.py",
+           "self._last = max(time.time_ns() // 1_000_000, self._last + 1)", "self._last += 1", CLIENT),
+    Mutant("prefixes-are-not-told", "RES-013", RECEIVING, "prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),", "prefixes=(),", SERVER),
+    Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOADS,
+           "self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH", "len(self.held) * BLOCK_LENGTH"),
+    Mutant("position-is-not-read", "RES-018", SENDING, "self.held = held\n        self._hold_up_to(position)", "self.held = held", CLIENT),
+    Mutant("one-stream-hears-of-durable-blocks", "RES-019", UPLOADS,
+           "for feed in self.feeds:\n            feed.say_durable", "for feed in self.feeds[:1]:\n            feed.say_durable", SERVER),
+]  # fmt: skip
+
+DIG = [
+    Mutant("roots-from-behind", "DIG-001", SENDING, "root_of(digests, blocknum - self._first_block)",
+           "root_of(reversed(list(digests)), blocknum - self._first_block)"),
+    Mutant("the-root-as-b3sum", "DIG-002", REQUESTS, "digest = hasher.digest()", "digest = reader.entry.root or hasher.digest()", SERVER),
+    Mutant("the-root-is-shown-as-b3sum", "DIG-002", "results.py", "b3sum=item.b3sum.hex() if item.b3sum else None,",
+           "b3sum=item.root.hex() if item.root else None,", CLIENT),
+    Mutant("a-root-that-differs-ends-the-stream", "DIG-005", RECEIVING,
+           "self._connection.refuse(self._stream, error, Scope.BLOCK)\n\n    def say_stopped",
+           "self._connection.refuse(self._stream, error, Scope.STREAM)\n\n    def say_stopped"),
+    Mutant("have-names-one-block", "DIG-006", SENDING, "for blockno in page)", "for blockno in page[:1])"),
+    Mutant("repaired-for-ever", "DIG-008", SENDING, "if self._repairs > REPAIRS_MAX:", "if self._repairs > 50:", CLIENT),
+    Mutant("the-root-is-not-compared", "DIG-009 DIG-005", RULES, "if root_of(digests, len(wanted)) != work.root:", "if False:"),
+]  # fmt: skip
+
+COM = [
+    Mutant("commit-without-its-root", "COM-001", SENDING, "Commit(self.sourceid, root, ", "Commit(self.sourceid, bytes(32), ", CLIENT),
+    Mutant("a-brief-file-is-never-complete", "COM-002", "bulk.py", "commit=last)", "commit=False)", CLIENT,
+           (("bulk.py", "commit=whole,", "commit=False,"),)),
+    Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
+           "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
+           ((RULES, "if known is not None and end != known:", "if False:"),)),
+    Mutant("a-commit-of-another-file", "COM-003", RECEIVING, "if message.filesize != opening.filesize:", "if False:", CLIENT),
+    Mutant("commit-does-not-wait", "COM-004", UPLOADS,
+           "< wanted and not contradicted:\n            return",
+           "< wanted and not contradicted:\n            self._fail(BadFacts('blocks are missing'))\n            return"),
+    Mutant("one-stream-hears-committed", "COM-007", UPLOADS,
+           "for feed in tuple(self.feeds):\n            feed.say_committed", "for feed in tuple(self.feeds)[:1]:\n            feed.say_committed", SERVER),
+    Mutant("any-committed-will-do", "COM-008", SENDING,
+           "if filesize not in (None, committed.filesize) or self._root not in (None, committed.root):", "if False:", CLIENT),
+    Mutant("everything-acknowledged-is-success", "COM-009", SENDING,
+           "self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)\n        self._report()",
+           "if self._root is not None and len(self.held) == self._blocknum:\n"
+           "            self.committed = Committed(self.sourceid, bytes(16), self._root, self._filesize(), 'x')\n"
+           "        self._report()", CLIENT),
+    Mutant("receipts-answer-other-bytes", "COM-010", RULES,
+           "if (receipt.root, receipt.filesize) != (work.root, work.filesize):", "if False:", SERVER),
+    Mutant("a-parent-that-is-a-file-is-unknown", "COM-012", "store/refusals.py",
+           "return NotPermitted(_NOT_PERMITTED[number])", "return UnknownFile()", SERVER),
+    Mutant("refuse-replaces", "COM-013", "store/publishing.py",
+           "if facts.if_exists is IfExists.REFUSE:\n            raise FileExists", "if facts.if_exists is IfExists.REFUSE:\n            return name", SERVER),
+    Mutant("stored-as-is-the-wanted-name", "COM-014", RECEIVING, "stored_as=realm.outward(stored.stored_as),",
+           'stored_as=realm.outward(stored.stored_as).replace(" (1)", ""),', SERVER),
+    Mutant("cancel-is-not-answered", "COM-016", RECEIVING, "else:\n            self.say_stopped(cancelled)", "else:\n            self._leave()"),
+    Mutant("discard-keeps-the-bytes", "COM-017", RECEIVING, "if message.discard:", "if False:", SERVER),
+    Mutant("giving-up-says-nothing", "COM-019", LANE,
+           "if self.connection.lost is not None or not self.connection.session.is_open(self.stream):", "if True:", CLIENT),
+]  # fmt: skip
+
+FET = [
+    Mutant("folders-are-not-there", "FET-001", "store/disk.py", 'raise NotPermitted("it is a folder")', "raise UnknownFile", SERVER),
+    Mutant("fetch-gives-any-version", "FET-002", REQUESTS, "if message.version not in (bytes(16), entry.version):", "if False:", SERVER),
+    Mutant("open-without-its-version", "FET-003", REQUESTS, "version=entry.version,\n        file_id", "version=None,\n        file_id", SERVER),
+    Mutant("ranges-begin-at-0", "FET-005", REQUESTS, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
+    Mutant("ranges-are-asked-from-0", "FET-005", "fetching.py", "first=self._first,\n            length", "first=0,\n            length", CLIENT),
+    Mutant("ranges-behind-the-end-are-empty", "FET-005", REQUESTS, "if entry.filesize and message.first >= entry.filesize:", "if False:", SERVER),
+    Mutant("what-is-held-is-sent", "FET-006", REQUESTS,
+           "sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))", "sending.receiver_holds(BlockSet(), {})", SERVER),
+    Mutant("a-fetcher-acknowledges-nothing", "FET-008 CRD-011", RECEIVING,
+           "super().say_durable(position, runs)\n        self._on_durable", "super()\n        self._on_durable", CLIENT),
+    Mutant("held-of-no-version", "FET-009", "fetching.py", "version=self._entry.version,", "version=bytes(16),", CLIENT),
+    Mutant("position-counts-from-the-files-beginning", "FET-010", UPLOADS, "held = max(self.first, ", "held = max(0, ", CLIENT),
+    Mutant("a-fetcher-gives-up-in-silence", "FET-014", "fetching.py", "self._incoming.say_stopped(reason)", "self._incoming.ended(reason)", CLIENT),
+]  # fmt: skip
+
+LST = [
+    Mutant("two-answers-in-one", "LST-001", REQUESTS, "return Result(message.kind, tuple(items), cursor)",
+           "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
+    Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX))", "limit = PAGE_ITEMS_MAX", SERVER),
+    Mutant("cursors-are-cut", "LST-003", "client.py", 'name=folder.strip("/"), cursor=cursor,', 'name=folder.strip("/"), cursor=cursor[:500],', CLIENT),
+    Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "chain((further,), walk)", "chain((page[-1], further), walk)", SERVER),
+    Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "message.recursive, message.cursor, limit", "False, message.cursor, limit", SERVER),
+    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "[_upload_item(entry, self._realm) for entry in entries], cursor", "[], cursor", SERVER),
+    Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
+           "await self._list_files(message)", SERVER),
+    Mutant("b3sum-only-where-it-is-known", "LST-007", REQUESTS, "if message.b3sum and b3sum is None and not entry.folder:", "if False:", SERVER),
+    Mutant("one-receipt-at-most", "LST-008", REQUESTS, "message.ids[at:end])", "message.ids[at:end][:1])", SERVER),
+    Mutant("follow-is-ignored", "LST-009", REQUESTS, "if message.follow:", "if False:", SERVER),
+    Mutant("remove-removes-nothing", "LST-010", REQUESTS,
+           "await commit_and_wait(self._uploads.committer, work, self._realm.principal)\n        return Result(kind=message.kind)",
+           "return Result(kind=message.kind)", SERVER),
+    Mutant("remove-is-answered-with-a-cursor", "LST-011", REQUESTS, "return Result(kind=message.kind)", 'return Result(kind=message.kind, cursor="x")', SERVER),
+    Mutant("full-folders-go", "LST-012", REQUESTS, "Remove(name, file_id, message.recursive)", "Remove(name, file_id, True)", SERVER),
+    Mutant("remove-leaves-the-upload", "LST-013", REQUESTS,
+           "await self._uploads.discard(UploadKey(self._realm.principal, message.id))", "pass", SERVER),
+]  # fmt: skip
+
+ERR = [
+    Mutant("everything-is-retryable", "ERR-001", "protocol/events.py", "retryable=error.retryable,", "retryable=True,"),
+    Mutant("the-code-says-what-ends", "ERR-002", SENDING, "if message.scope != Scope.BLOCK:",
+           "if message.code not in (Code.DIGEST_MISMATCH, Code.DIGESTS_DIFFER):", CLIENT),
+    Mutant("unknown-codes-crash", "ERR-004", LINK,
+           "code=Code(message.code) if message.code in Code._value2member_map_ else None", "code=Code(message.code)", CLIENT),
+    Mutant("an-unknown-code-of-a-block-ends-the-connection", "ERR-004", SESSION, "stream.credited(message)",
+           "stream.credited(message)\n        if isinstance(message, Error) and message.code > 100:\n"
+           "            raise UnexpectedMessage('code')"),
+    Mutant("blocks-are-refused-by-senders", "ERR-005", STREAMS, "state = TABLE.get((self.state, speaker, kind))",
+           "state = self.state if kind == Kind.ERROR_BLOCK else TABLE.get((self.state, speaker, kind))", CLIENT),
+    Mutant("superseded-does-not-say-by-what", "ERR-009", UPLOADS, "current=self.attempt)", "current=None)", SERVER),
+]  # fmt: skip
+
+END = [
+    Mutant("answers-with-an-opaque-of-its-own", "END-002", LINK, "Ping(opaque=message.opaque, next_s=0, answer=True)",
+           "Ping(opaque=bytes(8), next_s=0, answer=True)"),
+    Mutant("answers-are-answered", "END-002", LINK, "if message.answer:\n                return", "if False:\n                return"),
+    Mutant("promises-are-forgotten", "END-003", "link/life.py", "return Due.PING if now_s >= self._ping_s() else Due.NOTHING",
+           "return Due.PING if now_s >= self._ping_s() and not self._asked_s else Due.NOTHING", CLIENT),
+    Mutant("blocks-begin-after-goaway", "END-008", LANE, "if leaving is not None:", "if False:", CLIENT,
+           ((LINK, "self.going_away = message\n", "pass\n"),)),
+    Mutant("going-away-is-for-good", "END-009", "link/connection.py", "message.code,\n        message.text,",
+           "32 if message.code == 34 else message.code,\n        message.text,", CLIENT),
+    Mutant("an-error-of-the-connection-ends-nothing", "END-011", LINK,
+           "elif isinstance(message, Error):\n            raise ConnectionLost(", "elif False:\n            raise ConnectionLost("),
+]  # fmt: skip
+
+ALL = [*BLK, *RES, *DIG, *COM, *FET, *LST, *ERR, *END]
