@@ -2,9 +2,8 @@
 
     python spec/export.py [--check]
 
-``blockproto/conformance/data/clauses.json`` is made from the clauses of the chapters here; the vectors are copied byte
-for byte (but for the conversations, which are large and are not played by the harness). With ``--check`` nothing is
-written, and the exit code is 1 if something differs.
+``blockproto/conformance/data/clauses.json`` is made from the clauses of the chapters here; those vectors that the
+harness plays are copied byte for byte. With ``--check`` nothing is written, and the exit code is 1 if something differs.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 SPEC = Path(__file__).resolve().parent
 DATA = SPEC.parent / "blockproto" / "conformance" / "data"
-VECTORS = ("digests", "frames", "names", "refusals", "transitions")
+VECTORS = ("names", "refusals", "transitions")
 
 CLAUSE = re.compile(
     r"^- \*\*\[(?P<id>[A-Z0-9]+-[A-Z0-9]+-\d{3}) (?P<level>MUST|SHOULD|MAY) (?P<role>[a-z]+) · "

@@ -1,6 +1,6 @@
 """An adapter for ``blockproto conform server``: starts, stops and kills ``blockproto serve``, and looks at its folder.
 
-    python tests/server_adapter.py FOLDER PORT
+    python tests/server_adapter.py FOLDER PORT [OPTION OF serve…]
 
 Also an example of how short such a program is: one JSON object a line on stdin, one a line on stdout. The protocol is
 described in spec/conformance.md.
@@ -23,11 +23,13 @@ class Adapter:
     Args:
         folder: what it serves.
         port: where it listens, the same after each start.
+        options: more arguments of ``serve``.
     """
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, *options: str) -> None:
         self.folder = folder
         self.port = port
+        self.options = options
         self.process: subprocess.Popen[str] | None = None
         self.stopping = False
 
@@ -51,6 +53,7 @@ class Adapter:
             str(self.folder),
             "--listen",
             f"127.0.0.1:{self.port}",
+            *self.options,
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -101,9 +104,9 @@ class Adapter:
             return {"ok": False, "why": str(error)}
 
 
-def main(folder: str, port: str) -> None:
+def main(folder: str, port: str, *options: str) -> None:
     """Answer until stdin ends; then the server ends too."""
-    adapter = Adapter(Path(folder), int(port))
+    adapter = Adapter(Path(folder), int(port), *options)
     try:
         for line in sys.stdin:
             print(json.dumps(adapter.answer(line)), flush=True)

@@ -69,15 +69,15 @@ def verdicts_of(path: Path) -> dict[str, str]:
 
 
 def test_our_server_passes_everything(conform: Conform, tmp_path: Path) -> None:
-    """Every case, the fault cases with an adapter included: all required ones pass, and nothing stays behind."""
+    """Every case, those of both dialects and the faults included: all required ones pass, and nothing stays behind."""
     folder = tmp_path / "served"
     folder.mkdir()
     port = free_port()
     adapter = f"{sys.executable} {ROOT / 'tests' / 'server_adapter.py'} {folder} {port}"
+    adapter += " --dialect sourceid --dialect struct82"
     files = [tmp_path / name for name in ("run.jsonl", "run.xml", "run.html")]
-    ran = conform(
-        f"127.0.0.1:{port}", "--adapter", adapter, "--slow", "4", "--json", files[0], "--junit", files[1], "--html", files[2]
-    )  # fmt: skip
+    reports = ["--json", files[0], "--junit", files[1], "--html", files[2]]
+    ran = conform(f"127.0.0.1:{port}", "--adapter", adapter, "--profile", "DIALECTS", "--slow", "4", *reports)
     assert ran.status == EXIT_PASSED, ran.err[-8_000:]
     verdicts = verdicts_of(files[0])
     assert set(verdicts) == {case.name for case in all_cases()}

@@ -27,7 +27,7 @@ class Clause:
 
 
 def document(name: str) -> Any:
-    """One JSON document of the package's data: ``clauses``, ``refusals``, ``frames``, ``names``, ``transitions``."""
+    """One JSON document of the package's data: ``clauses``, ``refusals``, ``names``, ``transitions``."""
     return json.loads(files(__package__).joinpath("data", f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -36,6 +36,7 @@ CHAPTERS = (
     "ext",
     "lim",
     "vec",
+    "dialects",
 )
 
 RETURN_S = 4.0
