@@ -157,6 +157,11 @@ def test_what_people_get_wrong_is_one_sentence(
     assert said in capsys.readouterr().err
 
 
+def test_the_help_shows_uses_one_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chaos", "--help"]) == Status.DONE
+    assert "\n  A train in a tunnel: --rate 8mbit --delay 100ms" in capsys.readouterr().out
+
+
 def test_a_port_that_is_taken(server: Server, run: Run) -> None:
     ran = run("chaos", "--listen", f"127.0.0.1:{server.port}")
     assert ran.status == Status.FAILED

@@ -19,6 +19,12 @@ from .address import AddressError, parse_listen, show_host_port, to_listen
 from .options import json_option
 from .output import Status, about, print_json, say, show_count, show_size, warn
 
+_USES = """\b
+A phone on 4G:       --up 8mbit --down 30mbit --delay 60ms
+Edge of the network: --rate 256kbit --delay 600ms --reset-after 10s-60s
+A train in a tunnel: --rate 8mbit --delay 100ms --black-hole-after 3MB --heal-after 20s
+A broken router:     --flip-every 20MB
+"""
 _UNITS: dict[str, dict[str, float]] = {
     "rate": {"bit": 1 / 8, "kbit": 1e3 / 8, "mbit": 1e6 / 8, "gbit": 1e9 / 8},
     "time": {"ms": 1e-3, "s": 1.0, "min": 60.0},
@@ -83,7 +89,7 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     return host, port
 
 
-@click.command("chaos", short_help="Put a bad line between an app and a server.")
+@click.command("chaos", epilog=_USES)
 @click.option(
     "--listen",
     default="127.0.0.1:7979",
@@ -165,17 +171,11 @@ def chaos(
     as_json: bool,
     **ends: Any,
 ) -> int:
-    r"""Put a bad line between an app and a server, and see what the app does on it.
+    """Put a bad line between an app and a server, and see what the app does on it.
 
     Let the app connect to --listen instead of to the server. Each connection gets a line of its own. WHEN is how much has
     come through (both ways together), or how long the connection has been open: 3MB, 20s, or a span from which each
     connection draws, as 1MB-5MB. Stop it with Ctrl-C; it then says what has passed.
-
-    \b
-    A phone on 4G:       --up 8mbit --down 30mbit --delay 60ms
-    Edge of the network: --rate 256kbit --delay 600ms --reset-after 10s-60s
-    A train in a tunnel: --rate 8mbit --delay 100ms --black-hole-after 3MB --heal-after 20s
-    A broken router:     --flip-every 20MB
     """
     if not is_loopback(listen[0]) and not insecure:
         raise click.UsageError(
