@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from .client import Client
     from .errors import BlockprotoError
     from .lines import LineEvent, Reconnected, Reconnecting, Resumed
+    from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob
     from .transfer.sending import Progress
 
 __all__ = [
-    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LineEvent", "Progress", "Receipt", "Reconnected",
-    "Reconnecting", "Resumed", "UploadInfo", "UploadJob", "connect", "serve",
+    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
+    "Reconnected", "Reconnecting", "Resumed", "TransferQueue", "TransferState", "UploadInfo", "UploadJob", "connect",
+    "serve",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -37,10 +39,13 @@ _HOMES = {
     "FileInfo": ".results",
     "LineEvent": ".lines",
     "Progress": ".transfer.sending",
+    "QueuedTransfer": ".queue",
     "Receipt": ".results",
     "Reconnected": ".lines",
     "Reconnecting": ".lines",
     "Resumed": ".lines",
+    "TransferQueue": ".queue",
+    "TransferState": ".queue",
     "UploadInfo": ".results",
     "UploadJob": ".results",
     "connect": ".api",

@@ -14,7 +14,7 @@ from .client import Client, connect_with
 from .dialling import tcp_dial
 from .introducing import Introduction, OnPrincipal
 from .lines import OnLine
-from .store import DownloadStore, UploadStore
+from .store import Discard, DownloadStore, UploadStore
 
 if TYPE_CHECKING:
     from .identity.entrance import Entrance
@@ -116,6 +116,24 @@ async def serve(
     wishes = Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous))
     state = None if state is None else Path(state)
     await serve_folder(Path(folder), listen, state, wishes, dialects, on_entrance, reloads, task_status)
+
+
+def discard_download(dest: Path) -> None:
+    """Remove what an unfinished ``Client.download`` to ``dest`` left beside it; harmless if there is nothing. Blocking.
+
+    Raises:
+        StoreInUse: that download is running.
+        StoreFailed, NotPermitted: it cannot be removed.
+    """
+    from .store.sidecar import SidecarStore
+
+    store = SidecarStore(dest)
+    try:
+        begun = store.begun()
+        if begun is not None:
+            store.commit([Discard(begun[0])])
+    finally:
+        store.close()
 
 
 def _open_sidecar(dest: Path, first: int) -> UploadStore:

@@ -77,6 +77,29 @@ class Server:
         self.stop(signal.SIGKILL)
 
 
+class Chaos:
+    """A ``blockproto chaos --json`` process that is ready."""
+
+    def __init__(self, target: int, *options: str) -> None:
+        listen = ("--listen", "127.0.0.1:0", "--to", f"127.0.0.1:{target}")
+        self.process = subprocess.Popen(
+            [*COMMAND, "chaos", *listen, "--json", *options], stdout=subprocess.PIPE, text=True
+        )
+        self.address = "bp://" + wait_for_line(self.process, TIMEOUT_S).removeprefix("listening on ") + "/"
+
+    def stop(self) -> list[dict[str, Any]]:
+        """End it; what it told of, the totals last."""
+        self.process.send_signal(signal.SIGINT)
+        out, _ = self.process.communicate(timeout=TIMEOUT_S)
+        assert self.process.returncode == 130
+        return [json.loads(line) for line in out.splitlines()]
+
+    def kill(self) -> None:
+        """SIGKILL. Harmless when it has ended."""
+        self.process.kill()
+        self.process.communicate()
+
+
 def wait_for_line(process: subprocess.Popen[str], timeout_s: float) -> str:
     """The next line of a process's stdout, or an error if it ends or takes longer than ``timeout_s``."""
     assert process.stdout is not None

@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from peers import bytes_of
-from processes import COMMAND, TIMEOUT_S, Ran, Server, wait_for_line
+from processes import COMMAND, TIMEOUT_S, Chaos, Ran, Server, wait_for_line
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
 
 Run = Callable[..., Ran]
 MIB = 1 << 20
-
-
-class Chaos:
-    """A ``blockproto chaos --json`` process that is ready."""
-
-    def __init__(self, target: int, *options: str) -> None:
-        listen = ("--listen", "127.0.0.1:0", "--to", f"127.0.0.1:{target}")
-        self.process = subprocess.Popen(
-            [*COMMAND, "chaos", *listen, "--json", *options], stdout=subprocess.PIPE, text=True
-        )
-        self.address = "bp://" + wait_for_line(self.process, TIMEOUT_S).removeprefix("listening on ") + "/"
-
-    def stop(self) -> list[dict[str, Any]]:
-        """End it; what it told of, the totals last."""
-        self.process.send_signal(signal.SIGINT)
-        out, _ = self.process.communicate(timeout=TIMEOUT_S)
-        assert self.process.returncode == Status.INTERRUPTED
-        return [json.loads(line) for line in out.splitlines()]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a folder: take uploads into it and hand its files out."),
     "put": ("put", "Send files, folders or stdin to a server; run again to resume."),
     "get": ("get", "Fetch files or folders from a server; run again to resume."),
+    "queue": ("queue", "Let transfers wait for their turn, pause them, go on after a restart."),
     "ls": ("look", "List the files of a server."),
     "stat": ("look", "Show what a server knows of one file or folder."),
     "uploads": ("look", "List the unfinished uploads of a server."),

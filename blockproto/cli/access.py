@@ -111,6 +111,11 @@ def _told(name: str) -> Any:
     return click.get_current_context().meta.get(_KEY, {}).get(name)
 
 
+def token_told() -> bool:
+    """Whether the command was given a token."""
+    return _told("token_file") is not None
+
+
 def check_access(address: Address) -> None:
     """Refuse to speak unencrypted with another machine unless that was asked for; then say so in red.
 

@@ -89,7 +89,7 @@ def get(
 
     Running the same command again resumes, and fetches nothing that is already here.
     """
-    texts, dest = _split_words(words)
+    texts, dest = split_words(words)
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
     for address in addresses:
         check_access(address)
@@ -100,7 +100,8 @@ def get(
     return trio.run(_get, addresses, wanted)
 
 
-def _split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
+def split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
+    """The addresses, and DEST if there is one; raises click.UsageError."""
     addresses = [word for word in words if is_address(word)]
     others = [word for word in words if word not in addresses]
     if others == ["-"]:

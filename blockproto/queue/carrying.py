@@ -1,0 +1,159 @@
+"""One transfer of the queue, over a client: a file up, a file down, or a folder that becomes its files.
+
+A file that an earlier run had brought to its end, without living to write that down, is not sent again: an upload's receipt
+is asked for, and a download lies there with the size and time that the server names.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from functools import partial
+from pathlib import Path
+
+from ..api import discard_download
+from ..client import Client
+from ..errors import ConnectionLost, GoingAway, NameRefused, UnknownUpload
+from ..names import SafeName
+from ..results import FileInfo, Receipt, UploadJob
+from ..transfer.committing import run_in_thread
+from ..transfer.sending import OnProgress
+from ..walking import Found, walk
+from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
+
+Stored = tuple[str, int]
+"""Under which name, and how many bytes."""
+OnFound = Callable[[int, str | None], Awaitable[None]]
+"""Called with the size and, for an upload, the sourceid, before the first byte moves."""
+
+
+async def carry(
+    client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
+) -> Stored | list[Wanted]:
+    """Do it: returns what was stored, or what a folder consists of.
+
+    Raises:
+        BlockprotoError, OSError: it failed.
+
+    Cancellation: what is there stays, and the same call goes on with it.
+    """
+    if one.direction is Direction.UPLOAD:
+        return await _upload(client, one, on_found, progress)
+    return await _download(client, one, on_found, progress)
+
+
+async def tidy(client: Client, one: QueuedTransfer) -> None:
+    """Remove what a cancelled transfer has left: the server's part of an upload, the part here of a download.
+
+    Raises:
+        BlockprotoError: the server cannot be asked, or refuses.
+    """
+    if one.direction is Direction.DOWNLOAD:
+        await run_in_thread(lambda: discard_download(one.path))
+    elif one.sourceid is not None:
+        with suppress(UnknownUpload):  # nothing is there any more, or nothing was yet
+            await client.cancel_upload(one.sourceid)
+
+
+# ---- up
+
+
+async def _upload(
+    client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
+) -> Stored | list[Wanted]:
+    facts = await run_in_thread(one.path.stat)
+    if stat.S_ISDIR(facts.st_mode):
+        if one.folder_id is None:
+            return await run_in_thread(lambda: _files_here(one))
+        return await _make_folder(client, one)
+    sourceid = client.sourceid_of(one.path, one.name, facts)
+    if one.sourceid is not None:
+        with suppress(ConnectionLost, GoingAway):  # then OPEN asks the same, when there is a connection again
+            found = (await client.receipts([sourceid])).get(sourceid)
+            if found is not None:
+                return found.stored_as, found.filesize
+    await on_found(facts.st_size, sourceid.hex())
+    receipt = await client.upload(
+        one.path, name=one.name, if_exists=one.if_exists, priority=one.priority, progress=progress
+    )
+    return receipt.stored_as, receipt.filesize
+
+
+def _files_here(one: QueuedTransfer) -> list[Wanted]:
+    """The files in a folder here, and its empty folders; links and special files stay here, as with ``put``."""
+
+    def leave_out(_path: Path, _why: str) -> None:
+        pass
+
+    def fail(_path: Path, error: OSError) -> None:
+        raise error
+
+    return [
+        _part_of(one, found.name, found.path)
+        for found in walk(one.path, one.name, leave_out, fail)
+        if _travels(found)
+    ]
+
+
+def _travels(found: Found) -> bool:
+    return not found.folder or found.empty
+
+
+async def _make_folder(client: Client, one: QueuedTransfer) -> Stored:
+    job = UploadJob(one.path, one.name, one.if_exists)
+    async with aclosing(client.upload_all([job])) as ended:
+        async for _, outcome in ended:
+            if isinstance(outcome, Receipt):
+                return outcome.stored_as, 0
+            raise outcome
+    raise AssertionError("upload_all yields every job")
+
+
+# ---- down
+
+
+async def _download(
+    client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
+) -> Stored | list[Wanted]:
+    entry = await client.stat(one.name)
+    if entry.folder:
+        return await _files_there(client, one)
+    if await run_in_thread(lambda: _is_here(entry, one.path)):
+        return str(one.path), entry.filesize
+    if one.folder_id is not None:
+        await run_in_thread(lambda: one.path.parent.mkdir(parents=True, exist_ok=True))
+    await on_found(entry.filesize, None)
+    receipt = await client.download(one.name, one.path, priority=one.priority, progress=progress)
+    return receipt.stored_as, receipt.filesize
+
+
+async def _files_there(client: Client, one: QueuedTransfer) -> list[Wanted]:
+    """The files below a folder of the server, each with its place here; what the server names is judged first."""
+    found: list[Wanted] = []
+    depth = len(one.name.split("/"))
+    async with aclosing(client.listing(one.name, recursive=True)) as entries:
+        async for entry in entries:
+            components = SafeName.parse(entry.filename).components
+            if "/".join(components[:depth]) != one.name or len(components) <= depth:
+                raise NameRefused("the server named a file outside of what was asked for")
+            place = one.path.joinpath(*components[depth:])
+            if entry.folder:
+                await run_in_thread(partial(place.mkdir, parents=True, exist_ok=True))
+            else:
+                found.append(_part_of(one, entry.filename, place))
+    return found
+
+
+def _is_here(entry: FileInfo, path: Path) -> bool:
+    try:
+        facts = path.lstat()
+    except OSError:
+        return False
+    same = facts.st_size == entry.filesize and facts.st_mtime_ns == entry.mtime_ns
+    return same and stat.S_ISREG(facts.st_mode)
+
+
+def _part_of(folder: QueuedTransfer, name: str, path: Path) -> Wanted:
+    priority = PRIORITIES.index(folder.priority)
+    return Wanted(folder.direction, folder.server, name, path, folder.if_exists, priority)

@@ -1,0 +1,255 @@
+"""The runner: begins what is next, some at a time, and stops what somebody else does not want any more.
+
+A transfer begins while fewer than ``at_once`` of its priority, or of more urgent ones, run. So a small interactive one never
+waits for a place that big bulk ones hold; on the line itself their priorities share as the connection shares.
+
+Spec: BP1-STR-012 (priorities).
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from ..client import Client
+from ..errors import BlockprotoError
+from ..transfer.committing import run_in_thread
+from ..transfer.sending import Progress
+from .carrying import carry, tidy
+from .entry import PRIORITIES, QueuedTransfer, TransferState
+from .journal import Journal
+
+ConnectTo = Callable[[str], AbstractAsyncContextManager[Client]]
+"""Makes a client of ``bp://HOST:PORT``."""
+
+LINGER_S = 10.0
+"""How long the connection to a server is kept when nothing of it runs any more."""
+WRITE_EVERY_S = 0.5
+"""How often it is written down how far transfers are."""
+TIDY_S = 10.0
+"""How long a server may take to remove what a cancelled upload has left; else it is asked again in the next run."""
+_PASSES = {errno.ENOSPC, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
+"""Errors of this machine that can pass without anybody changing the transfer."""
+
+
+@dataclass(slots=True)
+class _Server:
+    """A server that something runs with."""
+
+    client: Client
+    scope: trio.CancelScope
+    users: int = 0
+    gone: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(slots=True)
+class _Running:
+    """A transfer under way."""
+
+    priority: int
+    begun: bool = False
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Runner:
+    """Runs a journal's transfers; one for a journal at a time.
+
+    Args:
+        journal: what is to be done.
+        connect: makes clients.
+        at_once: how many transfers of one priority run together.
+        server: run only what concerns this one; None: everything.
+    """
+
+    def __init__(self, journal: Journal, connect: ConnectTo, at_once: int, server: str | None) -> None:
+        self._journal = journal
+        self._connect = connect
+        self._at_once = at_once
+        self._only = server
+        self._running: dict[int, _Running] = {}
+        self._tidying: set[int] = set()
+        self._tidied: set[int] = set()
+        self._servers: dict[str, _Server] = {}
+        self._opening = trio.Lock()
+        self._positions: dict[int, int] = {}
+        self._news = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def look(self, changed: list[QueuedTransfer]) -> None:
+        """The journal was changed: stop what shall not run any more, and see what can begin."""
+        for one in changed:
+            running = self._running.get(one.id)
+            if running is not None:
+                running.priority = PRIORITIES.index(one.priority)
+                unwanted = one.state in (TransferState.PAUSED, TransferState.CANCELLED)
+                if unwanted or (one.state is TransferState.WAITING and running.begun):
+                    running.scope.cancel()  # one that waits was paused and resumed faster than we looked: it begins again
+        self._news.set()
+
+    async def run(self, *, until_empty: bool) -> None:
+        """Run until cancelled, or with ``until_empty`` until nothing waits or runs any more.
+
+        Cancellation: what was running waits again, for the next run; what is there stays there.
+        """
+        await run_in_thread(self._journal.recover)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._write_positions)
+                while True:
+                    self._news = trio.Event()
+                    await self._begin()
+                    if until_empty and not self._running and not self._tidying and not self._next():
+                        break
+                    await self._news.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await run_in_thread(self._put_back)
+
+    def _put_back(self) -> None:
+        self._journal.advance(self._positions)
+        left = [one.id for one in self._journal.all() if one.state is TransferState.RUNNING]
+        self._journal.put_back(left)
+
+    async def _begin(self) -> None:
+        """Begin what there is a place for."""
+        nursery = self._nursery
+        assert nursery is not None
+        for one in self._journal.untidy():
+            if one.id not in self._running and one.id not in self._tidied and self._ours(one):
+                self._tidied.add(one.id)
+                self._tidying.add(one.id)
+                nursery.start_soon(self._tidy, one)
+        begun = self._next()
+        if begun:
+            for one in begun:
+                self._running[one.id] = _Running(PRIORITIES.index(one.priority))
+            await run_in_thread(lambda: self._journal.begin([one.id for one in begun]))
+            for one in begun:
+                self._running[one.id].begun = True
+                nursery.start_soon(self._run_one, one)
+
+    def _next(self) -> list[QueuedTransfer]:
+        """What can begin now, the most urgent first."""
+        chosen: list[QueuedTransfer] = []
+        for priority in range(len(PRIORITIES)):
+            taken = sum(running.priority <= priority for running in self._running.values())
+            taken += len(chosen)
+            room = self._at_once - taken
+            if room > 0:
+                most = room + len(self._running)
+                waiting = self._journal.next(priority, most if self._only is None else -1)
+                free = (one for one in waiting if one.id not in self._running and self._ours(one))
+                chosen += [one for one, _ in zip(free, range(room), strict=False)]
+        return chosen
+
+    def _ours(self, one: QueuedTransfer) -> bool:
+        return self._only in (None, one.server)
+
+    # ---- one transfer -----------------------------------------------------------------------------------------
+
+    async def _run_one(self, one: QueuedTransfer) -> None:
+        try:
+            with self._running[one.id].scope:
+                await self._carry(one)
+        finally:
+            del self._running[one.id]
+            self._news.set()
+
+    async def _carry(self, one: QueuedTransfer) -> None:
+        journal = self._journal
+
+        async def on_found(filesize: int, sourceid: str | None) -> None:
+            await run_in_thread(lambda: journal.found(one.id, filesize, sourceid))
+
+        try:
+            client = await self._client(one.server)
+            try:
+                outcome = await carry(client, one, on_found, partial(self._progressed, one.id))
+            finally:
+                self._leave(one.server)
+        except (BlockprotoError, OSError, ValueError) as error:
+            await self._failed(one, error)
+        else:
+            self._positions.pop(one.id, None)
+            with trio.CancelScope(shield=True):  # it is done: a cancellation in this instant came too late
+                if isinstance(outcome, list):
+                    await run_in_thread(lambda: journal.expand(one, outcome))
+                else:
+                    await run_in_thread(lambda: journal.done(one.id, *outcome))
+
+    async def _failed(self, one: QueuedTransfer, error: BlockprotoError | OSError | ValueError) -> None:
+        if isinstance(error, OSError):
+            code, retryable = None, error.errno in _PASSES
+            text = f"{one.path}: {error.strerror or error}"
+        elif isinstance(error, BlockprotoError):
+            code, retryable, text = int(error.code), error.retryable, str(error)
+        else:
+            code, retryable, text = None, False, str(error)
+        await run_in_thread(lambda: self._journal.failed(one.id, text, code, retryable))
+
+    def _progressed(self, id_: int, progress: Progress) -> None:
+        self._positions[id_] = progress.position_bytes_done
+
+    async def _write_positions(self) -> None:
+        while True:
+            await trio.sleep(WRITE_EVERY_S)
+            if self._positions:
+                positions, self._positions = self._positions, {}
+                await run_in_thread(partial(self._journal.advance, positions))
+
+    async def _tidy(self, one: QueuedTransfer) -> None:
+        """Remove what a cancelled one has left; if that cannot be had now, the next run asks again."""
+        try:
+            with trio.move_on_after(TIDY_S), suppress(BlockprotoError, OSError, ValueError):
+                client = await self._client(one.server)
+                try:
+                    await tidy(client, one)
+                finally:
+                    self._leave(one.server)
+                await run_in_thread(lambda: self._journal.tidied(one.id))
+        finally:
+            self._tidying.discard(one.id)
+            self._news.set()
+
+    # ---- servers ----------------------------------------------------------------------------------------------
+
+    async def _client(self, server: str) -> Client:
+        """The client of ``server``; ``_leave`` follows."""
+        assert self._nursery is not None
+        async with self._opening:
+            while (found := self._servers.get(server)) is None or found.scope.cancel_called:
+                if found is None:
+                    await self._nursery.start(self._keep_client, server)
+                else:
+                    await found.gone.wait()
+        found.users += 1
+        found.scope.deadline = math.inf
+        return found.client
+
+    def _leave(self, server: str) -> None:
+        found = self._servers.get(server)
+        if found is not None:
+            found.users -= 1
+            if not found.users:
+                found.scope.deadline = trio.current_time() + LINGER_S
+
+    async def _keep_client(
+        self, server: str, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as scope:
+            async with self._connect(server) as client:
+                kept = self._servers[server] = _Server(client, scope)
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    del self._servers[server]
+                    kept.gone.set()

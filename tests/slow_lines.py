@@ -1,0 +1,38 @@
+"""Clients whose lines to a server are lines of ``blockproto.chaos``: slow, far away or breaking, on a clock that jumps."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from peers import Served
+
+from blockproto.chaos import Conditions, Line
+from blockproto.client import Client, connect_with
+from blockproto.link.endpoint import Endpoint, StreamEndpoint
+
+
+class SlowLines:
+    """Dials ``served`` over lines of the same ``conditions``; remembers them."""
+
+    def __init__(self, served: Served, conditions: Conditions) -> None:
+        self.lines: list[Line] = []
+        self._served = served
+        self._conditions = conditions
+
+    async def dial(self) -> Endpoint:
+        """A new connection over a new line."""
+        line = Line(self._conditions, random.Random(len(self.lines)))
+        self.lines.append(line)
+        near, far = line.streams()
+        self._served.nursery.start_soon(line.run)
+        self._served.nursery.start_soon(self._served.server.serve_stream, far)
+        return StreamEndpoint(near, "a slow line")
+
+    @asynccontextmanager
+    async def client(self, server: str = "memory", **options: Any) -> AsyncIterator[Client]:
+        """A client; ``options`` as for ``connect_with``."""
+        async with connect_with(self.dial, server, self._served.open_sidecar, **options) as client:
+            yield client
