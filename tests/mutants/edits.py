@@ -52,6 +52,14 @@ class Mutant:
         """The whole ids of its clauses."""
         return tuple(f"BP1-{one}" for one in self.clauses.split())
 
+    def why_not(self) -> str:
+        """Why it cannot be applied to the source as it is, or an empty string."""
+        for file, old, _ in ((self.file, self.old, self.new), *self.also):
+            count = (PACKAGE / file).read_text(encoding="utf-8").count(old)
+            if count != 1:
+                return f"{self.name}: {file} has {count} times {old!r}"
+        return ""
+
     def apply(self) -> None:
         """Exchange the code of the functions that the edits are in.
 

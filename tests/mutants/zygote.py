@@ -126,6 +126,7 @@ def _child(request: dict[str, Any], descriptors: Sequence[int]) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os.write(status, bytes([code & 0xFF]))
         os._exit(code)
 
