@@ -349,7 +349,7 @@ async function nextAttempt(sourceid) {
 }
 
 /** 32 random bytes, drawn once for this installation. */
-export async function installationSecret() {
+async function installationSecret() {
   const where = path.join(STATE, 'secret');
   const there = await readFile(where).catch(missing(null));
   if (there?.length === 32) return there;

@@ -49,7 +49,7 @@ export async function main(args) {
 }
 
 /** bp://HOST[:PORT]/NAME; %20 and the like are decoded. */
-export function parseUrl(text) {
+function parseUrl(text) {
   const match = /^bp:\/\/(\[[^\]]+\]|[^/:]+)(?::(\d+))?(?:\/(.*))?$/su.exec(text ?? '');
   if (match === null) throw new UsageError(`'${text ?? ''}' is not bp://HOST[:PORT]/NAME`);
   const [, host, port = '7878', name = ''] = match;
@@ -115,9 +115,12 @@ async function list(values, url) {
   const place = parseUrl(url);
   await dial(values, place, async (client) => {
     for await (const item of client.list(place.name.replace(/\/$/, ''), {recursive: values.recursive}))
-      show(values, item, `${item.kind === 2 ? '-'.padStart(14) : String(item.filesize).padStart(14)}  ${escapeText(item.filename)}${item.kind === 2 ? '/' : ''}`);
+      show(values, item, lineOf(item));
   });
 }
+
+const lineOf = ({kind, filesize, filename}) => (kind === 2
+  ? `${'-'.padStart(14)}  ${escapeText(filename)}/` : `${String(filesize).padStart(14)}  ${escapeText(filename)}`);
 
 async function uploads(values, url) {
   await dial(values, parseUrl(url), async (client) => {

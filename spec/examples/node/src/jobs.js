@@ -19,14 +19,16 @@ const JOBS = {
     return {filesize: Number(filesize), root};
   },
   list: async (client, {folder, recursive}) => ({
-    entries: await collect(client.list(folder, {recursive}), (item) => ({filename: item.filename, filesize: Number(item.filesize), folder: item.kind === 2})),
+    entries: await collect(client.list(folder, {recursive}),
+      (item) => ({filename: item.filename, filesize: Number(item.filesize), folder: item.kind === 2})),
   }),
   stat: async (client, {filename}) => {
     const item = await client.stat(filename, {b3sum: true});
     return {filename: item.filename, filesize: Number(item.filesize), b3sum: item.tlvs.B3SUM};
   },
   uploads: async (client) => ({
-    uploads: await collect(client.list('', {kind: 2}), (item) => ({sourceid: item.sourceid, filename: item.filename, position: Number(item.position)})),
+    uploads: await collect(client.list('', {kind: 2}),
+      (item) => ({sourceid: item.sourceid, filename: item.filename, position: Number(item.position)})),
   }),
   remove: async (client, {filename, recursive}) => (await client.remove(filename, {recursive}), {}),
   cancel: async (client, {sourceid}) => (await client.cancelUpload(sourceid), {}),

@@ -71,7 +71,8 @@ export class Receiving {
     const half = Math.floor((headMax - 128) / 16);
     const held = runsOf(this.part.held.keys(), half);
     const named = held.flatMap(([first, count]) => Array.from({length: count}, (_, i) => first + i));
-    const prefixes = [...this.part.prefixes].filter(([blockno, bytes]) => bytes > 0 && !this.owners.has(blockno) && this.digestOf(blockno) === undefined);
+    const prefixes = [...this.part.prefixes].filter(([blockno, bytes]) =>
+      bytes > 0 && !this.owners.has(blockno) && this.digestOf(blockno) === undefined);
     const digests = named.map((blockno) => this.part.held.get(blockno));
     const complete = named.length === this.part.held.size;
     return {

@@ -121,8 +121,11 @@ export class Server {
     const headMax = connection.session.peer.head_length_max;
     if (message.kind === 1 && message.flags.includes('EXACT')) result.items = [await this.entry(message)];
     else if (message.kind === 1) await this.fillFiles(result, message, headMax);
-    else if (message.kind === 2) fillPage(result, this.uploads.items().filter((item) => item.sourceid > message.cursor), message, headMax, (item) => item.sourceid);
-    else fillPage(result, await this.receipts(message), message, headMax, (item) => item.sourceid);
+    else {
+      const items = message.kind === 2 ? this.uploads.items() : await this.receipts(message);
+      const left = items.filter((item) => item.sourceid > message.cursor);
+      fillPage(result, left, message, headMax, (item) => item.sourceid);
+    }
     connection.say(stream, result);
   }
 
@@ -162,8 +165,9 @@ export class Server {
     const items = [];
     for (const sourceid of new Set(message.tlvs.IDS ?? [])) {
       const receipt = await this.store.receiptOf(sourceid);
-      if (receipt === null || sourceid <= message.cursor) continue;
-      items.push({sourceid, file_id: receipt.fileId, root: receipt.root, filesize: BigInt(receipt.filesize), stored_as: receipt.storedAs});
+      if (receipt === null) continue;
+      const {fileId, root, filesize, storedAs} = receipt;
+      items.push({sourceid, file_id: fileId, root, filesize: BigInt(filesize), stored_as: storedAs});
     }
     return items.sort((a, b) => (a.sourceid < b.sourceid ? -1 : 1));
   }
@@ -259,7 +263,8 @@ class FetchedStream {
     const known = this.store.receiptFor(filename, stat);
     const facts = {sourceid: ZEROS16, filename, filetype: known?.filetype ?? '', filesize, blocknum: blocknumOf(filesize)};
     const sending = new Sending(this.connection, this.stream, facts, {first, end}, this.source(version));
-    for (const [from, count] of message.held) for (const blockno of sending.blocknos) if (blockno >= from && blockno < from + count) sending.hold(blockno);
+    const named = (blockno) => message.held.some(([from, count]) => blockno >= from && blockno < from + count);
+    sending.blocknos.filter(named).forEach((blockno) => sending.hold(blockno));
     sending.todo = sending.blocknos.filter((blockno) => !sending.held.has(blockno));
     sending.prefixes = new Map(message.prefixes);
     const tlvs = {MTIME: BigInt(known?.mtime ?? stat.mtimeNs), MODE: Number(stat.mode & 0o777n), VERSION: version};

@@ -33,7 +33,7 @@ for (const [speaker, messages, states, next] of TRANSITIONS)
       for (const state of states) TABLE.set(`${role}/${message}/${state}`, next === 'same' ? state : next);
 
 /** What a message is called in the table. */
-export function tableName(message) {
+function tableName(message) {
   const {message: name, flags = []} = message;
   if ((name === 'BLOCK' || name === 'PIECE') && flags.includes('COMMIT')) return `${name} with COMMIT`;
   if (name !== 'ERROR') return name;
