@@ -311,6 +311,21 @@ async def test_two_users_with_the_same_name_and_size_have_two_uploads() -> None:
 
 
 @quick
+@pytest.mark.clause("BP1-S82-012")
+async def test_the_filetype_is_part_of_what_an_upload_is_known_by() -> None:
+    one, two = Sent(bytes_of(MIB + 7, 1), kind=b"a"), Sent(bytes_of(MIB + 7, 2), kind=b"b")
+    async with answering() as answers:
+        first, second = await answers.dial(), await answers.dial()
+        for number in one.numbers:
+            await first.send(one.block(number))
+            await second.send(two.block(number))
+        await closed(first)
+        await closed(second)
+        stored = {content_of(memory(answers), name) for name in names_in(memory(answers))}
+        assert stored == {one.content, two.content}
+
+
+@quick
 async def test_broken_off_and_finished_from_another_connection() -> None:
     file = Sent(bytes_of(3 * MIB + 7))
     async with answering() as answers:
