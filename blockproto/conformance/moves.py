@@ -11,6 +11,7 @@ from ..blocks import BLOCK_LENGTH, block_span, digest_of, root_of
 from ..errors import Code, Scope
 from .peer import Heard, Peer
 from .sample import Sample
+from .target import Trial
 from .verdicts import Failed, first_difference, require
 
 FILETYPE_FOLDER = "inode/directory"
@@ -141,6 +142,17 @@ def stat(peer: Peer, name: str, stream: int, b3sum: bool = False) -> wire.FileIt
     (item,) = message.items
     assert isinstance(item, wire.FileItem)
     return item
+
+
+def require_absent(trial: Trial, name: str, reason: str) -> None:
+    """Fail with ``reason`` if there is an entry called ``name``.
+
+    What is being stored takes its time, and silence proves nothing: so another file is stored first, on a connection of
+    its own, and what was on its way before that one has arrived.
+    """
+    peer = trial.dial()
+    brief(peer, trial.sample(10))
+    require(stat(peer, name, 3) is None, reason)
 
 
 def unfinished(peer: Peer, sourceid: bytes, stream: int) -> wire.UploadItem | None:

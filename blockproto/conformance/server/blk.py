@@ -230,7 +230,7 @@ def empty_with_another_digest(trial: Trial) -> None:
     peer, sample = trial.dial(), trial.sample(0)
     peer.say(1, sample.brief(digest=bytes(32)))
     refused_stream(peer, Code.DIGEST_MISMATCH)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file with a wrong digest is stored")
+    moves.require_absent(trial, sample.filename, "a file with a wrong digest is stored")
 
 
 # ---- pieces
@@ -417,7 +417,7 @@ def wrong_digest_of_brief(trial: Trial) -> None:
     peer, sample = trial.dial(), trial.sample(1_000)
     moves.say_brief(peer, sample, digest=bytes(31) + b"\1")
     refused_stream(peer, Code.DIGEST_MISMATCH)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file with a wrong digest is stored")
+    moves.require_absent(trial, sample.filename, "a file with a wrong digest is stored")
     moves.brief(peer, sample, 5)
 
 

@@ -75,7 +75,7 @@ def end_without_commit(trial: Trial) -> None:
     peer, sample = trial.dial(), trial.sample(100)
     peer.say(1, sample.head(0), sample.content)
     refused_stream(peer)
-    require(moves.stat(peer, sample.filename, 3) is None, "a brief file without COMMIT is stored")
+    moves.require_absent(trial, sample.filename, "a brief file without COMMIT is stored")
 
 
 @cases.add(
@@ -217,7 +217,7 @@ def interrupted(trial: Trial, reset: bool) -> None:
     else:
         peer.close()
     other = trial.dial()
-    require(moves.stat(other, sample.filename, 1) is None, "half a brief file is stored")
+    moves.require_absent(trial, sample.filename, "half a brief file is stored")
     require(moves.unfinished(other, sample.sourceid, 3) is None, "half a brief file is listed as an upload")
 
 

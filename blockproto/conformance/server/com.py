@@ -38,7 +38,7 @@ def facts(trial: Trial, changes: dict[str, Any]) -> None:
     moves.send_blocks(peer, sample)
     peer.say(1, sample.commit(**changes))
     refused_stream(peer)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file appeared after a COMMIT that does not fit")
+    moves.require_absent(trial, sample.filename, "a file appeared after a COMMIT that does not fit")
 
 
 @cases.table(
@@ -68,7 +68,7 @@ def fewer_blocks(trial: Trial) -> None:
     peer.expect_acked(1, 0, 1)
     peer.say(1, wire.Commit(sample.sourceid, sample.digest(0), BLOCK_LENGTH, 1))
     refused_stream(peer)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file appeared without its last block")
+    moves.require_absent(trial, sample.filename, "a file appeared without its last block")
 
 
 @cases.add(
@@ -123,7 +123,7 @@ def forgotten(trial: Trial) -> None:
     moves.send_block(second, sample, 2)
     second.expect_acked(1, 0, 1, 2)
     second.ping()
-    require(moves.stat(second, sample.filename, 3) is None, "a COMMIT took effect after its stream had ended")
+    moves.require_absent(trial, sample.filename, "a COMMIT took effect after its stream had ended")
     moves.commit(second, sample)
 
 
@@ -138,7 +138,7 @@ def not_before(trial: Trial) -> None:
     peer, sample = begun(trial)
     moves.send_blocks(peer, sample, 1, 0, 1)
     peer.expect_acked(1, 0, 1)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file is listed before its commit")
+    moves.require_absent(trial, sample.filename, "a file is listed before its commit")
     peer.say(5, wire.Fetch(sample.filename))
     peer.expect_error(Code.UNKNOWN_FILE, stream=5)
     moves.send_block(peer, sample, 2)
@@ -463,7 +463,7 @@ def cancel_brief(trial: Trial) -> None:
     peer.say(1, sample.head(0, ends=False), sample.content[:1_000])
     peer.say(1, wire.Cancel(int(Code.CANCELLED)))
     peer.expect_error(Code.CANCELLED, stream=1)
-    require(moves.stat(peer, sample.filename, 3) is None, "a cancelled brief file is stored")
+    moves.require_absent(trial, sample.filename, "a cancelled brief file is stored")
 
 
 @cases.table(
@@ -485,7 +485,7 @@ def crosses(trial: Trial, discards: bool) -> None:
         moves.fetch(peer, 3, wire.Fetch(sample.filename), sample)
         return
     peer.judge_error(heard, Code.CANCELLED)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file appeared after CANCELLED")
+    moves.require_absent(trial, sample.filename, "a file appeared after CANCELLED")
 
 
 @cases.add(

@@ -130,7 +130,7 @@ def repair(trial: Trial) -> None:
     """COMMIT, DIGESTS_DIFFER, HAVE in two pages, one OPENED without the block, the block, COMMIT, COMMITTED."""
     peer, sample = spoilt(trial)
     differ(peer, sample)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file appeared though its root differs")
+    moves.require_absent(trial, sample.filename, "a file appeared though its root differs")
     peer.say(1, sample.have(0, 1, more=True))
     peer.say(1, sample.have(2))
     opened = peer.expect(wire.Opened, 1, position=BLOCK_LENGTH)
@@ -231,7 +231,7 @@ def never_of_two_versions(trial: Trial) -> None:
     other = sample.with_(seed=sample.seed + 1)
     differ(peer, sample)
     differ(peer, other)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file of two versions appeared")
+    moves.require_absent(trial, sample.filename, "a file of two versions appeared")
 
 
 # ---- the server as sender

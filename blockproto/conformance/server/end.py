@@ -356,6 +356,31 @@ def arrives(trial: Trial) -> None:
 
 
 @cases.add(
+    "error/reads-on-after-it",
+    "END-011",
+    why="A socket that is closed with unread bytes is reset, and the ERROR that explains everything is thrown away.",
+    layer=3,
+)
+def reads_on(trial: Trial) -> None:
+    """After its ERROR (connection) the server takes what was still under way, and does not reset the connection."""
+    peer, sample = begun(trial, 1 << 20)
+    peer.send(forge.rebuilt(forge.frame(0, wire.Ping(bytes(8), 0)), head=b""))
+    peer.judge_error(peer.hear("ERROR MALFORMED"), Code.MALFORMED, scope=Scope.CONNECTION)
+    for _ in range(3):
+        peer.say(1, sample.head(0, ends=False), sample.content[:30_000])
+        try:
+            peer.raw(1, "nothing", time.monotonic() + 0.1)
+        except Hung:
+            continue
+        except Closed:
+            break
+        raise Failed("something came after ERROR (connection)")
+    else:
+        return
+    raise Failed("the connection is closed while the client may still be sending")
+
+
+@cases.add(
     "error/from-the-client",
     "END-011 ERR-002",
     why="Who is told that the connection is over says nothing more.",
@@ -386,5 +411,5 @@ def cut(trial: Trial, at: int) -> None:
     peer.send(raw[:at])
     peer.close()
     other = trial.dial()
-    require(moves.stat(other, sample.filename, 1) is None, "a file appeared whose frame was cut")
+    moves.require_absent(trial, sample.filename, "a file appeared whose frame was cut")
     moves.brief(other, sample, 3)

@@ -124,7 +124,7 @@ def critical_tlv(trial: Trial, kind: str) -> None:
     peer.count(1, 10 if kind == "block" else 0)
     peer.send(forge.rebuilt(raw, tail=forge.tlv(0x8001, b"condition")))
     refused_stream(peer, Code.UNSUPPORTED)
-    require(moves.stat(peer, sample.filename, 3) is None, "a file with an unknown condition is stored")
+    moves.require_absent(trial, sample.filename, "a file with an unknown condition is stored")
 
 
 @cases.add(

@@ -136,7 +136,7 @@ def no_effect(trial: Trial) -> None:
     peer.opened(1)
     peer.send(forge.rebuilt(raw, check=wire.decode_header(raw).check ^ 0x8000_0000))
     peer.expect_refusal(Code.BAD_CHECK)
-    require(moves.stat(trial.dial(), sample.filename, 1) is None, "a frame with a wrong check was acted upon")
+    moves.require_absent(trial, sample.filename, "a frame with a wrong check was acted upon")
 
 
 # ---- lengths, and the order of judging

@@ -313,9 +313,7 @@ def dropped_behind_a_refused_hello(trial: Trial) -> None:
     behind = peer.frame(1, sample.brief(), sample.content)
     peer.greet(forge.unjudged(wire.Hello(), version_lowest=7, version_highest=9), behind)
     peer.expect_refusal(Code.UNSUPPORTED_VERSION)
-    require(
-        moves.stat(trial.dial(), sample.filename, 1) is None, "what followed a refused HELLO was acted upon"
-    )
+    moves.require_absent(trial, sample.filename, "what followed a refused HELLO was acted upon")
 
 
 # ---- in what time

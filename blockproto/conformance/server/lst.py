@@ -113,22 +113,26 @@ def fit(trial: Trial) -> None:
     require(pages(peer, 1, name=folder) == names, "the pages together are not the listing")
 
 
-@cases.add(
-    "pages/files-that-come-and-go",
+@cases.table(
+    "pages/files-that-{}",
     "LST-003",
-    why="A cursor that is an offset leaves out or repeats an entry as soon as somebody adds a file.",
+    {"go": (2, 0), "come": (0, 2), "come-and-go": (1, 1)},
+    why="A cursor that is an offset leaves out or repeats an entry as soon as somebody adds or removes a file.",
     layer=2,
 )
-def come_and_go(trial: Trial) -> None:
-    """Between two pages an entry before the cursor goes and one comes: what was there all the time is listed once."""
+def come_and_go(trial: Trial, what: tuple[int, int]) -> None:
+    """Between two pages entries before the cursor go or come: what was there all the time is listed once."""
+    going, coming = what
     peer, folder, names = tree(trial)
     first = moves.list_(peer, 101, name=folder, recursive=True, limit=4)
     got = [item.filename for item in first.items if isinstance(item, wire.FileItem)]
-    peer.say(103, wire.Remove(wire.RemoveKind.FILE, filename=got[0]))
-    peer.expect(wire.Result, 103)
-    moves.brief(peer, trial.sample(1, filename=f"{folder}/0-new"), 105)
-    got += pages(peer, 107, name=folder, recursive=True, cursor=first.cursor)
-    stayed = [name for name in names if name != got[0]]
+    for no in range(going):
+        peer.say(103 + 2 * no, wire.Remove(wire.RemoveKind.FILE, filename=got[no]))
+        peer.expect(wire.Result, 103 + 2 * no)
+    for no in range(coming):
+        moves.brief(peer, trial.sample(1, filename=f"{folder}/{no}-new"), 111 + 2 * no)
+    stayed = [name for name in names if name not in got[:going]]
+    got += pages(peer, 121, name=folder, recursive=True, cursor=first.cursor)
     require(
         [name for name in got if name in stayed] == stayed,
         "an entry that stayed is listed twice or not at all",
@@ -244,7 +248,7 @@ def exact(trial: Trial) -> None:
         "the entry of a folder is wrong",
         got=str(folder),
     )
-    require(moves.stat(peer, sample.filename + "x", 7) is None, "an entry that is not there is known")
+    moves.require_absent(trial, sample.filename + "x", "an entry that is not there is known")
 
 
 @cases.add(
@@ -389,7 +393,7 @@ def remove(trial: Trial, by_id: bool) -> None:
     )
     peer.say(3, question)
     peer.expect(wire.Result, 3, kind=1, items=(), cursor="")
-    require(moves.stat(peer, sample.filename, 5) is None, "a removed file is listed")
+    moves.require_absent(trial, sample.filename, "a removed file is listed")
     peer.say(7, question)
     refused_stream(peer, Code.UNKNOWN_FILE, 7)
 
@@ -430,7 +434,7 @@ def remove_folder(trial: Trial, what: tuple[int, bool]) -> None:
         )
     else:
         peer.expect(wire.Result, 5, items=(), cursor="")
-        require(moves.stat(peer, folder.filename, 7) is None, "a removed folder is listed")
+        moves.require_absent(trial, folder.filename, "a removed folder is listed")
 
 
 @cases.table(

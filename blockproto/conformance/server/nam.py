@@ -105,7 +105,7 @@ def creates_nothing(trial: Trial) -> None:
     sample = trial.sample(10)
     peer.say(1, sample.brief(filename=f"{folder}/x/.."), sample.content)
     refused_stream(peer, Code.NAME_REFUSED)
-    require(moves.stat(peer, folder, 3) is None, "a refused name made a folder")
+    moves.require_absent(trial, folder, "a refused name made a folder")
 
 
 def allowed(profile: str) -> dict[str, str]:

@@ -377,7 +377,7 @@ def late_commit(trial: Trial) -> None:
     moves.send_blocks(second, newer)
     second.expect_acked(1, 0, 1, 2)
     second.ping()
-    require(moves.stat(second, sample.filename, 3) is None, "the COMMIT of a superseded stream took effect")
+    moves.require_absent(trial, sample.filename, "the COMMIT of a superseded stream took effect")
     moves.commit(second, newer)
 
 
@@ -667,10 +667,7 @@ def end_keeps_the_upload(trial: Trial, reset: bool) -> None:
     else:
         first.close()
     second = trial.dial()
-    require(
-        moves.stat(second, sample.filename, 1) is None,
-        "the end of a connection was taken for the end of a file",
-    )
+    moves.require_absent(trial, sample.filename, "the end of a connection was taken for the end of a file")
     item = moves.unfinished(second, sample.sourceid, 3)
     require(
         item is not None and item.held_count == 2,
@@ -698,7 +695,7 @@ def no_commit(trial: Trial) -> None:
     moves.send_blocks(first, sample)
     first.expect_acked(1, 0, 1, 2)
     first.close()
-    require(moves.stat(trial.dial(), sample.filename, 1) is None, "a file appeared without COMMIT")
+    moves.require_absent(trial, sample.filename, "a file appeared without COMMIT")
 
 
 @cases.add(

@@ -109,7 +109,7 @@ def used_by_a_refused_frame(trial: Trial, what: str) -> None:
     peer.expect_error(codes[what], stream=1)
     peer.say(1, sample.brief(), sample.content)
     peer.ping()
-    require(moves.stat(peer, sample.filename, 3) is None, "a file on an id that was used up is stored")
+    moves.require_absent(trial, sample.filename, "a file on an id that was used up is stored")
     moves.brief(peer, sample, 5)
 
 
@@ -119,12 +119,14 @@ def used_by_a_refused_frame(trial: Trial, what: str) -> None:
     why="An id below the greatest used one will never be opened; a server that opens it reorders the client's ids.",
 )
 def passed_over(trial: Trial) -> None:
-    """After stream 5, what comes on stream 3 is dropped."""
+    """After stream 5, what comes on streams 1 and 3 is dropped."""
     peer, first, second = trial.dial(), trial.sample(10), trial.sample(10)
     moves.brief(peer, first, 5)
     moves.say_brief(peer, second, 3)
+    peer.say(1, trial.sample().open())
+    moves.brief(peer, trial.sample(10), 7)
     peer.ping()
-    require(moves.stat(peer, second.filename, 7) is None, "a file on an id that was passed over is stored")
+    moves.require_absent(trial, second.filename, "a file on an id that was passed over is stored")
 
 
 @cases.add(
@@ -137,8 +139,9 @@ def never_again(trial: Trial) -> None:
     peer, first, second = trial.dial(), trial.sample(10), trial.sample(10)
     moves.brief(peer, first, 1)
     moves.say_brief(peer, second, 1)
+    moves.brief(peer, trial.sample(10), 3)
     peer.ping()
-    require(moves.stat(peer, second.filename, 3) is None, "a file on an id that was used before is stored")
+    moves.require_absent(trial, second.filename, "a file on an id that was used before is stored")
 
 
 # ---- closed streams
