@@ -15,7 +15,7 @@ export const bytesOf = (parts) => Buffer.concat(parts.map((part) => (typeof part
   ? Buffer.from(part, 'hex') : pattern(part.pattern_from, part.length))));
 
 /** `length` bytes of the pattern from `from` on. */
-export const pattern = (from, length) => Buffer.from(Array.from({length}, (_, i) => (from + i) % 251));
+export const pattern = (from, length) => Buffer.alloc(length, Buffer.from(Array.from({length: 251}, (_, i) => (from + i) % 251)));
 
 /** `values` of a vector as the codec has them. */
 export function valuesOf(values) {
