@@ -728,6 +728,7 @@ async def test_what_comes_while_it_is_being_discarded_is_dropped() -> None:
         assert not any(served.store._written.values())
 
 
+@pytest.mark.clause("BP1-COM-018")
 @quick
 @pytest.mark.parametrize("discard", [True, False])
 async def test_a_cancel_that_crosses_committed_is_too_late(discard: bool) -> None:
