@@ -22,9 +22,11 @@ import click
 from .arena import Arena, open_arena
 from .commit import commit
 from .contest import Options
+from .crowded import crowded
 from .dialects import dialects
 from .figures import Row, Section
 from .folder import small
+from .long import long
 from .memory import memory
 from .micro import micro
 from .places import Place, work_in
@@ -51,6 +53,8 @@ OURS: dict[str, Scenario] = {
     "memory": memory,
     "commit": commit,
     "resume": resume,
+    "long": long,
+    "crowded": crowded,
     "dialects": dialects,
 }
 """Of ours alone, at the first place only."""

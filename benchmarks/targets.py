@@ -63,3 +63,40 @@ CODEC_US = at_most(30)
 
 STARTUP_S = at_most(0.2)
 """``blockproto --version``, seconds."""
+
+IDLE_CONNECTIONS = 9_900
+IDLE_KIB = at_most(14)
+"""Resident memory of an idle connection, KiB."""
+
+NEW_MS = at_most(50)
+"""From connecting to the server's HELLO beside them, milliseconds; 99 of 100."""
+
+UPLOADS_AT_ONCE = 200
+UPLOADS_SPREAD = at_most(2)
+"""Slowest by fastest of ``UPLOADS_AT_ONCE`` uploads, each over its own connection."""
+
+UPLOADS_MIB = at_most(150)
+"""Peak resident memory of the server meanwhile, MiB."""
+
+CROWD = 5_000
+WAKE_S = at_most(20)
+"""After SIGKILL of the server so many clients are back within so many seconds; 99 of 100."""
+
+CONNECTS = at_most(3)
+"""Connects each until then; 99 of 100."""
+
+RESET_TIME = at_most(1.08)
+"""Time beside what the line alone needs: 20 MB, 8 Mbit/s, 100 ms, a reset every 3 MB."""
+
+RESET_DELIVERED = at_most(1.01)
+"""Bytes delivered beside the file's."""
+
+RESET_TIME_FAR = at_most(1.15)
+RESET_DELIVERED_FAR = at_most(1.03)
+"""The same for 2 MB, 256 kbit/s, 600 ms, a reset every 300 KB."""
+
+PICTURE = at_most(2)
+"""A picture of 100 KB beside a bulk transfer at 5 Mbit/s, by its time alone."""
+
+FIRST_ROUND_TRIPS = at_most(1)
+"""Round trips of a small upload over an open connection."""

@@ -32,6 +32,7 @@ from blockproto.link.connection import (
     GREETING_S,
     HEAD_S,
     NOT_BLOCKPROTO_TEXT,
+    REST_S,
     SILENCE_S,
     Connection,
     Opening,
@@ -40,6 +41,7 @@ from blockproto.link.connection import (
 )
 from blockproto.link.endpoint import StreamEndpoint
 from blockproto.link.keepalive import KeepAlive
+from blockproto.protocol.framing import IDLE_BUFFER_LENGTH
 from blockproto.protocol.session import Limits, Session, Side
 from blockproto.wire import (
     HEADER_LENGTH,
@@ -1099,3 +1101,15 @@ async def test_what_our_own_caller_gets_wrong_is_told_to_it() -> None:
 def test_limits_agree_with_the_spec() -> None:
     assert (GREETING_S, HEAD_S, DISCARD_S, SILENCE_S) == (10, 10, 5, 600)
     assert connection_module.CONTROL_LENGTH_MAX <= MIB
+
+
+@quick
+async def test_a_connection_that_rests_has_no_buffer_worth_mentioning() -> None:
+    """Ten thousand of them would cost 80 MB; the next frame finds it all the same."""
+    async with connected() as ends:
+        await ends.peer.say(0, Ping(opaque=bytes(8), next_s=600))
+        await ends.peer.expect(Ping)
+        await trio.sleep_until(trio.current_time() + REST_S + 0.1)
+        assert len(ends.connection.session.receive_buffer()) == IDLE_BUFFER_LENGTH
+        await ends.peer.say(0, Ping(opaque=b"8 bytes.", next_s=600))
+        assert (await ends.peer.expect(Ping)).opaque == b"8 bytes."
