@@ -180,14 +180,8 @@ class Peer:
                     return 0
         return room
 
-    def granted_meanwhile(self, stream: int) -> int:
-        """The allowance of a stream or the connection's, the lesser one, after a PING's answer or the end came."""
-        try:
-            self._inbox.extend(self.ping())
-        except Closed:
-            pass
-        except Failed:
-            return 0
+    def allowed(self, stream: int) -> int:
+        """How many bytes of payload were allowed in all, on a stream or on the connection, as far as was heard."""
         return min(self._allowance(0), self._allowance(stream))
 
     # ---- hearing
