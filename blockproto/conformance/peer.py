@@ -27,6 +27,8 @@ from .. import wire
 from ..blocks import blocknum_of
 from ..errors import BlockprotoError, Code, Scope
 from . import forge
+from .judging import Heard as Heard  # what a peer hears is part of its interface
+from .judging import judge_frame, judge_lengths
 from .timing import Patience
 from .transcript import Transcript, describe, describe_bytes, describe_frame
 from .verdicts import Closed, Failed, Hung, first_difference
@@ -37,25 +39,6 @@ SINGLE_BYTES = 256
 """How many bytes of each ``send`` go one by one where segments are made small; the rest goes in odd pieces."""
 
 ODD_PIECE = 1_021
-
-SAID_BY_SERVER = (
-    wire.Hello, wire.Open, wire.Opened, wire.Block, wire.Piece, wire.Ack, wire.Credit, wire.Have, wire.Commit,
-    wire.Committed, wire.Cancel, wire.Result, wire.Ping, wire.Error, wire.GoAway,
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A frame that came: its stream, message and payload, and the bytes of header and head."""
-
-    stream: int
-    message: wire.Message
-    payload: bytes
-    raw: bytes
-
-    def __str__(self) -> str:
-        payload = f" + {len(self.payload)} bytes" if self.payload else ""
-        return describe(self.message, self.stream) + payload
 
 
 @dataclass
@@ -497,7 +480,7 @@ class Peer:
         """The next frame, judged; None for CREDIT and for what is skipped."""
         header_bytes = self.raw(wire.HEADER_LENGTH, what, deadline)
         header = wire.decode_header(header_bytes)
-        self._judge_lengths(header, header_bytes)
+        judge_lengths(header, header_bytes, self.ours)
         head = self.raw(header.head_length, "the rest of a head", deadline)
         self._transcript.add(self._number, "<", describe_frame(header, head), header_bytes + head)
         if not wire.check_frame(header_bytes, head, header.check):
@@ -514,45 +497,10 @@ class Peer:
         if message is None:
             return None
         heard = Heard(header.stream, message, payload, header_bytes + head)
-        self._judge(heard)
+        judge_frame(heard, self._opened, self.hello is not None)
         return self._take_in(heard)
 
-    # ---- the rules that hold for every frame
-
-    def _judge_lengths(self, header: wire.Header, raw: bytes) -> None:
-        most = self.ours.head_length_max
-        if header.head_length > header.length:
-            raise Failed("head_length is greater than length", got=raw.hex(" "), clause="BP1-FRM-005")
-        if header.head_length > most:
-            raise Failed(
-                "a head is longer than the HELLO of the harness allows",
-                got=raw.hex(" "),
-                clause="BP1-HEL-010",
-            )
-        if header.payload_length and header.type in wire.MESSAGES and header.type not in wire.PAYLOAD_TYPES:
-            raise Failed("a payload in a message that has none", got=raw.hex(" "), clause="BP1-FRM-007")
-        if header.payload_length > self.ours.piece_length_max:
-            raise Failed(
-                "a piece is longer than the HELLO of the harness allows",
-                got=raw.hex(" "),
-                clause="BP1-HEL-010",
-            )
-
-    def _judge(self, heard: Heard) -> None:
-        message, stream = heard.message, heard.stream
-        if not isinstance(message, SAID_BY_SERVER):
-            raise Failed("a message that no server says", got=str(heard), clause="BP1-STR-005")
-        connection = isinstance(message, (wire.Hello, wire.Ping, wire.GoAway)) or (
-            isinstance(message, wire.Error) and message.scope == Scope.CONNECTION
-        )
-        if not isinstance(message, wire.Credit) and connection is not (stream == 0):
-            raise Failed(
-                "a message on a stream where it does not belong", got=str(heard), clause="BP1-FRM-020"
-            )
-        if stream and stream not in self._opened:
-            raise Failed("a frame on a stream that was never opened", got=str(heard), clause="BP1-STR-011")
-        if isinstance(message, wire.Hello) and self.hello is not None:
-            raise Failed("a second HELLO", got=str(heard), clause="BP1-HEL-005")
+    # ---- what was heard
 
     def _take_in(self, heard: Heard) -> Heard | None:
         message, stream = heard.message, heard.stream

@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.status import Status
 
 from ...names import show_name
+from ..case import LAYERS, Case
 from ..clauses import clause
 from ..outcome import Outcome, Report
-from ..verdicts import MEANINGS, Verdict
+from ..verdicts import Verdict
 
 COLOURS = {
     Verdict.PASS: "green",
@@ -142,11 +143,8 @@ def failure_lines(outcome: Outcome, replay: str) -> list[str]:
     return [*lines, f"  {'again with':<10} {clean(replay)}"]
 
 
-def explain_lines(case: object) -> list[str]:
+def explain_lines(case: Case) -> list[str]:
     """What ``--explain`` says about a case."""
-    from ..case import LAYERS, Case
-
-    assert isinstance(case, Case)
     lines = [
         f"[bold]{case.name}[/]",
         f"  {clean(case.why)}",
@@ -158,6 +156,3 @@ def explain_lines(case: object) -> list[str]:
         one = clause(id_)
         lines.append(f"  [bold]{id_}[/] {one.level} {one.role} · {one.proof}: {clean(one.text)}")
     return lines
-
-
-__all__ = ["MEANINGS", "Replay", "Terminal", "explain_lines", "failure_lines", "verdict_line"]

@@ -26,6 +26,7 @@ CHAPTERS = (
     "blk",
     "brief",
     "res",
+    "prefix",
     "dig",
     "com",
     "fet",
