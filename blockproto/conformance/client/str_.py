@@ -219,7 +219,7 @@ def streams_max(trial: Trial) -> None:
     visit = trial.visit(hello=wire.Hello(streams_max=wire.STREAMS_EARLY))
     while samples:
         waiting: list[Heard] = []
-        while more := visit.settled():
+        while more := visit.settled(wanted=not waiting):
             waiting += [heard for heard in more if not trial.shelf.answer(visit, heard)]
         require(waiting, "the client says nothing although it may open streams")
         for heard in waiting:

@@ -20,7 +20,7 @@ from ..verdicts import Closed, Failed, first_difference
 BEGINS_STREAM = (wire.Open, wire.Block, wire.Fetch, wire.List, wire.Remove)
 SAID_BY_SERVER_ONLY = (wire.Result,)
 QUIET_S = 0.3
-"""How long a client that could say more is silent at most."""
+"""How long a client that could say more is silent at most; more with ``--slow``."""
 
 _ENDS_STREAM = (wire.Committed, wire.Result)
 
@@ -111,10 +111,14 @@ class Visit(Peer):
         except Closed:
             return heard
 
-    def settled(self, quiet_s: float = QUIET_S) -> list[Heard]:
-        """What comes until nothing came for a moment: the client has said all that it may say now."""
-        heard = []
-        while self.readable(quiet_s):
+    def settled(self, *, wanted: bool = False) -> list[Heard]:
+        """What comes until nothing came for a moment: the client has said all that it may say now.
+
+        With ``wanted`` the first frame is waited for as long as any answer.
+        """
+        quiet_s = QUIET_S * max(1.0, self.patience.slow)
+        heard: list[Heard] = []
+        while self.readable(self.patience.answer_s if wanted and not heard else quiet_s):
             heard.append(self.hear())
         return heard
 
