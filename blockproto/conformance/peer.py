@@ -497,10 +497,14 @@ class Peer:
         if message is None:
             return None
         heard = Heard(header.stream, message, payload, header_bytes + head)
-        judge_frame(heard, self._opened, self.hello is not None)
+        self._judge(heard)
         return self._take_in(heard)
 
     # ---- what was heard
+
+    def _judge(self, heard: Heard) -> None:
+        """Hold a frame against the rules of every case; ``client.visit`` has those of clients."""
+        judge_frame(heard, self._opened, self.hello is not None)
 
     def _take_in(self, heard: Heard) -> Heard | None:
         message, stream = heard.message, heard.stream
