@@ -247,6 +247,7 @@ async def test_the_operator_can_say_how_blocks_are_numbered(first: int) -> None:
         await closed(sender)
 
 
+@pytest.mark.clause("BP1-S82-016")
 @quick
 async def test_a_number_of_the_other_numbering_is_refused() -> None:
     file, other = Sent(bytes_of(2 * MIB + 1), first=1), Sent(bytes_of(2 * MIB + 1), first=0)
@@ -259,6 +260,7 @@ async def test_a_number_of_the_other_numbering_is_refused() -> None:
         assert await sender.rest() == b""
 
 
+@pytest.mark.clause("BP1-S82-014")
 @quick
 @pytest.mark.parametrize("first", [0, 1])
 async def test_an_empty_block_at_the_end_is_harmless(first: int) -> None:
@@ -526,6 +528,7 @@ async def test_names_that_break_a_rule_are_refused_block_by_block(raw: bytes) ->
         await closed(sender)
 
 
+@pytest.mark.clause("BP1-S82-011")
 @quick
 async def test_a_file_that_claims_to_be_a_folder_is_refused() -> None:
     file = Sent(b"x", kind=b"inode/directory")
@@ -536,6 +539,7 @@ async def test_a_file_that_claims_to_be_a_folder_is_refused() -> None:
         assert names_in(memory(answers)) == []
 
 
+@pytest.mark.clause("BP1-S82-011")
 @quick
 @pytest.mark.parametrize("kind", [b"", b"image/png", b"x" * 20, b"\xff\xfe"])
 async def test_a_filetype_that_is_no_printable_ascii_is_left_out(kind: bytes) -> None:
@@ -553,6 +557,7 @@ async def test_a_filetype_that_is_no_printable_ascii_is_left_out(kind: bytes) ->
 # ---- what cannot be followed, and what fails ------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-S82-004")
 @quick
 async def test_what_is_no_header_ends_the_connection_and_keeps_what_was_held() -> None:
     file = Sent(bytes_of(2 * MIB + 1))

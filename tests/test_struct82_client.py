@@ -115,6 +115,16 @@ async def test_a_file_arrives_and_the_same_again_sends_nothing(
         assert (again.payload_bytes_sent, again.resumed, again.position) == (0, True, filesize)
 
 
+@pytest.mark.clause("BP1-S82-014", "BP1-S82-019")
+@quick
+async def test_the_first_block_goes_first(tmp_path: Path) -> None:
+    async with answering() as answers:
+        with opened(tmp_path, bytes_of(3 * MIB)) as file:
+            await Struct82Sender().send(dial_to(answers), file)
+        blocknos = [work.blockno for work in answers.works if isinstance(work, BlockDone)]
+        assert (blocknos[0], sorted(blocknos)) == (0, [0, 1, 2])
+
+
 @quick
 async def test_the_name_that_the_file_got_is_told(tmp_path: Path) -> None:
     async with answering() as answers:
@@ -145,6 +155,7 @@ async def test_what_is_held_is_not_sent_again(tmp_path: Path) -> None:
 # ---- lines that break -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-S82-034")
 @quick
 async def test_lines_that_break_are_dialled_again_and_nothing_durable_is_sent_twice(tmp_path: Path) -> None:
     content = bytes_of(12 * MIB + 5)

@@ -23,7 +23,7 @@ def test_fault_and_inspect_clauses_have_their_tests() -> None:
 
 
 def test_wire_clauses_have_their_cases() -> None:
-    complaints = trace.complaints_about_cases(CLAUSES, trace.proofs_by_cases())
+    complaints = trace.complaints_about_cases(CLAUSES, trace.proofs_by_cases(), trace.proofs_by_tests())
     assert not complaints, "\n".join(complaints)
 
 
@@ -38,9 +38,9 @@ def test_a_case_of_the_other_side_proves_nothing() -> None:
         one for one in CLAUSES.values() if one.role == "server" and one.proof == "wire" and one.binding
     )
     case = trace.clients.all_cases()[0]
-    (complaint,) = trace.complaints_about_cases({server.id: server}, {server.id: [case]})
+    (complaint,) = trace.complaints_about_cases({server.id: server}, {server.id: [case]}, {})
     assert server.id in complaint
-    (complaint,) = trace.complaints_about_cases({}, {NO_CLAUSES[0]: [case]})
+    (complaint,) = trace.complaints_about_cases({}, {NO_CLAUSES[0]: [case]}, {})
     assert case.name in complaint
 
 
