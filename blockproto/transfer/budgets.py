@@ -80,6 +80,13 @@ class Budgets:
         """Whether the upload was committed, and its file still is what was."""
         return bool(await run_in_thread(lambda: self._store.receipts(key.principal, [key.sourceid])))
 
+    def used(self) -> dict[bytes, int]:
+        """How many bytes each principal has that a quota was looked at for, by its 16 bytes; reserved ones too."""
+        return {
+            principal: (budget.used or 0) + sum(budget.reserved.values())
+            for principal, budget in self._budgets.items()
+        }
+
     def changed(self, realm: Realm) -> None:
         """Something was removed: look again before the next upload."""
         budget = self._budgets.get(realm.principal)

@@ -24,6 +24,7 @@ import trio
 
 from ..errors import StoreFailed
 from ..store import BlockDone, Finish, Upload, UploadStore, Work
+from ..watch import NOBODY, Watch
 
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
@@ -65,12 +66,19 @@ class Committer:
     Args:
         store: where to commit; ``commit`` is called by this object only.
         run_blocking: how to run blocking code; tests run it inline.
+        watch: hears of each batch that is durable.
     """
 
-    def __init__(self, store: UploadStore, run_blocking: RunBlocking[None] = run_in_thread) -> None:
+    def __init__(
+        self,
+        store: UploadStore,
+        run_blocking: RunBlocking[None] = run_in_thread,
+        watch: Watch = NOBODY,
+    ) -> None:
         self.failed: StoreFailed | None = None
         self._store = store
         self._run_blocking = run_blocking
+        self._watch = watch
         self._lanes: dict[bytes, _Lane] = {}
         self._turn: deque[bytes] = deque()
         self._wake = trio.Event()
@@ -110,6 +118,11 @@ class Committer:
                 continue
             await self._commit(batch)
 
+    @property
+    def queued(self) -> int:
+        """How many works wait for their batch."""
+        return sum(len(lane.small) + len(lane.big) for lane in self._lanes.values())
+
     async def drain(self) -> None:
         """Wait until everything submitted so far is durable; returns at once when the store has failed."""
         if self.failed is None:
@@ -117,12 +130,14 @@ class Committer:
 
     async def _commit(self, batch: list[tuple[Work, Done]]) -> None:
         works = [work for work, _ in batch]
+        begun = time.perf_counter()
         try:
             await self._run_blocking(lambda: self._store.commit(works))
         except StoreFailed as exc:
             self.failed = exc
             self._idle.set()
             raise
+        self._watch.committed(works, time.perf_counter() - begun)
         for work, done in batch:
             done(work)
 

@@ -1,0 +1,156 @@
+"""Logs: what a server does as records, one line each, for people or (JSON) for programs.
+
+Every record has its event; those of a connection its number and peer, and the principal's name; those of a transfer the
+file id, which stays the same through resumes, takeovers and restarts. Foreign names go through ``show_name``.
+
+    info      upload begun, resumed, joined, taken over, committed · download · removed · cancelled · expired · let in
+    warning   not let in · refused by this server's own state (full, failed)
+    debug     connection · refused · what the engine says of itself
+
+No library is needed for that: a record is a dict, a line is what json.dumps makes of it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import Code
+from .names import show_name
+from .protocol.session import Limits, Session
+from .store import Discard, Finish, Remove, StoredFile, Upload, Work
+from .watch import VISITOR, Entered, Load, Visitor, Watch, WatchedSession
+from .wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
+
+log = logging.getLogger("blockproto")
+
+NOT_LET_IN = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN}
+OUR_STATE = {Code.STORE_FULL, Code.STORE_FAILED, Code.BUSY}
+
+
+def tell(level: int, event: str, visitor: Visitor | None = None, **facts: object) -> None:
+    """Write a record: ``event``, what is known of its connection, and ``facts``, which hold no foreign text unshown."""
+    if log.isEnabledFor(level):
+        log.log(level, event, extra={"facts": facts, "visitor": visitor})
+
+
+def _facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says besides its text: the connection, then the facts."""
+    visitor: Visitor | None = getattr(record, "visitor", None) or VISITOR.get()
+    facts: dict[str, Any] = {}
+    if visitor is not None:
+        facts = {"connection": visitor.number, "peer": visitor.peer}
+        if visitor.principal:
+            facts["principal"] = show_name(visitor.principal)
+    return facts | getattr(record, "facts", {})
+
+
+class TextFormatter(logging.Formatter):
+    """One line for people: time, level, event, facts as NAME=VALUE."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        said = " ".join(f"{name}={_plain(value)}" for name, value in _facts_of(record).items())
+        record.message = record.getMessage()
+        line = f"{self.formatTime(record)} {record.levelname} {record.message}"
+        text = f"{line}  {said}" if said else line
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _plain(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if " " in text or "=" in text or not text else text
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, event, then the facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
+        line["event"] = record.getMessage()
+        line |= _facts_of(record)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}
+
+
+class Log(Watch):
+    """A watch that writes records."""
+
+    def __init__(self) -> None:
+        self._names: dict[bytes, str] = {}
+
+    def serving(self, load: Callable[[], Load]) -> None:
+        """See Watch."""
+
+    def session(self, limits: Limits) -> Session:
+        """See Watch."""
+        return WatchedSession(limits, self)
+
+    def came(self, kind: str) -> None:
+        """See Watch."""
+        tell(logging.DEBUG, "connection", kind=kind)
+
+    def said(self, visitor: Visitor | None, stream: int, message: Message) -> None:
+        """See Watch."""
+        if isinstance(message, Error):
+            self._refused(visitor, stream, message)
+        elif isinstance(message, Open):
+            file_id = (message.file_id or b"").hex()
+            tell(logging.INFO, "download", visitor, file=file_id, name=show_name(message.filename))
+        elif isinstance(message, Result) and message.kind == PRINCIPAL_KIND:
+            for item in message.items:
+                if isinstance(item, PrincipalItem) and visitor is not None:
+                    visitor.principal = self._names[item.principal] = item.name
+            tell(logging.INFO, "let in", visitor)
+
+    def _refused(self, visitor: Visitor | None, stream: int, error: Error) -> None:
+        code = Code(error.code)
+        if code in NOT_LET_IN:
+            level, event = logging.WARNING, "not let in"
+        else:
+            level, event = (logging.WARNING if code in OUR_STATE else logging.DEBUG), "refused"
+        tell(level, event, visitor, stream=stream, code=code.name, text=show_name(error.text))
+
+    def entered(self, upload: Upload, how: Entered) -> None:
+        """See Watch."""
+        facts = upload.facts
+        self._tell_of(f"upload {how}", upload, name=facts.filename.text, filesize=facts.filesize)
+
+    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+        """See Watch."""
+        for work in works:
+            if isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
+                stored = work.outcome
+                self._tell_of(
+                    "upload committed", work.upload, name=stored.stored_as, filesize=stored.filesize
+                )
+            elif isinstance(work, Remove) and work.outcome is None:
+                name = "" if work.filename is None else work.filename.text
+                tell(logging.INFO, "removed", file=(work.file_id or b"").hex(), name=show_name(name))
+            elif isinstance(work, Discard) and work.outcome is None:
+                event = "upload cancelled" if work.expired_ms is None else "upload expired"
+                tell(logging.INFO, event, sourceid=work.key.sourceid.hex())
+
+    def _tell_of(self, event: str, upload: Upload, *, name: str, filesize: int | None) -> None:
+        if not log.isEnabledFor(logging.INFO):
+            return
+        principal = self._names.get(upload.key.principal)
+        whose = {"principal": show_name(principal)} if principal else {}
+        tell(
+            logging.INFO,
+            event,
+            None,
+            file=upload.file_id.hex(),
+            name=show_name(name),
+            filesize=filesize,
+            **whose,
+        )
