@@ -11,7 +11,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate conform flakes crash mutants trace example clean
+.PHONY: help demo test check format bench fuzz simulate conform flakes crash mutants trace example flap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +80,9 @@ example: $(DEV)  ## hold the second implementation (Node) against every case of 
 	@folder=$$(mktemp -d) && { node spec/examples/node/bin/blockproto.js serve $$folder --port 7979 & } && server=$$! && \
 		sleep 1 && { $(BIN)/blockproto conform server 127.0.0.1:7979 --jobs 2; status=$$?; \
 		kill $$server; wait $$server; rm -rf $$folder; exit $$status; }
+
+flap: $(DEV)  ## half an hour of fifty files at a time over a line that comes and goes; ARGS="--minutes 5" for less
+	$(BIN)/python -m tests.campaigns.flap --seed $(SEED) $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,9 +1,9 @@
 """The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
 
-    listener → routing → Connection → stream's first message → Incoming · BriefIncoming · ServedFetch · Answerer
-                       → Visit → a dialect, where one is enabled
+    listener → a place among strangers → reception
+        → Connection → stream's first message → Admitting · Incoming · BriefIncoming · ServedFetch · Answerer
+        → Visit → a dialect, where one is enabled
 
-Routing looks at the first bytes as they lie in the session's own buffer, so that a native connection costs no more for it.
 One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
 what is in flight, then what is known of unfinished blocks is recorded and everything queued is made durable.
 
@@ -12,17 +12,19 @@ Spec: BP1-END, BP1-DIA; the rest is in the modules above.
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 
 import trio
 
-from .dialects import FIRST_LENGTH_MAX, Dialect
+from .arrivals import PLACES, Arrivals, Place
+from .dialects import Dialect
 from .dialects.visit import Visit
 from .errors import (
     BlockprotoError,
@@ -37,16 +39,17 @@ from .identity.admission import LOCKED, Admission, Admitting, Door
 from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, endpoint_of
-from .link.tls import answer_tls
-from .protocol.session import Limits, Session, Side
+from .protocol.session import Limits
 from .realm import ANONYMOUS
+from .reception import Caller, receive
 from .requests import Answerer, ServedFetch
-from .routing import Verdict, route
+from .routing import Verdict
 from .store import FileStore
 from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import BriefIncoming, Incoming
 from .transfer.uploads import Uploads
+from .watch import NOBODY, VISITOR, Load, Visitor, Watch
 from .wire import Auth, Block, Fetch, List, Message, Open, Remove
 
 GRACE_S = 2.0
@@ -65,6 +68,8 @@ class Server:
         door: who may come in; None: everybody, anonymously.
         dialects: what else is answered on the same port.
         tls: certificate and key; None: TLS is not answered.
+        places: how many may be connected at once of whom it is not known who they are.
+        watch: hears what happens.
     """
 
     def __init__(
@@ -75,18 +80,23 @@ class Server:
         door: Door | None = None,
         dialects: Sequence[Dialect] = (),
         tls: ssl.SSLContext | None = None,
+        places: int = PLACES,
+        watch: Watch = NOBODY,
     ) -> None:
         self.store = store
-        self.committer = Committer(store)
+        self.committer = Committer(store, watch=watch)
         self.disk = Disk()
-        self.uploads = Uploads(store, self.committer, self.disk, Budgets(store))
+        self._budgets = Budgets(store)
+        self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch)
+        self._watch = watch
+        self._numbers = itertools.count(1)
         self.door = door or Door()
         self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
         self._dialects = tuple(dialects)
         self._tls = tls
-        self._connections: dict[Connection | Visit, None] = {}  # in the order in which they came
+        self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
-        self._arriving: dict[trio.CancelScope, None] = {}
+        self._arrivals = Arrivals(places)
         self._stopping = trio.Event()
         self._stopped = False
         self._failure: StoreFailed | None = None
@@ -126,6 +136,7 @@ class Server:
                     for listener in listeners:
                         accepting.start_soon(self._accept_from, listener, nursery)
                     self._started.set()
+                    self._watch.serving(self.load)
                     task_status.started()
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
@@ -159,6 +170,12 @@ class Server:
             if admission.revoked:
                 connection.end_with(Unauthenticated("the credential was revoked"))
 
+    def load(self) -> Load:
+        """What there is to do at this moment."""
+        kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
+        kinds.update(self._connections.values())
+        return Load(kinds, len(self.uploads), self.committer.queued, self.disk.slow, self._budgets.used())
+
     def stop(self) -> None:
         """Begin to leave; ``run`` returns when everything is durable."""
         self._stopping.set()
@@ -170,83 +187,71 @@ class Server:
 
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
         """Serve one connection; returns when it has ended."""
-        await self._answer(endpoint, trio.current_time())
+        begun_at = trio.current_time()
+        VISITOR.set(Visitor(next(self._numbers), endpoint.peer))
+        endpoint = self._watch.endpoint(endpoint)
+        with trio.CancelScope() as scope:
+            place = self._arrivals.take(endpoint.host, scope.cancel)
+            new_session = partial(self._watch.session, self._limits)
+            caller = await receive(endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S)
+        try:
+            if scope.cancel_called or caller is None:
+                await endpoint.aclose()
+            elif isinstance(caller.spoken, Verdict):
+                await self._converse(caller, place, begun_at)
+            else:
+                place.leave()
+                visit = Visit(
+                    caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
+                )
+                await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
+        finally:
+            place.leave()
 
-    async def _answer(self, endpoint: Endpoint, begun_at: float, *, secured: bool = False) -> None:
-        """Let answer who understands the first bytes; inside TLS that is the native protocol alone."""
-        session = Session(Side.SERVER, self._limits)
-        dialects = () if secured else self._dialects
-        spoken, received = await self._recognise(endpoint, session.receive_buffer(), begun_at, dialects)
-        if spoken is Verdict.MORE:
-            return
-        if spoken is Verdict.TLS and self._tls is not None and not secured:
-            first = bytes(session.receive_buffer()[:received])
-            inside = await self._secure(endpoint, first, self._tls, begun_at)
-            if inside is not None:
-                await self._answer(inside, begun_at, secured=True)
-        elif isinstance(spoken, Verdict):
-            await self._converse(endpoint, session, received, begun_at, secured)
-        else:
-            first = bytes(session.receive_buffer()[:received])
-            visit = Visit(spoken, endpoint, first, self.uploads, ANONYMOUS.principal, begun_at)
-            await self._serve_until_ended(visit, visit.run())
-
-    async def _converse(
-        self, endpoint: Endpoint, session: Session, received: int, begun_at: float, secured: bool
-    ) -> None:
+    async def _converse(self, caller: Caller, place: Place, begun_at: float) -> None:
         """Serve a native connection."""
         assert self._nursery is not None
-        door = self.door if secured or self.door.plaintext_for(endpoint.host) else LOCKED
-        admission = Admission(door)
-        connection = Connection(endpoint, session, accept=self._acceptor(self._nursery, admission))
+        open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
+        admitted = trio.Event()
+        admission = Admission(self.door if open_to_all else LOCKED, admitted.set)
+        connection = Connection(
+            caller.endpoint, caller.session, accept=self._acceptor(self._nursery, admission)
+        )
+        place.go = connection.close
         self._admissions[connection] = admission
-        if not admission.admitted:
-            self._nursery.start_soon(self._end_unless_admitted, connection, admission, begun_at)
+        self._nursery.start_soon(self._see_in, connection, admission, admitted, place, begun_at)
         try:
-            await self._serve_until_ended(connection, connection.run(received, begun_at))
+            kind = "tls" if caller.secured else "native"
+            await self._serve_until_ended(connection, connection.run(caller.received, begun_at), kind)
         finally:
             del self._admissions[connection]
+            admitted.set()
 
-    async def _secure(
-        self, endpoint: Endpoint, first: bytes, context: ssl.SSLContext, begun_at: float
-    ) -> Endpoint | None:
-        """The inside of a TLS connection; None if there is none: then it is closed."""
-        try:
-            with trio.CancelScope() as scope:
-                self._arriving[scope] = None
-                return await answer_tls(endpoint, first, context, begun_at + GREETING_S)
-        except ConnectionLost as exc:
-            log.info("%s", exc)
-        finally:
-            self._arriving.pop(scope, None)
-        return None
-
-    async def _recognise(
-        self, endpoint: Endpoint, view: memoryview, begun_at: float, dialects: Sequence[Dialect]
-    ) -> tuple[Verdict | Dialect, int]:
-        """Who answers, and how many bytes lie in ``view``; MORE if the peer does not tell in time: then it is closed."""
-        spoken: Verdict | Dialect = Verdict.MORE
-        received = 0
-        try:
-            with trio.CancelScope() as scope, contextlib.suppress(ConnectionLost):
-                self._arriving[scope] = None
-                while spoken is Verdict.MORE and not self._stopped:
-                    count = await endpoint.receive_into(view[received:], lambda: begun_at + GREETING_S)
-                    if not count:
-                        break
-                    received += count
-                    spoken = route(bytes(view[: min(received, FIRST_LENGTH_MAX)]), dialects)
-        finally:
-            self._arriving.pop(scope, None)
-            if spoken is Verdict.MORE:
-                with trio.CancelScope(shield=True):
-                    await endpoint.aclose()
-        return spoken, received
+    async def _see_in(
+        self,
+        connection: Connection,
+        admission: Admission,
+        admitted: trio.Event,
+        place: Place,
+        begun_at: float,
+    ) -> None:
+        """Let nobody stay who has not said in time who they are (BP1-AUT-010); who has needs no place any more."""
+        await connection.greeted.wait()
+        if admission.door is LOCKED:
+            connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
+        elif not admission.admitted:
+            with trio.move_on_at(begun_at + GREETING_S) as waiting:
+                await admitted.wait()
+            if waiting.cancelled_caught:
+                connection.end_with(ConnectionLost("nobody has said who is asking"))
+                return
+        place.leave()
 
     async def _serve_until_ended(
-        self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError]
+        self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError], kind: str
     ) -> None:
-        self._connections[connection] = None
+        self._connections[connection] = kind
+        self._watch.came(kind)
         if self._stopped:
             connection.close(GoingAway())
         try:
@@ -271,24 +276,11 @@ class Server:
             if isinstance(message, Block):
                 return BriefIncoming(connection, stream, self.uploads, realm)
             if isinstance(message, Fetch):
-                return ServedFetch(connection, stream, nursery, self.store, self.disk, realm)
+                return ServedFetch(connection, stream, nursery, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
             return Answerer(connection, stream, nursery, self.store, self.uploads, realm)
 
         return accept
-
-    async def _end_unless_admitted(
-        self, connection: Connection, admission: Admission, begun_at: float
-    ) -> None:
-        """Let nobody stay who has not said in time who they are (BP1-AUT-010)."""
-        if admission.door is LOCKED:
-            await connection.greeted.wait()
-            connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
-            return
-        with trio.move_on_at(begun_at + GREETING_S):
-            await connection.finished.wait()
-        if not admission.admitted:
-            connection.end_with(ConnectionLost("nobody has said who is asking"))
 
     async def _accept_from(
         self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery
@@ -312,8 +304,7 @@ class Server:
                 await trio.sleep(SWEEP_EVERY_S)
 
     async def _leave(self) -> None:
-        for scope in tuple(self._arriving):
-            scope.cancel()
+        self._arrivals.close()
         connections = tuple(self._connections)
         for connection in connections:
             if self._failure is not None:

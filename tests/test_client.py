@@ -451,7 +451,7 @@ async def _begun_with_other_bytes(folder: Path) -> Path:
 
 async def _leave_unfinished(served: Served, path: Path, blocks: int = 3) -> None:
     """Upload the first blocks of a file and lose the connection."""
-    served.line_options = [{"cut_sent": blocks * (MIB + 1000) + 2000}]
+    served.line_options = [{"cut_sent": blocks * (MIB + 5000) + 2000}]
     async with served.client(tries=1) as client:
         with pytest.raises(ConnectionLost):
             await client.upload(path)

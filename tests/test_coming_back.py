@@ -145,6 +145,7 @@ async def test_a_line_that_accepts_everybody_and_carries_nothing_is_not_dialled_
 
         async def dial() -> Endpoint:
             dialled.append(trio.current_time())
+            assert len(dialled) < 30 + trio.current_time() / 5  # about one in 15 s
             if len(dialled) > 300:
                 raise ConnectionLost("enough")
             served.line_options = [{"cut_sent": carries}]
@@ -154,7 +155,7 @@ async def test_a_line_that_accepts_everybody_and_carries_nothing_is_not_dialled_
             with pytest.raises(ConnectionLost):
                 await client.upload(_file(tmp_path))
         assert trio.current_time() >= 3600
-        assert 100 < len(dialled) < 800  # about one in 15 s
+        assert len(dialled) > 100
 
 
 @pytest.mark.clause("BP1-END-017")

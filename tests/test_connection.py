@@ -1107,8 +1107,10 @@ def test_limits_agree_with_the_spec() -> None:
 async def test_a_connection_that_rests_has_no_buffer_worth_mentioning() -> None:
     """Ten thousand of them would cost 80 MB; the next frame finds it all the same."""
     async with connected() as ends:
-        await ends.peer.say(0, Ping(opaque=bytes(8), next_s=600))
-        await ends.peer.expect(Ping)
+        await ends.peer.send_bytes(10 * encode_frame(0, Ping(opaque=bytes(8), next_s=600)))
+        for _ in range(10):
+            await ends.peer.expect(Ping)
+        assert len(ends.connection.session.receive_buffer()) > IDLE_BUFFER_LENGTH
         await trio.sleep_until(trio.current_time() + REST_S + 0.1)
         assert len(ends.connection.session.receive_buffer()) == IDLE_BUFFER_LENGTH
         await ends.peer.say(0, Ping(opaque=b"8 bytes.", next_s=600))

@@ -93,10 +93,16 @@ LOCKED = Door(None, None)
 
 
 class Admission:
-    """Who speaks on one connection, which came in by ``door``."""
+    """Who speaks on one connection.
 
-    def __init__(self, door: Door) -> None:
+    Args:
+        door: where it came in.
+        on_admitted: called when it is known who speaks.
+    """
+
+    def __init__(self, door: Door, on_admitted: Callable[[], object]) -> None:
         self.door = door
+        self._on_admitted = on_admitted
         self._grant: Grant | None = None
         self._refusals = 0
 
@@ -144,6 +150,7 @@ class Admission:
             self._refusals += 1
             raise
         self._grant = grant
+        self._on_admitted()
         return Result(PRINCIPAL_KIND, (self._item(grant),))
 
     @property

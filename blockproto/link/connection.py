@@ -49,9 +49,10 @@ from ..protocol.session import (
     connection_error,
     stream_error,
 )
-from ..wire import Credit, Error, GoAway, Message, Ping, Priority
+from ..wire import Block, Credit, Error, GoAway, Message, Ping, Priority
 from .endpoint import Endpoint, Part
 from .keepalive import KeepAlive
+from .least_rate import LeastRate
 from .life import GREETING_S, HEAD_S, SILENCE_S, Due, Life
 from .outbox import CONTROL_LENGTH_MAX, Outbox
 from .pace import Pace
@@ -95,6 +96,7 @@ class Connection:
         "_credited_at",
         "_greeting_said",
         "_last_said",
+        "_least_rate",
         "_life",
         "_nursery",
         "_outbox",
@@ -130,6 +132,7 @@ class Connection:
         self._sinks: dict[int, Sink] = {}
         self._outbox = Outbox(endpoint, session, self)
         self._life = Life(keep_alive, trio.current_time())
+        self._least_rate = LeastRate(session.blocks_begun)
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._begun_by_peer = 0
@@ -378,6 +381,8 @@ class Connection:
                     await sink.received(message, payload_length)
                 except (TransferError, StoreError) as exc:
                     self._reject(stream, exc)
+            if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
+                self._least_rate.block_began(trio.current_time(), self.session.payload_received)
             if not self.session.is_open(stream):
                 self.forget(stream)
                 self._outbox.wake()
@@ -461,7 +466,7 @@ class Connection:
                 self._outbox.queue(frame)
 
     def _deadline(self) -> float:
-        deadline = self._life.deadline_s()
+        deadline = min(self._life.deadline_s(), self._least_rate.until_s)
         if self._credit_waits:
             deadline = min(deadline, self._credited_at + _CREDIT_EVERY_S)
         return deadline if self._resting else min(deadline, self._rests_at)
@@ -478,6 +483,8 @@ class Connection:
         if not self._resting and now >= self._rests_at:
             self._resting = True
             self.session.idle()
+        if self._least_rate.too_slow(now, self.session.payload_received):
+            raise RemoteProtocolError("a block was begun and hardly anything of it came", code=Code.TIMEOUT)
         due = self._life.due(now)
         if due is Due.PING:
             self.post(0, Ping(opaque=bytes(8), next_s=self._life.ping_said(now)))

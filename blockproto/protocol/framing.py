@@ -10,8 +10,8 @@ Rules:
        A frame that is refused has cost no memory.
     3. Payload is never gathered: it is handed out as it lies in the buffer, so that what is left over when the buffer is
        lent again is less than one header and head.
-    4. A connection begins with a tiny buffer, gets a small one when that was filled to the brim, and then the great one: ten
-       thousand half-sent heads cost 8 KiB each, and one that rests has room for a PING.
+    4. A connection begins with a tiny buffer, gets a small one when that was filled to the brim, and then the great one, but
+       never while the early limits hold: ten thousand strangers cost 8 KiB each, and one that rests has room for a PING.
 
 Spec: BP1-FRM-002 to 010.
 """
@@ -51,13 +51,17 @@ class FrameReader:
     """One direction of a connection, as bytes come in.
 
     Attributes:
-        head_length_max: greatest head that is taken, in bytes; the session raises it.
-        piece_length_max: greatest payload that is taken, in bytes; the session raises it.
+        buffer_length_max: the greatest buffer, in bytes; the session raises it.
+        head_length_max: greatest head that is taken, in bytes; likewise.
+        piece_length_max: greatest payload that is taken, in bytes; likewise.
     """
 
-    __slots__ = ("_end", "_full", "_start", "_view", "head_length_max", "piece_length_max")
+    __slots__ = (
+        "_end", "_full", "_start", "_view", "buffer_length_max", "head_length_max", "piece_length_max",
+    )  # fmt: skip
 
     def __init__(self) -> None:
+        self.buffer_length_max = START_BUFFER_LENGTH
         self.head_length_max = HEAD_LENGTH_EARLY
         self.piece_length_max = PIECE_LENGTH_EARLY
         self._view = _EMPTY
@@ -79,7 +83,7 @@ class FrameReader:
         """
         if self._full:
             short = len(self._view) < START_BUFFER_LENGTH
-            self._replace(START_BUFFER_LENGTH if short else RECEIVE_BUFFER_LENGTH)
+            self._replace(START_BUFFER_LENGTH if short else self.buffer_length_max)
         elif not self._view:
             self._replace(IDLE_BUFFER_LENGTH)
         elif self._start:

@@ -270,6 +270,7 @@ class Session:
             return
         if self._greeting_sent:
             limits = self.limits
+            self._reader.buffer_length_max = RECEIVE_BUFFER_LENGTH
             self._reader.head_length_max = limits.head_length_max
             self._reader.piece_length_max = limits.piece_length_max
             self._connection.widen(limits.connection_allowance, 0)
@@ -534,6 +535,21 @@ class Session:
     def head_length_max(self) -> int:
         """Head bytes the peer takes."""
         return HEAD_LENGTH_EARLY if self._peer_limits is None else self._peer_limits.head_length_max
+
+    @property
+    def payload_received(self) -> int:
+        """Payload bytes that have come on the connection."""
+        return self._connection.received
+
+    def blocks_begun(self) -> frozenset[tuple[int, int]]:
+        """(stream, position after its last byte) of each block that the peer has not ended and may send more of."""
+        if self._connection.received >= self._connection.granted:
+            return frozenset()
+        return frozenset(
+            (stream.id, stream.end)
+            for stream in self._streams.values()
+            if stream.role is Role.RECEIVER and stream.end >= 0 and stream.received < stream.granted
+        )
 
     @property
     def open_streams(self) -> int:

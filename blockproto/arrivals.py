@@ -1,0 +1,117 @@
+"""Arrivals: connections that have not said yet who they are, and their places.
+
+A stranger costs little and stays briefly: one small buffer, at most ten seconds, and one of a number of places kept for
+strangers alone. When the places are taken, who comes gets that of the one who has waited longest:
+
+    the address has its quarter of them    of the same address
+    all are taken                          of the address that has most
+
+So who comes is never sent away, and those who fill the places send away one another: many have to come while an honest
+client says who it is before it can meet that one. Who has been seen in has no place here any more; addresses with
+thousands of known clients behind them are nothing special.
+
+Spec: BP1-LIM-004.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+
+PLACES = 4096
+"""Places for strangers, where the system's limit of open files allows so many."""
+FILES_FOR_STRANGERS = 4
+"""Strangers get one in so many of the files the system lets us open: the store and those who were seen in need the rest."""
+_V6_NETWORK_LENGTH = 8
+
+
+def places_for(files: int) -> int:
+    """How many places there are where so many files may be open."""
+    return max(4, min(PLACES, files // FILES_FOR_STRANGERS))
+
+
+def neighbourhood(host: str) -> str:
+    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one, which is what one household gets."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return address.packed[:_V6_NETWORK_LENGTH].hex()
+
+
+class Place:
+    """The place of one stranger.
+
+    Attributes:
+        go: ends the connection at once; called when another gets the place.
+    """
+
+    __slots__ = ("_arrivals", "address", "go")
+
+    def __init__(self, arrivals: Arrivals, address: str, go: Callable[[], object]) -> None:
+        self._arrivals = arrivals
+        self.address = address
+        self.go = go
+
+    def leave(self) -> None:
+        """It is free: the connection was seen in, or has ended. Harmless when repeated."""
+        self._arrivals.free(self)
+
+
+class Arrivals:
+    """The places of strangers.
+
+    Args:
+        places: how many there are, at least 1.
+    """
+
+    def __init__(self, places: int = PLACES) -> None:
+        self._places = places
+        self._each = max(1, places // 4)
+        self._taken = 0
+        self._closed = False
+        self._at: dict[str, dict[Place, None]] = {}  # of each address in the order in which they came
+
+    def __len__(self) -> int:
+        return self._taken
+
+    def take(self, host: str, go: Callable[[], object]) -> Place:
+        """A place for a connection from ``host``; if need be, another stranger loses theirs and has to go."""
+        address = neighbourhood(host)
+        if len(self._at.get(address, ())) >= self._each:
+            self._send_away(address)
+        elif self._taken >= self._places:
+            self._send_away(max(self._at, key=lambda one: len(self._at[one])))
+        place = Place(self, address, go)
+        self._at.setdefault(address, {})[place] = None
+        self._taken += 1
+        if self._closed:
+            self._let_go(place)
+        return place
+
+    def free(self, place: Place) -> None:
+        """See ``Place.leave``."""
+        neighbours = self._at.get(place.address, {})
+        if place in neighbours:
+            del neighbours[place]
+            self._taken -= 1
+            if not neighbours:
+                del self._at[place.address]
+
+    def close(self) -> None:
+        """Nobody is seen in any more: all have to go, and so has who comes later."""
+        self._closed = True
+        for neighbours in tuple(self._at.values()):
+            for place in tuple(neighbours):
+                self._let_go(place)
+
+    def _send_away(self, address: str) -> None:
+        self._let_go(next(iter(self._at[address])))
+
+    def _let_go(self, place: Place) -> None:
+        self.free(place)
+        place.go()
