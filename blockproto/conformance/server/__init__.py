@@ -110,12 +110,15 @@ class ServerSubject:
         return self.target.answers()
 
     def wait_back(self) -> bool:
-        """Start it again where an adapter can, and wait until it answers."""
+        """Start it again where an adapter can, and wait until it answers.
+
+        A process that is gone from the network may not be gone from its parent's list yet: the adapter is asked each time.
+        """
         adapter = self.target.adapter
-        if adapter is not None and "start" in adapter.can:
-            adapter.ask("start")
         deadline = time.monotonic() + RETURN_S * self.target.patience.answer_s
         while time.monotonic() < deadline:
+            if adapter is not None and "start" in adapter.can:
+                adapter.ask("start")
             if self.target.answers():
                 return True
             time.sleep(0.2)
