@@ -2,7 +2,9 @@
 
     command     the client as a process that is given a job
     visit       one connection that it makes
-    host        what an honest server does, in steps that cases are made of
+    shelf       what the harness's server has
+    taking      what an honest server does with an upload, in steps that cases are made of
+    giving      the same with a download
     trial       the world of one case: files, connections, runs of the command
     subject     a command as the runner's subject
 

@@ -10,7 +10,7 @@ from ...errors import Code, Scope
 from .. import forge
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .hel import EARLY
 from .trial import Trial
 
@@ -37,7 +37,7 @@ def sends(trial: Trial, filesize: int) -> None:
     sample = trial.sample(filesize, filename="fo lder/ünïcode.jpg")
     trial.upload(sample)
     visit = trial.visit()
-    upload = host.take_upload(visit, trial.shelf, sample)
+    upload = taking.take_upload(visit, trial.shelf, sample)
     filetype = upload.opening.filetype
     require(
         (len(filetype) <= 255 and filetype.isascii() and filetype.isprintable()) or not filetype,
@@ -49,7 +49,7 @@ def sends(trial: Trial, filesize: int) -> None:
     trial.stored(sample)
 
 
-def judge_brief(upload: host.Upload) -> None:
+def judge_brief(upload: taking.Upload) -> None:
     """The frames of a file that came without OPEN."""
     first, last = upload.frames[0].message, upload.frames[-1].message
     assert isinstance(first, wire.Block)
@@ -71,10 +71,10 @@ def sends_unknown(trial: Trial, filesize: int) -> None:
     sample = trial.sample(filesize)
     trial.upload(sample, "upload-stream")
     visit = trial.visit()
-    upload = host.open_upload(visit, trial.shelf, sample)
+    upload = taking.open_upload(visit, trial.shelf, sample)
     known = (upload.opening.filesize, upload.opening.blocknum)
     require(known == (None, None), "a size is told that nobody can know", got=str(known))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 
@@ -88,7 +88,7 @@ def worth_it(trial: Trial) -> None:
     sample = trial.sample(2 * BLOCK_LENGTH + 5)
     trial.upload(sample)
     visit = trial.visit(hello=EARLY)
-    upload = host.take_upload(visit, trial.shelf, sample)
+    upload = taking.take_upload(visit, trial.shelf, sample)
     for heard in upload.frames:
         ends = heard.message.digest is not None  # type: ignore[union-attr]
         require(ends or len(heard.payload) >= 4_096, "a piece is shorter than 4,096 bytes", got=str(heard))
@@ -108,7 +108,7 @@ def receives(trial: Trial, filesize: int) -> None:
     """A whole download, in pieces of 64 KiB."""
     sample = trial.sample(filesize)
     trial.download(sample)
-    host.give_download(trial.visit(), trial.shelf, sample, piece_length=64 * 1024)
+    giving.give_download(trial.visit(), trial.shelf, sample, piece_length=64 * 1024)
     trial.fetched(sample)
 
 
@@ -126,7 +126,7 @@ def end_without_payload(trial: Trial) -> None:
         visit.say(download.stream, download.head(blockno, ends=False), block)
         visit.say(download.stream, download.piece(blockno, len(block)))
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -243,11 +243,11 @@ def abandoned(trial: Trial) -> None:
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
     visit.say(download.stream, download.head(0, ends=False), b"?" * 5000)
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     visit.expect_acked(download.stream, 1)
-    host.send_block(visit, download, 0)
+    giving.send_block(visit, download, 0)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -260,13 +260,13 @@ def damaged(trial: Trial) -> None:
     """A block whose bytes are not those of its digest is refused by number, and taken when it comes again."""
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
-    host.send_block(visit, download, 1, damaged=True)
+    giving.send_block(visit, download, 0)
+    giving.send_block(visit, download, 1, damaged=True)
     visit.expect_error(Code.DIGEST_MISMATCH, stream=download.stream, scope=Scope.BLOCK, blockno=1)
     require(not visit.acknowledges(download.stream, 1), "a damaged block is acknowledged")
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -279,14 +279,14 @@ def held_again(trial: Trial) -> None:
     """A held block comes again with the same digest: acknowledged again, and the file is right."""
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
+    giving.send_block(visit, download, 0)
     visit.expect_acked(download.stream, 0)
     visit.held.clear()
-    host.send_block(visit, download, 0)
+    giving.send_block(visit, download, 0)
     visit.expect_acked(download.stream, 0)
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -299,7 +299,7 @@ def held_differs(trial: Trial) -> None:
     """A held block comes again with another digest: SOURCE_CHANGED, and no file."""
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
+    giving.send_block(visit, download, 0)
     visit.expect_acked(download.stream, 0)
     other = bytes(BLOCK_LENGTH)
     visit.say(download.stream, download.head(0, digest=digest_of(other)), other)

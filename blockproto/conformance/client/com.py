@@ -9,7 +9,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .trial import Trial
 
 cases = Chapter("client/com", Side.CLIENT)
@@ -25,7 +25,7 @@ def other_committed(trial: Trial, changes: dict[str, Any]) -> None:
     """COMMITTED names another file than the one that was sent: SOURCE_CHANGED, not success."""
     visit, upload = trial.uploading()
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload)
+    taking.take_blocks(visit, trial.shelf, upload)
     visit.say(upload.stream, upload.committed(**changes))
     trial.refused("SOURCE_CHANGED")
 
@@ -53,8 +53,8 @@ def only_committed(trial: Trial, end: str) -> None:
     """Every block is acknowledged and COMMIT has come; then something else than COMMITTED."""
     visit, upload = trial.uploading()
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload)
-    visit.say(upload.stream, wire.Ack(upload.sample.filesize, host.runs(range(upload.sample.blocknum))))
+    taking.take_blocks(visit, trial.shelf, upload)
+    visit.say(upload.stream, wire.Ack(upload.sample.filesize, taking.runs(range(upload.sample.blocknum))))
     if end == "error":
         visit.say(upload.stream, wire.Error(Code.NOT_PERMITTED, Scope.STREAM, False))
         trial.refused("NOT_PERMITTED")
@@ -88,7 +88,7 @@ def bad_commit(trial: Trial, changes: dict[str, Any]) -> None:
     visit, download = trial.downloading()
     visit.say(download.stream, download.open())
     for blockno in download.blocknos:
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
     visit.say(download.stream, download.commit(**changes))
     visit.expect_error(Code.BAD_FACTS, stream=download.stream)
     trial.absent(download.sample)
@@ -104,13 +104,13 @@ def commit_waits(trial: Trial) -> None:
     """A damaged block, COMMIT, and the block again: the COMMIT that was said takes effect."""
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
-    host.send_block(visit, download, 1, damaged=True)
+    giving.send_block(visit, download, 0)
+    giving.send_block(visit, download, 1, damaged=True)
     visit.say(download.stream, download.commit())
     visit.expect_error(Code.DIGEST_MISMATCH, stream=download.stream, scope=Scope.BLOCK, blockno=1)
     trial.absent(download.sample)
-    host.send_block(visit, download, 1)
-    host.hear_committed(visit, download)
+    giving.send_block(visit, download, 1)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -123,7 +123,7 @@ def cancel_of_sender(trial: Trial) -> None:
     """CANCEL in the middle of a download: ERROR with CANCELLED (stream), and no file."""
     visit, download = trial.downloading(3 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
+    giving.send_block(visit, download, 0)
     visit.say(download.stream, wire.Cancel(Code.CANCELLED, "stopped"))
     visit.expect_error(Code.CANCELLED, stream=download.stream)
     trial.absent(download.sample)

@@ -7,7 +7,7 @@ from ...blocks import BLOCK_LENGTH
 from .. import forge
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .hel import EARLY
 from .trial import Trial
 
@@ -20,7 +20,7 @@ def stopped_at(trial: Trial, hello: wire.Hello, filesize: int, most: int, stream
     trial.upload(sample)
     visit = trial.visit(hello=hello)
     visit.grants = False
-    upload = host.open_upload(visit, trial.shelf, sample)
+    upload = taking.open_upload(visit, trial.shelf, sample)
     if stream_grant:
         visit.grant(upload.stream, stream_grant)
     heard = visit.settled(wanted=True)
@@ -31,7 +31,7 @@ def stopped_at(trial: Trial, hello: wire.Hello, filesize: int, most: int, stream
     for stream in (upload.stream, 0):
         visit.grant(stream, visit.came() + hello.stream_allowance)
     visit.put_back(heard)
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 
@@ -70,11 +70,11 @@ def lower_total(trial: Trial) -> None:
     trial.upload(sample)
     visit = trial.visit(hello=EARLY)
     visit.grants = False
-    upload = host.open_upload(visit, trial.shelf, sample)
+    upload = taking.open_upload(visit, trial.shelf, sample)
     for stream in (0, upload.stream):
         visit.grant(stream, 8 * BLOCK_LENGTH)
         visit.say(stream, wire.Credit(wire.STREAM_ALLOWANCE_EARLY, 0))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 
@@ -88,7 +88,7 @@ def more_than_a_window(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH)
     trial.download(sample)
     visit = trial.visit()
-    download = host.fetched(visit, trial.shelf, sample)
+    download = giving.fetched(visit, trial.shelf, sample)
     assert visit.hello is not None
     longer = (
         min(visit.hello.stream_allowance, visit.hello.connection_allowance, 16 * BLOCK_LENGTH) + BLOCK_LENGTH
@@ -99,9 +99,9 @@ def more_than_a_window(trial: Trial) -> None:
     version = trial.shelf.offer(sample)
     trial.download(sample)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
+    download = giving.open_download(visit, trial.shelf, sample)
     require(download.version == version, "the client fetches a version that is gone")
-    host.give(visit, download)
+    giving.give(visit, download)
     trial.fetched(sample)
 
 
@@ -117,10 +117,10 @@ def only_payload_counts(trial: Trial) -> None:
     for blockno in download.blocknos:
         for _ in range(8):
             visit.force(forge.unknown_frame(27, stream=download.stream, payload=bytes(60_000)))
-        host.send_block(visit, download, blockno, piece_length=64 * 1024)
+        giving.send_block(visit, download, blockno, piece_length=64 * 1024)
     visit.alive()
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -133,7 +133,7 @@ def not_every_piece(trial: Trial) -> None:
     """Two blocks in 512 pieces: fewer than a quarter as many CREDITs."""
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.give(visit, download, piece_length=4_096)
+    giving.give(visit, download, piece_length=4_096)
     for stream in (0, download.stream):
         count = sum(at == stream for at, _ in visit.credits)
         require(count <= 128, "CREDIT comes for nearly every piece", expected="at most 128", got=str(count))
@@ -151,12 +151,12 @@ def undurable(trial: Trial, most: int) -> None:
     visit, upload = trial.uploading(3 * BLOCK_LENGTH, hello=wire.Hello(undurable_max=most))
     visit.say(upload.stream, upload.opened())
     for blockno in range(3):
-        host.take_blocks(visit, trial.shelf, upload, until=blockno + 1, acknowledge=False)
+        taking.take_blocks(visit, trial.shelf, upload, until=blockno + 1, acknowledge=False)
         more = visit.settled() if blockno < 2 else []
         require(not more, "a block begins while nothing more may be sent", got=", ".join(map(str, more[:3])))
         visit.alive()
         visit.say(upload.stream, upload.acknowledged(*upload.ended))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -170,8 +170,8 @@ def acknowledges(trial: Trial) -> None:
     visit, download = trial.downloading(3 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
     for blockno in download.blocknos:
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
         visit.expect_acked(download.stream, blockno)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)

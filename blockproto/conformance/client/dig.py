@@ -9,8 +9,8 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
-from .host import Upload
+from . import giving, taking
+from .taking import Upload
 from .trial import Trial
 from .visit import Visit
 
@@ -55,13 +55,13 @@ def other_root(trial: Trial, is_b3sum: bool) -> None:
     visit, download = trial.downloading(2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
     for blockno in download.blocknos:
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
     root = download.sample.b3sum if is_b3sum else bytes(32)
     visit.say(download.stream, download.commit(root=root))
     visit.expect_error(Code.DIGESTS_DIFFER, stream=download.stream, scope=Scope.BLOCK)
     trial.absent(download.sample)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)
 
 
@@ -75,7 +75,7 @@ def repair_download(trial: Trial) -> None:
     visit, download = trial.downloading(3 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
     for blockno in download.blocknos:
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
     visit.say(download.stream, download.commit(root=bytes(32)))
     visit.expect_error(Code.DIGESTS_DIFFER, stream=download.stream, scope=Scope.BLOCK)
     sample = download.sample
@@ -86,9 +86,9 @@ def repair_download(trial: Trial) -> None:
     for blockno in (0, 2):
         require(visit.acknowledges(download.stream, blockno), "a block is forgotten whose digest was right")
     require(not visit.acknowledges(download.stream, 1), "a block is still held whose digest was another")
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(sample)
 
 
@@ -118,13 +118,13 @@ def repair_upload(trial: Trial) -> None:
     """All is held, the root differs: HAVE of all blocks, OPENED without block 1, block 1, COMMIT again."""
     visit, upload = trial.uploading(3 * BLOCK_LENGTH)
     visit.say(upload.stream, upload.opened(0, 1, 2))
-    host.take_blocks(visit, trial.shelf, upload)
+    taking.take_blocks(visit, trial.shelf, upload)
     visit.say(upload.stream, DIFFER)
     hear_have(visit, upload)
     visit.alive()
     visit.say(upload.stream, upload.opened(0, 2))
     upload.blocks.pop(1)
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     require(upload.ended == [1], "other blocks come than the one that was forgotten", got=str(upload.ended))
     trial.stored(upload.sample)
 

@@ -10,7 +10,7 @@ from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..peer import Heard
 from ..verdicts import Closed, require
-from . import host
+from . import taking
 from .trial import Trial
 from .visit import Visit
 
@@ -29,7 +29,7 @@ def ping_answered(trial: Trial) -> None:
     visit.say(0, wire.Ping(b"nobodys!", 0, answer=True))
     visit.alive()
     visit.say(upload.stream, upload.opened())
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     require(not any(ping.opaque == b"nobodys!" for ping in visit.pings), "an answer to PING is answered")
     trial.stored(upload.sample)
 
@@ -58,7 +58,7 @@ def keeps_alive(trial: Trial) -> None:
         visit.say(0, wire.Ping(ping.opaque, 0, answer=True))
     visit.answers = True
     visit.say(upload.stream, upload.opened())
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -72,8 +72,8 @@ def goaway(trial: Trial) -> None:
     sample = trial.sample(3 * BLOCK_LENGTH)
     trial.upload(sample, tries=5)
     visit = trial.visit(hello=wire.Hello(undurable_max=0))
-    upload = host.open_upload(visit, trial.shelf, sample)
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    upload = taking.open_upload(visit, trial.shelf, sample)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     visit.say(0, wire.GoAway(Code.GOING_AWAY, 2_000, 0, "stopping"))
     visit.say(upload.stream, upload.acknowledged(0))
     begun = [
@@ -84,8 +84,8 @@ def goaway(trial: Trial) -> None:
     require(not begun, "a block or a stream begins after GOAWAY", got=", ".join(map(str, begun[:2])))
     visit.close()
     visit = trial.visit()
-    again = host.open_upload(visit, trial.shelf, sample, 0)
-    host.go_on(visit, trial.shelf, again)
+    again = taking.open_upload(visit, trial.shelf, sample, 0)
+    taking.go_on(visit, trial.shelf, again)
     trial.stored(sample)
 
 
@@ -107,12 +107,12 @@ def goaway_crossed(trial: Trial) -> None:
     sample = trial.sample(2 * BLOCK_LENGTH)
     trial.upload(sample, tries=5)
     visit = trial.visit()
-    upload = host.begun(visit, trial.shelf, sample)
+    upload = taking.begun(visit, trial.shelf, sample)
     visit.say(0, wire.GoAway(Code.GOING_AWAY, 2_000, 0, "stopping"))
     visit.say(upload.stream, wire.Error(Code.GOING_AWAY, Scope.STREAM, True, "stopping"))
     _until_quiet(visit)
     visit.close()
-    host.take_upload(trial.visit(), trial.shelf, sample)
+    taking.take_upload(trial.visit(), trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -125,7 +125,7 @@ def last_word(trial: Trial) -> None:
     """ERROR (connection) in the middle of an upload: the client says nothing more and closes."""
     visit, upload = trial.uploading(3 * BLOCK_LENGTH, hello=wire.Hello(undurable_max=0))
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     visit.say(0, wire.Error(Code.STORE_FAILED, Scope.CONNECTION, False, "the disk"))
     more = visit.rest()
     require(not more, "the client says something after ERROR (connection)", got=", ".join(map(str, more[:2])))

@@ -7,7 +7,7 @@ from ...errors import Code, Scope
 from .. import forge
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import taking
 from .trial import Trial
 
 cases = Chapter("client/err", Side.CLIENT)
@@ -69,11 +69,11 @@ def scope_block(trial: Trial, code: int) -> None:
     """ERROR of scope block with another code than DIGEST_MISMATCH: the transfer goes on to its end."""
     visit, upload = trial.uploading(hello=wire.Hello(undurable_max=0))
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     visit.say(upload.stream, wire.Error(code, Scope.BLOCK, True, "again, please", blockno=0))
     visit.alive()
     visit.say(upload.stream, upload.acknowledged(0))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -86,12 +86,12 @@ def damaged_block(trial: Trial) -> None:
     """DIGEST_MISMATCH for block 0, which was whole: it comes again from its beginning."""
     visit, upload = trial.uploading()
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     visit.say(upload.stream, wire.Error(Code.DIGEST_MISMATCH, Scope.BLOCK, True, blockno=0))
     while upload.ended.count(0) < 2:
         heard = trial.shelf.wanted(visit, "block 0 again")
         if isinstance(heard.message, wire.Commit):
-            host.judge_commit(visit, upload, heard)
+            taking.judge_commit(visit, upload, heard)
             continue
         upload.take(visit, heard)
     require(upload.starts[0] == 0, "a damaged block begins behind a prefix that was dropped")
@@ -108,7 +108,7 @@ def not_retryable(trial: Trial) -> None:
     sample = trial.sample(3_000_000)
     trial.start("upload", path=str(trial.write(sample)), filename=sample.filename, tries=5)
     visit = trial.visit()
-    upload = host.begun(visit, trial.shelf, sample)
+    upload = taking.begun(visit, trial.shelf, sample)
     visit.say(upload.stream, wire.Error(Code.BUSY, Scope.STREAM, False, "for good"))
     trial.refused("BUSY")
 

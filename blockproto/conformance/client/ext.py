@@ -10,7 +10,7 @@ from ...errors import Code
 from .. import forge
 from ..case import Chapter, Side
 from ..peer import Heard
-from . import host
+from . import giving, taking
 from .trial import Trial
 from .visit import Visit
 
@@ -79,7 +79,7 @@ def unknown_types(trial: Trial) -> None:
             visit.send(forge.unknown_frame(0x33, stream, b"\xff" * 30, b"payload", flags))
     visit.alive()
     visit.say(upload.stream, upload.opened())
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -95,10 +95,10 @@ def skipped(trial: Trial, parts: dict[str, object]) -> None:
     """ACK and OPENED with it: they mean what they meant."""
     visit, upload = trial.uploading()
     visit.force(forge.rebuilt(forge.frame(upload.stream, upload.opened()), **parts))  # type: ignore[arg-type]
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     ack = forge.frame(upload.stream, upload.acknowledged(0))
     visit.force(forge.rebuilt(ack, **parts))  # type: ignore[arg-type]
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -125,8 +125,8 @@ def grease(trial: Trial, download: bool) -> None:
     visit.grease = random.Random(1)
     visit.welcome()
     if download:
-        host.give_download(visit, trial.shelf, sample, piece_length=300_000)
+        giving.give_download(visit, trial.shelf, sample, piece_length=300_000)
         trial.fetched(sample)
     else:
-        host.take_upload(visit, trial.shelf, sample)
+        taking.take_upload(visit, trial.shelf, sample)
         trial.stored(sample)

@@ -7,7 +7,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving
 from .trial import Trial
 
 cases = Chapter("client/fet", Side.CLIENT)
@@ -36,13 +36,13 @@ def ranged(trial: Trial, row: tuple[int, int]) -> None:
     sample = trial.sample(FILESIZE)
     trial.download(sample, first=first, length=length)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
+    download = giving.open_download(visit, trial.shelf, sample)
     end = min(first + length, FILESIZE)
     asked = (download.first, download.end)
     require(
         asked == (first, end), "FETCH asks for another range", expected=f"{first} to {end}", got=str(asked)
     )
-    host.give(visit, download)
+    giving.give(visit, download)
     trial.fetched(sample, first, length)
 
 
@@ -56,13 +56,13 @@ def ranged_position(trial: Trial) -> None:
     first, length = BLOCK_LENGTH + 1_000, BLOCK_LENGTH + 5_000
     visit, download = trial.downloading(FILESIZE, first=first, length=length)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 2)
+    giving.send_block(visit, download, 2)
     visit.expect_acked(download.stream, 2)
     position = visit.held[download.stream].position
     require(
         position == first, "position is not the range's first byte", expected=str(first), got=str(position)
     )
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     position = visit.expect(wire.Ack, download.stream).position
     require(
         position == download.end,
@@ -71,7 +71,7 @@ def ranged_position(trial: Trial) -> None:
         got=str(position),
     )
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample, first, length)
 
 
@@ -85,16 +85,16 @@ def resumes(trial: Trial) -> None:
     sample = trial.sample(4 * BLOCK_LENGTH)
     trial.download(sample)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
+    download = giving.open_download(visit, trial.shelf, sample)
     for blockno in (0, 1):
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
     visit.expect_acked(download.stream, 0, 1)
     visit.say(download.stream, download.head(2, ends=False), download.block(2)[: BLOCK_LENGTH // 2])
     visit.alive()
     visit.reset()
     trial.absent(sample)
     visit = trial.visit()
-    again = host.open_download(visit, trial.shelf, sample)
+    again = giving.open_download(visit, trial.shelf, sample)
     named = {no for first, count in again.message.held for no in range(first, first + count)}
     require(named <= {0, 1}, "FETCH names a block as held that was never whole", got=str(named))
     if named != {0, 1}:
@@ -104,7 +104,7 @@ def resumes(trial: Trial) -> None:
         set(prefixes) <= {2} and prefixes.get(2, 0) <= BLOCK_LENGTH // 2,
         "FETCH names a prefix that never came",
     )
-    host.give(visit, again)
+    giving.give(visit, again)
     trial.fetched(sample)
 
 
@@ -118,16 +118,16 @@ def behind_a_prefix(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH)
     trial.download(sample)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
+    download = giving.open_download(visit, trial.shelf, sample)
     visit.say(download.stream, download.head(0, ends=False), download.block(0)[:500_000])
     visit.alive()
     visit.reset()
     visit = trial.visit()
-    again = host.open_download(visit, trial.shelf, sample)
+    again = giving.open_download(visit, trial.shelf, sample)
     start = dict(again.message.prefixes).get(0, 0)
     visit.say(again.stream, again.head(0, start), again.block(0)[start:])
     visit.say(again.stream, again.commit())
-    host.hear_committed(visit, again)
+    giving.hear_committed(visit, again)
     trial.fetched(sample)
 
 
@@ -141,22 +141,22 @@ def another_version(trial: Trial) -> None:
     sample = trial.sample(3 * BLOCK_LENGTH)
     trial.download(sample)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
-    host.send_block(visit, download, 0)
+    download = giving.open_download(visit, trial.shelf, sample)
+    giving.send_block(visit, download, 0)
     visit.expect_acked(download.stream, 0)
     visit.reset()
     other = sample.with_(seed=sample.seed + 1)
     version = trial.shelf.offer(other)
     visit = trial.visit()
-    again = host.newest_download(visit, trial.shelf, other)
+    again = giving.newest_download(visit, trial.shelf, other)
     while again is None:
         visit = trial.visit()
-        again = host.newest_download(visit, trial.shelf, other)
+        again = giving.newest_download(visit, trial.shelf, other)
     named = again.message.held or again.message.prefixes
     require(again.version == version, "FETCH names a version that is gone")
     require(not named, "FETCH names blocks of another version as held", got=str(again.message.held))
     visit.say(again.stream, again.open())
-    host.give(visit, again)
+    giving.give(visit, again)
     trial.fetched(other)
 
 
@@ -170,7 +170,7 @@ def gives_up(trial: Trial) -> None:
     visit, download = trial.downloading(8 * BLOCK_LENGTH, give_up_after=2 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
     for blockno in (0, 1, 2):
-        host.send_block(visit, download, blockno)
+        giving.send_block(visit, download, blockno)
     visit.expect_error(Code.CANCELLED, stream=download.stream)
     trial.absent(download.sample)
     trial.refused()
@@ -185,7 +185,7 @@ def other_version_in_open(trial: Trial) -> None:
     """FETCH names a version, OPEN another: the client does not end with a file of two versions."""
     visit, download = trial.downloading()
     if download.message.version == wire.ZERO_ID:
-        host.give_opened(visit, download)
+        giving.give_opened(visit, download)
         trial.fetched(download.sample)
         return
     visit.say(download.stream, download.open(version=bytes(15) + b"!"))

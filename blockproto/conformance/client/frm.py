@@ -9,7 +9,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from .. import forge
 from ..case import Chapter, Side
-from . import host
+from . import taking
 from .trial import Trial
 
 cases = Chapter("client/frm", Side.CLIENT)
@@ -29,7 +29,7 @@ def one_byte_segments(trial: Trial) -> None:
     visit = trial.visit(welcome=False)
     visit.small_segments()
     visit.welcome()
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -187,10 +187,9 @@ def not_utf8(trial: Trial) -> None:
     trial.upload(sample)
     visit = trial.visit(welcome=False)
     visit.welcome(wire.Hello(agent="\udcff\udcfe"))
-    upload = host.open_upload(visit, trial.shelf, sample)
+    upload = taking.open_upload(visit, trial.shelf, sample)
     visit.alive()
     visit.say(upload.stream, wire.Error(Code.NOT_PERMITTED, Scope.STREAM, False, "\udcff"))
-    visit.alive()
     trial.repeats = True
     trial.refused("NOT_PERMITTED")
 

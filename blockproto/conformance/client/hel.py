@@ -10,7 +10,7 @@ from ...errors import Code
 from .. import forge
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .trial import Trial
 
 cases = Chapter("client/hel", Side.CLIENT)
@@ -45,7 +45,7 @@ def client_speaks_first(trial: Trial) -> None:
     hello = visit.expect_greeting()
     require(hello.features == 0, "features of CORE are sent as 0", expected="0", got=hex(hello.features))
     visit.introduce()
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -143,7 +143,7 @@ def later_server(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH + 5)
     trial.upload(sample)
     visit = trial.visit(hello=wire.Hello(0, 9))
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -163,7 +163,7 @@ def before_hello(trial: Trial) -> None:
     visit.put_back(visit.settled())
     visit.introduce(wire.Hello())
     visit.grants = True
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -204,7 +204,7 @@ def least_limits(trial: Trial) -> None:
     sample = trial.sample(2 * BLOCK_LENGTH + 5)
     trial.upload(sample)
     visit = trial.visit(hello=EARLY)
-    upload = host.take_upload(visit, trial.shelf, sample)
+    upload = taking.take_upload(visit, trial.shelf, sample)
     longest = max(len(heard.payload) for heard in upload.frames)
     require(longest <= wire.PIECE_LENGTH_EARLY, "a piece is longer than piece_length_max", got=str(longest))
     trial.stored(sample)
@@ -221,13 +221,13 @@ def short_pieces(trial: Trial) -> None:
     trial.upload(sample)
     hello = wire.Hello(piece_length_max=wire.PIECE_LENGTH_EARLY, undurable_max=0)
     visit = trial.visit(hello=hello)
-    upload = host.open_upload(visit, trial.shelf, sample)
+    upload = taking.open_upload(visit, trial.shelf, sample)
     for blockno in range(sample.blocknum):
-        host.take_blocks(visit, trial.shelf, upload, until=blockno + 1, acknowledge=False)
+        taking.take_blocks(visit, trial.shelf, upload, until=blockno + 1, acknowledge=False)
         visit.readable(FAST_S)
         visit.grant(0, visit.came() + hello.connection_allowance)
         visit.say(upload.stream, upload.acknowledged(blockno))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 
@@ -240,7 +240,7 @@ def own_limits(trial: Trial) -> None:
     """A download in pieces as long as the client's HELLO allows."""
     sample = trial.sample(2 * BLOCK_LENGTH + 5)
     trial.download(sample)
-    host.give_download(trial.visit(), trial.shelf, sample)
+    giving.give_download(trial.visit(), trial.shelf, sample)
     trial.fetched(sample)
 
 
@@ -254,5 +254,5 @@ def features(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH + 5)
     trial.upload(sample)
     visit = trial.visit(hello=wire.Hello(features=UNKNOWN_FEATURES))
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)

@@ -9,7 +9,7 @@ from ..case import Chapter, Side
 from ..peer import Heard
 from ..sample import Sample
 from ..verdicts import require
-from . import host
+from . import taking
 from .str_ import several
 from .trial import Trial
 from .visit import Visit
@@ -60,10 +60,10 @@ def receipts_first(trial: Trial) -> None:
     samples = several(trial, 60)
     visit = trial.visit()
     for sample, heard in _begun(trial, visit, samples):
-        upload = host.upload_of(visit, sample, heard)
+        upload = taking.upload_of(visit, sample, heard)
         if not upload.brief:
             visit.say(upload.stream, upload.opened())
-        host.go_on(visit, trial.shelf, upload)
+        taking.go_on(visit, trial.shelf, upload)
         sourceid = upload.sample.sourceid
         trial.shelf.receipts[sourceid] = wire.ReceiptItem(
             sourceid, sourceid[::-1], sample.root, sample.filesize, sample.filename

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .trial import Trial
 
 cases = Chapter("client/nam", Side.CLIENT)
@@ -32,7 +32,7 @@ def sends(trial: Trial, name: str) -> None:
     path.write_bytes(sample.content)
     trial.start("upload", path=str(path), filename=name)
     visit = trial.visit()
-    host.take_upload(visit, trial.shelf, sample)
+    taking.take_upload(visit, trial.shelf, sample)
     trial.stored(sample)
 
 
@@ -49,7 +49,7 @@ def asks_for(trial: Trial, name: str) -> None:
     target = trial.folder / "target"
     target.mkdir()
     trial.start("download", filename=name, path=str(trial.path(sample, "target")))
-    host.give_download(trial.visit(), trial.shelf, sample)
+    giving.give_download(trial.visit(), trial.shelf, sample)
     trial.fetched(sample)
 
 

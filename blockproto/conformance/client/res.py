@@ -9,7 +9,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .trial import Trial
 
 cases = Chapter("client/res", Side.CLIENT)
@@ -28,9 +28,9 @@ def same_job(trial: Trial) -> None:
     sample = trial.sample(2 * BLOCK_LENGTH)
     trial.upload(sample)
     visit = trial.visit()
-    first = host.begun(visit, trial.shelf, sample)
+    first = taking.begun(visit, trial.shelf, sample)
     visit.reset()
-    again = host.take_upload(trial.visit(), trial.shelf, sample)
+    again = taking.take_upload(trial.visit(), trial.shelf, sample)
     require(
         again.sample.sourceid == first.sample.sourceid,
         "the upload has another sourceid when it is taken up again",
@@ -51,7 +51,7 @@ def attempt_is_time(trial: Trial) -> None:
     apart = abs(upload.sample.attempt - time.time_ns() // 1_000_000)
     require(apart < ATTEMPT_APART_MS, "the attempt is not the time in milliseconds", got=f"{apart} ms apart")
     visit.say(upload.stream, upload.opened())
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -66,15 +66,15 @@ def superseded(trial: Trial, opened: bool) -> None:
     sample = trial.sample(3 * BLOCK_LENGTH)
     trial.upload(sample)
     visit = trial.visit()
-    upload = host.begun(visit, trial.shelf, sample)
+    upload = taking.begun(visit, trial.shelf, sample)
     if opened:
         visit.say(upload.stream, upload.opened())
-        host.take_blocks(visit, trial.shelf, upload, until=1)
+        taking.take_blocks(visit, trial.shelf, upload, until=1)
     current = upload.sample.attempt + 1_000
     told = wire.Error(Code.SUPERSEDED, Scope.STREAM, False, "a newer attempt", current=current)
     visit.say(upload.stream, told)
     if not opened:
-        second = host.begun_again(visit, trial.shelf, sample)
+        second = taking.begun_again(visit, trial.shelf, sample)
         if second is not None:
             visit.say(
                 second.stream, wire.Error(Code.SUPERSEDED, Scope.STREAM, False, current=current + 9_999_999)
@@ -93,7 +93,7 @@ def union(trial: Trial) -> None:
     visit, upload = trial.uploading(3 * BLOCK_LENGTH + 9)
     upload.opened(0, 2)
     visit.say(upload.stream, upload.opened(2, position=BLOCK_LENGTH))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     require(
         sorted(upload.ended) == [1, 3], "other blocks come than those that are missing", got=str(upload.ended)
     )
@@ -109,11 +109,11 @@ def lower_bound(trial: Trial) -> None:
     """Block 0 is acknowledged by a run, then block 1 by an ACK that names it alone: neither comes again."""
     visit, upload = trial.uploading(2 * BLOCK_LENGTH, hello=wire.Hello(undurable_max=0))
     visit.say(upload.stream, upload.opened())
-    host.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=1, acknowledge=False)
     visit.say(upload.stream, wire.Ack(0, ((0, 1),)))
-    host.take_blocks(visit, trial.shelf, upload, until=2, acknowledge=False)
+    taking.take_blocks(visit, trial.shelf, upload, until=2, acknowledge=False)
     visit.say(upload.stream, wire.Ack(0, ((1, 1),)))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     require(upload.ended == [0, 1], "a block comes again that was acknowledged", got=str(upload.ended))
     trial.stored(upload.sample)
 
@@ -128,14 +128,14 @@ def resume(trial: Trial) -> None:
     sample = trial.sample(3 * BLOCK_LENGTH)
     trial.upload(sample)
     visit = trial.visit()
-    first = host.open_upload(visit, trial.shelf, sample)
-    host.take_blocks(visit, trial.shelf, first, until=1)
+    first = taking.open_upload(visit, trial.shelf, sample)
+    taking.take_blocks(visit, trial.shelf, first, until=1)
     visit.reset()
     visit = trial.visit()
-    upload = host.begun(visit, trial.shelf, sample)
+    upload = taking.begun(visit, trial.shelf, sample)
     require(upload.sample.attempt > first.sample.attempt, "the attempt is not greater than the one before")
     visit.say(upload.stream, upload.opened(0, position=BLOCK_LENGTH, prefixes=((1, 300_000),)))
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     require(0 not in upload.ended, "a held block comes again", got=str(upload.ended))
     require(upload.starts[1] in (0, 300_000), "a block begins neither at its beginning nor behind its prefix")
     trial.stored(sample)
@@ -151,11 +151,11 @@ def incarnation(trial: Trial) -> None:
     sample = trial.sample(2 * BLOCK_LENGTH)
     trial.upload(sample)
     visit = trial.visit()
-    host.take_blocks(visit, trial.shelf, host.open_upload(visit, trial.shelf, sample), until=1)
+    taking.take_blocks(visit, trial.shelf, taking.open_upload(visit, trial.shelf, sample), until=1)
     visit.reset()
     visit = trial.visit()
-    upload = host.open_upload(visit, trial.shelf, sample, incarnation=2)
-    host.go_on(visit, trial.shelf, upload)
+    upload = taking.open_upload(visit, trial.shelf, sample, incarnation=2)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(sample)
 
 
@@ -180,8 +180,8 @@ def whole_blocks_only(trial: Trial) -> None:
     """Blocks 0 and 2 are whole, half of block 1 has come: position stops behind block 0."""
     visit, download = trial.downloading(3 * BLOCK_LENGTH)
     visit.say(download.stream, download.open())
-    host.send_block(visit, download, 0)
-    host.send_block(visit, download, 2)
+    giving.send_block(visit, download, 0)
+    giving.send_block(visit, download, 2)
     visit.say(download.stream, download.head(1, ends=False), download.block(1)[: BLOCK_LENGTH // 2])
     visit.expect_acked(download.stream, 0, 2)
     visit.alive()
@@ -189,7 +189,7 @@ def whole_blocks_only(trial: Trial) -> None:
     require(
         position in (0, BLOCK_LENGTH), "position counts bytes of a block that is not whole", got=str(position)
     )
-    host.send_block(visit, download, 1)
+    giving.send_block(visit, download, 1)
     visit.say(download.stream, download.commit())
-    host.hear_committed(visit, download)
+    giving.hear_committed(visit, download)
     trial.fetched(download.sample)

@@ -12,7 +12,7 @@ from ..case import Chapter, Side
 from ..peer import Heard
 from ..sample import Sample
 from ..verdicts import require
-from . import host
+from . import giving, taking
 from .trial import Trial
 
 cases = Chapter("client/str", Side.CLIENT)
@@ -43,7 +43,7 @@ def ids_rise(trial: Trial) -> None:
     for _ in samples:
         heard = trial.shelf.wanted(visit, "BLOCK or OPEN")
         sample = next(one for one in samples if one.filename == heard.message.filename)  # type: ignore[union-attr]
-        host.take_begun(visit, trial.shelf, sample, heard)
+        taking.take_begun(visit, trial.shelf, sample, heard)
     require(len(visit.begun) >= len(samples), "several files came on one stream", got=str(visit.begun))
     trial.done()
 
@@ -96,7 +96,7 @@ def server_opens(trial: Trial, first: Callable[[Sample], wire.Message]) -> None:
     visit.say(2, wire.Piece(5), b"dropped")
     visit.alive()
     visit.say(upload.stream, upload.opened())
-    host.go_on(visit, trial.shelf, upload)
+    taking.go_on(visit, trial.shelf, upload)
     trial.stored(upload.sample)
 
 
@@ -176,7 +176,7 @@ def one_committed(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH + 5)
     trial.download(sample)
     visit = trial.visit()
-    download = host.give_download(visit, trial.shelf, sample)
+    download = giving.give_download(visit, trial.shelf, sample)
     trial.fetched(sample)
     more = [heard for heard in visit.rest() if heard.stream == download.stream]
     require(
@@ -200,7 +200,7 @@ def ends_no_other(trial: Trial) -> None:
         if sample.filename == refused:
             visit.say(heard.stream, wire.Error(Code.NOT_PERMITTED, Scope.STREAM, False, "not this one"))
             continue
-        host.take_begun(visit, trial.shelf, sample, heard)
+        taking.take_begun(visit, trial.shelf, sample, heard)
         stored += 1
     require(
         stored == len(samples) - 1, "the other files did not come over the same connection", got=str(stored)
@@ -224,7 +224,7 @@ def streams_max(trial: Trial) -> None:
         require(waiting, "the client says nothing although it may open streams")
         for heard in waiting:
             sample = samples.pop(heard.message.filename)  # type: ignore[union-attr]
-            host.take_begun(visit, trial.shelf, sample, heard)
+            taking.take_begun(visit, trial.shelf, sample, heard)
     trial.done()
 
 
@@ -238,6 +238,6 @@ def in_order(trial: Trial) -> None:
     sample = trial.sample(BLOCK_LENGTH + 50_000)
     trial.download(sample)
     visit = trial.visit()
-    download = host.open_download(visit, trial.shelf, sample)
-    host.give(visit, download, piece_length=4_096)
+    download = giving.open_download(visit, trial.shelf, sample)
+    giving.give(visit, download, piece_length=4_096)
     trial.fetched(sample)

@@ -27,7 +27,9 @@ from ..transcript import Transcript
 from ..verdicts import Closed, Failed, Hung, Unsupported, Verdict, first_difference, require
 from . import command as exits
 from .command import Command, Run
-from .host import Download, Shelf, Upload, begun, fetched
+from .giving import Download, fetched
+from .shelf import Shelf
+from .taking import Upload, begun
 from .visit import Visit
 
 RUNS_MAX = 5
