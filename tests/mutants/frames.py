@@ -160,8 +160,7 @@ EXT = [
 
 NAM = [
     Mutant("names-are-normalised", "NAM-001", "names.py", "name = cls(text)", "name = cls(unicodedata.normalize('NFC', text))"),
-    Mutant("the-name-beside-an-id-counts", "NAM-002", "requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER,
-           (("requests.py", "if file_id == ZERO_ID:", "if filename:"),)),
+    Mutant("the-name-beside-an-id-counts", "NAM-002", "requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
     Mutant("components-of-any-length", "NAM-003 NAM-004", "names.py", "if len(component.encode()) > COMPONENT_LENGTH_MAX:", "if False:"),
     Mutant("names-of-any-length", "NAM-003 NAM-004", "names.py", "if length > FILENAME_LENGTH_MAX:", "if False:"),
     Mutant("dots-are-components", "NAM-004", "names.py", 'if component in {".", ".."}:', "if False:", SERVER),

@@ -111,7 +111,8 @@ COM = [
     Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
            ((RULES, "if known is not None and end != known:", "if False:"),)),
-    Mutant("a-commit-of-another-file", "COM-003", RECEIVING, "if message.filesize != opening.filesize:", "if False:", CLIENT),
+    Mutant("a-commit-of-another-file", "COM-003", RECEIVING,
+           'raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")', "pass", CLIENT),
     Mutant("commit-does-not-wait", "COM-004", UPLOADS,
            "< wanted and not contradicted:\n            return",
            "< wanted and not contradicted:\n            self._fail(BadFacts('blocks are missing'))\n            return"),
@@ -140,7 +141,9 @@ COM = [
 
 FET = [
     Mutant("folders-are-not-there", "FET-001", "store/disk.py", 'raise NotPermitted("it is a folder")', "raise UnknownFile", SERVER),
-    Mutant("fetch-gives-any-version", "FET-002", REQUESTS, "if message.version not in (bytes(16), entry.version):", "if False:", SERVER),
+    Mutant("fetch-gives-any-version", "FET-002", REQUESTS,
+           'raise SourceChanged(\n                f"{realm.outward(entry.filename.text)} is not the version',
+           'str(\n                f"{realm.outward(entry.filename.text)} is not the version', SERVER),
     Mutant("open-without-its-version", "FET-003", REQUESTS, "version=entry.version,\n        file_id", "version=None,\n        file_id", SERVER),
     Mutant("ranges-begin-at-0", "FET-005", REQUESTS, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
     Mutant("ranges-are-asked-from-0", "FET-005", "fetching.py", "first=self._first,\n            length", "first=0,\n            length", CLIENT),
