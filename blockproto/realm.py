@@ -1,7 +1,7 @@
 """Realm: who is asking, and which part of the served folder is the whole world to them.
 
 Names on the wire are relative to the realm's folder. ``inward`` puts the folder before them and ``outward`` takes it off
-again, so that what lies outside cannot even be named; what is found by an id is held against ``holds``.
+again, so that what lies outside cannot even be named; what is asked for by an id, the store finds in the folder only.
 
 Spec: BP1-PRN.
 """
@@ -49,10 +49,6 @@ class Realm:
             return stored
         below = self.folder.text + "/"
         return stored.removeprefix(below) if stored.startswith(below) else stored.rpartition("/")[2]
-
-    def holds(self, name: SafeName) -> bool:
-        """Whether a name of the store lies in the folder."""
-        return self.folder is None or name.text.startswith(self.folder.text + "/")
 
     def demand(self, scope: Scopes) -> None:
         """Raises Forbidden if the principal may not do what needs ``scope`` (BP1-PRN-004)."""

@@ -355,11 +355,24 @@ def _open(store: FileStore, realm: Realm, filename: str, file_id: bytes) -> Stor
     """
     if file_id == ZERO_ID:
         return store.open_file(realm.inward(filename), None)
-    reader = store.open_file(None, file_id)
-    if not realm.holds(reader.entry.filename):
-        reader.close()
-        raise UnknownFile
-    return reader
+    return store.open_file(None, file_id, realm.folder)
+
+
+def _stands_for(message: Fetch, file_id: bytes) -> bool:
+    """Whether FETCH names the file id as the version: whatever the upload of that id became (BP1-FET-017)."""
+    return message.version == message.file_id == file_id != ZERO_ID
+
+
+def _find_upload(store: FileStore, principal: bytes, file_id: bytes) -> UploadEntry | None:
+    """The unfinished upload of ``principal`` that will have this file id."""
+    cursor: str | None = ""
+    while cursor is not None:
+        entries, after = store.uploads(principal, cursor, PAGE_ITEMS_MAX)
+        for entry in entries:
+            if entry.file_id == file_id:
+                return entry
+        cursor = after or None
+    return None
 
 
 def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memoryview) -> int:

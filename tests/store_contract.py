@@ -764,6 +764,17 @@ class FileStoreContract(UploadStoreContract):
         by_id = read_all(lambda: place.files.open_file(None, receipt.file_id), len(content))
         assert by_name == by_id == content
 
+    def test_an_id_means_nothing_outside_the_folder_asked_in(self, place: FilePlace) -> None:
+        receipt = put(place.store, "alice/note", b"hello")
+        open_file = place.files.open_file
+        assert read_all(lambda: open_file(None, receipt.file_id, SafeName("alice")), 5) == b"hello"
+        for folder in ("bob", "ali", "alice/note", "alice/not"):
+            with pytest.raises(UnknownFile) as foreign:
+                open_file(None, receipt.file_id, SafeName(folder))
+            with pytest.raises(UnknownFile) as unknown:
+                open_file(None, b"x" * 16, SafeName(folder))
+            assert str(foreign.value) == str(unknown.value)
+
     def test_an_open_file_keeps_its_bytes(self, place: FilePlace) -> None:
         put(place.store, NAME, b"one")
         reader = place.files.open_file(SafeName.parse(NAME), None)

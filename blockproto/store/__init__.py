@@ -358,8 +358,17 @@ class FileStore(UploadStore, Protocol):
         page). Raises UnknownFile if there is no such folder.
         """
 
-    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> StoredReader:
-        """Open a finished file by name, or by id where that is None. Raises UnknownFile, NotPermitted."""
+    def open_file(
+        self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None
+    ) -> StoredReader:
+        """Open a finished file by name, or by id where that is None.
+
+        An id of a file that does not lie in the folder ``within`` is as unknown as one of nothing: after the same work, and
+        the file is not looked at.
+
+        Raises:
+            UnknownFile, NotPermitted.
+        """
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """Unfinished uploads of a principal, as ``files`` pages them. Raises NotPermitted for a cursor of somebody else."""

@@ -16,14 +16,27 @@ from blake3 import blake3
 
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from ..names import SafeName
-from . import FOLDER_FILETYPE, FileEntry, StoredFile
+from . import FOLDER_FILETYPE, FileEntry, StoredFile, UploadKey
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
 from .listing import Listings
 from .records import Identity, ReceiptRecord
 from .refusals import refusal
+from .rules import is_within
 
 _UNKNOWN_FILETYPE = "application/octet-stream"
+
+_NOBODYS = ReceiptRecord(
+    key=UploadKey(bytes(16), bytes(16)),
+    file_id=bytes(16),
+    root=bytes(32),
+    filesize=0,
+    identity=Identity(0, 0, 0, 0),
+    committed_ms=0,
+    stored_as="nobody's",
+    filetype=_UNKNOWN_FILETYPE,
+)
+_NOBODYS_RECORD = _NOBODYS.pack()
 
 
 class LocalReader:
@@ -171,10 +184,12 @@ class FinishedFiles:
 
     # -- reading
 
-    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> LocalReader:
+    def open_file(
+        self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None
+    ) -> LocalReader:
         """Open a file by name or id; see the port."""
         if filename is None:
-            filename = self._name_of(file_id)
+            filename = self._name_of(file_id, within)
         folder, _, last = filename.text.rpartition("/")
         with Folders(self._root_fd) as folders:
             try:
@@ -188,10 +203,12 @@ class FinishedFiles:
             os.close(fd)
             raise
 
-    def _name_of(self, file_id: bytes | None) -> SafeName:
+    def _name_of(self, file_id: bytes | None, within: SafeName | None) -> SafeName:
         with self._ledger.read() as view:
             receipt = None if file_id is None else view.receipt(file_id)
-        if receipt is None or not self.is_true(receipt):
+        if receipt is None:
+            ReceiptRecord.unpack(_NOBODYS.file_id, _NOBODYS_RECORD)  # what is foreign takes as long
+        if receipt is None or not is_within(receipt.stored_as, within) or not self.is_true(receipt):
             raise UnknownFile
         return SafeName.parse(receipt.stored_as)
 

@@ -310,9 +310,11 @@ class LocalStore:
         """See the port."""
         return self.finished.files(folder, recursive, cursor, limit)
 
-    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> LocalReader:
+    def open_file(
+        self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None
+    ) -> LocalReader:
         """See the port."""
-        return self.finished.open_file(filename, file_id)
+        return self.finished.open_file(filename, file_id, within)
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """See the port."""

@@ -55,6 +55,7 @@ from .rules import (
     check_finish,
     check_receipt,
     free_names,
+    is_within,
     outcome_of,
     sourceid_after,
 )
@@ -412,9 +413,13 @@ class MemoryStore:
         page = [self._files[name].entry for name in names[:limit]]
         return page, names[limit - 1] if len(names) > limit else ""
 
-    def open_file(self, filename: SafeName | None, file_id: bytes | None) -> MemoryReader:
+    def open_file(
+        self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None
+    ) -> MemoryReader:
         """See the port."""
         kept = self._find(filename, file_id)
+        if filename is None and not is_within(kept.entry.filename.text, within):
+            raise UnknownFile
         if kept.entry.folder:
             raise NotPermitted("it is a folder")
         return MemoryReader(kept.entry, kept.content)

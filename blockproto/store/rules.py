@@ -34,6 +34,11 @@ _DOUBLE_ENDINGS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz", ".ta
 _ENDING_LENGTH_MAX = 32
 
 
+def is_within(name: str, folder: SafeName | None) -> bool:
+    """Whether a name of the store lies in a folder; in None, which is the root, all do."""
+    return folder is None or name.startswith(folder.text + "/")
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What is known of an upload's blocks.
