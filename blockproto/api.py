@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from .dialling import tcp_dial
 from .introducing import Introduction, OnPrincipal
 from .lines import OnLine
 from .store import Discard, DownloadStore, UploadStore
+from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
     from .identity.entrance import Entrance
@@ -74,6 +76,7 @@ async def serve(
     folder: str | os.PathLike[str],
     *,
     listen: tuple[str, int] = ("127.0.0.1", 7878),
+    sockets: Sequence[socket.socket] = (),
     state: str | os.PathLike[str] | None = None,
     insecure: bool = False,
     certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
@@ -81,6 +84,7 @@ async def serve(
     dialects: Collection[str] = (),
     on_entrance: Callable[[Entrance], None] | None = None,
     reloads: AsyncIterable[object] | None = None,
+    watch: Watch = NOBODY,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
@@ -88,6 +92,7 @@ async def serve(
     Args:
         folder: what is served; partials and ledger are in its ``.blockproto``.
         listen: host and port; port 0 picks a free one.
+        sockets: listening TCP sockets to use instead; owned from now on. Their addresses say who may come in.
         state: keep partials and ledger there instead.
         insecure: let other machines in without TLS too.
         certificate: PEM files of a certificate and its key to use instead of the server's own.
@@ -96,6 +101,7 @@ async def serve(
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
         on_entrance: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
+        watch: hears what the server does, for metrics and logs (``blockproto.watch``).
         task_status: Trio's.
 
     Raises:
@@ -115,7 +121,9 @@ async def serve(
     chain, key = (None, None) if certificate is None else map(Path, certificate)
     wishes = Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous))
     state = None if state is None else Path(state)
-    await serve_folder(Path(folder), listen, state, wishes, dialects, on_entrance, reloads, task_status)
+    await serve_folder(
+        Path(folder), listen, sockets, state, wishes, dialects, on_entrance, reloads, watch, task_status
+    )
 
 
 def discard_download(dest: Path) -> None:

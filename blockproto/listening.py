@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import AsyncIterable, Callable, Collection
+import socket
+import sys
+from collections.abc import AsyncIterable, Callable, Collection, Sequence
 from pathlib import Path
 
 import trio
 
+from .arrivals import places_for
 from .dialects.known import dialects_of
 from .errors import BlockprotoError, NotPermitted
 from .identity.entrance import Entrance, Wishes, open_entrance
@@ -17,6 +20,7 @@ from .names import RESERVED
 from .server import Server
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
+from .watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +28,33 @@ log = logging.getLogger(__name__)
 async def serve_folder(
     folder: Path,
     listen: tuple[str, int],
+    sockets: Sequence[socket.socket],
     state: Path | None,
     wishes: Wishes,
     dialects: Collection[str],
     on_entrance: Callable[[Entrance], None] | None,
     reloads: AsyncIterable[object] | None,
+    watch: Watch,
     task_status: trio.TaskStatus[list[tuple[str, int]]],
 ) -> None:
     """See ``blockproto.serve``."""
-    host, port = listen
+    host = _reached_at([sock.getsockname()[0] for sock in sockets] or [listen[0]])
     if dialects and not wishes.insecure and not is_loopback(host):
         raise NotPermitted(
             f"{host} lets other machines in, and dialects can neither encrypt nor ask who is there: pass insecure=True if "
             "you accept that"
         )
     spoken = dialects_of(dialects)
-    _raise_file_limit()
-    listeners = await trio.open_tcp_listeners(port, host=host)
+    places = places_for(_raise_file_limit())
+    listeners = await _listeners(listen, sockets)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state))
         entrance = await run_in_thread(lambda: open_entrance(state or folder / RESERVED, host, wishes))
         if on_entrance is not None:
             on_entrance(entrance)
-        server = Server(store, door=entrance.door, dialects=spoken, tls=entrance.tls)
+        server = Server(
+            store, door=entrance.door, dialects=spoken, tls=entrance.tls, places=places, watch=watch
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
             if reloads is not None:
@@ -56,6 +64,18 @@ async def serve_folder(
         for listener in listeners:
             with trio.CancelScope(shield=True):
                 await listener.aclose()
+
+
+def _reached_at(hosts: Sequence[str]) -> str:
+    """The one of our addresses that decides who may come in: one that other machines reach, if there is any."""
+    return next((host for host in hosts if not is_loopback(host)), hosts[0])
+
+
+async def _listeners(listen: tuple[str, int], sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
+    if sockets:
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    host, port = listen
+    return await trio.open_tcp_listeners(port, host=host)
 
 
 async def _reload(server: Server, entrance: Entrance, reloads: AsyncIterable[object]) -> None:
@@ -68,8 +88,9 @@ async def _reload(server: Server, entrance: Entrance, reloads: AsyncIterable[obj
             log.error("nothing was changed: %s", exc)
 
 
-def _raise_file_limit() -> None:
-    """Allow as many open files as the system lets us have: each connection and big upload takes one."""
+def _raise_file_limit() -> int:
+    """Allow as many open files as the system lets us have, and say how many: each connection and big upload takes one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard

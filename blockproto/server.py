@@ -174,7 +174,7 @@ class Server:
         """What there is to do at this moment."""
         kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
         kinds.update(self._connections.values())
-        return Load(kinds, len(self.uploads), self.committer.queued, self.disk.slow, self._budgets.used())
+        return Load(kinds, self.uploads.count, self.committer.queued, self.disk.slow, self._budgets.used())
 
     def stop(self) -> None:
         """Begin to leave; ``run`` returns when everything is durable."""

@@ -161,8 +161,10 @@ def to_address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> A
         raise click.BadParameter(f"'{text}': {error}") from error
 
 
-def to_listen(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int]:
+def to_listen(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, int] | None:
     """Parse an option ``HOST:PORT``, as a click callback; a wrong one is a usage error (exit code 2)."""
+    if text is None:
+        return None
     try:
         return parse_listen(text)
     except AddressError as error:

@@ -2,30 +2,40 @@
 
 Both signals end it in order: what is in flight is checkpointed and clients are told that they may come back. The second
 Ctrl-C ends it at once; nothing that was acknowledged is lost by that either. SIGHUP reads tokens and certificate anew.
+
+A service manager may pass listening sockets (socket activation); they are used instead of ``--listen``.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import trio
+from click.core import ParameterSource
 
 from .. import serve as serve_folder
 from ..dialects.known import DIALECTS
 from ..errors import StoreInUse
 from ..identity.certificates import pin_words
 from ..identity.entrance import OWNER, Entrance
+from ..logs import FORMATS, Log, log, tell
 from ..loopback import is_loopback
 from ..names import RESERVED
+from ..passed import passed_sockets
+from ..watch import NOBODY, Both, Watch
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import verbose_option, verbosity
 from .output import Status, about, say, warn
 
+LEVELS = ("debug", "info", "warning", "error")
 ANONYMOUS_CHOICES = {"none": (), "read": ("read",), "write": ("read", "write")}
 
 
@@ -34,11 +44,18 @@ class Serving(NamedTuple):
 
     folder: Path
     listen: tuple[str, int]
+    sockets: tuple[socket.socket, ...]
     state: Path | None
     insecure: bool
     certificate: tuple[Path, Path] | None
     anonymous: tuple[str, ...] | None
     dialects: tuple[str, ...]
+
+    @property
+    def host(self) -> str:
+        """Where other machines reach it, if they do; else where this one does."""
+        hosts: list[str] = [sock.getsockname()[0] for sock in self.sockets] or [self.listen[0]]
+        return next((host for host in hosts if not is_loopback(host)), hosts[0])
 
 
 @click.command("serve")
@@ -74,29 +91,82 @@ class Serving(NamedTuple):
     type=click.Choice(list(DIALECTS)),
     help="Answer old clients of this wire format on the same port too; may be given several times.",
 )
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    callback=to_listen,
+    help="Show numbers for Prometheus there, over HTTP: to this machine only, unless --insecure. Names are not among them.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(list(FORMATS)),
+    default="text",
+    help="How a line of the log looks (stderr).",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    help="What is logged; info: every upload, download, removal.  [default: warning; with -v: debug]",
+)
 @verbose_option
 def serve(folder: Path, cert: Path | None, key: Path | None, anonymous: str | None, **options: Any) -> int:
     """Serve DIR (default: the current folder): take uploads into it and hand its files out.
 
-    Prints `listening on HOST:PORT` on stdout when it is ready.
+    Prints `listening on HOST:PORT` on stdout when it is ready. Sockets that a service manager passes (LISTEN_FDS) are used
+    instead of --listen.
     """
     if (cert is None) is not (key is None):
         raise click.UsageError("--cert and --key belong together: give both or neither")
     certificate = None if cert is None or key is None else (cert, key)
     scopes = None if anonymous is None else ANONYMOUS_CHOICES[anonymous]
-    serving = Serving(folder, certificate=certificate, anonymous=scopes, **options)
-    _check_usage(serving)
-    level = logging.DEBUG if verbosity() == 1 else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
-    with about(str(folder), partial(_advise, serving)):
-        return trio.run(_serve, serving)
+    metrics, log_format, log_level = (options.pop(name) for name in ("metrics", "log_format", "log_level"))
+    with about(str(folder)):
+        sockets = tuple(passed_sockets())
+    serving = Serving(folder, certificate=certificate, anonymous=scopes, sockets=sockets, **options)
+    _check_usage(serving, metrics)
+    _log_to_stderr(log_format, log_level or ("debug" if verbosity() else "warning"))
+    with about(str(folder), partial(_advise, serving)), _watch(metrics) as watch:
+        return trio.run(_serve, serving, watch)
 
 
-def _check_usage(serving: Serving) -> None:
-    folder, host = serving.folder, serving.listen[0]
+def _log_to_stderr(form: str, level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(FORMATS[form]())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=verbosity() < 2)
+
+
+@contextmanager
+def _watch(metrics: tuple[str, int] | None) -> Iterator[Watch]:
+    """Who hears what the server does: the log, if it is to say anything of that; whoever reads the metrics."""
+    watch: Watch = Log() if log.isEnabledFor(logging.WARNING) else NOBODY
+    if metrics is None:
+        yield watch
+        return
+    try:
+        from ..metrics import Metrics, shown
+    except ImportError as error:
+        raise click.UsageError("--metrics needs more: pip install 'blockproto[metrics]'") from error
+    counts = Metrics()
+    with shown(counts, *metrics) as port:
+        say(f"metrics: http://{show_host_port(metrics[0], port)}/metrics")
+        yield Both(watch, counts)
+
+
+def _check_usage(serving: Serving, metrics: tuple[str, int] | None) -> None:
+    folder, host = serving.folder, serving.host
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise click.UsageError(f"'{folder}' {what}: name a folder, or make it first with mkdir")
+    if (
+        serving.sockets
+        and click.get_current_context().get_parameter_source("listen") is not ParameterSource.DEFAULT
+    ):
+        raise click.UsageError("sockets were passed to listen on: leave out --listen, or start without them")
+    if metrics is not None and not is_loopback(metrics[0]) and not serving.insecure:
+        raise click.UsageError(
+            f"--metrics {show_host_port(*metrics)} is not encrypted and asks nobody who is there: name 127.0.0.1, or add "
+            "--insecure"
+        )
     if is_loopback(host):
         return
     if not serving.insecure and serving.dialects:
@@ -115,7 +185,7 @@ def _advise(serving: Serving, error: BaseException) -> tuple[str, str]:
     """What an error of the start is about, and what to do."""
     if isinstance(error, StoreInUse):
         return str(serving.folder), "stop the server that serves it, or serve another folder"
-    if isinstance(error, OSError) and not error.filename:
+    if isinstance(error, OSError) and not error.filename and not serving.sockets:
         return (
             f"--listen {show_host_port(*serving.listen)}",
             "choose an address of this machine and a port that is free",
@@ -133,28 +203,30 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
             f"make more with: blockproto token add NAME --state {serving.state or serving.folder / RESERVED}"
         )
     anonymous = entrance.door.anonymous
-    if anonymous is not None and not is_loopback(serving.listen[0]):
+    if anonymous is not None and not is_loopback(serving.host):
         rights = "read" if not anonymous.scopes & 2 else "read, change and remove"
         warn(f"no token is asked for: everybody who can reach this port can {rights} what is in the folder")
 
 
-async def _serve(serving: Serving) -> int:
-    async with trio.open_nursery() as nursery:
-        with (
-            trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended,
-            trio.open_signal_receiver(signal.SIGHUP) as reloads,
-        ):
-            run = partial(
-                serve_folder,
-                serving.folder,
-                **{name: value for name, value in serving._asdict().items() if name != "folder"},
-                on_entrance=partial(_welcome, serving),
-                reloads=reloads,
-            )
-            for host, port in await nursery.start(run):
-                click.echo(f"listening on {show_host_port(host, port)}")
-            ended_by = await anext(ended)
+async def _serve(serving: Serving, watch: Watch) -> int:
+    run = partial(
+        serve_folder,
+        serving.folder,
+        **{name: value for name, value in serving._asdict().items() if name != "folder"},
+        on_entrance=partial(_welcome, serving),
+        watch=watch,
+    )
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is put back at the end: it never ends a server
+    with trio.open_signal_receiver(signal.SIGHUP) as reloads:
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended:
+                for host, port in await nursery.start(partial(run, reloads=reloads)):
+                    click.echo(f"listening on {show_host_port(host, port)}")
+                    tell(logging.INFO, "listening", address=show_host_port(host, port))
+                ended_by = await anext(ended)
+            tell(logging.INFO, "stopping")
             nursery.cancel_scope.cancel()
+    tell(logging.INFO, "stopped")
     if ended_by == signal.SIGINT:
         say("stopped by Ctrl-C; what was acknowledged is kept")
         return Status.INTERRUPTED

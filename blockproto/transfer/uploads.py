@@ -45,6 +45,7 @@ from ..store import (
     UploadStore,
     Work,
 )
+from ..watch import NOBODY, Entered, Watch
 from .budgets import Budgets
 from .committing import Committer, Disk, run_in_thread
 
@@ -353,14 +354,25 @@ class Uploads:
     """The live uploads of one store, by key."""
 
     def __init__(
-        self, store: UploadStore, committer: Committer, disk: Disk, budgets: Budgets | None = None
+        self,
+        store: UploadStore,
+        committer: Committer,
+        disk: Disk,
+        budgets: Budgets | None = None,
+        watch: Watch = NOBODY,
     ) -> None:
         self.store = store
+        self._watch = watch
         self.budgets = budgets
         self.committer = committer
         self.disk = disk
         self._live: dict[UploadKey, LiveUpload] = {}
         self._opening: dict[UploadKey, trio.Event] = {}
+
+    @property
+    def count(self) -> int:
+        """How many are alive."""
+        return len(self._live)
 
     def find(self, key: UploadKey) -> LiveUpload | None:
         """The live upload of ``key``, if there is one."""
@@ -382,11 +394,13 @@ class Uploads:
             live = found
         if live.outcome is not None:
             return _receipt_for(live.outcome, facts)
+        how = _how(live, attempt)
         try:
             live.enter(feed, facts, attempt)
         except BlockprotoError:
             live.leave(feed)
             raise
+        self._watch.entered(live.stored, how)
         return live
 
     async def discard(self, key: UploadKey) -> None:
@@ -441,6 +455,13 @@ class Uploads:
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
         live.stored.close()
+
+
+def _how(live: LiveUpload, attempt: int | None) -> Entered:
+    """How a stream with ``attempt`` comes to an upload."""
+    if live.feeds:
+        return "joined" if attempt == live.attempt else "taken over"
+    return "resumed" if live.attempt or live.held else "begun"
 
 
 def _receipt_for(stored: StoredFile, facts: Facts) -> StoredFile:
