@@ -31,7 +31,17 @@ from .lines import Lines, OnLine, Patience, Retries
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
 from .mailbox import Mailbox
-from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob, file_info, file_item, upload_info
+from .results import (
+    DownloadJob,
+    FileInfo,
+    Receipt,
+    UploadInfo,
+    UploadJob,
+    file_info,
+    file_item,
+    upload_info,
+    upload_item,
+)
 from .sourceid import Attempts, derive_sourceid, installation_secret
 from .sources import FileSource, StreamSource
 from .store import DownloadStore
@@ -231,6 +241,36 @@ class Client:
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
         return await self._downloader.file(name, Path(dest), span, progress, None, priority_of(priority))
+
+    async def download_upload(
+        self,
+        upload: UploadInfo,
+        dest: str | os.PathLike[str],
+        *,
+        priority: str = "normal",
+        progress: OnProgress | None = None,
+    ) -> Receipt:
+        """Download a file while it is still being uploaded; returns when the upload was committed and all of it is here.
+
+        Blocks come as they become durable on the server. The uploader may go away and come back meanwhile, and so may
+        this connection. ``dest`` gets its name only when the file is complete and verified.
+
+        Args:
+            upload: as ``uploads`` lists it.
+            dest: the file here; one that is there is replaced at the end.
+            priority: as for ``upload``.
+            progress: as for ``upload``.
+
+        Raises:
+            Cancelled: the upload was cancelled.
+            UnknownUpload: it has expired.
+            UnknownFile: it is not there any more; or the server does not hand out what is unfinished.
+            ConnectionLost, OSError, BlockprotoError: as for ``upload``.
+
+        Cancellation: what was received is kept beside ``dest``; the same call resumes.
+        """
+        item = upload_item(upload)
+        return await self._downloader.unfinished(item, Path(dest), progress, priority_of(priority))
 
     async def download_all(
         self,

@@ -1,4 +1,4 @@
-"""One file coming down: FETCH with resume, into a store beside its place.
+"""One file coming down, finished or still being uploaded: FETCH with resume, into a store beside its place.
 
 Spec: BP1-FET.
 """
@@ -26,7 +26,7 @@ from .transfer.committing import Committer, Disk, run_in_thread
 from .transfer.receiving import FetchIncoming
 from .transfer.sending import OnProgress, Progress
 from .transfer.uploads import Uploads
-from .wire import Fetch, FileItem, List, ListKind, Priority, runs_max
+from .wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 
 _OTHER_SIDE = bytes(16)
 
@@ -76,7 +76,7 @@ class Downloader:
             best = so_far.reached
             try:
                 entry = entry or await stat_item(self._lines, name, b3sum=False)
-                receipt = await self._once(entry, dest, span, progress, so_far, priority)
+                receipt = await self._once(_wanted(entry, span), dest, progress, so_far, priority)
             except SourceChanged:
                 if known is not None or so_far.tries < 2:
                     raise
@@ -89,22 +89,51 @@ class Downloader:
                 self._lines.worked()
                 return receipt
 
+    async def unfinished(
+        self, upload: UploadItem, dest: Path, progress: OnProgress | None, priority: Priority
+    ) -> Receipt:
+        """See ``Client.download_upload``. Its file id is its version: what was fetched counts until it is complete."""
+        retries = Retries(self._lines)
+        so_far = SoFar()
+        wanted = Wanted(
+            upload.filename,
+            upload.filetype,
+            0,
+            upload.filesize,
+            version=upload.file_id,
+            file_id=upload.file_id,
+        )
+        while True:
+            best = so_far.reached
+            try:
+                receipt = await self._once(wanted, dest, progress, so_far, priority)
+            except BlockprotoError as exc:
+                if so_far.reached > best:
+                    retries.progressed(so_far.reached - best)
+                await retries.wait(exc)
+            else:
+                self._lines.worked()
+                return receipt
+
     async def _once(
         self,
-        entry: FileItem,
+        wanted: Wanted,
         dest: Path,
-        span: tuple[int, int] | None,
         progress: OnProgress | None,
         so_far: SoFar,
         priority: Priority,
     ) -> Receipt:
         """One attempt."""
-        first, end = _clip(entry, span)
         facts = Facts(
-            SafeName.parse(dest.name), entry.filetype, end, entry.mtime_ns, entry.mode, IfExists.REPLACE
+            SafeName.parse(dest.name),
+            wanted.filetype,
+            wanted.end,
+            wanted.mtime_ns,
+            wanted.mode,
+            IfExists.REPLACE,
         )
         so_far.tries += 1
-        store = await run_in_thread(lambda: self._open_sidecar(dest, first))
+        store = await run_in_thread(lambda: self._open_sidecar(dest, wanted.first))
         try:
             async with background_tasks() as nursery:
                 committer = Committer(store)
@@ -113,14 +142,38 @@ class Downloader:
                 uploads = Uploads(store, committer, Disk())
                 try:
                     connection = await self._lines.connection()
-                    fetching = Fetching(connection, uploads, entry, first, end, progress, so_far)
-                    fetching.on_resumed = lambda: self._lines.tell(Resumed(entry.filename, so_far.reached))
+                    fetching = Fetching(connection, uploads, wanted, progress, so_far)
+                    fetching.on_resumed = lambda: self._lines.tell(Resumed(wanted.filename, so_far.reached))
                     return await fetching.run(facts, dest, self._attempts.next(), priority)
                 finally:
                     committing.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await run_in_thread(store.close)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which bytes of which file.
+
+    Attributes:
+        filename, filetype, version, mtime_ns, mode, b3sum: of the file; None is not known.
+        first: position of the first byte.
+        end: position after the last one; None while the file's size is not known.
+        filesize: of the whole file; None likewise.
+        file_id: asked for by this instead of the name; zeros: by name.
+    """
+
+    filename: str
+    filetype: str
+    first: int
+    end: int | None
+    version: bytes
+    filesize: int | None = None
+    mtime_ns: int | None = None
+    mode: int | None = None
+    b3sum: bytes | None = None
+    file_id: bytes = ZERO_ID
 
 
 @dataclass(slots=True)
@@ -149,9 +202,7 @@ class Fetching:
         self,
         connection: Connection,
         uploads: Uploads,
-        entry: FileItem,
-        first: int,
-        end: int,
+        wanted: Wanted,
         progress: OnProgress | None,
         so_far: SoFar,
     ) -> None:
@@ -159,20 +210,18 @@ class Fetching:
         self._so_far = so_far
         self._connection = connection
         self._uploads = uploads
-        self._entry = entry
-        self._first = first
-        self._end = end
+        self._wanted = wanted
         self._on_progress = progress
-        self._progress = Progress(entry.filename, end - first)
+        self._progress = Progress(wanted.filename, None if wanted.end is None else wanted.end - wanted.first)
         self._done = trio.Event()
         self._outcome: StoredFile | BlockprotoError | None = None
-        self._incoming = FetchIncoming(connection, uploads, entry.version, self._on_done, self._on_durable)
+        self._incoming = FetchIncoming(connection, uploads, wanted.version, self._on_done, self._on_durable)
 
     async def run(self, facts: Facts, dest: Path, attempt: int, priority: Priority) -> Receipt:
         """Fetch what is missing; returns when the file is complete."""
-        key = UploadKey(_OTHER_SIDE, self._entry.version)
+        key = UploadKey(_OTHER_SIDE, self._wanted.version)
         incoming, so_far = self._incoming, self._so_far
-        live = await self._uploads.open(key, facts, attempt, incoming, self._first)
+        live = await self._uploads.open(key, facts, attempt, incoming, self._wanted.first)
         if isinstance(live, StoredFile):
             return self._receipt(live, dest)
         if so_far.held is None:
@@ -200,11 +249,13 @@ class Fetching:
 
     def _fetch_message(self, held: BlockSet, prefixes: dict[int, Prefix], priority: Priority) -> Fetch:
         most = runs_max(self._connection.session.head_length_max) // 2
+        wanted = self._wanted
         return Fetch(
-            filename=self._entry.filename,
-            version=self._entry.version,
-            first=self._first,
-            length=self._end - self._first,
+            file_id=wanted.file_id,
+            filename=wanted.filename if wanted.file_id == ZERO_ID else "",
+            version=wanted.version,
+            first=wanted.first,
+            length=None if wanted.end is None else wanted.end - wanted.first,
             priority=priority,
             held=tuple(held.runs(most)),
             prefixes=tuple((blockno, prefix.length) for blockno, prefix in sorted(prefixes.items())[:most]),
@@ -220,21 +271,22 @@ class Fetching:
 
     def _on_durable(self, position: int) -> None:
         if self._on_progress is not None:
-            self._progress.position_bytes_done = position - self._first
+            self._progress.position_bytes_done = position - self._wanted.first
             self._on_progress(self._progress)
 
     def _receipt(self, stored: StoredFile, dest: Path) -> Receipt:
-        entry, held = self._entry, self._so_far.held or BlockSet()
-        blocknum = blocknum_of(self._end) - self._first // BLOCK_LENGTH
-        whole = self._first == 0 and self._end == entry.filesize
+        wanted, held = self._wanted, self._so_far.held or BlockSet()
+        end = stored.filesize if wanted.end is None else wanted.end
+        blocknum = blocknum_of(end) - wanted.first // BLOCK_LENGTH
+        whole = wanted.first == 0 and end == wanted.filesize
         return Receipt(
-            filename=entry.filename,
-            filetype=entry.filetype,
-            filesize=self._end - self._first,
+            filename=wanted.filename,
+            filetype=wanted.filetype,
+            filesize=end - wanted.first,
             blocknum=blocknum,
-            sourceid=entry.version.hex(),
+            sourceid=wanted.version.hex(),
             root=stored.root.hex(),
-            b3sum=b3sum_hex(stored.root, stored.b3sum or (entry.b3sum if whole else None), blocknum),
+            b3sum=b3sum_hex(stored.root, stored.b3sum or (wanted.b3sum if whole else None), blocknum),
             stored_as=str(dest),
             resumed=len(held) > 0,
             blocks_sent=blocknum - len(held),
@@ -249,6 +301,22 @@ async def _commit_within(scope: trio.CancelScope, committer: Committer) -> None:
     """Commit until ``scope`` is cancelled: what a cancelled download still owes is recorded first."""
     with scope:
         await committer.run()
+
+
+def _wanted(entry: FileItem, span: tuple[int, int] | None) -> Wanted:
+    """A finished file, or a range of it."""
+    first, end = _clip(entry, span)
+    return Wanted(
+        entry.filename,
+        entry.filetype,
+        first,
+        end,
+        entry.version,
+        filesize=entry.filesize,
+        mtime_ns=entry.mtime_ns,
+        mode=entry.mode,
+        b3sum=entry.b3sum,
+    )
 
 
 def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:

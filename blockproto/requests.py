@@ -40,9 +40,10 @@ from .store import (
     Work,
 )
 from .transfer.committing import Committer, Disk, run_in_thread
+from .transfer.following import FollowedSource, Following
 from .transfer.lane import Lane
 from .transfer.sending import Sending
-from .transfer.uploads import Uploads
+from .transfer.uploads import LiveUpload, Uploads
 from .wire import (
     ZERO_ID,
     EntryKind,
@@ -220,7 +221,7 @@ class Answerer:
 
 
 class ServedFetch:
-    """Answers one FETCH: opens the file, then sends it.
+    """Answers one FETCH: opens the file, or an upload that is becoming it, then sends it.
 
     Args: as for ``Answerer``; ``disk`` reads the file.
     """
@@ -231,6 +232,7 @@ class ServedFetch:
         stream: int,
         nursery: trio.Nursery,
         store: FileStore,
+        uploads: Uploads,
         disk: Disk,
         realm: Realm,
     ) -> None:
@@ -238,10 +240,10 @@ class ServedFetch:
         self._stream = stream
         self._nursery = nursery
         self._store = store
+        self._uploads = uploads
         self._disk = disk
         self._realm = realm
         self._lane: Lane | None = None
-        self._reader: StoredReader | None = None
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
@@ -260,30 +262,76 @@ class ServedFetch:
             self._lane.ended(error)
 
     async def _begin(self, message: Fetch) -> None:
-        reader = await run_in_thread(
-            lambda: _open(self._store, self._realm, message.filename, message.file_id)
-        )
+        try:
+            reader = await self._open(message)
+        except UnknownFile:
+            live = await self._unfinished(message.file_id)
+            if live is not None:
+                self._follow(live, message)
+                return
+            if message.file_id == ZERO_ID:
+                raise
+            reader = await self._open(message)  # perhaps it was committed in this instant
         try:
             source = StoredSource(reader, self._disk, message, self._realm)
         except BlockprotoError:
             reader.close()
             raise
-        entry = reader.entry
         sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
         sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
-        self._reader = reader
         self._lane = Lane(self._connection, sending, self._stream)
-        self._connection.post(self._stream, _open_message(entry, source, message))
-        self._nursery.start_soon(self._send, sending, self._lane)
+        self._connection.post(self._stream, _open_message(reader.entry, source, message))
+        self._nursery.start_soon(self._send, sending, self._lane, reader)
 
-    async def _send(self, sending: Sending, lane: Lane) -> None:
-        assert self._reader is not None
+    async def _open(self, message: Fetch) -> StoredReader:
+        return await run_in_thread(lambda: _open(self._store, self._realm, message.filename, message.file_id))
+
+    async def _send(self, sending: Sending, lane: Lane, reader: StoredReader) -> None:
         try:
             await sending.run([lane])
         except BlockprotoError as exc:
             self._connection.refuse(self._stream, exc)
         finally:
-            self._reader.close()
+            reader.close()
+
+    # ---- what is still being uploaded -------------------------------------------------------------------------
+
+    async def _unfinished(self, file_id: bytes) -> LiveUpload | None:
+        """The unfinished upload of the same principal that will be the file of that id, if there is one."""
+        if file_id == ZERO_ID:
+            return None
+        principal = self._realm.principal
+        live = self._uploads.find_by_id(principal, file_id)
+        if live is None:
+            entry = await run_in_thread(lambda: _find_upload(self._store, principal, file_id))
+            if entry is None:
+                return None
+            facts = Facts(entry.filename, entry.filetype, entry.filesize)
+            live = await self._uploads.wake(entry.key, facts)
+        return live
+
+    def _follow(self, live: LiveUpload, message: Fetch) -> None:
+        """Send an upload while it comes in (BP1-FET-015)."""
+        file_id = live.stored.file_id
+        try:
+            if message.version not in (ZERO_ID, file_id):
+                raise SourceChanged("the upload of that id is not the version that was asked for")
+            source = FollowedSource(
+                live, lambda: self._store.open_file(None, file_id), self._disk, message, self._realm
+            )
+        except BlockprotoError:
+            live.rest()
+            raise
+        following = Following(source, live, message)
+        self._lane = Lane(self._connection, following, self._stream)
+        self._connection.post(self._stream, _open_upload_message(live, source, message))
+        self._nursery.start_soon(self._send_following, following, self._lane)
+
+    async def _send_following(self, following: Following, lane: Lane) -> None:
+        try:
+            await following.send(lane)
+        except BlockprotoError as exc:
+            self._connection.refuse(self._stream, exc)
 
 
 class StoredSource:
@@ -302,7 +350,7 @@ class StoredSource:
 
     def __init__(self, reader: StoredReader, disk: Disk, message: Fetch, realm: Realm) -> None:
         entry = reader.entry
-        if message.version not in (bytes(16), entry.version):
+        if message.version not in (ZERO_ID, entry.version) and not _stands_for(message, entry.file_id):
             raise SourceChanged(
                 f"{realm.outward(entry.filename.text)} is not the version that was asked for any more"
             )
@@ -394,8 +442,25 @@ def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Ope
         mode=entry.mode,
         root=entry.root,
         b3sum=entry.b3sum,
-        version=entry.version,
+        version=message.version if _stands_for(message, entry.file_id) else entry.version,
         file_id=None if entry.file_id == ZERO_ID else entry.file_id,
+    )
+
+
+def _open_upload_message(live: LiveUpload, source: FollowedSource, message: Fetch) -> Open:
+    facts = source.facts
+    return Open(
+        sourceid=ZERO_ID,
+        attempt=0,
+        filesize=facts.filesize,
+        blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        priority=message.priority,
+        mtime_ns=facts.mtime_ns,
+        mode=facts.mode,
+        version=live.stored.file_id,
+        file_id=live.stored.file_id,
     )
 
 

@@ -143,6 +143,21 @@ def upload_info(item: UploadItem) -> UploadInfo:
     )
 
 
+def upload_item(info: UploadInfo) -> UploadItem:
+    """The upload item of which ``info`` is the public form."""
+    return UploadItem(
+        sourceid=bytes.fromhex(info.sourceid),
+        file_id=bytes.fromhex(info.file_id),
+        filename=info.filename,
+        filetype=info.filetype,
+        filesize=info.filesize,
+        blocknum=info.blocknum,
+        position=info.position,
+        held_count=info.held_count,
+        expires_ms=info.expires_ms,
+    )
+
+
 def b3sum_hex(root: bytes, b3sum: bytes | None, blocknum: int) -> str | None:
     """The BLAKE3 of a file, if it is known: for at most one block it is the root."""
     known = root if blocknum <= 1 else b3sum

@@ -102,7 +102,7 @@ def test_uploads_and_cancel(server: Server, tmp_path: Path, run: Run) -> None:
         begun.send_signal(signal.SIGKILL)
     (upload,) = run("uploads", server.address, "--json").objects
     assert list(upload) == [
-        "sourceid", "filename", "filetype", "filesize", "blocknum", "position", "held_count", "expires_ms",
+        "sourceid", "file_id", "filename", "filetype", "filesize", "blocknum", "position", "held_count", "expires_ms",
     ]  # fmt: skip
     assert (upload["filename"], upload["filesize"], upload["blocknum"]) == ("half 中", None, None)
     assert f"{upload['sourceid']}  " in run("uploads", server.address).out

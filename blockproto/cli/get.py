@@ -71,6 +71,12 @@ class _Fetch:
 @click.option(
     "--range", "span", metavar="FIRST-LAST", help="Only these bytes of one file, both counted from 0."
 )
+@click.option(
+    "--upload",
+    metavar="ID",
+    help="The file that is still being uploaded to bp://HOST:PORT with this sourceid or file id (`blockproto uploads` lists "
+    "them), as it comes in.",
+)
 @retry_option
 @json_option
 @access_options
@@ -80,6 +86,7 @@ def get(
     ctx: click.Context,
     words: tuple[str, ...],
     span: str | None,
+    upload: str | None,
     retry_for_s: float | None,
     as_json: bool,
 ) -> int:
@@ -93,6 +100,11 @@ def get(
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
     for address in addresses:
         check_access(address)
+    if upload is not None:
+        from .get_upload import check_usage, get_upload
+
+        check_usage(upload, addresses, span)
+        return trio.run(get_upload, upload, addresses[0], dest, as_json, retry_for_s)
     if span is not None and (len(addresses) > 1 or not addresses[0].path):
         raise click.UsageError("--range is for one file: give one address with a name")
     into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))

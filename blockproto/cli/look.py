@@ -149,6 +149,7 @@ def upload_fields(upload: UploadInfo) -> dict[str, Any]:
     """The object that ``uploads --json`` prints for an upload."""
     return {
         "sourceid": upload.sourceid,
+        "file_id": upload.file_id,
         "filename": upload.filename,
         "filetype": upload.filetype,
         "filesize": upload.filesize,

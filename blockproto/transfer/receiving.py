@@ -439,8 +439,8 @@ class FetchIncoming(Incoming):
         """See uploads.Feed."""
         opening = self._opening
         assert opening is not None
-        assert opening.filesize is not None
-        message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, opening.filesize, "")
+        filesize = stored.filesize if opening.filesize is None else opening.filesize
+        message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, filesize, "")
         self._connection.post(self._stream, message)
         self._connection.forget(self._stream)
         self._leave()
@@ -452,7 +452,8 @@ class FetchIncoming(Incoming):
         self._done(error)
 
     async def _open(self, message: Open) -> None:
-        if message.version != self._version or message.filesize is None:
+        unfinished = message.version == message.file_id  # BP1-FET-017: the size may be unknown
+        if message.version != self._version or (message.filesize is None and not unfinished):
             raise SourceChanged(f"{message.filename} changed while it was being fetched")
         if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
             raise BadFacts("a folder has no bytes: its filesize is 0")
@@ -462,13 +463,18 @@ class FetchIncoming(Incoming):
 
     def _commit(self, message: Commit) -> None:
         upload = self._opened_upload()
-        opening, end = self._opening, upload.facts.filesize
+        opening, known = self._opening, upload.facts
         assert opening is not None
-        assert end is not None
         self._check_sourceid(message.sourceid)
-        if message.filesize != opening.filesize:
+        if opening.filesize not in (None, message.filesize):
             raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")
-        upload.commit(self, message.root, end, upload.facts)
+        facts = replace(
+            known,
+            mtime_ns=opening.mtime_ns if known.mtime_ns is None else known.mtime_ns,
+            mode=opening.mode if known.mode is None else known.mode,
+        )
+        end = message.filesize if known.filesize is None else known.filesize
+        upload.commit(self, message.root, end, facts)
 
 
 class BriefIncoming:

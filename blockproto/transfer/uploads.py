@@ -21,7 +21,7 @@ from typing import Protocol
 
 import trio
 
-from ..blocks import BLOCK_LENGTH, Run, blocknum_of
+from ..blocks import BLOCK_LENGTH, Run, block_span, blocknum_of
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -69,6 +69,22 @@ class Feed(Protocol):
         """The stream ends without the file."""
 
 
+class Follower(Protocol):
+    """Somebody who reads an upload while it comes in (BP1-FET-015); what it is told costs the upload nothing."""
+
+    def say_durable(self) -> None:
+        """More blocks are held."""
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """The file is complete."""
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """The upload is gone."""
+
+    def say_withdrawn(self) -> None:
+        """Blocks that were held are not held any more."""
+
+
 class LiveUpload:
     """One upload and everything that happens to it; build it with ``Uploads.open``.
 
@@ -96,6 +112,7 @@ class LiveUpload:
         self.pending: dict[int, bytes] = {}
         self.owners: dict[int, Feed] = {}
         self.feeds: list[Feed] = []
+        self.followers: list[Follower] = []
         self.outcome: StoredFile | None = None
         self._committer = committer
         self._disk = disk
@@ -105,6 +122,7 @@ class LiveUpload:
         self._writes: dict[int, trio.Event] = {}
         self._commits: dict[Feed, Finish] = {}
         self._short_end: int | None = None
+        self._tail: tuple[int, int] | None = None
         self._durable = trio.lowlevel.ParkingLot()
         self._works = 0
         self._prefixes_changed = False
@@ -114,6 +132,31 @@ class LiveUpload:
         """Where the first byte is that is not durable."""
         held = max(self.first, self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH)
         return held if self.facts.filesize is None else min(held, self.facts.filesize)
+
+    def length_of(self, blockno: int) -> int | None:
+        """The length of a held block; None if it is not held, or might be the last of a file whose size is unknown."""
+        if blockno not in self.held:
+            return None
+        if self.facts.filesize is not None:
+            return block_span(blockno, self.first, self.facts.filesize)[1]
+        if self._tail is not None and self._tail[0] == blockno:
+            return self._tail[1]
+        first, number = self.held.runs()[-1]
+        return BLOCK_LENGTH if blockno < first + number - 1 else None
+
+    # ---- who reads meanwhile ----------------------------------------------------------------------------------
+
+    def follow(self, follower: Follower) -> None:
+        """Tell ``follower`` what happens, and stay alive for it."""
+        self.followers.append(follower)
+        if self.outcome is not None:
+            follower.say_committed(self.outcome)
+
+    def unfollow(self, follower: Follower) -> None:
+        """Tell it no more. Harmless when repeated."""
+        if follower in self.followers:
+            self.followers.remove(follower)
+            self.rest()
 
     # ---- who sends --------------------------------------------------------------------------------------------
 
@@ -148,7 +191,7 @@ class LiveUpload:
         if not self.feeds and self._prefixes_changed and not over:
             self._prefixes_changed = False
             self._submit(KeepPrefixes(self.stored, self.attempt, dict(self.prefixes)), lambda work: None)
-        self._rest()
+        self.rest()
 
     def discard(self, error: BlockprotoError) -> trio.Event:
         """Remove the upload and its bytes, durably, then end every stream with ``error``; returns what is set then.
@@ -161,6 +204,8 @@ class LiveUpload:
 
         def done(_: Work) -> None:
             self._stop(error)
+            for follower in tuple(self.followers):
+                follower.say_stopped(error)
             discarded.set()
 
         self._submit(Discard(self.stored.key), done)
@@ -186,7 +231,7 @@ class LiveUpload:
             if self._writes.get(blockno) is returned:
                 del self._writes[blockno]
             returned.set()
-            self._rest()
+            self.rest()
 
     async def take_block(self, blockno: int, feed: Feed) -> None:
         """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned."""
@@ -246,6 +291,8 @@ class LiveUpload:
         self.pending[blockno] = digest
         self.owners.pop(blockno, None)
         self.prefixes.pop(blockno, None)
+        if self.facts.filesize is None and (self._tail is None or blockno >= self._tail[0]):
+            self._tail = blockno, length
         if self.facts.filesize is None and length < BLOCK_LENGTH:
             self._short_end = blockno * BLOCK_LENGTH + length
         self._submit(BlockDone(self.stored, self.attempt, blockno, length, digest), self._on_durable)
@@ -261,6 +308,8 @@ class LiveUpload:
         self.held.add(work.blockno)
         for feed in self.feeds:
             feed.say_durable(self.position, [(work.blockno, 1)])
+        for follower in self.followers:
+            follower.say_durable()
 
     # ---- commit and repair ------------------------------------------------------------------------------------
 
@@ -294,6 +343,8 @@ class LiveUpload:
             raise work.outcome
         for blockno in differing:
             self.held.discard(blockno)
+        for follower in tuple(self.followers):
+            follower.say_withdrawn()
 
     def _differing(self, digests: tuple[tuple[int, bytes], ...]) -> tuple[int, ...]:
         return tuple(
@@ -329,6 +380,8 @@ class LiveUpload:
         self.outcome = stored
         for feed in tuple(self.feeds):
             feed.say_committed(stored)
+        for follower in tuple(self.followers):
+            follower.say_committed(stored)
 
     def _fail(self, error: BlockprotoError) -> None:
         self._commits.clear()
@@ -340,13 +393,14 @@ class LiveUpload:
         def finished(work: Work) -> None:
             self._works -= 1
             done(work)
-            self._rest()
+            self.rest()
 
         self._committer.submit(work, finished, principal=self.stored.key.principal)
         self._works += 1
 
-    def _rest(self) -> None:
-        if not self.feeds and not self._works and not self._writes:
+    def rest(self) -> None:
+        """Be alive no longer when nobody needs it."""
+        if not self.feeds and not self.followers and not self._works and not self._writes:
             self._on_idle(self)
 
 
@@ -377,6 +431,26 @@ class Uploads:
     def find(self, key: UploadKey) -> LiveUpload | None:
         """The live upload of ``key``, if there is one."""
         return self._live.get(key)
+
+    def find_by_id(self, principal: bytes, file_id: bytes) -> LiveUpload | None:
+        """The live, unfinished upload of a principal that will have this file id, if there is one."""
+        return next(
+            (
+                live
+                for key, live in self._live.items()
+                if key.principal == principal
+                and live.stored.file_id == file_id
+                and live.outcome is None
+                and live.discarded is None
+            ),
+            None,
+        )
+
+    async def wake(self, key: UploadKey, facts: Facts) -> LiveUpload | None:
+        """Let an unfinished upload be alive, to be followed at once; None if it was committed meanwhile."""
+        live = await self._settled(key)
+        found = live or await self._load(key, facts, 0, 0)
+        return found if isinstance(found, LiveUpload) and found.outcome is None else None
 
     async def open(
         self, key: UploadKey, facts: Facts, attempt: int | None, feed: Feed, first: int = 0

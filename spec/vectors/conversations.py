@@ -424,6 +424,39 @@ def _ranged_fetch() -> Conversation:
     )  # fmt: skip
 
 
+def _follow() -> Conversation:
+    opening = frame("OPEN", 3, sourceid=ZERO, attempt=0, filesize=len(PHOTO), blocknum=3, priority=1, if_exists=0,
+                    filename=PHOTO_NAME, filetype="image/jpeg",
+                    tlvs={"MTIME": MTIME_NS, "VERSION": FILE_ID, "FILE_ID": FILE_ID})  # fmt: skip
+    read = [photo_block(3, blockno, sourceid=ZERO) for blockno in range(3)]
+    return Conversation(
+        "follow", "FETCH of an upload that is not finished yet, and its end.",
+        ["BP1-FET-015", "BP1-FET-016", "BP1-FET-017", "BP1-FET-018", "BP1-FET-019"],
+        [
+            client("attempt", photo_open(1, ATTEMPT)),
+            server("nothing is held yet, but there is a file id", photo_opened(1, ATTEMPT, 0), *OPENED_CHOICES),
+            client("block 0", photo_block(1, 0)),
+            server("block 0 is durable", frame("ACK", 1, position=BLOCK_LENGTH, held=[(0, 1)])),
+            client("by that file id, from the start",
+                   frame("FETCH", 3, file_id=FILE_ID, first=0, length=None, version=FILE_ID, priority=1, held=[],
+                         prefixes=[], filename="")),
+            server("facts of the upload; the file id is the version", opening, *FETCHED_CHOICES),
+            server("block 0", read[0]),
+            client("block 1", photo_block(1, 1)),
+            client("block 2", photo_block(1, 2)),
+            client("root", photo_commit(1)),
+            server("everything is durable", frame("ACK", 1, position=len(PHOTO), held=[(1, 2)])),
+            server("complete", photo_committed(1), "file_id"),
+            server("block 1", read[1]),
+            server("block 2", read[2]),
+            server("root: the upload was committed", photo_commit(3, ZERO), "sourceid"),
+            client("complete here", frame("COMMITTED", 3, sourceid=ZERO, file_id=FILE_ID, root=PHOTO_ROOT,
+                                          filesize=len(PHOTO), stored_as="")),
+        ],
+        condition="the server hands out unfinished uploads (a MAY); the client asks for the file id that OPENED named",
+    )  # fmt: skip
+
+
 def _listing() -> Conversation:
     item = {"kind": 1, "filesize": 14, "mtime_ns": MTIME_NS, "mode": 0o644, "file_id": FILE_ID, "version": VERSION,
             "filename": "hello.txt", "filetype": "text/plain", "tlvs": {"ROOT": HELLO_DIGEST}}  # fmt: skip
@@ -559,6 +592,6 @@ def conversations() -> list[Conversation]:
         _small_upload(), _small_upload_repeated(), _upload(), _interrupted(), _resume(), _takeover(), _join(),
         _already_there(), _held("two-blocks-held", 2), _damaged_block(),
         _held("three-blocks-held-one-spoilt", 3, spoilt=True), _repair(), _unknown_size(), _download(),
-        _ranged_fetch(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
+        _ranged_fetch(), _follow(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
         _sender_gives_up(), _differ_on_one(), _goaway(),
     ]  # fmt: skip

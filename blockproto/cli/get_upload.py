@@ -1,0 +1,71 @@
+"""``blockproto get --upload``: a file that is still being uploaded, read while it comes in."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import aclosing
+from pathlib import Path
+
+import click
+
+from .. import Client, UploadInfo
+from ..errors import NameRefused, UnknownUpload
+from ..names import SafeName, show_name
+from .access import connect_as_told
+from .address import Address
+from .interruptions import LineTeller
+from .options import verbosity
+from .output import Status, about, print_receipt, say, show_size
+from .progress import Meter
+
+_ID = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def check_usage(wanted: str, addresses: list[Address], span: str | None) -> None:
+    """Raises click.UsageError if the command cannot mean anything."""
+    if not _ID.fullmatch(wanted):
+        raise click.UsageError(
+            f"'{wanted}' is neither a sourceid nor a file id: 32 hexadecimal digits, as `blockproto uploads` lists them"
+        )
+    if len(addresses) != 1 or addresses[0].path or span is not None:
+        raise click.UsageError("--upload is for one upload of a server: give bp://HOST:PORT and no --range")
+
+
+async def get_upload(
+    wanted: str, address: Address, dest: str | None, as_json: bool, retry_for_s: float | None
+) -> int:
+    """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
+    with about(address.text), Meter(0) as meter:
+        teller = LineTeller(verbosity() > 0)
+        async with connect_as_told(address.server, retry_for_s=retry_for_s, on_line=teller) as client:
+            upload = await _find(client, wanted.lower())
+            place = _place(upload, dest)
+            if upload.filesize is not None:
+                meter.expect(upload.filesize)
+            receipt = await client.download_upload(upload, place, progress=meter.update)
+        meter.finished(receipt.filename, receipt.filesize)
+    if as_json:
+        print_receipt(receipt)
+    else:
+        size = show_size(receipt.filesize)
+        say(show_name(f"{receipt.filename}: complete, as '{receipt.stored_as}', {size}"))
+    return Status.DONE
+
+
+async def _find(client: Client, wanted: str) -> UploadInfo:
+    async with aclosing(client.uploads()) as unfinished:
+        async for upload in unfinished:
+            if wanted in (upload.sourceid, upload.file_id):
+                return upload
+    raise UnknownUpload(f"there is no unfinished upload {wanted}: it may be finished (see `blockproto ls`)")
+
+
+def _place(upload: UploadInfo, dest: str | None) -> Path:
+    """Where it goes; the name that the uploader gave it is judged before anything is made of it here."""
+    last = SafeName.parse(upload.filename).components[-1]
+    if dest is None or dest.endswith("/") or os.path.isdir(dest):
+        dest = os.path.join(dest or ".", last)
+    if os.path.isdir(dest):
+        raise NameRefused(f"a folder stands where the file should go: '{dest}'")
+    return Path(dest)
