@@ -43,7 +43,7 @@ PICTURES = 5
 BULK_LENGTH = 1 << 30
 SETTLED_S = 4.0
 ROUND_TRIP_S = 0.1
-RSYNC_CONFIG = "use chroot = no\nmax verbosity = 0\n[served]\npath = {path}\nread only = no\n"
+RSYNC_CONFIG = "use chroot = no\n{user}max verbosity = 0\n[served]\npath = {path}\nread only = no\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,8 @@ def _rsync(arena: Arena, bad: Bad, source: Path, way: str) -> Row:
     served = arena.place.folder / f"rsync-{way}"
     served.mkdir()
     config = arena.place.folder / "rsyncd.conf"
-    config.write_text(RSYNC_CONFIG.format(path=served))
+    user = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
+    config.write_text(RSYNC_CONFIG.format(path=served, user=user))
     port = free_port()
     daemon = ["rsync", "--daemon", "--no-detach", f"--port={port}", f"--config={config}", f"--address={HOST}"]
     server = Server(daemon, arena.place.folder / "rsyncd.log", port)

@@ -14,10 +14,18 @@ from trio.testing import wait_all_tasks_blocked
 
 from blockproto.client import connect_with
 from blockproto.errors import ConnectionLost
-from blockproto.lines import BOUNDS_S, RETRY_FOR_S, LineEvent, Reconnected, Reconnecting, Resumed
+from blockproto.lines import (
+    AFTER_MOST_S,
+    BOUNDS_S,
+    RETRY_FOR_S,
+    LineEvent,
+    Reconnected,
+    Reconnecting,
+    Resumed,
+)
 from blockproto.link.endpoint import Endpoint
 from blockproto.store import UploadStore
-from blockproto.wire import Commit, Open
+from blockproto.wire import Commit, List, Open
 
 quick = pytest.mark.trio(run=run)
 
@@ -259,3 +267,39 @@ async def test_a_server_that_is_gone_is_tried_at_once_then_at_random_below_growi
     assert tried[-1] == pytest.approx(lost_at + RETRY_FOR_S)
     assert [type(event) for event in told] == [Reconnecting] * (len(tried) - 1)
     assert [event.after_s for event in told if isinstance(event, Reconnecting)] == pytest.approx(pauses)
+
+
+@pytest.mark.clause("BP1-END-017", "BP1-ERR-006")
+@quick
+async def test_who_was_told_when_to_come_back_waits_so_long_and_a_little_more(tmp_path: Path) -> None:
+    dialled: list[float] = []
+
+    async def dial() -> Endpoint:
+        dialled.append(trio.current_time())
+        raise ConnectionLost("busy", retry_after_ms=5000)
+
+    async with connect_with(dial, "away", _no_sidecar, retry_for_s=60.0) as client:
+        with pytest.raises(ConnectionLost):
+            await client.upload(_file(tmp_path))
+    pauses = [after - before for before, after in pairwise(dialled)][:-1]  # the last one ends with the time
+    assert len(pauses) > 5
+    assert all(5.0 <= pause <= 5.0 + AFTER_MOST_S for pause in pauses)
+    assert len(set(pauses)) == len(pauses)
+
+
+@quick
+async def test_a_download_that_comes_back_asks_for_the_bytes_at_once(tmp_path: Path) -> None:
+    """What the file is was asked before; FETCH names the version."""
+    path = _file(tmp_path)
+    async with serving() as served:
+        async with served.client() as client:
+            await client.upload(path)
+        served.lines.clear()
+        served.line_options = [{"cut_received": 1_500_000}, {"cut_received": 1_000_000}]
+        async with served.client() as client:
+            receipt = await client.download("file.bin", tmp_path / "copy.bin")
+        said = [[one.message for one in frames_of(line.sent) if one.stream] for line in served.lines]
+        assert [isinstance(messages[0], List) for messages in said] == [True, False, False]
+        assert served.downloaded(tmp_path / "copy.bin") == path.read_bytes()
+        assert receipt.payload_bytes_sent == path.stat().st_size
+        assert receipt.blocks_sent == receipt.blocknum

@@ -26,7 +26,7 @@ SLOW_BYTES_S = 4e6
 """On a line that carries less, a second transfer would feel what the only one has handed over too early."""
 SLOW_S = 1.0
 """So long it must have carried less: a busy machine stumbles now and then."""
-_UNSURE_S = 0.05
+_UNSURE_S = 0.15
 """CREDIT comes when it comes: a round trip that is longer by so much says nothing yet."""
 _TRY_TRIPS = 3
 _STEP = 1.25
