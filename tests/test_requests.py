@@ -314,8 +314,8 @@ def _watch_readers(served: Served, *, changed: bool = False) -> list[Reader]:
     readers: list[Reader] = []
     opens = served.store.open_file
 
-    def open_file(filename: SafeName | None, file_id: bytes | None) -> Reader:
-        readers.append(Reader(opens(filename, file_id), changed))
+    def open_file(filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None) -> Reader:
+        readers.append(Reader(opens(filename, file_id, within), changed))
         return readers[-1]
 
     served.store.open_file = open_file  # type: ignore[method-assign, assignment]
