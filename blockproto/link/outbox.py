@@ -8,7 +8,7 @@ Rules:
     2. The queue of control frames is bounded: acknowledgements of a stream merge, CREDIT is made when written, and whoever
        reads waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes wait.
     3. With more than one stream that shares the line, or on a slow one, little lies unsent in the kernel, and no more than
-       the pace allows is under way: what was handed over too early cannot be overtaken by anything (BP1-STR-016, BP1-STR-017).
+       the pace allows is under way: what was handed over too early cannot be overtaken (BP1-STR-017).
 
 Spec: BP1-STR-012 to 014, BP1-STR-016, BP1-STR-017.
 """
