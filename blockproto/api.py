@@ -85,6 +85,7 @@ async def serve(
     on_entrance: Callable[[Entrance], None] | None = None,
     reloads: AsyncIterable[object] | None = None,
     watch: Watch = NOBODY,
+    portable_names: bool = False,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
@@ -102,6 +103,8 @@ async def serve(
         on_entrance: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
         watch: hears what the server does, for metrics and logs (``blockproto.watch``).
+        portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
+            normalisation from one that is there.
         task_status: Trio's.
 
     Raises:
@@ -122,7 +125,17 @@ async def serve(
     wishes = Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous))
     state = None if state is None else Path(state)
     await serve_folder(
-        Path(folder), listen, sockets, state, wishes, dialects, on_entrance, reloads, watch, task_status
+        Path(folder),
+        listen,
+        sockets,
+        state,
+        wishes,
+        dialects,
+        on_entrance,
+        reloads,
+        watch,
+        portable_names,
+        task_status,
     )
 
 

@@ -35,6 +35,7 @@ async def serve_folder(
     on_entrance: Callable[[Entrance], None] | None,
     reloads: AsyncIterable[object] | None,
     watch: Watch,
+    portable_names: bool,
     task_status: trio.TaskStatus[list[tuple[str, int]]],
 ) -> None:
     """See ``blockproto.serve``."""
@@ -48,7 +49,7 @@ async def serve_folder(
     places = places_for(_raise_file_limit())
     listeners = await _listeners(listen, sockets)
     try:
-        store = await run_in_thread(lambda: LocalStore.open(folder, state=state))
+        store = await run_in_thread(lambda: LocalStore.open(folder, state=state, portable=portable_names))
         entrance = await run_in_thread(lambda: open_entrance(state or folder / RESERVED, host, wishes))
         if on_entrance is not None:
             on_entrance(entrance)

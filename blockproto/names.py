@@ -78,7 +78,7 @@ class SafeName:
         """
         name = cls(text)
         if portable:
-            _judge_portable(text)
+            judge_portable(text)
         return name
 
     @property
@@ -89,7 +89,7 @@ class SafeName:
     @property
     def folded(self) -> str:
         """The key under which names that differ only in case or normalisation are the same."""
-        return _fold(self.text)
+        return fold(self.text)
 
 
 def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefused:
@@ -100,7 +100,8 @@ def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefuse
     )
 
 
-def _fold(text: str) -> str:
+def fold(text: str) -> str:
+    """The key under which texts that differ only in case or normalisation are the same."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded)
 
@@ -140,11 +141,11 @@ def is_reserved(component: str) -> bool:
     """
     if component.isascii():
         return component.casefold().rstrip(" .") == RESERVED
-    return _fold(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
+    return fold(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
 
 
-def _judge_portable(text: str) -> None:
-    """What the portable profile adds, rule by rule."""
+def judge_portable(text: str) -> None:
+    """What the portable profile adds, rule by rule, but for what is there already. Raises NameRefused."""
     if not unicodedata.is_normalized("NFC", text):
         raise _refuse("not-nfc", "is not in Unicode normal form C", text, "portable")
     if found := _PORTABLE_FORBIDDEN(text):
@@ -154,6 +155,12 @@ def _judge_portable(text: str) -> None:
             raise _refuse("edge", "has a component that begins or ends with a space or dot", text, "portable")
         if _DEVICE(component):
             raise _refuse("device-name", "has a component that is a device on Windows", text, "portable")
+
+
+def collision(component: str, other: str) -> NameRefused:
+    """What to raise where ``component`` is to stand beside ``other`` and differs only in case or normalisation."""
+    why = f"differs only in case or normalisation from '{show_name(other)}', which is there"
+    return _refuse("case-collision", why, component, "portable")
 
 
 def _named(character: str) -> str:

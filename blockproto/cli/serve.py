@@ -50,6 +50,7 @@ class Serving(NamedTuple):
     certificate: tuple[Path, Path] | None
     anonymous: tuple[str, ...] | None
     dialects: tuple[str, ...]
+    portable_names: bool
 
     @property
     def host(self) -> str:
@@ -92,6 +93,13 @@ class Serving(NamedTuple):
     help="Answer old clients of this wire format on the same port too; may be given several times.",
 )
 @click.option(
+    "--names",
+    type=click.Choice(["wire", "portable"]),
+    default="wire",
+    show_default=True,
+    help="portable: refuse names that Windows or macOS cannot keep, and those that differ only in case from one there.",
+)
+@click.option(
     "--metrics",
     metavar="HOST:PORT",
     callback=to_listen,
@@ -109,7 +117,9 @@ class Serving(NamedTuple):
     help="What is logged; info: every upload, download, removal.  [default: warning; with -v: debug]",
 )
 @verbose_option
-def serve(folder: Path, cert: Path | None, key: Path | None, anonymous: str | None, **options: Any) -> int:
+def serve(
+    folder: Path, cert: Path | None, key: Path | None, anonymous: str | None, names: str, **options: Any
+) -> int:
     """Serve DIR (default: the current folder): take uploads into it and hand its files out.
 
     Prints `listening on HOST:PORT` on stdout when it is ready. Sockets that a service manager passes (LISTEN_FDS) are used
@@ -122,7 +132,14 @@ def serve(folder: Path, cert: Path | None, key: Path | None, anonymous: str | No
     metrics, log_format, log_level = (options.pop(name) for name in ("metrics", "log_format", "log_level"))
     with about(str(folder)):
         sockets = tuple(passed_sockets())
-    serving = Serving(folder, certificate=certificate, anonymous=scopes, sockets=sockets, **options)
+    serving = Serving(
+        folder,
+        certificate=certificate,
+        anonymous=scopes,
+        sockets=sockets,
+        portable_names=names == "portable",
+        **options,
+    )
     _check_usage(serving, metrics)
     _log_to_stderr(log_format, log_level or ("debug" if verbosity() else "warning"))
     with about(str(folder), partial(_advise, serving)), _watch(metrics) as watch:

@@ -29,7 +29,7 @@ from ..names import SafeName
 from . import Facts, FileEntry, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
 from .brief import BriefUpload
-from .disk import SYNC_EACH_MAX, remove_file
+from .disk import SYNC_EACH_MAX, Folders, remove_file
 from .finished import FinishedFiles, LocalReader
 from .ledger import Ledger, View
 from .opening import Opened, open_places
@@ -39,6 +39,7 @@ from .records import UploadRecord
 from .recovery import recover, remove_orphans
 from .rules import EXPIRY_MS, Shape, sourceid_after
 from .sweeping import Sweeper
+from .twins import Twins
 from .upload import LocalUpload
 
 SPARE_BYTES = 64 << 20
@@ -58,11 +59,12 @@ class LocalStore:
         findings: what recovery had to do, in plain words.
     """
 
-    def __init__(self, opened: Opened, now_ms: Callable[[], int]) -> None:
+    def __init__(self, opened: Opened, now_ms: Callable[[], int], portable: bool = False) -> None:
         self.root_fd = opened.root_fd
         self.partials_fd = opened.partials_fd
         self.ledger: Ledger = opened.ledger
         self.now_ms = now_ms
+        self.portable = portable
         self.finished = FinishedFiles(opened.root_fd, opened.ledger)
         self.owed: list[Owed] = []
         self.findings: list[str] = []
@@ -81,7 +83,12 @@ class LocalStore:
 
     @classmethod
     def open(
-        cls, folder: Path, *, state: Path | None = None, now_ms: Callable[[], int] = unix_ms
+        cls,
+        folder: Path,
+        *,
+        state: Path | None = None,
+        now_ms: Callable[[], int] = unix_ms,
+        portable: bool = False,
     ) -> LocalStore:
         """Open the store of a folder, make it where there is none, and recover what a crash left.
 
@@ -89,6 +96,7 @@ class LocalStore:
             folder: the served folder; exists.
             state: where lock, ledger and partials are; default ``folder/.blockproto``.
             now_ms: the clock, Unix ms.
+            portable: take only names of the profile portable (BP1-NAM-005).
 
         Raises:
             NotPermitted: there is no such folder, or it cannot be written.
@@ -100,7 +108,7 @@ class LocalStore:
         """
         opened = open_places(folder, state, now_ms())
         try:
-            store = cls(opened, now_ms)
+            store = cls(opened, now_ms, portable)
             recover(store)
         except BaseException:
             opened.close()
@@ -147,6 +155,7 @@ class LocalStore:
             receipt = self.finished.true_receipt(view, self.state.file_id(key))
             if receipt is not None:
                 return receipt
+            self._check_portable(facts.filename)
             record = view.upload(key)
             if record is None or key in self._ended_keys():
                 upload = self._open_new(key, facts)
@@ -161,6 +170,12 @@ class LocalStore:
             upload.close()
             raise
         return upload
+
+    def _check_portable(self, name: SafeName) -> None:
+        """Refuse at once what ``commit`` would refuse after all bytes have come."""
+        if self.portable:
+            with Folders(self.root_fd) as folders:
+                Twins(folders).check(name)
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> BriefUpload:
         """See the port. Makes no system call."""

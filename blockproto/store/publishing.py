@@ -13,7 +13,16 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ..errors import BlockprotoError, FileExists, NotPermitted, SourceChanged, StoreFailed, StoreFull
+from ..errors import (
+    BlockprotoError,
+    FileExists,
+    NameRefused,
+    NotPermitted,
+    SourceChanged,
+    StoreFailed,
+    StoreFull,
+)
+from ..names import SafeName
 from . import Facts, Finish, IfExists, UploadKey
 from .brief import BriefUpload
 from .disk import Folders, look, move_new, move_over
@@ -21,6 +30,7 @@ from .ledger import View
 from .records import Finalising, Identity, ReceiptRecord, UploadRecord
 from .refusals import refusal
 from .rules import free_names, outcome_of
+from .twins import Twins
 
 if TYPE_CHECKING:
     from .local import LocalStore
@@ -99,6 +109,7 @@ class Publisher:
         self._publications: dict[bytes, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
         self._names: set[str] = set()
+        self._twins = Twins(folders) if store.portable else None
         self._now_ms = store.now_ms()
 
     def has(self, file_id: bytes) -> bool:
@@ -130,8 +141,11 @@ class Publisher:
 
         Raises:
             FileExists: the name is taken and the work wants to be refused then.
+            NameRefused: names are to be portable, and this one is not.
             OSError: as the system reports it.
         """
+        if self._twins is not None:
+            self._twins.check(work.facts.filename)
         found = upload.settle(work.facts, work.filesize)
         name = work.facts.filename.text
         former = view.file_id_of(name)
@@ -139,6 +153,8 @@ class Publisher:
             name = self._choose(work.facts)
             former = view.file_id_of(name)
         self._names.add(name)
+        if self._twins is not None:
+            self._twins.add(SafeName(name))
         receipt = self._receipt(work, name, self._store.finished.identity(found))
         self._publications[upload.file_id] = Publication(work, upload, receipt, record, former)
 
@@ -164,7 +180,15 @@ class Publisher:
         if facts.if_exists is IfExists.REPLACE:
             self._check_replaceable(name)
             return name
-        return next(free.text for free in free_names(facts.filename) if not self._is_taken(free.text))
+        return next(free.text for free in free_names(facts.filename) if self._is_free(free))
+
+    def _is_free(self, name: SafeName) -> bool:
+        if self._twins is not None:
+            try:
+                self._twins.check(name)
+            except NameRefused:
+                return False
+        return not self._is_taken(name.text)
 
     def _is_taken(self, name: str) -> bool:
         return name in self._names or self._look(name) is not None
@@ -188,9 +212,13 @@ class Publisher:
 
         Raises:
             FileExists: a file has the name, or is to get it in this batch (BP1-COM-013).
+            NameRefused: as for ``plan``.
             OSError: as the system reports it.
         """
         name, facts = work.facts.filename.text, work.facts
+        if self._twins is not None:
+            self._twins.check(facts.filename)
+            self._twins.add(facts.filename)
         found = self._look(name)
         if name in self._names or (found is not None and not stat.S_ISDIR(found.st_mode)):
             raise FileExists("a file has the name of the folder")
