@@ -118,6 +118,7 @@ def only_payload_counts(trial: Trial) -> None:
         for _ in range(8):
             visit.force(forge.unknown_frame(27, stream=download.stream, payload=bytes(60_000)))
         giving.send_block(visit, download, blockno, piece_length=64 * 1024)
+    visit.put_back(visit.settled())  # the last CREDIT, too, which may come a moment later
     visit.alive()
     visit.say(download.stream, download.commit())
     giving.hear_committed(visit, download)
