@@ -119,7 +119,9 @@ class Visit(Peer):
         quiet_s = QUIET_S * max(1.0, self.patience.slow)
         heard: list[Heard] = []
         while self.readable(self.patience.answer_s if wanted and not heard else quiet_s):
-            heard.append(self.hear())
+            deadline = time.monotonic() + self.patience.answer_s
+            one = self._inbox.popleft() if self._inbox else self._read_frame("a frame", deadline)
+            heard += [one] if one is not None else []
         return heard
 
     @property
