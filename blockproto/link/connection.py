@@ -94,6 +94,9 @@ class Connection:
         "_begun_by_peer",
         "_credit_waits",
         "_credited_at",
+        "_ended",
+        "_finished",
+        "_greeted",
         "_greeting_said",
         "_last_said",
         "_least_rate",
@@ -102,14 +105,11 @@ class Connection:
         "_outbox",
         "_parting",
         "_resting",
-        "_scope",
         "_sinks",
         "_uncredited",
         "_unheard",
         "endpoint",
-        "finished",
         "going_away",
-        "greeted",
         "lost",
         "session",
     )
@@ -126,16 +126,16 @@ class Connection:
         self.session = session
         self.going_away: GoAway | None = None
         self.lost: BlockprotoError | None = None
-        self.greeted = trio.Event()
-        self.finished = trio.Event()
+        self._greeted: trio.Event | None = None
+        self._finished: trio.Event | None = None
         self._accept = accept
         self._sinks: dict[int, Sink] = {}
         self._outbox = Outbox(endpoint, session, self)
         self._life = Life(keep_alive, trio.current_time())
         self._least_rate = LeastRate(session.blocks_begun)
-        self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._begun_by_peer = 0
+        self._ended = False
         self._greeting_said = False
         self._last_said = False
         self._unheard = False
@@ -159,28 +159,32 @@ class Connection:
         Cancellation: the connection is closed and every sink is told; nothing more is written.
         """
         self._life.begin(trio.current_time() if begun_at is None else begun_at)
-        closed_here = ConnectionLost(f"the connection to {self.endpoint.peer} was closed here")
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    self._nursery = nursery
-                    self._outbox.start(nursery)
-                    try:
-                        await self._read(received)
-                    finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
-                        self._lose(closed_here)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self.lost is not None:  # closed before it began
                     nursery.cancel_scope.cancel()
+                self._outbox.start(nursery)
+                try:
+                    await self._read(received)
+                finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
+                    self._lose(self._closed_here())
+                nursery.cancel_scope.cancel()
         finally:
-            self._end(closed_here)
+            self._end(self.lost or self._closed_here())
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()
         assert self.lost is not None
         return self.lost
 
+    def _closed_here(self) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self.endpoint.peer} was closed here")
+
     def close(self, reason: BlockprotoError | None = None) -> None:
         """End the connection now; every sink hears ``reason``. Harmless when repeated."""
         self._lose(reason or Cancelled("the connection was closed here"))
-        self._scope.cancel()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
         """Say ERROR(connection) for ``error`` as the last frame, drop what still comes, and end when the peer does."""
@@ -201,6 +205,22 @@ class Connection:
         """Tell the peer that this side is stopping (BP1-END GOAWAY)."""
         with contextlib.suppress(BlockprotoError):
             self.post(0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping"))
+
+    # Two events that few wait for; ten thousand connections would hold 5 MB of them.
+
+    @property
+    def greeted(self) -> trio.Event:
+        """Set when the peer's HELLO has come, or the connection has ended."""
+        if self._greeted is None:
+            self._greeted = _event(self._ended or self.session.peer_hello is not None)
+        return self._greeted
+
+    @property
+    def finished(self) -> trio.Event:
+        """Set when the connection has ended."""
+        if self._finished is None:
+            self._finished = _event(self._ended)
+        return self._finished
 
     # ---- streams ----------------------------------------------------------------------------------------------
 
@@ -302,7 +322,9 @@ class Connection:
             self.close(reason)
             return
         self._unheard = True
-        self._scope.deadline = min(self._scope.deadline, trio.current_time() + DISCARD_S)
+        if self._nursery is not None:
+            scope = self._nursery.cancel_scope
+            scope.deadline = min(scope.deadline, trio.current_time() + DISCARD_S)
         self._outbox.end(reason)
 
     # ---- reading ----------------------------------------------------------------------------------------------
@@ -358,7 +380,8 @@ class Connection:
         elif isinstance(event, Greeted):
             self._greet()
             self._life.greeted()
-            self.greeted.set()
+            if self._greeted is not None:
+                self._greeted.set()
             self._outbox.wake()
 
     def _greet(self) -> None:
@@ -474,7 +497,7 @@ class Connection:
     @property
     def _rests_at(self) -> float:
         """When the receive buffer is given back."""
-        return self._life.heard_s + REST_S if self.greeted.is_set() else math.inf
+        return self._life.heard_s + REST_S if self.session.peer_hello is not None else math.inf
 
     def _on_silence(self, now: float) -> None:
         if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
@@ -540,8 +563,17 @@ class Connection:
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.ended(self.lost)
-        self.greeted.set()
-        self.finished.set()
+        self._ended = True
+        for event in (self._greeted, self._finished):
+            if event is not None:
+                event.set()
+
+
+def _event(happened: bool) -> trio.Event:
+    event = trio.Event()
+    if happened:
+        event.set()
+    return event
 
 
 def error_of(message: Error) -> BlockprotoError:

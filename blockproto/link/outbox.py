@@ -102,7 +102,7 @@ class Outbox:
         self._acks: dict[int, tuple[int, BlockSet]] = {}
         self._pumping = False
         self._drained: trio.Event | None = None
-        self._sending: set[int] = set()
+        self._sending: dict[int, None] = {}
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -273,12 +273,12 @@ class Outbox:
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
         """While inside, ``stream`` is one of those that share the line."""
-        self._sending.add(stream)
+        self._sending[stream] = None
         self._endpoint.limit_unsent(len(self._sending) > 1)
         try:
             yield
         finally:
-            self._sending.discard(stream)
+            self._sending.pop(stream, None)
             self._endpoint.limit_unsent(len(self._sending) > 1)
 
     def piece_length(self) -> int:

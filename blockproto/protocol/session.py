@@ -110,7 +110,7 @@ class Session:
         self._window = STREAM_ALLOWANCE_EARLY
         self._allowance = STREAM_ALLOWANCE_EARLY
         self._streams: dict[int, Stream] = {}
-        self._unanswered: set[int] = set()
+        self._unanswered: dict[int, None] = {}
         self._owing: dict[Stream, None] = {}  # in the order in which credit became due
         self._parity = 1 if side is Side.CLIENT else 0
         self._own_next = 1 if side is Side.CLIENT else 2
@@ -230,7 +230,7 @@ class Session:
         except (Unsupported, BadFacts) as error:
             self._close(stream)
             self._count_dropped(header)
-            self._unanswered.add(stream.id)
+            self._unanswered[stream.id] = None
             return Rejected(stream.id, error)
         if payload_length:
             self._payload_of = stream
@@ -439,7 +439,7 @@ class Session:
         stream = self._streams.get(number)
         if stream is None:
             if number in self._unanswered and isinstance(message, Error) and message.scope == Scope.STREAM:
-                self._unanswered.remove(number)
+                del self._unanswered[number]
                 return
             raise LocalProtocolError(f"{message.TYPE.name} on stream {number}, which is not open")
         step = stream.next_state(True, message)
