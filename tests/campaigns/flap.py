@@ -59,7 +59,7 @@ class Flapping:
                     port = (await nursery.start(proxy.serve, (_HOST, port)))[0][1]
                     if self.times_up == 1:
                         task_status.started(port)
-            await trio.sleep(DOWN_S)
+            await trio.sleep_until(trio.current_time() + DOWN_S)
 
 
 async def rounds(place: Place, server: Server, seconds: float, seed: object) -> Figures:
