@@ -23,11 +23,13 @@ from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
 from blockproto.requests import ServedFetch
-from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, Work
+from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, StoredReader, Work
 from blockproto.store.local import LocalStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer import receiving
+from blockproto.transfer.lane import Lane
 from blockproto.transfer.receiving import BlockInProgress, BriefIncoming, Incoming
+from blockproto.transfer.sending import Sending
 from blockproto.transfer.uploads import Feed, LiveUpload
 from blockproto.wire import (
     VERSION,
@@ -310,9 +312,9 @@ def brief_file_without_receipt(put: Put) -> None:
     """A file without OPEN is stored and forgotten: no receipt is kept, so the same one again is stored once more."""
     begin, finished = BriefIncoming._begin, BriefIncoming._on_finished
 
-    def begin_anew(self: BriefIncoming, message: Block, payload_length: int) -> None:
+    async def begin_anew(self: BriefIncoming, message: Block, payload_length: int) -> None:
         vars(self)["said_sourceid"] = message.sourceid
-        begin(self, replace(message, sourceid=secrets.token_bytes(16)), payload_length)
+        await begin(self, replace(message, sourceid=secrets.token_bytes(16)), payload_length)
 
     def answer(self: BriefIncoming, work: Work) -> None:
         if isinstance(work.outcome, StoredFile):
@@ -340,14 +342,19 @@ def cancel_always_discards(put: Put) -> None:
 @server("BP1-FET-006")
 def range_with_the_root_of_the_file(put: Put) -> None:
     """COMMIT of a ranged fetch names the root that is stored with the file, not that of the range."""
-    post = Connection.post
+    post, send = Connection.post, ServedFetch._send
+
+    async def remembering(self: ServedFetch, sending: Sending, lane: Lane, reader: StoredReader) -> None:
+        vars(self)["reader"] = reader
+        await send(self, sending, lane, reader)
 
     def mistaken(self: Connection, stream: int, message: Message) -> None:
         sink = self._sinks.get(stream)
-        if isinstance(message, Commit) and isinstance(sink, ServedFetch) and sink._reader is not None:
-            message = replace(message, root=sink._reader.entry.root or message.root)
+        if isinstance(message, Commit) and isinstance(sink, ServedFetch):
+            message = replace(message, root=vars(sink)["reader"].entry.root or message.root)
         post(self, stream, message)
 
+    put(ServedFetch, "_send", remembering)
     put(Connection, "post", mistaken)
 
 
