@@ -239,7 +239,8 @@ class Server:
         await connection.greeted.wait()
         if admission.door is LOCKED:
             connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
-        elif not admission.admitted:
+            return
+        if not admission.admitted:
             with trio.move_on_at(begun_at + GREETING_S) as waiting:
                 await admitted.wait()
             if waiting.cancelled_caught:

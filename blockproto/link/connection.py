@@ -69,6 +69,8 @@ REST_S = 1.0
 """After so long without a byte the receive buffer is given back."""
 NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
 """What somebody who speaks something else is told (BP1-FRM)."""
+_DROPPED = memoryview(bytearray(64 * 1024))
+"""Where all connections put what nobody will look at: thousands may be parting at once."""
 _CREDIT_EVERY_S = 0.05
 _CREDIT_LEAST = 1
 _CREDIT_LOOK = 128 * 1024
@@ -548,9 +550,8 @@ class Connection:
         return words
 
     async def _discard(self) -> None:
-        view = memoryview(bytearray(64 * 1024))
         with contextlib.suppress(ConnectionLost):
-            while await self.endpoint.receive_into(view):
+            while await self.endpoint.receive_into(_DROPPED):
                 pass
 
     def _lose(self, reason: BlockprotoError) -> None:
