@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
     from .identity.entrance import Entrance
+    from .link.recording import Recorder
     from .trust import Trust
 
 
@@ -34,6 +35,7 @@ async def connect(
     token: str | None = None,
     trust: Trust | None = None,
     on_principal: OnPrincipal | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the server at ``url``; its connections are made when they are first needed, and closed at the end.
 
@@ -48,9 +50,12 @@ async def connect(
         token: says who we are; without TLS everybody on the way can read it.
         trust: how the server of a ``bps://`` address is known; None: by the authorities of this machine.
         on_principal: called with who the server says we are.
+        log: a file that is written anew with what happens on the connections, for ``blockproto explain``. Names and sizes
+            of files are in it, their contents and credentials are not.
 
     Raises:
         ValueError: ``url`` is not of that form.
+        OSError: ``log`` cannot be written.
     """
     if url.startswith("bps:"):
         from .trust import tls_dial
@@ -58,18 +63,20 @@ async def connect(
         dial, server = tls_dial(url, trust)
     else:
         dial, server = tcp_dial(url)
-    async with connect_with(
-        dial,
-        server,
-        _open_sidecar,
-        connections=connections,
-        retry_for_s=retry_for_s,
-        mobile=mobile,
-        on_line=on_line,
-        introduction=Introduction(token, on_principal),
-        open_downloads=_open_downloads,
-    ) as client:
-        yield client
+    with _recorder(log, server) as recorder:
+        async with connect_with(
+            dial,
+            server,
+            _open_sidecar,
+            connections=connections,
+            retry_for_s=retry_for_s,
+            mobile=mobile,
+            on_line=on_line,
+            introduction=Introduction(token, on_principal),
+            open_downloads=_open_downloads,
+            recorder=recorder,
+        ) as client:
+            yield client
 
 
 async def serve(
@@ -137,6 +144,18 @@ async def serve(
         portable_names,
         task_status,
     )
+
+
+@contextmanager
+def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recorder | None]:
+    """What writes the log, if one is wanted."""
+    if log is None:
+        yield None
+        return
+    from .link.recording import Recorder
+
+    with open(log, "w", encoding="utf-8", errors="backslashreplace") as file:
+        yield Recorder(file, server=server)
 
 
 def discard_download(dest: Path) -> None:

@@ -16,7 +16,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -50,6 +50,9 @@ from .transfer.sending import OnProgress
 from .uploading import Uploader
 from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, UploadItem
 
+if TYPE_CHECKING:
+    from .link.recording import Recorder
+
 BRIEF_LENGTH_MAX = 64 * 1024
 """A single file up to this size is sent without asking first: one round trip."""
 RECEIPTS_MAX = 2000
@@ -72,6 +75,7 @@ class Client:
         on_line: hears when the connection is lost and made again, and when a transfer goes on.
         introduction: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
+        recorder: writes down what happens on the connections; None: nobody does.
     """
 
     def __init__(
@@ -88,13 +92,21 @@ class Client:
         on_line: OnLine | None = None,
         introduction: Introduction | None = None,
         open_downloads: OpenDownloads | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._server = server
         self._nursery = nursery
         self._open_downloads = open_downloads
         keep_alive = KeepAlive(mobile=mobile)
         self._lines = Lines(
-            dial, nursery, connections, Patience(retry_for_s, tries), keep_alive, on_line, introduction
+            dial,
+            nursery,
+            connections,
+            Patience(retry_for_s, tries),
+            keep_alive,
+            on_line,
+            introduction,
+            recorder,
         )
         attempts = Attempts()
         self._uploader = Uploader(self._lines, attempts)
@@ -467,9 +479,12 @@ async def connect_with(
     on_line: OnLine | None = None,
     introduction: Introduction | None = None,
     open_downloads: OpenDownloads | None = None,
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
     async with background_tasks() as nursery:
+        if recorder is not None:
+            nursery.start_soon(recorder.run)
         yield Client(
             dial,
             server,
@@ -482,6 +497,7 @@ async def connect_with(
             on_line=on_line,
             introduction=introduction,
             open_downloads=open_downloads,
+            recorder=recorder,
         )
 
 

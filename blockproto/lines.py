@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -27,6 +27,9 @@ from .introducing import Introduction
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
 from .protocol.session import Limits, Session, Side
+
+if TYPE_CHECKING:
+    from .link.recording import Recorder
 
 BOUNDS_S = (0.0, 2.0, 8.0, 30.0)
 """Below which time the next dialling waits, after so many that came to nothing."""
@@ -107,6 +110,7 @@ class Lines:
         keep_alive: how long an idle connection may be silent.
         on_line: hears of losses and returns.
         introduction: says who we are on every connection.
+        recorder: writes down what happens on them; None: nobody does.
     """
 
     def __init__(
@@ -118,7 +122,9 @@ class Lines:
         keep_alive: KeepAlive,
         on_line: OnLine | None = None,
         introduction: Introduction | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self.patience = patience
         self._introduction = introduction or Introduction()
         self._dial = dial
@@ -170,8 +176,14 @@ class Lines:
             endpoint = await self._dial()
             self._dialled = True
             self._made_at = trio.current_time()
-            session = Session(Side.CLIENT, Limits(agent="blockproto"))
+            limits = Limits(agent="blockproto")
+            if self._recorder is None:
+                session = Session(Side.CLIENT, limits)
+            else:
+                endpoint, session = self._recorder.begin(endpoint, limits)
             connection = Connection(endpoint, session, keep_alive=self._keep_alive)
+            if self._recorder is not None:
+                self._recorder.made(connection)
             self._introduction.say_on(connection)
             self._nursery.start_soon(self._live, connection)
             self._connections[index] = connection
@@ -182,7 +194,11 @@ class Lines:
             return connection
 
     async def _live(self, connection: Connection) -> None:
-        await connection.run()
+        try:
+            await connection.run()
+        finally:
+            if self._recorder is not None:
+                self._recorder.ended(connection)
         self._answered = self._answered or connection.session.peer_hello is not None
 
     def use_token(self, token: str) -> None:
@@ -222,6 +238,8 @@ class Lines:
 
     def tell(self, event: LineEvent) -> None:
         """Tell whoever wants to show it."""
+        if self._recorder is not None and isinstance(event, Reconnecting):
+            self._recorder.reconnecting(event.after_s, event.why)
         if self._on_line is not None:
             self._on_line(event)
 

@@ -7,11 +7,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import trio
 from peers import Served
 
-from blockproto.chaos import Conditions, Line
+from blockproto.chaos import Conditions, How, Line
 from blockproto.client import Client, connect_with
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
+
+
+async def wait_out(timeout_s: float) -> None:
+    """Let time pass on a clock that jumps."""
+    await trio.sleep(timeout_s)
 
 
 class SlowLines:
@@ -30,6 +36,11 @@ class SlowLines:
         self._served.nursery.start_soon(line.run)
         self._served.nursery.start_soon(self._served.server.serve_stream, far)
         return StreamEndpoint(near, "a slow line")
+
+    def end(self) -> None:
+        """Close every line, so that none waits for its end any more."""
+        for line in self.lines:
+            line.end(How.CLOSED)
 
     @asynccontextmanager
     async def client(self, server: str = "memory", **options: Any) -> AsyncIterator[Client]:

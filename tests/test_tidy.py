@@ -59,6 +59,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "trust": ("errors identity link dialling", "trio"),
     "introducing": ("errors wire link", ""),
     "lines": ("errors protocol link dialling introducing", "trio"),
+    "explaining": ("", ""),
     "asking": ("errors wire link lines", "trio"),
     "uploading": (
         "errors blocks names wire transfer store asking bulk lines results sourceid sources",
@@ -78,7 +79,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "listening": ("arrivals errors loopback names identity server dialects transfer store watch", "trio"),
     "routing": ("wire dialects", ""),
     "dialects": ("errors blocks names layout link transfer store dialling results sourceid sources tasks", "trio blake3"),
-    "api": ("client dialling identity introducing lines trust listening store watch", "trio"),
+    "api": ("client dialling identity introducing lines trust listening store watch link", "trio"),
     "queue": ("errors names transfer results api client mailbox tasks walking", "trio filelock platformdirs"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),

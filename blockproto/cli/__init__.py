@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "put": ("put", "Send files, folders or stdin to a server; run again to resume."),
     "get": ("get", "Fetch files or folders from a server; run again to resume."),
     "queue": ("queue", "Let transfers wait for their turn, pause them, go on after a restart."),
+    "explain": ("explain", "Say why a transfer was slow or stuck, from what put --log or get --log wrote."),
     "ls": ("look", "List the files of a server."),
     "stat": ("look", "Show what a server knows of one file or folder."),
     "uploads": ("look", "List the unfinished uploads of a server."),

@@ -26,7 +26,7 @@ from ..names import SafeName, show_name
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
-from .options import json_option, retry_option, verbose_option, verbosity
+from .options import json_option, log_option, retry_option, verbose_option, verbosity
 from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
 from .progress import Meter
 
@@ -41,6 +41,7 @@ class _Wanted:
     as_json: bool
     verbosity: int
     retry_for_s: float | None
+    log: Path | None
 
 
 @dataclass(slots=True)
@@ -78,6 +79,7 @@ class _Fetch:
     "them), as it comes in.",
 )
 @retry_option
+@log_option
 @json_option
 @access_options
 @verbose_option
@@ -88,6 +90,7 @@ def get(
     span: str | None,
     upload: str | None,
     retry_for_s: float | None,
+    log: Path | None,
     as_json: bool,
 ) -> int:
     """Fetch files or folders from a server.
@@ -100,15 +103,17 @@ def get(
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
     for address in addresses:
         check_access(address)
+    if log is not None and len({address.server for address in addresses}) > 1:
+        raise click.UsageError("--log is for one server: give addresses of one")
     if upload is not None:
         from .get_upload import check_usage, get_upload
 
         check_usage(upload, addresses, span)
-        return trio.run(get_upload, upload, addresses[0], dest, as_json, retry_for_s)
+        return trio.run(get_upload, upload, addresses[0], dest, as_json, retry_for_s, log)
     if span is not None and (len(addresses) > 1 or not addresses[0].path):
         raise click.UsageError("--range is for one file: give one address with a name")
     into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))
-    wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity(), retry_for_s)
+    wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity(), retry_for_s, log)
     return trio.run(_get, addresses, wanted)
 
 
@@ -158,7 +163,8 @@ async def _get_from(
     """Fetch what is wanted from one server; returns the exit code for the server itself."""
     try:
         teller = LineTeller(wanted.verbosity > 0)
-        async with connect_as_told(server, retry_for_s=wanted.retry_for_s, on_line=teller) as client:
+        options = {"retry_for_s": wanted.retry_for_s, "on_line": teller, "log": wanted.log}
+        async with connect_as_told(server, **options) as client:
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)

@@ -33,12 +33,19 @@ def check_usage(wanted: str, addresses: list[Address], span: str | None) -> None
 
 
 async def get_upload(
-    wanted: str, address: Address, dest: str | None, as_json: bool, retry_for_s: float | None
+    wanted: str,
+    address: Address,
+    dest: str | None,
+    as_json: bool,
+    retry_for_s: float | None,
+    log: Path | None,
 ) -> int:
     """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
     with about(address.text), Meter(0) as meter:
         teller = LineTeller(verbosity() > 0)
-        async with connect_as_told(address.server, retry_for_s=retry_for_s, on_line=teller) as client:
+        async with connect_as_told(
+            address.server, retry_for_s=retry_for_s, on_line=teller, log=log
+        ) as client:
             upload = await _find(client, wanted.lower())
             place = _place(upload, dest)
             if upload.filesize is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -44,6 +45,25 @@ def retry_option(command: _Command) -> _Command:
     )
     option = click.option("--retry-for", "retry_for_s", metavar="TIME", type=Duration(), help=text)
     return option(command)
+
+
+def log_option(command: _Command) -> _Command:
+    """``--log``: write down what happens on the line."""
+    text = (
+        "Write what happens on the line to FILE, for `blockproto explain FILE`: who waits for what, every second. Names and "
+        "sizes of files are in it, contents and tokens are not."
+    )
+    kind = click.Path(dir_okay=False, path_type=Path)
+    return click.option("--log", metavar="FILE", type=kind, callback=_check_writable, help=text)(command)
+
+
+def _check_writable(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        try:
+            path.open("a").close()
+        except OSError as error:
+            raise click.BadParameter(f"'{path}': {error.strerror}") from error
+    return path
 
 
 def verbose_option(command: _Command) -> _Command:

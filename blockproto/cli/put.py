@@ -28,7 +28,7 @@ from ..walking import Found, total_of, walk
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
 from .interruptions import LineTeller
-from .options import json_option, retry_option, verbose_option, verbosity
+from .options import json_option, log_option, retry_option, verbose_option, verbosity
 from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
 
@@ -49,6 +49,7 @@ class _Wanted:
     as_json: bool
     verbosity: int
     retry_for_s: float | None
+    log: Path | None = None
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ class _Tally:
     "--dialect", metavar="NAME", help="Send single files to a server that speaks this older wire format only."
 )
 @retry_option
+@log_option
 @json_option
 @access_options
 @verbose_option
@@ -100,6 +102,7 @@ def put(
     if_exists: str,
     dialect: str | None,
     retry_for_s: float | None,
+    log: Path | None,
     as_json: bool,
 ) -> int:
     """Send files, folders or stdin ("-") to a server.
@@ -110,11 +113,15 @@ def put(
     Running the same command again resumes and sends nothing that is already there.
     """
     check_access(address)
-    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s)
+    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s, log)
     _check_usage(wanted)
     if dialect is not None:
         from .put_dialect import check_usage, put_in_dialect
 
+        if log is not None:
+            raise click.UsageError(
+                "--log is for the native protocol; an older wire format tells too little of itself"
+            )
         check_usage(dialect, paths, address, as_name, connections, if_exists)
         return trio.run(put_in_dialect, dialect, paths, address, as_name, connections, as_json)
     return trio.run(_put, wanted, connections or 1)
@@ -163,6 +170,7 @@ async def _put(wanted: _Wanted, connections: int) -> int:
                 connections=connections,
                 retry_for_s=wanted.retry_for_s,
                 on_line=LineTeller(wanted.verbosity > 0),
+                log=wanted.log,
             ) as client:
                 await _send_all(client, wanted, tally, meter)
         except _ENDS_ALL as error:
