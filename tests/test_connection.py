@@ -1115,3 +1115,29 @@ async def test_a_connection_that_rests_has_no_buffer_worth_mentioning() -> None:
         assert len(ends.connection.session.receive_buffer()) == IDLE_BUFFER_LENGTH
         await ends.peer.say(0, Ping(opaque=b"8 bytes.", next_s=600))
         assert (await ends.peer.expect(Ping)).opaque == b"8 bytes."
+
+
+@pytest.mark.clause("BP1-STR-017")
+@quick
+async def test_a_receiver_that_is_late_with_credit_holds_nobody_for_ever() -> None:
+    """Two streams share the line and the peer, whose window is large, says nothing of what it has received."""
+    samples = [Sample(bytes_of(MIB, seed), f"sample {seed}", sourceid=bytes([seed]) * 16) for seed in (1, 2)]
+    async with connected(Side.CLIENT) as ends:
+        streams = [await _begin(ends, sample) for sample in samples]
+        heard = 0
+        async with trio.open_nursery() as nursery:
+            for stream, sample in zip(streams, samples, strict=True):
+                nursery.start_soon(_send_in_pieces, ends.connection, stream, sample)
+            while heard < 2 * MIB:
+                heard += len((await ends.peer.hear()).payload)
+        assert trio.current_time() > 1
+
+
+async def _send_in_pieces(connection: Connection, stream: int, sample: Sample) -> None:
+    """Send the only block of ``sample`` in pieces of 64 KiB, as one of those that share the line."""
+    length = 64 * 1024
+    with connection.sending(stream):
+        for first in range(0, MIB, length):
+            last = first + length
+            begin = sample.block if first == 0 else sample.piece
+            await connection.send(stream, *begin(0, first, last, end=last == MIB))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Protocol
 
@@ -31,6 +32,9 @@ from .pace import Pace
 from .sink import Opening, Sink
 from .turns import CONTROL, Turns
 
+PATIENCE_S = 1.0
+PATIENCE_TRIPS = 4
+"""After so long without CREDIT a sender goes on within its allowance, whatever is under way (BP1-STR-017)."""
 CONTROL_LENGTH_MAX = 1 << 20
 """Bytes of control frames that may wait to be written before reading pauses."""
 _ACK_RUNS_MAX = 128
@@ -73,12 +77,14 @@ class Outbox:
 
     __slots__ = (
         "_acks",
+        "_beyond_pace",
         "_control",
         "_control_length",
         "_drained",
         "_endpoint",
         "_nursery",
         "_owner",
+        "_patient_until",
         "_pumping",
         "_sending",
         "_session",
@@ -103,6 +109,8 @@ class Outbox:
         self._pumping = False
         self._drained: trio.Event | None = None
         self._sending: dict[int, None] = {}
+        self._patient_until = -math.inf
+        self._beyond_pace = 0
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -292,11 +300,23 @@ class Outbox:
     def credited(self, now_s: float) -> None:
         """The peer said what it has received of the connection."""
         received = self._session.received_by_peer(0)
+        self._beyond_pace = 0
+        self._be_patient(now_s)
         self.pace.received(received, now_s, self._session.sent(0) - received)
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
+        def may_go() -> bool:
+            return self._has_room(stream, length)
+
         while True:
-            await self._turns.take(priority, lambda: self._has_room(stream, length))
+            if may_go():
+                await self._turns.take(priority, may_go)
+            else:
+                with trio.move_on_after(PATIENCE_S) as scope:
+                    await self._turns.take(priority, may_go)
+                if scope.cancelled_caught:
+                    self._go_on_without_credit(length)
+                    continue
             if self.gone is not None:
                 self._turns.give(priority, 0)
                 raise self.gone
@@ -306,6 +326,18 @@ class Outbox:
             if self._has_room(stream, length):
                 return
             self._turns.give(priority, 0)
+
+    def _be_patient(self, now_s: float) -> None:
+        """Wait for CREDIT once more before going on without it (BP1-STR-017)."""
+        self._patient_until = now_s + max(PATIENCE_S, PATIENCE_TRIPS * (self.pace.round_trip_s or 0.0))
+
+    def _go_on_without_credit(self, length: int) -> None:
+        """Let twice as much more be under way each time that CREDIT is wanting for so long."""
+        now_s = trio.current_time()
+        if now_s >= self._patient_until:
+            self._beyond_pace = max(length, 2 * self._beyond_pace)
+            self._be_patient(now_s)
+            self._turns.wake()
 
     def _has_room(self, stream: int, length: int) -> bool:
         """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
@@ -319,4 +351,5 @@ class Outbox:
         if not shared and not self.pace.slow:
             return True
         under_way = self._session.sent(0) - self._session.received_by_peer(0)
-        return under_way == 0 or under_way + length <= self.pace.under_way_max(length, shared=shared)
+        allowed = self.pace.under_way_max(length, shared=shared) + self._beyond_pace
+        return under_way == 0 or under_way + length <= allowed
