@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -144,15 +143,6 @@ class SocketEndpoint:
         except OSError as exc:
             raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
         await trio.lowlevel.checkpoint()
-
-    def in_flight(self) -> int | None:
-        """Bytes sent that the peer's kernel has not taken yet; None where the system does not tell."""
-        if sys.platform != "linux" or self._socket.fileno() < 0:
-            return None
-        import fcntl
-        import termios
-
-        return int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     async def aclose(self) -> None:
         """See Endpoint."""

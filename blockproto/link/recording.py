@@ -8,7 +8,7 @@ transfers wait for. A client without one has none of this: not a call, not a che
 Events: begin, connected, transfer, second, lost, reconnecting, done, end; ``t`` is seconds since the beginning.
 
 What a transfer can wait for (``waits``, in seconds):
-    line             the line takes no more, or what is under way has not arrived
+    line             the line takes no more, or what is under way has not arrived, or was not read yet
     credit           the other side grants no room for more bytes: it writes, or reads, more slowly than the line brings them
     acknowledgement  bytes have arrived and are not durable yet on the other side
     disk             this machine: reading, hashing or writing the file
@@ -51,7 +51,7 @@ from ..wire import (
     Result,
 )
 from .connection import Connection
-from .endpoint import Deadline, Endpoint, Part, SocketEndpoint
+from .endpoint import Deadline, Endpoint, Part
 
 FORMAT = 1
 LOOK_S = 0.05
@@ -196,11 +196,6 @@ class RecordedEndpoint:
             self.sending = False
         self.bytes_out += sum(map(len, parts))
 
-    @property
-    def in_flight(self) -> int | None:
-        """How much the kernel of the other machine has not taken yet; None where that cannot be known."""
-        return self._inner.in_flight() if isinstance(self._inner, SocketEndpoint) else None
-
     def limit_unsent(self, limited: bool) -> None:
         """See Endpoint."""
         self._inner.limit_unsent(limited)
@@ -250,7 +245,7 @@ class _Line:
         assert self.connection is not None
         under_way = session.sent(0) - session.received_by_peer(0)
         if under_way and (self.connection.pace.slow or len(carrying) > 1):
-            return "credit" if self.endpoint.in_flight == 0 else "line"
+            return "line"  # or the other side reads slowly: from here the two look alike
         piece = self.connection.piece_length()
         if all(session.sendable(stream) < piece for stream in carrying):
             return "credit"
