@@ -530,6 +530,14 @@ class UploadStoreContract:
         assert receipt.stored_as == "file (1).bin"
         assert (place.content(NAME), place.content("file (1).bin")) == (b"old", content)
 
+    @pytest.mark.clause("BP1-COM-020")
+    def test_a_name_that_is_taken_is_refused_before_any_byte_where_that_is_wanted(self, place: Place) -> None:
+        place.put_there(NAME, b"old")
+        with pytest.raises(FileExists):
+            place.store.open_upload(key_of(1), facts_of(10, if_exists=IfExists.REFUSE), 1)
+        other = facts_of(10, "another", if_exists=IfExists.REFUSE)
+        assert not isinstance(place.store.open_upload(key_of(2), other, 1), StoredFile)
+
     @pytest.mark.clause("BP1-COM-015")
     def test_refuse_and_then_keep_both(self, place: Place) -> None:
         place.put_there(NAME, b"old")

@@ -254,6 +254,7 @@ class UploadStore(Protocol):
 
         Raises:
             StoreFull: not enough free space for what is missing.
+            FileExists: the name is taken, and ``facts`` ask to be refused then (BP1-COM-020).
         """
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:

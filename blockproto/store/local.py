@@ -24,9 +24,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import BlockprotoError, StoreFailed, StoreFull
+from ..errors import BlockprotoError, FileExists, StoreFailed, StoreFull
 from ..names import SafeName
-from . import Facts, FileEntry, StoredFile, UploadEntry, UploadKey, Work
+from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
 from .brief import BriefUpload
 from .disk import SYNC_EACH_MAX, Folders, remove_file
@@ -156,6 +156,8 @@ class LocalStore:
             if receipt is not None:
                 return receipt
             self._check_portable(facts.filename)
+            if facts.if_exists is IfExists.REFUSE and self.finished.look(facts.filename.text) is not None:
+                raise FileExists
             record = view.upload(key)
             if record is None or key in self._ended_keys():
                 upload = self._open_new(key, facts)

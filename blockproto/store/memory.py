@@ -200,6 +200,8 @@ class MemoryStore:
         receipt = self._receipt(key)
         if receipt is not None:
             return receipt
+        if facts.if_exists is IfExists.REFUSE and facts.filename.text in self._files:
+            raise FileExists
         begun = self._begun.get(key) or self._opened.get(key)
         if begun is None:
             begun = self._opened[key] = self._begin(key, facts)

@@ -29,6 +29,7 @@ from . import (
     Facts,
     Finish,
     Forget,
+    IfExists,
     KeepPrefixes,
     Outcome,
     StoredFile,
@@ -186,6 +187,8 @@ class SidecarStore:
         receipt = self._receipt(key)
         if receipt is not None:
             return receipt
+        if facts.if_exists is IfExists.REFUSE and self._files.taken:
+            raise FileExists
         begun = self._begun
         if begun is None or begun.key != key:
             self._start_over()

@@ -172,6 +172,11 @@ class SidecarFiles:
         there = found.st_ino & _U64, found.st_size, found.st_mtime_ns
         return there == (final.ino, final.size, final.mtime_ns)
 
+    @property
+    def taken(self) -> bool:
+        """Whether something has the final name."""
+        return os.path.lexists(self._dest)
+
     def targets(self, if_exists: IfExists) -> Iterator[str]:
         """The names to try in turn."""
         yield self._dest.name
