@@ -4,7 +4,7 @@ Every record has its event; those of a connection its number and peer, and the p
 file id, which stays the same through resumes, takeovers and restarts. Foreign names go through ``show_name``.
 
     info      upload begun, resumed, joined, taken over, committed · download · removed · cancelled · expired · let in
-    warning   not let in · refused by this server's own state (full, failed)
+    warning   not let in · refused: forbidden, or by this server's own state (full, failed)
     debug     connection · refused · what the engine says of itself
 
 No library is needed for that: a record is a dict, a line is what json.dumps makes of it.
@@ -27,8 +27,8 @@ from .wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 
 log = logging.getLogger("blockproto")
 
-NOT_LET_IN = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN}
-OUR_STATE = {Code.STORE_FULL, Code.STORE_FAILED, Code.BUSY}
+NOT_LET_IN = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED}
+LOUD = {Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED, Code.BUSY}
 
 
 def tell(level: int, event: str, visitor: Visitor | None = None, **facts: object) -> None:
@@ -117,7 +117,7 @@ class Log(Watch):
         if code in NOT_LET_IN:
             level, event = logging.WARNING, "not let in"
         else:
-            level, event = (logging.WARNING if code in OUR_STATE else logging.DEBUG), "refused"
+            level, event = (logging.WARNING if code in LOUD else logging.DEBUG), "refused"
         tell(level, event, visitor, stream=stream, code=code.name, text=show_name(error.text))
 
     def entered(self, upload: Upload, how: Entered) -> None:

@@ -150,6 +150,7 @@ async def test_small_works_go_before_big_ones() -> None:
 
 
 @quick
+@pytest.mark.clause("BP1-PRN-007")
 async def test_principals_are_served_in_turn() -> None:
     """One with a long queue does not hold up one with a single work."""
     store = Recorder()

@@ -33,6 +33,7 @@ def test_before_the_first_sample_pieces_are_of_medium_length() -> None:
     assert pace.under_way_max(PIECE_LENGTH_FIRST, shared=False) == 4 * PIECE_LENGTH_FIRST
 
 
+@pytest.mark.clause("BP1-STR-016")
 def test_a_piece_is_a_tenth_of_a_second_of_line() -> None:
     pace = _measured(rate_bytes_s=1_000_000, round_trip_s=0.05)
     assert pace.rate_bytes_s == pytest.approx(1_000_000, rel=0.05)

@@ -31,7 +31,7 @@ from blockproto.conformance import server as servers
 from blockproto.conformance.case import Case
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPLEMENTED = {"CORE", "DIALECTS"}
+IMPLEMENTED = {"CORE", "CONNECTION", "DIALECTS", "IDENTITY"}
 """The profiles that this project implements."""
 
 EXAMINED = {"CORE"}

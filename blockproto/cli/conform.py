@@ -7,6 +7,7 @@ harness itself is wrong, 4 there is nothing that could be examined.
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from ..conformance import session
 from ..conformance.adapter import Adapter, AdapterError
+from ..conformance.cast import Cast
 from ..conformance.outcome import EXIT_HARNESS, EXIT_UNREACHABLE
 from ..conformance.report.terminal import Replay
 from ..conformance.selection import SelectionError
@@ -22,11 +24,32 @@ from ..conformance.session import Options, chosen
 from ..conformance.target import Target
 from ..conformance.timing import Patience
 from ..conformance.verdicts import Unreachable
+from ..identity.certificates import parse_pin
 from .address import SCHEME, AddressError, parse_address
 from .conform_client import client
 from .conform_options import judge_profile, run_options, tell
 from .options import verbosity
 from .output import warn
+
+
+def to_pin(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> bytes | None:
+    """A pin, from words or digits."""
+    try:
+        return None if text is None else parse_pin(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def to_tokens(
+    _ctx: click.Context, _parameter: click.Parameter, names: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """The tokens in files, with the files' names."""
+    try:
+        return tuple(
+            (name, Path(name).read_text(encoding="utf-8", errors="replace").strip()) for name in names
+        )
+    except OSError as error:
+        raise click.BadParameter(f"'{error.filename}': {error.strerror}") from error
 
 
 @click.group("conform")
@@ -38,6 +61,20 @@ def conform() -> None:
 @click.argument("address", metavar="HOST:PORT", required=False)
 @run_options
 @click.option("--small-segments", is_flag=True, help="Send in segments of one byte.")
+@click.option(
+    "--tls", is_flag=True, help="Speak TLS on every connection, with whatever certificate is shown."
+)
+@click.option(
+    "--pin", metavar="PIN", callback=to_pin, help="With --tls: the certificate, as the server prints it."
+)
+@click.option(
+    "--token-file",
+    "tokens",
+    multiple=True,
+    metavar="FILE",
+    callback=to_tokens,
+    help="Profile IDENTITY: a token; of two principals with folders of their own, of more for more cases. Repeatable.",
+)
 @click.option("--adapter", metavar="CMD", help="A process that can kill, start and inspect the server.")
 def server(
     address: str | None,
@@ -46,6 +83,9 @@ def server(
     profiles: tuple[str, ...],
     slow: float,
     small_segments: bool,
+    tls: bool,
+    pin: bytes | None,
+    tokens: tuple[tuple[str, str], ...],
     adapter: str | None,
     **choices: Any,
 ) -> int:
@@ -69,9 +109,13 @@ def server(
         raise click.UsageError(str(error)) from error
     for profile in profiles:
         judge_profile(profile)
-    target = Target(where.host, where.port, Patience(slow), small_segments)
+    cast = Cast(tuple(token for _, token in tokens))
+    target = Target(where.host, where.port, Patience(slow), small_segments, tls=tls, pin=pin, cast=cast)
     words = ["--slow", f"{slow:g}"] if slow != 1 else []
     words += ["--small-segments"] if small_segments else []
+    words += ["--tls"] if tls else []
+    words += ["--pin", pin.hex()] if pin else []
+    words += [f"--token-file {shlex.quote(name)}" for name, _ in tokens]
     words += ["--adapter", shlex.quote(adapter)] if adapter else []
     words += [f"--profile {profile}" for profile in profiles if profile != "CORE"]
     replay = Replay(["blockproto conform server", str(address), *words])

@@ -17,10 +17,12 @@ from typing import Any
 from .. import wire
 from .adapter import Adapter
 from .case import Case
+from .cast import Cast, Player
 from .peer import Peer
 from .sample import Sample
 from .timing import Patience
 from .transcript import Transcript
+from .tunnel import plain_end, shake
 from .verdicts import Closed, Failed, Unsupported
 
 
@@ -34,6 +36,9 @@ class Target:
         small_segments: whether everything is sent in segments of one byte.
         adapter: the process that can kill and inspect it, or None.
         folder: a name in the served folder under which everything of this run goes.
+        tls: whether every connection is TLS.
+        pin: what the certificate's SHA-256 must be, or None.
+        cast: whose tokens there are.
     """
 
     host: str
@@ -42,6 +47,9 @@ class Target:
     small_segments: bool = False
     adapter: Adapter | None = None
     folder: str = ""
+    tls: bool = False
+    pin: bytes | None = None
+    cast: Cast = field(default_factory=Cast)
 
     def with_(self, **changes: Any) -> Target:
         """The same server, examined otherwise."""
@@ -49,6 +57,10 @@ class Target:
 
     def connect(self) -> socket.socket:
         """A new connection; OSError if there is none to be had."""
+        return plain_end(shake(self.reach(), pin=self.pin)) if self.tls else self.reach()
+
+    def reach(self) -> socket.socket:
+        """A new TCP connection on which nothing was said."""
         return socket.create_connection((self.host, self.port), timeout=self.patience.answer_s)
 
     def answers(self) -> bool:
@@ -89,12 +101,38 @@ class Trial:
             sock = self.target.connect()
         except OSError as error:
             raise Closed("the target accepts no connection", got=str(error)) from error
-        number = len(self._peers) + 1
-        peer = Peer(sock, number, self.transcript, self.patience, self.lenient, self.target.small_segments)
-        self._peers.append(peer)
+        peer = self.take(sock)
         if greet:
             peer.greet(hello)
         return peer
+
+    def take(self, sock: socket.socket) -> Peer:
+        """A peer on a connection that the case made itself."""
+        number = len(self._peers) + 1
+        peer = Peer(sock, number, self.transcript, self.patience, self.lenient, self.target.small_segments)
+        self._peers.append(peer)
+        return peer
+
+    def come_in(self, player: Player) -> Peer:
+        """A new connection on which ``player`` has said who it is, on stream 1."""
+        peer = self.dial()
+        peer.say(1, wire.Auth(player.token))
+        peer.expect(wire.Result, 1, kind=wire.PRINCIPAL_KIND)
+        return peer
+
+    def comes_in(self) -> Peer:
+        """A new connection that may make requests, from stream 3 on: the first owner's, if the server wants AUTH."""
+        peer = self.dial()
+        assert peer.hello is not None
+        if not peer.hello.features & wire.FEATURE_AUTH_REQUIRED:
+            return peer
+        peer.close()
+        (player,) = self.owners()
+        return self.come_in(player)
+
+    def owners(self, count: int = 1) -> list[Player]:
+        """So many different principals that may read and write."""
+        return self.target.cast.owners(self.dial, count)
 
     def lenient(self, note: str) -> None:
         """Note that something is allowed and not strict: the verdict becomes NON_STRICT."""

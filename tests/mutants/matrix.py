@@ -19,6 +19,7 @@ from pathlib import Path
 from blockproto.conformance import client as clients
 from blockproto.conformance import server as servers
 from blockproto.conformance.case import Case
+from blockproto.conformance.cast import Cast
 from blockproto.conformance.client.command import Command
 from blockproto.conformance.client.subject import ClientSubject
 from blockproto.conformance.outcome import Outcome
@@ -27,6 +28,7 @@ from blockproto.conformance.server import ServerSubject
 from blockproto.conformance.target import Target
 from blockproto.conformance.timing import Patience
 
+from . import identity
 from .edits import Mutant
 from .table import MUTANTS
 from .zygote import Zygote
@@ -87,13 +89,19 @@ class Lab:
         ):
             served = Path(folder, "served")
             served.mkdir()
-            process = self.zygote.start("server", [str(served)], stderr, mutant)
+            words, target = [str(served)], Target("127.0.0.1", 0, patience)
+            if mutant is not None and MUTANTS[mutant].ids[0].startswith(identity.CHAPTERS):
+                tokens, pin = identity.make_cast(served)
+                words += identity.serve_options(served)
+                target = target.with_(tls=True, pin=pin, cast=Cast(tokens))
+            process = self.zygote.start("server", words, stderr, mutant)
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline().decode()
                 if not line:
                     raise RuntimeError(f"no server came of {mutant}: {Path(stderr.name).read_text()[-2000:]}")
-                yield ServerSubject(Target("127.0.0.1", int(line.rpartition(":")[2]), patience))
+                target = target.with_(port=int(line.rpartition(":")[2]))
+                yield ServerSubject(target, frozenset({"CORE", "IDENTITY"}))
             finally:
                 process.end()
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from . import frames, transfers
+from . import frames, identity, transfers
 from .edits import Mutant
 
-MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*frames.ALL, *transfers.ALL)}
+MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*frames.ALL, *transfers.ALL, *identity.ALL)}
 
 NONE: dict[str, str] = {
     "BP1-FRM-006": "ours take the greatest head that a header can name: none is too long",
     "BP1-HEL-007": "there is no other version yet whose things a client could use too early",
     "BP1-CRD-003": "ours grant anew as fast as a burst comes: no sender can be sure to exceed what was granted",
+    **identity.NONE,
     "BP1-COM-018": "whether CANCEL or the commit was first is not seen on the wire; tests/test_uploads.py looks inside",
 }
 """Wire clauses of which a mutant of ours could not be told from the healthy one by a stranger, and why."""

@@ -98,10 +98,10 @@ class Forked:
 
 
 def serve(words: Sequence[str]) -> int:
-    """A server of the folder and state that are named, on a free port; it says which on stdout."""
+    """A server of the folder that is named first, with the options behind it, on a free port; it says which on stdout."""
     from blockproto.cli import main
 
-    return main(["serve", words[0], "--listen", "127.0.0.1:0"])
+    return main(["serve", words[0], "--listen", "127.0.0.1:0", *words[1:]])
 
 
 def _child(request: dict[str, Any], descriptors: Sequence[int]) -> None:

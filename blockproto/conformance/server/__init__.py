@@ -38,6 +38,9 @@ CHAPTERS = (
     "lim",
     "vec",
     "dialects",
+    "tls",
+    "aut",
+    "prn",
 )
 
 RETURN_S = 4.0
@@ -138,6 +141,8 @@ class ServerSubject:
 
         try:
             with self.trial(check) as trial:
-                moves.clean(trial.dial(), self.target.folder)
+                writers = [one for one in self.target.cast.players(trial.dial) if one.writes]
+                for peer in (trial.dial(), *map(trial.come_in, writers)):
+                    moves.clean(peer, self.target.folder)
         except Failed:
             pass  # what cannot be removed stays; the cases have said why

@@ -18,11 +18,11 @@ cases = Chapter("sanity", Side.SERVER)
 )
 def upload_and_fetch(trial: Trial) -> None:
     """A brief file, an upload with OPEN, and both of them back."""
-    peer = trial.dial()
+    peer = trial.comes_in()
     small, usual = trial.sample(100), trial.sample(3_000)
-    moves.brief(peer, small, 1)
-    moves.upload(peer, usual, 3)
-    for stream, sample in ((5, small), (7, usual)):
+    moves.brief(peer, small, 3)
+    moves.upload(peer, usual, 5)
+    for stream, sample in ((7, small), (9, usual)):
         moves.fetch(peer, stream, wire.Fetch(sample.filename), sample)
     peer.ping()
 

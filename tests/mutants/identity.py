@@ -1,0 +1,120 @@
+"""Mutants of who is asking, and the server with tokens of every kind that they are made of."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from blockproto.identity.certificates import CERTIFICATE_NAME, KEY_NAME, own_certificate, pin_of_file
+from blockproto.identity.register import Register, change
+from blockproto.realm import EVERYTHING
+from blockproto.wire import Scopes
+
+from .edits import Mutant
+
+SERVER = ("server",)
+ADMISSION, REALM, CERTIFICATES = "identity/admission.py", "realm.py", "identity/certificates.py"
+RECEIVING = "transfer/receiving.py"
+CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
+STATE = ".blockproto"
+QUOTA = 3 << 20
+
+
+def make_cast(folder: Path) -> tuple[tuple[str, ...], bytes]:
+    """Make a certificate and tokens of every kind in a folder's state; the tokens, and the pin."""
+    state = folder / STATE
+    certificate, _ = own_certificate(state)
+    now_ms = time.time_ns() // 1_000_000
+    tokens: list[str] = []
+
+    def add(register: Register) -> Register:
+        for name, scopes, quota, expires_ms in (
+            ("alice", EVERYTHING, None, None),
+            ("bob", EVERYTHING, None, None),
+            ("reader", Scopes.READ, None, None),
+            ("writer", Scopes.WRITE, None, None),
+            ("small", EVERYTHING, QUOTA, None),
+            ("former", EVERYTHING, None, now_ms - 1),
+        ):
+            register, token = register.with_token(
+                name, folder=f"homes/{name}", quota=quota, scopes=scopes, now_ms=now_ms, expires_ms=expires_ms
+            )
+            tokens.append(token)
+        return register
+
+    change(state, add)
+    return tuple(tokens), pin_of_file(certificate)
+
+
+def serve_options(folder: Path) -> list[str]:
+    """What ``serve`` has to be told so that it speaks TLS on loopback, too."""
+    state = folder / STATE
+    return ["--cert", str(state / CERTIFICATE_NAME), "--key", str(state / KEY_NAME)]
+
+
+ALL = [
+    Mutant("tls-is-not-recognised", "TLS-001", "routing.py",
+           "if first.startswith(TLS_HANDSHAKE):\n        return Verdict.TLS", "if first.startswith(TLS_HANDSHAKE):\n        return Verdict.NEITHER", SERVER),
+    Mutant("tls-1.2-will-do", "TLS-001", CERTIFICATES,
+           "context.minimum_version = ssl.TLSVersion.TLSv1_3\n    context.num_tickets = 0",
+           "context.minimum_version = ssl.TLSVersion.TLSv1_2\n    context.num_tickets = 0", SERVER),
+    Mutant("another-application-protocol", "TLS-002", CERTIFICATES,
+           "context.num_tickets = 0\n    context.set_alpn_protocols([ALPN])", "context.num_tickets = 0\n    context.set_alpn_protocols(['h2'])", SERVER),
+    Mutant("no-features", "AUT-001", ADMISSION,
+           "return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED", "return 0", SERVER),
+    Mutant("auth-required-is-not-said", "AUT-001", ADMISSION,
+           "return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED", "return FEATURE_AUTH", SERVER),
+    Mutant("auth-answered-by-nobody", "AUT-002", ADMISSION,
+           "principal=realm.principal,", "principal=bytes(16),", SERVER),
+    Mutant("auth-answered-twice", "AUT-002", ADMISSION,
+           "return Result(PRINCIPAL_KIND, (self._item(grant),))", "return Result(PRINCIPAL_KIND, (self._item(grant),) * 2)", SERVER),
+    Mutant("auth-without-effect", "AUT-003", ADMISSION,
+           "self._grant = grant\n        self._on_admitted()", "self._on_admitted()", SERVER),
+    Mutant("nobody-is-asked", "AUT-004", ADMISSION,
+           'raise Unauthenticated("say who you are first: this server wants a token")', "return Realm()", SERVER),
+    Mutant("strangers-may-look", "AUT-004", ADMISSION,
+           "            if realm is None:\n                raise", "            if isinstance(message, (List, Fetch)):\n                return Realm()\n            if realm is None:\n                raise", SERVER),
+    Mutant("full-limits-for-strangers", "AUT-005", "protocol/session.py",
+           "if not self._admitted:\n            return", "if False:\n            return", SERVER),
+    Mutant("early-limits-for-ever", "AUT-005", "protocol/session.py",
+           "            self._admitted = True\n            self._use_limits()", "            self._admitted = True", SERVER),
+    Mutant("damage-is-told", "AUT-006", ADMISSION,
+           "        if grant is None:\n            raise Unauthenticated\n",
+           "        if grant is None:\n            raise Unauthenticated('damaged' if len(message.credential) != 62 else 'unknown')\n", SERVER),
+    Mutant("ended-is-unknown", "AUT-006", ADMISSION, "raise CredentialExpired\n", "raise Unauthenticated\n", SERVER),
+    Mutant("tries-without-end", "AUT-007", ADMISSION, "return self._refusals >= REFUSALS_MAX", "return False", SERVER),
+    Mutant("a-refused-auth-shuts-out", "AUT-007", ADMISSION,
+           "self._refusals += 1\n            raise", "self._refusals += 1\n            self._grant = None\n            raise", SERVER),
+    Mutant("a-connection-changes-hands", "AUT-008", ADMISSION,
+           "if self._grant is not None and self._grant.realm.principal != grant.realm.principal:", "if False:", SERVER),
+    Mutant("one-auth-for-a-connection", "AUT-008", ADMISSION,
+           "if self._grant is not None and self._grant.realm.principal != grant.realm.principal:", "if self._grant is not None:", SERVER),
+    Mutant("sourceids-of-everybody", "PRN-001", RECEIVING,
+           "key = UploadKey(self._realm.principal, self._sourceid)", "key = UploadKey(bytes(16), self._sourceid)", SERVER),
+    Mutant("receipts-of-everybody", "PRN-001", RECEIVING,
+           "key = UploadKey(self._realm.principal, sourceid)", "key = UploadKey(bytes(16), sourceid)", SERVER),
+    Mutant("one-folder-for-all", "PRN-002", "identity/register.py",
+           "folder=None if principal.folder is None else SafeName.parse(principal.folder),", "folder=None,", SERVER),
+    Mutant("names-with-the-servers-folders", "PRN-002", REALM,
+           'return stored.removeprefix(below) if stored.startswith(below) else stored.rpartition("/")[2]', "return stored", SERVER),
+    Mutant("ids-open-everything", "PRN-003", "requests.py",
+           "return store.open_file(None, file_id, realm.folder)", "return store.open_file(None, file_id, None)", SERVER),
+    Mutant("foreign-uploads-are-cancelled", "PRN-003", "requests.py",
+           "await self._uploads.discard(UploadKey(self._realm.principal, message.id))",
+           "await self._uploads.discard(next((key for key in self._uploads._live if key.sourceid == message.id), "
+           "UploadKey(self._realm.principal, message.id)))", SERVER),
+    Mutant("scopes-are-for-show", "PRN-004", REALM, "if scope not in self.scopes:", "if False:", SERVER),
+    Mutant("readers-see-uploads", "PRN-004", ADMISSION,
+           "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),
+    Mutant("quota-is-for-show", "PRN-005", "transfer/budgets.py", "            if length > room:\n", "            if False:\n", SERVER),
+    Mutant("no-room-is-told", "PRN-005", "transfer/budgets.py", "current=max(0, room)", "current=None", SERVER),
+]  # fmt: skip
+
+NONE = {
+    "BP1-TLS-003": "binds clients; tests/test_tls.py shows ours another certificate",
+    "BP1-TLS-005": "binds clients; tests/test_tls.py has a server without TLS",
+    "BP1-TLS-007": "what carries a file knows nothing of TLS: the mutants of BP1-END-012 break this, too",
+    "BP1-TLS-009": "wants a server to which this machine is another one; tests/test_tls.py makes one",
+    "BP1-AUT-009": "wants a clock and a revocation; tests/test_admission.py has both",
+    "BP1-PRN-008": "a server that asks everybody has no anonymous principal; whoever breaks it passes no case of CORE",
+}
