@@ -485,10 +485,17 @@ class Served:
         return peer
 
     @asynccontextmanager
-    async def client(self, *, connections: int = 1, tries: int = 5) -> AsyncIterator[Client]:
+    async def client(
+        self, *, connections: int = 1, tries: int = 5, retry_for_s: float | None = None
+    ) -> AsyncIterator[Client]:
         """A client of this server."""
         async with connect_with(
-            self.dial, "memory", self.open_sidecar, connections=connections, tries=tries
+            self.dial,
+            "memory",
+            self.open_sidecar,
+            connections=connections,
+            tries=tries,
+            retry_for_s=retry_for_s,
         ) as client:
             yield client
 

@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import aclosing, suppress
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +16,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peers import (
+    DAY_S,
     MIB,
     Gate,
     Line,
@@ -1225,7 +1225,7 @@ async def _upload_whatever_happens(
         survivor, names_before = store, []
     async with serving(survivor) as served:
         served.line_options = list(cuts[restart:])
-        async with served.client(tries=8, connections=connections) as client:
+        async with served.client(tries=8, retry_for_s=DAY_S, connections=connections) as client:
             receipt = await client.upload(path)
         assert content_of(survivor, receipt.stored_as) == content
         assert names_in(survivor) == ["file.bin"]
@@ -1278,6 +1278,6 @@ async def _download_whatever_happens(
             await client.upload(path)
         for half in (cuts[::2], cuts[1::2]):
             served.line_options = list(half)
-            async with served.client(tries=8) as client:
+            async with served.client(tries=8, retry_for_s=DAY_S) as client:
                 await client.download("file.bin", copy, span=span)
             assert served.downloaded(copy, first) == content[first : last + 1]
