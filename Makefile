@@ -11,7 +11,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate conform flakes crash mutants trace example flap clean
+.PHONY: help demo test check format bench fuzz simulate conform flakes crash attack mutants trace example flap clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -67,6 +67,13 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
+
+attack: $(DEV)  ## the long attacks: crowds of strangers, hostile names and links, broken conversations, a greedy principal
+	cd tests && ../$(BIN)/python -m campaigns.attack_crowd --what dribble --seed $(SEED)
+	cd tests && ../$(BIN)/python -m campaigns.attack_crowd --what heads --seed $(SEED)
+	cd tests && ../$(BIN)/python -m campaigns.attack_names --seed $(SEED)
+	cd tests && ../$(BIN)/python -m campaigns.attack_sessions --seed $(SEED)
+	cd tests && ../$(BIN)/python -m campaigns.attack_greedy --seed $(SEED)
 
 mutants: $(DEV)  ## servers and clients with one rule broken: which case notices which; ARGS=RES-006 for some of them
 	cd tests && ../$(BIN)/python -m mutants.matrix $(ARGS)

@@ -21,6 +21,7 @@ from blockproto.transfer.committing import (
     BATCH_LENGTH_MAX,
     BATCH_WORKS_MAX,
     QUICK_S,
+    WORKS_OF_ONE_MAX,
     Committer,
     Disk,
     run_in_thread,
@@ -161,6 +162,20 @@ async def test_principals_are_served_in_turn() -> None:
         _submit_all(committer, [one], principal=BOB)
 
     assert one in (await _commit_all(store, submit))[0][:2]
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-007")
+async def test_a_long_queue_has_a_share_of_the_batches_that_others_wait_for() -> None:
+    store = Recorder()
+    many, one = [Tidy() for _ in range(WORKS_OF_ONE_MAX * 3)], Tidy()
+
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, many, principal=ALICE)
+        _submit_all(committer, [one], principal=BOB)
+
+    shared, alone = await _commit_all(store, submit)
+    assert [len(shared), len(alone)] == [1 + WORKS_OF_ONE_MAX, 2 * WORKS_OF_ONE_MAX]
 
 
 @quick

@@ -71,6 +71,8 @@ NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not beg
 """What somebody who speaks something else is told (BP1-FRM)."""
 _DROPPED = memoryview(bytearray(64 * 1024))
 """Where all connections put what nobody will look at: thousands may be parting at once."""
+_EVENTS_PER_CHECKPOINT = 16
+"""A buffer full of small files takes longer than one of a big file: others come between more often."""
 _CREDIT_EVERY_S = 0.05
 _CREDIT_LEAST = 1
 _CREDIT_LOOK = 128 * 1024
@@ -354,9 +356,13 @@ class Connection:
     async def _handle_buffered(self, received: int) -> None:
         self._resting = False
         self.session.bytes_received(received)
+        events = 0
         while (event := self.session.next_event()) is not None:
             self._life.frame_ended()
             await self._handle(event)
+            events += 1
+        if events >= _EVENTS_PER_CHECKPOINT:
+            await trio.lowlevel.checkpoint()
         self._greet()
         # The time that handling took is ours: the peer's silence begins now.
         now = trio.current_time()

@@ -2,8 +2,9 @@
 
 One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
 server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
-``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, and of each principal the small
-works (files of one block, removals, prefixes) go before the blocks of big ones.
+``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, one with a long queue has a share of
+the batches that others wait for, and of each principal the small works (files of one block, removals, prefixes) go before
+the blocks of big ones.
 
 Rules:
     1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload.
@@ -16,7 +17,7 @@ Spec: BP1-RES (ACK is durable); spec/store.md.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ from ..watch import NOBODY, Watch
 
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
+WORKS_OF_ONE_MAX = 64
+"""Of a principal in a batch that others wait for too: what all wait for is the whole batch."""
 QUICK_S = 0.005
 """A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
 _LAST_WRITES = 16
@@ -144,7 +147,10 @@ class Committer:
     def _take(self) -> list[tuple[Work, Done]]:
         batch: list[tuple[Work, Done]] = []
         length = 0
+        works: Counter[bytes] = Counter()
         while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
+            if works[self._turn[0]] >= WORKS_OF_ONE_MAX and len(works) > 1:
+                break
             principal = self._turn.popleft()
             taken = self._lanes[principal].pop()
             if taken is None:
@@ -152,6 +158,7 @@ class Committer:
                 continue
             self._turn.append(principal)
             batch.append(taken)
+            works[principal] += 1
             length += _length(taken[0])
         return batch
 

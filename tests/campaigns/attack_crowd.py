@@ -1,6 +1,6 @@
 """A crowd of strangers: thousands of connections from 249 addresses that dribble, stall or stop in the middle of a head.
 
-    python -m tests.campaigns.attack_crowd [--strangers 10000] [--what dribble|heads]
+    cd tests; python -m campaigns.attack_crowd [--strangers 10000] [--what dribble|heads]
 
 ``dribble``: nothing, a byte a second of a greeting, the beginning of a TLS handshake. ``heads``: a whole greeting, a header
 that announces the greatest head a stranger may send, and half of it; the server has little memory (RLIMIT_DATA). Meanwhile
@@ -187,8 +187,8 @@ def honest_client(port: int, token: str) -> Iterator[list[float]]:
         process.join()
 
 
-def run(place: Place, strangers: int, what: str) -> Figures:
-    """One crowd against one server that wants tokens."""
+def run(place: Place, strangers: int, what: str, honest_s: float = HONEST_S) -> Figures:
+    """One crowd against one server that wants tokens; the honest client is served within ``honest_s`` (p99)."""
     added = place.run("token", "add", "alice", "--state", place.served / ".blockproto").require(DONE)
     token = added.out.strip()
     program = ["prlimit", f"--data={DATA_MAX}", *COMMAND] if what == "heads" else COMMAND
@@ -218,7 +218,7 @@ def run(place: Place, strangers: int, what: str) -> Figures:
         require(server.stop() == DONE, "the server did not end in order")
     place.require_quiet_log()
     slowest = statistics.quantiles(took, n=100)[98]
-    require(slowest <= HONEST_S, f"the honest client waited {slowest:.3f} s (p99 of {len(took)})")
+    require(slowest <= honest_s, f"the honest client waited {slowest:.3f} s (p99 of {len(took)})")
     require(max(lived) <= STRANGER_S + SLACK_S, f"a stranger stayed {max(lived):.1f} s")
     require(peak <= RESIDENT_MAX, f"the server had {peak / MIB:.0f} MiB resident")
     return {

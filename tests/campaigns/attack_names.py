@@ -1,6 +1,6 @@
 """Names that want to leave the folder, and links that appear under way: nothing outside may change or be told.
 
-    python -m tests.campaigns.attack_names [--swaps 100000] [--every 1]
+    cd tests; python -m campaigns.attack_names [--swaps 100000] [--every 1]
 
 A served folder stands beside a canary: files that no client may read, change, remove or add to. First every hostile name is
 said in each message that has a name, then each code point as a name of one character. Then somebody exchanges, as fast as it
@@ -227,10 +227,10 @@ def swap_under_way(pipeline: Pipeline, swapper: Swapper, rng: random.Random) -> 
     return answered
 
 
-def run(place: Place, swaps: int, every: int, seed: int) -> Figures:
-    """Names, code points and links against one server."""
+def run(place: Place, swaps: int, every: int, seed: int, share: int = 1) -> Figures:
+    """Names (one in ``share`` of them), code points and links against one server."""
     canary = Canary(place)
-    names = hostile_names()
+    names = hostile_names()[::share]
     with Server(place) as server, Pipeline(server.port) as pipeline:
         counts = say_names(pipeline, names)
         said = say_code_points(pipeline, every)
