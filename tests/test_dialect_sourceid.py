@@ -290,6 +290,27 @@ async def test_of_two_connections_the_newer_wins_and_the_older_is_closed() -> No
         assert content_of(served.store, "a.bin") == CONTENT
 
 
+@quick
+async def test_who_comes_again_while_the_file_is_being_finished_hears_the_whole_size() -> None:
+    """The older connection has brought everything: what is waited for is also the end of the upload."""
+    async with server() as served:
+        older = await ask(served, line(len(CONTENT)))
+        gate = Gate(served.server)
+        await older.send(CONTENT)
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+
+            async def come_back() -> None:
+                newer = await ask(served, line(len(CONTENT), sourceid=older.sourceid))
+                assert newer.position == len(CONTENT)
+                await newer.close()
+
+            nursery.start_soon(come_back)
+            await wait_all_tasks_blocked()
+            gate.open()
+        assert content_of(served.store, "a.bin") == CONTENT
+
+
 @pytest.mark.clause("BP1-SID-014", "BP1-DIA-008")
 @pytest.mark.parametrize("length", [90_000, MIB, MIB + 90_000])
 @quick

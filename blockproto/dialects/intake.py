@@ -73,6 +73,11 @@ class Intake:
             return found.filesize
         self._upload = found
         await found.settle()
+        if (
+            self.stored is not None
+        ):  # what was waited for was the end of the file, which an older connection had brought
+            self._durable = self._next = self._filesize
+            return self._filesize
         self._next = self._alive().position
         if self._next < self._filesize:
             await self._begin_block(go_on=True)
