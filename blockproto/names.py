@@ -102,6 +102,8 @@ def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefuse
 
 def fold(text: str) -> str:
     """The key under which texts that differ only in case or normalisation are the same."""
+    if text.isascii():
+        return text.lower()
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded)
 

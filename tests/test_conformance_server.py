@@ -271,7 +271,7 @@ def test_known_failures_are_excused(conform_here: Conform, tmp_path: Path) -> No
     known.write_text(
         "bp1/end/ping/ones: PING has another opaque\n"
         "bp1/sanity/upload-and-fetch: the sanity check before the first case: "
-        "nothing came in the time that COMMITTED on stream 1 may take\n",
+        "nothing came in the time that COMMITTED on stream 3 may take\n",
         encoding="utf-8",
     )
     with server(pinging(lambda opaque: opaque.replace(b"\xff" * 3, b"\xff\x55\xff"))) as port:

@@ -75,7 +75,7 @@ class Intake:
         await found.settle()
         if (
             self.stored is not None
-        ):  # what was waited for was the end of the file, which an older connection had brought
+        ):  # an older connection had brought all of it, and its end was what was waited for
             self._durable = self._next = self._filesize
             return self._filesize
         self._next = self._alive().position

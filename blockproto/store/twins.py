@@ -17,44 +17,55 @@ from ..names import SafeName, collision, fold, judge_portable
 from .disk import Folders
 
 
+class _Folder:
+    """The names in one folder, and one of those that are folded to the same."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = set(names)
+        self.folded = {fold(name): name for name in names}
+
+    def add(self, name: str) -> None:
+        self.names.add(name)
+        self.folded[fold(name)] = name
+
+
 class Twins:
-    """The names in folders, by what they are folded to.
+    """The names in folders, as they are and as they are folded.
 
     Args:
         folders: where they are read.
     """
 
     def __init__(self, folders: Folders) -> None:
-        self._folders = folders
-        self._names: dict[str, dict[str, set[str]]] = {}
+        self._open = folders.open
+        self._seen: dict[str, _Folder] = {}
 
     def check(self, name: SafeName) -> None:
         """Raises NameRefused if ``name`` breaks a rule of the profile portable, with what is there or alone."""
-        folder = ""
+        above = ""
         for component in name.components:
             judge_portable(component)
-            there = self._in(folder).get(fold(component), set())
-            if there and component not in there:
-                raise collision(component, min(there))
-            folder = f"{folder}/{component}" if folder else component
+            there = self._in(above)
+            twin = None if component in there.names else there.folded.get(fold(component))
+            if twin is not None:
+                raise collision(component, twin)
+            above = f"{above}/{component}" if above else component
 
     def add(self, name: SafeName) -> None:
         """It is going to be there."""
-        folder = ""
+        above = ""
         for component in name.components:
-            self._in(folder).setdefault(fold(component), set()).add(component)
-            folder = f"{folder}/{component}" if folder else component
+            self._in(above).add(component)
+            above = f"{above}/{component}" if above else component
 
-    def _in(self, folder: str) -> dict[str, set[str]]:
-        found = self._names.get(folder)
+    def _in(self, folder: str) -> _Folder:
+        found = self._seen.get(folder)
         if found is None:
-            found = self._names[folder] = {}
-            for name in self._listing(folder):
-                found.setdefault(fold(name), set()).add(name)
+            found = self._seen[folder] = _Folder(self._listing(folder))
         return found
 
     def _listing(self, folder: str) -> list[str]:
         try:
-            return os.listdir(self._folders.open(folder))
+            return os.listdir(self._open(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []  # nothing is below it; whether it can be made is found when it is made
