@@ -77,7 +77,8 @@ def test_our_server_passes_everything(conform: Conform, tmp_path: Path) -> None:
     adapter += " --dialect sourceid --dialect struct82"
     files = [tmp_path / name for name in ("run.jsonl", "run.xml", "run.html")]
     reports = ["--json", files[0], "--junit", files[1], "--html", files[2]]
-    ran = conform(f"127.0.0.1:{port}", "--adapter", adapter, "--profile", "DIALECTS", "--slow", "4", *reports)
+    profiles = ["--profile", "DIALECTS", "--profile", "CONNECTION"]
+    ran = conform(f"127.0.0.1:{port}", "--adapter", adapter, *profiles, "--slow", "4", *reports)
     assert ran.status == EXIT_PASSED, ran.err[-8_000:]
     verdicts = verdicts_of(files[0])
     assert set(verdicts) == {case.name for case in all_cases()}

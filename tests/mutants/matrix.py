@@ -101,7 +101,7 @@ class Lab:
                 if not line:
                     raise RuntimeError(f"no server came of {mutant}: {Path(stderr.name).read_text()[-2000:]}")
                 target = target.with_(port=int(line.rpartition(":")[2]))
-                yield ServerSubject(target, frozenset({"CORE", "IDENTITY"}))
+                yield ServerSubject(target, frozenset({"CORE", "CONNECTION", "IDENTITY"}))
             finally:
                 process.end()
 

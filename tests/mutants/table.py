@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from . import frames, identity, transfers
+from . import connection, frames, identity, transfers
 from .edits import Mutant
 
-MUTANTS: dict[str, Mutant] = {mutant.name: mutant for mutant in (*frames.ALL, *transfers.ALL, *identity.ALL)}
+MUTANTS: dict[str, Mutant] = {
+    mutant.name: mutant for mutant in (*frames.ALL, *transfers.ALL, *identity.ALL, *connection.ALL)
+}
 
 NONE: dict[str, str] = {
     "BP1-FRM-006": "ours take the greatest head that a header can name: none is too long",

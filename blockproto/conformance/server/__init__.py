@@ -30,6 +30,7 @@ CHAPTERS = (
     "dig",
     "com",
     "fet",
+    "follow",
     "lst",
     "err",
     "end",

@@ -136,6 +136,25 @@ def fetch_by_id(trial: Trial) -> None:
 
 
 @cases.add(
+    "foreign/fetch-unfinished",
+    "PRN-003 FET-015",
+    why="What somebody is still sending is theirs alone, also where others may read along.",
+    layer=5,
+)
+def fetch_unfinished(trial: Trial) -> None:
+    """FETCH of the file id of another's unfinished upload gets the same ERROR as one of an id that nobody has."""
+    mine, theirs = two(trial)
+    sample = trial.sample(BLOCK_LENGTH + 10)
+    opened = moves.begin(mine, sample, 3)
+    moves.send_block(mine, sample, 0, 3)
+    mine.expect_acked(3, 0)
+    require_alike(
+        refusal(theirs, 3, wire.Fetch("", file_id=opened.file_id)),
+        refusal(theirs, 5, wire.Fetch("", file_id=trial.sourceid())),
+    )
+
+
+@cases.add(
     "foreign/remove-by-id",
     "PRN-003",
     why="Who can remove what they cannot see needs to see nothing.",
