@@ -16,12 +16,14 @@ from trio.testing import memory_stream_pair
 
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
+from blockproto.conformance import forge
 from blockproto.conformance.cast import Cast
 from blockproto.conformance.outcome import Report
 from blockproto.conformance.runner import Runner
 from blockproto.conformance.server import ServerSubject, all_cases
 from blockproto.conformance.target import Target
 from blockproto.conformance.timing import Patience
+from blockproto.conformance.transcript import Transcript, describe_bytes
 from blockproto.conformance.tunnel import PinDiffers
 from blockproto.conformance.verdicts import Verdict
 from blockproto.errors import Code
@@ -34,7 +36,7 @@ from blockproto.server import Server as Served
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.watch import Visitor, Watch, WatchedSession
-from blockproto.wire import Error, Message
+from blockproto.wire import Auth, Error, Message
 
 Run = Callable[..., Ran]
 CASES = [case for case in all_cases() if case.profile == "IDENTITY"]
@@ -160,6 +162,18 @@ def test_the_command_takes_tokens(start_server: Callable[..., Server], tmp_path:
 
 
 # ---- what only a look inside shows
+
+
+@pytest.mark.clause("BP1-AUT-011")
+def test_no_credential_is_in_a_transcript(tmp_path: Path) -> None:
+    token = make_cast(tmp_path)[0][0]
+    transcript, raw = Transcript(), forge.frame(1, Auth(token))
+    transcript.add(1, ">", describe_bytes(raw), raw)
+    (entry,) = transcript.entries
+    assert "credential (hidden)" in entry.text
+    assert token[4:12] not in entry.text
+    assert token[4:12].encode() not in entry.raw
+    assert len(entry.raw) == len(raw)
 
 
 @pytest.mark.clause("BP1-TLS-006")

@@ -1,11 +1,13 @@
 """What was said and heard in a case, kept for the report: bytes of heads, messages decoded, payloads only counted.
 
-One transcript belongs to one case and is shared by its connections, which are numbered in the order of dialling.
+One transcript belongs to one case and is shared by its connections, which are numbered in the order of dialling. Credentials
+are not in it (BP1-AUT-011).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +20,9 @@ KEPT_BYTES = 400
 
 ENTRIES_MAX = 300
 """Entries that are kept of one case: the first and the last of them."""
+
+
+_CREDENTIAL = re.compile(rb"bp1_[a-z2-7]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,8 @@ class Transcript:
                 del self._entries[ENTRIES_MAX // 2]
                 self._left_out += 1
             at_s = time.monotonic() - self._began
-            self._entries.append(Entry(at_s, connection, direction, text, bytes(raw[:KEPT_BYTES])))
+            kept = _CREDENTIAL.sub(lambda found: b"?" * len(found[0]), bytes(raw[:KEPT_BYTES]))
+            self._entries.append(Entry(at_s, connection, direction, text, kept))
 
     @property
     def entries(self) -> list[Entry]:
@@ -99,7 +105,7 @@ def describe_frame(header: wire.Header, head: bytes) -> str:
 def describe(message: wire.Message, stream: int | None = None) -> str:
     """A message for people: ``ACK on 1: position 1048576``; fields that say nothing are left out."""
     told = [
-        f"{field.name} {_show(getattr(message, field.name))}"
+        f"{field.name} {_show(getattr(message, field.name)) if field.repr else '(hidden)'}"
         for field in dataclasses.fields(message)
         if not _idle(getattr(message, field.name), field.default)
     ]
