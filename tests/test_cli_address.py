@@ -98,6 +98,8 @@ def test_server_is_what_connect_takes() -> None:
     ("host", "loopback"),
     [
         ("localhost", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:192.0.2.1", False),
         ("LOCALHOST.", True),
         ("a.localhost", True),
         ("127.8.9.1", True),
