@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 import trio
-from peers import MIB, Sample, bytes_of
+from peers import MIB, Sample, bytes_of, serving
+from peers import run as run_quickly
 from processes import COMMAND, TIMEOUT_S, Ran, wait_for_line
 from prometheus_client import generate_latest
+from trio.testing import wait_all_tasks_blocked
 
 import blockproto
 from blockproto.cli.output import Status
@@ -28,8 +30,9 @@ from blockproto.identity.tokens import new_token
 from blockproto.logs import JsonFormatter, Log, TextFormatter, tell
 from blockproto.metrics import PRINCIPALS_MAX, Metrics
 from blockproto.protocol.session import Session, Side
-from blockproto.watch import VISITOR, Both, Load, Visitor, Watch
-from blockproto.wire import PREFACE, encode_frame
+from blockproto.store import Upload
+from blockproto.watch import VISITOR, Both, Entered, Load, Visitor, Watch
+from blockproto.wire import PREFACE, Opened, encode_frame
 
 Run = Callable[..., Ran]
 HELLO = Session(Side.CLIENT).greeting()
@@ -166,6 +169,30 @@ async def test_logs_say_what_happened(tmp_path: Path, caplog: pytest.LogCaptureF
     assert by_event["connection"]["kind"] == "native"
     assert begun["peer"].startswith("127.0.0.1:")
     assert begun["level"] == "info"
+
+
+@pytest.mark.trio(run=run_quickly)
+async def test_it_is_told_how_streams_come_to_an_upload(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    class Heard(Watch):
+        def entered(self, upload: Upload, how: Entered) -> None:
+            heard.append(how)
+
+    sample = Sample(bytes_of(2 * MIB + 5))
+    async with serving() as served:
+        monkeypatch.setattr(served.server.uploads, "_watch", Heard())
+        peers = [await served.peer() for _ in range(4)]
+        for peer, attempt in zip(peers, (1, 1, 2, 3), strict=True):
+            if attempt == 3:  # nobody sends it any more
+                await peers[2].stream.aclose()
+                await wait_all_tasks_blocked()
+            await peer.say(1, sample.open(attempt))
+            await peer.expect(Opened, 1)
+            if not heard[1:]:
+                await peer.say(1, *sample.block(0))
+                await peer.wait_acked(0)
+    assert heard == ["begun", "joined", "taken over", "resumed"]
 
 
 def test_a_line_shows_no_name_as_it_is() -> None:
