@@ -2,7 +2,8 @@
 
 It is ``blockproto serve`` in everything else: it prints ``listening on HOST:PORT`` when it is ready (port 0, the default,
 picks a free one) and ends in order on SIGTERM. ``--mutant none`` is the healthy server, for comparison; ``--list`` prints
-every name with the clause it violates and the mistake, tab-separated, one a line. The mistakes are in ``mistakes.py``.
+every name with the clause it violates and the mistake, tab-separated, one a line. The mistakes are in ``mistakes.py`` and
+``more_mistakes.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from collections.abc import Sequence
 from blockproto.cli import main as blockproto_command
 
 from .mistakes import SERVERS, Mutant
+from .more_mistakes import MORE_SERVERS
+
+EVERY_SERVER = SERVERS | MORE_SERVERS
+"""What ``--mutant`` accepts."""
 
 
 def print_list(mutants: dict[str, Mutant]) -> None:
@@ -32,15 +37,15 @@ def parser_for(mutants: dict[str, Mutant], doc: str) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; returns the exit code."""
-    parser = parser_for(SERVERS, __doc__)
+    parser = parser_for(EVERY_SERVER, __doc__)
     parser.add_argument("folder", nargs="?", default=".", help="what to serve")
     parser.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT")
     options = parser.parse_args(arguments)
     if options.list:
-        print_list(SERVERS)
+        print_list(EVERY_SERVER)
         return 0
     if options.mutant != "none":
-        SERVERS[options.mutant].apply(setattr)
+        EVERY_SERVER[options.mutant].apply(setattr)
     return blockproto_command(["serve", options.folder, "--listen", options.listen])
 
 
