@@ -154,8 +154,8 @@ async def test_a_pinned_server_takes_an_upload(tmp_path: Path, own: tuple[Path, 
         await send(dial, tmp_path, content)
         assert content_of(server.store, "note.txt") == content  # type: ignore[arg-type]
         secured = await dial()
-        assert secured._stream.selected_alpn_protocol() == ALPN  # type: ignore[attr-defined]
-        assert secured._stream.version() == "TLSv1.3"  # type: ignore[attr-defined]
+        assert secured.tls.selected_alpn_protocol() == ALPN  # type: ignore[attr-defined]
+        assert secured.tls.version() == "TLSv1.3"  # type: ignore[attr-defined]
         await secured.aclose()
 
 

@@ -29,7 +29,8 @@ Part = bytes | bytearray | memoryview
 Deadline = Callable[[], float]
 
 
-def _never() -> float:
+def never() -> float:
+    """A deadline that does not come."""
     return math.inf
 
 
@@ -44,7 +45,7 @@ class Endpoint(Protocol):
     peer: str
     host: str
 
-    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
 
         Args:
@@ -92,7 +93,7 @@ class SocketEndpoint:
         if sock.family != getattr(socket, "AF_UNIX", None):
             _tune(sock)
 
-    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint. Bytes that are here already are taken without a scope for the deadline: it costs more."""
         await self._yield_after(0)  # before bytes are taken, so that a cancellation loses none
         while True:
@@ -176,7 +177,7 @@ class StreamEndpoint:
         self._stream = stream
         self.peer = self.host = peer
 
-    async def receive_into(self, view: memoryview, deadline: Deadline = _never) -> int | None:
+    async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint."""
         received: bytes | bytearray | None = None
         try:

@@ -1,7 +1,11 @@
 """TLS over a connection, both sides: the handshake with its end in time, and whose certificate it is.
 
-Inside, everything is as without it: what comes out is an endpoint. The end of the TLS connection means no more than the end
-of a TCP connection (BP1-TLS-007), so close_notify is neither sent nor waited for.
+Inside, everything is as without it: what comes out is an endpoint. The standard library's TLS works on memory; here the
+bytes go between that memory and the connection, decrypted into the caller's own buffer, many records at a time: a pass
+through the scheduler for each record of 16 KiB would cost more than its encryption.
+
+The end of the TLS connection means no more than the end of a TCP connection (BP1-TLS-007), so close_notify is neither sent
+nor waited for. Reading never writes: what TLS wants to say of itself (a new key) goes with the next bytes that are sent.
 
 Spec: BP1-TLS.
 """
@@ -10,78 +14,142 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
 from ..errors import ConnectionLost
-from .endpoint import Endpoint, StreamEndpoint
+from .endpoint import Deadline, Endpoint, Part, never
 
 _READ_LEAST = 512
-_READ_MOST = 32 * 1024
+_READ_MOST = 128 * 1024
+_WRITE_MOST = 128 * 1024
 
 Trust = Callable[[bytes], None]
 """Judges the peer's certificate (DER) and raises if it is not the one."""
 
 
-class EndpointStream(trio.abc.Stream):
-    """An endpoint as a Trio stream, for TLS to run over. Owns ``endpoint``.
+class TlsEndpoint:
+    """The inside of a TLS connection.
 
     Args:
-        endpoint: the connection.
-        first: bytes that were read of it already.
+        outer: the connection; owned from now on.
+        context: certificates, keys and versions.
+        server_side: whether the peer dialled.
+        server_hostname: what the server was called by who dialled.
+        first: what was read of the connection already.
     """
 
-    def __init__(self, endpoint: Endpoint, first: bytes = b"") -> None:
-        self._endpoint = endpoint
-        self._first = first
-        self._length = _READ_LEAST
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """See trio.abc.SendStream."""
-        try:
-            await self._endpoint.send([data])
-        except ConnectionLost as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """See trio.abc.SendStream; ``send_all`` waits when it must."""
-        await trio.lowlevel.checkpoint()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """See trio.abc.ReceiveStream. Little memory is kept while nothing comes, and more while much does."""
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        view = memoryview(bytearray(min(max_bytes or _READ_MOST, self._length)))
-        try:
-            received = await self._endpoint.receive_into(view)
-        except ConnectionLost as exc:
-            raise trio.BrokenResourceError(str(exc)) from exc
-        assert received is not None  # no deadline was given
-        self._length = _READ_MOST if received == len(view) else _READ_LEAST
-        return bytes(view[:received])
-
-    async def aclose(self) -> None:
-        """See trio.abc.AsyncResource."""
-        await self._endpoint.aclose()
-
-
-class TlsEndpoint(StreamEndpoint):
-    """The inside of a TLS connection. Owns both."""
-
-    def __init__(self, stream: trio.SSLStream[EndpointStream], outer: Endpoint) -> None:
-        super().__init__(stream, outer.peer)
+    def __init__(
+        self,
+        outer: Endpoint,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        first: bytes = b"",
+    ) -> None:
+        self.peer = outer.peer
+        self.host = outer.host
         self._outer = outer
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._incoming.write(first)
+        self.tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self._view = memoryview(bytearray(_READ_LEAST))
+
+    async def shake_hands(self) -> None:
+        """Do the handshake.
+
+        Raises:
+            ConnectionLost: it failed.
+
+        Cancellation: close the connection.
+        """
+        while True:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+            except ssl.SSLError as exc:
+                with contextlib.suppress(ConnectionLost):
+                    await self._flush()  # the alert that says why
+                raise ConnectionLost(f"the TLS handshake with {self.peer} failed{_why(exc)}") from exc
+            else:
+                await self._flush()
+                return
+            if not await self._feed(never):
+                raise ConnectionLost(f"the TLS handshake with {self.peer} failed: it closed the connection")
+
+    async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
+        """See Endpoint."""
+        while True:
+            received = self._decrypt(view)
+            if received is not None:
+                return received
+            fed = await self._feed(deadline)
+            if not fed:
+                return fed
+
+    def _decrypt(self, view: memoryview) -> int | None:
+        """What has come whole, into ``view``; 0 at the end of TLS, None if nothing has."""
+        filled = 0
+        try:
+            while filled < len(view):
+                count: int = self.tls.read(len(view) - filled, view[filled:])  # type: ignore[assignment]
+                if not count:
+                    return filled
+                filled += count
+        except ssl.SSLWantReadError:
+            return filled or None
+        except ssl.SSLZeroReturnError:
+            return filled
+        except ssl.SSLError as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke{_why(exc)}") from exc
+        return filled
+
+    async def _feed(self, deadline: Deadline) -> int | None:
+        """More bytes from the connection. Little memory is kept while little comes, and more while much does."""
+        view = self._view
+        received = await self._outer.receive_into(view, deadline)
+        if received:
+            self._incoming.write(view[:received])
+            if received == len(view) < _READ_MOST:
+                self._view = memoryview(bytearray(min(_READ_MOST, 8 * len(view))))
+            elif received <= _READ_LEAST < len(view):
+                self._view = memoryview(bytearray(_READ_LEAST))
+        return received
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        for part in parts:
+            rest = memoryview(part)
+            while rest:
+                try:
+                    rest = rest[self.tls.write(rest[:_WRITE_MOST]) :]
+                except ssl.SSLError as exc:
+                    raise ConnectionLost(f"the connection to {self.peer} broke{_why(exc)}") from exc
+                if self._outgoing.pending >= _WRITE_MOST:
+                    await self._flush()
+        await self._flush()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._outer.send([self._outgoing.read()])
 
     def limit_unsent(self, limited: bool) -> None:
         """See Endpoint."""
         self._outer.limit_unsent(limited)
 
+    async def end_sending(self) -> None:
+        """See Endpoint; TLS has no half-close that means anything here."""
+        await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         """See Endpoint: at once, without close_notify (BP1-TLS-007)."""
-        with contextlib.suppress(trio.BrokenResourceError):
-            await super().aclose()
+        await self._outer.aclose()
 
 
 async def answer_tls(endpoint: Endpoint, first: bytes, context: ssl.SSLContext, until: float) -> Endpoint:
@@ -98,10 +166,9 @@ async def answer_tls(endpoint: Endpoint, first: bytes, context: ssl.SSLContext, 
 
     Cancellation: the connection is closed.
     """
-    inner = EndpointStream(endpoint, first)
-    stream = trio.SSLStream(inner, context, server_side=True, https_compatible=True)
-    await _shake_hands(stream, endpoint.peer, until)
-    return TlsEndpoint(stream, endpoint)
+    inside = TlsEndpoint(endpoint, context, server_side=True, first=first)
+    await _shake_hands(inside, until)
+    return inside
 
 
 async def begin_tls(
@@ -120,36 +187,33 @@ async def begin_tls(
     Raises:
         What ``trust`` raises; then nothing was sent but the handshake.
     """
-    inner = EndpointStream(endpoint)
-    stream = trio.SSLStream(inner, context, server_hostname=host, https_compatible=True)
-    await _shake_hands(stream, endpoint.peer, until)
+    inside = TlsEndpoint(endpoint, context, server_hostname=host)
+    await _shake_hands(inside, until)
     try:
         if trust is not None:
-            trust(stream.getpeercert(binary_form=True))
-        if stream.selected_alpn_protocol() != alpn:
+            trust(inside.tls.getpeercert(binary_form=True) or b"")
+        if inside.tls.selected_alpn_protocol() != alpn:
             raise ConnectionLost(f"{endpoint.peer} speaks TLS, but not {alpn} in it")
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        with trio.CancelScope(shield=True):
+            await inside.aclose()
         raise
-    return TlsEndpoint(stream, endpoint)
+    return inside
 
 
-async def _shake_hands(stream: trio.SSLStream[EndpointStream], peer: str, until: float) -> None:
+async def _shake_hands(inside: TlsEndpoint, until: float) -> None:
     try:
         with trio.move_on_at(until) as scope:
-            await stream.do_handshake()
+            await inside.shake_hands()
         if scope.cancelled_caught:
-            raise ConnectionLost(f"the TLS handshake with {peer} took too long")
-    except trio.BrokenResourceError as exc:
-        await trio.aclose_forcefully(stream)
-        raise ConnectionLost(f"the TLS handshake with {peer} failed{_why(exc)}") from exc
+            raise ConnectionLost(f"the TLS handshake with {inside.peer} took too long")
     except BaseException:
-        await trio.aclose_forcefully(stream)
+        with trio.CancelScope(shield=True):
+            await inside.aclose()
         raise
 
 
-def _why(error: trio.BrokenResourceError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f": {cause.verify_message}"
-    return f": {cause.reason}" if isinstance(cause, ssl.SSLError) and cause.reason else ""
+def _why(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f": {error.verify_message}"
+    return f": {error.reason}" if error.reason else ""
