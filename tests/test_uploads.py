@@ -494,16 +494,16 @@ async def test_a_commit_that_is_refused_leaves_the_upload() -> None:
     async with serving() as served:
         peer = await served.peer()
         taken = Sample(b"taken", sourceid=b"another sourceid")
-        await peer.say(1, *taken.block(0, commit=True))
-        await peer.expect(Committed)
         await peer.say(3, THREE.open(1, if_exists=1))
         await peer.expect(Opened)
         await _send(peer, 0, 1, 2, stream=3)
+        await peer.say(5, *taken.block(0, commit=True))
+        await peer.expect(Committed, 5)
         await peer.say(3, THREE.commit())
         await peer.expect_error(Code.FILE_EXISTS, Scope.STREAM, 3)
-        await peer.say(5, THREE.open(1, if_exists=2))
-        assert (await peer.expect(Opened, 5)).held == ((0, 3),)
-        await peer.say(5, THREE.commit())
+        await peer.say(7, THREE.open(1, if_exists=2))
+        assert (await peer.expect(Opened, 7)).held == ((0, 3),)
+        await peer.say(7, THREE.commit())
         await peer.expect(Committed)
         assert content_of(served.store, "sample.bin") == THREE.content
 

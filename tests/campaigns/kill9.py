@@ -142,11 +142,11 @@ class Kill9:
 
     def _start(self, proxy: Proxy, source: Path, name: str) -> Running:
         self._totals.commands += 1
+        patience = ("--retry-for", "1s" if self._gives_up == 1 else "10s")
         if self._downloads:
-            return self._place.start("get", proxy.address + name, self._fetched / name, "--json")
-        return self._place.start(
-            "put", source, proxy.address, "--as", name, "--json", "--connections", self._connections
-        )
+            return self._place.start("get", proxy.address + name, self._fetched / name, "--json", *patience)
+        often = ("--connections", self._connections)
+        return self._place.start("put", source, proxy.address, "--as", name, "--json", *often, *patience)
 
     def _next_moment(self, proxy: Proxy, filesize: int) -> Gate:
         kind = self._rng.random()
