@@ -26,10 +26,11 @@ from ..names import SafeName
 from ..sourceid import derive_sourceid, installation_secret
 from ..transfer.sending import Progress
 
-TRIES = 5
+TRIES = 8
 """How often a client comes back without any progress."""
 RETRY_S = 0.5
-"""How long it waits before the first time; twice as long each time after."""
+RETRY_MOST_S = 8.0
+"""How long it waits before the first time; twice as long each time after, up to the most."""
 PIECE_LENGTH = 1 << 20
 """Bytes that are read and sent at once."""
 
@@ -229,4 +230,4 @@ async def _send_again_and_again(sender: Sender, dial: Dial, file: Outgoing) -> E
             tries = 1 if file.position > reached else tries + 1
             if tries >= TRIES or not met:
                 raise
-        await trio.sleep(RETRY_S * 2 ** (tries - 1))
+        await trio.sleep(min(RETRY_S * 2 ** (tries - 1), RETRY_MOST_S))
