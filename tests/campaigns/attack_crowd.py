@@ -43,6 +43,8 @@ STRANGER_S = 15.0
 """Ten seconds to say who it is, five to read why it has to go."""
 SLACK_S = 8.0
 """How much later a stranger may be seen gone: of thousands at once each waits to be accepted and to be seen."""
+ARRIVE_PER_S = 1500
+"""How fast they come: with more than the server accepts, it is the kernel's queue that keeps everybody waiting (1 s)."""
 RESIDENT_MAX = 256 * MIB
 DATA_MAX = 256 * MIB
 ADDRESSES = [f"127.0.0.{last}" for last in range(2, 251)]
@@ -199,7 +201,8 @@ def run(place: Place, strangers: int, what: str, honest_s: float = HONEST_S) -> 
             coming = iter(range(strangers))
             number: int | None = next(coming)
             while number is not None or crowd.left:
-                for _ in range(50):
+                due = 1 + int((time.monotonic() - begun) * ARRIVE_PER_S) - len(crowd.strangers)
+                for _ in range(min(due, 50)):
                     if number is not None:
                         crowd.come(what, number)
                         number = next(coming, None)
