@@ -65,6 +65,33 @@ def entries(trial: Trial, recursive: bool) -> None:
 
 
 @cases.table(
+    "files/folder-beside-its-longer-namesakes/pages-of-{}",
+    "LST-004",
+    {"1": 1, "100": 100},
+    why="Walking folder by folder is not byte order: a space, '-' and '.' stand before '/'.",
+)
+def namesakes(trial: Trial, limit: int) -> None:
+    """What is in a folder comes after those of its neighbours whose names go on with a byte below "/"."""
+    peer = trial.dial()
+    folder = trial.sample(0).filename
+    wanted = [f"{folder}/{name}" for name in ("a", "a b", "a-b", "a.b", "a/x", "a0")]
+    for no, name in enumerate(name for name in wanted if not name.endswith("/a")):
+        moves.brief(peer, trial.sample(1, filename=name), 2 * no + 1)
+    got: list[str] = []
+    cursor, stream = "", 101
+    while not got or cursor:
+        result = moves.list_(peer, stream, name=folder, recursive=True, limit=limit, cursor=cursor)
+        got += [item.filename for item in result.items if isinstance(item, wire.FileItem)]
+        cursor, stream = result.cursor, stream + 2
+    require(
+        got == wanted,
+        "the listing is not in the byte order of whole names",
+        expected=str(wanted),
+        got=str(got),
+    )
+
+
+@cases.table(
     "pages/of-{}",
     "LST-002 LST-001 LST-003",
     {"1": 1, "2": 2, "8": 8, "9": 9, "65535": 65_535},
