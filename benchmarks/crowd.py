@@ -14,10 +14,10 @@ from typing import NoReturn
 
 import trio
 
+from blockproto.calling.dialling import tcp_dial
+from blockproto.calling.lines import LineEvent, Reconnected
 from blockproto.client import Client, connect_with
-from blockproto.dialling import tcp_dial
 from blockproto.errors import BlockprotoError
-from blockproto.lines import LineEvent, Reconnected
 from blockproto.link.endpoint import Endpoint
 
 from .processes import HOST

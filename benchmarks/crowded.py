@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from blockproto.lines import WORKED_S
+from blockproto.calling.lines import WORKED_S
 from blockproto.wire import PREFACE, Hello, Ping, encode_frame
 
 from .arena import Arena

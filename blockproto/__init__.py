@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import connect, serve
+    from .calling.lines import LineEvent, Reconnected, Reconnecting, Resumed
     from .client import Client
     from .errors import BlockprotoError
-    from .lines import LineEvent, Reconnected, Reconnecting, Resumed
     from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob
     from .transfer.sending import Progress
@@ -37,13 +37,13 @@ _HOMES = {
     "Client": ".client",
     "DownloadJob": ".results",
     "FileInfo": ".results",
-    "LineEvent": ".lines",
+    "LineEvent": ".calling.lines",
     "Progress": ".transfer.sending",
     "QueuedTransfer": ".queue",
     "Receipt": ".results",
-    "Reconnected": ".lines",
-    "Reconnecting": ".lines",
-    "Resumed": ".lines",
+    "Reconnected": ".calling.lines",
+    "Reconnecting": ".calling.lines",
+    "Resumed": ".calling.lines",
     "TransferQueue": ".queue",
     "TransferState": ".queue",
     "UploadInfo": ".results",

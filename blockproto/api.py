@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .calling.dialling import tcp_dial
+from .calling.introducing import Introduction, OnPrincipal
+from .calling.lines import OnLine
 from .client import Client, connect_with
-from .dialling import tcp_dial
-from .introducing import Introduction, OnPrincipal
-from .lines import OnLine
 from .store import Discard, DownloadStore, UploadStore
 from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
+    from .calling.trust import Trust
     from .identity.entrance import Entrance
     from .link.recording import Recorder
-    from .trust import Trust
 
 
 @asynccontextmanager
@@ -58,7 +58,7 @@ async def connect(
         OSError: ``log`` cannot be written.
     """
     if url.startswith("bps:"):
-        from .trust import tls_dial
+        from .calling.trust import tls_dial
 
         dial, server = tls_dial(url, trust)
     else:

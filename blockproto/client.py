@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .asking import ask, ask_once
-from .bulk import Bulk, if_exists_of, priority_of
-from .dialling import Dial
-from .downloads import BulkDownload, download_jobs, give_up
+from .calling.asking import ask, ask_once
+from .calling.bulk import Bulk, if_exists_of, priority_of
+from .calling.dialling import Dial
+from .calling.downloads import BulkDownload, download_jobs, give_up
+from .calling.fetching import Downloader, OpenSidecar, stat_item
+from .calling.introducing import Introduction
+from .calling.lines import Lines, OnLine, Patience, Retries
+from .calling.mailbox import Mailbox
+from .calling.sourceid import Attempts, derive_sourceid, installation_secret
+from .calling.sources import FileSource, StreamSource
+from .calling.uploading import Uploader
 from .errors import BlockprotoError, ConnectionLost
-from .fetching import Downloader, OpenSidecar, stat_item
-from .introducing import Introduction
-from .lines import Lines, OnLine, Patience, Retries
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
-from .mailbox import Mailbox
 from .results import (
     DownloadJob,
     FileInfo,
@@ -42,12 +45,9 @@ from .results import (
     upload_info,
     upload_item,
 )
-from .sourceid import Attempts, derive_sourceid, installation_secret
-from .sources import FileSource, StreamSource
 from .store import DownloadStore
 from .tasks import background_tasks
 from .transfer.sending import OnProgress
-from .uploading import Uploader
 from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, UploadItem
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import trio
 
-from .arrivals import places_for
 from .dialects.known import dialects_of
 from .errors import BlockprotoError, NotPermitted
 from .identity.entrance import Entrance, Wishes, open_entrance
 from .loopback import is_loopback
 from .names import RESERVED
 from .server import Server
+from .serving.arrivals import places_for
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
 from .watch import Watch

@@ -23,7 +23,6 @@ from functools import partial
 
 import trio
 
-from .arrivals import PLACES, Arrivals, Place
 from .dialects import Dialect
 from .dialects.visit import Visit
 from .errors import (
@@ -41,9 +40,10 @@ from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, endpoint_of
 from .protocol.session import Limits
 from .realm import ANONYMOUS
-from .reception import Caller, receive
-from .requests import Answerer, ServedFetch
 from .routing import Verdict
+from .serving.arrivals import PLACES, Arrivals, Place
+from .serving.reception import Caller, receive
+from .serving.requests import Answerer, ServedFetch
 from .store import FileStore
 from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_in_thread

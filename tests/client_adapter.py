@@ -18,11 +18,11 @@ from typing import Any
 
 import trio
 
-from blockproto import sourceid
 from blockproto.api import _open_downloads, _open_sidecar
+from blockproto.calling import sourceid
+from blockproto.calling.dialling import tcp_dial
 from blockproto.cli.output import leaves_of
 from blockproto.client import Client, connect_with
-from blockproto.dialling import tcp_dial
 from blockproto.errors import BadCheck, BlockprotoError, ConnectionLost, GoingAway
 from blockproto.link import keepalive
 from blockproto.results import Receipt, UploadJob

@@ -8,13 +8,13 @@ from peers import MIB, Sample, Served, bytes_of, run, serving
 from test_admission import say_who
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.arrivals import Arrivals, Place, neighbourhood, places_for
 from blockproto.errors import Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.identity.register import Register
 from blockproto.link.endpoint import StreamEndpoint
 from blockproto.link.least_rate import SPAN_BYTES_LEAST, SPAN_S, LeastRate
 from blockproto.server import Server
+from blockproto.serving.arrivals import Arrivals, Place, neighbourhood, places_for
 from blockproto.store.memory import MemoryStore
 from blockproto.wire import PREFACE, Committed, Opened, Piece, Ping
 

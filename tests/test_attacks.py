@@ -19,12 +19,12 @@ from campaigns.tools import Place
 from processes import COMMAND, Server
 
 import blockproto
+from blockproto.calling.trust import Trust
 from blockproto.cli.output import Status
 from blockproto.errors import BlockprotoError, ConnectionLost, Unauthenticated
 from blockproto.identity.certificates import pin_of_file
 from blockproto.identity.entrance import OWNER_TOKEN_NAME
 from blockproto.identity.tokens import new_token
-from blockproto.trust import Trust
 from blockproto.wire import HEADER_LENGTH, PREFACE, Hello, decode_head, decode_header, encode_frame
 
 Run = Callable[..., Any]

@@ -200,7 +200,7 @@ async def test_folders_facts_and_policies_go_along(tmp_path: Path) -> None:
 
 @quick
 async def test_jobs_are_looked_at_a_page_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockproto.bulk.PAGE_JOBS", 5)
+    monkeypatch.setattr("blockproto.calling.bulk.PAGE_JOBS", 5)
     jobs = _tree(tmp_path / "tree", 13)
     given: list[UploadJob] = []
 
@@ -431,7 +431,7 @@ async def test_a_cancelled_upload_of_many_stops(tmp_path: Path) -> None:
 
 @quick
 async def test_a_receiver_that_sends_payload_ends_the_connection(tmp_path: Path) -> None:
-    from blockproto.bulk import BriefLane
+    from blockproto.calling.bulk import BriefLane
 
     ended: list[Committed | BlockprotoError] = []
     lane = BriefLane(ended.append)

@@ -36,8 +36,8 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of
+from blockproto.calling.dialling import CONNECT_S, tcp_dial
 from blockproto.client import BRIEF_LENGTH_MAX, Client, connect_with
-from blockproto.dialling import CONNECT_S, tcp_dial
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -1018,7 +1018,7 @@ async def test_a_fetcher_that_gives_up_says_cancelled(tmp_path: Path) -> None:
 
 @quick
 async def test_listing_goes_through_all_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockproto.requests.PAGE_ITEMS_MAX", 3)
+    monkeypatch.setattr("blockproto.serving.requests.PAGE_ITEMS_MAX", 3)
     path = _file(tmp_path, 5)
     async with serving() as served, served.client() as client:
         for number in range(8):
@@ -1077,7 +1077,7 @@ async def test_files_and_folders_are_removed(tmp_path: Path) -> None:
 @quick
 async def test_receipts_are_asked_for_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blockproto.client.RECEIPTS_MAX", 3)
-    monkeypatch.setattr("blockproto.requests.RECEIPTS_MAX", 2)
+    monkeypatch.setattr("blockproto.serving.requests.RECEIPTS_MAX", 2)
     async with serving() as served, served.client() as client:
         ids = []
         for number in range(7):

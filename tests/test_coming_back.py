@@ -12,9 +12,7 @@ import trio
 from peers import MIB, Gate, bytes_of, content_of, frames_of, names_in, run, serving
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.client import connect_with
-from blockproto.errors import ConnectionLost
-from blockproto.lines import (
+from blockproto.calling.lines import (
     AFTER_MOST_S,
     BOUNDS_S,
     RETRY_FOR_S,
@@ -23,6 +21,8 @@ from blockproto.lines import (
     Reconnecting,
     Resumed,
 )
+from blockproto.client import connect_with
+from blockproto.errors import ConnectionLost
 from blockproto.link.endpoint import Endpoint
 from blockproto.store import UploadStore
 from blockproto.wire import Commit, List, Open

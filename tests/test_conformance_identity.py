@@ -14,6 +14,7 @@ from peers import WatchedStore
 from processes import Ran, Server
 from trio.testing import memory_stream_pair
 
+from blockproto.calling.introducing import Introduction
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
 from blockproto.conformance import forge
@@ -29,7 +30,6 @@ from blockproto.conformance.verdicts import Verdict
 from blockproto.errors import Code
 from blockproto.identity.admission import Door
 from blockproto.identity.certificates import own_certificate, pin_of_file, server_context
-from blockproto.introducing import Introduction
 from blockproto.link.endpoint import StreamEndpoint
 from blockproto.protocol.session import Limits, Session
 from blockproto.server import Server as Served

@@ -15,7 +15,7 @@ from peers import MIB, Served, bytes_of, frames_of, run, serving
 from processes import Server
 
 import blockproto
-from blockproto import downloads
+from blockproto.calling import downloads
 from blockproto.client import Client, connect_with
 from blockproto.errors import (
     BlockprotoError,

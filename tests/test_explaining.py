@@ -17,14 +17,14 @@ from processes import Ran, Server
 from slow_lines import SlowLines, wait_out
 from trio.testing import memory_stream_pair
 
+from blockproto.calling.dialling import Dial
+from blockproto.calling.introducing import Introduction
 from blockproto.chaos import Amount, Conditions, Ending, How
 from blockproto.cli import main
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
-from blockproto.dialling import Dial
 from blockproto.errors import BlockprotoError, ConnectionLost
 from blockproto.explaining import Explanation, explain
-from blockproto.introducing import Introduction
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.link.recording import Recorder
 from blockproto.store.memory import MemoryStore

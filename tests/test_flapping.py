@@ -9,10 +9,10 @@ import pytest
 import trio
 from peers import MIB, Served, bytes_of, content_of, run, serving
 
+from blockproto.calling.lines import LineEvent, Reconnecting
 from blockproto.chaos import Conditions, How, Line
 from blockproto.client import Client, connect_with
 from blockproto.errors import ConnectionLost
-from blockproto.lines import LineEvent, Reconnecting
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 
 quick = pytest.mark.trio(run=run)

@@ -27,9 +27,9 @@ import blockproto
 from blockproto.cli.output import Status
 from blockproto.identity.certificates import parse_pin
 from blockproto.identity.tokens import new_token
-from blockproto.logs import JsonFormatter, Log, TextFormatter, tell
-from blockproto.metrics import PRINCIPALS_MAX, Metrics
 from blockproto.protocol.session import Session, Side
+from blockproto.serving.logs import JsonFormatter, Log, TextFormatter, tell
+from blockproto.serving.metrics import PRINCIPALS_MAX, Metrics
 from blockproto.store import Upload
 from blockproto.watch import VISITOR, Both, Entered, Load, Visitor, Watch
 from blockproto.wire import PREFACE, Opened, encode_frame

@@ -26,8 +26,8 @@ from peers import (
 )
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from blockproto.calling.dialling import tcp_dial
 from blockproto.client import connect_with
-from blockproto.dialling import tcp_dial
 from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
 from blockproto.link.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.protocol.session import Kind, Limits

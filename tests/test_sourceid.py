@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from blockproto.sourceid import SECRET_LENGTH, SECRET_VARIABLE, Attempts, derive_sourceid, installation_secret
+from blockproto.calling.sourceid import (
+    SECRET_LENGTH,
+    SECRET_VARIABLE,
+    Attempts,
+    derive_sourceid,
+    installation_secret,
+)
 
 SECRET = bytes(range(32))
 

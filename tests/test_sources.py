@@ -10,9 +10,16 @@ import pytest
 import trio
 from peers import MIB, bytes_of, run
 
+from blockproto.calling.sources import (
+    LOOKS_MAX,
+    FileSource,
+    StreamSource,
+    filetype_of,
+    folder_facts,
+    reader_of,
+)
 from blockproto.errors import NameRefused, Refused, SourceChanged
 from blockproto.names import SafeName
-from blockproto.sources import LOOKS_MAX, FileSource, StreamSource, filetype_of, folder_facts, reader_of
 from blockproto.store import FOLDER_FILETYPE, Facts, IfExists
 
 quick = pytest.mark.trio(run=run)

@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from peers import RawPeer, WatchedStore, content_of
 from trio.testing import MockClock, memory_stream_pair
 
+from blockproto.calling.trust import Trust, tls_dial
 from blockproto.client import connect_with
 from blockproto.errors import Code, ConnectionLost, NotPermitted, Scope, Unauthenticated
 from blockproto.identity.admission import Door
@@ -33,7 +34,6 @@ from blockproto.identity.certificates import (
 )
 from blockproto.identity.known import KnownServers
 from blockproto.server import Server
-from blockproto.trust import Trust, tls_dial
 from blockproto.wire import PREFACE
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from blockproto.walking import Found, total_of, walk
+from blockproto.calling.walking import Found, total_of, walk
 
 
 class Told:

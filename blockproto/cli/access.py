@@ -22,8 +22,8 @@ from .address import Address
 from .output import say, warn
 
 if TYPE_CHECKING:
+    from ..calling.trust import Trust
     from ..client import Client
-    from ..trust import Trust
 
 TOKEN_VARIABLE = "BLOCKPROTO_TOKEN"
 SYSTEM = "system"
@@ -141,8 +141,8 @@ def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[
 
 
 def _trust() -> Trust:
+    from ..calling.trust import Trust
     from ..identity.known import known_servers
-    from ..trust import Trust
 
     authorities = _told("ca")
     if authorities is not None:

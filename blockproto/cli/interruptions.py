@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..lines import LineEvent, Reconnected, Reconnecting
+from ..calling.lines import LineEvent, Reconnected, Reconnecting
 from ..names import show_name
 from .output import say, show_size
 

@@ -21,10 +21,10 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, Receipt, UploadJob
+from ..calling.walking import Found, total_of, walk
 from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
 from ..store import FOLDER_FILETYPE
-from ..walking import Found, total_of, walk
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
 from .interruptions import LineTeller

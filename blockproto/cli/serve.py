@@ -26,10 +26,10 @@ from ..dialects.known import DIALECTS
 from ..errors import StoreInUse
 from ..identity.certificates import pin_words
 from ..identity.entrance import OWNER, Entrance
-from ..logs import FORMATS, Log, log, tell
 from ..loopback import is_loopback
 from ..names import RESERVED
-from ..passed import passed_sockets
+from ..serving.logs import FORMATS, Log, log, tell
+from ..serving.passed import passed_sockets
 from ..watch import NOBODY, Both, Watch
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import verbose_option, verbosity
@@ -160,7 +160,7 @@ def _watch(metrics: tuple[str, int] | None) -> Iterator[Watch]:
         yield watch
         return
     try:
-        from ..metrics import Metrics, shown
+        from ..serving.metrics import Metrics, shown
     except ImportError as error:
         raise click.UsageError("--metrics needs more: pip install 'blockproto[metrics]'") from error
     counts = Metrics()

@@ -19,11 +19,11 @@ from typing import Protocol
 
 import trio
 
-from ..dialling import Dial, tcp_dial
+from ..calling.dialling import Dial, tcp_dial
+from ..calling.sourceid import derive_sourceid, installation_secret
 from ..errors import BadFacts, ConnectionLost, NotPermitted, SourceChanged
 from ..link.endpoint import Endpoint
 from ..names import SafeName
-from ..sourceid import derive_sourceid, installation_secret
 from ..transfer.sending import Progress
 
 TRIES = 8

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import trio
 
-from ..dialling import Dial
+from ..calling.dialling import Dial
 from ..errors import ConnectionLost
 from ..link.endpoint import Endpoint
 from .sending import PIECE_LENGTH, Ending, Outgoing

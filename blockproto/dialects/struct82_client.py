@@ -18,7 +18,8 @@ from collections import Counter, deque
 import trio
 
 from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
-from ..dialling import Dial
+from ..calling.dialling import Dial
+from ..calling.sources import filetype_of
 from ..errors import (
     ERRORS,
     Code,
@@ -31,7 +32,6 @@ from ..errors import (
     error_from_code,
 )
 from ..link.endpoint import Endpoint
-from ..sources import filetype_of
 from ..tasks import background_tasks
 from .sending import Ending, Outgoing
 from .struct82_wire import (

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 
 from ..api import discard_download
+from ..calling.walking import Found, walk
 from ..client import Client
 from ..errors import ConnectionLost, GoingAway, NameRefused, UnknownUpload
 from ..names import SafeName
 from ..results import FileInfo, Receipt, UploadJob
 from ..transfer.committing import run_in_thread
 from ..transfer.sending import OnProgress
-from ..walking import Found, walk
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
 
 Stored = tuple[str, int]

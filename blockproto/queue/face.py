@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from platformdirs import user_state_path
 
 from ..api import connect
+from ..calling.mailbox import Mailbox
 from ..client import Client
 from ..errors import StoreInUse
-from ..mailbox import Mailbox
 from ..names import SafeName
 from ..tasks import background_tasks
 from ..transfer.committing import run_in_thread

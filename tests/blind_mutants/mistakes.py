@@ -22,7 +22,7 @@ from blockproto.names import COMPONENT_LENGTH_MAX
 from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
-from blockproto.requests import ServedFetch
+from blockproto.serving.requests import ServedFetch
 from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, StoredReader, Work
 from blockproto.store.local import LocalStore
 from blockproto.store.memory import MemoryStore

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from blockproto import layout, requests
+from blockproto import layout
 from blockproto.errors import (
     BadFacts,
     Cancelled,
@@ -34,7 +34,8 @@ from blockproto.protocol.events import Rejected
 from blockproto.protocol.session import Session
 from blockproto.protocol.streams import Stream
 from blockproto.realm import Realm
-from blockproto.requests import StoredSource
+from blockproto.serving import requests
+from blockproto.serving.requests import StoredSource
 from blockproto.store import Facts, FileEntry, FileStore
 from blockproto.store.local import LocalStore
 from blockproto.store.memory import MemoryStore

@@ -81,7 +81,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that busy processes and servers end with this one
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(1)
+    )  # so that busy processes and servers end with this one
     usual: dict[str, str] = {}
     flakes = 0
     for number in range(chosen.runs):

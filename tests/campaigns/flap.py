@@ -15,8 +15,8 @@ from functools import partial
 import trio
 
 import blockproto
+from blockproto.calling.lines import LineEvent, Reconnecting
 from blockproto.chaos import Amount, ChaosProxy, Conditions, Ending, How
-from blockproto.lines import LineEvent, Reconnecting
 
 from .tools import DONE, MIB, Figures, Place, Server, campaign, make_file, parser, require, require_same
 

@@ -101,7 +101,7 @@ STR = [
     Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/receiving.py",
            "self._connection.post(self._stream, message)\n        self._connection.forget(self._stream)\n        self._leave()\n        self._done(stored)",
            "self._leave()\n        self._done(stored)", CLIENT),
-    Mutant("answered-but-not-said", "STR-006", "requests.py",
+    Mutant("answered-but-not-said", "STR-006", "serving/requests.py",
            "self._connection.post(self._stream, result)", "pass", SERVER),
     Mutant("one-refusal-ends-the-connection", "STR-007", LINK,
            "self.refuse(stream, error)\n        if sink is not None:\n            sink.ended(error)", "self.end_with(error)", SERVER),
@@ -160,7 +160,7 @@ EXT = [
 
 NAM = [
     Mutant("names-are-normalised", "NAM-001", "names.py", "name = cls(text)", "name = cls(unicodedata.normalize('NFC', text))"),
-    Mutant("the-name-beside-an-id-counts", "NAM-002", "requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
+    Mutant("the-name-beside-an-id-counts", "NAM-002", "serving/requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
     Mutant("components-of-any-length", "NAM-003 NAM-004", "names.py", "if len(component.encode()) > COMPONENT_LENGTH_MAX:", "if False:"),
     Mutant("names-of-any-length", "NAM-003 NAM-004", "names.py", "if length > FILENAME_LENGTH_MAX:", "if False:"),
     Mutant("dots-are-components", "NAM-004", "names.py", 'if component in {".", ".."}:', "if False:", SERVER),

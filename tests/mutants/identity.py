@@ -97,9 +97,9 @@ ALL = [
            "folder=None if principal.folder is None else SafeName.parse(principal.folder),", "folder=None,", SERVER),
     Mutant("names-with-the-servers-folders", "PRN-002", REALM,
            'return stored.removeprefix(below) if stored.startswith(below) else stored.rpartition("/")[2]', "return stored", SERVER),
-    Mutant("ids-open-everything", "PRN-003", "requests.py",
+    Mutant("ids-open-everything", "PRN-003", "serving/requests.py",
            "return store.open_file(None, file_id, realm.folder)", "return store.open_file(None, file_id, None)", SERVER),
-    Mutant("foreign-uploads-are-cancelled", "PRN-003", "requests.py",
+    Mutant("foreign-uploads-are-cancelled", "PRN-003", "serving/requests.py",
            "await self._uploads.discard(UploadKey(self._realm.principal, message.id))",
            "await self._uploads.discard(next((key for key in self._uploads._live if key.sourceid == message.id), "
            "UploadKey(self._realm.principal, message.id)))", SERVER),

@@ -6,7 +6,7 @@ from .edits import Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
 RECEIVING, UPLOADS, SENDING = "transfer/receiving.py", "transfer/uploads.py", "transfer/sending.py"
-LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "requests.py"
+LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "serving/requests.py"
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
 
 BLK = [
@@ -15,10 +15,10 @@ BLK = [
     Mutant("blocknum-need-not-fit", "BLK-002", WIRE, "elif blocknum != -(-filesize // BLOCK_LENGTH):", "elif False:"),
     Mutant("one-size-unknown-alone", "BLK-003", WIRE, "if filesize is not blocknum:", "if False:"),
     Mutant("a-second-short-block", "BLK-003", RULES, "if shape.short_end is not None and (", "if False and (", SERVER),
-    Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "uploading.py",
+    Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "calling/uploading.py",
            "blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),",
            "blocknum=blocknum_of(facts.filesize or 1 << 20),", CLIENT,
-           (("uploading.py", "filesize=facts.filesize,", "filesize=facts.filesize if facts.filesize is not None else 1 << 20,"),)),
+           (("calling/uploading.py", "filesize=facts.filesize,", "filesize=facts.filesize if facts.filesize is not None else 1 << 20,"),)),
     Mutant("an-empty-file-has-a-block", "BLK-004", "blocks.py", "return -(-filesize // BLOCK_LENGTH)",
            "return -(-filesize // BLOCK_LENGTH) or 1"),
     Mutant("pieces-count-from-their-block", "BLK-005", LANE, "Piece(begin + at, digest=end)", "Piece(at, digest=end)", CLIENT,
@@ -42,7 +42,7 @@ BLK = [
            "if block.blockno in upload.held:\n                self.say_durable", "if False:\n                self.say_durable"),
     Mutant("brief-files-of-two-blocks", "BLK-014", RECEIVING, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
     Mutant("brief-files-without-commit", "BLK-014", RECEIVING, "if message.digest is not None and not message.commit:", "if False:", SERVER),
-    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "bulk.py", "commit=whole,", "commit=False,", CLIENT),
+    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "calling/bulk.py", "commit=whole,", "commit=False,", CLIENT),
     Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
     Mutant("folders-with-bytes", "BLK-016", RECEIVING,
            "filename = realm.inward(message.filename)\n    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:",
@@ -63,7 +63,7 @@ BLK = [
 ]  # fmt: skip
 
 RES = [
-    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "sourceid.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
     Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
@@ -80,7 +80,7 @@ RES = [
            "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):", "if False:", SERVER),
     Mutant("receipts-of-another-size", "RES-008", UPLOADS, "if facts.filesize not in (None, stored.filesize):", "if False:", SERVER),
     Mutant("opened-says-attempt-0", "RES-009", RECEIVING, "attempt=upload.attempt,", "attempt=0,", SERVER),
-    Mutant("attempts-count-from-1", "RES-011", "sourceid.py",
+    Mutant("attempts-count-from-1", "RES-011", "calling/sourceid.py",
            "self._last = max(time.time_ns() // 1_000_000, self._last + 1)", "self._last += 1", CLIENT),
     Mutant("prefixes-are-not-told", "RES-013", RECEIVING, "prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),", "prefixes=(),", SERVER),
     Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOADS,
@@ -106,8 +106,8 @@ DIG = [
 
 COM = [
     Mutant("commit-without-its-root", "COM-001", SENDING, "Commit(self.sourceid, root, ", "Commit(self.sourceid, bytes(32), ", CLIENT),
-    Mutant("a-brief-file-is-never-complete", "COM-002", "bulk.py", "commit=last)", "commit=False)", CLIENT,
-           (("bulk.py", "commit=whole,", "commit=False,"),)),
+    Mutant("a-brief-file-is-never-complete", "COM-002", "calling/bulk.py", "commit=last)", "commit=False)", CLIENT,
+           (("calling/bulk.py", "commit=whole,", "commit=False,"),)),
     Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
            ((RULES, "if known is not None and end != known:", "if False:"),)),
@@ -146,15 +146,15 @@ FET = [
            'str(\n                f"{realm.outward(entry.filename.text)} is not the version', SERVER),
     Mutant("open-without-its-version", "FET-003", REQUESTS, "version=message.version if _stands_for(message, entry.file_id) else entry.version,", "version=None,", SERVER),
     Mutant("ranges-begin-at-0", "FET-005", REQUESTS, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
-    Mutant("ranges-are-asked-from-0", "FET-005", "fetching.py", "first=wanted.first,", "first=0,", CLIENT),
+    Mutant("ranges-are-asked-from-0", "FET-005", "calling/fetching.py", "first=wanted.first,", "first=0,", CLIENT),
     Mutant("ranges-behind-the-end-are-empty", "FET-005", REQUESTS, "if entry.filesize and message.first >= entry.filesize:", "if False:", SERVER),
     Mutant("what-is-held-is-sent", "FET-006", REQUESTS,
            "sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))", "sending.receiver_holds(BlockSet(), {})", SERVER),
     Mutant("a-fetcher-acknowledges-nothing", "FET-008 CRD-011", RECEIVING,
            "super().say_durable(position, runs)\n        self._on_durable", "super()\n        self._on_durable", CLIENT),
-    Mutant("held-of-no-version", "FET-009", "fetching.py", "version=wanted.version,", "version=bytes(16),", CLIENT),
+    Mutant("held-of-no-version", "FET-009", "calling/fetching.py", "version=wanted.version,", "version=bytes(16),", CLIENT),
     Mutant("position-counts-from-the-files-beginning", "FET-010", UPLOADS, "held = max(self.first, ", "held = max(0, ", CLIENT),
-    Mutant("a-fetcher-gives-up-in-silence", "FET-014", "fetching.py", "self._incoming.say_stopped(reason)", "self._incoming.ended(reason)", CLIENT),
+    Mutant("a-fetcher-gives-up-in-silence", "FET-014", "calling/fetching.py", "self._incoming.say_stopped(reason)", "self._incoming.ended(reason)", CLIENT),
 ]  # fmt: skip
 
 LST = [

@@ -28,8 +28,8 @@ from typing import Protocol
 
 import trio
 
-from .blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
-from .errors import (
+from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
+from ..errors import (
     BadFacts,
     BlockprotoError,
     Cancelled,
@@ -41,15 +41,15 @@ from .errors import (
     SourceChanged,
     StoreFailed,
 )
-from .link.connection import Connection, error_of
-from .names import SafeName, show_name
-from .results import DownloadJob, FileInfo, Receipt
-from .store import BlockDone, DownloadStore, Facts, Finish, IfExists, StoredFile, Upload, UploadKey, Work
-from .tasks import background_tasks
-from .transfer.committing import Committer, Disk
-from .transfer.receiving import BlockInProgress
-from .transfer.sending import OnProgress, Progress
-from .wire import Block, Commit, Committed, Error, Fetch, Message, Open, Piece
+from ..link.connection import Connection, error_of
+from ..names import SafeName, show_name
+from ..results import DownloadJob, FileInfo, Receipt
+from ..store import BlockDone, DownloadStore, Facts, Finish, IfExists, StoredFile, Upload, UploadKey, Work
+from ..tasks import background_tasks
+from ..transfer.committing import Committer, Disk
+from ..transfer.receiving import BlockInProgress
+from ..transfer.sending import OnProgress, Progress
+from ..wire import Block, Commit, Committed, Error, Fetch, Message, Open, Piece
 
 UNDER_WAY_MAX = 512
 """Small files under way at once; fewer if the server allows fewer streams."""

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 import trio
 
-from .dialects import FIRST_LENGTH_MAX, Dialect
-from .errors import ConnectionLost
-from .link.endpoint import Endpoint
-from .link.tls import answer_tls
-from .protocol.session import Session
-from .routing import Verdict, route
+from ..dialects import FIRST_LENGTH_MAX, Dialect
+from ..errors import ConnectionLost
+from ..link.endpoint import Endpoint
+from ..link.tls import answer_tls
+from ..protocol.session import Session
+from ..routing import Verdict, route
 
 log = logging.getLogger(__name__)
 

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway
+from ..link.connection import Connection
+from ..link.keepalive import KeepAlive
+from ..protocol.session import Limits, Session, Side
 from .dialling import Dial
-from .errors import BlockprotoError, Code, ConnectionLost, GoingAway
 from .introducing import Introduction
-from .link.connection import Connection
-from .link.keepalive import KeepAlive
-from .protocol.session import Limits, Session, Side
 
 if TYPE_CHECKING:
-    from .link.recording import Recorder
+    from ..link.recording import Recorder
 
 BOUNDS_S = (0.0, 2.0, 8.0, 30.0)
 """Below which time the next dialling waits, after so many that came to nothing."""

@@ -12,21 +12,21 @@ from pathlib import Path
 
 import trio
 
+from ..blocks import BLOCK_LENGTH, BlockSet, blocknum_of
+from ..errors import BadFacts, BlockprotoError, Cancelled, SourceChanged
+from ..link.connection import Connection
+from ..names import SafeName
+from ..results import Receipt, b3sum_hex
+from ..store import Facts, IfExists, Prefix, StoredFile, UploadKey, UploadStore
+from ..tasks import background_tasks
+from ..transfer.committing import Committer, Disk, run_in_thread
+from ..transfer.receiving import FetchIncoming
+from ..transfer.sending import OnProgress, Progress
+from ..transfer.uploads import Uploads
+from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 from .asking import ask
-from .blocks import BLOCK_LENGTH, BlockSet, blocknum_of
-from .errors import BadFacts, BlockprotoError, Cancelled, SourceChanged
 from .lines import Lines, Resumed, Retries
-from .link.connection import Connection
-from .names import SafeName
-from .results import Receipt, b3sum_hex
 from .sourceid import Attempts
-from .store import Facts, IfExists, Prefix, StoredFile, UploadKey, UploadStore
-from .tasks import background_tasks
-from .transfer.committing import Committer, Disk, run_in_thread
-from .transfer.receiving import FetchIncoming
-from .transfer.sending import OnProgress, Progress
-from .transfer.uploads import Uploads
-from .wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 
 _OTHER_SIDE = bytes(16)
 

@@ -22,8 +22,8 @@ from typing import Protocol
 
 import trio
 
-from .blocks import BLOCK_LENGTH, blocknum_of, digest_of
-from .errors import (
+from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of
+from ..errors import (
     BlockprotoError,
     ConnectionLost,
     GoingAway,
@@ -31,13 +31,13 @@ from .errors import (
     SourceChanged,
     UnexpectedMessage,
 )
-from .link.connection import Connection, Opening, error_of
-from .names import SafeName, show_name
-from .results import Receipt, UploadJob
+from ..link.connection import Connection, Opening, error_of
+from ..names import SafeName, show_name
+from ..results import Receipt, UploadJob
+from ..store import FOLDER_FILETYPE, Facts, IfExists
+from ..transfer.sending import OnProgress, Progress
+from ..wire import Block, Committed, Error, Message, Piece, Priority, ReceiptItem
 from .sources import FileSource, filetype_of, folder_facts
-from .store import FOLDER_FILETYPE, Facts, IfExists
-from .transfer.sending import OnProgress, Progress
-from .wire import Block, Committed, Error, Message, Piece, Priority, ReceiptItem
 
 PAGE_JOBS = 2000
 """Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""

@@ -14,8 +14,8 @@ from functools import partial
 import trio
 from blake3 import blake3
 
-from .blocks import BlockSet, block_span, blocknum_of
-from .errors import (
+from ..blocks import BlockSet, block_span, blocknum_of
+from ..errors import (
     BadFacts,
     BlockprotoError,
     NotPermitted,
@@ -24,10 +24,10 @@ from .errors import (
     UnknownFile,
     Unsupported,
 )
-from .link.connection import Connection
-from .names import SafeName
-from .realm import Realm
-from .store import (
+from ..link.connection import Connection
+from ..names import SafeName
+from ..realm import Realm
+from ..store import (
     Facts,
     FileEntry,
     FileStore,
@@ -39,12 +39,12 @@ from .store import (
     UploadKey,
     Work,
 )
-from .transfer.committing import Committer, Disk, run_in_thread
-from .transfer.following import FollowedSource, Following
-from .transfer.lane import Lane
-from .transfer.sending import Sending
-from .transfer.uploads import LiveUpload, Uploads
-from .wire import (
+from ..transfer.committing import Committer, Disk, run_in_thread
+from ..transfer.following import FollowedSource, Following
+from ..transfer.lane import Lane
+from ..transfer.sending import Sending
+from ..transfer.uploads import LiveUpload, Uploads
+from ..wire import (
     ZERO_ID,
     EntryKind,
     Fetch,
@@ -61,7 +61,7 @@ from .wire import (
     UploadItem,
     page_items,
 )
-from .wire import Remove as RemoveMessage
+from ..wire import Remove as RemoveMessage
 
 PAGE_ITEMS_MAX = 1000
 RECEIPTS_MAX = 4000

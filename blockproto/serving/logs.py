@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .errors import Code
-from .names import show_name
-from .protocol.session import Limits, Session
-from .store import Discard, Finish, Remove, StoredFile, Upload, Work
-from .watch import VISITOR, Entered, Load, Visitor, Watch, WatchedSession
-from .wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
+from ..errors import Code
+from ..names import show_name
+from ..protocol.session import Limits, Session
+from ..store import Discard, Finish, Remove, StoredFile, Upload, Work
+from ..watch import VISITOR, Entered, Load, Visitor, Watch, WatchedSession
+from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 
 log = logging.getLogger("blockproto")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .errors import BlockprotoError, Code
-from .link.connection import Connection, error_of
-from .wire import Auth, Error, Message, PrincipalItem, Result
+from ..errors import BlockprotoError, Code
+from ..link.connection import Connection, error_of
+from ..wire import Auth, Error, Message, PrincipalItem, Result
 
 OnPrincipal = Callable[[PrincipalItem], None]
 

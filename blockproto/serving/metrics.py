@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from .errors import Code, NotPermitted
-from .link.endpoint import Deadline, Endpoint, Part
-from .protocol.session import Limits, Session
-from .store import BlockDone, Finish, StoredFile, Upload, Work
-from .watch import Entered, Load, Visitor, Watch, WatchedSession
-from .wire import Ack, Error, Message, Open
+from ..errors import Code, NotPermitted
+from ..link.endpoint import Deadline, Endpoint, Part
+from ..protocol.session import Limits, Session
+from ..store import BlockDone, Finish, StoredFile, Upload, Work
+from ..watch import Entered, Load, Visitor, Watch, WatchedSession
+from ..wire import Ack, Error, Message, Open
 
 PRINCIPALS_MAX = 100
 """Of more principals with a quota, none is shown: each is a time series that somebody has to keep."""

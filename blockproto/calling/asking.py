@@ -9,10 +9,10 @@ from functools import partial
 
 import trio
 
-from .errors import BlockprotoError, UnexpectedMessage
+from ..errors import BlockprotoError, UnexpectedMessage
+from ..link.connection import Connection, error_of
+from ..wire import Error, List, Message, Remove, Result
 from .lines import Lines
-from .link.connection import Connection, error_of
-from .wire import Error, List, Message, Remove, Result
 
 
 async def ask(lines: Lines, message: List | Remove) -> Result:

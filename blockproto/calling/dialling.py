@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 import trio
 
-from .errors import ConnectionLost
-from .link.endpoint import Endpoint, endpoint_of
+from ..errors import ConnectionLost
+from ..link.endpoint import Endpoint, endpoint_of
 
 PORT_DEFAULT = 7878
 CONNECT_S = 10.0

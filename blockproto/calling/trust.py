@@ -14,12 +14,12 @@ from pathlib import Path
 
 import trio
 
+from ..errors import Unauthenticated
+from ..identity.certificates import ALPN, client_context, pin_of, pin_words
+from ..identity.known import KnownServers
+from ..link.endpoint import Endpoint
+from ..link.tls import begin_tls
 from .dialling import CONNECT_S, Dial, connect_tcp, parse_url
-from .errors import Unauthenticated
-from .identity.certificates import ALPN, client_context, pin_of, pin_words
-from .identity.known import KnownServers
-from .link.endpoint import Endpoint
-from .link.tls import begin_tls
 
 Ask = Callable[[str, bytes], Awaitable[bool]]
 """Asks the user whether the server called so has that pin (32 bytes)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 
-from .errors import NotPermitted
+from ..errors import NotPermitted
 
 FIRST_FD = 3
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")

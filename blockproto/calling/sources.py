@@ -17,11 +17,11 @@ from pathlib import Path
 
 import trio
 
-from .blocks import BLOCK_LENGTH, block_span
-from .errors import Refused, SourceChanged
-from .names import SafeName, show_name
-from .store import FOLDER_FILETYPE, Facts, IfExists
-from .transfer.committing import Disk
+from ..blocks import BLOCK_LENGTH, block_span
+from ..errors import Refused, SourceChanged
+from ..names import SafeName, show_name
+from ..store import FOLDER_FILETYPE, Facts, IfExists
+from ..transfer.committing import Disk
 
 ENDING_LENGTH_MAX = 32
 """Characters at the end of a name that can decide its MIME type."""

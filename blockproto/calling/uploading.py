@@ -13,19 +13,19 @@ from typing import Any
 
 import trio
 
+from ..blocks import blocknum_of
+from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
+from ..names import SafeName
+from ..results import Receipt, b3sum_hex
+from ..store import Facts, IfExists
+from ..transfer.lane import Lane
+from ..transfer.sending import OnProgress, Progress, Sending
+from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .asking import ask_once
-from .blocks import blocknum_of
 from .bulk import send_brief
-from .errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
 from .lines import Lines, Resumed, Retries
-from .names import SafeName
-from .results import Receipt, b3sum_hex
 from .sourceid import Attempts
 from .sources import FileSource, StreamSource, filetype_of, reader_of
-from .store import Facts, IfExists
-from .transfer.lane import Lane
-from .transfer.sending import OnProgress, Progress, Sending
-from .wire import Committed, Open, Priority, Remove, RemoveKind
 
 DISCARD_S = 2.0
 """How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""

@@ -1,0 +1,6 @@
+"""Who answers: what stands between a listening socket and the transfers, and what an operator sees of it.
+
+socket (opened or passed) → arrivals → reception → server → requests
+↓
+logs · metrics
+"""
