@@ -15,6 +15,8 @@ from .calling.dialling import tcp_dial
 from .calling.introducing import Introduction, OnPrincipal
 from .calling.lines import OnLine
 from .client import Client, connect_with
+from .errors import NotPermitted
+from .loopback import is_loopback
 from .store import Discard, DownloadStore, UploadStore
 from .watch import NOBODY, Watch
 
@@ -34,6 +36,7 @@ async def connect(
     on_line: OnLine | None = None,
     token: str | None = None,
     trust: Trust | None = None,
+    insecure: bool = False,
     on_principal: OnPrincipal | None = None,
     log: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
@@ -47,14 +50,16 @@ async def connect(
         mobile: let an idle connection be silent for as long as this network bears it (a phone's radio sleeps meanwhile);
             else PING comes every 15 s.
         on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, for whoever wants to show them.
-        token: says who we are; without TLS everybody on the way can read it.
+        token: says who we are.
         trust: how the server of a ``bps://`` address is known; None: by the authorities of this machine.
+        insecure: let ``token`` travel to another machine without TLS, where everybody on the way can read it.
         on_principal: called with who the server says we are.
         log: a file that is written anew with what happens on the connections, for ``blockproto explain``. Names and sizes
             of files are in it, their contents and credentials are not.
 
     Raises:
         ValueError: ``url`` is not of that form.
+        NotPermitted: ``token`` would travel without TLS (BP1-TLS-006).
         OSError: ``log`` cannot be written.
     """
     if url.startswith("bps:"):
@@ -63,6 +68,10 @@ async def connect(
         dial, server = tls_dial(url, trust)
     else:
         dial, server = tcp_dial(url)
+        if token is not None and not insecure and not is_loopback(server.rpartition(":")[0].strip("[]")):
+            raise NotPermitted(
+                f"a token for {server} can be read on the way: use bps://, or say insecure=True"
+            )
     with _recorder(log, server) as recorder:
         async with connect_with(
             dial,

@@ -59,7 +59,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "listening": ("serving errors loopback names identity server dialects transfer store watch", "trio"),
     "routing": ("wire dialects", ""),
     "dialects": ("errors blocks names layout link transfer store calling results tasks", "trio blake3"),
-    "api": ("client calling identity listening store watch link", "trio"),
+    "api": ("errors loopback client calling identity listening store watch link", "trio"),
     "queue": ("errors names transfer results api client calling tasks", "trio filelock platformdirs"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),

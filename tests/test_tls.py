@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from peers import RawPeer, WatchedStore, content_of
 from trio.testing import MockClock, memory_stream_pair
 
+from blockproto import connect
 from blockproto.calling.trust import Trust, tls_dial
 from blockproto.client import connect_with
 from blockproto.errors import Code, ConnectionLost, NotPermitted, Scope, Unauthenticated
@@ -33,6 +34,7 @@ from blockproto.identity.certificates import (
     server_context,
 )
 from blockproto.identity.known import KnownServers
+from blockproto.identity.tokens import new_token
 from blockproto.server import Server
 from blockproto.wire import PREFACE
 
@@ -359,3 +361,16 @@ async def test_a_handshake_that_never_ends_is_ended(
         assert await here.receive_some(100) == b""
         assert trio.current_time() - begun == pytest.approx(10)
         server.stop()
+
+
+@pytest.mark.clause("BP1-TLS-006")
+async def test_a_token_does_not_travel_to_another_machine_without_tls() -> None:
+    for url in ("bp://192.0.2.1:7878", "bp://[2001:db8::1]:7878", "bp://server.example"):
+        with pytest.raises(NotPermitted, match="can be read on the way"):
+            async with connect(url, token=new_token()):
+                raise AssertionError("nobody may come in here")
+        async with connect(url, token=new_token(), insecure=True), connect(url):
+            pass
+    for url in ("bp://127.0.0.1:1", "bp://[::1]:1", "bp://localhost", "bps://server.example"):
+        async with connect(url, token=new_token()):
+            pass

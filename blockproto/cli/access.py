@@ -137,7 +137,9 @@ def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[
     from .. import connect
 
     trust = _trust() if server.startswith("bps:") else None
-    return connect(server, token=_told("token_file"), trust=trust, **options)
+    return connect(
+        server, token=_told("token_file"), trust=trust, insecure=bool(_told("insecure")), **options
+    )
 
 
 def _trust() -> Trust:
