@@ -256,3 +256,13 @@ def test_a_hangup_makes_changes_count(open_to_all: Open, tmp_path: Path, run: Ru
     process.send_signal(signal.SIGHUP)
     assert any(ends(owner, Status.FAILED) for _ in range(20))
     assert ends(bob, Status.DONE)
+
+
+def test_a_dialect_beside_tokens_is_warned_of(tmp_path: Path, run: Run) -> None:
+    assert run("token", "add", "alice", "--state", tmp_path / ".blockproto").status == Status.DONE
+    command = [*COMMAND, "serve", str(tmp_path), "--listen", "127.0.0.1:0", "--dialect", "sourceid"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on ")
+        process.terminate()
+        assert "need no token all the same" in process.communicate(timeout=20)[1]

@@ -220,6 +220,11 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
             f"make more with: blockproto token add NAME --state {serving.state or serving.folder / RESERVED}"
         )
     anonymous = entrance.door.anonymous
+    if anonymous is None and serving.dialects:
+        warn(
+            f"clients of --dialect {serving.dialects[0]} need no token all the same: they cannot say who they are, and put "
+            "files into the whole folder"
+        )
     if anonymous is not None and not is_loopback(serving.host):
         rights = "read" if not anonymous.scopes & 2 else "read, change and remove"
         warn(f"no token is asked for: everybody who can reach this port can {rights} what is in the folder")
