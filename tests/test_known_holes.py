@@ -18,11 +18,12 @@ from fuzz import sealed
 from peers import Sample, run, serving
 from store_contract import put
 
+from blockproto import wire
 from blockproto.blocks import digest_of
 from blockproto.errors import BlockprotoError, Code, RemoteProtocolError, Scope, UnknownFile
 from blockproto.names import SafeName
 from blockproto.protocol.session import Session, Side
-from blockproto.serving import requests, wire
+from blockproto.serving import requests
 from blockproto.store import Facts, IfExists, UploadKey
 from blockproto.store.disk import Folders
 from blockproto.store.local import LocalStore
