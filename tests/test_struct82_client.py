@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trio
@@ -25,7 +26,7 @@ from blockproto.errors import (
     Refused,
     SourceChanged,
 )
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
+from blockproto.link.endpoint import Endpoint, Part, StreamEndpoint
 from blockproto.store import BlockDone
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer.sending import Progress
@@ -304,3 +305,36 @@ async def test_a_file_that_changes_while_it_is_sent_is_no_success(tmp_path: Path
             await Struct82Sender(1).send(dial_to(answers), file)
         assert isinstance(answers.store, MemoryStore)
         assert names_in(answers.store) == []
+
+
+class _LostTogether(StreamEndpoint):
+    """A connection that is lost with its first block, at the same moment as ``count`` others."""
+
+    waiting: ClassVar[list[trio.Event]] = []
+
+    def __init__(self, endpoint: Endpoint, count: int) -> None:
+        assert isinstance(endpoint, StreamEndpoint)
+        super().__init__(endpoint._stream)
+        self._count = count
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        if not len(parts[1]):
+            await super().send(parts)
+            return
+        event = trio.Event()
+        self.waiting.append(event)
+        if len(self.waiting) == self._count:
+            for one in self.waiting:
+                one.set()
+        await event.wait()
+        raise ConnectionLost("gone")
+
+
+@quick
+async def test_several_connections_lost_at_once_are_one_loss(tmp_path: Path) -> None:
+    _LostTogether.waiting = []
+    async with answering() as answers:
+        dial = dial_to(answers, lambda endpoint: _LostTogether(endpoint, 3))
+        with opened(tmp_path, bytes_of(6 * MIB)) as file, pytest.raises(ConnectionLost, match="gone"):
+            await Struct82Sender(3).send(dial, file)
+    assert len(_LostTogether.waiting) == 3

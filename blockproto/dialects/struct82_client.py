@@ -81,6 +81,14 @@ def header_of(filename: str, filesize: int) -> Header:
     return Header(name, filetype, filesize, blocknum_of(filesize), QUESTION)
 
 
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error in nested groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class _Line:
     """One connection: headers and blocks out, replies in, in the same order."""
 
@@ -216,6 +224,10 @@ class Struct82Sender:
                 for number in range(left):
                     nursery.start_soon(drive, None if number else first_line)
                 await done.wait()
+        except BaseExceptionGroup as group:
+            if group.split(ConnectionLost)[1] is not None:
+                raise
+            raise ConnectionLost(str(_first(group))) from group  # a server that dies takes several at once
         finally:
             for line in others:
                 await line.close()
