@@ -359,6 +359,7 @@ class Line:
         self.sourceids: dict[int, bytes] = {}
         self.fetched: dict[int, tuple[Run, ...]] = {}
         self._sockets = (client, server)
+        self._begun = threading.Event()
         self._threads = [
             threading.Thread(target=self._relay, args=(client, server, True), daemon=True),
             threading.Thread(target=self._relay, args=(server, client, False), daemon=True),
@@ -370,6 +371,7 @@ class Line:
         """Begin to forward."""
         for thread in self._threads:
             thread.start()
+        self._begun.set()
 
     def cut(self) -> None:
         """Break the connection; what has not passed yet never does."""
@@ -380,7 +382,8 @@ class Line:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def join(self) -> None:
-        """Wait until both directions have ended."""
+        """Wait until both directions have ended; also when they are only about to begin."""
+        require(self._begun.wait(STEP_S), "a connection does not begin")
         for thread in self._threads:
             thread.join(STEP_S)
             require(not thread.is_alive(), "a connection does not end")
