@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .calling.dialling import tcp_dial
+from .calling.dialling import Dial, tcp_dial
 from .calling.introducing import Introduction, OnPrincipal
 from .calling.lines import OnLine
 from .client import Client, connect_with
@@ -62,16 +62,7 @@ async def connect(
         NotPermitted: ``token`` would travel without TLS (BP1-TLS-006).
         OSError: ``log`` cannot be written.
     """
-    if url.startswith("bps:"):
-        from .calling.trust import tls_dial
-
-        dial, server = tls_dial(url, trust)
-    else:
-        dial, server = tcp_dial(url)
-        if token is not None and not insecure and not is_loopback(server.rpartition(":")[0].strip("[]")):
-            raise NotPermitted(
-                f"a token for {server} can be read on the way: use bps://, or say insecure=True"
-            )
+    dial, server = _dial(url, token, trust, insecure)
     with _recorder(log, server) as recorder:
         async with connect_with(
             dial,
@@ -86,6 +77,18 @@ async def connect(
             recorder=recorder,
         ) as client:
             yield client
+
+
+def _dial(url: str, token: str | None, trust: Trust | None, insecure: bool) -> tuple[Dial, str]:
+    """How ``url`` is reached, and what the server is called; raises as ``connect``."""
+    if url.startswith("bps:"):
+        from .calling.trust import tls_dial
+
+        return tls_dial(url, trust)
+    dial, server = tcp_dial(url)
+    if token is not None and not insecure and not is_loopback(server.rpartition(":")[0].strip("[]")):
+        raise NotPermitted(f"a token for {server} can be read on the way: use bps://, or say insecure=True")
+    return dial, server
 
 
 async def serve(

@@ -18,12 +18,15 @@ from typing import Any
 
 import trio
 
-from blockproto.api import _open_downloads, _open_sidecar
+from blockproto.api import _dial, _open_downloads, _open_sidecar
 from blockproto.calling import sourceid
-from blockproto.calling.dialling import tcp_dial
+from blockproto.calling.dialling import Dial
+from blockproto.calling.introducing import Introduction
+from blockproto.calling.trust import Trust
 from blockproto.cli.output import leaves_of
 from blockproto.client import Client, connect_with
 from blockproto.errors import BadCheck, BlockprotoError, ConnectionLost, GoingAway
+from blockproto.identity.certificates import parse_pin
 from blockproto.link import keepalive
 from blockproto.results import Receipt, UploadJob
 from blockproto.transfer.sending import Progress
@@ -35,7 +38,7 @@ DONE, REFUSED, USAGE, LOST, UNKNOWN_JOB = 0, 1, 2, 3, 127
 CRASHED = 70
 """A bug is no answer: any exit code that means nothing says so."""
 IF_EXISTS = {0: "keep", 1: "refuse", 2: "replace"}
-EVERY_JOB = {"job", "server", "state", "tries", "keepalive_s"}
+EVERY_JOB = {"job", "server", "state", "tries", "keepalive_s", "pin", "authorities", "token_file"}
 
 
 class GivenUp(Exception):
@@ -163,12 +166,35 @@ def told(receipt: Receipt) -> Answer:
     return {"stored_as": receipt.stored_as, "filesize": receipt.filesize, "root": receipt.root}
 
 
+def token_of(job: Job) -> str | None:
+    """The token to come in with, or None."""
+    return Path(job["token_file"]).read_text(encoding="utf-8").strip() if "token_file" in job else None
+
+
+def dial_of(job: Job, token: str | None) -> tuple[Dial, str]:
+    """How the server of the job is reached, and what it is called."""
+    trust = None
+    if "pin" in job:
+        trust = Trust(pin=parse_pin(job["pin"]))
+    elif "authorities" in job:
+        trust = Trust(authorities=Path(job["authorities"]))
+    return _dial(f"{'bp' if trust is None else 'bps'}://{job['server']}", token, trust, insecure=False)
+
+
 async def do(job: Job) -> Answer:
     """Do the job on connections of its own."""
     work, _ = JOBS[job["job"]]
-    dial, server = tcp_dial(f"bp://{job['server']}")
+    token = token_of(job)
+    dial, server = dial_of(job, token)
     options: dict[str, Any] = {"tries": job["tries"]} if "tries" in job else {}
-    async with connect_with(dial, server, _open_sidecar, open_downloads=_open_downloads, **options) as client:
+    async with connect_with(
+        dial,
+        server,
+        _open_sidecar,
+        open_downloads=_open_downloads,
+        introduction=Introduction(token),
+        **options,
+    ) as client:
         return await work(client, job)
 
 

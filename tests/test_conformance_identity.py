@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from mutants.identity import make_cast, serve_options
-from peers import WatchedStore
+from peers import RawPeer, WatchedStore
 from processes import Ran, Server
 from trio.testing import memory_stream_pair
 
@@ -27,7 +27,7 @@ from blockproto.conformance.timing import Patience
 from blockproto.conformance.transcript import Transcript, describe_bytes
 from blockproto.conformance.tunnel import PinDiffers
 from blockproto.conformance.verdicts import Verdict
-from blockproto.errors import Code
+from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.identity.certificates import own_certificate, pin_of_file, server_context
 from blockproto.link.endpoint import StreamEndpoint
@@ -36,7 +36,15 @@ from blockproto.server import Server as Served
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.watch import Visitor, Watch, WatchedSession
-from blockproto.wire import Auth, Error, Message
+from blockproto.wire import (
+    FEATURE_AUTH,
+    FEATURE_AUTH_REQUIRED,
+    Auth,
+    Error,
+    Hello,
+    Message,
+    encode_frame,
+)
 
 Run = Callable[..., Ran]
 CASES = [case for case in all_cases() if case.profile == "IDENTITY"]
@@ -238,3 +246,35 @@ async def test_a_newer_token_is_said_on_the_connection_there_is() -> None:
         client.use_token("bp1_" + "b" * 58)
         assert [entry async for entry in client.listing()] == []
     assert heard.refusals == [(1, Code.UNSUPPORTED)] * 2
+
+
+async def test_a_transfer_hears_why_its_token_was_refused_and_not_what_came_of_it() -> None:
+    """An expired token refuses every request behind it too, in other words; both answers come in one read."""
+    ours, theirs = memory_stream_pair()
+    raised: list[BlockprotoError] = []
+
+    async def dial() -> StreamEndpoint:
+        return StreamEndpoint(ours, "memory")
+
+    def no_sidecar(*_: object) -> UploadStore:
+        raise AssertionError
+
+    async def list_all() -> None:
+        introduction = Introduction("bp1_" + "a" * 58)
+        async with connect_with(dial, "memory", no_sidecar, introduction=introduction, tries=1) as client:
+            with pytest.raises(BlockprotoError) as caught:
+                await client.stat("a")
+            raised.append(caught.value)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(list_all)
+            peer = RawPeer(theirs)
+            await peer.greet(Hello(features=FEATURE_AUTH | FEATURE_AUTH_REQUIRED))
+            assert isinstance((await peer.hear()).message, Auth)
+            assert (await peer.hear()).stream == 3
+            ended = encode_frame(1, Error(Code.CREDENTIAL_EXPIRED, Scope.STREAM, False, "it has ended"))
+            await peer.send_bytes(
+                ended + encode_frame(3, Error(Code.UNAUTHENTICATED, Scope.STREAM, False, "who?"))
+            )
+    assert [error.code for error in raised] == [Code.CREDENTIAL_EXPIRED]

@@ -64,7 +64,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "__init__": ("*", ""),
     "__main__": ("cli", ""),
     "cli": ("*", "click rich trio blake3"),
-    "conformance": ("errors blocks names wire", "blake3 platformdirs rich"),
+    "conformance": ("errors blocks names wire", "blake3 cryptography platformdirs rich"),
 }
 WHOLE_STORE = {"store", "api", "listening", "cli"}
 NO_IO = {"errors", "blocks", "names", "layout", "wire", "realm", "protocol", "routing"}

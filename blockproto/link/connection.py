@@ -95,6 +95,7 @@ class Connection:
 
     __slots__ = (
         "_accept",
+        "_closed",
         "_begun_by_peer",
         "_credit_waits",
         "_credited_at",
@@ -133,6 +134,7 @@ class Connection:
         self._greeted: trio.Event | None = None
         self._finished: trio.Event | None = None
         self._accept = accept
+        self._closed = False
         self._sinks: dict[int, Sink] = {}
         self._outbox = Outbox(endpoint, session, self)
         self._life = Life(keep_alive, trio.current_time())
@@ -186,6 +188,7 @@ class Connection:
 
     def close(self, reason: BlockprotoError | None = None) -> None:
         """End the connection now; every sink hears ``reason``. Harmless when repeated."""
+        self._closed = True
         self._lose(reason or Cancelled("the connection was closed here"))
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
@@ -357,7 +360,7 @@ class Connection:
         self._resting = False
         self.session.bytes_received(received)
         events = 0
-        while (event := self.session.next_event()) is not None:
+        while not self._closed and (event := self.session.next_event()) is not None:
             self._life.frame_ended()
             await self._handle(event)
             events += 1

@@ -13,8 +13,10 @@ from blockproto.wire import Scopes
 from .edits import Mutant
 
 SERVER = ("server",)
+CLIENT = ("client",)
 ADMISSION, REALM, CERTIFICATES = "identity/admission.py", "realm.py", "identity/certificates.py"
 RECEIVING = "transfer/receiving.py"
+TRUST, LINK_TLS, INTRODUCING = "calling/trust.py", "link/tls.py", "calling/introducing.py"
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
 QUOTA = 3 << 20
@@ -108,11 +110,39 @@ ALL = [
            "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),
     Mutant("quota-is-for-show", "PRN-005", "transfer/budgets.py", "            if length > room:\n", "            if False:\n", SERVER),
     Mutant("no-room-is-told", "PRN-005", "transfer/budgets.py", "current=max(0, room)", "current=None", SERVER),
+    Mutant("goes-on-whatever-was-chosen", "TLS-002", LINK_TLS,
+           "if inside.tls.selected_alpn_protocol() != alpn:", "if False:", CLIENT),
+    Mutant("offers-no-protocol", "TLS-002", CERTIFICATES,
+           "context.minimum_version = ssl.TLSVersion.TLSv1_3\n    context.set_alpn_protocols([ALPN])",
+           "context.minimum_version = ssl.TLSVersion.TLSv1_3", CLIENT),
+    Mutant("names-no-server", "TLS-002", LINK_TLS,
+           "TlsEndpoint(endpoint, context, server_hostname=host)", "TlsEndpoint(endpoint, context)", CLIENT),
+    Mutant("any-certificate-will-do", "TLS-003", TRUST, "if pin == expected:", "if True:", CLIENT),
+    Mutant("every-authority-will-do", "TLS-003", CERTIFICATES,
+           "context.load_verify_locations(authorities)",
+           "context.check_hostname, context.verify_mode = False, ssl.CERT_NONE", CLIENT),
+    Mutant("every-host-will-do", "TLS-003", CERTIFICATES,
+           "context.load_verify_locations(authorities)",
+           "context.check_hostname = False\n            context.load_verify_locations(authorities)", CLIENT),
+    Mutant("without-tls-if-need-be", "TLS-005", TRUST,
+           "        if expected:\n            return await self._handshake(expected)",
+           "        if expected:\n            try:\n                return await self._handshake(expected)\n            except Exception:\n"
+           "                return await connect_tcp(self._host, self._port, self._server)", CLIENT),
+    Mutant("tls-1.2-is-offered", "TLS-011", CERTIFICATES,
+           "context.minimum_version = ssl.TLSVersion.TLSv1_3\n    context.set_alpn_protocols([ALPN])",
+           "context.minimum_version = ssl.TLSVersion.TLSv1_2\n    context.set_alpn_protocols([ALPN])", CLIENT),
+    Mutant("never-says-who-it-is", "TLS-010 AUT-002", INTRODUCING,
+           "if self.token is not None and connection.lost is None:", "if False:", CLIENT),
+    Mutant("says-who-it-is-once", "AUT-002", INTRODUCING,
+           "            connection.post(stream, Auth(self.token))",
+           "            connection.post(stream, Auth(self.token))\n            self.token = None", CLIENT),
+    Mutant("a-refused-auth-is-not-heard", "AUT-002", INTRODUCING,
+           "if message.code != Code.UNSUPPORTED:", "if False:", CLIENT),
+    Mutant("full-limits-before-the-answer", "AUT-005", "protocol/session.py",
+           "self._admitted = not hello.features & FEATURE_AUTH_REQUIRED", "self._admitted = True", CLIENT),
 ]  # fmt: skip
 
 NONE = {
-    "BP1-TLS-003": "binds clients; tests/test_tls.py shows ours another certificate",
-    "BP1-TLS-005": "binds clients; tests/test_tls.py has a server without TLS",
     "BP1-TLS-007": "what carries a file knows nothing of TLS: the mutants of BP1-END-012 break this, too",
     "BP1-TLS-009": "wants a server to which this machine is another one; tests/test_tls.py makes one",
     "BP1-AUT-009": "wants a clock and a revocation; tests/test_admission.py has both",

@@ -5,6 +5,8 @@
     shelf       what the harness's server has
     taking      what an honest server does with an upload, in steps that cases are made of
     giving      the same with a download
+    certificates  what a server shows in TLS
+    guarding    TLS that is answered, and connections on which nothing may be said
     trial       the world of one case: files, connections, runs of the command
     subject     a command as the runner's subject
 
@@ -17,7 +19,24 @@ import importlib
 
 from ..case import Case
 
-CHAPTERS = ("frm", "hel", "str_", "crd", "blk", "res", "dig", "com", "fet", "lst", "err", "end", "nam", "ext")
+CHAPTERS = (
+    "frm",
+    "hel",
+    "str_",
+    "crd",
+    "blk",
+    "res",
+    "dig",
+    "com",
+    "fet",
+    "lst",
+    "err",
+    "end",
+    "nam",
+    "ext",
+    "tls",
+    "aut",
+)
 """The modules with cases, in the order of the spec."""
 
 

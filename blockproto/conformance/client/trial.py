@@ -10,8 +10,10 @@ import random
 import select
 import shutil
 import socket
+import ssl
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +30,7 @@ from ..verdicts import Closed, Failed, Hung, Unsupported, Verdict, first_differe
 from . import command as exits
 from .command import Command, Run
 from .giving import Download, fetched
+from .guarding import answer_tls
 from .shelf import Shelf
 from .taking import Upload, begun
 from .visit import Visit
@@ -65,6 +68,8 @@ class Trial:
         folder: where the files of the case lie.
         answer: what the last run that ended printed.
         repeats: whether blocks and transfers that come while the run ends are what was under way.
+        tls: with what every connection is answered; None: without TLS.
+        host: what the server is called in the job; empty: by its address.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Trial:
         self.folder = Path(tempfile.mkdtemp(prefix="blockproto-conform-"))
         self.answer: dict[str, Any] = {}
         self.repeats = False
+        self.tls: ssl.SSLContext | None = None
+        self.host = ""
         self.patience = patience or Patience()
         self._command = command
         self._case = case
@@ -130,8 +137,8 @@ class Trial:
         """Give the client a job; what it says from now on comes by ``visit``. Without other words, it tries once."""
         state = self.folder / "state"
         state.mkdir(exist_ok=True)
-        port = self._listener.getsockname()[1]
-        server = {"job": job, "server": f"127.0.0.1:{port}", "state": str(state), "tries": 1}
+        host, port = self._listener.getsockname()
+        server = {"job": job, "server": f"{self.host or host}:{port}", "state": str(state), "tries": 1}
         self._job = {**server, **members}
         self._runs = 0
         self._start()
@@ -155,12 +162,35 @@ class Trial:
     def visit(self, *, welcome: bool = True, hello: wire.Hello | None = None) -> Visit:
         """The next connection that the client makes, welcomed unless the case does it itself."""
         sock = self._accept()
+        if self.tls is not None:
+            sock = answer_tls(sock, self.tls, self.patience.answer_s)
         number = len(self._visits) + 1
         visit = Visit(sock, number, self.transcript, self.patience, self.lenient, self._small)
         self._visits.append(visit)
         if welcome:
             visit.welcome(hello)
         return visit
+
+    def knocks(self, *, comes: bool = True) -> Iterator[socket.socket]:
+        """Every connection that the client makes before its run ends, as it is.
+
+        Args:
+            comes: whether it must make one at least.
+        """
+        assert self._run is not None
+        if comes:
+            yield self._accept()
+        deadline = time.monotonic() + START_S * self.patience.slow + self.patience.answer_s
+        while time.monotonic() < deadline:
+            if select.select([self._listener], [], [], LOOK_S)[0]:
+                yield self._listener.accept()[0]
+            elif not self._run.running:
+                return
+
+    def move_to(self, host: str) -> None:
+        """Listen on another address of this machine; before the job is given."""
+        self._listener.close()
+        self._listener = socket.create_server((host, 0), backlog=16)
 
     def _accept(self) -> socket.socket:
         deadline = time.monotonic() + START_S * self.patience.slow + self.patience.answer_s
@@ -293,6 +323,12 @@ class Trial:
             code == exits.REFUSED, "another exit code than 1", expected="1", got=f"{code} {self._words()}"
         )
         return answer
+
+    def said_nowhere(self, secret: str) -> None:
+        """The run has ended, and ``secret`` is in nothing that it has printed."""
+        said = f"{self.answer} {(self.folder / 'stderr').read_text(encoding='utf-8', errors='replace')}"
+        if secret in said:
+            raise Failed("a credential was printed", clause="BP1-AUT-011")
 
     def _words(self) -> str:
         return self._run.words() if self._run is not None else ""
