@@ -26,6 +26,14 @@ def pinned(trial: Trial) -> Credentials:
     return credentials
 
 
+def trusts(trial: Trial, **members: str) -> None:
+    """The client does a job with the server as it is: one that trusts nobody at all has proved nothing."""
+    trial.start("list", folder="", **members)
+    visit = trial.visit()
+    require(trial.shelf.answer(visit, visit.hear("LIST")), "another request than LIST came")
+    trial.done()
+
+
 def says_nothing(trial: Trial, context: ssl.SSLContext, clause: str) -> None:
     """Whatever connections the client makes before it ends: nothing is said inside them, and the job has failed."""
     for sock in trial.knocks():
@@ -101,6 +109,7 @@ def server_name(trial: Trial) -> None:
 def another_certificate(trial: Trial) -> None:
     """The certificate is not the pinned one: nothing is said, and the job fails."""
     credentials = pinned(trial)
+    trusts(trial, pin=credentials.pin)
     other = make_credentials(trial.folder / "other.pem").context()
     trial.upload(trial.sample(), pin=credentials.pin)
     says_nothing(trial, other, "BP1-TLS-003")
@@ -139,12 +148,15 @@ def swapped_on_the_way(trial: Trial) -> None:
 def bad_chain(trial: Trial, wrong: dict[str, Any]) -> None:
     """The chain is not good, or not for this host, or not any more: nothing is said, and the job fails."""
     wrong = dict(wrong)
+    authorities = str(trial.folder / "authority.pem")
     signer = make_authority(trial.folder / "authority.pem")
+    trial.host = HOST
+    trial.tls = make_credentials(trial.folder / "good.pem", signer).context()
+    trusts(trial, authorities=authorities)
     if wrong.pop("signed_by_another", False):
         signer = make_authority(trial.folder / "another.pem")
     credentials = make_credentials(trial.folder / "server.pem", signer, **wrong)
-    trial.host = HOST
-    trial.upload(trial.sample(), authorities=str(trial.folder / "authority.pem"))
+    trial.upload(trial.sample(), authorities=authorities)
     says_nothing(trial, credentials.context(), "BP1-TLS-003")
 
 
@@ -157,6 +169,7 @@ def bad_chain(trial: Trial, wrong: dict[str, Any]) -> None:
 def alpn_none(trial: Trial) -> None:
     """The server has the pinned certificate and chooses no application protocol."""
     credentials = pinned(trial)
+    trusts(trial, pin=credentials.pin)
     trial.upload(trial.sample(), pin=credentials.pin)
     says_nothing(trial, credentials.context(protocols=("http/1.1",)), "BP1-TLS-002")
 
@@ -170,6 +183,7 @@ def alpn_none(trial: Trial) -> None:
 def version_1_2(trial: Trial) -> None:
     """The server has the pinned certificate and speaks TLS 1.2 at most."""
     credentials = pinned(trial)
+    trusts(trial, pin=credentials.pin)
     trial.upload(trial.sample(), pin=credentials.pin)
     says_nothing(trial, credentials.context(version=ssl.TLSVersion.TLSv1_2), "BP1-TLS-011")
 
@@ -189,6 +203,7 @@ def version_1_2(trial: Trial) -> None:
 def stripped(trial: Trial, answer: bytes) -> None:
     """TLS is not answered: every connection that the client makes begins with TLS all the same, and the job fails."""
     credentials = pinned(trial)
+    trusts(trial, pin=credentials.pin)
     trial.upload(trial.sample(), pin=credentials.pin)
     for sock in trial.knocks():
         with sock:
