@@ -91,6 +91,10 @@ class Memory:
         return not self.changed
 
 
+ROOMY = Hello(connection_allowance=32 * MIB, stream_allowance=16 * MIB)
+"""Of a receiver that lives without CREDIT."""
+
+
 @dataclass
 class Line:
     """A connection of ours, and the receiver at its other end."""
@@ -109,7 +113,7 @@ async def lines(number: int = 1, hello: Hello | None = None) -> AsyncIterator[li
             line = Line(Connection(StreamEndpoint(here), Session(Side.CLIENT)), RawPeer(there))
             nursery.start_soon(line.connection.run)
             await line.peer.hear_greeting()
-            await line.peer.send_bytes(PREFACE + encode_frame(0, hello or Hello()))
+            await line.peer.send_bytes(PREFACE + encode_frame(0, hello or ROOMY))
             await line.connection.greeted.wait()
             made.append(line)
         yield made
@@ -326,7 +330,7 @@ async def test_two_lanes_share_the_blocks() -> None:
 @quick
 async def test_a_lane_without_credit_carries_fewer_blocks() -> None:
     sample = Sample(bytes_of(8 * MIB), sourceid=THREE.sourceid)
-    hello = Hello(connection_allowance=MIB)
+    hello = Hello(connection_allowance=MIB, stream_allowance=16 * MIB)
     async with sending(Memory(sample), sample, number=2, hello=hello) as (task, lanes, receivers):
         await receivers[0].peer.say(0, Credit(100 * MIB, 0))
         async with trio.open_nursery() as nursery:
@@ -662,6 +666,35 @@ async def test_a_lost_connection_can_be_followed_by_another() -> None:
 async def _run_until_lost(task: Sending, lane: Lane) -> None:
     with pytest.raises(ConnectionLost):
         await task.run([lane])
+
+
+@quick
+async def test_what_a_lost_lane_carried_is_not_sent_again_once_it_is_acknowledged_after_all() -> None:
+    """It waits for a free lane, and its acknowledgement comes in between (BP1-RES-025)."""
+    sample = Sample(bytes_of(8 * MIB), sourceid=THREE.sourceid)
+    hello = Hello(undurable_max=3 * MIB, connection_allowance=100 * MIB, stream_allowance=MIB // 2)
+    async with sending(Memory(sample), sample, number=3, hello=hello) as (task, lanes, receivers):
+        carries, waits, joins = lanes
+        for receiver in receivers[:2]:
+            receiver.acks = False
+
+        async def replace(lost: Lane) -> Lane:
+            joins.joined = Opened(THREE.sourceid, bytes(16), 1, 0, 1, None)
+            return joins
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(task.run, [carries, waits], replace)
+            await receivers[0].peer.say(1, Credit(100 * MIB, 0))
+            await wait_all_tasks_blocked()
+            first, second = receivers[0].order
+            await receivers[0].peer.stream.aclose()
+            await wait_all_tasks_blocked()
+            assert receivers[2].order == [first]  # in the middle of it: there is no credit for the rest
+            receivers[1].acks = True
+            await receivers[1].peer.say(1, Ack(0, ((second, 1),)))
+            for receiver in receivers[1:]:
+                await receiver.peer.say(1, Credit(100 * MIB, 0))
+        assert sorted(receivers[1].order + receivers[2].order) == sorted({*range(8)} - {second})
 
 
 @quick

@@ -467,6 +467,8 @@ class Sending:
         for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
             self._undurable -= self._in_flight.pop(blockno)
             self.source.durable(blockno)
+        for blockno in [blockno for blockno in self._again if blockno in self.held]:
+            self._again.remove(blockno)  # it came on a lane that was lost, and waits for another in vain
 
     def _hold_up_to(self, position: int) -> None:
         """Every block that ends at ``position`` or before is durable, whether or not a run says so (BP1-RES-018)."""
