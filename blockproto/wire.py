@@ -226,8 +226,8 @@ class Hello:
     head_length_max: int = HEAD_LENGTH_MAX
     piece_length_max: int = PIECE_LENGTH_MAX
     streams_max: int = 2048
-    connection_allowance: int = 32 << 20
-    stream_allowance: int = 16 << 20
+    connection_allowance: int = 16 << 20
+    stream_allowance: int = 4 << 20
     undurable_max: int = 64 << 20
     features: int = 0
     agent: str = ""

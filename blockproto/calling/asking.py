@@ -28,6 +28,8 @@ async def ask_once(lines: Lines, message: List | Remove) -> Result:
 class Question:
     """One LIST or REMOVE and its answer."""
 
+    waits = False
+
     def __init__(self, connection: Connection, message: List | Remove) -> None:
         self._answered = trio.Event()
         self._answer: Result | BlockprotoError | None = None

@@ -104,6 +104,7 @@ class BriefLane:
     """
 
     __slots__ = ("_done",)
+    waits = False
 
     def __init__(self, done: Callable[[Committed | BlockprotoError], None]) -> None:
         self._done: Callable[[Committed | BlockprotoError], None] | None = done

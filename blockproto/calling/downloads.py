@@ -107,6 +107,7 @@ class BriefFetch:
         "small",
         "stream",
     )
+    waits = False
 
     def __init__(
         self,

@@ -39,6 +39,8 @@ class Introduction:
 class Introducing:
     """The stream of one AUTH, as its connection sees it."""
 
+    waits = False
+
     def __init__(self, connection: Connection, on_principal: OnPrincipal | None) -> None:
         self._connection = connection
         self._on_principal = on_principal

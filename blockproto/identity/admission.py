@@ -112,6 +112,11 @@ class Admission:
         return self._grant is not None or self.door.anonymous is not None
 
     @property
+    def principal(self) -> bytes:
+        """Who speaks, as far as is known: 16 bytes; zeros: nobody in particular."""
+        return ANONYMOUS.principal if self._grant is None else self._grant.realm.principal
+
+    @property
     def revoked(self) -> bool:
         """Whether what the connection came in with is not known any more (BP1-AUT-009)."""
         register = self.door.register
@@ -193,6 +198,8 @@ class Admitting:
         connection, stream: where it came.
         admission: the connection's.
     """
+
+    waits = False
 
     def __init__(self, connection: Connection, stream: int, admission: Admission) -> None:
         self._connection = connection

@@ -1,9 +1,8 @@
 """One byte stream driven by one Session: reading, streams and their sinks, keep-alive, and the end.
 
-Reading is one loop: fill the session's buffer, hand each event to the sink of its stream, return credit. A sink that takes
-its time holds back this connection only, and through TCP its peer. The reading loop never waits for a write: two peers
-that both did would wait for each other for ever. What is said goes through the ``Outbox``; what the time asks for is
-``Life``'s to know.
+Reading is one loop: fill the session's buffer, hand each event to its stream (``Dispatch``), return credit. The loop never
+waits for a write: two peers that both did would wait for each other for ever. What is said goes through the ``Outbox``; what
+the time asks for is ``Life``'s to know.
 
 Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled ends it.
@@ -32,9 +31,7 @@ from ..errors import (
     NotBlockproto,
     RemoteProtocolError,
     Scope,
-    StoreError,
     StoreFailed,
-    TransferError,
     error_from_code,
 )
 from ..protocol.session import (
@@ -42,7 +39,6 @@ from ..protocol.session import (
     Greeted,
     Payload,
     Received,
-    Rejected,
     Session,
     Side,
     State,
@@ -50,6 +46,7 @@ from ..protocol.session import (
     stream_error,
 )
 from ..wire import Block, Credit, Error, GoAway, Message, Ping, Priority
+from .dispatch import Dispatch
 from .endpoint import Endpoint, Part
 from .keepalive import KeepAlive
 from .least_rate import LeastRate
@@ -99,6 +96,7 @@ class Connection:
         "_begun_by_peer",
         "_credit_waits",
         "_credited_at",
+        "_dispatch",
         "_ended",
         "_finished",
         "_greeted",
@@ -110,7 +108,6 @@ class Connection:
         "_outbox",
         "_parting",
         "_resting",
-        "_sinks",
         "_uncredited",
         "_unheard",
         "endpoint",
@@ -135,7 +132,7 @@ class Connection:
         self._finished: trio.Event | None = None
         self._accept = accept
         self._closed = False
-        self._sinks: dict[int, Sink] = {}
+        self._dispatch = Dispatch(self)
         self._outbox = Outbox(endpoint, session, self)
         self._life = Life(keep_alive, trio.current_time())
         self._least_rate = LeastRate(session.blocks_begun)
@@ -170,9 +167,12 @@ class Connection:
                 self._nursery = nursery
                 if self.lost is not None:  # closed before it began
                     nursery.cancel_scope.cancel()
+                self._dispatch.start(nursery)
                 self._outbox.start(nursery)
                 try:
                     await self._read(received)
+                    with trio.move_on_after(DISCARD_S):
+                        await self._dispatch.caught_up()  # what has come is kept, also when the peer has gone
                 finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
                     self._lose(self._closed_here())
                 nursery.cancel_scope.cancel()
@@ -213,6 +213,11 @@ class Connection:
         with contextlib.suppress(BlockprotoError):
             self.post(0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping"))
 
+    @property
+    def heard_s(self) -> float:
+        """When something came last, in Trio's time."""
+        return self._life.heard_s
+
     # Two events that few wait for; ten thousand connections would hold 5 MB of them.
 
     @property
@@ -242,15 +247,15 @@ class Connection:
         if self.lost is not None:
             raise self.lost
         stream = self.session.open_stream()
-        self._sinks[stream] = sink
+        self._dispatch.add(stream, sink)
         self._life.busy = True
         return stream
 
     def forget(self, stream: int) -> None:
         """Send no more events of ``stream`` to its sink."""
-        self._sinks.pop(stream, None)
+        self._dispatch.forget(stream)
         self._outbox.forget(stream)
-        self._life.busy = bool(self._sinks)
+        self._life.busy = not self._dispatch.idle
 
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
@@ -259,7 +264,7 @@ class Connection:
     @property
     def quiet(self) -> bool:
         """Whether no transfer and no unsent control frame is left."""
-        return not self._sinks and self._outbox.quiet
+        return self._dispatch.idle and self._outbox.quiet
 
     # ---- writing ----------------------------------------------------------------------------------------------
 
@@ -377,23 +382,17 @@ class Connection:
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Payload):
-            sink = self._sinks.get(event.stream)
-            if sink is not None:
-                try:
-                    await sink.payload(event.position, event.view, event.last)
-                except (TransferError, StoreError) as exc:
-                    self._reject(event.stream, exc)
-            self.session.consumed(event.stream, len(event.view))
+            await self._dispatch.handle(event)
         elif isinstance(event, Received):
-            await self._handle_message(event.stream, event.message, event.payload_length)
-        elif isinstance(event, Rejected):
-            self._reject(event.stream, event.error)
+            await self._handle_message(event)
         elif isinstance(event, Greeted):
             self._greet()
             self._life.greeted()
             if self._greeted is not None:
                 self._greeted.set()
             self._outbox.wake()
+        else:
+            await self._dispatch.handle(event)
 
     def _greet(self) -> None:
         """Say preface and HELLO, once: a client at once, a server as soon as the client's preface came (BP1-HEL)."""
@@ -401,7 +400,8 @@ class Connection:
             self._greeting_said = True
             self._outbox.queue(self.session.greeting())
 
-    async def _handle_message(self, stream: int, message: Message, payload_length: int) -> None:
+    async def _handle_message(self, event: Received) -> None:
+        stream, message = event.stream, event.message
         if isinstance(message, Credit):
             if stream == 0:
                 self._outbox.credited(trio.current_time())
@@ -409,18 +409,9 @@ class Connection:
         elif stream == 0:
             self._handle_own(message)
         else:
-            sink = self._sinks.get(stream) or self._begin_stream(stream, message)
-            if sink is not None:
-                try:
-                    await sink.received(message, payload_length)
-                except (TransferError, StoreError) as exc:
-                    self._reject(stream, exc)
             if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
                 self._least_rate.block_began(trio.current_time(), self.session.payload_received)
-            if not self.session.is_open(stream):
-                self.forget(stream)
-                self._outbox.wake()
-                self._leave_if_quiet()
+            await self._dispatch.handle(event)
 
     def _handle_own(self, message: Message) -> None:
         if isinstance(message, Ping):
@@ -445,8 +436,10 @@ class Connection:
         if self.going_away is not None and self.quiet:
             self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
 
-    def _begin_stream(self, stream: int, message: Message) -> Sink | None:
-        """The sink of a stream that the peer begins with ``message``; None if it is refused.
+    # ---- streams that the peer uses ---------------------------------------------------------------------------
+
+    def accept(self, stream: int, message: Message) -> Sink | None:
+        """See dispatch.Owner.
 
         None too for a stream that nobody here takes any more and whose end could not be said: what comes there is dropped.
         """
@@ -461,8 +454,17 @@ class Connection:
         except BlockprotoError as exc:
             self.refuse(stream, exc)
             return None
-        self._sinks[stream] = sink
+        self._dispatch.add(stream, sink)
         return sink
+
+    def answer(self, stream: int, message: Message) -> None:
+        """Post an answer unless the peer has ended ``stream`` meanwhile.
+
+        Raises:
+            LocalProtocolError: not legal now.
+        """
+        if self.session.is_open(stream):
+            self.post(stream, message)
 
     def refuse(self, stream: int, error: BlockprotoError, scope: Scope = Scope.STREAM) -> None:
         """Answer ``stream`` with ERROR; harmless if it is closed."""
@@ -471,13 +473,20 @@ class Connection:
         if scope is Scope.STREAM:
             self.forget(stream)
 
-    def _reject(self, stream: int, error: BlockprotoError) -> None:
-        if isinstance(error, StoreFailed):
-            raise error
-        sink = self._sinks.get(stream)
-        self.refuse(stream, error)
-        if sink is not None:
-            sink.ended(error)
+    def handed_over(self, stream: int) -> None:
+        """See dispatch.Owner."""
+        if not self.session.is_open(stream):
+            self.forget(stream)
+            self._outbox.wake()
+            self._leave_if_quiet()
+
+    def consumed(self, stream: int, count: int) -> None:
+        """See dispatch.Owner."""
+        self.session.consumed(stream, count)
+
+    def caught_up(self, stream: int) -> None:
+        """See dispatch.Owner. The reader may be waiting for bytes that want this credit."""
+        self._grant(self._much if self._dispatch.waits(stream) else _CREDIT_LEAST)
 
     # ---- credit, silence, end ---------------------------------------------------------------------------------
 
@@ -491,13 +500,21 @@ class Connection:
         if not soon and self._uncredited < _CREDIT_LOOK:
             return
         self._uncredited = 0
-        limits = self.session.limits
-        much = min(limits.stream_allowance, limits.connection_allowance) // 4
-        frames = self.session.credits_due(_CREDIT_LEAST if soon else much)
-        if frames:
+        if self._grant(_CREDIT_LEAST if soon else self._much):
             self._credited_at = now
-            for frame in frames:
-                self._outbox.queue(frame)
+
+    @property
+    def _much(self) -> int:
+        """So many bytes that may come anew are granted at once."""
+        limits = self.session.limits
+        return min(limits.stream_allowance, limits.connection_allowance) // 4
+
+    def _grant(self, least: int) -> bool:
+        """Say CREDIT for whatever ``least`` bytes more can be granted for; whether there was something."""
+        frames = self.session.credits_due(least)
+        for frame in frames:
+            self._outbox.queue(frame)
+        return bool(frames)
 
     def _deadline(self) -> float:
         deadline = min(self._life.deadline_s(), self._least_rate.until_s)
@@ -570,9 +587,7 @@ class Connection:
     def _end(self, error: BlockprotoError) -> None:
         self.lost = self._parting or self.lost or error
         self._outbox.end(self.lost)
-        sinks, self._sinks = self._sinks, {}
-        for sink in sinks.values():
-            sink.ended(self.lost)
+        self._dispatch.end(self.lost)
         self._ended = True
         for event in (self._greeted, self._finished):
             if event is not None:

@@ -13,8 +13,12 @@ class Sink(Protocol):
     """What takes the events of one stream.
 
     ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), the sink ``ended``.
-    StoreFailed ends more than a stream and passes through.
+    StoreFailed ends more than a stream and passes through. ``ended`` may come while one of them waits.
     """
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next event may have to wait, for a slow disk say: then the connection reads on meanwhile."""
 
     async def received(self, message: Message, payload_length: int) -> None:
         """A message of the peer; its payload, if any, follows in ``payload`` calls."""

@@ -80,6 +80,8 @@ class Answerer:
         realm: who asks.
     """
 
+    waits = False
+
     def __init__(
         self,
         connection: Connection,
@@ -114,8 +116,7 @@ class Answerer:
         except BlockprotoError as exc:
             self._connection.refuse(self._stream, exc)
             return
-        if self._connection.session.is_open(self._stream):
-            self._connection.post(self._stream, result)
+        self._connection.answer(self._stream, result)
         self._connection.forget(self._stream)
 
     async def _remove(self, message: RemoveMessage) -> Result:
@@ -245,6 +246,11 @@ class ServedFetch:
         self._realm = realm
         self._lane: Lane | None = None
 
+    @property
+    def waits(self) -> bool:
+        """See connection.Sink: opening the file asks the store."""
+        return self._lane is None
+
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
         if isinstance(message, Fetch):
@@ -280,7 +286,7 @@ class ServedFetch:
         sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
         sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
         self._lane = Lane(self._connection, sending, self._stream)
-        self._connection.post(self._stream, _open_message(reader.entry, source, message))
+        self._connection.post(self._stream, open_message(reader.entry, source.facts.filename.text, message))
         self._nursery.start_soon(self._send, sending, self._lane, reader)
 
     async def _open(self, message: Fetch) -> StoredReader:
@@ -429,13 +435,14 @@ def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memo
     return read
 
 
-def _open_message(entry: FileEntry, source: StoredSource, message: Fetch) -> Open:
+def open_message(entry: FileEntry, filename: str, message: Fetch) -> Open:
+    """The OPEN that answers FETCH of a finished file, which the realm knows as ``filename`` (BP1-FET-003)."""
     return Open(
         sourceid=ZERO_ID,
         attempt=0,
         filesize=entry.filesize,
         blocknum=blocknum_of(entry.filesize),
-        filename=source.facts.filename.text,
+        filename=filename,
         filetype=entry.filetype,
         priority=message.priority,
         mtime_ns=entry.mtime_ns,

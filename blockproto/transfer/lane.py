@@ -33,6 +33,8 @@ class Lane:
         joined: the answer to ``join``.
     """
 
+    waits = False
+
     def __init__(self, connection: Connection, sending: Sending, stream: int | None = None) -> None:
         self.connection = connection
         self.sending = sending

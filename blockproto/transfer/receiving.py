@@ -163,6 +163,11 @@ class Incoming:
 
     # ---- what the connection tells ----------------------------------------------------------------------------
 
+    @property
+    def waits(self) -> bool:
+        """See connection.Sink: opening asks the store, and a disk may be slow."""
+        return self.upload is None or self._uploads.disk.slow
+
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
         if isinstance(message, Block):
@@ -206,7 +211,7 @@ class Incoming:
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
         self._reservation.committed(stored.filesize)
-        self._connection.post(self._stream, committed_message(stored, self._realm))
+        self._connection.answer(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
 
@@ -270,7 +275,7 @@ class Incoming:
         upload = self._opened_upload()
         await upload.repair(message.digests)
         if not message.more and self.upload is upload:
-            self._connection.post(self._stream, self._opened(upload))
+            self._connection.answer(self._stream, self._opened(upload))
 
     def _cancel(self, message: Cancel) -> None:
         upload = self._opened_upload()
@@ -441,7 +446,7 @@ class FetchIncoming(Incoming):
         assert opening is not None
         filesize = stored.filesize if opening.filesize is None else opening.filesize
         message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, filesize, "")
-        self._connection.post(self._stream, message)
+        self._connection.answer(self._stream, message)
         self._connection.forget(self._stream)
         self._leave()
         self._done(stored)
@@ -485,6 +490,8 @@ class BriefIncoming:
         uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
         realm: whose it becomes.
     """
+
+    waits = False
 
     def __init__(self, connection: Connection, stream: int, uploads: Uploads, realm: Realm) -> None:
         self._connection = connection
@@ -574,8 +581,7 @@ class BriefIncoming:
             live = self._uploads.find(self._upload.key)
             if live is not None:
                 live.committed_as(work.outcome)
-            if self._connection.session.is_open(self._stream):
-                self._connection.post(self._stream, committed_message(work.outcome, self._realm))
+            self._connection.answer(self._stream, committed_message(work.outcome, self._realm))
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)

@@ -139,7 +139,7 @@ def version_must_be_equal(put: Put) -> None:
 @server("BP1-STR-008")
 def passed_over_id_opens(put: Put) -> None:
     """The ids that were used are kept in a set, and any other opens a stream: also a lower one that was passed over."""
-    find, begin = Session._stream_of, Connection._begin_stream
+    find, begin = Session._stream_of, Connection.accept
 
     def forgetful(self: Session, number: int) -> Stream | None:
         used: set[int] = vars(self).setdefault("used_ids", set())
@@ -159,7 +159,7 @@ def passed_over_id_opens(put: Put) -> None:
         return begin(self, stream, message)
 
     put(Session, "_stream_of", forgetful)
-    put(Connection, "_begin_stream", willing)
+    put(Connection, "accept", willing)
 
 
 @server("BP1-CRD-006")
@@ -349,7 +349,7 @@ def range_with_the_root_of_the_file(put: Put) -> None:
         await send(self, sending, lane, reader)
 
     def mistaken(self: Connection, stream: int, message: Message) -> None:
-        sink = self._sinks.get(stream)
+        sink = self._dispatch._sinks.get(stream)
         if isinstance(message, Commit) and isinstance(sink, ServedFetch):
             message = replace(message, root=vars(sink)["reader"].entry.root or message.root)
         post(self, stream, message)

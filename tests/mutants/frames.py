@@ -6,7 +6,8 @@ from .edits import BOTH, Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
 FRAMING, LAYOUT, WIRE = "protocol/framing.py", "layout.py", "wire.py"
-SESSION, STREAMS, LINK = "protocol/session.py", "protocol/streams.py", "link/connection.py"
+SESSION, STREAMS = "protocol/session.py", "protocol/streams.py"
+LINK, DISPATCH = "link/connection.py", "link/dispatch.py"
 
 FRM = [
     Mutant("strings-have-little-endian-lengths", "FRM-001", LAYOUT,
@@ -99,12 +100,13 @@ STR = [
     Mutant("what-the-table-lacks-is-ignored", "STR-005", STREAMS,
            "return None if state is None else (role, state)", "return (role, self.state if state is None else state)"),
     Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/receiving.py",
-           "self._connection.post(self._stream, message)\n        self._connection.forget(self._stream)\n        self._leave()\n        self._done(stored)",
+           "self._connection.answer(self._stream, message)\n        self._connection.forget(self._stream)\n        self._leave()\n        self._done(stored)",
            "self._leave()\n        self._done(stored)", CLIENT),
     Mutant("answered-but-not-said", "STR-006", "serving/requests.py",
-           "self._connection.post(self._stream, result)", "pass", SERVER),
-    Mutant("one-refusal-ends-the-connection", "STR-007", LINK,
-           "self.refuse(stream, error)\n        if sink is not None:\n            sink.ended(error)", "self.end_with(error)", SERVER),
+           "self._connection.answer(self._stream, result)", "pass", SERVER),
+    Mutant("one-refusal-ends-the-connection", "STR-007", DISPATCH,
+           "self._owner.refuse(stream, error)\n        if sink is not None:\n            sink.ended(error)",
+           "self._owner.end_with(error)", SERVER),
     Mutant("one-refused-file-ends-all", "STR-007", LINK, "        elif stream == 0:\n            self._handle_own(message)",
            "        elif stream == 0 or (isinstance(message, Error) and self._accept is None):\n            self._handle_own(message)", CLIENT),
     Mutant("closed-streams-are-unexpected", "STR-008", SESSION,
@@ -114,8 +116,8 @@ STR = [
     Mutant("streams-without-limit", "STR-009", SESSION,
            'raise TooManyStreams(f"{self._peer_open} streams are open")', "pass", SERVER),
     Mutant("streams-max-is-not-looked-at", "STR-009", SESSION, "self._peer_limits.streams_max", "1 << 30", CLIENT),
-    Mutant("frames-of-a-stream-side-by-side", "STR-010", LINK,
-           "await sink.received(message, payload_length)", "self._nursery.start_soon(sink.received, message, payload_length)"),
+    Mutant("frames-of-a-stream-side-by-side", "STR-010", DISPATCH, "await sink.received(event.message, event.payload_length)",
+           "self._nursery.start_soon(sink.received, event.message, event.payload_length)"),
     Mutant("streams-of-the-server-are-ignored", "STR-011", LINK,
            'raise Cancelled("this side takes no requests", code=Code.UNSUPPORTED)', "return None", CLIENT),
 ]  # fmt: skip

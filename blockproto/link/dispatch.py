@@ -1,0 +1,171 @@
+"""Which sink takes the events of which stream, in the order of the line, and which of them have to wait.
+
+    sink                          its event
+    takes what comes at once      is handed over; the connection reads on when the sink has it
+    may have to wait (``waits``)  goes to the stream's backlog, which a task hands over; the connection reads on
+
+The first way costs nothing, and a quick disk needs no more. Without the second a slow one would hold back every stream of
+the connection, and the answer to a PING. Payload in a backlog is not consumed: no credit is returned for it, so that a
+stream that stands still holds its own allowance, and leaves the rest of the connection's to the others.
+
+Rules:
+    1. A sink gets the events of its stream one at a time and in order; between streams there is no order.
+    2. Nothing is handed over once the stream was forgotten; payload that comes for nobody is consumed all the same.
+
+Spec: BP1-STR-002, BP1-STR-010, BP1-STR-018, BP1-CRD-006.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from ..errors import BlockprotoError, RemoteProtocolError, StoreError, StoreFailed, TransferError
+from ..protocol.session import Payload, Received, Rejected
+from ..wire import Message
+from .sink import Sink
+
+StreamEvent = Received | Payload | Rejected
+
+
+class Owner(Protocol):
+    """The connection, as far as its streams need it."""
+
+    def accept(self, stream: int, message: Message) -> Sink | None:
+        """The sink of a stream that the peer begins with ``message``; None if it was refused or is closed."""
+
+    def refuse(self, stream: int, error: BlockprotoError) -> None:
+        """Answer ``stream`` with ERROR and forget it."""
+
+    def consumed(self, stream: int, count: int) -> None:
+        """``count`` bytes of payload were handed over, or dropped."""
+
+    def handed_over(self, stream: int) -> None:
+        """A message was handed over, and nothing of its stream waits."""
+
+    def caught_up(self, stream: int) -> None:
+        """The backlog of ``stream`` became shorter, or empty: what was consumed of it may come anew."""
+
+    def end_with(self, error: BlockprotoError) -> None:
+        """Say that the connection ends because of ``error``, and end it."""
+
+
+class Dispatch:
+    """The streams of one connection that somebody here takes part in.
+
+    Args:
+        owner: the connection.
+    """
+
+    __slots__ = ("_backlogs", "_empty", "_nursery", "_owner", "_sinks")
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._sinks: dict[int, Sink] = {}
+        self._backlogs: dict[int, deque[StreamEvent]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._empty: trio.Event | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Hand over what waits in tasks of ``nursery``."""
+        self._nursery = nursery
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream has a sink."""
+        return not self._sinks
+
+    def add(self, stream: int, sink: Sink) -> None:
+        """Let ``sink`` take the events of ``stream``."""
+        self._sinks[stream] = sink
+
+    def forget(self, stream: int) -> None:
+        """Hand over nothing more of ``stream``. Harmless when repeated."""
+        self._sinks.pop(stream, None)
+
+    def waits(self, stream: int) -> bool:
+        """Whether something of ``stream`` waits to be handed over."""
+        return bool(self._backlogs.get(stream))
+
+    def end(self, error: BlockprotoError) -> None:
+        """Tell every sink that its stream has ended."""
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.ended(error)
+
+    async def caught_up(self) -> None:
+        """Wait until no stream has a backlog."""
+        while self._backlogs:
+            self._empty = self._empty or trio.Event()
+            await self._empty.wait()
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Hand ``event`` over, now or when its turn in the backlog comes.
+
+        Raises:
+            RemoteProtocolError, StoreFailed: the connection has to end. (Of a backlog the owner hears ``end_with``.)
+        """
+        stream = event.stream
+        backlog = self._backlogs.get(stream)
+        if backlog is not None:
+            backlog.append(_kept(event))
+            return
+        sink = self._sinks.get(stream)
+        if sink is None and isinstance(event, Received):
+            sink = self._owner.accept(stream, event.message)
+        if sink is not None and sink.waits:
+            self._begin_backlog(event)
+            return
+        await self._hand_over(event, sink)
+        if isinstance(event, Received):
+            self._owner.handed_over(stream)
+
+    def _begin_backlog(self, event: StreamEvent) -> None:
+        assert self._nursery is not None  # events come while the connection runs
+        backlog = self._backlogs[event.stream] = deque([_kept(event)])
+        self._nursery.start_soon(self._work_off, event.stream, backlog)
+
+    async def _work_off(self, stream: int, backlog: deque[StreamEvent]) -> None:
+        try:
+            while backlog:
+                await self._hand_over(backlog.popleft(), self._sinks.get(stream))
+                self._owner.caught_up(stream)
+        except (RemoteProtocolError, StoreFailed) as exc:
+            self._owner.end_with(exc)
+        finally:
+            del self._backlogs[stream]
+            if self._empty is not None and not self._backlogs:
+                self._empty.set()
+                self._empty = None
+        self._owner.handed_over(stream)
+
+    async def _hand_over(self, event: StreamEvent, sink: Sink | None) -> None:
+        try:
+            if isinstance(event, Rejected):
+                self._reject(event.stream, event.error)
+            elif sink is None:
+                pass  # forgotten: what comes is dropped
+            elif isinstance(event, Payload):
+                await sink.payload(event.position, event.view, event.last)
+            else:
+                await sink.received(event.message, event.payload_length)
+        except (TransferError, StoreError) as exc:
+            self._reject(event.stream, exc)
+        if isinstance(event, Payload):
+            self._owner.consumed(event.stream, len(event.view))
+
+    def _reject(self, stream: int, error: BlockprotoError) -> None:
+        if isinstance(error, StoreFailed):
+            raise error
+        sink = self._sinks.get(stream)
+        self._owner.refuse(stream, error)
+        if sink is not None:
+            sink.ended(error)
+
+
+def _kept(event: StreamEvent) -> StreamEvent:
+    """The event with bytes of its own: a view is part of the receive buffer."""
+    return replace(event, view=memoryview(bytes(event.view))) if isinstance(event, Payload) else event
