@@ -25,6 +25,7 @@ from blockproto.client import connect_with
 from blockproto.errors import ConnectionLost
 from blockproto.link.endpoint import Endpoint
 from blockproto.store import UploadStore
+from blockproto.store.memory import MemoryStore
 from blockproto.wire import Commit, List, Open
 
 quick = pytest.mark.trio(run=run)
@@ -164,6 +165,48 @@ async def test_a_line_that_accepts_everybody_and_carries_nothing_is_not_dialled_
                 await client.upload(_file(tmp_path))
         assert trio.current_time() >= 3600
         assert len(dialled) > 100
+
+
+@pytest.mark.clause("BP1-END-017")
+@quick
+@pytest.mark.parametrize("way", ["cut_sent", "cut_received"])
+async def test_a_connection_that_carried_half_a_block_has_worked(tmp_path: Path, way: str) -> None:
+    """No block was whole and nothing acknowledged; what was carried is known when the next connection stands."""
+    told: list[LineEvent] = []
+    async with serving() as served:
+        async with served.client() as client:
+            await client.upload(_file(tmp_path, 3 * MIB, "there"))
+        served.lines.clear()
+        served.line_options = [{way: 500_000} for _ in range(5)]
+        async with connect_with(served.dial, "memory", served.open_sidecar, on_line=told.append) as client:
+            if way == "cut_sent":
+                await client.upload(_file(tmp_path, 3 * MIB))
+            else:
+                await client.download("there", tmp_path / "here")
+        assert [event.after_s for event in told if isinstance(event, Reconnecting)] == [0.0] * 5
+
+
+@pytest.mark.clause("BP1-END-017")
+@quick
+async def test_a_line_that_breaks_where_nothing_gets_further_is_not_dialled_in_a_circle(
+    tmp_path: Path,
+) -> None:
+    """It carries much each time, and nothing of that is kept."""
+    dialled: list[float] = []
+    async with serving() as served:
+        async with served.client() as client:
+            await client.upload(_file(tmp_path))
+        served.lines.clear()
+
+        async def dial() -> Endpoint:
+            dialled.append(trio.current_time())
+            served.line_options = [{"cut_received": 100_000}]
+            return await served.dial()
+
+        async with connect_with(dial, "memory", lambda *_: MemoryStore(), retry_for_s=300.0) as client:
+            with pytest.raises(ConnectionLost):
+                await client.download("file.bin", tmp_path / "here")
+    assert 10 < len(dialled) < 50
 
 
 @pytest.mark.clause("BP1-END-017")

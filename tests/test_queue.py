@@ -139,6 +139,40 @@ async def test_a_small_interactive_one_passes_big_bulk_ones(tmp_path: Path) -> N
 
 
 @quick
+@pytest.mark.parametrize("up", [True, False])
+async def test_another_priority_reaches_what_runs(up: bool, tmp_path: Path) -> None:
+    """It goes on with what was acknowledged, and gets its new share of the line."""
+    names = ["a", "b"]
+    async with serving() as served:
+        lines = SlowLines(served, Conditions(up_bytes_s=MIB, down_bytes_s=MIB))
+        if not up:
+            async with served.client() as client:
+                for name in names:
+                    await client.upload(file_of(tmp_path, name, 6 * MIB))
+        async with TransferQueue.open(tmp_path / "q", connect=lambda *_, **__: lines.client()) as queue:
+            for name in names:
+                if up:
+                    await queue.add_upload(file_of(tmp_path, name, 6 * MIB), SERVER, priority="bulk")
+                else:
+                    await queue.add_download(SERVER, name, tmp_path / f"got {name}", priority="bulk")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queue.run)
+                async with aclosing(queue.events()) as events:
+                    async for one in events:
+                        if one.position >= MIB:
+                            break
+                await queue.set_priority(one.id, priority="interactive")
+                await wait_state(queue, one.id, DONE)
+                (other,) = (other for other in queue.transfers() if other.id != one.id)
+                assert other.state is RUNNING
+                assert other.position <= 2 * MIB
+                await wait_state(queue, other.id, DONE)
+                nursery.cancel_scope.cancel()
+        passed = sum((line.up if up else line.down).handed_on for line in lines.lines)
+        assert 12 * MIB < passed < 12.5 * MIB  # a piece or two were under way when it stopped
+
+
+@quick
 async def test_paused_and_resumed_it_goes_on_where_it_was(tmp_path: Path) -> None:
     slow = Conditions(up_bytes_s=MIB, down_bytes_s=MIB)
     path = file_of(tmp_path, "film", 5 * MIB)

@@ -6,7 +6,8 @@
 A connection that had worked is made again at once. When that fails, the wait is a random time below a bound that grows
 (``BOUNDS_S``): a server that thousands lost at the same time gets them back over seconds, not all in one. What has worked is
 told by those who use the connection (``worked``), because a line that accepts everybody and carries nothing must not be
-dialled in a circle.
+dialled in a circle. What a connection carried just before it broke is known only when the next one says where things stand;
+so one that carried much has worked too, but not the next one if nothing got further meanwhile.
 
 Spec: BP1-END-017, BP1-RES-024, BP1-ERR-006.
 """
@@ -136,7 +137,7 @@ class Lines:
         self._answered = self._dialled = False
         self._made_at = math.inf
         self._failures = 0
-        self._missed = False
+        self._missed = self._trusted = False
         self._pausing = trio.Lock()
         self._nudge = trio.Event()
 
@@ -226,6 +227,7 @@ class Lines:
     def worked(self) -> None:
         """Something was done over a connection: the next loss is a new one."""
         self._failures = 0
+        self._trusted = False
 
     def network_changed(self) -> None:
         """This machine has another address, or another network: come back at once, knowing nothing of it."""
@@ -250,6 +252,11 @@ class Lines:
                 return
             if trio.current_time() >= self._made_at + WORKED_S:
                 self.worked()
+            elif (
+                self._made_at < math.inf and not self._trusted and any(map(_carried_much, self._connections))
+            ):
+                self.worked()
+                self._trusted = True
             self._made_at = math.inf
             after_s = min(self._wait_s(error), max(0.0, until - trio.current_time()))
             self._missed = True
@@ -319,6 +326,12 @@ def bound_s(failures: int) -> float:
 
 def _usable(connection: Connection) -> bool:
     return connection.lost is None and connection.going_away is None
+
+
+def _carried_much(connection: Connection | None) -> bool:
+    if connection is None:
+        return False
+    return max(connection.session.payload_received, connection.session.sent(0)) >= WORKED_BYTES
 
 
 def _comes_back(error: BlockprotoError) -> bool:

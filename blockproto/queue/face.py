@@ -174,7 +174,7 @@ class TransferQueue:
         await self._change(partial(self._journal.move, ids, first=first or before is not None, beside=beside))
 
     async def set_priority(self, *ids: int, priority: str) -> None:
-        """Give transfers another priority; what runs already keeps its share of the line until it ends."""
+        """Give transfers another priority, also while they run: those take their place among the new ones, and go on."""
         await self._change(partial(self._journal.prioritise, ids, _priority(priority)))
 
     # ---- what is -----------------------------------------------------------------------------------------------

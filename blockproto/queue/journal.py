@@ -233,10 +233,11 @@ class Journal:
         return list(chosen)
 
     def prioritise(self, ids: Sequence[int], priority: int) -> None:
-        """Give transfers, and what is in the folders among them, another priority."""
+        """Give transfers, and what is in the folders among them, another priority; what runs waits again with it."""
         with self._change() as database:
             database.executemany(
-                f"UPDATE transfers SET priority = :priority, {_STAMP} WHERE id = :id",
+                "UPDATE transfers SET state = CASE state WHEN 'running' THEN 'waiting' ELSE state END, "
+                f"priority = :priority, {_STAMP} WHERE id = :id AND priority != :priority",
                 [
                     {"priority": priority, "id": id_, "now": _now_ms()}
                     for id_ in self._chosen(database, ids, TransferState)
@@ -283,9 +284,10 @@ class Journal:
                 (ENDED_MAX,),
             )
 
-    def begin(self, ids: Sequence[int]) -> None:
-        """Let those that still wait run."""
+    def begin(self, ids: Sequence[int]) -> list[QueuedTransfer]:
+        """Let those that still wait run; returns them as they are now."""
         self._each("UPDATE transfers SET state = 'running', {} WHERE id = :id AND state = 'waiting'", ids)
+        return self._select(f"state = '{_RUNNING}' AND id IN ({','.join('?' * len(ids))})", ids)
 
     def put_back(self, ids: Sequence[int]) -> None:
         """Let those that run wait again."""

@@ -89,7 +89,7 @@ class Runner:
                 running.priority = PRIORITIES.index(one.priority)
                 unwanted = one.state in (TransferState.PAUSED, TransferState.CANCELLED)
                 if unwanted or (one.state is TransferState.WAITING and running.begun):
-                    running.scope.cancel()  # one that waits was paused and resumed faster than we looked: it begins again
+                    running.scope.cancel()  # one that waits begins again: it was resumed, or has another priority
         self._news.set()
 
     async def run(self, *, until_empty: bool) -> None:
@@ -129,12 +129,16 @@ class Runner:
                 nursery.start_soon(self._tidy, one)
         begun = self._next()
         if begun:
+            ids = [one.id for one in begun]
             for one in begun:
                 self._running[one.id] = _Running(PRIORITIES.index(one.priority))
-            await run_in_thread(lambda: self._journal.begin([one.id for one in begun]))
-            for one in begun:
-                self._running[one.id].begun = True
+            for one in await run_in_thread(lambda: self._journal.begin(ids)):
+                running = self._running[one.id]
+                running.priority, running.begun = PRIORITIES.index(one.priority), True
                 nursery.start_soon(self._run_one, one)
+            for id_ in ids:
+                if not self._running[id_].begun:  # somebody stopped it in this instant
+                    del self._running[id_]
 
     def _next(self) -> list[QueuedTransfer]:
         """What can begin now, the most urgent first."""
@@ -157,8 +161,10 @@ class Runner:
 
     async def _run_one(self, one: QueuedTransfer) -> None:
         try:
-            with self._running[one.id].scope:
+            with self._running[one.id].scope as scope:
                 await self._carry(one)
+            if scope.cancelled_caught:  # and if nobody wants it to stand still any more, it waits
+                await run_in_thread(lambda: self._journal.put_back([one.id]))
         finally:
             del self._running[one.id]
             self._news.set()

@@ -89,12 +89,16 @@ class FileTally:
     """What passed of one file.
 
     Attributes:
+        filename: its name on the server.
         sent: payload bytes that were delivered.
         acked: bytes that the receiver said are durable.
+        committed: whether the receiver said COMMITTED.
     """
 
+    filename: str = ""
     sent: Ranges = field(default_factory=Ranges)
     acked: Ranges = field(default_factory=Ranges)
+    committed: bool = False
 
 
 @dataclass(slots=True)
@@ -132,7 +136,7 @@ class Said(NamedTuple):
 
 
 class Tally:
-    """What passed all connections of a proxy, by the file's sourceid."""
+    """What passed all connections of a proxy, by the file's sourceid; where that says nothing, by its name."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -154,6 +158,17 @@ class Tally:
             self._cut = Cut(copy.deepcopy(self.files))
             self.block_positions.clear()
             return self._cut
+
+    def on_file(self, sourceid: bytes, filename: str) -> None:
+        """OPEN or BLOCK said what the file is called."""
+        with self.lock:
+            self._file(sourceid).filename = filename
+
+    def on_committed(self, sourceid: bytes, filesize: int) -> None:
+        """The receiver said that the file is complete and durable."""
+        self.on_durable(sourceid, filesize, ())
+        with self.lock:
+            self._file(sourceid).committed = True
 
     def on_payload(self, sourceid: bytes, position: int, length: int) -> None:
         """Payload bytes are passed on."""
@@ -233,6 +248,7 @@ class Proxy:
 
     Args:
         target: says the server's port of now: a server may come back on another one.
+        tally: counts what passes; None makes one.
 
     Attributes:
         port: where clients connect.
@@ -240,8 +256,8 @@ class Proxy:
         lines: every connection there was.
     """
 
-    def __init__(self, target: Callable[[], int]) -> None:
-        self.tally = Tally()
+    def __init__(self, target: Callable[[], int], tally: Tally | None = None) -> None:
+        self.tally = Tally() if tally is None else tally
         self.lines: list[Line] = []
         self._target = target
         self._gate: Gate | None = None
@@ -506,8 +522,10 @@ class Meter:
     def _on_message(self, stream: int, message: Message) -> None:
         line, tally = self._line, self._line.proxy.tally
         if isinstance(message, Open | Block):
-            line.sourceids[stream] = message.sourceid
-            tally.on_durable(message.sourceid, 0, line.fetched.pop(stream, ()))
+            key = message.sourceid if any(message.sourceid) else message.filename.encode()
+            line.sourceids[stream] = key
+            tally.on_file(key, message.filename)
+            tally.on_durable(key, 0, line.fetched.pop(stream, ()))
         sourceid = line.sourceids.get(stream, b"")
         if isinstance(message, Block | Piece):
             self._sourceid, self._position = sourceid, message.position
@@ -517,7 +535,7 @@ class Meter:
         if isinstance(message, Ack | Opened):
             tally.on_durable(sourceid, message.position, message.held)
         elif isinstance(message, Committed):
-            tally.on_durable(sourceid, message.filesize, ())
+            tally.on_committed(sourceid, message.filesize)
         elif isinstance(message, Fetch):
             line.fetched[stream] = message.held
         if not isinstance(message, Ack | Credit):

@@ -1,47 +1,140 @@
-"""A line that is there for five seconds and away for three, now and then as a black hole, for as long as it is told to.
+"""A line that is there for five seconds and away for three, now and then a black hole, and a queue that gets through it.
 
-A real server, a real client, ``ChaosProxy`` between them. Rounds of fifty files of mixed size and priority, half of them up
-and half down, all at once over one connection; each must arrive whole, and no transfer may fail.
+    blockproto queue run → ChaosProxy, coming and going → counting proxy → blockproto serve
+
+Rounds of fifty files of mixed size and priority, half of them up and half down, put into the queue of a real process.
+Ten of them are pictures, interactive and small, put in while the others are under way. What is judged is what passed right
+before the server (``Referee``), not what the client says of itself:
+
+    1. Every file arrives, byte for byte.
+    2. No byte that its receiver had acknowledged passes again. A file of at most ``BRIEF_LENGTH_MAX`` has one answer for
+       all of it: where that was lost with its connection, it is sent again, and counted as ``brief_again``.
+    3. The picture is first: no less urgent file that had more than ``AHEAD_MAX`` to go when the picture was put in, or had
+       not begun, is complete before it.
 """
 
 from __future__ import annotations
 
 import random
+import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
-import blockproto
-from blockproto.calling.lines import LineEvent, Reconnecting
+from blockproto import QueuedTransfer, TransferQueue, TransferState
 from blockproto.chaos import Amount, ChaosProxy, Conditions, Ending, How
+from blockproto.client import BRIEF_LENGTH_MAX
 
-from .tools import DONE, MIB, Figures, Place, Server, campaign, make_file, parser, require, require_same
+from .counting_proxy import Proxy, Ranges, Tally
+from .tools import (
+    DONE,
+    INTERRUPTED,
+    MIB,
+    STEP_S,
+    Figures,
+    Place,
+    Server,
+    campaign,
+    make_file,
+    parser,
+    require,
+    require_same,
+)
 
-UP_S, DOWN_S, HOLE_S = 5.0, 3.0, 20.0
+HOLE_S = 20.0
 HOLES = 0.15
-FILES = 50
-RATE_BYTES_S = 2e6
+RATE_BYTES_S = 625e3
 ROUND_TRIP_S = 0.06
-RETRY_FOR_S = 600.0
-PRIORITIES = ("interactive", "normal", "bulk")
+PICTURE = 100_000
+AHEAD_MAX = 2 * MIB
+"""A file that has less to go than this may be complete before a picture that is put in now: about 3 s of the line."""
+RETRY_FOR = "30m"
+LOOK_S = 0.02
 _HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """What the line is like, and how much has to get through.
+
+    Attributes:
+        up_s, down_s: how long it is there, and away.
+        files: how many in a round; one in five is a picture.
+    """
+
+    up_s: float = 5.0
+    down_s: float = 3.0
+    files: int = 50
+
+
+class Referee(Tally):
+    """Counts what passes right before the server.
+
+    Attributes:
+        ended: names of files, in the order in which their COMMITTED passed.
+        again: bytes that passed after their receiver had acknowledged them, of files that get more than one answer.
+        brief_again: the same of files that get one answer for all.
+        repeated: bytes that passed more than once, acknowledged or not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: dict[str, None] = {}
+        self.again = self.brief_again = self.repeated = 0
+        self.sizes: dict[str, int] = {}
+
+    def on_payload(self, sourceid: bytes, position: int, length: int) -> None:
+        """See Tally."""
+        with self.lock:
+            tally = self._file(sourceid)
+            passing = Ranges()
+            passing.add(position, position + length)
+            self.repeated += tally.sent.common(passing)
+            if self.sizes[tally.filename] > BRIEF_LENGTH_MAX:
+                self.again += tally.acked.common(passing)
+            else:
+                self.brief_again += tally.acked.common(passing)
+        super().on_payload(sourceid, position, length)
+
+    def on_committed(self, sourceid: bytes, filesize: int) -> None:
+        """See Tally."""
+        super().on_committed(sourceid, filesize)
+        with self.lock:
+            self.ended.setdefault(self._file(sourceid).filename)
+
+    def far_from_done(self) -> set[str]:
+        """The files that still have more than ``AHEAD_MAX`` to go."""
+        with self.lock:
+            passed = {tally.filename: len(tally.sent) for tally in self.files.values()}
+            return {name for name, size in self.sizes.items() if size - passed.get(name, 0) > AHEAD_MAX}
+
+    def passed_of_others(self, name: str) -> int:
+        """Payload bytes of all files but this one so far."""
+        with self.lock:
+            mine = sum(len(tally.sent) for tally in self.files.values() if tally.filename == name)
+            return self.payload_bytes - mine
 
 
 class Flapping:
     """The line to a server: a proxy that comes and goes on one port.
 
     Args:
-        target: the server's port.
+        target: the port behind it.
+        weather: how it comes and goes.
         rng: draws when it becomes a black hole.
     """
 
-    def __init__(self, target: int, rng: random.Random) -> None:
+    def __init__(self, target: int, weather: Weather, rng: random.Random) -> None:
         self.times_up = 0
         self.holes = 0
+        self.connections = 0
         self._target = target
+        self._weather = weather
         self._rng = rng
 
     async def run(self, *, task_status: trio.TaskStatus[int]) -> None:
@@ -54,78 +147,246 @@ class Flapping:
             ending = Ending(How.BLACK_HOLE, after_s=Amount(1.0, 4.0)) if hole else None
             conditions = Conditions(RATE_BYTES_S, RATE_BYTES_S, ROUND_TRIP_S, ending=ending)
             proxy = ChaosProxy((_HOST, self._target), conditions, seed=self.times_up)
-            with trio.move_on_after(HOLE_S if hole else UP_S):
+            with trio.move_on_after(HOLE_S if hole else self._weather.up_s):
                 async with trio.open_nursery() as nursery:
                     port = (await nursery.start(proxy.serve, (_HOST, port)))[0][1]
                     if self.times_up == 1:
                         task_status.started(port)
-            await trio.sleep_until(trio.current_time() + DOWN_S)
+            self.connections += proxy.totals.connections
+            await trio.sleep_until(trio.current_time() + self._weather.down_s)
 
 
-async def rounds(place: Place, server: Server, seconds: float, seed: object) -> Figures:
+@dataclass(slots=True)
+class Picture:
+    """What was seen when a picture was put into the queue.
+
+    Attributes:
+        name: what it is called.
+        added_at: monotonic seconds.
+        others: payload bytes of other files that had passed.
+        behind: the less urgent files that must not be complete before it.
+    """
+
+    name: str
+    added_at: float
+    others: int
+    behind: set[str]
+
+
+@dataclass(slots=True)
+class Files:
+    """The files of a round: those that are put in at once, and the pictures."""
+
+    ups: dict[str, Path] = field(default_factory=dict)
+    downs: dict[str, Path] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    pictures: list[str] = field(default_factory=list)
+
+    @property
+    def others(self) -> list[str]:
+        """All but the pictures."""
+        return [name for name in self.sizes if name not in self.pictures]
+
+
+class Round:
+    """Fifty files through the queue.
+
+    Args:
+        place, queue: where.
+        address: of the line's near end.
+        referee: who counts.
+        rng: draws sizes and moments.
+    """
+
+    def __init__(
+        self, place: Place, queue: TransferQueue, address: str, referee: Referee, rng: random.Random
+    ) -> None:
+        self.pictures: list[Picture] = []
+        self.picture_s: dict[str, float] = {}
+        self.picture_others: dict[str, int] = {}
+        self._place = place
+        self._queue = queue
+        self._address = address
+        self._referee = referee
+        self._rng = rng
+
+    async def run(self, number: int, weather: Weather) -> int:
+        """All of it; returns how many bytes the files have."""
+        files = self._make(number, weather.files)
+        self._referee.sizes |= files.sizes
+        begun_bytes = self._referee.payload_bytes
+        async with trio.open_nursery() as nursery:
+            ended = trio.Event()
+            await nursery.start(self._watch, len(files.sizes), ended)
+            for name in files.others:
+                await self._add(files, name, self._rng.choice(("normal", "bulk")))
+            todo = sum(files.sizes[name] for name in files.others)
+            for index, name in enumerate(files.pictures):
+                moment = todo * (index + self._rng.random()) / (len(files.pictures) + 1)
+                await self._until(begun_bytes + moment)
+                await self._add_picture(files, name)
+            await ended.wait()
+        for name, source in files.ups.items():
+            require_same(self._place.served / name, source)
+        for name, dest in files.downs.items():
+            require_same(dest, self._place.served / name)
+        self._judge_order()
+        return sum(files.sizes.values())
+
+    def _make(self, number: int, count: int) -> Files:
+        folder = self._place.folder / f"round {number}"
+        folder.mkdir()
+        files = Files()
+        for index in range(count):
+            picture = index % 5 == 0
+            sizes = [
+                0,
+                1000,
+                70_000,
+                MIB,
+                self._rng.randrange(6 * MIB),
+                self._rng.randrange(3 * MIB, 6 * MIB),
+            ]
+            size = PICTURE if picture else self._rng.choice(sizes)
+            name = f"{number}-{index} {'picture' if picture else 'file'}"
+            files.sizes[name] = size
+            if index % 2:
+                files.ups[name] = make_file(folder / name, size, name)
+            else:
+                make_file(self._place.served / name, size, name)
+                files.downs[name] = folder / name
+            if picture:
+                files.pictures.append(name)
+        return files
+
+    async def _add(self, files: Files, name: str, priority: str) -> None:
+        if name in files.ups:
+            await self._queue.add_upload(files.ups[name], self._address, priority=priority)
+        else:
+            await self._queue.add_download(self._address, name, files.downs[name], priority=priority)
+
+    async def _add_picture(self, files: Files, name: str) -> None:
+        others = self._referee.passed_of_others(name)
+        behind = self._referee.far_from_done() & set(files.others)
+        self.pictures.append(Picture(name, time.monotonic(), others, behind))
+        await self._add(files, name, "interactive")
+
+    async def _until(self, payload_bytes: float) -> None:
+        while self._referee.payload_bytes < payload_bytes:
+            await trio.sleep(LOOK_S)
+
+    async def _watch(
+        self, count: int, ended: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Wait until so many transfers are done; none may fail."""
+        done: set[int] = set()
+        async with aclosing(self._queue.events()) as events:
+            task_status.started()
+            async for one in events:
+                require(one.state is not TransferState.FAILED, f"{one.name} failed: {one.error}")
+                if one.state is TransferState.DONE and one.id not in done:
+                    done.add(one.id)
+                    self._note(one)
+                if len(done) == count:
+                    ended.set()
+                    return
+
+    def _note(self, one: QueuedTransfer) -> None:
+        for picture in self.pictures:
+            if picture.name == one.name:
+                self.picture_s[one.name] = time.monotonic() - picture.added_at
+                self.picture_others[one.name] = self._referee.passed_of_others(one.name) - picture.others
+
+    def _judge_order(self) -> None:
+        order = {name: at for at, name in enumerate(self._referee.ended)}
+        for picture in self.pictures:
+            before = sorted(name for name in picture.behind if order[name] < order[picture.name])
+            require(not before, f"complete before '{picture.name}', which was put in earlier: {before}")
+
+
+async def rounds(place: Place, port: int, referee: Referee, weather: Weather, given: Given) -> Figures:
     """Round after round until the time is over; the last one is finished."""
-    rng = random.Random(f"flap {seed}")
-    flapping = Flapping(server.port, rng)
-    lost: list[LineEvent] = []
-    done, moved = 0, 0
-    ends_at = time.monotonic() + seconds
+    rng = random.Random(f"flap {given.seed}")
+    flapping = Flapping(port, weather, rng)
+    played: list[Round] = []
+    moved = 0
+    ends_at = time.monotonic() + given.seconds
     async with trio.open_nursery() as nursery:
-        port = await nursery.start(flapping.run)
-        while time.monotonic() < ends_at:
-            done += 1
-            moved += await _round(place, port, done, rng, lost)
+        address = f"bp://{_HOST}:{await nursery.start(flapping.run)}"
+        async with _running_queue(place) as queue:
+            while not played or time.monotonic() < ends_at:
+                one = Round(place, queue, address, referee, rng)
+                moved += await one.run(len(played) + 1, weather)
+                played.append(one)
+                require(not referee.again, f"{referee.again} bytes passed again that were acknowledged")
+                _clear(place)
         nursery.cancel_scope.cancel()
+    others = [count for one in played for count in one.picture_others.values()]
+    waits = [seconds for one in played for seconds in one.picture_s.values()]
     return {
         "campaign": "flap",
-        "rounds": done,
-        "files": done * FILES,
+        "rounds": len(played),
+        "files": len(played) * weather.files,
         "mib": round(moved / MIB, 1),
         "times_up": flapping.times_up,
         "black_holes": flapping.holes,
-        "reconnecting": sum(isinstance(event, Reconnecting) for event in lost),
+        "connections": flapping.connections,
+        "payload_bytes": referee.payload_bytes,
+        "again": referee.again,
+        "brief_again": referee.brief_again,
+        "repeated": referee.repeated,
+        "repeated_part": round(referee.repeated / max(1, moved), 4),
+        "pictures": len(waits),
+        "picture_and_file_judged": sum(len(picture.behind) for one in played for picture in one.pictures),
+        "picture_s_median": round(statistics.median(waits), 2),
+        "picture_s_most": round(max(waits), 2),
+        "others_meanwhile_median": statistics.median(others),
     }
 
 
-async def _round(place: Place, port: int, number: int, rng: random.Random, lost: list[LineEvent]) -> int:
-    """Fifty files, all at once; returns how many bytes they have."""
-    folder = place.folder / f"round {number}"
-    folder.mkdir()
-    moved = 0
-    checks: list[Callable[[], None]] = []
-    async with (
-        blockproto.connect(f"bp://{_HOST}:{port}", retry_for_s=RETRY_FOR_S, on_line=lost.append) as client,
-        trio.open_nursery() as transfers,
-    ):
-        for index in range(FILES):
-            size = rng.choice([0, 1000, 70_000, MIB, rng.randrange(6 * MIB)])
-            name = f"{number}-{index}"
-            moved += size
-            priority = PRIORITIES[index % 3]
-            if index % 2:
-                source = make_file(folder / name, size, name)
-                transfer: Awaitable[object] = client.upload(source, priority=priority)
-                checks.append(partial(require_same, place.served / name, source))
-            else:
-                source = make_file(place.served / name, size, name)
-                transfer = client.download(name, folder / name, priority=priority)
-                checks.append(partial(require_same, folder / name, source))
-            transfers.start_soon(_await, transfer)
-    for check in checks:
-        check()
-    for path in [*folder.iterdir(), *(path for path in place.served.iterdir() if path.is_file())]:
-        path.unlink()
-    return moved
+@dataclass(frozen=True, slots=True)
+class Given:
+    """For how long, and from which seed."""
+
+    seconds: float
+    seed: object
 
 
-async def _await(transfer: Awaitable[object]) -> None:
-    await transfer
+@asynccontextmanager
+async def _running_queue(place: Place) -> AsyncIterator[TransferQueue]:
+    """A queue that another process runs; that process has to end as Ctrl-C ends it."""
+    file = place.folder / "queue.sqlite3"
+    async with TransferQueue.open(file) as queue:
+        runner = place.start("queue", "run", "--queue", file, "--retry-for", RETRY_FOR)
+        try:
+            with trio.fail_after(STEP_S):
+                while not await queue.is_running():
+                    await trio.sleep(LOOK_S)
+            yield queue
+            require(not runner.ended, "the process that runs the queue has ended")
+        finally:
+            runner.signal(2)
+            ran = await trio.to_thread.run_sync(runner.end)
+        ran.require(DONE, INTERRUPTED)
 
 
-def run(place: Place, minutes: float, seed: object) -> Figures:
-    """The campaign once."""
-    with Server(place) as server:
-        figures = trio.run(rounds, place, server, minutes * 60, seed)
+def _clear(place: Place) -> None:
+    for path in [*place.folder.glob("round */*"), *place.served.iterdir()]:
+        if path.is_file():
+            path.unlink()
+
+
+def run(place: Place, minutes: float, seed: object, weather: Weather | None = None) -> Figures:
+    """The campaign once: rounds for so many minutes, one at least."""
+    referee = Referee()
+    with Server(place) as server, Proxy(lambda: server.port, referee) as proxy:
+        figures = trio.run(
+            rounds, place, proxy.port, referee, weather or Weather(), Given(minutes * 60, seed)
+        )
+        proxy.cut_lines()
+        proxy.wait_idle()
         require(server.stop() == DONE, "the server did not end in order")
+    require(not referee.again, f"{referee.again} bytes passed again that were acknowledged")
     place.require_clean()
     return figures
 
