@@ -29,6 +29,7 @@ import trio
 from blockproto import QueuedTransfer, TransferQueue, TransferState
 from blockproto.chaos import Amount, ChaosProxy, Conditions, Ending, How
 from blockproto.client import BRIEF_LENGTH_MAX
+from blockproto.tasks import background_tasks
 
 from .counting_proxy import Proxy, Ranges, Tally
 from .tools import (
@@ -215,7 +216,7 @@ class Round:
         files = self._make(number, weather.files)
         self._referee.sizes |= files.sizes
         begun_bytes = self._referee.payload_bytes
-        async with trio.open_nursery() as nursery:
+        async with background_tasks() as nursery:
             ended = trio.Event()
             await nursery.start(self._watch, len(files.sizes), ended)
             for name in files.others:
@@ -239,14 +240,7 @@ class Round:
         files = Files()
         for index in range(count):
             picture = index % 5 == 0
-            sizes = [
-                0,
-                1000,
-                70_000,
-                MIB,
-                self._rng.randrange(6 * MIB),
-                self._rng.randrange(3 * MIB, 6 * MIB),
-            ]
+            sizes = [0, 1000, 70_000, MIB, self._rng.randrange(2 * MIB, 5 * MIB)]
             size = PICTURE if picture else self._rng.choice(sizes)
             name = f"{number}-{index} {'picture' if picture else 'file'}"
             files.sizes[name] = size
@@ -272,7 +266,7 @@ class Round:
         await self._add(files, name, "interactive")
 
     async def _until(self, payload_bytes: float) -> None:
-        while self._referee.payload_bytes < payload_bytes:
+        while self._referee.payload_bytes < payload_bytes:  # noqa: ASYNC110 - threads count it
             await trio.sleep(LOOK_S)
 
     async def _watch(
@@ -311,7 +305,7 @@ async def rounds(place: Place, port: int, referee: Referee, weather: Weather, gi
     played: list[Round] = []
     moved = 0
     ends_at = time.monotonic() + given.seconds
-    async with trio.open_nursery() as nursery:
+    async with background_tasks() as nursery:
         address = f"bp://{_HOST}:{await nursery.start(flapping.run)}"
         async with _running_queue(place) as queue:
             while not played or time.monotonic() < ends_at:
@@ -320,7 +314,6 @@ async def rounds(place: Place, port: int, referee: Referee, weather: Weather, gi
                 played.append(one)
                 require(not referee.again, f"{referee.again} bytes passed again that were acknowledged")
                 _clear(place)
-        nursery.cancel_scope.cancel()
     others = [count for one in played for count in one.picture_others.values()]
     waits = [seconds for one in played for seconds in one.picture_s.values()]
     return {
@@ -360,7 +353,7 @@ async def _running_queue(place: Place) -> AsyncIterator[TransferQueue]:
         runner = place.start("queue", "run", "--queue", file, "--retry-for", RETRY_FOR)
         try:
             with trio.fail_after(STEP_S):
-                while not await queue.is_running():
+                while not await queue.is_running():  # noqa: ASYNC110 - another process
                     await trio.sleep(LOOK_S)
             yield queue
             require(not runner.ended, "the process that runs the queue has ended")
