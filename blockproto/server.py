@@ -1,7 +1,7 @@
 """The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
 
     listener → a place among strangers → reception
-        → Connection → stream's first message → Admitting · Incoming · BriefIncoming · ServedFetch · Answerer
+        → Connection → stream's first message → Admitting · Incoming · BriefIncoming · ServedFetch · ServedBrief · Answerer
         → Visit → a dialect, where one is enabled
 
 One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
@@ -42,6 +42,7 @@ from .protocol.session import Limits
 from .realm import ANONYMOUS
 from .routing import Verdict
 from .serving.arrivals import PLACES, Arrivals, Place
+from .serving.briefs import Briefs, ServedBrief, is_brief
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
 from .store import FileStore
@@ -264,7 +265,10 @@ class Server:
             self._connections.pop(connection, None)
 
     def _acceptor(self, nursery: trio.Nursery, admission: Admission) -> Acceptor:
+        briefs: Briefs | None = None
+
         def accept(connection: Connection, stream: int, message: Message) -> Sink:
+            nonlocal briefs
             if self._stopping.is_set():
                 raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
             if isinstance(message, Auth):
@@ -277,6 +281,9 @@ class Server:
             if isinstance(message, Block):
                 return BriefIncoming(connection, stream, self.uploads, realm)
             if isinstance(message, Fetch):
+                if is_brief(message):
+                    briefs = briefs or Briefs(connection, nursery, self.store, self.disk)
+                    return ServedBrief(briefs, stream, realm)
                 return ServedFetch(connection, stream, nursery, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
             return Answerer(connection, stream, nursery, self.store, self.uploads, realm)

@@ -187,9 +187,11 @@ class Disk:
 
     async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
         """``reader(position, view)``, likewise."""
-        if self.slow:
-            return await run_in_thread(lambda: self._timed(lambda: reader(position, view)))
-        return self._timed(lambda: reader(position, view))
+        return await self.run(lambda: reader(position, view))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Any short ``work`` on files, likewise."""
+        return await run_in_thread(lambda: self._timed(work)) if self.slow else self._timed(work)
 
     def _timed(self, work: Callable[[], T]) -> T:
         begun = time.perf_counter()
