@@ -3,5 +3,6 @@
 endpoint    a socket or any Trio stream
 turns       who may write next
 pace        how long a piece should be
+dispatch    who takes the events of which stream
 connection  one byte stream driven by one session
 """
