@@ -20,6 +20,7 @@ from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.transfer.committing import (
     BATCH_LENGTH_MAX,
     BATCH_WORKS_MAX,
+    HANGING_S,
     QUICK_S,
     WORKS_OF_ONE_MAX,
     Committer,
@@ -319,6 +320,16 @@ async def test_two_slow_writes_send_the_next_ones_to_a_thread(slow_upload: SlowU
     for _ in range(16):
         await disk.write(slow_upload, 0, memoryview(b"x"))
     assert slow_upload.threads == [False, False, *[True] * 15, False]
+
+
+async def test_one_write_that_hangs_is_enough(slow_upload: SlowUpload) -> None:
+    disk = Disk()
+    slow_upload.seconds = 2 * HANGING_S
+    await disk.write(slow_upload, 0, memoryview(b"x"))
+    slow_upload.seconds = 0.0
+    for _ in range(17):
+        await disk.write(slow_upload, 0, memoryview(b"x"))
+    assert slow_upload.threads == [False, *[True] * 16, False]
 
 
 async def test_reads_count_too(slow_upload: SlowUpload) -> None:

@@ -33,7 +33,10 @@ WORKS_OF_ONE_MAX = 64
 """Of a principal in a batch that others wait for too: what all wait for is the whole batch."""
 QUICK_S = 0.005
 """A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
-_LAST_WRITES = 16
+HANGING_S = 0.2
+"""A write that takes longer than this is not the scheduler's doing: one is enough."""
+_LAST_CALLS = 16
+_SLOW_AT = 2
 
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
@@ -171,12 +174,12 @@ class Disk:
     """
 
     def __init__(self) -> None:
-        self._last_slow: deque[bool] = deque([False] * _LAST_WRITES, maxlen=_LAST_WRITES)
+        self._last: deque[int] = deque([0] * _LAST_CALLS, maxlen=_LAST_CALLS)
 
     @property
     def slow(self) -> bool:
         """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
-        return self._last_slow.count(True) > 1
+        return sum(self._last) >= _SLOW_AT
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
         """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
@@ -198,4 +201,5 @@ class Disk:
         try:
             return work()
         finally:
-            self._last_slow.append(time.perf_counter() - begun > QUICK_S)
+            took_s = time.perf_counter() - begun
+            self._last.append(_SLOW_AT if took_s > HANGING_S else int(took_s > QUICK_S))
