@@ -195,6 +195,32 @@ class Tally:
         return self.files.setdefault(sourceid, FileTally())
 
 
+class Referee(Tally):
+    """A tally that sees every byte that passes again.
+
+    Attributes:
+        again: by filename, bytes that passed after their receiver had acknowledged them.
+        repeated: bytes that passed more than once, acknowledged or not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again: dict[str, int] = {}
+        self.repeated = 0
+
+    def on_payload(self, sourceid: bytes, position: int, length: int) -> None:
+        """See Tally."""
+        passing = Ranges()
+        passing.add(position, position + length)
+        with self.lock:
+            tally = self._file(sourceid)
+            self.repeated += tally.sent.common(passing)
+            again = tally.acked.common(passing)
+            if again:
+                self.again[tally.filename] = self.again.get(tally.filename, 0) + again
+        super().on_payload(sourceid, position, length)
+
+
 class Gate:
     """A moment: so many more payload bytes have passed, or a message of some type comes.
 

@@ -4,7 +4,7 @@
 
 Rounds of fifty files of mixed size and priority, half of them up and half down, put into the queue of a real process.
 Ten of them are pictures, interactive and small, put in while the others are under way. What is judged is what passed right
-before the server (``Referee``), not what the client says of itself:
+before the server (``Order``), not what the client says of itself:
 
     1. Every file arrives, byte for byte.
     2. No byte that its receiver had acknowledged passes again. A file of at most ``BRIEF_LENGTH_MAX`` has one answer for
@@ -31,7 +31,7 @@ from blockproto.chaos import Amount, ChaosProxy, Conditions, Ending, How
 from blockproto.client import BRIEF_LENGTH_MAX
 from blockproto.tasks import background_tasks
 
-from .counting_proxy import Proxy, Ranges, Tally
+from .counting_proxy import Proxy, Referee
 from .tools import (
     DONE,
     INTERRUPTED,
@@ -73,34 +73,24 @@ class Weather:
     files: int = 50
 
 
-class Referee(Tally):
-    """Counts what passes right before the server.
+class Order(Referee):
+    """Counts what passes right before the server, and in which order files are complete.
 
     Attributes:
         ended: names of files, in the order in which their COMMITTED passed.
-        again: bytes that passed after their receiver had acknowledged them, of files that get more than one answer.
-        brief_again: the same of files that get one answer for all.
-        repeated: bytes that passed more than once, acknowledged or not.
+        sizes: of all files, by name.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.ended: dict[str, None] = {}
-        self.again = self.brief_again = self.repeated = 0
         self.sizes: dict[str, int] = {}
 
-    def on_payload(self, sourceid: bytes, position: int, length: int) -> None:
-        """See Tally."""
-        with self.lock:
-            tally = self._file(sourceid)
-            passing = Ranges()
-            passing.add(position, position + length)
-            self.repeated += tally.sent.common(passing)
-            if self.sizes[tally.filename] > BRIEF_LENGTH_MAX:
-                self.again += tally.acked.common(passing)
-            else:
-                self.brief_again += tally.acked.common(passing)
-        super().on_payload(sourceid, position, length)
+    def again_of(self, *, brief: bool) -> int:
+        """Acknowledged bytes that passed again, of the files that have one answer for all of it, or of the others."""
+        return sum(
+            count for name, count in self.again.items() if (self.sizes[name] <= BRIEF_LENGTH_MAX) is brief
+        )
 
     def on_committed(self, sourceid: bytes, filesize: int) -> None:
         """See Tally."""
@@ -200,7 +190,7 @@ class Round:
     """
 
     def __init__(
-        self, place: Place, queue: TransferQueue, address: str, referee: Referee, rng: random.Random
+        self, place: Place, queue: TransferQueue, address: str, referee: Order, rng: random.Random
     ) -> None:
         self.pictures: list[Picture] = []
         self.picture_s: dict[str, float] = {}
@@ -298,7 +288,7 @@ class Round:
             require(not before, f"complete before '{picture.name}', which was put in earlier: {before}")
 
 
-async def rounds(place: Place, port: int, referee: Referee, weather: Weather, given: Given) -> Figures:
+async def rounds(place: Place, port: int, referee: Order, weather: Weather, given: Given) -> Figures:
     """Round after round until the time is over; the last one is finished."""
     rng = random.Random(f"flap {given.seed}")
     flapping = Flapping(port, weather, rng)
@@ -312,7 +302,7 @@ async def rounds(place: Place, port: int, referee: Referee, weather: Weather, gi
                 one = Round(place, queue, address, referee, rng)
                 moved += await one.run(len(played) + 1, weather)
                 played.append(one)
-                require(not referee.again, f"{referee.again} bytes passed again that were acknowledged")
+                _require_nothing_again(referee)
                 _clear(place)
     others = [count for one in played for count in one.picture_others.values()]
     waits = [seconds for one in played for seconds in one.picture_s.values()]
@@ -325,8 +315,8 @@ async def rounds(place: Place, port: int, referee: Referee, weather: Weather, gi
         "black_holes": flapping.holes,
         "connections": flapping.connections,
         "payload_bytes": referee.payload_bytes,
-        "again": referee.again,
-        "brief_again": referee.brief_again,
+        "again": referee.again_of(brief=False),
+        "brief_again": referee.again_of(brief=True),
         "repeated": referee.repeated,
         "repeated_part": round(referee.repeated / max(1, moved), 4),
         "pictures": len(waits),
@@ -363,6 +353,11 @@ async def _running_queue(place: Place) -> AsyncIterator[TransferQueue]:
         ran.require(DONE, INTERRUPTED)
 
 
+def _require_nothing_again(referee: Order) -> None:
+    again = referee.again_of(brief=False)
+    require(not again, f"{again} bytes passed again that were acknowledged: {referee.again}")
+
+
 def _clear(place: Place) -> None:
     for path in [*place.folder.glob("round */*"), *place.served.iterdir()]:
         if path.is_file():
@@ -371,7 +366,7 @@ def _clear(place: Place) -> None:
 
 def run(place: Place, minutes: float, seed: object, weather: Weather | None = None) -> Figures:
     """The campaign once: rounds for so many minutes, one at least."""
-    referee = Referee()
+    referee = Order()
     with Server(place) as server, Proxy(lambda: server.port, referee) as proxy:
         figures = trio.run(
             rounds, place, proxy.port, referee, weather or Weather(), Given(minutes * 60, seed)
@@ -379,7 +374,7 @@ def run(place: Place, minutes: float, seed: object, weather: Weather | None = No
         proxy.cut_lines()
         proxy.wait_idle()
         require(server.stop() == DONE, "the server did not end in order")
-    require(not referee.again, f"{referee.again} bytes passed again that were acknowledged")
+    _require_nothing_again(referee)
     place.require_clean()
     return figures
 

@@ -322,6 +322,11 @@ class Server:
             raise Broken(f"the server did not start: {self.place.log.read_text(errors='replace')[-2000:]}")
         self.port = int(line.rpartition(":")[2])
 
+    def send_signal(self, signum: int) -> None:
+        """Send a signal."""
+        assert self._process is not None
+        self._process.send_signal(signum)
+
     def kill(self) -> None:
         """SIGKILL; harmless when it has ended."""
         self.stop(signal.SIGKILL)
