@@ -105,6 +105,7 @@ async def serve(
     reloads: AsyncIterable[object] | None = None,
     watch: Watch = NOBODY,
     portable_names: bool = False,
+    connections_each: int | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
@@ -124,6 +125,7 @@ async def serve(
         watch: hears what the server does, for metrics and logs (``blockproto.watch``).
         portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
             normalisation from one that is there.
+        connections_each: how many connections one principal may have, at least 1; None: 4,096, or half of the descriptors.
         task_status: Trio's.
 
     Raises:
@@ -154,6 +156,7 @@ async def serve(
         reloads,
         watch,
         portable_names,
+        connections_each,
         task_status,
     )
 

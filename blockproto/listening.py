@@ -18,6 +18,7 @@ from .loopback import is_loopback
 from .names import RESERVED
 from .server import Server
 from .serving.arrivals import places_for
+from .serving.company import CONNECTIONS_EACH, connections_for
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
 from .watch import Watch
@@ -36,6 +37,7 @@ async def serve_folder(
     reloads: AsyncIterable[object] | None,
     watch: Watch,
     portable_names: bool,
+    connections_each: int | None,
     task_status: trio.TaskStatus[list[tuple[str, int]]],
 ) -> None:
     """See ``blockproto.serve``."""
@@ -46,7 +48,8 @@ async def serve_folder(
             "you accept that"
         )
     spoken = dialects_of(dialects)
-    places = places_for(_raise_file_limit())
+    files = _raise_file_limit()
+    each = min(connections_each or CONNECTIONS_EACH, connections_for(files))
     listeners = await _listeners(listen, sockets)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state, portable=portable_names))
@@ -54,7 +57,13 @@ async def serve_folder(
         if on_entrance is not None:
             on_entrance(entrance)
         server = Server(
-            store, door=entrance.door, dialects=spoken, tls=entrance.tls, places=places, watch=watch
+            store,
+            door=entrance.door,
+            dialects=spoken,
+            tls=entrance.tls,
+            places=places_for(files),
+            connections_each=each,
+            watch=watch,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)

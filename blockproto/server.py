@@ -43,6 +43,7 @@ from .realm import ANONYMOUS
 from .routing import Verdict
 from .serving.arrivals import PLACES, Arrivals, Place
 from .serving.briefs import Briefs, ServedBrief, is_brief
+from .serving.company import CONNECTIONS_EACH, Company
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
 from .store import FileStore
@@ -70,6 +71,7 @@ class Server:
         dialects: what else is answered on the same port.
         tls: certificate and key; None: TLS is not answered.
         places: how many may be connected at once of whom it is not known who they are.
+        connections_each: how many connections one principal may have.
         watch: hears what happens.
     """
 
@@ -82,6 +84,7 @@ class Server:
         dialects: Sequence[Dialect] = (),
         tls: ssl.SSLContext | None = None,
         places: int = PLACES,
+        connections_each: int = CONNECTIONS_EACH,
         watch: Watch = NOBODY,
     ) -> None:
         self.store = store
@@ -98,6 +101,7 @@ class Server:
         self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
         self._arrivals = Arrivals(places)
+        self._company = Company(connections_each)
         self._stopping = trio.Event()
         self._stopped = False
         self._failure: StoreFailed | None = None
@@ -214,7 +218,12 @@ class Server:
         assert self._nursery is not None
         open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
         admitted = trio.Event()
-        admission = Admission(self.door if open_to_all else LOCKED, admitted.set)
+
+        def see_in() -> None:
+            admitted.set()
+            self._company.join(admission.principal, connection)
+
+        admission = Admission(self.door if open_to_all else LOCKED, see_in)
         connection = Connection(
             caller.endpoint, caller.session, accept=self._acceptor(self._nursery, admission)
         )
@@ -226,6 +235,7 @@ class Server:
             await self._serve_until_ended(connection, connection.run(caller.received, begun_at), kind)
         finally:
             del self._admissions[connection]
+            self._company.leave(connection)
             admitted.set()
 
     async def _see_in(

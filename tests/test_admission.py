@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from peers import RawPeer, Sample, Served, assert_untouched, names_in, run, serving
+from peers import MIB, RawPeer, Sample, Served, assert_untouched, names_in, run, serving
+from trio.testing import MockClock
 
 from blockproto.errors import Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.identity.register import Register
 from blockproto.identity.tokens import new_token
 from blockproto.realm import ANONYMOUS, EVERYTHING
+from blockproto.serving.company import Company
 from blockproto.wire import (
     FEATURE_AUTH,
     FEATURE_AUTH_REQUIRED,
@@ -243,6 +245,32 @@ async def test_who_does_not_say_in_time_who_it_is_has_to_leave(town: Town) -> No
         await silent.expect_error(Code.TIMEOUT, Scope.CONNECTION, 0)
         await silent.stream.aclose()
         await upload(polite, 3)
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-009")
+async def test_one_connection_more_ends_the_one_that_was_silent_longest(
+    town: Town, autojump_clock: MockClock
+) -> None:
+    """The upload of the one that has to go is held; those of others are left alone."""
+    async with town.serving() as served:
+        served.server._company = Company(2)
+        bob = await enter(served, town.tokens["bob"])
+        silent = await enter(served, town.tokens["alice"])
+        sample = Sample(b"x" * MIB + b"y", "two blocks", sourceid=b"another upload..")
+        await silent.say(3, sample.open())
+        await silent.expect(Opened, 3)
+        await silent.say(3, *sample.block(0))
+        await silent.wait_acked(0)
+        autojump_clock.jump(1)
+        active = await enter(served, town.tokens["alice"])
+        autojump_clock.jump(1)
+        newest = await enter(served, town.tokens["alice"])
+        await silent.expect_error(Code.TIMEOUT, Scope.CONNECTION, 0)
+        await upload(active, 3)
+        await upload(bob, 3)
+        await newest.say(3, sample.open(attempt=2))
+        assert (await newest.expect(Opened, 3)).held == ((0, 1),)
 
 
 # ---- realms

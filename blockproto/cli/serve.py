@@ -51,6 +51,7 @@ class Serving(NamedTuple):
     anonymous: tuple[str, ...] | None
     dialects: tuple[str, ...]
     portable_names: bool
+    connections_each: int | None
 
     @property
     def host(self) -> str:
@@ -98,6 +99,12 @@ class Serving(NamedTuple):
     default="wire",
     show_default=True,
     help="portable: refuse names that Windows or macOS cannot keep, and those that differ only in case from one there.",
+)
+@click.option(
+    "--connections-each",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many connections one token's owner may have; one more ends the one that was silent longest.  [default: 4096]",
 )
 @click.option(
     "--metrics",

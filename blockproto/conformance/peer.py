@@ -392,6 +392,10 @@ class Peer:
         self.send(wire.PREFACE + forge.frame(0, self.ours) + behind)
         return self.expect_greeting()
 
+    def readable(self, timeout_s: float) -> bool:
+        """Whether there is something to hear, or the end, within that time."""
+        return bool(self._inbox or self._buffer) or bool(select.select([self._sock], [], [], timeout_s)[0])
+
     def raw(self, count: int, what: str, deadline: float | None = None) -> bytes:
         """Exactly so many bytes, whatever they mean."""
         deadline = deadline or time.monotonic() + self.patience.answer_s

@@ -20,6 +20,8 @@ TRUST, LINK_TLS, INTRODUCING = "calling/trust.py", "link/tls.py", "calling/intro
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
 QUOTA = 3 << 20
+CONNECTIONS_EACH = 24
+"""More than cases that run beside each other take, and fewer than the case of PRN-009 tries."""
 
 
 def make_cast(folder: Path) -> tuple[tuple[str, ...], bytes]:
@@ -49,9 +51,16 @@ def make_cast(folder: Path) -> tuple[tuple[str, ...], bytes]:
 
 
 def serve_options(folder: Path) -> list[str]:
-    """What ``serve`` has to be told so that it speaks TLS on loopback, too."""
+    """What ``serve`` has to be told so that it speaks TLS on loopback, too, and soon has enough of one principal."""
     state = folder / STATE
-    return ["--cert", str(state / CERTIFICATE_NAME), "--key", str(state / KEY_NAME)]
+    return [
+        "--cert",
+        str(state / CERTIFICATE_NAME),
+        "--key",
+        str(state / KEY_NAME),
+        "--connections-each",
+        str(CONNECTIONS_EACH),
+    ]
 
 
 ALL = [
@@ -110,6 +119,11 @@ ALL = [
            "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),
     Mutant("quota-is-for-show", "PRN-005", "transfer/budgets.py", "            if length > room:\n", "            if False:\n", SERVER),
     Mutant("no-room-is-told", "PRN-005", "transfer/budgets.py", "current=max(0, room)", "current=None", SERVER),
+    Mutant("who-spoke-last-goes", "PRN-009", "serving/company.py",
+           "longest = min(members, key=lambda one: one.heard_s)",
+           "longest = max(members, key=lambda one: one.heard_s)", SERVER),
+    Mutant("who-comes-back-is-kept-out", "PRN-009", "serving/company.py",
+           "longest = min(members, key=lambda one: one.heard_s)", "longest = member", SERVER),
     Mutant("goes-on-whatever-was-chosen", "TLS-002", LINK_TLS,
            "if inside.tls.selected_alpn_protocol() != alpn:", "if False:", CLIENT),
     Mutant("offers-no-protocol", "TLS-002", CERTIFICATES,

@@ -8,7 +8,6 @@ harness's HELLO allows. PINGs are answered, and not handed out, unless a case as
 from __future__ import annotations
 
 import random
-import select
 import socket
 import time
 
@@ -66,10 +65,6 @@ class Visit(Peer):
         if heard is None or not isinstance(heard.message, wire.Hello):
             raise Failed("the first frame is not HELLO", got=str(heard), clause="BP1-HEL-005")
         return heard.message
-
-    def readable(self, timeout_s: float) -> bool:
-        """Whether there is something to hear, or the end, within that time."""
-        return bool(self._inbox or self._buffer) or bool(select.select([self._sock], [], [], timeout_s)[0])
 
     def small_segments(self) -> None:
         """Send everything in segments of one byte from now on."""

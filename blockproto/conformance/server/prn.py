@@ -6,7 +6,7 @@ from typing import Any
 
 from ... import wire
 from ...blocks import BLOCK_LENGTH
-from ...errors import Code
+from ...errors import Code, Scope
 from .. import moves
 from ..case import Chapter, Side
 from ..peer import Peer
@@ -15,6 +15,8 @@ from ..verdicts import Unsupported, require
 
 cases = Chapter("prn", Side.SERVER)
 QUOTA_MOST = 16 << 20
+CONNECTIONS_MOST = 64
+"""So many connections of one principal are tried."""
 
 
 def two(trial: Trial) -> tuple[Peer, Peer]:
@@ -295,3 +297,28 @@ def without_auth(trial: Trial) -> None:
         raise Unsupported("the server requires AUTH")
     moves.brief(peer, sample)
     require(moves.stat(peer, sample.filename, 3) is not None, "it is not there")
+
+
+@cases.add(
+    "connections/one-more-than-there-may-be",
+    "PRN-009",
+    why="One token in a loop that connects would take every descriptor, and nobody else would come in.",
+    layer=4,
+    alone=True,
+)
+def one_connection_more(trial: Trial) -> None:
+    """Connections of one principal, until one of them ends: the one that was silent longest, not the newest one.
+
+    Nothing of another principal ends.
+    """
+    one, other = trial.owners(2)
+    theirs = trial.come_in(other)
+    silent = trial.come_in(one)
+    spoken: list[Peer] = []
+    while not silent.readable(0):
+        if len(spoken) == CONNECTIONS_MOST:
+            raise Unsupported(f"the server takes {CONNECTIONS_MOST} connections of one principal, and more")
+        spoken.append(trial.come_in(one))
+        for peer in (theirs, *spoken):
+            peer.ping()
+    silent.expect_error(Code.TIMEOUT, stream=0, scope=Scope.CONNECTION)
