@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from blockproto.results import DownloadJob, FileInfo, Receipt
 from blockproto.store import brief_downloads
 from blockproto.store.brief_downloads import CARRIED_MAX, BriefDownloads
 from blockproto.store.sidecar import SidecarStore
+from blockproto.store.sidecar_files import paths_beside
 from blockproto.wire import Fetch, List, Open
 
 quick = pytest.mark.trio(run=run)
@@ -146,7 +147,7 @@ async def test_a_destination_that_cannot_be_is_refused_alone(tmp_path: Path) -> 
         jobs[0].dest.mkdir()
         jobs[1] = DownloadJob(jobs[1].entry, tmp_path / "missing" / "b")
         outcomes = await _all(client, jobs)
-        assert isinstance(outcomes["a"], Refused)
+        assert isinstance(outcomes["a"], NotPermitted)
         assert isinstance(outcomes["b"], NotPermitted)
         assert isinstance(outcomes["c"], Receipt)
         assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["a", "c"]
@@ -234,6 +235,21 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         assert [type(outcome) for outcome in outcomes.values()] == [Refused, Refused]
         assert not _facts(tmp_path / "here")
+
+
+def test_which_destinations_are_left_to_the_ordinary_download(tmp_path: Path) -> None:
+    long = "n" * 255
+    for dest in (tmp_path / "begun", tmp_path / long):
+        paths_beside(dest)[0].touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "file").touch()
+    with closing(BriefDownloads()) as store:
+        taken = [name for name in ("new", "file", "m" * 255) if store.takes(tmp_path / name)]
+        left = [
+            name for name in ("begun", long, "folder", "link", "no/folder") if store.takes(tmp_path / name)
+        ]
+    assert (taken, left) == (["new", "file", "m" * 255], [])
 
 
 @quick

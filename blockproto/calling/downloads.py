@@ -361,8 +361,6 @@ class BulkDownload:
         entry = job.entry
         version = bytes.fromhex(entry.version)
         try:
-            if job.dest.is_dir():
-                raise Refused("a folder stands where the file should go")
             name = SafeName.parse(job.dest.name)
             facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode, IfExists.REPLACE)
             upload = self._store.begin_at(job.dest, UploadKey(_OTHER_SIDE, version), facts)

@@ -232,13 +232,13 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
                 _make_folder(fetch.tally, entry, place)
                 continue
             fetch.meter.expect(entry.filesize)
-            if _is_here(entry, place):
-                _here_already(fetch, entry, place)
-                continue
             try:
-                _check_place(place)
+                here = _is_here(entry, place)
             except OSError as error:
                 _not_fetched(fetch, entry, place, error)
+                continue
+            if here:
+                _here_already(fetch, entry, place)
             else:
                 yield entry, place
 
@@ -269,11 +269,10 @@ def _make_folder(tally: _Tally, folder: FileInfo | None, place: Path) -> bool:
 
 
 async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
-    if fetch.wanted.span is None and _is_here(entry, place):
-        _here_already(fetch, entry, place)
-        return
     try:
-        _check_place(place)
+        if _is_here(entry, place) and fetch.wanted.span is None:
+            _here_already(fetch, entry, place)
+            return
         receipt = await fetch.client.download(
             entry.filename, place, span=fetch.wanted.span, progress=fetch.meter.update
         )
@@ -294,16 +293,14 @@ def _advice(error: BaseException) -> str:
     return "give a range that begins within the file" if isinstance(error, BadFacts) else ""
 
 
-def _check_place(place: Path) -> None:
-    if place.is_dir():
-        raise IsADirectoryError(0, "a folder stands where the file should go", str(place))
-
-
 def _is_here(entry: FileInfo, place: Path) -> bool:
+    """Whether the file is there already; raises OSError if a folder is."""
     try:
         facts = place.lstat()
     except OSError:
         return False
+    if stat.S_ISDIR(facts.st_mode) or (stat.S_ISLNK(facts.st_mode) and place.is_dir()):
+        raise IsADirectoryError(0, "a folder stands where the file should go", str(place))
     same = facts.st_size == entry.filesize and facts.st_mtime_ns == entry.mtime_ns
     return same and stat.S_ISREG(facts.st_mode)
 

@@ -3,9 +3,9 @@
     FOLDER/.HEX.blockproto-part     one file's bytes, until it has its name; HEX is random
 
 Twenty thousand small files are twenty thousand times this, so a file here has no lock, no ledger and no sync of its
-own: a batch syncs the bytes of all its files, renames each, syncs the folders, and only then is anything of it
-acknowledged. A name never appears incomplete. What a crash leaves is a hidden partial that nobody was promised; the
-next download into that folder removes it once it is a day old. Runs on Linux, macOS and Windows.
+own, and a folder is looked into once: a batch syncs the bytes of all its files, renames each, syncs the folders, and only
+then is anything of it acknowledged. A name never appears incomplete. What a crash leaves is a hidden partial that nobody was
+promised; the next download into that folder removes it once it is a day old. Runs on Linux, macOS and Windows.
 
 Spec: spec/store.md §7.
 """
@@ -17,8 +17,9 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..blocks import BlockSet
@@ -27,7 +28,7 @@ from . import Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
 from .portable import open_existing, open_new, read_at, set_mode, set_mtime, sync_folder, write_at
 from .refusals import refusal
 from .rules import check_brief, outcome_of
-from .sidecar_files import paths_beside
+from .sidecar_files import PARTIAL_ENDING, stem_beside
 
 SYNC_EACH_MAX = 8
 """How many files are synced one by one; for more, one ``syncfs`` is cheaper where there is one."""
@@ -41,6 +42,21 @@ _SYNC_FLAGS = os.O_RDWR if os.name == "nt" else os.O_RDONLY | getattr(os, "O_CLO
 _UTIME_BY_FD = os.utime in os.supports_fd
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that downloads go to, as it was when the first of them came.
+
+    Attributes:
+        path: of it.
+        device: number of its file system.
+        not_taken: names under which other folders stand, and those of which an ordinary download has begun.
+    """
+
+    path: str
+    device: int
+    not_taken: frozenset[str]
+
+
 class BriefDownload:
     """One file of a ``BriefDownloads``; the port's ``Upload``. Used by one thread at a time."""
 
@@ -49,11 +65,11 @@ class BriefDownload:
         "_fd",
         "attempt",
         "dest",
-        "device",
         "exists",
         "expires_ms",
         "facts",
         "file_id",
+        "folder",
         "gone",
         "held",
         "key",
@@ -62,17 +78,17 @@ class BriefDownload:
         "settled",
     )
 
-    def __init__(self, dest: Path, device: int, key: UploadKey, facts: Facts) -> None:
+    def __init__(self, dest: Path, folder: Folder, key: UploadKey, facts: Facts, file_id: bytes) -> None:
         self.key = key
         self.facts = facts
-        self.file_id = secrets.token_bytes(16)
+        self.file_id = file_id
         self.attempt = 0
         self.expires_ms: int | None = None
         self.held = BlockSet()
         self.prefixes: dict[int, Prefix] = {}
         self.dest = dest
-        self.device = device
-        self.partial = f"{dest.parent}{os.sep}.{secrets.token_hex(16)}.blockproto-part"
+        self.folder = folder
+        self.partial = f"{folder.path}{os.sep}.{file_id.hex()}{PARTIAL_ENDING}"
         self.exists = False
         self.settled = False
         self.gone = False
@@ -155,8 +171,7 @@ class BriefDownload:
         if self._fd < 0:
             if self.gone:
                 raise UnknownUpload("the download has ended")
-            path = Path(self.partial)
-            self._fd = open_existing(path) if self.exists else open_new(path)
+            self._fd = open_existing(self.partial) if self.exists else open_new(self.partial)
             self.exists = True
         return self._fd
 
@@ -168,7 +183,9 @@ class BriefDownloads:
 
     def __init__(self) -> None:
         self._devices: dict[int, int] = {}
-        self._folders: dict[Path, int] = {}
+        self._folders: dict[str, Folder] = {}
+        self._ids = secrets.token_bytes(8)
+        self._begun = 0
         self._failed: StoreFailed | None = None
 
     def close(self) -> None:
@@ -179,13 +196,23 @@ class BriefDownloads:
             os.close(fd)
 
     def takes(self, dest: Path) -> bool:
-        """See the port: what an earlier ordinary download began is gone on with by that."""
-        return not os.path.lexists(paths_beside(dest)[0])
+        """See the port: what an ordinary download began is gone on with by that; what cannot be is refused by that."""
+        try:
+            return self._folder_of(dest).not_taken.isdisjoint((dest.name, stem_beside(dest.name)))
+        except OSError:
+            return False
 
     def begin_at(self, dest: Path, key: UploadKey, facts: Facts) -> BriefDownload:
         """See the port."""
         self._check_usable()
-        return BriefDownload(dest, self._device_of(dest.parent), key, facts)
+        try:
+            folder = self._folder_of(dest)
+        except FileNotFoundError:
+            raise NotPermitted("the folder of the destination is not there") from None
+        except OSError as exc:
+            raise refusal(exc) from exc
+        self._begun += 1
+        return BriefDownload(dest, folder, key, facts, self._ids + self._begun.to_bytes(8, "big"))
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
         """See the port."""
@@ -220,24 +247,23 @@ class BriefDownloads:
 
     # -- the folders
 
-    def _device_of(self, folder: Path) -> int:
-        """The device of a folder; one of its fds stays open, so that ``syncfs`` reports what failed meanwhile."""
-        device = self._folders.get(folder)
-        if device is not None:
-            return device
-        try:
-            device = os.stat(folder).st_dev
-            if _HAS_SYNCFS and device not in self._devices:
-                self._devices[device] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            _remove_orphans(folder)
-        except FileNotFoundError:
-            raise NotPermitted("the folder of the destination is not there") from None
-        except OSError as exc:
-            raise refusal(exc) from exc
+    def _folder_of(self, dest: Path) -> Folder:
+        """The folder of a destination; one fd of its device stays open, so that ``syncfs`` reports what failed meanwhile.
+
+        Raises:
+            OSError: it cannot be looked into.
+        """
+        path = os.path.dirname(dest) or os.curdir
+        folder = self._folders.get(path)
+        if folder is not None:
+            return folder
+        device = os.stat(path).st_dev
+        if _HAS_SYNCFS and device not in self._devices:
+            self._devices[device] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if len(self._folders) >= FOLDERS_MAX:
             self._folders.clear()
-        self._folders[folder] = device
-        return device
+        folder = self._folders[path] = Folder(path, device, frozenset(_names_not_taken(path)))
+        return folder
 
     def _check_usable(self) -> None:
         if self._failed is not None:
@@ -257,7 +283,7 @@ class BriefDownloads:
 
     def _sync_bytes(self, works: list[Finish]) -> list[Finish]:
         """Sync every file; returns those that are durable."""
-        devices = {_download_of(work).device for work in works}
+        devices = {_download_of(work).folder.device for work in works}
         if len(works) > SYNC_EACH_MAX * len(devices) and _HAS_SYNCFS:
             for work in works:
                 _download_of(work).rest()
@@ -280,7 +306,7 @@ class BriefDownloads:
             return False
 
     def _sync_folders(self, works: list[Finish]) -> None:
-        folders = {_download_of(work).dest.parent: _download_of(work).device for work in works}
+        folders = {_download_of(work).folder.path: _download_of(work).folder.device for work in works}
         if len(folders) > SYNC_EACH_MAX and _HAS_SYNCFS:
             self._syncfs(set(folders.values()))
             return
@@ -313,11 +339,19 @@ def _of_one_file(error: OSError | BlockprotoError) -> BlockprotoError:
     return NotPermitted("the folder of the destination is gone") if isinstance(found, UnknownFile) else found
 
 
-def _remove_orphans(folder: Path) -> None:
-    """Remove the partials that an earlier run left when it was killed; one that is a day old is nobody's."""
+def _names_not_taken(folder: str) -> Iterator[str]:
+    """The names in a folder that an ordinary download has to judge.
+
+    On the way the partials go that an earlier run left when it was killed; one that is a day old is nobody's.
+    """
     before = time.time() - ORPHAN_S
-    with suppress(OSError), os.scandir(folder) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
-            if _PARTIAL.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_ctime < before:
+            if entry.is_dir():
+                yield entry.name
+            elif _PARTIAL.fullmatch(entry.name):
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    if entry.stat(follow_symlinks=False).st_ctime < before:
+                        os.unlink(entry.path)
+            elif entry.name.endswith(PARTIAL_ENDING):
+                yield entry.name.removesuffix(PARTIAL_ENDING)

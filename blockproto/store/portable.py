@@ -19,12 +19,12 @@ _FLAGS = os.O_RDWR | _BINARY | _NOFOLLOW | _CLOEXEC
 _seek_lock = threading.Lock()
 
 
-def open_new(path: Path) -> int:
+def open_new(path: Path | str) -> int:
     """Make a file that was not there."""
     return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
 
 
-def open_existing(path: Path) -> int:
+def open_existing(path: Path | str) -> int:
     """Open a file of ours for reading and writing, not through a symlink."""
     return os.open(path, _FLAGS)
 
@@ -68,7 +68,7 @@ def sync_file(fd: int) -> None:
         os.fsync(fd)
 
 
-def sync_folder(path: Path) -> None:
+def sync_folder(path: Path | str) -> None:
     """Make a folder's entries durable, where the system can."""
     if os.name == "nt":
         return

@@ -29,7 +29,8 @@ from .rules import free_entries
 from .sidecar_ledger import BEGIN, Begun, Final, SidecarLedger, record
 
 _ENTRY_LENGTH_MAX = 255
-_SUFFIXES = (".blockproto-part", ".blockproto-ledger", ".blockproto-lock")
+PARTIAL_ENDING = ".blockproto-part"
+_SUFFIXES = (PARTIAL_ENDING, ".blockproto-ledger", ".blockproto-lock")
 _U64 = (1 << 64) - 1
 
 
@@ -216,11 +217,16 @@ def _set_facts(fd: int, path: Path, facts: Facts) -> None:
 
 
 def paths_beside(dest: Path) -> tuple[Path, Path, Path]:
-    """Partial, ledger and lock; a name too long for their endings is cut and told apart by its BLAKE3."""
-    stem = dest.name
-    room = _ENTRY_LENGTH_MAX - max(len(suffix) for suffix in _SUFFIXES)
-    if len(os.fsencode(stem)) > room:
-        short = os.fsencode(stem)[: room - 17].decode(errors="ignore")
-        stem = f"{short}-{blake3(os.fsencode(dest.name)).hexdigest()[:16]}"
+    """Partial, ledger and lock."""
+    stem = stem_beside(dest.name)
     part, ledger, lock = (dest.with_name(stem + suffix) for suffix in _SUFFIXES)
     return part, ledger, lock
+
+
+def stem_beside(name: str) -> str:
+    """What the names beside a file begin with: a name too long for their endings is cut and told apart by its BLAKE3."""
+    encoded = os.fsencode(name)
+    room = _ENTRY_LENGTH_MAX - max(len(suffix) for suffix in _SUFFIXES)
+    if len(encoded) <= room:
+        return name
+    return f"{encoded[: room - 17].decode(errors='ignore')}-{blake3(encoded).hexdigest()[:16]}"
