@@ -769,17 +769,17 @@ def test_credit_of_dropped_payload_is_returned():
     feed(server, encode_frame(1, SMALL))
     server.send(1, COMMITTED)
     feed(server, encode_frame(1, BLOCK, 1000) + bytes(1000))
-    assert _granted(server) == (32 << 20) + 1000
+    assert _granted(server) == (16 << 20) + 1000
     feed(server, encode_frame(3, OPEN) + encode_frame(3, BLOCK, 1000) + bytes(400))
     server.send(3, Error(Code.SUPERSEDED, Scope.STREAM, False))
     assert feed(server, bytes(600)) == []
     server.consumed(3, 400)
-    assert _granted(server) == (32 << 20) + 2000
+    assert _granted(server) == (16 << 20) + 2000
     bad = bytearray(encode_frame(5, BLOCK)[16:])
     bad[24:28] = (9).to_bytes(4, "big")
     [event] = feed(server, sealed(wire.Type.BLOCK, bytes(bad), stream=5, payload=1000) + bytes(1000))
     assert isinstance(event, Rejected)
-    assert _granted(server) == (32 << 20) + 3000
+    assert _granted(server) == (16 << 20) + 3000
     assert server.clean
 
 
@@ -850,7 +850,7 @@ def test_old_and_repeated_credit_changes_nothing():
     for frame in (new, old, new):
         feed(client, frame)
         assert client.received_by_peer(stream) == 500
-        assert client.sendable(stream) == (32 << 20) - 500
+        assert client.sendable(stream) == (16 << 20) - 500
     feed(client, server_credit(0, 1 << 31, 0))
     assert client.sendable(stream) == (1 << 30) - 500
     assert isinstance(refusal(client, server_credit(stream, 1 << 30, 501)), MalformedFrame)
@@ -901,8 +901,8 @@ def test_hello_widens_what_is_open_already():
     feed(server, raw)
     assert client.sendable(1) == 1 << 18
     feed(client, server.greeting())
-    assert client.sendable(1) == 16 << 20
-    assert server.sendable(1) == 16 << 20
+    assert client.sendable(1) == 4 << 20
+    assert server.sendable(1) == 4 << 20
     server.send(1, OPEN)
     feed(client, encode_frame(1, OPEN) + encode_frame(1, BLOCK, 1 << 20) + bytes(1 << 20))
 

@@ -546,13 +546,22 @@ class Connection:
             raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silent_s:.0f} s")
 
     async def _refuse(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) as the last frame, and read on for a little so that it arrives."""
+        """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
         log.info("ending the connection to %s: %s", self.endpoint.peer, error)
-        self.end_with(error)
-        if self.session.side is Side.SERVER or not isinstance(error, NotBlockproto):  # else nothing is said
-            with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
-                while await self.endpoint.receive_into(_DROPPED):
-                    pass
+        with trio.move_on_after(DISCARD_S):
+            async with self._outbox.control_turn():
+                try:
+                    words = [] if self._last_said else self._last_words(error)
+                    if words:
+                        await self._outbox.write(words)
+                    if words or not isinstance(error, NotBlockproto):
+                        await self._discard()
+                except ConnectionLost:
+                    pass  # the peer is gone: nobody is left to be told
+                finally:
+                    self._lose(
+                        error
+                    )  # before the turn goes on: who waits for it must see that it is of no use
         self._lose(error)
 
     def _last_words(self, error: BlockprotoError) -> list[bytes]:
@@ -565,6 +574,11 @@ class Connection:
             words += [self.session.send(0, connection_error(error))] if self._greeting_said else []
         self._outbox.mute = True
         return words
+
+    async def _discard(self) -> None:
+        with contextlib.suppress(ConnectionLost):
+            while await self.endpoint.receive_into(_DROPPED):
+                pass
 
     def _lose(self, reason: BlockprotoError) -> None:
         self.lost = self.lost or reason
