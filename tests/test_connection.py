@@ -235,6 +235,17 @@ async def test_the_refuser_reads_on_until_the_end_and_five_seconds_at_most() -> 
         assert trio.current_time() == pytest.approx(DISCARD_S, abs=1.0)
 
 
+@pytest.mark.clause("BP1-END-011")
+@quick
+@pytest.mark.parametrize("again", range(8))  # which of two ready tasks goes first is drawn by lot
+async def test_a_peer_that_has_closed_its_side_still_hears_why(again: int) -> None:
+    async with connected() as ends:
+        await ends.peer.send_bytes(bytes(HEADER_LENGTH))
+        assert isinstance(ends.peer.stream, trio.StapledStream)
+        await ends.peer.stream.send_eof()
+        await ends.peer.expect_error(Code.BAD_CHECK, Scope.CONNECTION, 0)
+
+
 @quick
 async def test_nothing_is_said_after_the_last_word() -> None:
     """What ends while the refuser still reads on, a commit for example, is not said any more, and breaks nothing."""
