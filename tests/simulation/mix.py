@@ -40,6 +40,7 @@ class Mix:
         rivals: a second device sends the same upload.
         changes: the source changes while it is sent.
         grease: everybody says reserved things now and then, which must be skipped.
+        fine: lines and senders cut what they carry as small as real ones do, which costs several times as much to run.
         limits: what the server takes.
     """
 
@@ -61,6 +62,7 @@ class Mix:
     rivals: float
     changes: float
     grease: bool
+    fine: bool
     limits: Limits
 
     @classmethod
@@ -69,7 +71,8 @@ class Mix:
         nothing = cls(
             trouble_s=60.0, rates=(None,), round_trips=(0.02,), slices=(None,), cut=0.0, black_hole=0.0, flip_every=None,
             kill_client=0.0, stop_client=0.0, kill_server=None, restart_server=None, die_in_commit=None, slow_disk=0.0,
-            full_disk=0.0, disk_s=0.01, rivals=0.0, changes=0.0, grease=False, limits=Limits(agent="simulated"),
+            full_disk=0.0, disk_s=0.01, rivals=0.0, changes=0.0, grease=False,
+            fine=False, limits=Limits(agent="simulated"),
         )  # fmt: skip
         return replace(nothing, **changes)
 
@@ -104,6 +107,7 @@ class Mix:
             changes=maybe(0.2, odds=0.3),
             grease=rng.random() < 0.2,
             limits=LEAST if rng.random() < 0.2 else Limits(agent="simulated"),
+            fine=rng.random() < 0.1,
         )
 
     def line(self, rng: random.Random, calm: bool) -> Conditions:

@@ -12,7 +12,9 @@ from unittest import mock
 import trio
 from blake3 import blake3
 
+import blockproto.chaos.pipe as pipe_module
 import blockproto.client as client_module
+import blockproto.link.pace as pace_module
 from blockproto.blocks import BLOCK_LENGTH, digest_of, root_of
 from blockproto.names import SafeName
 from blockproto.store import BlockDone, Facts, Finish, StoredFile, UploadKey
@@ -62,7 +64,7 @@ def simulate(seed: int, clients: int, *, mix: Mix | None = None, keep: bool = Fa
     world = World(seed, mix, keep=keep)
     crash: Exception | None = None
     hours = 0.0
-    with world.observed(), _derived_alike(), _quiet():
+    with world.observed(), _derived_alike(), _quiet(), _cut(world.mix.fine):
         try:
             hours = run_repeatable(seed, world.worker, lambda: _live(world, clients))
         except Exception as exc:
@@ -142,6 +144,20 @@ def put(store: SimStore, name: str, content: bytes) -> None:
     finish = Finish(upload, 1, root_of(digests, len(digests)), len(content), facts)
     store.commit([*works, finish])
     assert isinstance(finish.outcome, StoredFile)
+
+
+@contextmanager
+def _cut(fine: bool) -> Iterator[None]:
+    """Unless it is ``fine``, carry in ten times longer packets, and begin with pieces that are not as short."""
+    if fine:
+        yield
+        return
+    with (
+        mock.patch.object(pipe_module, "PACKET_S", 10 * pipe_module.PACKET_S),
+        mock.patch.object(pipe_module, "PACKET_LENGTH_MAX", 4 * pipe_module.PACKET_LENGTH_MAX),
+        mock.patch.object(pace_module, "PIECE_LENGTH_FIRST", 8 * pace_module.PIECE_LENGTH_FIRST),
+    ):
+        yield
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -14,7 +14,7 @@ import trio
 
 from blockproto.chaos import How, Line
 from blockproto.errors import ConnectionLost, StoreFailed
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
+from blockproto.link.endpoint import Endpoint, Part, StreamEndpoint
 from blockproto.protocol.session import Event, Received, Session, Side
 from blockproto.server import Server
 from blockproto.wire import Message
@@ -68,7 +68,7 @@ class Machine:
         visit = Visit(self)
         _serving.set(visit)
         self.lines.append(line)
-        await self.server.serve_stream(stream)
+        await self.server.serve_endpoint(LineEndpoint(stream))
         self.lines.remove(line)
         self.world.promises.on_closed(visit.number)
 
@@ -79,6 +79,17 @@ class Machine:
             line.end(How.RESET)
         self.store.die()
         self.server.stop()
+
+
+class LineEndpoint(StreamEndpoint):
+    """One end of a line. What is written together goes out together, as it does with ``sendmsg``."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        super().__init__(stream, "simulated")
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        await super().send([b"".join(parts)])
 
 
 class Visit:
@@ -170,7 +181,7 @@ class World:
         mine.append(line)
         self.nursery.start_soon(line.run)
         self.nursery.start_soon(machine.serve, line, far)
-        return StreamEndpoint(near, "simulated")
+        return LineEndpoint(near)
 
     def kill_server(self) -> SimStore | None:
         """kill -9, or a power cut; returns what is left on its disk. None if it does not run."""
