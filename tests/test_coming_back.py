@@ -268,6 +268,26 @@ async def test_a_clock_that_was_set_back_a_day_does_not_hinder_who_asks_again(
 
 
 @quick
+async def test_a_clock_that_was_set_back_a_day_does_not_hinder_a_download_from_going_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path)
+    async with serving() as served:
+        async with served.client() as client:
+            await client.upload(path)
+        served.line_options = [{"cut_received": 2_500_000}]
+        async with served.client(tries=1) as client:
+            with pytest.raises(ConnectionLost):
+                await client.download("file.bin", tmp_path / "here")
+        now = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: now - 86_400_000_000_000)
+        async with served.client() as client:
+            receipt = await client.download("file.bin", tmp_path / "here")
+        assert receipt.blocks_skipped == 2
+        assert served.downloaded(tmp_path / "here") == path.read_bytes()
+
+
+@quick
 async def test_a_client_that_keeps_connected_comes_back_by_itself(tmp_path: Path) -> None:
     async with serving() as served, served.client() as client, trio.open_nursery() as nursery:
         nursery.start_soon(client.keep_connected)

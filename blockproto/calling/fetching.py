@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from ..blocks import BLOCK_LENGTH, BlockSet, blocknum_of
-from ..errors import BadFacts, BlockprotoError, Cancelled, SourceChanged
+from ..errors import BadFacts, BlockprotoError, Cancelled, SourceChanged, Superseded
 from ..link.connection import Connection
 from ..names import SafeName
 from ..results import Receipt, b3sum_hex
@@ -144,7 +144,7 @@ class Downloader:
                     connection = await self._lines.connection()
                     fetching = Fetching(connection, uploads, wanted, progress, so_far)
                     fetching.on_resumed = lambda: self._lines.tell(Resumed(wanted.filename, so_far.reached))
-                    return await fetching.run(facts, dest, self._attempts.next(), priority)
+                    return await fetching.run(facts, dest, self._attempts, priority)
                 finally:
                     committing.cancel()
         finally:
@@ -217,11 +217,18 @@ class Fetching:
         self._outcome: StoredFile | BlockprotoError | None = None
         self._incoming = FetchIncoming(connection, uploads, wanted.version, self._on_done, self._on_durable)
 
-    async def run(self, facts: Facts, dest: Path, attempt: int, priority: Priority) -> Receipt:
+    async def run(self, facts: Facts, dest: Path, attempts: Attempts, priority: Priority) -> Receipt:
         """Fetch what is missing; returns when the file is complete."""
         key = UploadKey(_OTHER_SIDE, self._wanted.version)
         incoming, so_far = self._incoming, self._so_far
-        live = await self._uploads.open(key, facts, attempt, incoming, self._wanted.first)
+        first = self._wanted.first
+        try:
+            live = await self._uploads.open(key, facts, attempts.next(), incoming, first)
+        except (
+            Superseded
+        ) as exc:  # by an earlier run, whose clock was ahead: what lies here is this process's alone
+            attempts.pass_by(exc.current or 0)
+            live = await self._uploads.open(key, facts, attempts.next(), incoming, first)
         if isinstance(live, StoredFile):
             return self._receipt(live, dest)
         if so_far.held is None:

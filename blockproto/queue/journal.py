@@ -280,7 +280,7 @@ class Journal:
             )
             database.execute(
                 "DELETE FROM transfers WHERE state IN ('done', 'cancelled') AND NOT untidy AND id NOT IN (SELECT id FROM "
-                "transfers WHERE state IN ('done', 'cancelled') ORDER BY changed_ms DESC, id DESC LIMIT ?)",
+                "transfers WHERE state IN ('done', 'cancelled') ORDER BY revision DESC, id DESC LIMIT ?)",
                 (ENDED_MAX,),
             )
 
