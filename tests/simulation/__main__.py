@@ -56,7 +56,7 @@ def main() -> int:
     took_s = time.perf_counter() - begun
     cpu_s = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(
-        f"{wanted.count:,} seeds × {wanted.clients} clients in {took_s:,.0f} s, {cpu_s / wanted.count:.2f} s of processor each: "
+        f"{wanted.count:,} seeds × {wanted.clients} clients in {took_s:,.0f} s ({cpu_s / wanted.count:.2f} s of CPU each): "
         f"{hours:,.0f} simulated hours, {restarts:,} restarts, {acks:,} ACKs, {events:,} events; {len(failed)} failed"
     )
     return 1 if failed else 0
