@@ -68,9 +68,9 @@ class Town:
         return token
 
     @asynccontextmanager
-    async def serving(self) -> Any:
+    async def serving(self, store: Any = None) -> Any:
         self.door.register = self.register
-        async with serving(door=self.door) as served:
+        async with serving(store, door=self.door) as served:
             yield served
 
 

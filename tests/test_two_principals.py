@@ -2,15 +2,20 @@
 
 Each row is a question that can be asked about a file of alice's, an upload she has begun, or nothing. Bob's answers are
 compared field by field, but for ids and times that every answer makes up anew, and alice's things stay as they were. That
-foreign and unknown cost the same work is held structurally: a file that is foreign is never looked at.
+foreign and unknown take the same time is held by what takes it, and not by a clock: the store does call by call the same.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -19,7 +24,9 @@ from peers import MIB, RawPeer, Sample, Served, bytes_of, content_of, names_in, 
 from store_contract import put
 from test_admission import Town, enter, upload
 
+import blockproto.store
 from blockproto.errors import UnknownFile
+from blockproto.identity import register
 from blockproto.names import SafeName
 from blockproto.store.finished import FinishedFiles
 from blockproto.store.local import LocalStore
@@ -61,6 +68,9 @@ class Known:
     digest: bytes
     root: bytes
 
+
+NOTHING = Known(SOURCE_OF_NOBODY, ID_OF_NOBODY, NAME_OF_NOBODY, bytes_of(32, 77), bytes_of(32, 77))
+STORE = os.path.dirname(blockproto.store.__file__) + os.sep
 
 Said = list[tuple[Message, bytes]]
 Question = Callable[[Known], Said]
@@ -129,12 +139,29 @@ class Place:
     bob: RawPeer
     known: dict[str, Known]
 
+    async def work_of(self, stream: int, question: Said) -> Counter[str]:
+        """What the store called while it answered, and how often: its own functions, the ledger's and the system's."""
+        calls: Counter[str] = Counter()
+
+        def note(frame: FrameType, event: str, function: Any) -> None:
+            code = frame.f_code
+            if code.co_filename.startswith(STORE) and event in ("call", "c_call"):
+                called = "" if event == "call" else f" → {function.__qualname__}"
+                calls[f"{code.co_filename.removeprefix(STORE)} {code.co_qualname}{called}"] += 1
+
+        sys.setprofile(note)
+        try:
+            await self.ask(stream, question)
+        finally:
+            sys.setprofile(None)
+        return calls
+
     async def ask(self, stream: int, question: Said) -> list[Message]:
         """Everything bob hears in answer, as far as it is not made up anew each time."""
         for message, payload in question:
             await self.bob.say(stream, message, payload)
         heard: list[Message] = []
-        with trio.move_on_after(100):  # no time at all: the clock jumps as soon as nothing more is to come
+        with trio.move_on_after(10):  # no time at all: the clock jumps as soon as nothing more is to come
             while True:
                 frame = await self.bob.hear()
                 if not isinstance(frame.message, Credit):
@@ -158,9 +185,10 @@ def _plain_item(item: Any) -> Any:
 
 
 @asynccontextmanager
-async def place() -> AsyncIterator[Place]:
+async def place(store: LocalStore | None = None) -> AsyncIterator[Place]:
+    """Alice's things and bob, in a store that is looked through at the end, unless it is another one."""
     town = Town()
-    async with town.serving() as served:
+    async with town.serving(store) as served:
         alice = await enter(served, town.tokens["alice"])
         secret = await upload(alice, 3, SECRET)
         await alice.say(5, BEGUN.open())
@@ -177,11 +205,12 @@ async def place() -> AsyncIterator[Place]:
                 filename=BEGUN.filename,
                 digest=BEGUN.block(0)[0].digest or b"",
             ),
-            "nobody's": Known(
-                SOURCE_OF_NOBODY, ID_OF_NOBODY, NAME_OF_NOBODY, bytes_of(32, 77), bytes_of(32, 77)
-            ),
+            "nobody's": NOTHING,
         }
+        await alice.stream.aclose()
         yield Place(served, await enter(served, town.tokens["bob"]), known)
+        if store is not None:
+            return
         assert content_of(served.store, "homes/alice/diary/secret.txt") == SECRET.content
         again = await enter(served, town.tokens["alice"])
         await again.say(3, BEGUN.open(2))
@@ -242,6 +271,68 @@ async def test_the_same_bytes_of_two_principals_are_two_files_and_both_are_sent(
 
 
 # ---- the same work
+
+
+@pytest.fixture
+def bob_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of principals fall, so that alice's rows in the ledger come right behind where bob's would be."""
+    numbers = itertools.count(0xFFFF, -1)
+    monkeypatch.setattr(register.secrets, "token_hex", lambda length: f"{next(numbers):0{2 * length}x}")
+
+
+def difference(works: dict[str, Counter[str]]) -> dict[str, dict[str, int]]:
+    """What was called how much more often, or less, than for what is nobody's."""
+    least = works["nobody's"]
+    found = {
+        what: {
+            call: work[call] - least[call] for call in sorted({*work, *least}) if work[call] != least[call]
+        }
+        for what, work in works.items()
+    }
+    return {what: calls for what, calls in found.items() if calls}
+
+
+def is_open_to_all(question: Question) -> bool:
+    """Whether it only looks."""
+    return isinstance(question(NOTHING)[0][0], List | Fetch)
+
+
+LOOKING = {name: question for name, question in QUESTIONS.items() if is_open_to_all(question)}
+CHANGING = {name: question for name, question in QUESTIONS.items() if name not in LOOKING}
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-003")
+async def test_a_look_at_what_is_foreign_takes_the_same_work(tmp_path: Path, bob_is_first: None) -> None:
+    told: dict[str, Any] = {}
+    async with place(LocalStore.open(tmp_path)) as here:
+        streams = itertools.count(3, 2)
+        await here.ask(next(streams), said(List(ListKind.UPLOADS)))  # alice's upload is put to rest meanwhile
+        for name, question in LOOKING.items():
+            await here.ask(
+                next(streams), question(here.known["nobody's"])
+            )  # what is remembered, is from now on
+            works = {
+                what: await here.work_of(next(streams), question(known)) for what, known in here.known.items()
+            }
+            assert sum(works["nobody's"].values()) > 10, "the store was not asked"
+            told[name] = difference(works)
+    assert {name: found for name, found in told.items() if found} == {}
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-003")
+@pytest.mark.parametrize("question", CHANGING.values(), ids=CHANGING)
+async def test_a_try_at_what_is_foreign_takes_the_same_work(
+    question: Question, tmp_path: Path, bob_is_first: None
+) -> None:
+    works: dict[str, Counter[str]] = {}
+    for what in ("finished", "begun", "nobody's"):
+        (tmp_path / what).mkdir()
+        async with place(LocalStore.open(tmp_path / what)) as here:
+            works[what] = await here.work_of(3, question(here.known[what]))
+    assert sum(works["nobody's"].values()) > 10, "the store was not asked"
+    assert difference(works) == {}
 
 
 def test_a_foreign_file_is_never_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,9 +231,12 @@ class View:
 
     # -- many records
 
-    def uploads(self, after: bytes = b"u") -> Iterator[UploadRecord]:
-        """Unfinished uploads in order of their keys, from key ``after`` on."""
-        return (UploadRecord.unpack(key, record) for key, record in self._with(b"u", after))
+    def uploads(self, principal: bytes = b"", after: bytes | None = None) -> Iterator[UploadRecord]:
+        """Unfinished uploads in order of their keys, from key ``after`` on; of one principal, or of all.
+
+        What is another's is not even decoded: how long a list takes tells nothing of it.
+        """
+        return (UploadRecord.unpack(key, record) for key, record in self._with(b"u" + principal, after))
 
     def receipts(self, after: bytes = b"i") -> Iterator[ReceiptRecord]:
         """Receipts in order of their keys, from key ``after`` on."""

@@ -45,6 +45,9 @@ from .upload import LocalUpload
 SPARE_BYTES = 64 << 20
 """Bytes that uploads leave free on the disk, or a hundredth of it where that is less."""
 
+CARRIED_LENGTH_MAX = 32 << 20
+"""Bytes of brief files that are carried in memory at most until they are committed; more are written as they come."""
+
 
 def unix_ms() -> int:
     """The time, Unix ms."""
@@ -74,6 +77,7 @@ class LocalStore:
         self.recorded: set[bytes] = set()
         self._brief_ids = secrets.token_bytes(8)
         self._brief_count = 0
+        self._carried = 0
         self._unsynced: bool | None = None
         self._failed: StoreFailed | None = None
         self._live: dict[UploadKey, LocalUpload] = {}
@@ -185,6 +189,14 @@ class LocalStore:
             self.check_usable()
         self._brief_count += 1
         return BriefUpload(self, key, facts, self._brief_ids + self._brief_count.to_bytes(8, "big"))
+
+    def carry(self, length: int) -> int:
+        """Take ``length`` bytes of memory for a brief file, or give ``-length`` back; returns what was taken, all or 0."""
+        with self._mutex:
+            if length > 0 and self._carried + length > CARRIED_LENGTH_MAX:
+                return 0
+            self._carried += length
+            return length
 
     def _new_record(self, key: UploadKey, facts: Facts) -> UploadRecord:
         return UploadRecord(
@@ -340,9 +352,7 @@ class LocalStore:
         last = sourceid_after(cursor)
         after = b"u" + principal + (last + b"\0" if last else b"")
         with self.ledger.read() as view:
-            for record in view.uploads(after):
-                if record.key.principal != principal:
-                    break
+            for record in view.uploads(principal, after):
                 if record.key in over:
                     continue
                 if len(entries) == limit:

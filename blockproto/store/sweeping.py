@@ -52,7 +52,7 @@ class Sweeper:
         expired: list[Discard] = []
         seen = 0
         with self._ledger.read() as view:
-            for record in view.uploads(self._upload_after):
+            for record in view.uploads(after=self._upload_after):
                 if seen == PART:
                     self._upload_after = upload_key(record.key)
                     return expired
