@@ -1,6 +1,6 @@
 """The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
 
-    listener → a place among strangers → reception
+    listener → doorway: a place among strangers, until enough was said → reception
         → Connection → stream's first message → Admitting · Incoming · BriefIncoming · ServedFetch · ServedBrief · Answerer
         → Visit → a dialect, where one is enabled
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import socket
 import ssl
 import time
 from collections import Counter
@@ -37,19 +39,21 @@ from .errors import (
 from .identity.admission import LOCKED, Admission, Admitting, Door
 from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
-from .link.endpoint import Endpoint, endpoint_of
+from .link.endpoint import Endpoint, SocketEndpoint, endpoint_of
 from .protocol.session import Limits
 from .realm import ANONYMOUS
 from .routing import Verdict
 from .serving.arrivals import PLACES, Arrivals, Place
 from .serving.briefs import Briefs, ServedBrief, is_brief
 from .serving.company import CONNECTIONS_EACH, Company
+from .serving.doorway import Doorway, Stranger
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
 from .store import FileStore
 from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_in_thread
-from .transfer.receiving import BriefIncoming, Incoming
+from .transfer.receiving import Incoming
+from .transfer.receiving_brief import BriefIncoming
 from .transfer.uploads import Uploads
 from .watch import NOBODY, VISITOR, Load, Visitor, Watch
 from .wire import Auth, Block, Fetch, List, Message, Open, Remove
@@ -110,7 +114,7 @@ class Server:
 
     async def run(
         self,
-        listeners: Sequence[trio.abc.Listener[trio.SocketStream]] = (),
+        listeners: Sequence[trio.SocketListener] = (),
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -130,7 +134,7 @@ class Server:
             raise StoreFailed(f"the store failed and the server left: {self._failure}") from self._failure
 
     async def _serve(
-        self, listeners: Sequence[trio.abc.Listener[trio.SocketStream]], task_status: trio.TaskStatus[None]
+        self, listeners: Sequence[trio.SocketListener], task_status: trio.TaskStatus[None]
     ) -> None:
         try:
             async with trio.open_nursery() as nursery:
@@ -139,7 +143,7 @@ class Server:
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        accepting.start_soon(self._accept_from, listener, nursery)
+                        accepting.start_soon(self._accept_from, listener)
                     self._started.set()
                     self._watch.serving(self.load)
                     task_status.started()
@@ -192,26 +196,50 @@ class Server:
 
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
         """Serve one connection; returns when it has ended."""
-        begun_at = trio.current_time()
+        scope = trio.CancelScope()
+        place = self._arrivals.take(endpoint.host, scope.cancel)
+        await self._serve_stranger(endpoint, place, scope, trio.current_time())
+
+    def _let_in(self, stranger: Stranger) -> None:
+        """Serve who was at the door."""
+        assert self._nursery is not None
+        assert stranger.place is not None
+        scope = trio.CancelScope()
+        stranger.place.go = scope.cancel
+        endpoint, begun_at = SocketEndpoint(stranger.sock), stranger.until - GREETING_S
+        self._nursery.start_soon(self._serve_stranger, endpoint, stranger.place, scope, begun_at)
+
+    async def _serve_stranger(
+        self, endpoint: Endpoint, place: Place, scope: trio.CancelScope, begun_at: float
+    ) -> None:
+        """Serve one connection that has a place; when memory is wanting for it, it ends and the others go on."""
         VISITOR.set(Visitor(next(self._numbers), endpoint.peer))
-        endpoint = self._watch.endpoint(endpoint)
-        with trio.CancelScope() as scope:
-            place = self._arrivals.take(endpoint.host, scope.cancel)
-            new_session = partial(self._watch.session, self._limits)
-            caller = await receive(endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S)
         try:
-            if scope.cancel_called or caller is None:
+            await self._find_out(self._watch.endpoint(endpoint), place, scope, begun_at)
+        except* MemoryError:
+            log.error("no memory was left for the connection to %s, which has ended", endpoint.peer)
+            with trio.CancelScope(shield=True):
                 await endpoint.aclose()
-            elif isinstance(caller.spoken, Verdict):
-                await self._converse(caller, place, begun_at)
-            else:
-                place.leave()
-                visit = Visit(
-                    caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
-                )
-                await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
         finally:
             place.leave()
+
+    async def _find_out(
+        self, endpoint: Endpoint, place: Place, scope: trio.CancelScope, begun_at: float
+    ) -> None:
+        """Find out who speaks, and serve that one."""
+        with scope:
+            new_session = partial(self._watch.session, self._limits)
+            caller = await receive(endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S)
+        if scope.cancel_called or caller is None:
+            await endpoint.aclose()
+        elif isinstance(caller.spoken, Verdict):
+            await self._converse(caller, place, begun_at)
+        else:
+            place.leave()
+            visit = Visit(
+                caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
+            )
+            await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
 
     async def _converse(self, caller: Caller, place: Place, begun_at: float) -> None:
         """Serve a native connection."""
@@ -300,10 +328,10 @@ class Server:
 
         return accept
 
-    async def _accept_from(
-        self, listener: trio.abc.Listener[trio.SocketStream], nursery: trio.Nursery
-    ) -> None:
-        await trio.serve_listeners(self.serve_stream, [listener], handler_nursery=nursery)
+    async def _accept_from(self, listener: trio.SocketListener) -> None:
+        async with listener:
+            with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+                await Doorway(sock, self._arrivals, self._dialects, self._let_in).run()
 
     async def _sweep(self) -> None:
         """Remove what has expired, a little at a time."""

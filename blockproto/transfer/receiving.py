@@ -7,8 +7,7 @@ takes, and a connection that drops costs the bytes in flight.
     Block → (Payload)* → Piece → (Payload)* … END → verified → committer → durable → ACK
     Commit, when every block is durable and the root agrees → COMMITTED
 
-``Incoming`` is a stream of an upload that was opened (or fetched); ``BriefIncoming`` takes a file of at most one block
-that comes without OPEN.
+``Incoming`` is a stream of an upload that was opened, ``FetchIncoming`` one of a file that we asked for.
 
 Spec: BP1-BLK, BP1-RES, BP1-COM, BP1-DIG.
 """
@@ -35,15 +34,11 @@ from ..link.connection import Connection, error_of
 from ..realm import ANONYMOUS, Realm
 from ..store import (
     FOLDER_FILETYPE,
-    BlockDone,
     Facts,
-    Finish,
     IfExists,
     Prefix,
     StoredFile,
-    Upload,
     UploadKey,
-    Work,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece
 from .budgets import Reservation
@@ -480,112 +475,6 @@ class FetchIncoming(Incoming):
         )
         end = message.filesize if known.filesize is None else known.filesize
         upload.commit(self, message.root, end, facts)
-
-
-class BriefIncoming:
-    """A stream that brings a whole file of at most one block, without OPEN.
-
-    Args:
-        connection, stream: where it is.
-        uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
-        realm: whose it becomes.
-    """
-
-    waits = False
-
-    def __init__(self, connection: Connection, stream: int, uploads: Uploads, realm: Realm) -> None:
-        self._connection = connection
-        self._stream = stream
-        self._uploads = uploads
-        self._realm = realm
-        self._finishing = False
-        self._upload: Upload | None = None
-        self._block: BlockInProgress | None = None
-        self._facts: Facts | None = None
-        self._reservation = Reservation(uploads.budgets, realm)
-
-    async def received(self, message: Message, payload_length: int) -> None:
-        """See connection.Sink."""
-        if isinstance(message, Block):
-            await self._begin(message, payload_length)
-        elif isinstance(message, Piece) and self._block is not None:
-            self._continue(self._block, message, payload_length)
-        elif isinstance(message, Cancel) and not self._finishing:
-            raise Cancelled("cancelled by the sender")
-        elif isinstance(message, Error):
-            self.ended(error_of(message))
-        if self._block is not None and payload_length == 0 and self._block.digest is not None:
-            self._end(self._block)
-
-    async def payload(self, position: int, view: memoryview, last: bool) -> None:
-        """See connection.Sink."""
-        block = self._block
-        if block is None or self._upload is None:
-            return
-        self._upload.write(position, view)
-        block.hasher.update(view)
-        block.next = position + len(view)
-        if last and block.digest is not None:
-            self._end(block)
-
-    def ended(self, error: BlockprotoError) -> None:
-        """See connection.Sink."""
-        if self._block is not None and self._upload is not None:
-            self._upload.close()
-        self._block = None
-        if not self._finishing:
-            self._reservation.leave()
-
-    def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
-        if message.digest is not None and not message.commit:
-            raise BadFacts("a file without OPEN ends with the COMMIT flag")
-        block.continue_with(message.position, payload_length, message.digest)
-
-    async def _begin(self, message: Block, payload_length: int) -> None:
-        if self._facts is not None:
-            raise BadFacts("a file without OPEN is one block")
-        facts = self._facts = facts_of(message, self._realm)
-        if (
-            facts.filesize is None
-            or facts.filesize > BLOCK_LENGTH
-            or message.blockno != 0
-            or message.position != 0
-        ):
-            raise BadFacts("only a whole file of at most one block may come without OPEN")
-        block = BlockInProgress(0, 0, 0, facts.filesize)
-        self._continue(block, message, payload_length)
-        sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
-        key = UploadKey(self._realm.principal, sourceid)
-        await self._reservation.take(key, facts.filesize)
-        self._upload = self._uploads.store.begin_brief(key, facts, 0)
-        self._block = block
-
-    def _end(self, block: BlockInProgress) -> None:
-        upload, facts, digest = self._upload, self._facts, block.digest
-        assert upload is not None
-        assert facts is not None
-        assert digest is not None
-        if block.hasher.digest() != digest:
-            raise DigestMismatch("the file did not arrive whole", blockno=0)
-        self._block = None
-        self._finishing = True
-        done = BlockDone(upload, 0, 0, block.next, digest)
-        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else ())
-        self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
-
-    def _on_finished(self, work: Work) -> None:
-        assert self._upload is not None
-        self._upload.close()
-        if isinstance(work.outcome, StoredFile):
-            self._reservation.committed(work.outcome.filesize)
-            live = self._uploads.find(self._upload.key)
-            if live is not None:
-                live.committed_as(work.outcome)
-            self._connection.answer(self._stream, committed_message(work.outcome, self._realm))
-            self._connection.forget(self._stream)
-        elif isinstance(work.outcome, BlockprotoError):
-            self._connection.refuse(self._stream, work.outcome)
-        self._reservation.leave()
 
 
 def _said(message: Open | Block) -> tuple[int | None, str, str]:

@@ -28,7 +28,8 @@ from blockproto.store.local import LocalStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer import receiving
 from blockproto.transfer.lane import Lane
-from blockproto.transfer.receiving import BlockInProgress, BriefIncoming, Incoming
+from blockproto.transfer.receiving import BlockInProgress, Incoming
+from blockproto.transfer.receiving_brief import BriefIncoming
 from blockproto.transfer.sending import Sending
 from blockproto.transfer.uploads import Feed, LiveUpload
 from blockproto.wire import (

@@ -15,7 +15,7 @@ from .edits import Mutant
 SERVER = ("server",)
 CLIENT = ("client",)
 ADMISSION, REALM, CERTIFICATES = "identity/admission.py", "realm.py", "identity/certificates.py"
-RECEIVING = "transfer/receiving.py"
+RECEIVING, BRIEF = "transfer/receiving.py", "transfer/receiving_brief.py"
 TRUST, LINK_TLS, INTRODUCING = "calling/trust.py", "link/tls.py", "calling/introducing.py"
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
@@ -102,7 +102,7 @@ ALL = [
            "if self._grant is not None and self._grant.realm.principal != grant.realm.principal:", "if self._grant is not None:", SERVER),
     Mutant("sourceids-of-everybody", "PRN-001", RECEIVING,
            "key = UploadKey(self._realm.principal, self._sourceid)", "key = UploadKey(bytes(16), self._sourceid)", SERVER),
-    Mutant("receipts-of-everybody", "PRN-001", RECEIVING,
+    Mutant("receipts-of-everybody", "PRN-001", BRIEF,
            "key = UploadKey(self._realm.principal, sourceid)", "key = UploadKey(bytes(16), sourceid)", SERVER),
     Mutant("one-folder-for-all", "PRN-002", "identity/register.py",
            "folder=None if principal.folder is None else SafeName.parse(principal.folder),", "folder=None,", SERVER),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .edits import Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
+BRIEF = "transfer/receiving_brief.py"
 RECEIVING, UPLOADS, SENDING = "transfer/receiving.py", "transfer/uploads.py", "transfer/sending.py"
 LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "serving/requests.py"
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
@@ -40,8 +41,8 @@ BLK = [
     Mutant("held-blocks-with-other-bytes", "BLK-012", RECEIVING, "if digest != block.known:", "if False:"),
     Mutant("held-blocks-are-not-acknowledged-again", "BLK-012", RECEIVING,
            "if block.blockno in upload.held:\n                self.say_durable", "if False:\n                self.say_durable"),
-    Mutant("brief-files-of-two-blocks", "BLK-014", RECEIVING, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
-    Mutant("brief-files-without-commit", "BLK-014", RECEIVING, "if message.digest is not None and not message.commit:", "if False:", SERVER),
+    Mutant("brief-files-of-two-blocks", "BLK-014", BRIEF, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
+    Mutant("brief-files-without-commit", "BLK-014", BRIEF, "if message.digest is not None and not message.commit:", "if False:", SERVER),
     Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "calling/bulk.py", "commit=whole,", "commit=False,", CLIENT),
     Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
     Mutant("folders-with-bytes", "BLK-016", RECEIVING,
@@ -54,7 +55,7 @@ BLK = [
            "return message.TYPE | 0x100 if message.commit else message.TYPE", "return message.TYPE"),
     Mutant("the-commit-flag-without-end", "BLK-017", WIRE,
            'outside block {blockno}")\n        if self.commit and self.digest is None:', 'outside block {blockno}")\n        if False:'),
-    Mutant("a-brief-file-leaves-the-upload-of-its-sourceid", "BLK-019", RECEIVING,
+    Mutant("a-brief-file-leaves-the-upload-of-its-sourceid", "BLK-019", BRIEF,
            "if live is not None:\n                live.committed_as", "if False:\n                live.committed_as", SERVER),
     Mutant("blocks-need-not-agree-with-open", "BLK-020", RECEIVING, "if _said(message) != self._said:", "if False:"),
     Mutant("blocks-name-no-filetype", "BLK-020", LANE, "filetype=facts.filetype,", 'filetype="",', CLIENT),
