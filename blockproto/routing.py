@@ -16,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from .dialects import Dialect, Recognition
+from .dialects import FIRST_LENGTH_MAX, Dialect, Recognition
 from .wire import PREFACE
 
 TLS_HANDSHAKE = b"\x16\x03"
 """How every TLS connection begins: a handshake record of TLS 1.x."""
+_RECORD_HEADER_LENGTH = 5
+ENOUGH_MOST = 512
+"""Bytes of which some are always enough to give a connection to whoever answers it."""
 
 
 class Verdict(Enum):
@@ -49,3 +52,28 @@ def route(first: bytes, dialects: Sequence[Dialect]) -> Verdict | Dialect:
     if first == TLS_HANDSHAKE[:1] or Recognition.MORE in answers:
         return Verdict.MORE
     return Verdict.NEITHER
+
+
+def enough(first: bytes, dialects: Sequence[Dialect]) -> int:
+    """How many bytes must have come before anybody says anything to a connection that begins with ``first``.
+
+    Args:
+        first: what has come so far; perhaps nothing.
+        dialects: those that are enabled, in any order.
+
+    Returns:
+        At most ``len(first)``: there are enough. Else, and never more than ``ENOUGH_MOST``: fewer get no answer; with so
+        many, ask again. What begins like a preface is judged when it could be whole (BP1-HEL-003).
+    """
+    if not first:
+        return 1
+    verdict = route(first[:FIRST_LENGTH_MAX], dialects)
+    if verdict is Verdict.MORE:
+        return len(first) + 1
+    if verdict is Verdict.NATIVE and PREFACE.startswith(first):
+        return len(PREFACE)
+    if verdict is Verdict.TLS:
+        if len(first) < _RECORD_HEADER_LENGTH:
+            return _RECORD_HEADER_LENGTH
+        return min(_RECORD_HEADER_LENGTH + int.from_bytes(first[3:5]), ENOUGH_MOST)
+    return 1

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import fuzz_routing
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from blockproto.dialects import FIRST_LENGTH_MAX, Dialect, Recognition
 from blockproto.dialects.known import DIALECTS, dialects_of
 from blockproto.dialects.sourceid import Sourceid
 from blockproto.dialects.struct82 import Struct82
-from blockproto.routing import Verdict, route
+from blockproto.routing import ENOUGH_MOST, Verdict, enough, route
+from blockproto.wire import PREFACE
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENINGS = json.loads((ROOT / "spec" / "vectors" / "dialects.json").read_text(encoding="utf-8"))["openings"]
@@ -92,3 +95,29 @@ def test_dialects_are_picked_by_name_once_each() -> None:
     assert {"sourceid", "struct82"} <= set(DIALECTS)
     with pytest.raises(ValueError, match="there is no dialect 'x'"):
         dialects_of(["x"])
+
+
+@given(
+    st.one_of(
+        st.binary(min_size=1, max_size=600), st.binary(max_size=500).map(lambda rest: PREFACE[:5] + rest)
+    )
+)
+@example(PREFACE)
+@example(LINE)
+@example(b"\x16\x03\x01\x02\x00" + bytes(600))
+def test_fewer_bytes_than_enough_are_answered_by_nobody(said: bytes) -> None:
+    """Whoever waits for so many bytes misses no answer; only a preface is judged when it could be whole (BP1-HEL-003)."""
+    for length in range(1, len(said) + 1):
+        wanted = enough(said[:length], BOTH)
+        assert wanted <= max(length, ENOUGH_MOST)
+        for short in range(length, min(wanted, len(said) + 1)):
+            spoken = route(said[: min(short, FIRST_LENGTH_MAX)], BOTH)
+            assert spoken in {Verdict.MORE, Verdict.TLS} or (said[0] == PREFACE[0] and short < len(PREFACE))
+
+
+def test_how_much_is_enough() -> None:
+    assert [enough(first, BOTH) for first in (b"", PREFACE[:1], PREFACE[:7], PREFACE)] == [1, 8, 8, 8]
+    assert [enough(first, BOTH) for first in (b"\x16", b"\x16\x03", b"\x16\x03\x01\x00\x20")] == [2, 5, 37]
+    assert enough(b"\x16\x03\x01\x40\x00", BOTH) == ENOUGH_MOST
+    assert enough(b"\xff\x00", BOTH) <= 2
+    assert enough(b"GET /", ()) <= 5

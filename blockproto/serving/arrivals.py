@@ -15,6 +15,7 @@ Spec: BP1-LIM-004.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ def places_for(files: int) -> int:
     return max(4, min(PLACES, files // FILES_FOR_STRANGERS))
 
 
+@functools.lru_cache(PLACES)
 def neighbourhood(host: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 of an IPv6 one, which is what one household gets."""
     try:
@@ -67,14 +69,18 @@ class Arrivals:
 
     Args:
         places: how many there are, at least 1.
+
+    Attributes:
+        each: how many of them one address may have.
     """
 
     def __init__(self, places: int = PLACES) -> None:
         self._places = places
-        self._each = max(1, places // 4)
+        self.each = max(1, places // 4)
         self._taken = 0
         self._closed = False
         self._at: dict[str, dict[Place, None]] = {}  # of each address in the order in which they came
+        self._having: list[dict[str, None]] = [{}]  # the addresses that have so many
 
     def __len__(self) -> int:
         return self._taken
@@ -82,12 +88,14 @@ class Arrivals:
     def take(self, host: str, go: Callable[[], object]) -> Place:
         """A place for a connection from ``host``; if need be, another stranger loses theirs and has to go."""
         address = neighbourhood(host)
-        if len(self._at.get(address, ())) >= self._each:
+        if len(self._at.get(address, ())) >= self.each:
             self._send_away(address)
         elif self._taken >= self._places:
-            self._send_away(max(self._at, key=lambda one: len(self._at[one])))
+            self.make_room()
         place = Place(self, address, go)
-        self._at.setdefault(address, {})[place] = None
+        neighbours = self._at.setdefault(address, {})
+        neighbours[place] = None
+        self._count(address, len(neighbours) - 1, len(neighbours))
         self._taken += 1
         if self._closed:
             self._let_go(place)
@@ -98,9 +106,17 @@ class Arrivals:
         neighbours = self._at.get(place.address, {})
         if place in neighbours:
             del neighbours[place]
+            self._count(place.address, len(neighbours) + 1, len(neighbours))
             self._taken -= 1
             if not neighbours:
                 del self._at[place.address]
+
+    def make_room(self) -> bool:
+        """Send away the oldest stranger of the address that has most; False if there is none."""
+        if self._taken:
+            self._send_away(next(iter(self._having[-1])))
+            return True
+        return False
 
     def close(self) -> None:
         """Nobody is seen in any more: all have to go, and so has who comes later."""
@@ -108,6 +124,17 @@ class Arrivals:
         for neighbours in tuple(self._at.values()):
             for place in tuple(neighbours):
                 self._let_go(place)
+
+    def _count(self, address: str, before: int, now: int) -> None:
+        """Note that an address has one more or one less; looking through all of them would take longer than accepting."""
+        if before:
+            del self._having[before][address]
+        if now:
+            if now == len(self._having):
+                self._having.append({})
+            self._having[now][address] = None
+        while len(self._having) > 1 and not self._having[-1]:
+            self._having.pop()
 
     def _send_away(self, address: str) -> None:
         self._let_go(next(iter(self._at[address])))
