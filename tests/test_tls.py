@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peers import RawPeer, WatchedStore, content_of
 from trio.testing import MockClock, memory_stream_pair
 
@@ -27,6 +31,7 @@ from blockproto.identity.certificates import (
     ALPN,
     CERTIFICATE_NAME,
     KEY_NAME,
+    client_context,
     own_certificate,
     parse_pin,
     pin_of_file,
@@ -35,6 +40,8 @@ from blockproto.identity.certificates import (
 )
 from blockproto.identity.known import KnownServers
 from blockproto.identity.tokens import new_token
+from blockproto.link.endpoint import Deadline, Part, never
+from blockproto.link.tls import RECORD_LENGTH_MAX, TlsEndpoint
 from blockproto.server import Server
 from blockproto.wire import PREFACE
 
@@ -143,6 +150,122 @@ def test_a_damaged_list_trusts_nobody(tmp_path: Path, content: str) -> None:
         with pytest.raises(NotPermitted, match="no list of servers"):
             use()
     assert known.path.read_text() == content
+
+
+# ---- decrypted where it came
+
+
+class Far:
+    """An endpoint with the far end of TLS behind it: what that has said comes in cuts, and then nothing does."""
+
+    peer = host = "far"
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._heard, self.said = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._heard, self.said, server_side=True)
+        self.cuts = cycle([1 << 20])
+
+    async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
+        came = self.said.read(min(next(self.cuts), len(view)))
+        view[: len(came)] = came
+        return len(came) or None
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self._heard.write(part)
+        if self.tls.version() is None:
+            try:
+                self.tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return
+
+    def limit_unsent(self, limited: bool) -> None:
+        raise AssertionError("nobody limits this")
+
+    async def end_sending(self) -> None:
+        raise AssertionError("nobody ends this")
+
+    async def aclose(self) -> None:
+        raise AssertionError("nobody closes this")
+
+
+async def near_and_far(own: tuple[Path, Path]) -> tuple[TlsEndpoint, Far]:
+    """Both ends of a TLS connection that stands."""
+    far = Far(server_context(*own))
+    near = TlsEndpoint(far, client_context(pinned=True), server_hostname="far")
+    await near.shake_hands()
+    return near, far
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return own_certificate(tmp_path_factory.mktemp("state"))
+
+
+_lengths = st.lists(st.one_of(st.integers(1, 600), st.integers(1, 70_000)), min_size=1, max_size=5)
+_around = st.one_of(_lengths, st.lists(st.sampled_from([16_384, 16_406, RECORD_LENGTH_MAX]), min_size=1))
+
+
+@given(said=_around, cuts=_around, views=_around)
+@settings(deadline=None, max_examples=40)
+def test_what_is_said_arrives_however_it_is_cut(
+    certificate: tuple[Path, Path], said: list[int], cuts: list[int], views: list[int]
+) -> None:
+    """In the caller's own memory, of any length, with nothing of it lost or twice."""
+
+    async def receive() -> None:
+        near, far = await near_and_far(certificate)
+        far.cuts = cycle(cuts)
+        content = bytearray()
+        for number, length in enumerate(said):
+            content += bytes((number + at) % 251 for at in range(length))
+            far.tls.write(content[-length:])
+        arrived = bytearray()
+        for length in cycle(views):
+            view = memoryview(bytearray(length))
+            received = await near.receive_into(view)
+            if received is None:
+                break
+            assert received >= 1
+            arrived += view[:received]
+        assert arrived == content
+
+    trio.run(receive)
+
+
+@pytest.mark.parametrize("before", [1, 5, 15_000, 16_021, 1 << 20])
+async def test_many_records_come_at_once(certificate: tuple[Path, Path], before: int) -> None:
+    """Also when a part of the first was here before: then its plain text is longer than what came of it now."""
+    near, far = await near_and_far(certificate)
+    content = random.Random(before).randbytes(208_000)
+    for at in range(0, len(content), 16_000):
+        far.tls.write(content[at : at + 16_000])
+    far.cuts = cycle([before, 1 << 20])
+    view = memoryview(bytearray(256 * 1024))
+    assert await near.receive_into(view) == len(content)
+    assert bytes(view[: len(content)]) == content
+
+
+async def test_the_end_of_tls_is_an_end_of_stream_after_what_came_before(
+    certificate: tuple[Path, Path],
+) -> None:
+    near, far = await near_and_far(certificate)
+    far.tls.write(b"last")
+    with pytest.raises(ssl.SSLWantReadError):
+        far.tls.unwrap()  # says close_notify, and would wait for ours
+    view = memoryview(bytearray(100))
+    assert [await near.receive_into(view) for _ in range(3)] == [4, 0, 0]
+    assert bytes(view[:4]) == b"last"
+
+
+async def test_a_changed_byte_ends_the_connection(certificate: tuple[Path, Path]) -> None:
+    near, far = await near_and_far(certificate)
+    far.tls.write(b"true")
+    record = bytearray(far.said.read())
+    record[-1] ^= 1
+    far.said.write(record)
+    with pytest.raises(ConnectionLost, match="the connection to far broke"):
+        await near.receive_into(memoryview(bytearray(100)))
 
 
 # ---- connections

@@ -49,7 +49,7 @@ class Endpoint(Protocol):
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
 
         Args:
-            view: the caller's memory, not empty.
+            view: the caller's memory, not empty; what lies in it behind those bytes is of no meaning afterwards.
             deadline: gives the Trio time at which to give up and return None; asked only when there is nothing yet.
 
         Raises:

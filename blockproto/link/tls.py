@@ -1,8 +1,15 @@
 """TLS over a connection, both sides: the handshake with its end in time, and whose certificate it is.
 
 Inside, everything is as without it: what comes out is an endpoint. The standard library's TLS works on memory; here the
-bytes go between that memory and the connection, decrypted into the caller's own buffer, many records at a time: a pass
-through the scheduler for each record of 16 KiB would cost more than its encryption.
+bytes go between that memory and the connection, many records at a time: a pass through the scheduler for each record of
+16 KiB would cost more than its encryption.
+
+What comes is read into the caller's own memory and decrypted there. That is safe because it is never longer than it was
+encrypted: the plain text ends before the bytes that TLS has not been handed yet.
+
+    0 ≤ filled ≤ handed ≤ came ≤ len(view):  plain text | free | not handed yet | free
+
+So a connection keeps no buffer for reading, busy or idle.
 
 The end of the TLS connection means no more than the end of a TCP connection (BP1-TLS-007), so close_notify is neither sent
 nor waited for. Reading never writes: what TLS wants to say of itself (a new key) goes with the next bytes that are sent.
@@ -21,8 +28,11 @@ import trio
 from ..errors import ConnectionLost
 from .endpoint import Deadline, Endpoint, Part, never
 
+RECORD_LENGTH_MAX = 5 + (1 << 14) + 256
+"""Bytes of the longest record: its header, the plain text, and what encryption adds (RFC 8446, 5.2)."""
+_HANDSHAKE_LENGTH = 1024
 _READ_LEAST = 512
-_READ_MOST = 128 * 1024
+_HAND_OVER_MOST = 64 * 1024
 _WRITE_MOST = 128 * 1024
 
 Trust = Callable[[bytes], None]
@@ -58,7 +68,6 @@ class TlsEndpoint:
         self.tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
-        self._view = memoryview(bytearray(_READ_LEAST))
 
     async def shake_hands(self) -> None:
         """Do the handshake.
@@ -80,47 +89,50 @@ class TlsEndpoint:
             else:
                 await self._flush()
                 return
-            if not await self._feed(never):
+            view = memoryview(bytearray(_HANDSHAKE_LENGTH))
+            came = await self._outer.receive_into(view)
+            if not came:
                 raise ConnectionLost(f"the TLS handshake with {self.peer} failed: it closed the connection")
+            self._incoming.write(view[:came])
 
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint."""
-        while True:
-            received = self._decrypt(view)
-            if received is not None:
-                return received
-            fed = await self._feed(deadline)
-            if not fed:
-                return fed
+        # Room is left for a record of which a part came before, so that the plain text of all that comes fits.
+        space = view[: max(_READ_LEAST, len(view) - RECORD_LENGTH_MAX)]
+        received = self._decrypt(view)
+        while received is None:
+            came = await self._outer.receive_into(space, deadline)
+            if not came:
+                return came
+            received = self._decrypt_in_place(view, came)
+        return received
+
+    def _decrypt_in_place(self, view: memoryview, came: int) -> int | None:
+        """Decrypt the first ``came`` bytes of ``view`` into its beginning; returns what ``_decrypt`` does."""
+        filled = 0
+        for begin in range(0, came, _HAND_OVER_MOST):
+            handed = min(begin + _HAND_OVER_MOST, came)
+            self._incoming.write(view[begin:handed])
+            received = self._decrypt(view[filled : handed if handed < came else len(view)])
+            if received == 0:
+                return filled
+            filled += received or 0
+        return filled or None
 
     def _decrypt(self, view: memoryview) -> int | None:
         """What has come whole, into ``view``; 0 at the end of TLS, None if nothing has."""
-        filled = 0
+        filled, space, read = 0, len(view), self.tls.read
         try:
-            while filled < len(view):
-                count: int = self.tls.read(len(view) - filled, view[filled:])  # type: ignore[assignment]
+            while filled < space:
+                count: int = read(space - filled, view[filled:])  # type: ignore[assignment]
                 if not count:
-                    return filled
+                    break
                 filled += count
         except ssl.SSLWantReadError:
             return filled or None
-        except ssl.SSLZeroReturnError:
-            return filled
         except ssl.SSLError as exc:
             raise ConnectionLost(f"the connection to {self.peer} broke{_why(exc)}") from exc
         return filled
-
-    async def _feed(self, deadline: Deadline) -> int | None:
-        """More bytes from the connection. Little memory is kept while little comes, and more while much does."""
-        view = self._view
-        received = await self._outer.receive_into(view, deadline)
-        if received:
-            self._incoming.write(view[:received])
-            if received == len(view) < _READ_MOST:
-                self._view = memoryview(bytearray(min(_READ_MOST, 8 * len(view))))
-            elif received <= _READ_LEAST < len(view):
-                self._view = memoryview(bytearray(_READ_LEAST))
-        return received
 
     async def send(self, parts: Sequence[Part]) -> None:
         """See Endpoint."""
