@@ -44,6 +44,8 @@ WORKED_S = 15.0
 """A connection that lived so long has worked, also if nothing was done on it; longer than a greeting may take."""
 WORKED_BYTES = 16 * 1024
 """A connection that carried so much of a file has worked."""
+_ROUNDING_S = 0.001
+"""What is left of a time after a wait for all of it, because floats round, is not waited for again and again."""
 _COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}
 """Errors after which the same request can succeed, perhaps on a new connection."""
 
@@ -310,7 +312,7 @@ class Retries:
         self._since = now if self._since is None else self._since
         self._tries += 1
         limit_s = self._lines.retry_for_s
-        spent = now - self._since >= limit_s or self._tries == self._lines.patience.tries
+        spent = now - self._since >= limit_s - _ROUNDING_S or self._tries == self._lines.patience.tries
         if spent or not error.retryable or not _comes_back(error):
             raise error
         if self._lines.up:
