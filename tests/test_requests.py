@@ -766,6 +766,23 @@ async def test_a_download_stops_at_the_fetchers_credit() -> None:
 
 
 @quick
+async def test_a_fetcher_that_reads_nothing_of_one_file_gets_the_others() -> None:
+    small = _named("small", bytes_of(200_000))
+    async with serving() as served:
+        fetcher, _ = await _photo(served, Hello(connection_allowance=MIB, stream_allowance=262_144))
+        await fetcher.asker.put(small)
+        stream = await fetcher.asker.say(Fetch(PHOTO.filename))
+        await fetcher.peer.expect(Open, stream)
+        received = 0
+        while received < 262_144:
+            received += len((await fetcher.peer.hear()).payload)
+        beside = Fetcher(fetcher.asker)
+        await beside.fetch(Fetch("small"))
+        assert beside.content == small.content
+        assert len((await fetcher.asker.ask(List(ListKind.FILES))).items) == 2
+
+
+@quick
 async def test_a_replaced_file_goes_on_with_its_old_bytes() -> None:
     other = replace(PHOTO, content=bytes_of(100, 5), sourceid=b"another sourceid")
     async with serving() as served:
