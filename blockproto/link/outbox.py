@@ -7,8 +7,8 @@ Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled tells the owner.
     2. The queue of control frames is bounded: acknowledgements of a stream merge, CREDIT is made when written, and whoever
        reads waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes wait.
-    3. With more than one stream that shares the line, or on a slow one, little lies unsent in the kernel, and no more than
-       the pace allows is under way: what was handed over too early cannot be overtaken (BP1-STR-017).
+    3. With more than one stream that shares the line, or on a slow one, little lies unsent in the kernel, and a piece is
+       begun only while the pace allows more under way: what was handed over too early cannot be overtaken (BP1-STR-017).
 
 Spec: BP1-STR-012 to 014, BP1-STR-016, BP1-STR-017.
 """
@@ -244,8 +244,8 @@ class Outbox:
         length = len(payload)
         await self._take_turn(stream, length, priority)
         try:
-            frame = self._session.send(stream, message, length)
             self.pace.sent(self._session.sent(0), trio.current_time())
+            frame = self._session.send(stream, message, length)
             await self.write([*self.take_control_frames(), frame, payload])
         finally:
             self._turns.give(priority, length)
@@ -257,10 +257,10 @@ class Outbox:
             length = len(openings[len(streams)].payload)
             await self._take_turn(0, length, priority)
             try:
+                self.pace.sent(self._session.sent(0), trio.current_time())
                 begun, frames = self._open_all(openings[len(streams) :])
                 streams += begun
                 length = sum(map(len, frames))
-                self.pace.sent(self._session.sent(0), trio.current_time())
                 await self.write([b"".join([*self.take_control_frames(), *frames])])
             finally:
                 self._turns.give(priority, length)
@@ -299,10 +299,9 @@ class Outbox:
 
     def credited(self, now_s: float) -> None:
         """The peer said what it has received of the connection."""
-        received = self._session.received_by_peer(0)
         self._beyond_pace = 0
         self._be_patient(now_s)
-        self.pace.received(received, now_s, self._session.sent(0) - received)
+        self.pace.received(self._session.received_by_peer(0), now_s)
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         def may_go() -> bool:
@@ -347,9 +346,7 @@ class Outbox:
             return False
         if self._session.sendable(stream) < length:
             return False
-        shared = len(self._sending) > 1
-        if not shared and not self.pace.slow:
+        if len(self._sending) <= 1 and not self.pace.slow:
             return True
         under_way = self._session.sent(0) - self._session.received_by_peer(0)
-        allowed = self.pace.under_way_max(length, shared=shared) + self._beyond_pace
-        return under_way == 0 or under_way + length <= allowed
+        return under_way == 0 or under_way < self.pace.under_way_max() + self._beyond_pace

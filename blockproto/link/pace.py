@@ -1,40 +1,43 @@
 """How fast and how long the line is, from what the peer says it received; what a piece should be, what may be under way.
 
-Pure arithmetic on times and totals handed in; no clock, no IO. A sender tells ``sent`` totals, the peer's CREDIT tells
-``received`` totals; the difference is what is under way. What is under way beyond what the line itself holds stands in a
-queue somewhere (this kernel, a router), and whatever is more urgent stands behind it.
+Pure arithmetic on times and totals handed in; no clock, no IO. A sender tells what it has ``sent``, the peer's CREDIT tells
+what it has ``received``; the difference is under way. What is under way beyond what the line itself holds stands in a queue
+somewhere (this kernel, a router), and whatever is more urgent stands behind it; with less the line is idle now and then.
+
+    under way = rate × (least round trip + queue)      queue = ``QUEUE_LEAST_S`` + ``VARYING`` × how much round trips vary
 
 Rules (spec BP1-STR-016, BP1-STR-017):
-    1. A piece is about ``PIECE_S`` of line time, at least ``PIECE_LENGTH_MIN``, a whole block when the line is fast.
-    2. Under way is about ``rate × (least round trip + QUEUE_S)``, at least a piece: more as soon as the rate is found to be
-       higher, less only when a round trip is clearly longer than that.
-    3. A line that became longer looks like a queue, and then rate and round trip would drag each other down for ever. So
-       every few round trips a little more is tried (if more arrives, the line was not full), and when no round trip is
-       short for a while, the least one is found anew.
+    1. A piece is about ``PIECE_S`` of line time, at least ``PIECE_LENGTH_MIN``, a whole block when the line is fast. One at
+       a time is followed until its first byte has arrived: the round trip tells what stood before it.
+    2. The queue keeps the line busy until CREDIT comes, which is now and then, and not evenly. Where less than half of it
+       was found the line may have been idle, and then its rate says too little: more is tried.
+    3. A round trip that was longer means a queue that is too long, or a line that has become longer. One look cannot tell
+       them apart, an experiment can: with less under way a queue becomes shorter, a line does not.
 """
 
 from __future__ import annotations
 
-import math
-
-PIECE_S = 0.1
+PIECE_S = 0.03
 PIECE_LENGTH_MIN = 4096
 PIECE_LENGTH_FIRST = 16 * 1024
-QUEUE_S = 0.1
-"""How much line time may stand in queues."""
+QUEUE_LEAST_S = 0.03
+"""How much line time stands in the queue where every round trip takes the same."""
+QUEUE_MOST_S = 0.2
+VARYING = 2.0
+"""How much more for each second that round trips differ from the usual one, on the average."""
 SLOW_BYTES_S = 4e6
 """On a line that carries less, a second transfer would feel what the only one has handed over too early."""
 SLOW_S = 1.0
 """So long it must have carried less: a busy machine stumbles now and then."""
-_UNSURE_S = 0.15
-"""CREDIT comes when it comes: a round trip that is longer by so much says nothing yet."""
-_TRY_TRIPS = 3
 _STEP = 1.25
-_GAIN = 1.08
-_LONGER_S = 2.0
-_LONGER_TRIPS = 8
+_UNSURE_S = 0.05
+"""More than this much too long is not by chance."""
+_LONG_TRIPS = 8
+"""Nor are so many in a row that are a little too long."""
+_TRIALS = 3
 _SAMPLE_S = 0.02
 _SMOOTHING = 0.3
+_SMOOTHING_TRIPS = 0.125
 
 
 class Pace:
@@ -47,16 +50,19 @@ class Pace:
     """
 
     __slots__ = (
-        "_good_at",
-        "_least_lately",
+        "_heard_s",
+        "_idle",
+        "_long_trips",
         "_probe",
         "_received",
-        "_sampled_at",
+        "_sampled_s",
         "_sampled_total",
         "_slow_since",
-        "_tried",
-        "_trips",
+        "_tried_s",
+        "_trip_usual_s",
+        "_trip_varies_s",
         "_window",
+        "_window_before",
         "rate_bytes_s",
         "round_trip_s",
         "slow",
@@ -67,97 +73,111 @@ class Pace:
         self.round_trip_s: float | None = None
         self.slow = False
         self._slow_since: float | None = None
-        self._sampled_at: float | None = None
+        self._sampled_s = self._heard_s = 0.0
         self._sampled_total = 0
-        self._probe: tuple[int, float, bool] | None = None
+        self._idle = True
+        self._probe: tuple[int, float, int] | None = None
         self._received = 0
         self._window = 0.0
-        self._trips = 0
-        self._tried = 0.0
-        self._least_lately = math.inf
-        self._good_at = 0.0
+        self._trip_usual_s: float | None = None
+        self._trip_varies_s = 0.0
+        self._window_before = 0.0
+        self._long_trips = 0
+        self._tried_s: list[float] = []
 
-    def sent(self, total: int, now_s: float) -> None:
-        """``total`` payload bytes have been sent so far."""
+    def go_on_from(self, before: Pace) -> None:
+        """Begin with what was found out over an earlier connection; how long the line is the first byte will tell."""
+        self.rate_bytes_s, self.slow, self._slow_since = before.rate_bytes_s, before.slow, before._slow_since
+        self._window, self._trip_varies_s = before._window, before._trip_varies_s
+
+    def sent(self, before: int, now_s: float) -> None:
+        """More payload is being sent, behind the ``before`` bytes that were sent so far."""
+        if before <= self._received:
+            self._sampled_s, self._sampled_total, self._idle = now_s, before, True
         if self._probe is None:
-            self._probe = (total, now_s, total - self._received > 1.5 * self._window)
-        if self._sampled_at is None:
-            self._sampled_at = now_s
+            self._probe = (before, now_s, before - self._received)
 
-    def received(self, total: int, now_s: float, under_way: int) -> None:
-        """The peer has received ``total`` payload bytes; ``under_way`` are still on the line."""
-        probe, self._received = self._probe, total
-        self._sample_rate(total, now_s, under_way)
-        if probe is not None and total >= probe[0]:
+    def received(self, total: int, now_s: float) -> None:
+        """The peer has received ``total`` payload bytes."""
+        probe = self._probe
+        if probe is not None and total > probe[0]:
             self._probe = None
-            self._on_round_trip(now_s - probe[1], now_s, behind_much=probe[2])
+            since_s = 0.0 if self._idle else now_s - self._heard_s
+            late_s = since_s * (total - probe[0]) / (total - self._received)
+            self._on_round_trip(now_s - probe[1], late_s, probe[2])
+        self._heard_s, self._received = now_s, total
+        passed_s = now_s - self._sampled_s
+        if passed_s >= _SAMPLE_S and total > self._sampled_total:
+            self._sample_rate((total - self._sampled_total) / passed_s, now_s)
+            self._sampled_s, self._sampled_total, self._idle = now_s, total, False
 
-    def _sample_rate(self, total: int, now_s: float, under_way: int) -> None:
-        if self._sampled_at is None:
-            return
-        passed = now_s - self._sampled_at
-        if passed < _SAMPLE_S:
-            return
-        rate = (total - self._sampled_total) / passed
+    def _sample_rate(self, rate: float, now_s: float) -> None:
+        """Take a sample; where the line was idle for a part of it, that is the least that it carries."""
         old = self.rate_bytes_s
-        self.rate_bytes_s = rate if old is None else old + _SMOOTHING * (rate - old)
+        if self._idle:
+            self.rate_bytes_s = rate if old is None else max(rate, old)
+        else:
+            self.rate_bytes_s = rate if old is None else old + _SMOOTHING * (rate - old)
         if self.rate_bytes_s >= SLOW_BYTES_S:
             self._slow_since = None
-        elif self._slow_since is None:
+        elif self._slow_since is None and not self._idle:
             self._slow_since = now_s
         self.slow = self._slow_since is not None and now_s - self._slow_since >= SLOW_S
-        self._sampled_total = total
-        # An idle time is no sample of the line: the next one starts with the next byte sent.
-        self._sampled_at = now_s if under_way else None
 
-    def _on_round_trip(self, trip_s: float, now_s: float, *, behind_much: bool) -> None:
+    def _on_round_trip(self, trip_s: float, late_s: float, behind: int) -> None:
         """Judge by one round trip whether more may be under way, or less.
 
         Args:
             trip_s: how long it was.
-            now_s: the time.
-            behind_much: whether more than the window was under way before it: then its length tells nothing of the line.
+            late_s: how much of it CREDIT was probably late: it comes now and then.
+            behind: bytes that were under way before it; when they were many more than the window, it tells only that.
         """
         least_s = self.round_trip_s = trip_s if self.round_trip_s is None else min(self.round_trip_s, trip_s)
-        fair = (self.rate_bytes_s or 0.0) * (least_s + QUEUE_S)
-        if trip_s <= least_s + QUEUE_S + _UNSURE_S:
-            self._good_at, self._least_lately = now_s, math.inf
-            self._try_more()
-            self._window = max(self._window, fair if trip_s <= least_s + QUEUE_S else 0.0)
+        trip_s = max(least_s, trip_s - late_s)
+        behind_much = behind > 1.5 * self._window
+        if not behind_much:
+            self._vary(trip_s)
+        queue_s = min(QUEUE_MOST_S, QUEUE_LEAST_S + VARYING * self._trip_varies_s)
+        fair = (self.rate_bytes_s or 0.0) * (least_s + queue_s)
+        queued_s = trip_s - least_s
+        if queued_s > queue_s:
+            if behind_much:
+                self._window = fair
+            else:
+                self._on_long_trip(trip_s, fair, much=queued_s > queue_s + _UNSURE_S)
             return
-        self._tried = 0.0
-        self._window = fair if behind_much else max(fair, self._window / _STEP)
-        if behind_much:
-            self._good_at = now_s
-            return
-        self._least_lately = min(self._least_lately, trip_s)
-        if now_s - self._good_at > max(_LONGER_S, _LONGER_TRIPS * least_s):
-            self.round_trip_s = self._least_lately
-            self._good_at, self._least_lately = now_s, math.inf
+        if queued_s < queue_s / 2:
+            filled = behind > self._window / 2  # else the line was idle because there was nothing to send
+            self._window = max(self._window * (_STEP if filled else 1.0), fair)
+        self._long_trips = 0
+        self._tried_s.clear()
 
-    def _try_more(self) -> None:
-        """Every few round trips let a little more be under way: if more arrives then, the line was not full."""
-        rate = self.rate_bytes_s or 0.0
-        self._trips += 1
-        if self._trips < _TRY_TRIPS:
+    def _vary(self, trip_s: float) -> None:
+        """Keep count of how much round trips vary, however long they are."""
+        off_s = 0.0 if self._trip_usual_s is None else trip_s - self._trip_usual_s
+        self._trip_usual_s = trip_s - (1 - _SMOOTHING_TRIPS) * off_s
+        self._trip_varies_s += _SMOOTHING_TRIPS * (abs(off_s) - self._trip_varies_s)
+
+    def _on_long_trip(self, trip_s: float, fair: float, *, much: bool) -> None:
+        """Find out, with less under way, whether a queue has made it so long or the line."""
+        self._long_trips += 1
+        if not much and not self._tried_s and self._long_trips <= _LONG_TRIPS:
             return
-        self._trips = 0
-        if self._tried and rate < self._tried * _GAIN:
-            self._window /= _STEP
-            self._tried = 0.0
-        else:
-            self._tried = rate
-            self._window *= _STEP
+        if not self._tried_s:
+            self._window_before = self._window
+        self._tried_s.append(trip_s)
+        self._window = min(fair, self._window / _STEP)
+        if len(self._tried_s) > _TRIALS:
+            self.round_trip_s = min(self._tried_s)
+            self._window = self._window_before
+            self._tried_s.clear()
 
     def piece_length(self, longest: int) -> int:
-        """How many bytes the next piece should have, at most ``longest``; the very first is short, to measure with."""
+        """How many bytes the next piece should have, at most ``longest``."""
         if self.rate_bytes_s is None:
-            return min(PIECE_LENGTH_MIN if self._sampled_at is None else PIECE_LENGTH_FIRST, longest)
+            return min(PIECE_LENGTH_FIRST, longest)
         return min(max(PIECE_LENGTH_MIN, int(self.rate_bytes_s * PIECE_S)), longest)
 
-    def under_way_max(self, piece_length: int, *, shared: bool) -> int:
-        """How many bytes may be under way while the line is ``shared``, or slow."""
-        if self.rate_bytes_s is None or self.round_trip_s is None:
-            return 4 * PIECE_LENGTH_FIRST
-        fair = self.rate_bytes_s * (self.round_trip_s + QUEUE_S)
-        return max(piece_length, int(min(self._window, fair) if shared else self._window))
+    def under_way_max(self) -> int:
+        """How many bytes may be under way when one more piece is begun, while the line is shared or slow."""
+        return int(self._window) or 4 * PIECE_LENGTH_FIRST
