@@ -6,7 +6,9 @@ whether it was reached.
 
 from __future__ import annotations
 
+import ast
 import os
+import ssl
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,15 +18,17 @@ from struct import pack
 import pytest
 from fuzz import sealed
 from peers import Sample, run, serving
-from store_contract import put
+from store_contract import opened, outcomes, put, written
 
+import blockproto
 from blockproto import wire
-from blockproto.blocks import digest_of
-from blockproto.errors import BlockprotoError, Code, RemoteProtocolError, Scope, UnknownFile
+from blockproto.blocks import BLOCK_LENGTH, digest_of
+from blockproto.errors import BlockprotoError, Code, NotPermitted, RemoteProtocolError, Scope, UnknownFile
+from blockproto.identity.certificates import client_context
 from blockproto.names import SafeName
 from blockproto.protocol.session import Session, Side
-from blockproto.serving import requests
-from blockproto.store import Facts, IfExists, UploadKey
+from blockproto.serving import briefs, requests
+from blockproto.store import IfExists
 from blockproto.store.disk import Folders
 from blockproto.store.local import LocalStore
 from blockproto.wire import PREFACE, Committed, Error, Hello, Type, encode_frame
@@ -108,22 +112,74 @@ def test_a_link_in_the_place_of_a_partial_is_not_written_through(
     store: LocalStore, outside: Path, tmp_path: Path
 ) -> None:
     """Whoever may write in the folder of partials could else direct a resume anywhere."""
-    key = UploadKey(bytes(16), b"a resumed upload")
-    facts = Facts(SafeName("big"), "", 2 << 20)
-    upload = store.open_upload(key, facts, 1)
-    upload.write(0, memoryview(b"x" * 100))  # type: ignore[union-attr]
-    upload.close()  # type: ignore[union-attr]
+    content = bytes(BLOCK_LENGTH) + b"the rest"
+    first = opened(store, len(content))
+    assert outcomes(store, *written(first, content)[:1]) == [None]
+    first.close()
     partials = tmp_path / "served" / ".blockproto" / "partials"
-    for partial in list(partials.iterdir()):
-        partial.unlink()
-        partial.symlink_to(outside / "target")
+    [partial] = partials.iterdir()
+    partial.unlink()
+    partial.symlink_to(outside / "target")
+    again = opened(store, len(content), attempt=2)
     try:
-        again = store.open_upload(key, facts, 2)
-        again.write(0, memoryview(b"y" * 100))  # type: ignore[union-attr]
-        again.close()  # type: ignore[union-attr]
-    except BlockprotoError:
-        pass
+        with pytest.raises(BlockprotoError):
+            again.write(0, memoryview(b"from the client"))
+    finally:
+        again.close()
     assert (outside / "target").read_bytes() == SECRET
+
+
+@pytest.mark.clause("BP1-NAM-006")
+def test_a_link_that_takes_the_place_of_a_file_that_is_opened_is_not_read(
+    store: LocalStore, outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look, which sees an ordinary file, and the opening."""
+    note = tmp_path / "served" / "note"
+    note.write_bytes(b"ordinary")
+    look = os.stat
+
+    def looked(path: object, **options: object) -> os.stat_result:
+        found = look(path, **options)  # type: ignore[arg-type]
+        if path == b"note":
+            note.unlink(missing_ok=True)
+            note.symlink_to(outside / "secret")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", looked)
+        with pytest.raises((UnknownFile, NotPermitted)):
+            store.open_file(SafeName("note"), None)
+
+
+# ---- what a small input becomes when it is decompressed (archivers, and protocols that compress)
+
+DECOMPRESSORS = {
+    "brotli", "bz2", "gzip", "lz4", "lzma", "snappy", "tarfile", "zipfile", "zlib", "zstandard",
+}  # fmt: skip
+HARMLESS = {("zlib", "crc32")}
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) of everything that a file imports; the name is empty where it is the module itself."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.partition(".")[0], "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (((node.module or "").partition(".")[0], alias.name) for alias in node.names)
+
+
+def test_nothing_is_decompressed() -> None:
+    """There is nothing here that could: neither in what is received, nor in files, nor in TLS."""
+    package = Path(blockproto.__file__).parent
+    found = {
+        (path.relative_to(package), module, name)
+        for path in package.rglob("*.py")
+        for module, name in imported(path)
+        if module in DECOMPRESSORS and (module, name) not in HARMLESS
+    }
+    assert found == set()
+    for context in (client_context(pinned=True), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)):
+        assert context.options & ssl.OP_NO_COMPRESSION
 
 
 # ---- ids as paths (a tus server was traversed through its upload id)
@@ -188,8 +244,9 @@ async def test_a_server_that_answers_with_another_name_chooses_no_place(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was asked for decides where it goes, whatever the answer calls itself."""
-    answer = requests._open_message
-    monkeypatch.setattr(requests, "_open_message", lambda *args: replace(answer(*args), filename=name))
+    answer = requests.open_message
+    for module in (requests, briefs):
+        monkeypatch.setattr(module, "open_message", lambda *args: replace(answer(*args), filename=name))
     async with serving() as served, served.client() as client:
         source = tmp_path / "asked.txt"
         source.write_bytes(b"what was asked for")

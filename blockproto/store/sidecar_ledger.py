@@ -9,12 +9,12 @@ ledger: what follows it was never acknowledged. It is cut off before anything is
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from struct import Struct
 from struct import error as struct_error
+from zlib import crc32
 
 from ..errors import StoreFailed
 from ..names import SafeName
@@ -140,7 +140,7 @@ class Begun:
 def record(kind: int, payload: bytes) -> bytes:
     """One record."""
     head = _HEAD.pack(kind, len(payload))
-    return head + payload + _CRC.pack(zlib.crc32(payload, zlib.crc32(head)))
+    return head + payload + _CRC.pack(crc32(payload, crc32(head)))
 
 
 def blocks_record(blocks: dict[int, tuple[int, bytes]]) -> bytes:
@@ -261,7 +261,7 @@ def _parse(content: bytes) -> tuple[Begun | None, int]:
     while at + _HEAD.size <= len(content):
         kind, length = _HEAD.unpack_from(content, at)
         end = at + _HEAD.size + length
-        if end + _CRC.size > len(content) or _CRC.unpack_from(content, end)[0] != zlib.crc32(content[at:end]):
+        if end + _CRC.size > len(content) or _CRC.unpack_from(content, end)[0] != crc32(content[at:end]):
             break
         payload = content[at + _HEAD.size : end]
         try:
