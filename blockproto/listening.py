@@ -17,7 +17,7 @@ from .identity.entrance import Entrance, Wishes, open_entrance
 from .loopback import is_loopback
 from .names import RESERVED
 from .server import Server
-from .serving.arrivals import places_for
+from .serving.arrivals import places_for, scarcity_of
 from .serving.company import CONNECTIONS_EACH, connections_for
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
@@ -49,6 +49,8 @@ async def serve_folder(
         )
     spoken = dialects_of(dialects)
     files = _raise_file_limit()
+    if (scarcity := scarcity_of(files)) is not None:
+        log.warning("%s", scarcity)
     each = min(connections_each or CONNECTIONS_EACH, connections_for(files))
     listeners = await _listeners(listen, sockets)
     try:

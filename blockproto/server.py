@@ -49,6 +49,7 @@ from .serving.company import CONNECTIONS_EACH, Company
 from .serving.doorway import Doorway, Stranger
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
+from .serving.ward import Ward, out_of_memory
 from .store import FileStore
 from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_in_thread
@@ -217,7 +218,7 @@ class Server:
         try:
             await self._find_out(self._watch.endpoint(endpoint), place, scope, begun_at)
         except* MemoryError:
-            log.error("no memory was left for the connection to %s, which has ended", endpoint.peer)
+            out_of_memory(endpoint.peer)
             with trio.CancelScope(shield=True):
                 await endpoint.aclose()
         finally:
@@ -257,7 +258,8 @@ class Server:
         )
         place.go = connection.close
         self._admissions[connection] = admission
-        self._nursery.start_soon(self._see_in, connection, admission, admitted, place, begun_at)
+        ward = Ward(self._nursery, connection)
+        ward.start_soon(self._see_in, connection, admission, admitted, place, begun_at)
         try:
             kind = "tls" if caller.secured else "native"
             await self._serve_until_ended(connection, connection.run(caller.received, begun_at), kind)
@@ -318,13 +320,14 @@ class Server:
                 return Incoming(connection, stream, self.uploads, realm)
             if isinstance(message, Block):
                 return BriefIncoming(connection, stream, self.uploads, realm)
+            ward = Ward(nursery, connection)
             if isinstance(message, Fetch):
                 if is_brief(message):
-                    briefs = briefs or Briefs(connection, nursery, self.store, self.disk)
+                    briefs = briefs or Briefs(connection, ward, self.store, self.disk)
                     return ServedBrief(briefs, stream, realm)
-                return ServedFetch(connection, stream, nursery, self.store, self.uploads, self.disk, realm)
+                return ServedFetch(connection, stream, ward, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
-            return Answerer(connection, stream, nursery, self.store, self.uploads, realm)
+            return Answerer(connection, stream, ward, self.store, self.uploads, realm)
 
         return accept
 

@@ -13,8 +13,9 @@ from blockproto.identity.admission import Door
 from blockproto.identity.register import Register
 from blockproto.link.endpoint import StreamEndpoint
 from blockproto.link.least_rate import SPAN_BYTES_LEAST, SPAN_S, LeastRate
+from blockproto.realm import EVERYTHING
 from blockproto.server import Server
-from blockproto.serving.arrivals import Arrivals, Place, neighbourhood, places_for
+from blockproto.serving.arrivals import Arrivals, Place, neighbourhood, places_for, scarcity_of
 from blockproto.store.memory import MemoryStore
 from blockproto.wire import PREFACE, Committed, Opened, Piece, Ping
 
@@ -97,6 +98,14 @@ def test_strangers_get_a_quarter_of_the_files() -> None:
     assert [places_for(files) for files in (1, 64, 1024, 20_000, 1 << 62)] == [4, 16, 256, 4096, 4096]
 
 
+def test_a_server_that_may_open_few_files_says_what_that_means() -> None:
+    assert scarcity_of(4096) is None
+    said = scarcity_of(1024)
+    assert said is not None
+    assert "1,024 files" in said
+    assert "256 of them" in said
+
+
 # ---- on a server
 
 
@@ -141,9 +150,9 @@ async def test_where_auth_is_wanted_one_is_a_stranger_until_it_succeeded() -> No
         "alice",
         folder=None,
         quota=None,
-        scopes=Door().anonymous.scopes,
+        scopes=EVERYTHING,
         now_ms=0,
-        expires_ms=None,  # type: ignore[union-attr]
+        expires_ms=None,
     )
     async with serving(door=Door(register, None)) as served:
         peers = [await served.peer() for _ in range(3)]

@@ -23,12 +23,25 @@ PLACES = 4096
 """Places for strangers, where the system's limit of open files allows so many."""
 FILES_FOR_STRANGERS = 4
 """Strangers get one in so many of the files the system lets us open: the store and those who were seen in need the rest."""
+FILES_ENOUGH = 4096
+"""With fewer a server says so when it starts."""
 _V6_NETWORK_LENGTH = 8
 
 
 def places_for(files: int) -> int:
     """How many places there are where so many files may be open."""
     return max(4, min(PLACES, files // FILES_FOR_STRANGERS))
+
+
+def scarcity_of(files: int) -> str | None:
+    """What to tell an operator where so few files may be open that a small crowd is felt; None: they are enough."""
+    if files >= FILES_ENOUGH:
+        return None
+    return (
+        f"only {files:,} files may be open: that is room for fewer connections, {places_for(files):,} of them for clients "
+        "that have not said yet who they are. More wait until others end; allow more files with LimitNOFILE= (systemd) or "
+        "ulimit -n"
+    )
 
 
 @functools.lru_cache(PLACES)

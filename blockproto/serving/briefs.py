@@ -30,6 +30,7 @@ from ..transfer.lane import BRIEF_LENGTH_MAX
 from ..transfer.sending import AGAIN_MAX
 from ..wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority
 from .requests import open_message
+from .ward import Ward
 
 BATCH_FILES = 16
 """Files that are read before the first of them is sent: bounds the memory, and how long others wait."""
@@ -56,16 +57,16 @@ class Briefs:
 
     Args:
         connection: where.
-        nursery: where they are read and sent; it may outlive the connection.
+        ward: where they are read and sent; it may outlive the connection.
         store, disk: where they are.
     """
 
-    __slots__ = ("_asked", "_disk", "_nursery", "_working", "connection", "store")
+    __slots__ = ("_asked", "_disk", "_ward", "_working", "connection", "store")
 
-    def __init__(self, connection: Connection, nursery: trio.Nursery, store: FileStore, disk: Disk) -> None:
+    def __init__(self, connection: Connection, ward: Ward, store: FileStore, disk: Disk) -> None:
         self.connection = connection
         self.store = store
-        self._nursery = nursery
+        self._ward = ward
         self._disk = disk
         self._asked: deque[tuple[ServedBrief, Step]] = deque()
         self._working = False
@@ -75,7 +76,7 @@ class Briefs:
         self._asked.append((brief, step))
         if not self._working:
             self._working = True
-            self._nursery.start_soon(self._work_off)
+            self._ward.start_soon(self._work_off)
 
     async def _work_off(self) -> None:
         try:

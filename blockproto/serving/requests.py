@@ -62,6 +62,7 @@ from ..wire import (
     page_items,
 )
 from ..wire import Remove as RemoveMessage
+from .ward import Ward
 
 PAGE_ITEMS_MAX = 1000
 RECEIPTS_MAX = 4000
@@ -75,7 +76,7 @@ class Answerer:
 
     Args:
         connection, stream: where the question came.
-        nursery: where the answer is worked out; it may outlive the connection.
+        ward: where the answer is worked out; it may outlive the connection.
         store, uploads: what is asked about.
         realm: who asks.
     """
@@ -86,14 +87,14 @@ class Answerer:
         self,
         connection: Connection,
         stream: int,
-        nursery: trio.Nursery,
+        ward: Ward,
         store: FileStore,
         uploads: Uploads,
         realm: Realm,
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._nursery = nursery
+        self._ward = ward
         self._store = store
         self._uploads = uploads
         self._realm = realm
@@ -101,7 +102,7 @@ class Answerer:
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
         if isinstance(message, List | RemoveMessage):
-            self._nursery.start_soon(self._answer, message)
+            self._ward.start_soon(self._answer, message)
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
         """See connection.Sink."""
@@ -231,7 +232,7 @@ class ServedFetch:
         self,
         connection: Connection,
         stream: int,
-        nursery: trio.Nursery,
+        ward: Ward,
         store: FileStore,
         uploads: Uploads,
         disk: Disk,
@@ -239,7 +240,7 @@ class ServedFetch:
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._nursery = nursery
+        self._ward = ward
         self._store = store
         self._uploads = uploads
         self._disk = disk
@@ -287,7 +288,7 @@ class ServedFetch:
         sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
         self._lane = Lane(self._connection, sending, self._stream)
         self._connection.post(self._stream, open_message(reader.entry, source.facts.filename.text, message))
-        self._nursery.start_soon(self._send, sending, self._lane, reader)
+        self._ward.start_soon(self._send, sending, self._lane, reader)
 
     async def _open(self, message: Fetch) -> StoredReader:
         return await run_in_thread(lambda: _open(self._store, self._realm, message.filename, message.file_id))
@@ -331,7 +332,7 @@ class ServedFetch:
         following = Following(source, live, message)
         self._lane = Lane(self._connection, following, self._stream)
         self._connection.post(self._stream, _open_upload_message(live, source, message))
-        self._nursery.start_soon(self._send_following, following, self._lane)
+        self._ward.start_soon(self._send_following, following, self._lane)
 
     async def _send_following(self, following: Following, lane: Lane) -> None:
         try:
