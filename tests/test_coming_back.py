@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,10 +24,11 @@ from blockproto.calling.lines import (
     Resumed,
 )
 from blockproto.client import connect_with
-from blockproto.errors import ConnectionLost
+from blockproto.errors import ConnectionLost, Superseded
 from blockproto.link.endpoint import Endpoint
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
+from blockproto.transfer.uploads import Uploads
 from blockproto.wire import Commit, List, Open
 
 quick = pytest.mark.trio(run=run)
@@ -265,6 +268,28 @@ async def test_a_clock_that_was_set_back_a_day_does_not_hinder_who_asks_again(
         async with served.client() as client:
             receipt = await client.upload(path)
         assert receipt.blocks_skipped == 2
+
+
+@pytest.mark.clause("BP1-RES-027")
+@quick
+async def test_who_takes_over_and_is_refused_again_leaves_it_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by one more than the other's attempt: two that went on would take it from each other for ever."""
+    attempts: list[int] = []
+    real = Uploads.open
+
+    async def others_are_ahead(uploads: Uploads, key: Any, facts: Any, attempt: int, *rest: Any) -> Any:
+        attempts.append(attempt)
+        if len(attempts) <= 5:
+            raise Superseded(current=attempt + 1000)
+        return await real(uploads, key, facts, attempt, *rest)
+
+    monkeypatch.setattr(Uploads, "open", others_are_ahead)
+    async with serving() as served, served.client() as client:
+        with suppress(Superseded):
+            await client.upload(_file(tmp_path))
+    assert attempts == [attempts[0], attempts[0] + 1001]
 
 
 @quick

@@ -21,7 +21,7 @@ from blockproto.link.endpoint import NOTSENT_LOWAT_BYTES, SocketEndpoint, Stream
 MIB = 1 << 20
 
 
-def _tcp_pair() -> tuple[socket.socket, socket.socket]:
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         here = socket.create_connection(listener.getsockname())
         there, _ = listener.accept()
@@ -31,7 +31,7 @@ def _tcp_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def pair() -> Iterator[tuple[SocketEndpoint, SocketEndpoint]]:
     """Two ends of a TCP connection on this machine."""
-    socks = _tcp_pair()
+    socks = tcp_pair()
     yield SocketEndpoint(socks[0]), SocketEndpoint(socks[1])
     for sock in socks:
         sock.close()
@@ -196,7 +196,7 @@ async def test_the_socket_is_tuned(pair: tuple[SocketEndpoint, SocketEndpoint]) 
 
 
 async def test_it_says_who_the_peer_is() -> None:
-    here, there = _tcp_pair()
+    here, there = tcp_pair()
     port = here.getsockname()[1]
     with here, there:
         assert SocketEndpoint(there).peer == f"127.0.0.1:{port}"
@@ -218,7 +218,7 @@ async def test_an_ipv6_peer_stands_in_brackets(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_endpoint_of_takes_the_socket_out_of_a_trio_stream() -> None:
-    here, there = _tcp_pair()
+    here, there = tcp_pair()
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(here))
     endpoint = endpoint_of(stream)
     assert isinstance(endpoint, SocketEndpoint)
@@ -233,7 +233,7 @@ async def test_a_closed_endpoint_leaves_no_file_descriptor() -> None:
         return len(os.listdir("/proc/self/fd"))
 
     before = opened()
-    for sock in _tcp_pair():
+    for sock in tcp_pair():
         await SocketEndpoint(sock).aclose()
     assert opened() == before
 

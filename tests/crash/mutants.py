@@ -5,11 +5,11 @@ one is not working.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from mistakes import Mutants, Patch, nothing
 
 import blockproto.store.batch as batch_module
 import blockproto.store.disk as disk_module
@@ -27,26 +27,7 @@ from blockproto.store.partial import Partial
 from blockproto.store.publishing import Publication, Publisher
 from blockproto.store.recovery import Recovery
 
-Patch = pytest.MonkeyPatch
-Mutant = Callable[[Patch], None]
-MUTANTS: dict[str, Mutant] = {}
-
-
-def mutant(make: Mutant) -> Mutant:
-    MUTANTS[make.__name__] = make
-    return make
-
-
-@contextmanager
-def mutated(name: str) -> Iterator[None]:
-    """While this lasts, local stores make that mistake."""
-    with pytest.MonkeyPatch.context() as patch:
-        MUTANTS[name](patch)
-        yield
-
-
-def nothing(*_: Any) -> None:
-    """Do nothing."""
+MUTANTS = mutant = Mutants()
 
 
 # -- bytes and ledger

@@ -10,7 +10,7 @@ import test_store_local
 from test_store_local import LocalPlace
 
 from . import checks
-from .mutants import MUTANTS, mutated
+from .mutants import MUTANTS
 
 Check = Callable[[Path], None]
 
@@ -62,5 +62,5 @@ def test_every_mutant_has_its_catcher() -> None:
 
 @pytest.mark.parametrize("name", sorted(MUTANTS))
 def test_the_mutant_is_caught(name: str, folder: Path) -> None:
-    with mutated(name), pytest.raises(AssertionError):
+    with MUTANTS.at_work(name), pytest.raises(AssertionError):
         CAUGHT_BY[name](folder)

@@ -19,7 +19,7 @@ from blockproto.store import Remove
 from blockproto.store.local import LocalStore
 
 from .client import Job, Promises, good, send, send_brief
-from .mutants import mutated
+from .mutants import MUTANTS
 
 
 def jobs(rng: random.Random, seed: int) -> Iterator[list[Job]]:
@@ -69,7 +69,7 @@ def remove(store: LocalStore, name: str) -> None:
 
 def main() -> None:
     folder, seed, *name = sys.argv[1:]
-    with mutated(name[0]) if name else nullcontext():
+    with MUTANTS.at_work(name[0]) if name else nullcontext():
         try:
             work(Path(folder), int(seed))
         except (StoreFailed, OSError) as exc:

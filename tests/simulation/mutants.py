@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import trio
+from mistakes import Mutants, Patch, nothing
 
 import blockproto.link.turns as turns_module
 import blockproto.store.memory as memory_module
 from blockproto.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
+from blockproto.calling.uploading import Uploader
+from blockproto.errors import Superseded
+from blockproto.link.endpoint import SocketEndpoint
+from blockproto.link.life import Life
 from blockproto.protocol.session import Session
 from blockproto.store import StoredFile
 from blockproto.store.memory import MemoryStore
@@ -24,26 +26,7 @@ from blockproto.wire import Commit, Committed, Opened
 
 from .mix import LEAST, Mix
 
-Patch = pytest.MonkeyPatch
-Mutant = Callable[[Patch], None]
-MUTANTS: dict[str, Mutant] = {}
-
-
-def mutant(make: Mutant) -> Mutant:
-    MUTANTS[make.__name__] = make
-    return make
-
-
-@contextmanager
-def mutated(name: str) -> Iterator[None]:
-    """While this lasts, the engine makes that mistake."""
-    with pytest.MonkeyPatch.context() as patch:
-        MUTANTS[name](patch)
-        yield
-
-
-def nothing(*_: Any) -> None:
-    """Do nothing."""
+MUTANTS = mutant = Mutants()
 
 
 # -- acknowledgements
@@ -149,6 +132,38 @@ def takeover_waits_for_the_old_stream(patch: Patch) -> None:
     patch.setattr(Uploads, "open", open_)
 
 
+@mutant
+def the_superseded_take_over_again(patch: Patch) -> None:
+    """Whoever is told SUPERSEDED opens with a greater attempt: two devices take one upload from each other for ever."""
+    real = Uploader._once
+
+    async def once(uploader: Uploader, sending: Sending) -> int:
+        while True:
+            try:
+                return await real(uploader, sending)
+            except Superseded as exc:
+                uploader._attempts.pass_by(exc.current or 0)
+
+    patch.setattr(Uploader, "_once", once)
+
+
+@mutant
+def superseded_is_passed_by_twice(patch: Patch) -> None:
+    """Who has asked for it takes over as often as it is refused before it was let in."""
+    real = Uploader._once
+
+    async def once(uploader: Uploader, sending: Sending) -> int:
+        while True:
+            try:
+                return await real(uploader, sending)
+            except Superseded as exc:
+                if sending.reached >= 0:
+                    raise
+                uploader._attempts.pass_by(exc.current or 0)
+
+    patch.setattr(Uploader, "_once", once)
+
+
 # -- commit
 
 
@@ -229,6 +244,24 @@ def strict_priority(patch: Patch) -> None:
     patch.setattr(turns_module, "WEIGHTS", (1e12, 1e6, 1.0))
 
 
+@mutant
+def no_bound_of_what_is_unsent(patch: Patch) -> None:
+    """The kernel takes whatever it likes, and a picture waits behind it."""
+    patch.setattr(SocketEndpoint, "limit_unsent", nothing)
+
+
+@mutant
+def keep_alive_counts_frames(patch: Patch) -> None:
+    """Only whole frames are signs of life: a slow honest peer is given up in the middle of one."""
+    real = Life.heard
+
+    def heard(life: Life, now_s: float, *, in_head: bool) -> None:
+        if not in_head:
+            real(life, now_s, in_head=in_head)
+
+    patch.setattr(Life, "heard", heard)
+
+
 BREAKING = Mix.calm(cut=0.9)
 CRASHING = Mix.calm(kill_server=4.0, die_in_commit=5.0, cut=0.3, disk_s=0.3)
 MIXES: dict[str, Mix] = {
@@ -239,6 +272,7 @@ MIXES: dict[str, Mix] = {
     "resume_by_file_size": CRASHING,
     "no_attempt_check": Mix.calm(rivals=1.0, rates=(500e3,), trouble_s=10.0),
     "takeover_waits_for_the_old_stream": Mix.calm(black_hole=0.8),
+    "the_superseded_take_over_again": Mix.calm(rivals=1.0, rates=(500e3,), trouble_s=10.0),
     "duplicate_commit": CRASHING,
     "names_overwritten": Mix.calm(),
     "no_root_check": Mix.calm(),
@@ -246,4 +280,4 @@ MIXES: dict[str, Mix] = {
     "sent_is_held": Mix.calm(cut=0.3, rates=(500e3,), trouble_s=10.0),
     "credit_waits_for_the_end_of_the_block": Mix.calm(limits=LEAST),
 }
-"""What has to go wrong so that each mistake shows soon; ``strict_priority`` has a test of its own."""
+"""What has to go wrong so that each mistake shows soon; the others are caught by tests (``test_mutants.py``)."""

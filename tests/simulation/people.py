@@ -131,6 +131,7 @@ class Person:
         """Run a command as a process; whether it is done."""
         lines: list[Line] = []
         world = self.world
+        world.begin_process()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_it, nursery.cancel_scope, lines)

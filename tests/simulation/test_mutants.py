@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import peers
 import pytest
+import test_coming_back
+import test_endpoint
+import test_life
 import test_turns
+import trio
 
-from .mutants import MIXES, MUTANTS, mutated
+from blockproto.link.endpoint import SocketEndpoint
+
+from .mutants import MIXES, MUTANTS
 from .run import simulate
 from .world import Violation
 
@@ -18,8 +26,28 @@ MANY = 24
 SEEDS = 40
 """Runs in which a mistake has to show itself; most show in the first."""
 
+
+def _a_superseded_client_leaves_it() -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        peers.run(
+            test_coming_back.test_who_takes_over_and_is_refused_again_leaves_it_to_the_other,
+            Path(folder),
+            patch,
+        )
+
+
+def _little_is_unsent() -> None:
+    first, second = test_endpoint.tcp_pair()
+    with first, second:
+        pair = SocketEndpoint(first), SocketEndpoint(second)
+        trio.run(test_endpoint.test_little_is_kept_unsent_while_streams_share_the_line, pair)
+
+
 CAUGHT_BY_A_TEST: dict[str, Callable[[], object]] = {
     "strict_priority": lambda: peers.run(test_turns.test_no_priority_starves),
+    "superseded_is_passed_by_twice": _a_superseded_client_leaves_it,
+    "no_bound_of_what_is_unsent": _little_is_unsent,
+    "keep_alive_counts_frames": test_life.test_any_byte_is_life_also_one_in_the_middle_of_a_frame,
 }
 
 
@@ -38,7 +66,7 @@ def _is_caught(seed: int, name: str) -> bool:
 
 @pytest.mark.parametrize("name", sorted(MIXES))
 def test_the_mutant_breaks_a_promise(name: str) -> None:
-    with mutated(name):
+    with MUTANTS.at_work(name):
         assert any(_is_caught(seed, name) for seed in range(1, SEEDS))
 
 
@@ -50,5 +78,5 @@ def test_what_goes_wrong_there_is_survived_without_the_mistake(name: str) -> Non
 @pytest.mark.parametrize("name", sorted(CAUGHT_BY_A_TEST))
 def test_the_mutant_fails_a_test(name: str) -> None:
     CAUGHT_BY_A_TEST[name]()
-    with mutated(name), pytest.raises(AssertionError):
+    with MUTANTS.at_work(name), pytest.raises(AssertionError):
         CAUGHT_BY_A_TEST[name]()

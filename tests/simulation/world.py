@@ -21,6 +21,7 @@ from blockproto.wire import Message
 
 from .determinism import EPOCH_S, Worker
 from .disk import SimStore
+from .fences import Fences
 from .mix import Mix
 from .promises import Promises
 
@@ -29,6 +30,7 @@ SLOW_S = 0.02
 """What a write takes on a disk that is slow; more than the engine calls quick."""
 
 _serving: ContextVar[Visit | None] = ContextVar("serving", default=None)
+_process: ContextVar[int] = ContextVar("process", default=0)
 
 
 class Violation(AssertionError):
@@ -124,12 +126,14 @@ class World:
         self.scope = trio.CancelScope()
         self.worker = Worker(self._disk_delay)
         self.promises = Promises(self.break_promise, self.note)
+        self.fences = Fences(self.break_promise)
         self.machine: Machine | None = None
         self.nursery: trio.Nursery
         self._keep = keep
         self._hash = blake2b(digest_size=16)
         self._slow = False
         self._lines: list[Line] = []
+        self._processes = 0
 
     # ---- what happened ----------------------------------------------------------------------------------------
 
@@ -167,6 +171,11 @@ class World:
         await self.nursery.start(machine.run)
         self.machine = machine
         self.note("server started")
+
+    def begin_process(self) -> None:
+        """What this task starts from now on belongs to another process of a client."""
+        self._processes += 1
+        _process.set(self._processes)
 
     async def dial(self, mine: list[Line]) -> Endpoint:
         """A new line to the server; ``mine`` are those of one process."""
@@ -288,9 +297,10 @@ class World:
 
     @contextmanager
     def observed(self) -> Iterator[None]:
-        """While this lasts, everything that the living server says and hears is checked."""
+        """While this lasts, everything that the living server says and hears is checked, and what clients claim."""
         world = self
         visits: dict[Session, Visit] = {}
+        clients: dict[Session, tuple[int, int]] = {}
         real_init, real_send, real_next = Session.__init__, Session.send, Session.next_event
 
         def init(session: Any, side: Side, *args: Any, **options: Any) -> None:
@@ -300,12 +310,17 @@ class World:
             if visit is not None:
                 visits[session] = visit
                 visit.number = len(visits)
+            if side is Side.CLIENT:
+                clients[session] = _process.get(), len(clients)
 
         def send(session: Any, stream: int, message: Message, payload_length: int = 0) -> bytes:
             frame = real_send(session, stream, message, payload_length)
             visit = visits.get(session)
             if visit is not None and not visit.machine.dead:
                 world.promises.on_said((visit.number, stream), message)
+            if session in clients:
+                process, number = clients[session]
+                world.fences.on_said(process, (number, stream), message)
             return frame
 
         def next_event(session: Any) -> Event | None:
@@ -313,6 +328,8 @@ class World:
             visit = visits.get(session)
             if isinstance(event, Received) and visit is not None and not visit.machine.dead:
                 world.promises.on_heard((visit.number, event.stream), event.message)
+            if isinstance(event, Received) and session in clients:
+                world.fences.on_heard((clients[session][1], event.stream), event.message)
             return event
 
         with (
