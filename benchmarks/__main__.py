@@ -29,11 +29,13 @@ from .folder import small
 from .long import long
 from .memory import memory
 from .micro import micro
+from .peers import PEERS
 from .places import Place, work_in
 from .plot import draw
 from .processes import CommandFailed
 from .report import console, describe_machine, print_section, print_summary, write_json
 from .resume import resume
+from .secured import tls
 from .startup import startup
 from .targets import FOLDER_FILES, HELD_BLOCKS
 from .throughput import download, upload
@@ -56,6 +58,7 @@ OURS: dict[str, Scenario] = {
     "long": long,
     "crowded": crowded,
     "dialects": dialects,
+    "tls": tls,
 }
 """Of ours alone, at the first place only."""
 
@@ -199,7 +202,8 @@ def _measure_at(place: Place, scenario: str, run: Scenario, options: Options) ->
     folder = place.folder / scenario
     folder.mkdir()
     try:
-        with open_arena(place._replace(folder=folder), peers=scenario in CONTESTS, tell=_tell) as arena:
+        peers = PEERS if scenario in CONTESTS else ()
+        with open_arena(place._replace(folder=folder), peers=peers, tell=_tell) as arena:
             yield from run(arena, options)
     except (CommandFailed, OSError) as error:
         yield Section(f"{scenario}, {place.name}", [Row(scenario, "", None, note=str(error))])

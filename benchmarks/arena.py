@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .ours import NAME, Ours
 from .pairs import FLOOR, Contestant, Timing
-from .peers import PEERS, Running, missing_packages, start_peer
+from .peers import Peer, Running, missing_packages, start_peer
 from .places import Place, remove
 from .processes import CommandFailed, timed
 from .sources import check_same
@@ -90,17 +90,19 @@ class Arena:
 
 
 @contextmanager
-def open_arena(place: Place, *, peers: bool = True, tell: Callable[[str], None]) -> Iterator[Arena]:
-    """Start our server and, with ``peers``, those that are installed; everything is ended at the end.
+def open_arena(
+    place: Place, *, peers: Sequence[Peer], tls: bool = False, tell: Callable[[str], None]
+) -> Iterator[Arena]:
+    """Start our server, with or without TLS, and those of ``peers`` that are installed; all are ended at the end.
 
     Raises:
         CommandFailed: our server does not come up.
     """
     with ExitStack() as ending:
-        ours = Ours(place.folder)
+        ours = Ours(place.folder, tls=tls)
         ending.callback(lambda: ours.server.stop())
         arena = Arena(place, ours)
-        for peer in PEERS if peers else ():
+        for peer in peers:
             packages = missing_packages(peer)
             if packages:
                 arena.absent[peer.name] = f"not installed; on Debian: apt install {' '.join(packages)}"

@@ -69,12 +69,12 @@ def _idle(arena: Arena) -> list[Row]:
     server = arena.ours.server
     greeted = _greet(server.port)
     time.sleep(REST_S)
-    before = _resident_bytes(server.pid)
+    before = resident_bytes(server.pid)
     idle = [greeted]
     try:
         idle += [_greet(server.port) for _ in range(IDLE_CONNECTIONS)]
         time.sleep(REST_S)
-        each_kib = (_resident_bytes(server.pid) - before) / IDLE_CONNECTIONS / 1024
+        each_kib = (resident_bytes(server.pid) - before) / IDLE_CONNECTIONS / 1024
         taken_ms = []
         for _ in range(NEWCOMERS):
             begun = time.perf_counter()
@@ -94,6 +94,12 @@ def _idle(arena: Arena) -> list[Row]:
 def _greet(port: int) -> socket.socket:
     """A connection that has greeted and was answered."""
     sock = socket.create_connection((HOST, port))
+    greet(sock)
+    return sock
+
+
+def greet(sock: socket.socket) -> None:
+    """Greet a server and wait until it has answered."""
     sock.settimeout(30.0)
     sock.sendall(GREETING)
     heard = 0
@@ -102,10 +108,10 @@ def _greet(port: int) -> socket.socket:
         if not came:
             raise CommandFailed("the server closed a connection that greeted it")
         heard += came
-    return sock
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
+    """The memory a process has resident now."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

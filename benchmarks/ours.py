@@ -11,6 +11,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from blockproto.identity.certificates import own_certificate, pin_of_file
+
 from .pairs import Timing
 from .processes import HOST, CommandFailed, Ran, Server, timed
 
@@ -25,18 +27,28 @@ class Ours:
 
     Args:
         place: where its folder is made, as ``blockproto-served``.
+        tls: whether it answers TLS, with a certificate of its own to which the commands are pinned.
     """
 
-    def __init__(self, place: Path) -> None:
+    scheme = "bp"
+    _serving: tuple[str, ...] = ()
+    _trusting: tuple[str, ...] = ()
+
+    def __init__(self, place: Path, *, tls: bool = False) -> None:
         self.served = place / "blockproto-served"
         self.served.mkdir(exist_ok=True)
         self.work = place / "blockproto-work"
         self.work.mkdir(exist_ok=True)
         self.env = {"BLOCKPROTO_CONFIG": str(self.work / "config")}
+        if tls:
+            self.certificate, self.key = own_certificate(self.work / "certificate")
+            self.scheme = "bps"
+            self._serving = ("--cert", str(self.certificate), "--key", str(self.key))
+            self._trusting = ("--pin", pin_of_file(self.certificate).hex())
         self.server = self._start()
 
     def _start(self, *options: str) -> Server:
-        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0", *options]
+        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0", *self._serving, *options]
         return Server(command, self.work / "server.log", env=self.env)
 
     def restart(self, *options: str) -> None:
@@ -50,11 +62,13 @@ class Ours:
 
     def put(self, path: Path, *options: str, port: int | None = None) -> list[str]:
         """The command that sends ``path``; through ``port`` instead of the server's own, if given."""
-        return [COMMAND, "put", *options, str(path), f"bp://{HOST}:{port or self.server.port}/"]
+        where = f"{self.scheme}://{HOST}:{port or self.server.port}/"
+        return [COMMAND, "put", *self._trusting, *options, str(path), where]
 
     def get(self, name: str, dest: Path, *options: str) -> list[str]:
         """The command that fetches ``name`` to ``dest``."""
-        return [COMMAND, "get", *options, f"bp://{HOST}:{self.server.port}/{name}", str(dest)]
+        where = f"{self.scheme}://{HOST}:{self.server.port}/{name}"
+        return [COMMAND, "get", *self._trusting, *options, where, str(dest)]
 
     def timed_put(self, path: Path) -> Timing:
         """Send one file, all of it; raises CommandFailed."""

@@ -45,6 +45,16 @@ MEMORY_MIB = at_most(64)
 DIALECT = at_least(0.8)
 """An older dialect: the native time divided by its own, for the same file."""
 
+TLS_UPLOAD: dict[int, dict[str, Target]] = {1 * GIB: {"scp": at_least(1.3)}}
+"""Over TLS, by size; whole command beside whole command."""
+
+HANDSHAKES = at_least(0.7)
+"""TLS handshakes a second, divided by those of Trio's own TLS stream in a bare server."""
+
+IDLE_TLS_CONNECTIONS = 2_000
+IDLE_TLS_KIB = at_most(48)
+"""Resident memory of an idle connection over TLS, KiB."""
+
 COMMIT_MS = at_most(20)
 """COMMIT to COMMITTED, milliseconds, up to 4 GiB, once the blocks are durable."""
 

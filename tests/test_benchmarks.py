@@ -19,6 +19,7 @@ if str(ROOT) not in sys.path:
 from benchmarks.__main__ import SCENARIOS, main, parse_size
 from benchmarks.contest import rows_of
 from benchmarks.figures import Row, Section, Target, Verdict, at_least, at_most, show, show_size
+from benchmarks.handshakes import dial
 from benchmarks.ours import Ours, timing_of
 from benchmarks.pairs import (
     FLOOR,
@@ -35,11 +36,12 @@ from benchmarks.pairs import (
     summarise,
     wall_ratio,
 )
-from benchmarks.peers import PEERS, Peer, missing_packages
-from benchmarks.processes import CommandFailed, Ran
+from benchmarks.peers import PEERS, OpenSsh, OpenSshAes, Peer, missing_packages
+from benchmarks.processes import CommandFailed, Ran, Server
 from benchmarks.proxy import Counter
 from benchmarks.sources import check_same, random_file, random_tree, sparse_file
-from benchmarks.targets import FOLDER, GIB, UPLOAD
+from benchmarks.targets import FOLDER, GIB, TLS_UPLOAD, UPLOAD
+from blockproto.identity.certificates import own_certificate, pin_of_file
 
 # ---- order and pairing
 
@@ -221,7 +223,7 @@ def test_sizes() -> None:
 
 def test_targets_name_methods_that_there_are() -> None:
     names = {FLOOR, "rsync", "rsync --fsync", "nginx PUT", "nginx GET", "vsftpd", "scp"}
-    assert set(UPLOAD[GIB]) | set(UPLOAD[4 * GIB]) | set(FOLDER) <= names
+    assert set(UPLOAD[GIB]) | set(UPLOAD[4 * GIB]) | set(FOLDER) | set(TLS_UPLOAD[GIB]) <= names
 
 
 # ---- command lines
@@ -280,6 +282,45 @@ def test_our_commands_are_the_real_ones() -> None:
     assert ours.put(Path("f"), "--json")[1:] == ["put", "--json", "f", "bp://127.0.0.1:7/"]
     assert ours.put(Path("f"), port=8)[-1] == "bp://127.0.0.1:8/"
     assert ours.get("n", Path("d"))[1:] == ["get", "bp://127.0.0.1:7/n", "d"]
+
+
+def test_over_tls_our_commands_are_pinned_to_the_servers_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], log: Path, env: dict[str, str]) -> object:
+        started.append(command)
+        return type("Listening", (), {"port": 7})()
+
+    monkeypatch.setattr("benchmarks.ours.Server", start)
+    ours = Ours(tmp_path, tls=True)
+    pin = pin_of_file(ours.certificate).hex()
+    assert started[0][-4:] == ["--cert", str(ours.certificate), "--key", str(ours.key)]
+    assert ours.put(Path("f"))[1:] == ["put", "--pin", pin, "f", "bps://127.0.0.1:7/"]
+    assert ours.get("n", Path("d"))[1:] == ["get", "--pin", pin, "bps://127.0.0.1:7/n", "d"]
+
+
+def test_scp_is_measured_with_the_cipher_it_prefers_and_with_aes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.peers._output_of", lambda command: "")
+    configs = []
+    for peer in (OpenSsh(), OpenSshAes()):
+        (method,) = peer.methods(tmp_path, tmp_path, 1)
+        assert method.name == peer.name
+        configs.append((tmp_path / "ssh_config").read_text())
+    assert configs[1] == configs[0] + "Ciphers aes128-gcm@openssh.com\n"
+
+
+def test_handshakes_are_counted_against_a_server_that_does_nothing_else(tmp_path: Path) -> None:
+    pair = [str(one) for one in own_certificate(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.handshakes", "serve", *pair]
+    server = Server(command, tmp_path / "log", env={"PYTHONPATH": str(ROOT)})
+    try:
+        assert dial(server.port, 0.05) > 0
+    finally:
+        server.stop()
 
 
 def test_a_run_of_ours_that_did_not_send_everything_is_no_fast_run() -> None:
