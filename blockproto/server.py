@@ -267,6 +267,7 @@ class Server:
             del self._admissions[connection]
             self._company.leave(connection)
             admitted.set()
+            admission.let_go()
 
     async def _see_in(
         self,

@@ -92,6 +92,10 @@ LOCKED = Door(None, None)
 """Where nobody comes in: for who comes without TLS although it is wanted."""
 
 
+def _tell_nobody() -> None:
+    """For who has gone."""
+
+
 class Admission:
     """Who speaks on one connection.
 
@@ -157,6 +161,10 @@ class Admission:
         self._grant = grant
         self._on_admitted()
         return Result(PRINCIPAL_KIND, (self._item(grant),))
+
+    def let_go(self) -> None:
+        """The connection has ended: tell nobody any more. Who would be told holds the connection, and that holds this."""
+        self._on_admitted = _tell_nobody
 
     @property
     def tried_too_often(self) -> bool:
