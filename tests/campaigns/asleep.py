@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from .clocks import Clock
 from .counting_proxy import Proxy, Referee
 from .tools import (
     DONE,
@@ -57,12 +58,15 @@ class Sleeping:
         case: which.
         place: of its own.
         stack: ends what was begun.
+        clock: of both processes, if theirs is to jump; None: the real one.
     """
 
-    def __init__(self, case: Case, place: Place, stack: ExitStack) -> None:
+    def __init__(self, case: Case, place: Place, stack: ExitStack, clock: Clock | None = None) -> None:
         self.case = case
         self.place = place
         self.referee = Referee()
+        self.clock = clock
+        place.env |= {} if clock is None else clock.env
         self._server = stack.enter_context(Server(place))
         self._proxy = stack.enter_context(Proxy(lambda: self._server.port, self.referee))
         self._here = place.folder / "film.bin"
@@ -109,8 +113,14 @@ class Sleeping:
         require(self._server.stop() == DONE, "the server did not end in order")
         require_same(self._there, self._here)
         require(not self.referee.again, f"{self.case}: acknowledged bytes passed again: {self.referee.again}")
+        self.place.env.pop("LD_PRELOAD", None)
         self.place.require_clean()
         return took_s
+
+    @property
+    def connects(self) -> int:
+        """How many connections there were in all."""
+        return len(self._proxy.lines)
 
     def _signal(self, signum: int) -> None:
         if self.case.sleeper == "client":
@@ -119,13 +129,23 @@ class Sleeping:
             self._server.send_signal(signum)
 
 
-def run(place: Place, seconds: float, cases: list[Case]) -> Figures:
-    """The cases at once, each asleep for so many seconds."""
-    figures: Figures = {"campaign": "asleep", "asleep_s": seconds}
+def run(place: Place, seconds: float, cases: list[Case], jump_s: int = 0) -> Figures:
+    """The cases at once, each asleep for so many seconds, after which all clocks say that ``jump_s`` more have passed.
+
+    Raises:
+        NoFaketime: clocks shall jump, and libfaketime is not installed.
+    """
+    figures: Figures = {"campaign": "asleep", "asleep_s": seconds, "jump_s": jump_s}
     with ExitStack() as stack:
-        sleeping = [Sleeping(case, Place(place.folder / str(case)), stack) for case in cases]
+        sleeping = []
+        for case in cases:
+            own = Place(place.folder / str(case))
+            clock = Clock(own.folder, monotonic=True) if jump_s else None
+            sleeping.append(Sleeping(case, own, stack, clock))
         for one in sleeping:
             one.fall_asleep()
+            if one.clock is not None:
+                one.clock.set(jump_s)
         time.sleep(seconds)
         for one in sleeping:
             one.wake_up()
@@ -139,6 +159,7 @@ def run(place: Place, seconds: float, cases: list[Case]) -> Figures:
         for one in sleeping:
             figures[str(one.case)] |= {
                 "done_s": round(one.end(), 2),
+                "connects": one.connects,
                 "repeated_mib": round(one.referee.repeated / MIB, 3),
                 "again": sum(one.referee.again.values()),
             }

@@ -275,6 +275,7 @@ class Proxy:
     Args:
         target: says the server's port of now: a server may come back on another one.
         tally: counts what passes; None makes one.
+        host: where to listen.
 
     Attributes:
         port: where clients connect.
@@ -282,12 +283,12 @@ class Proxy:
         lines: every connection there was.
     """
 
-    def __init__(self, target: Callable[[], int], tally: Tally | None = None) -> None:
+    def __init__(self, target: Callable[[], int], tally: Tally | None = None, host: str = _HOST) -> None:
         self.tally = Tally() if tally is None else tally
         self.lines: list[Line] = []
         self._target = target
         self._gate: Gate | None = None
-        self._listener = socket.create_server((_HOST, 0))
+        self._listener = socket.create_server((host, 0))
         self.port: int = self._listener.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()

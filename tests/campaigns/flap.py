@@ -16,6 +16,7 @@ before the server (``Order``), not what the client says of itself:
 from __future__ import annotations
 
 import random
+import socket
 import statistics
 import sys
 import time
@@ -130,7 +131,12 @@ class Flapping:
 
     async def run(self, *, task_status: trio.TaskStatus[int]) -> None:
         """Come and go until cancelled; started with the port."""
-        port = 0
+        with socket.socket() as kept:  # nobody else shall answer on this port while the line is away
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind((_HOST, 0))
+            await self._come_and_go(kept.getsockname()[1], task_status)
+
+    async def _come_and_go(self, port: int, task_status: trio.TaskStatus[int]) -> None:
         while True:
             self.times_up += 1
             hole = self._rng.random() < HOLES
@@ -140,7 +146,7 @@ class Flapping:
             proxy = ChaosProxy((_HOST, self._target), conditions, seed=self.times_up)
             with trio.move_on_after(HOLE_S if hole else self._weather.up_s):
                 async with trio.open_nursery() as nursery:
-                    port = (await nursery.start(proxy.serve, (_HOST, port)))[0][1]
+                    await nursery.start(proxy.serve, (_HOST, port))
                     if self.times_up == 1:
                         task_status.started(port)
             self.connections += proxy.totals.connections

@@ -135,6 +135,16 @@ class Raw:
                 return message
             require(not isinstance(message, Error), f"instead of {wanted}: {message}")
 
+    def wait_end(self) -> None:
+        """Read until the server closes the connection. Raises Broken when it does not within ``ANSWER_S``."""
+        try:
+            while self._socket.recv(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        except OSError as error:
+            raise Broken(f"the server does not close the connection: {error}") from error
+
     def _read(self, length: int) -> bytes:
         content = bytearray()
         while len(content) < length:
