@@ -13,11 +13,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from compileall import compile_dir
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+
+import blockproto
 
 from .arena import Arena, open_arena
 from .commit import commit
@@ -160,6 +163,7 @@ def main(
         "machine": describe_machine(),
     }
     out.mkdir(parents=True, exist_ok=True)
+    compile_dir(Path(blockproto.__file__).parent, quiet=1)  # as pip does: an editable install may not be
     shown = console()
     sections: list[Section] = []
     began_s = time.monotonic()
