@@ -65,6 +65,8 @@ from ..wire import Remove as RemoveMessage
 from .ward import Ward
 
 PAGE_ITEMS_MAX = 1000
+ITEM_LENGTH_LIKELY = 160
+"""Bytes of an item in a page, beside the folder's name: a page that turns out too long has to be read twice."""
 RECEIPTS_MAX = 4000
 _HASH_LENGTH = 8 << 20
 _RECEIPT_CURSOR = re.compile(r"[0-9]{0,9}", re.ASCII)
@@ -214,7 +216,8 @@ class Answerer:
 
     def _fit(self, message: List, page: object) -> Result:
         """A page of as many items as were asked for and as the peer's head takes."""
-        limit = max(1, min(message.limit, PAGE_ITEMS_MAX))
+        likely = self._connection.session.head_length_max // (ITEM_LENGTH_LIKELY + len(message.name))
+        limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))
         items, cursor = page(limit)  # type: ignore[operator]
         fitting = page_items(items, self._connection.session.head_length_max)
         if fitting < len(items):

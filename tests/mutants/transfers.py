@@ -161,7 +161,7 @@ FET = [
 LST = [
     Mutant("two-answers-in-one", "LST-001", REQUESTS, "return Result(message.kind, tuple(items), cursor)",
            "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
-    Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX))", "limit = PAGE_ITEMS_MAX", SERVER),
+    Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
     Mutant("cursors-are-cut", "LST-003", "client.py", 'name=folder.strip("/"), cursor=cursor,', 'name=folder.strip("/"), cursor=cursor[:500],', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "chain((further,), walk)", "chain((page[-1], further), walk)", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "message.recursive, message.cursor, limit", "False, message.cursor, limit", SERVER),
