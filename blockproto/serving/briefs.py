@@ -2,7 +2,7 @@
 
 Twenty thousand small files are twenty thousand times this, so a FETCH here has no task, no thread and no open file of its
 own: it waits in a queue, and when its turn has come the file is opened, read, looked at once more and closed, and its OPEN,
-BLOCK and COMMIT go out together. While the disk is slow, the files of a batch are read beside each other in threads.
+BLOCK and COMMIT go out together. While the disk is slow, a few threads read the files of a batch beside each other.
 
     FETCH → queue → read → OPEN BLOCK COMMIT → COMMITTED
                          ← DIGEST_MISMATCH: read, BLOCK
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -34,6 +35,8 @@ from .ward import Ward
 
 BATCH_FILES = 16
 """Files that are read before the first of them is sent: bounds the memory, and how long others wait."""
+READERS = 4
+"""Threads that read a batch while the disk is slow: one would wait for it file after file, sixteen for each other."""
 
 Step = Callable[[], Awaitable[None]]
 """What is said of a file when it was read."""
@@ -94,8 +97,13 @@ class Briefs:
                 await self._disk.run(brief.read)
             return
         async with trio.open_nursery() as nursery:
-            for brief, _ in batch:
-                nursery.start_soon(self._disk.run, brief.read)
+            for first in range(min(READERS, len(batch))):
+                nursery.start_soon(self._disk.run, partial(_read_all, batch[first::READERS]))
+
+
+def _read_all(batch: list[tuple[ServedBrief, Step]]) -> None:
+    for brief, _ in batch:
+        brief.read()
 
 
 class ServedBrief:
