@@ -3,6 +3,9 @@
 Two ways to know a server: its certificate is the pinned one (the SHA-256 of its DER bytes), as ssh knows hosts; or an
 authority that the client trusts has signed it for that host name. A pin is shown to people as 24 words.
 
+Certificates are made and read with a library that takes a tenth of a command's start to load; it is loaded where that is
+done, because a client with a pin does neither.
+
 Spec: BP1-TLS.
 """
 
@@ -14,10 +17,6 @@ import re
 import ssl
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from mnemonic import Mnemonic
 
 from ..errors import NotPermitted
@@ -57,6 +56,11 @@ def own_certificate(state: Path) -> tuple[Path, Path]:
 
 def _make() -> tuple[bytes, bytes]:
     """A new key and a certificate that it has signed itself, both as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "blockproto")])
     now = datetime.datetime.now(datetime.UTC)
@@ -128,13 +132,13 @@ def client_context(*, pinned: bool, authorities: Path | None = None) -> ssl.SSLC
 
 def pin_of_file(certificate: Path) -> bytes:
     """The pin of the first certificate in a PEM file. Raises NotPermitted."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509 import load_pem_x509_certificate
+
     try:
-        return pin_of(x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(_DER))
+        return pin_of(load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER))
     except (OSError, ValueError) as exc:
         raise NotPermitted(f"{certificate} holds no certificate") from exc
-
-
-_DER = serialization.Encoding.DER
 
 
 def pin_of(certificate_der: bytes) -> bytes:
