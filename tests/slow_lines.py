@@ -21,16 +21,16 @@ async def wait_out(timeout_s: float) -> None:
 
 
 class SlowLines:
-    """Dials ``served`` over lines of the same ``conditions``; remembers them."""
+    """Dials ``served`` over lines and remembers them; ``conditions`` are those of the next one."""
 
     def __init__(self, served: Served, conditions: Conditions) -> None:
         self.lines: list[Line] = []
+        self.conditions = conditions
         self._served = served
-        self._conditions = conditions
 
     async def dial(self) -> Endpoint:
         """A new connection over a new line."""
-        line = Line(self._conditions, random.Random(len(self.lines)))
+        line = Line(self.conditions, random.Random(len(self.lines)))
         self.lines.append(line)
         near, far = line.streams()
         self._served.nursery.start_soon(line.run)

@@ -25,6 +25,7 @@ import trio
 from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway
 from ..link.connection import Connection
 from ..link.keepalive import KeepAlive
+from ..link.pace import Pace
 from ..protocol.session import Limits, Session, Side
 from .dialling import Dial
 from .introducing import Introduction
@@ -135,6 +136,7 @@ class Lines:
         self._keep_alive = keep_alive
         self._on_line = on_line
         self._connections: list[Connection | None] = [None] * count
+        self._paces: list[Pace | None] = [None] * count
         self._dialling = [trio.Lock() for _ in range(count)]
         self._answered = self._dialled = False
         self._made_at = math.inf
@@ -185,6 +187,7 @@ class Lines:
             else:
                 endpoint, session = self._recorder.begin(endpoint, limits)
             connection = Connection(endpoint, session, keep_alive=self._keep_alive)
+            self._go_on_at_the_pace(index, connection.pace)
             if self._recorder is not None:
                 self._recorder.made(connection)
             self._introduction.say_on(connection)
@@ -195,6 +198,12 @@ class Lines:
                 self._missed = False
                 self.tell(Reconnected())
             return connection
+
+    def _go_on_at_the_pace(self, index: int, pace: Pace) -> None:
+        """What one connection found out of the line is good for the one that replaces it."""
+        before, self._paces[index] = self._paces[index], pace
+        if before is not None:
+            pace.go_on_from(before)
 
     async def _live(self, connection: Connection) -> None:
         try:
@@ -234,6 +243,7 @@ class Lines:
     def network_changed(self) -> None:
         """This machine has another address, or another network: come back at once, knowing nothing of it."""
         self._keep_alive.network_changed()
+        self._paces = [None] * self.count
         self.worked()
         for connection in self._connections:
             if connection is not None:

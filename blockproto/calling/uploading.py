@@ -106,7 +106,7 @@ class Uploader:
         try:
             for index in range(wanted):
                 with suppress(ConnectionLost) if lanes else nullcontext():
-                    lanes.append(await self._open_lane(index, sending, message))
+                    lanes.append(await self._open_lane(index, sending, message, ahead=not lanes))
                 if sending.committed is not None:
                     sending.check_committed(sending.committed)
                     return len(lanes)
@@ -119,10 +119,12 @@ class Uploader:
                 for lane in lanes:
                     lane.release()
 
-    async def _open_lane(self, index: int, sending: Sending, message: Open, *, joins: bool = False) -> Lane:
+    async def _open_lane(
+        self, index: int, sending: Sending, message: Open, *, joins: bool = False, ahead: bool = False
+    ) -> Lane:
         lane = Lane(await self._lines.connection(index), sending)
         try:
-            await (lane.join(message) if joins else lane.open(message))
+            await (lane.join(message) if joins else lane.open(message, ahead=ahead))
         except BaseException:  # else what is said to it would be taken for an answer to the next attempt
             lane.release()
             raise

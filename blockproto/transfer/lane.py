@@ -1,16 +1,16 @@
 """A stream that carries blocks of a file which is sent: OPEN and its answer, then block after block in pieces.
 
-Spec: BP1-BLK, BP1-RES-025, BP1-STR-016.
+Spec: BP1-BLK, BP1-RES-012, BP1-RES-025, BP1-STR-016.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import trio
 
 from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of
-from ..errors import BlockprotoError, Code, GoingAway, LocalProtocolError, UnexpectedMessage
+from ..errors import BlockprotoError, Cancelled, Code, GoingAway, LocalProtocolError, UnexpectedMessage
 from ..link.connection import Connection
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
 from .sending import Sending
@@ -80,13 +80,22 @@ class Lane:
         except LocalProtocolError as exc:
             self.connection.close(exc)
 
-    async def open(self, message: Open) -> None:
+    async def open(self, message: Open, *, ahead: bool = False) -> None:
         """Say OPEN and wait for its answer.
 
+        Args:
+            message: what is said.
+            ahead: send a block meanwhile, if there is one of which the receiver has nothing.
+
         Raises:
+            OSError: the source could not be read.
             BlockprotoError: it was refused, or the connection ended.
         """
         self.connection.post(self.stream, message)
+        blockno = self.sending.take_untouched() if ahead else None
+        if blockno is not None:
+            with suppress(Cancelled), self._sharing_the_line():  # a refusal says why itself
+                await self._send_next(blockno, self._memory())
         await self.opened.wait()
         self.sending.check_going_on()
         if self.lost is not None:
@@ -103,23 +112,31 @@ class Lane:
 
     async def send_blocks(self) -> None:
         """Send the file's next blocks until there is none left."""
-        sending = self.sending
-        end = sending.source.end
-        memory = memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
+        memory = self._memory()
         with self._sharing_the_line():
-            while (blockno := await sending.next_block(self)) is not None:
-                self._check_staying()
-                self.carried.add(blockno)
-                block = await sending.source.read_block(blockno, memory)
-                if not block:
-                    sending.ends_at(blockno * BLOCK_LENGTH)
-                    return
-                digest = digest_of(block)
-                sending.remember_digest(blockno, digest)
-                sending.block_begins(blockno, len(block))
-                await self._send_block(blockno, block, digest)
-                if sending.source.end is None and len(block) < BLOCK_LENGTH:
-                    sending.ends_at(blockno * BLOCK_LENGTH + len(block))
+            while (blockno := await self.sending.next_block(self)) is not None:
+                await self._send_next(blockno, memory)
+
+    def _memory(self) -> memoryview:
+        """Room for a block of the file."""
+        end = self.sending.source.end
+        return memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
+
+    async def _send_next(self, blockno: int, memory: memoryview) -> None:
+        """Read a block and send it; where the source has come to its end, that is told to ``sending``."""
+        sending = self.sending
+        self._check_staying()
+        self.carried.add(blockno)
+        block = await sending.source.read_block(blockno, memory)
+        if not block:
+            sending.ends_at(blockno * BLOCK_LENGTH)
+            return
+        digest = digest_of(block)
+        sending.remember_digest(blockno, digest)
+        sending.block_begins(blockno, len(block))
+        await self._send_block(blockno, block, digest)
+        if sending.source.end is None and len(block) < BLOCK_LENGTH:
+            sending.ends_at(blockno * BLOCK_LENGTH + len(block))
 
     def _sharing_the_line(self) -> AbstractContextManager[None]:
         """Be one of those that share the line, unless it is over at once: hundreds of small files cannot be paced."""

@@ -165,6 +165,8 @@ class Sending:
         self._in_flight: dict[int, int] = {}
         self._undurable = 0
         self._missing: Iterator[int] = iter(())
+        self._ahead: int | None = None
+        self._untouched_from = 0
         self._again: deque[int] = deque()
         self._tries: dict[int, int] = {}
         self._repairs = 0
@@ -216,7 +218,20 @@ class Sending:
     def begin_again(self, lanes: list[Lane]) -> None:
         """Forget the lanes before, and why they could not go on; ``lanes`` is filled as they are opened."""
         self._lanes = lanes
-        self._failed = None
+        self._failed = self._ahead = None
+        self._again.clear()
+
+    def take_untouched(self) -> int | None:
+        """A block to send before OPENED says what the receiver has, for it has nothing of this one (BP1-RES-012).
+
+        None if that cannot be known: before the first OPENED, and while the size is unknown.
+        """
+        if self.reached < 0 or self._blocknum is None:
+            return None
+        missing = self.held.missing(self._blocknum)
+        untouched = (no for no in missing if no >= self._untouched_from and no not in self.prefixes)
+        self._ahead = next(untouched, None)
+        return self._ahead
 
     def check_committed(self, committed: Committed) -> Committed:
         """``committed``, if it speaks of this file as far as that is known (BP1-COM); raises SourceChanged if not."""
@@ -247,9 +262,8 @@ class Sending:
             self.held.discard(self._blocknum, _BLOCKNUM_MAX)
 
     def _begin_round(self, lanes: Sequence[Lane]) -> None:
-        self._in_flight.clear()
-        self._undurable = 0
-        self._again.clear()
+        self._in_flight = {no: length for no, length in self._in_flight.items() if no == self._ahead}
+        self._undurable = sum(self._in_flight.values())
         self._missing = self._blocks_missing()
         greetings = [lane.connection.session.peer_hello for lane in lanes]
         self.undurable_max = min(hello.undurable_max if hello else BLOCK_LENGTH for hello in greetings)
@@ -259,7 +273,8 @@ class Sending:
     def _blocks_missing(self) -> Iterator[int]:
         if self._blocknum is None:
             return (blockno for blockno in count() if blockno not in self.held)
-        return (blockno for blockno in self.held.missing(self._blocknum) if blockno >= self._first_block)
+        missing, first, ahead = self.held.missing(self._blocknum), self._first_block, self._ahead
+        return (blockno for blockno in missing if blockno >= first and blockno != ahead)
 
     async def _send_missing(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -331,6 +346,7 @@ class Sending:
             lane.connection.post(lane.stream, Have(digests, more=first + most < blocknum))
         while not self._opened.is_set():
             await self._wait()
+        self._ahead = None
         self._missing = self._blocks_missing()
 
     def _filesize(self) -> int:
@@ -403,6 +419,7 @@ class Sending:
     def block_begins(self, blockno: int, length: int) -> None:
         """A lane sends this block now."""
         self._reserve(blockno, length)
+        self._untouched_from = max(self._untouched_from, blockno + 1)
         self.blocks_sent += 1
 
     def _reserve(self, blockno: int, length: int) -> None:
