@@ -21,6 +21,7 @@ from blockproto.transfer.committing import (
     BATCH_LENGTH_MAX,
     BATCH_WORKS_MAX,
     HANGING_S,
+    LAST_BATCHES,
     QUICK_S,
     WORKS_OF_ONE_MAX,
     Committer,
@@ -167,16 +168,19 @@ async def test_principals_are_served_in_turn() -> None:
 
 @quick
 @pytest.mark.clause("BP1-PRN-007")
-async def test_a_long_queue_has_a_share_of_the_batches_that_others_wait_for() -> None:
+async def test_a_long_queue_has_a_share_of_the_batches_while_there_are_others() -> None:
+    """Also of those in which nobody else is: who comes a moment later waits for the end of what was begun."""
     store = Recorder()
-    many, one = [Tidy() for _ in range(WORKS_OF_ONE_MAX * 3)], Tidy()
+    many, one = [Tidy() for _ in range(WORKS_OF_ONE_MAX * (LAST_BATCHES + 3))], Tidy()
 
     def submit(committer: Committer) -> None:
         _submit_all(committer, many, principal=ALICE)
         _submit_all(committer, [one], principal=BOB)
 
-    shared, alone = await _commit_all(store, submit)
-    assert [len(shared), len(alone)] == [1 + WORKS_OF_ONE_MAX, 2 * WORKS_OF_ONE_MAX]
+    first, *shared, alone = [len(batch) for batch in await _commit_all(store, submit)]
+    assert first == 1 + WORKS_OF_ONE_MAX
+    assert shared == [WORKS_OF_ONE_MAX] * LAST_BATCHES
+    assert alone == 2 * WORKS_OF_ONE_MAX
 
 
 @quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import trio
@@ -38,6 +39,7 @@ from blockproto.link.connection import (
     error_of,
 )
 from blockproto.link.endpoint import StreamEndpoint
+from blockproto.protocol.events import Event
 from blockproto.protocol.framing import IDLE_BUFFER_LENGTH
 from blockproto.protocol.session import Limits, Session, Side
 from blockproto.wire import (
@@ -1067,3 +1069,38 @@ async def _send_in_pieces(connection: Connection, stream: int, sample: Sample) -
             last = first + length
             begin = sample.block if first == 0 else sample.piece
             await connection.send(stream, *begin(0, first, last, end=last == MIB))
+
+
+# ---- beside other connections ---------------------------------------------------------------------------------
+
+
+@quick
+async def test_a_buffer_full_of_small_frames_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However much one connection sends at once: after sixteen of its frames comes everybody else.
+
+    Trio draws the order in each round, so it may be last in one and first in the next.
+    """
+    turns, seen = 0, []
+    handle = Connection._handle
+
+    async def noted(self: Connection, event: Event) -> None:
+        seen.append(turns)
+        await handle(self, event)
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    monkeypatch.setattr(Connection, "_handle", noted)
+    async with connected() as ends, trio.open_nursery() as nursery:
+        nursery.start_soon(somebody_else)
+        raw = b"".join(bytes(encode_frame(0, Ping(number.to_bytes(8, "big"), 0))) for number in range(1000))
+        await ends.peer.send_bytes(raw)
+        for _ in range(1000):
+            await ends.peer.expect(Ping)
+        nursery.cancel_scope.cancel()
+    assert max(Counter(seen).values()) <= 2 * connection_module._EVENTS_PER_CHECKPOINT

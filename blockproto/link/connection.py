@@ -69,7 +69,7 @@ NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not beg
 _DROPPED = memoryview(bytearray(64 * 1024))
 """Where all connections put what nobody will look at: thousands may be parting at once."""
 _EVENTS_PER_CHECKPOINT = 16
-"""A buffer full of small files takes longer than one of a big file: others come between more often."""
+"""How many go one after another: small files in one buffer, or PINGs, take long, and others wait meanwhile."""
 _CREDIT_EVERY_S = 0.05
 _CREDIT_LEAST = 1
 _CREDIT_LOOK = 128 * 1024
@@ -101,6 +101,7 @@ class Connection:
         "_finished",
         "_greeted",
         "_greeting_said",
+        "_handled",
         "_last_said",
         "_least_rate",
         "_life",
@@ -132,6 +133,7 @@ class Connection:
         self._finished: trio.Event | None = None
         self._accept = accept
         self._closed = False
+        self._handled = 0
         self._dispatch = Dispatch(self)
         self._outbox = Outbox(endpoint, session, self)
         self._life = Life(keep_alive, trio.current_time())
@@ -364,13 +366,12 @@ class Connection:
     async def _handle_buffered(self, received: int) -> None:
         self._resting = False
         self.session.bytes_received(received)
-        events = 0
         while not self._closed and (event := self.session.next_event()) is not None:
             self._life.frame_ended()
             await self._handle(event)
-            events += 1
-        if events >= _EVENTS_PER_CHECKPOINT:
-            await trio.lowlevel.checkpoint()
+            self._handled += 1
+            if self._handled % _EVENTS_PER_CHECKPOINT == 0:
+                await trio.lowlevel.checkpoint()
         self._greet()
         # The time that handling took is ours: the peer's silence begins now.
         now = trio.current_time()

@@ -3,7 +3,7 @@
 One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
 server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
 ``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, one with a long queue has a share of
-the batches that others wait for, and of each principal the small works (files of one block, removals, prefixes) go before
+the batches while there are others, and of each principal the small works (files of one block, removals, prefixes) go before
 the blocks of big ones.
 
 Rules:
@@ -30,7 +30,9 @@ from ..watch import NOBODY, Watch
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
 WORKS_OF_ONE_MAX = 64
-"""Of a principal in a batch that others wait for too: what all wait for is the whole batch."""
+"""Of a principal in a batch while there are others: who comes when it has begun waits for the whole of it."""
+LAST_BATCHES = 32
+"""Whoever was in one of so many is there."""
 QUICK_S = 0.005
 """A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
 HANGING_S = 0.2
@@ -87,6 +89,7 @@ class Committer:
         self._watch = watch
         self._lanes: dict[bytes, _Lane] = {}
         self._turn: deque[bytes] = deque()
+        self._last: deque[frozenset[bytes]] = deque(maxlen=LAST_BATCHES)
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -151,8 +154,10 @@ class Committer:
         batch: list[tuple[Work, Done]] = []
         length = 0
         works: Counter[bytes] = Counter()
+        there = frozenset(self._turn).union(*self._last)
+        most = WORKS_OF_ONE_MAX if len(there) > 1 else BATCH_WORKS_MAX
         while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
-            if works[self._turn[0]] >= WORKS_OF_ONE_MAX and len(works) > 1:
+            if works[self._turn[0]] >= most:
                 break
             principal = self._turn.popleft()
             taken = self._lanes[principal].pop()
@@ -163,6 +168,8 @@ class Committer:
             batch.append(taken)
             works[principal] += 1
             length += _length(taken[0])
+        if batch:
+            self._last.append(frozenset(works))
         return batch
 
 
