@@ -12,7 +12,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate conform flakes crash attack mutants trace example flap clean
+.PHONY: help demo test check format bench fuzz simulate conform flakes crash attack mutants trace example flap life clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -92,6 +92,13 @@ example: $(DEV)  ## hold the second implementation (Node) against every case of 
 
 flap: $(DEV)  ## half an hour of fifty files at a time over a line that comes and goes; ARGS="--minutes 5" for less
 	$(BIN)/python -m tests.campaigns.flap --seed $(SEED) $(ARGS)
+
+life: $(DEV)  ## sleep for ten minutes, clocks that jump, addresses that change (root), dead and slow peers
+	$(BIN)/python -m tests.campaigns.asleep --seed $(SEED) $(ARGS)
+	$(BIN)/python -m tests.campaigns.clocks --seed $(SEED)
+	$(BIN)/python -m tests.campaigns.clocks --seed $(SEED) --back
+	$(BIN)/python -m tests.campaigns.moving --seed $(SEED)
+	$(BIN)/python -m tests.campaigns.patience --seed $(SEED)
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

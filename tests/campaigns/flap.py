@@ -49,8 +49,6 @@ from .tools import (
 )
 
 HOLE_S = 20.0
-HOLES = 0.15
-RATE_BYTES_S = 625e3
 ROUND_TRIP_S = 0.06
 PICTURE = 100_000
 AHEAD_MAX = 2 * MIB
@@ -67,11 +65,15 @@ class Weather:
     Attributes:
         up_s, down_s: how long it is there, and away.
         files: how many in a round; one in five is a picture.
+        holes: which part of the times that it is there it is a black hole.
+        rate_bytes_s: what it carries each way.
     """
 
     up_s: float = 5.0
     down_s: float = 3.0
     files: int = 50
+    holes: float = 0.15
+    rate_bytes_s: float = 625e3
 
 
 class Order(Referee):
@@ -139,10 +141,11 @@ class Flapping:
     async def _come_and_go(self, port: int, task_status: trio.TaskStatus[int]) -> None:
         while True:
             self.times_up += 1
-            hole = self._rng.random() < HOLES
+            hole = self._rng.random() < self._weather.holes
             self.holes += hole
             ending = Ending(How.BLACK_HOLE, after_s=Amount(1.0, 4.0)) if hole else None
-            conditions = Conditions(RATE_BYTES_S, RATE_BYTES_S, ROUND_TRIP_S, ending=ending)
+            rate = self._weather.rate_bytes_s
+            conditions = Conditions(rate, rate, ROUND_TRIP_S, ending=ending)
             proxy = ChaosProxy((_HOST, self._target), conditions, seed=self.times_up)
             with trio.move_on_after(HOLE_S if hole else self._weather.up_s):
                 async with trio.open_nursery() as nursery:

@@ -90,11 +90,11 @@ def _greet(connection: socket.socket) -> None:
     threading.Thread(target=drop, daemon=True).start()
 
 
-def a_slow_honest_one(place: Place, way: str) -> Figures:
+def a_slow_honest_one(place: Place, way: str, filesize: int = FILESIZE) -> Figures:
     """Both ends are behind a slow line, for minutes without a whole block: one connection carries it all."""
     place.env |= hurried(TIMES)
     here, there = place.folder / "file.bin", place.served / "file.bin"
-    make_file(here if way == "up" else there, FILESIZE, way)
+    make_file(here if way == "up" else there, filesize, way)
     with Server(place) as server:
         begun_at = time.monotonic()
         ran, connections = trio.run(_over_a_slow_line, place, server.port, way)
