@@ -30,6 +30,7 @@ from .tools import (
     parser,
     require,
     require_same,
+    wait_out,
     wait_until,
 )
 
@@ -153,7 +154,7 @@ def run(place: Place, seconds: float, cases: list[Case], jump_s: int = 0) -> Fig
             one.fall_asleep()
             if one.clock is not None:
                 one.clock.set(jump_s)
-        time.sleep(seconds)
+        wait_out(seconds)
         for one in sleeping:
             if one.clock is not None:
                 one.wait_given_up()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from .tools import (
     parser,
     require,
     require_same,
+    wait_out,
 )
 
 LIBRARY = "libfaketimeMT.so.1"
@@ -106,7 +106,7 @@ def run(place: Place, jumps: tuple[int, int]) -> Figures:
         first = _run_queue(place, file)
         gate.wait()
         clock.set(jumps[0])
-        time.sleep(1.5 * SEEN_S)
+        wait_out(1.5 * SEEN_S)
         gate = proxy.hold(payload_bytes=KILL_AT)
         gate.wait()
         before = referee.acked_bytes()

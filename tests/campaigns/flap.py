@@ -20,7 +20,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,7 @@ AHEAD_MAX = 2 * MIB
 """A file that has less to go than this may be complete before a picture that is put in now: about 3 s of the line."""
 RETRY_FOR = "30m"
 LOOK_S = 0.02
+ROUND_S = 3600.0
 _HOST = "127.0.0.1"
 
 
@@ -100,6 +101,11 @@ class Order(Referee):
         super().on_committed(sourceid, filesize)
         with self.lock:
             self.ended.setdefault(self._file(sourceid).filename)
+
+    def on_done(self, name: str) -> None:
+        """It is complete, as far as the queue knows: a COMMITTED that the client says can be lost with its connection."""
+        with self.lock:
+            self.ended.setdefault(name)
 
     def far_from_done(self) -> set[str]:
         """The files that still have more than ``AHEAD_MAX`` to go."""
@@ -223,7 +229,7 @@ class Round:
             todo = sum(files.sizes[name] for name in files.others)
             for index, name in enumerate(files.pictures):
                 moment = todo * (index + self._rng.random()) / (len(files.pictures) + 1)
-                await self._until(begun_bytes + moment)
+                await wait_for(lambda: self._referee.payload_bytes >= begun_bytes + moment, ROUND_S)  # noqa: B023
                 await self._add_picture(files, name)
             await ended.wait()
         for name, source in files.ups.items():
@@ -264,10 +270,6 @@ class Round:
         self.pictures.append(Picture(name, time.monotonic(), others, behind))
         await self._add(files, name, "interactive")
 
-    async def _until(self, payload_bytes: float) -> None:
-        while self._referee.payload_bytes < payload_bytes:  # noqa: ASYNC110 - threads count it
-            await trio.sleep(LOOK_S)
-
     async def _watch(
         self, count: int, ended: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -285,6 +287,7 @@ class Round:
                     return
 
     def _note(self, one: QueuedTransfer) -> None:
+        self._referee.on_done(one.name)
         for picture in self.pictures:
             if picture.name == one.name:
                 self.picture_s[one.name] = time.monotonic() - picture.added_at
@@ -313,6 +316,11 @@ async def rounds(place: Place, port: int, referee: Order, weather: Weather, give
                 played.append(one)
                 _require_nothing_again(referee)
                 _clear(place)
+                print(
+                    f"round {len(played)}: all there, {moved / MIB:.0f} MiB so far",
+                    file=sys.stderr,
+                    flush=True,
+                )
     others = [count for one in played for count in one.picture_others.values()]
     waits = [seconds for one in played for seconds in one.picture_s.values()]
     return {
@@ -352,14 +360,21 @@ async def _running_queue(place: Place) -> AsyncIterator[TransferQueue]:
         runner = place.start("queue", "run", "--queue", file, "--retry-for", RETRY_FOR)
         try:
             with trio.fail_after(STEP_S):
-                while not await queue.is_running():  # noqa: ASYNC110 - another process
-                    await trio.sleep(LOOK_S)
+                while not await queue.is_running():
+                    await trio.lowlevel.checkpoint()
             yield queue
             require(not runner.ended, "the process that runs the queue has ended")
         finally:
             runner.signal(2)
             ran = await trio.to_thread.run_sync(runner.end)
         ran.require(DONE, INTERRUPTED)
+
+
+async def wait_for(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Look again and again until it holds: threads and other processes do not wake us."""
+    with trio.fail_after(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(LOOK_S)
 
 
 def _require_nothing_again(referee: Order) -> None:

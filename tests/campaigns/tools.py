@@ -61,6 +61,11 @@ def wait_until(condition: Callable[[], object], what: str, timeout_s: float = ST
         time.sleep(LOOK_AGAIN_S)
 
 
+def wait_out(timeout_s: float) -> None:
+    """Let so much time pass, for what is to happen because of it."""
+    time.sleep(timeout_s)
+
+
 def wait_until_still(
     figure: Callable[[], int], what: str, looks: int = 100, timeout_s: float = STEP_S
 ) -> None:
