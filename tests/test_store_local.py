@@ -45,6 +45,7 @@ import blockproto.store.brief
 import blockproto.store.disk
 import blockproto.store.ledger
 import blockproto.store.listing
+import blockproto.store.local
 import blockproto.store.partial
 import blockproto.store.publishing
 import blockproto.store.recovery
@@ -80,6 +81,7 @@ from blockproto.store import (
     Tidy,
     Upload,
 )
+from blockproto.store.brief import CARRIED_MAX
 from blockproto.store.check import check_store
 from blockproto.store.ledger import Ledger
 from blockproto.store.local import LocalStore
@@ -949,7 +951,7 @@ def test_a_bad_brief_file_among_many(tmp_path: Path) -> None:
 
 def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore.open(tmp_path)
-    upload = store.begin_brief(key_of(1), facts_of(10), 0)
+    upload = store.begin_brief(key_of(1), facts_of(CARRIED_MAX + 1), 0)
     view = memoryview(bytearray(10))
     assert upload.read_into(0, view) == 0
     upload.write(0, memoryview(b"hello"))
@@ -971,6 +973,46 @@ def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(UnknownUpload):
         upload.read_into(0, view)
     store.close()
+
+
+def _partials(folder: Path) -> list[str]:
+    return os.listdir(folder / ".blockproto/partials")
+
+
+def test_a_small_brief_file_is_made_with_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then its bytes are in memory, and a full disk is met by the commit; the same commit can be repeated."""
+    store = LocalStore.open(tmp_path)
+    work = brief_of(store, b"content")
+    view = memoryview(bytearray(20))
+    assert work.upload.read_into(3, view) == 4
+    assert bytes(view[:4]) == b"tent"
+    assert _partials(tmp_path) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.ENOSPC))
+        refused(store, work, StoreFull)
+    stored(store, work)
+    work.upload.close()
+    assert (tmp_path / NAME).read_bytes() == b"content"
+    broken = brief_of(store, b"more", name="more", number=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", failing(errno.EIO))
+        with pytest.raises(StoreFailed):
+            store.commit([broken])
+    store.close()
+
+
+def test_brief_files_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockproto.store.local, "CARRIED_LENGTH_MAX", 10)
+    store = LocalStore.open(tmp_path)
+    first, second = (brief_of(store, bytes(7), name=f"{n}", number=n) for n in (1, 2))
+    assert len(_partials(tmp_path)) == 1
+    stored(store, first)
+    stored(store, second)
+    for work in (first, second, second):
+        work.upload.close()
+    third = brief_of(store, bytes(10), name="3", number=3)
+    assert _partials(tmp_path) == []
+    stored(store, third)
 
 
 def test_an_upload_begun_anew_behind_a_handle(tmp_path: Path) -> None:

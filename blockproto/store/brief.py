@@ -1,8 +1,9 @@
 """BriefUpload: a file of at most one block that came without OPEN, on the way from its bytes to its name.
 
 Twenty thousand small files are twenty thousand times this, so it has no lock, no record and no open file once its bytes
-are there: create, write, set mode and mtime, look, close, in one call of ``write``. The ledger learns of it when it is
-committed. A crash before that leaves bytes nobody was promised; they go as orphans.
+are there. A small one is carried in memory until its batch is committed: create, write, set mode and mtime, look, close,
+in one call; making a file while another thread syncs would wait for the file system's journal. The ledger learns of it when
+it is committed. A crash before that leaves bytes nobody was promised; they go as orphans.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from .refusals import refusal
 if TYPE_CHECKING:
     from .local import LocalStore
 
+CARRIED_MAX = 64 * 1024
+"""Files up to this size are carried in memory, as long as the store has room for that."""
+
 
 class BriefUpload:
     """The port's ``Upload`` for one small file; used by one thread at a time.
@@ -32,6 +36,8 @@ class BriefUpload:
     """
 
     __slots__ = (
+        "_carried",
+        "_content",
         "_fd",
         "_settled",
         "_store",
@@ -60,12 +66,19 @@ class BriefUpload:
         self.gone = False
         self._store = store
         self._fd = -1
+        self._content = b""
+        self._carried = 0
+        if 0 < (facts.filesize or 0) <= CARRIED_MAX:
+            self._carried = store.carry(facts.filesize or 0)
         self._settled: os.stat_result | None = None
 
     def write(self, position: int, piece: memoryview) -> None:
-        """See the port. The last byte settles the file and closes it."""
+        """See the port. The last byte settles the file and closes it, unless it is carried."""
         store = self._store
         store.check_usable()
+        if self._carried and not self.exists and position == len(self._content):
+            self._content += piece
+            return
         try:
             fd = self._open()
             self._settled = None
@@ -80,7 +93,9 @@ class BriefUpload:
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
         if not self.exists:
-            return 0
+            there = self._content[position : position + len(view)]
+            view[: len(there)] = there
+            return len(there)
         try:
             return read_into(self._open(), position, view)
         except OSError as exc:
@@ -93,6 +108,9 @@ class BriefUpload:
     def close(self) -> None:
         """See the port: without a commit its bytes go."""
         self._rest()
+        carried, self._carried, self._content = self._carried, 0, b""
+        if carried:
+            self._store.carry(-carried)
         if self.exists and not self.gone:
             self.gone = True
             with suppress(OSError):
@@ -110,9 +128,9 @@ class BriefUpload:
         """
         same = facts is self.facts or facts == self.facts
         if self._settled is None or not same or self._settled.st_size != size:
-            fd = self._open()
-            self._settled = settle_file(fd, facts, size, cut=False)
+            self._settled = settle_file(self._open(), facts, size, cut=False)
             self.facts = facts
+            self._rest()
         return self._settled
 
     def is_openable(self) -> bool:
@@ -146,6 +164,9 @@ class BriefUpload:
                     folder_fd, self.partial_name, FILE_MODE if mode is None else mode | 0o600
                 )
                 self.exists = True
+        if self._content:
+            write_all(self._fd, 0, memoryview(self._content))
+            self._content = b""
         return self._fd
 
     def _rest(self) -> None:
