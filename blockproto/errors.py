@@ -314,6 +314,10 @@ class Unauthenticated(TransferError):
     code = Code.UNAUTHENTICATED
 
 
+class Untrusted(Unauthenticated):
+    """The server is not the one, or not known to be: nothing was sent to it. The text says what to do."""
+
+
 class Forbidden(TransferError):
     """The principal has not the scope that the request needs."""
 

@@ -103,7 +103,7 @@ def test_serve_tells_how_to_come_in(tmp_path: Path) -> None:
     first, second = said
     lines = first.splitlines()
     assert parse_pin(lines[0].split()[-1]) == parse_pin(lines[1].partition("in words: ")[2])
-    assert "--token-file" in first
+    assert f"put FILE bps://HOST:PORT/ --token-file {OWNER_TOKEN_NAME} --pin {lines[0].split()[-1]}" in first
     token = (tmp_path / "served" / ".blockproto" / OWNER_TOKEN_NAME).read_text().strip()
     secret_of(token)
     assert token not in first
@@ -111,6 +111,19 @@ def test_serve_tells_how_to_come_in(tmp_path: Path) -> None:
 
 
 # ---- the command
+
+
+def test_tokens_are_not_made_for_a_server_that_is_not_here(tmp_path: Path) -> None:
+    """In another folder than the one that is served a token would be printed that no server knows."""
+    for words in (["add", "kim"], ["list"], ["revoke", "kim"]):
+        ran = subprocess.run([*COMMAND, "token", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == Status.USAGE
+        assert "--state DIR/.blockproto" in ran.stderr
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ".blockproto").mkdir()
+    listed = subprocess.run([*COMMAND, "token", "list"], cwd=tmp_path, capture_output=True, text=True)
+    assert (listed.returncode, listed.stdout) == (Status.DONE, "")
+    assert "there are no tokens" in listed.stderr
 
 
 def test_a_token_is_added_listed_and_revoked(tmp_path: Path, run: Run) -> None:
@@ -221,6 +234,22 @@ def test_there_and_back_with_a_token_over_tls(
     token = owner.read_text().strip()
     for ran in (unknown, nobody, other, put):
         assert token not in ran.err + ran.out
+
+
+def test_what_is_wrong_with_the_server_is_not_said_of_the_token(
+    open_to_all: Open, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    pin = pin_of_file(open_to_all.folder / ".blockproto" / "server.crt").hex()
+    for words, why in (
+        (["--pin", "00" * 32], "is not the server it was"),
+        ([], "nobody has said yes to its certificate"),
+    ):
+        ran = run("ls", open_to_all.address, *words)
+        assert ran.status == Status.FAILED
+        assert why in ran.err
+        assert pin in ran.err
+        assert "token" not in ran.err
 
 
 def test_a_damaged_token_is_said_before_anything_is_sent(tmp_path: Path, run: Run) -> None:

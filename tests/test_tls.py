@@ -323,7 +323,7 @@ async def test_an_unknown_server_is_remembered_after_one_yes(tmp_path: Path, own
         name = f"127.0.0.1:{port}"
         known = KnownServers(tmp_path / "known.json")
         dial, _ = tls_dial(f"bps://{name}", Trust(known=known, ask=ask))
-        with pytest.raises(Unauthenticated, match="was not accepted"):
+        with pytest.raises(Unauthenticated, match="nobody has said yes"):
             await dial()
         assert known.pin(name) is None
         async with trio.open_nursery() as nursery:

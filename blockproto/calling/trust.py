@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from ..errors import Unauthenticated
+from ..errors import Untrusted
 from ..identity.certificates import ALPN, client_context, pin_of, pin_words
 from ..identity.known import KnownServers
 from ..link.endpoint import Endpoint
@@ -51,7 +51,7 @@ def tls_dial(url: str, trust: Trust | None = None) -> tuple[Dial, str]:
 
     The dial raises:
         ConnectionLost: the server was not reached, or its TLS failed.
-        Unauthenticated: it was, and it is not the one: nothing was sent to it.
+        Untrusted: it was, and it is not the one: nothing was sent to it.
 
     Raises:
         ValueError: it is no such URL.
@@ -95,13 +95,13 @@ class _Secure:
         )
 
     def _judge(self, expected: bytes, pin: bytes) -> None:
-        """Raises Unauthenticated if the certificate is another (BP1-TLS-004)."""
+        """Raises Untrusted if the certificate is another (BP1-TLS-004)."""
         if pin == expected:
             return
         where = "the pin that was given"
         if self._trust.pin is None and self._trust.known is not None:
             where = f"the one in {self._trust.known.path}"
-        raise Unauthenticated(
+        raise Untrusted(
             f"{self._server} is not the server it was, or somebody stands between: its certificate is {pin.hex()}, "
             f"{where} is {expected.hex()}. Nothing was sent. If its certificate was renewed on purpose, have its owner "
             "tell you the new pin, and give or remember that one"
@@ -118,9 +118,9 @@ class _Secure:
         await looked.aclose()
         [pin] = seen
         if self._trust.ask is None or not await self._trust.ask(self._server, pin):
-            raise Unauthenticated(
-                f"nothing is known of {self._server}, and its certificate was not accepted: {pin.hex()}, in words: "
-                f"{pin_words(pin)}"
+            raise Untrusted(
+                f"nothing is known of {self._server}, and nobody has said yes to its certificate: {pin.hex()}, in words: "
+                f"{pin_words(pin)}. If the server shows the same where it runs, give it as the pin (--pin)"
             )
         if self._trust.known is not None:
             self._trust.known.remember(self._server, pin)

@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 
-from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway
+from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway, Untrusted
 from ..names import show_name
 
 RECEIPT_FIELDS = (
@@ -106,6 +106,8 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
 def _advice_for(error: BaseException) -> str:
     if status_of(error) == Status.UNREACHABLE:
         return _RESUME
+    if isinstance(error, Untrusted):
+        return ""  # that its code stands for tokens, too, would mislead
     return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""
 
 

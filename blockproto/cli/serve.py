@@ -26,7 +26,7 @@ from .. import serve as serve_folder
 from ..dialects.known import DIALECTS
 from ..errors import StoreInUse
 from ..identity.certificates import pin_words
-from ..identity.entrance import OWNER, Entrance
+from ..identity.entrance import OWNER, OWNER_TOKEN_NAME, Entrance
 from ..loopback import is_loopback
 from ..names import RESERVED
 from ..serving.logs import FORMATS, Log, log, tell
@@ -229,8 +229,9 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
         say(f"certificate: {entrance.pin.hex()}\n  in words: {pin_words(entrance.pin)}")
     if entrance.owner_token is not None:
         say(
-            f"made the first token, for '{OWNER}': clients come in with --token-file {entrance.owner_token} (a copy of it); "
-            f"make more with: blockproto token add NAME --state {serving.state or serving.folder / RESERVED}"
+            f"made the first token, for '{OWNER}': {entrance.owner_token}\n"
+            f"  a client, with a copy of that file: {_example(serving, entrance)}\n"
+            f"  more tokens: blockproto token add NAME --state {serving.state or serving.folder / RESERVED}"
         )
     anonymous = entrance.door.anonymous
     if anonymous is None and serving.dialects:
@@ -241,6 +242,14 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
     if anonymous is not None and not is_loopback(serving.host):
         rights = "read" if not anonymous.scopes & 2 else "read, change and remove"
         warn(f"no token is asked for: everybody who can reach this port can {rights} what is in the folder")
+
+
+def _example(serving: Serving, entrance: Entrance) -> str:
+    """How somebody on another machine sends a file here for the first time."""
+    scheme = "bp" if entrance.tls is None else "bps"
+    port = f":{serving.listen[1]}" if serving.listen[1] and not serving.sockets else ":PORT"
+    pin = "" if entrance.pin is None else f" --pin {entrance.pin.hex()}"
+    return f"blockproto put FILE {scheme}://HOST{port}/ --token-file {OWNER_TOKEN_NAME}{pin}"
 
 
 async def _serve(serving: Serving, watch: Watch) -> int:

@@ -24,13 +24,22 @@ from .output import about, fail, print_json, say, show_size
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt])(i?)b?", re.I)
 
+
+def to_state(_ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
+    """The state that was named, which need not be there yet, or that of the folder we are in, which must."""
+    if state is None and not Path(RESERVED).is_dir():
+        raise click.UsageError(
+            f"no server has its state in this folder: say --state DIR/{RESERVED}, where DIR is the folder that is served"
+        )
+    return state or Path(RESERVED)
+
+
 state_option = click.option(
     "--state",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(RESERVED),
-    show_default=True,
-    help="The server's state: DIR/.blockproto of the folder it serves, or its --state.",
+    callback=to_state,
+    help="The server's state: DIR/.blockproto of the folder it serves, or its --state.  [default: the one here]",
 )
 
 
@@ -114,6 +123,8 @@ def list_tokens(as_json: bool, state: Path) -> int:
     """List the tokens: whose they are, what they allow and how long. The tokens themselves are not kept anywhere."""
     with about(str(state)):
         register = registers.load(state)
+    if not register.tokens:
+        say(f"there are no tokens in {state}")
     for one in register.tokens:
         if as_json:
             print_json(_fields(register, one))
