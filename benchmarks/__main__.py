@@ -29,6 +29,7 @@ from .crowded import crowded
 from .dialects import dialects
 from .figures import Row, Section
 from .folder import small
+from .greedy import greedy
 from .long import long
 from .memory import memory
 from .micro import micro
@@ -62,6 +63,7 @@ OURS: dict[str, Scenario] = {
     "crowded": crowded,
     "dialects": dialects,
     "tls": tls,
+    "greedy": greedy,
 }
 """Of ours alone, at the first place only."""
 

@@ -55,6 +55,10 @@ IDLE_TLS_CONNECTIONS = 2_000
 IDLE_TLS_KIB = at_most(48)
 """Resident memory of an idle connection over TLS, KiB."""
 
+GREEDY_POLITE = 50
+GREEDY = at_most(2)
+"""p99 of the waits of ``GREEDY_POLITE`` polite principals, with a greedy one divided by without."""
+
 COMMIT_MS = at_most(20)
 """COMMIT to COMMITTED, milliseconds, up to 4 GiB, once the blocks are durable."""
 

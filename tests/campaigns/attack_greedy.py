@@ -4,7 +4,8 @@
 
 Each polite principal sends a small file ten times a second on a connection of its own, and waits for COMMITTED. The greedy
 one sends files as fast as four connections take them, four hundred unanswered on each. Rounds without and with the greedy
-one take turns; kept: the median of the ratios of the polite ones' p99 is at most ``RATIO_MAX``.
+one take turns. Kept: nobody is refused or let go, and each polite one has files stored in every round. How long they wait is
+a figure: ``python -m benchmarks --only greedy`` judges it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from .attack_names import block
 from .pipeline import Pipeline
 from .tools import DONE, Figures, Place, Server, campaign, parser, require
 
-RATIO_MAX = 2.0
 EVERY_S = 0.1
 LENGTH = 4096
 GREEDY_CONNECTIONS = 4
@@ -138,6 +138,8 @@ def round_of(port: int, tokens: list[str], seconds: float, round_: int, greedy: 
         if greedy is not None:
             process.kill()
             process.join()
+    for one in polite:
+        require(one.took, "a polite principal had nothing stored in a whole round")
     return [took for one in polite for took in one.took]
 
 
@@ -164,7 +166,6 @@ def run(place: Place, polite: int, seconds: float, rounds: int) -> Figures:
         require(server.stop() == DONE, "the server did not end in order")
     place.require_quiet_log()
     ratio = statistics.median(there / alone for alone, there in zip(p99[False], p99[True], strict=True))
-    require(ratio <= RATIO_MAX, f"p99 {p99[True]} s with the greedy one, {p99[False]} s without")
     return {
         "campaign": "one greedy principal",
         "polite": polite,
