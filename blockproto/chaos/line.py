@@ -185,6 +185,11 @@ class LineStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See trio.abc.SendStream; returns when the line's buffer has taken it."""
+        await trio.lowlevel.checkpoint()
+        await self.put(data)
+
+    async def put(self, data: bytes | bytearray | memoryview) -> None:
+        """Like ``send_all``, but without a checkpoint while there is room, as a socket would take it."""
         await self._outgoing.send(data)
         if self._outgoing.deserted:
             answered_s = self._outgoing.delay_s + self._incoming.delay_s
@@ -197,7 +202,17 @@ class LineStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See trio.abc.ReceiveStream."""
-        return await self._incoming.receive(max_bytes or PACKET_LENGTH_MAX)
+        await trio.lowlevel.checkpoint()
+        return await self.take(max_bytes or PACKET_LENGTH_MAX)
+
+    @property
+    def arrived(self) -> bool:
+        """Whether there is something to take at once."""
+        return self._incoming.arrived
+
+    async def take(self, length_max: int) -> bytes:
+        """Like ``receive_some``, but without a checkpoint when something has arrived."""
+        return await self._incoming.receive(length_max)
 
     async def aclose(self) -> None:
         """See trio.abc.AsyncResource."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -12,15 +12,16 @@ from unittest import mock
 
 import trio
 
-from blockproto.chaos import How, Line
+from blockproto.chaos import How, Line, LineStream
 from blockproto.errors import ConnectionLost, StoreFailed
-from blockproto.link.endpoint import Endpoint, Part, StreamEndpoint
+from blockproto.link.endpoint import Endpoint
 from blockproto.protocol.session import Event, Received, Session, Side
 from blockproto.server import Server
 from blockproto.wire import Message
 
 from .determinism import EPOCH_S, Worker
 from .disk import SimStore
+from .endpoint import LineEndpoint
 from .fences import Fences
 from .mix import Mix
 from .promises import Promises
@@ -65,7 +66,7 @@ class Machine:
                 raise
         self.ended.set()
 
-    async def serve(self, line: Line, stream: trio.abc.Stream) -> None:
+    async def serve(self, line: Line, stream: LineStream) -> None:
         """Serve one connection."""
         visit = Visit(self)
         _serving.set(visit)
@@ -81,17 +82,6 @@ class Machine:
             line.end(How.RESET)
         self.store.die()
         self.server.stop()
-
-
-class LineEndpoint(StreamEndpoint):
-    """One end of a line. What is written together goes out together, as it does with ``sendmsg``."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        super().__init__(stream, "simulated")
-
-    async def send(self, parts: Sequence[Part]) -> None:
-        """See Endpoint."""
-        await super().send([b"".join(parts)])
 
 
 class Visit:
