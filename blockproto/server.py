@@ -105,6 +105,7 @@ class Server:
         self._tls = tls
         self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
+        self._unknown: dict[Connection, trio.Event] = {}  # who waits to be told who that is
         self._arrivals = Arrivals(places)
         self._company = Company(connections_each)
         self._stopping = trio.Event()
@@ -215,8 +216,23 @@ class Server:
     ) -> None:
         """Serve one connection that has a place; when memory is wanting for it, it ends and the others go on."""
         VISITOR.set(Visitor(next(self._numbers), endpoint.peer))
+        new_session = partial(self._watch.session, self._limits)
+        endpoint = self._watch.endpoint(endpoint)
         try:
-            await self._find_out(self._watch.endpoint(endpoint), place, scope, begun_at)
+            with scope:
+                caller = await receive(
+                    endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S
+                )
+            if scope.cancel_called or caller is None:
+                await endpoint.aclose()
+            elif isinstance(caller.spoken, Verdict):
+                await self._converse(caller, place, begun_at)
+            else:
+                place.leave()
+                visit = Visit(
+                    caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
+                )
+                await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
         except* MemoryError:
             out_of_memory(endpoint.peer)
             with trio.CancelScope(shield=True):
@@ -224,67 +240,48 @@ class Server:
         finally:
             place.leave()
 
-    async def _find_out(
-        self, endpoint: Endpoint, place: Place, scope: trio.CancelScope, begun_at: float
-    ) -> None:
-        """Find out who speaks, and serve that one."""
-        with scope:
-            new_session = partial(self._watch.session, self._limits)
-            caller = await receive(endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S)
-        if scope.cancel_called or caller is None:
-            await endpoint.aclose()
-        elif isinstance(caller.spoken, Verdict):
-            await self._converse(caller, place, begun_at)
-        else:
-            place.leave()
-            visit = Visit(
-                caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
-            )
-            await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
-
     async def _converse(self, caller: Caller, place: Place, begun_at: float) -> None:
         """Serve a native connection."""
         assert self._nursery is not None
         open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
-        admitted = trio.Event()
-
-        def see_in() -> None:
-            admitted.set()
-            self._company.join(admission.principal, connection)
-
-        admission = Admission(self.door if open_to_all else LOCKED, see_in)
+        admission = Admission(self.door if open_to_all else LOCKED)
         connection = Connection(
             caller.endpoint, caller.session, accept=self._acceptor(self._nursery, admission)
         )
         place.go = connection.close
         self._admissions[connection] = admission
         ward = Ward(self._nursery, connection)
-        ward.start_soon(self._see_in, connection, admission, admitted, place, begun_at)
+        ward.start_soon(self._see_in, connection, admission, place, begun_at)
         try:
             kind = "tls" if caller.secured else "native"
             await self._serve_until_ended(connection, connection.run(caller.received, begun_at), kind)
         finally:
             del self._admissions[connection]
             self._company.leave(connection)
-            admitted.set()
-            admission.let_go()
+            self._tell_admitted(connection)
+
+    def _admit(self, connection: Connection, admission: Admission) -> None:
+        self._tell_admitted(connection)
+        self._company.join(admission.principal, connection)
+
+    def _tell_admitted(self, connection: Connection) -> None:
+        waiting = self._unknown.get(connection)
+        if waiting is not None:
+            waiting.set()
 
     async def _see_in(
-        self,
-        connection: Connection,
-        admission: Admission,
-        admitted: trio.Event,
-        place: Place,
-        begun_at: float,
+        self, connection: Connection, admission: Admission, place: Place, begun_at: float
     ) -> None:
         """Let nobody stay who has not said in time who they are (BP1-AUT-010); who has needs no place any more."""
         await connection.greeted.wait()
         if admission.door is LOCKED:
             connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
             return
-        if not admission.admitted:
+        if not admission.admitted and connection.lost is None:
+            admitted = self._unknown[connection] = trio.Event()
             with trio.move_on_at(begun_at + GREETING_S) as waiting:
                 await admitted.wait()
+            del self._unknown[connection]
             if waiting.cancelled_caught:
                 connection.end_with(ConnectionLost("nobody has said who is asking"))
                 return
@@ -315,7 +312,7 @@ class Server:
             if isinstance(message, Auth):
                 if self.door.register is None:
                     raise Unsupported("this server knows no principals")
-                return Admitting(connection, stream, admission)
+                return Admitting(connection, stream, admission, self._admit)
             realm = admission.realm_for(message)
             if isinstance(message, Open):
                 return Incoming(connection, stream, self.uploads, realm)

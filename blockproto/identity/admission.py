@@ -92,21 +92,17 @@ LOCKED = Door(None, None)
 """Where nobody comes in: for who comes without TLS although it is wanted."""
 
 
-def _tell_nobody() -> None:
-    """For who has gone."""
-
-
 class Admission:
     """Who speaks on one connection.
 
     Args:
         door: where it came in.
-        on_admitted: called when it is known who speaks.
     """
 
-    def __init__(self, door: Door, on_admitted: Callable[[], object]) -> None:
+    __slots__ = ("_grant", "_refusals", "door")
+
+    def __init__(self, door: Door) -> None:
         self.door = door
-        self._on_admitted = on_admitted
         self._grant: Grant | None = None
         self._refusals = 0
 
@@ -159,12 +155,7 @@ class Admission:
             self._refusals += 1
             raise
         self._grant = grant
-        self._on_admitted()
         return Result(PRINCIPAL_KIND, (self._item(grant),))
-
-    def let_go(self) -> None:
-        """The connection has ended: tell nobody any more. Who would be told holds the connection, and that holds this."""
-        self._on_admitted = _tell_nobody
 
     @property
     def tried_too_often(self) -> bool:
@@ -205,14 +196,22 @@ class Admitting:
     Args:
         connection, stream: where it came.
         admission: the connection's.
+        on_admitted: called when it is known who speaks.
     """
 
     waits = False
 
-    def __init__(self, connection: Connection, stream: int, admission: Admission) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: int,
+        admission: Admission,
+        on_admitted: Callable[[Connection, Admission], object],
+    ) -> None:
         self._connection = connection
         self._stream = stream
         self._admission = admission
+        self._on_admitted = on_admitted
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
@@ -226,6 +225,7 @@ class Admitting:
             self._connection.forget(self._stream)
             self._connection.end_with(error)
             return
+        self._on_admitted(self._connection, self._admission)
         self._connection.post(self._stream, result)
         self._connection.forget(self._stream)
 

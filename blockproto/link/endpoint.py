@@ -102,7 +102,10 @@ class SocketEndpoint:
             except BlockingIOError:
                 self._unyielded = 0
                 with trio.move_on_at(deadline()) as scope:
-                    await self._wait(trio.lowlevel.wait_readable)
+                    try:
+                        await trio.lowlevel.wait_readable(self._socket)
+                    except trio.ClosedResourceError as exc:
+                        raise self._closed_here() from exc
                 if scope.cancelled_caught:
                     return None
                 continue
@@ -119,7 +122,10 @@ class SocketEndpoint:
                 sent = self._send_some(rest[:_SEND_PARTS_MAX])
             except BlockingIOError:
                 self._unyielded = 0
-                await self._wait(trio.lowlevel.wait_writable)
+                try:
+                    await trio.lowlevel.wait_writable(self._socket)
+                except trio.ClosedResourceError as exc:
+                    raise self._closed_here() from exc
                 continue
             except OSError as exc:
                 raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
@@ -157,11 +163,8 @@ class SocketEndpoint:
             return self._socket.sendmsg(parts)
         return self._socket.send(parts[0])
 
-    async def _wait(self, wait_ready: object) -> None:
-        try:
-            await wait_ready(self._socket)  # type: ignore[operator]
-        except trio.ClosedResourceError as exc:
-            raise ConnectionLost(f"the connection to {self.peer} was closed here") from exc
+    def _closed_here(self) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self.peer} was closed here")
 
     async def _yield_after(self, length: int) -> None:
         self._unyielded += length

@@ -80,7 +80,7 @@ ALL = [
     Mutant("auth-answered-twice", "AUT-002", ADMISSION,
            "return Result(PRINCIPAL_KIND, (self._item(grant),))", "return Result(PRINCIPAL_KIND, (self._item(grant),) * 2)", SERVER),
     Mutant("auth-without-effect", "AUT-003", ADMISSION,
-           "self._grant = grant\n        self._on_admitted()", "self._on_admitted()", SERVER),
+           "self._grant = grant\n        return Result", "return Result", SERVER),
     Mutant("nobody-is-asked", "AUT-004", ADMISSION,
            'raise Unauthenticated("say who you are first: this server wants a token")', "return Realm()", SERVER),
     Mutant("strangers-may-look", "AUT-004", ADMISSION,
