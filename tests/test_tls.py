@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
 import random
+import re
+import shutil
 import ssl
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import cycle
@@ -40,8 +44,8 @@ from blockproto.identity.certificates import (
 )
 from blockproto.identity.known import KnownServers
 from blockproto.identity.tokens import new_token
-from blockproto.link.endpoint import Deadline, Part, never
-from blockproto.link.tls import RECORD_LENGTH_MAX, TlsEndpoint
+from blockproto.link.endpoint import Deadline, Part, endpoint_of, never
+from blockproto.link.tls import RECORD_LENGTH_MAX, TlsEndpoint, answer_tls
 from blockproto.server import Server
 from blockproto.wire import PREFACE
 
@@ -266,6 +270,53 @@ async def test_a_changed_byte_ends_the_connection(certificate: tuple[Path, Path]
     far.said.write(record)
     with pytest.raises(ConnectionLost, match="the connection to far broke"):
         await near.receive_into(memoryview(bytearray(100)))
+
+
+KEY_UPDATE = b"K\n"
+"""The command of s_client that changes its key and asks for ours to change."""
+
+OUR_KEY_UPDATE = re.compile(rb"<<< TLS 1.3, Handshake.*KeyUpdate")
+
+
+async def test_a_new_key_is_taken_and_answered_with_the_next_bytes(certificate: tuple[Path, Path]) -> None:
+    """A peer may change its key at any time and ask for ours to change; reading does not write, so sending does."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed: nobody else here says KeyUpdate")
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    command = [openssl, "s_client", "-brief", "-msg", "-connect", f"127.0.0.1:{port}"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    async with listeners[0]:
+        with trio.fail_after(20):
+            client = await trio.lowlevel.open_process(command, **pipes)
+            try:
+                inside = await answer_tls(
+                    endpoint_of(await listeners[0].accept()), b"", server_context(*certificate), math.inf
+                )
+                view = memoryview(bytearray(100))
+                for words in (b"old key\n", b"new key\n"):
+                    await client.stdin.send_all(words)
+                    assert await inside.receive_into(view) == len(words)
+                    assert bytes(view[: len(words)]) == words
+                    await inside.send([words.upper()])
+                    told = await heard_on(client.stdout, words.upper())
+                    assert bool(OUR_KEY_UPDATE.search(told)) is (words == b"new key\n")
+                    if words == b"old key\n":
+                        await client.stdin.send_all(KEY_UPDATE)
+                        await heard_on(client.stderr, b"KEYUPDATE")
+                await inside.aclose()
+            finally:
+                client.kill()
+                await client.wait()
+
+
+async def heard_on(stream: trio.abc.ReceiveStream, words: bytes) -> bytes:
+    """Read on until ``words`` have come; returns everything."""
+    heard = b""
+    while words not in heard:
+        heard += await stream.receive_some()
+    return heard
 
 
 # ---- connections
