@@ -47,6 +47,8 @@ BATCH_LENGTH = 64 * 1024
 BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
 
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
 Outcome = Receipt | BlockprotoError
 
 
@@ -414,10 +416,14 @@ def _read_whole(one: Prepared) -> bytes:
     """The content of a small file, which must still be what it was when it was looked at."""
     if one.facts.filetype == FOLDER_FILETYPE:
         return b""
-    with open(one.job.path, "rb", buffering=0) as file:
-        content = file.read(BLOCK_LENGTH + 1) or b""
-        now = os.fstat(file.fileno())
-    if (len(content), now.st_mtime_ns) != (one.facts.filesize, one.facts.mtime_ns):
+    filesize = one.facts.filesize or 0
+    fd = os.open(one.job.path, _READ_FLAGS)
+    try:
+        content = os.read(fd, filesize + 1)
+        now = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if (len(content), now.st_mtime_ns) != (filesize, one.facts.mtime_ns):
         raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
     return content
 

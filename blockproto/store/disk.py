@@ -150,8 +150,8 @@ def open_file(folder_fd: int, name: bytes) -> int:
     return os.open(name, _OPEN_FLAGS, dir_fd=folder_fd)
 
 
-def open_to_read(folder_fd: int, name: bytes) -> int:
-    """Open a regular file for reading; never waits for a fifo, never opens a device.
+def open_to_read(folder_fd: int, name: bytes) -> tuple[int, os.stat_result]:
+    """Open a regular file for reading; never waits for a fifo, never opens a device. Returns its fd and what it is.
 
     Raises:
         UnknownFile: it is a symlink or something special.
@@ -166,10 +166,11 @@ def open_to_read(folder_fd: int, name: bytes) -> int:
         fd = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
     except OSError as exc:
         raise refusal(exc) from exc
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
         os.close(fd)
         raise UnknownFile
-    return fd
+    return fd, found
 
 
 def look(folder_fd: int, name: bytes) -> os.stat_result | None:

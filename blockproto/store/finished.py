@@ -193,12 +193,12 @@ class FinishedFiles:
         folder, _, last = filename.text.rpartition("/")
         with Folders(self._root_fd) as folders:
             try:
-                fd = open_to_read(folders.open(folder), last.encode())
+                fd, found = open_to_read(folders.open(folder), last.encode())
             except OSError as exc:
                 raise _unknown(refusal(exc)) from exc
         try:
             with self._ledger.read() as view:
-                return LocalReader(self, self._entry(view, filename, os.fstat(fd)), fd)
+                return LocalReader(self, self._entry(view, filename, found), fd)
         except BaseException:
             os.close(fd)
             raise
