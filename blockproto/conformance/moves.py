@@ -23,6 +23,14 @@ def begin(peer: Peer, sample: Sample, stream: int = 1, **changes: object) -> wir
     return peer.expect(wire.Opened, stream)
 
 
+def begin_one(peer: Peer, sample: Sample, stream: int = 1, **changes: object) -> wire.Opened:
+    """OPEN and its answer; then block 0, which is acknowledged."""
+    opened = begin(peer, sample, stream, **changes)
+    send_block(peer, sample, 0, stream)
+    peer.expect_acked(stream, 0)
+    return opened
+
+
 def send_block(
     peer: Peer,
     sample: Sample,

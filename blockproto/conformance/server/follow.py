@@ -19,9 +19,7 @@ TAIL = 10
 def begun(trial: Trial, **facts: object) -> tuple[Peer, Sample, bytes]:
     """An uploader on stream 1 whose first block of three is acknowledged, and the file id."""
     uploader, sample = trial.dial(), trial.sample(2 * BLOCK_LENGTH + TAIL, **facts)
-    opened = moves.begin(uploader, sample, mtime_ns=1_700_000_000_000_000_000, mode=0o640)
-    moves.send_block(uploader, sample, 0)
-    uploader.expect_acked(1, 0)
+    opened = moves.begin_one(uploader, sample, mtime_ns=1_700_000_000_000_000_000, mode=0o640)
     return uploader, sample, opened.file_id
 
 

@@ -46,9 +46,7 @@ def uploads_same_sourceid(trial: Trial) -> None:
     """Another principal opens the sourceid of an upload, with other facts: nothing is held, and the first goes on."""
     mine, theirs = two(trial)
     sample = trial.sample(BLOCK_LENGTH + 10)
-    moves.begin(mine, sample, 3)
-    moves.send_block(mine, sample, 0, 3)
-    mine.expect_acked(3, 0)
+    moves.begin_one(mine, sample, 3)
     other = trial.sample(500, sourceid=sample.sourceid, attempt=sample.attempt + 5)
     opened = moves.begin(theirs, other, 3)
     require(not opened.held and not opened.prefixes, "another's blocks are named as held")
@@ -113,9 +111,7 @@ def uploads_of_others(trial: Trial) -> None:
     """An unfinished upload is listed to its principal under its name, and to nobody else."""
     mine, theirs = two(trial)
     sample = trial.sample(BLOCK_LENGTH + 10)
-    moves.begin(mine, sample, 3)
-    moves.send_block(mine, sample, 0, 3)
-    mine.expect_acked(3, 0)
+    moves.begin_one(mine, sample, 3)
     item = moves.unfinished(mine, sample.sourceid, 5)
     require(item is not None and item.filename == sample.filename, "it is not listed under its name")
     require(moves.unfinished(theirs, sample.sourceid, 3) is None, "another principal sees it")
@@ -147,9 +143,7 @@ def fetch_unfinished(trial: Trial) -> None:
     """FETCH of the file id of another's unfinished upload gets the same ERROR as one of an id that nobody has."""
     mine, theirs = two(trial)
     sample = trial.sample(BLOCK_LENGTH + 10)
-    opened = moves.begin(mine, sample, 3)
-    moves.send_block(mine, sample, 0, 3)
-    mine.expect_acked(3, 0)
+    opened = moves.begin_one(mine, sample, 3)
     require_alike(
         refusal(theirs, 3, wire.Fetch("", file_id=opened.file_id)),
         refusal(theirs, 5, wire.Fetch("", file_id=trial.sourceid())),

@@ -30,9 +30,7 @@ def no_credential(trial: Trial) -> None:
     """What one connection began, another finishes."""
     sample = trial.sample(TWO_AND_A_BIT)
     first = trial.dial()
-    moves.begin(first, sample)
-    moves.send_block(first, sample, 0)
-    first.expect_acked(1, 0)
+    moves.begin_one(first, sample)
     first.close()
     second = trial.dial()
     opened = moves.begin(second, sample.with_(attempt=sample.attempt + 1))

@@ -350,9 +350,7 @@ def one_answer(trial: Trial) -> None:
 def sender_gives_up(trial: Trial) -> None:
     """ERROR of scope stream from the sender: the stream ends, the upload stays, the connection goes on."""
     peer, sample = trial.dial(), trial.sample(SIZE)
-    moves.begin(peer, sample)
-    moves.send_block(peer, sample, 0)
-    peer.expect_acked(1, 0)
+    moves.begin_one(peer, sample)
     peer.say(1, wire.Error(int(Code.CANCELLED), int(Scope.STREAM), False))
     peer.ping()
     opened = moves.begin(peer, sample, 3)
