@@ -207,6 +207,7 @@ class Client:
         scope: trio.CancelScope,
     ) -> None:
         retries = Retries(self._lines)
+        cut: set[bytes] = set()
 
         def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
             retries.progressed()
@@ -215,7 +216,7 @@ class Client:
         try:
             with scope:
                 while jobs:
-                    bulk = Bulk(self, deliver, progress)
+                    bulk = Bulk(self, deliver, progress, cut)
                     jobs = await bulk.run(jobs, ended.emptied)
                     if jobs:
                         await retries.wait(bulk.lost or ConnectionLost())

@@ -16,6 +16,7 @@ from slow_lines import SlowLines, wait_out
 
 from blockproto.chaos import Amount, Conditions, Ending, How
 from blockproto.client import Client
+from blockproto.results import Receipt, UploadJob
 
 quick = pytest.mark.trio(run=run)
 
@@ -123,6 +124,25 @@ async def test_who_comes_back_knows_the_line_unless_the_network_is_another(tmp_p
         connection = await client._lines.connection()
         assert len(lines.lines) == 3
         assert not connection.pace.slow
+
+
+@pytest.mark.clause("BP1-RES-024")
+@quick
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_small_file_arrives_over_a_line_that_never_carries_the_whole(
+    tmp_path: Path, many: bool
+) -> None:
+    """Without OPEN it would begin anew each time; after the first loss it is opened, and goes on where it was."""
+    path = _file(tmp_path, 900_000)
+    async with _over(_line(0.1, reset_after=250_000)) as (served, lines), lines.client() as client:
+        if many:
+            jobs = [UploadJob(path, "file.bin"), UploadJob(_file(tmp_path, 10, "other"), "other")]
+            outcomes = [outcome async for _, outcome in client.upload_all(jobs)]
+            assert all(isinstance(one, Receipt) for one in outcomes)
+        else:
+            await client.upload(path)
+        assert content_of(served.store, "file.bin") == path.read_bytes()
+        assert sum(line.up.handed_on for line in lines.lines) < 900_000 + 300_000
 
 
 # ---- a picture beside a bulk transfer -------------------------------------------------------------------------

@@ -44,6 +44,9 @@ PAGE_JOBS = 2000
 
 PRIORITY = Priority.NORMAL
 BATCH_LENGTH = 64 * 1024
+CUT_LENGTH_MIN = 64 * 1024
+"""What is longer and was cut short by a lost connection is sent with OPEN: over a line that breaks sooner, again and again,
+it would never arrive."""
 BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
 
@@ -195,12 +198,14 @@ class Bulk:
         host: what it needs of the client.
         deliver: called for each job with its outcome, in the order in which they end.
         on_progress: as for a single upload.
+        cut: the sourceids of files that were cut short by a lost connection; added to.
 
     Attributes:
         lost: why jobs were left over, or None.
     """
 
-    def __init__(self, host: Host, deliver: Deliver, on_progress: OnProgress | None) -> None:
+    def __init__(self, host: Host, deliver: Deliver, on_progress: OnProgress | None, cut: set[bytes]) -> None:
+        self._cut = cut
         self.lost: BlockprotoError | None = None
         self._host = host
         self._deliver = deliver
@@ -236,7 +241,7 @@ class Bulk:
             receipt = known.get(one.sourceid)
             if receipt is not None:
                 self._finish(one.job, self._skipped(one, receipt))
-            elif one.facts.filesize is not None and one.facts.filesize <= BLOCK_LENGTH:
+            elif _is_small(one.facts) and one.sourceid not in self._cut:
                 small.append(one)
             else:
                 big.append(one)
@@ -301,6 +306,8 @@ class Bulk:
         return lambda outcome: self._ended(one, outcome, begun)
 
     def _ended(self, one: Prepared, outcome: Committed | BlockprotoError, begun: float) -> None:
+        if begun and isinstance(outcome, ConnectionLost) and (one.facts.filesize or 0) > CUT_LENGTH_MIN:
+            self._cut.add(one.sourceid)
         self._finish(one.job, self._sent(one, outcome, begun) if isinstance(outcome, Committed) else outcome)
         self._under_way -= 1
         if self._under_way == 0:
@@ -434,3 +441,8 @@ def _as_error(job: UploadJob, error: OSError | BlockprotoError) -> BlockprotoErr
     refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
     refused.__cause__ = error
     return refused
+
+
+def _is_small(facts: Facts) -> bool:
+    """Whether it may go without OPEN."""
+    return facts.filesize is not None and facts.filesize <= BLOCK_LENGTH

@@ -22,7 +22,7 @@ from ..transfer.lane import Lane
 from ..transfer.sending import OnProgress, Progress, Sending
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .asking import ask_once
-from .bulk import send_brief
+from .bulk import CUT_LENGTH_MIN, send_brief
 from .lines import Lines, Resumed, Retries
 from .sourceid import Attempts
 from .sources import FileSource, StreamSource, filetype_of, reader_of
@@ -49,11 +49,12 @@ class Uploader:
         sourceid: bytes,
         progress: OnProgress | None,
         priority: Priority = Priority.NORMAL,
+        retries: Retries | None = None,
     ) -> Receipt:
         """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``."""
+        retries = retries or Retries(self._lines)
         sending = Sending(source, sourceid, priority=priority, on_progress=progress)
         begun = time.perf_counter()
-        retries = Retries(self._lines)
         asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
         while True:
             before = sending.reached
@@ -144,16 +145,27 @@ class Uploader:
     async def brief(
         self, source: FileSource, sourceid: bytes, progress: OnProgress | None, priority: Priority
     ) -> Receipt:
-        """Upload a file of at most one block without asking first: one round trip."""
+        """Upload a file of at most one block without asking first: one round trip.
+
+        When a lost connection has cut it short it goes on as a longer file does, so that no byte that comes then is lost.
+        """
         size = source.stat.st_size
         memory = memoryview(bytearray(size))
         content = bytes(await source.read_block(0, memory)) if size else b""
         if not source.unchanged():
             raise SourceChanged(f"{source.path} changed while it was being read")
         begun = time.perf_counter()
-        committed = await self._lines.retrying(
-            partial(self._send_brief, sourceid, source.facts, content, priority)
-        )
+        send = partial(self._send_brief, sourceid, source.facts, content, priority)
+        retries = Retries(self._lines)
+        while True:
+            try:
+                committed = await send()
+                break
+            except BlockprotoError as exc:
+                await retries.wait(exc)
+                if size > CUT_LENGTH_MIN and isinstance(exc, ConnectionLost):
+                    return await self.source(source, sourceid, progress, priority, retries)
+        self._lines.worked()
         state = Progress(source.facts.filename.text, size, size, size)
         if progress is not None:
             progress(state)
