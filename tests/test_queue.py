@@ -15,7 +15,9 @@ from slow_lines import SlowLines
 
 from blockproto import QueuedTransfer, TransferQueue, TransferState
 from blockproto.chaos import Conditions
+from blockproto.client import connect_with
 from blockproto.errors import Code, NameRefused, NotPermitted, StoreInUse
+from blockproto.link.endpoint import Endpoint
 from blockproto.queue import face
 from blockproto.queue.journal import Journal
 
@@ -136,6 +138,29 @@ async def test_a_small_interactive_one_passes_big_bulk_ones(tmp_path: Path) -> N
             assert trio.current_time() - begun < 2.0  # alone on the line it takes 0.2 s
             assert [state for _, state in states(queue)] == [DONE, RUNNING, RUNNING, WAITING]
             nursery.cancel_scope.cancel()
+
+
+@quick
+async def test_a_server_that_cannot_be_reached_holds_up_no_other(tmp_path: Path) -> None:
+    async with serving() as served:
+
+        def connect(server: str, **_options: object):  # type: ignore[no-untyped-def]
+            return served.client() if server == SERVER else connect_with(_nobody, server, served.open_sidecar)
+
+        async with TransferQueue.open(tmp_path / "q", connect=connect) as queue:
+            for number in range(5):
+                await queue.add_upload(file_of(tmp_path, f"away {number}", 9), "bp://away:7878")
+            there = await queue.add_upload(file_of(tmp_path, "there", 9), SERVER)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queue.run)
+                await wait_state(queue, there, DONE)
+                nursery.cancel_scope.cancel()
+        assert names_in(served.store) == ["there"]
+
+
+async def _nobody() -> Endpoint:
+    await trio.sleep_forever()
+    raise AssertionError
 
 
 @quick

@@ -78,7 +78,7 @@ class _Fetch:
     help="The file that is still being uploaded to bp://HOST:PORT with this sourceid or file id (`blockproto uploads` lists "
     "them), as it comes in.",
 )
-@retry_option
+@retry_option()
 @log_option
 @json_option
 @access_options

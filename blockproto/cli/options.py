@@ -37,14 +37,14 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return float(match[1]) * unit
 
 
-def retry_option(command: _Command) -> _Command:
-    """``--retry-for``: how long to come back."""
-    text = (
-        "Come back for so long after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
-        "Given, it also waits for a server that is not there yet.  [default: 2m for one that has answered]"
-    )
-    option = click.option("--retry-for", "retry_for_s", metavar="TIME", type=Duration(), help=text)
-    return option(command)
+def retry_option(default: str | None = None) -> Callable[[_Command], _Command]:
+    """``--retry-for``: how long to come back; ``default`` says so where it is not the client's own."""
+    text = "Come back for so long after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
+    if default is None:
+        text += "Given, it also waits for a server that is not there yet.  [default: 2m for one that has answered]"
+    else:
+        text += f"Also for a server that is not there yet.  [default: {default}]"
+    return click.option("--retry-for", "retry_for_s", metavar="TIME", type=Duration(), help=text)
 
 
 def log_option(command: _Command) -> _Command:

@@ -89,7 +89,7 @@ class _Tally:
 @click.option(
     "--dialect", metavar="NAME", help="Send single files to a server that speaks this older wire format only."
 )
-@retry_option
+@retry_option()
 @log_option
 @json_option
 @access_options

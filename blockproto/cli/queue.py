@@ -61,6 +61,10 @@ def queue() -> None:
 
     `queue add` and `queue get` put something in, `queue run` does it, `queue list` shows it. The list is a file: programs
     and the computer may end at any moment, and the next `queue run` goes on from what was acknowledged.
+
+    Files and folders go through a queue; standard input, a part of a file (--range) and servers that speak only an older
+    dialect do not: `put` and `get` do those. Of a folder that is not empty the files keep their times, the folder itself
+    gets the time of its last file.
     """
 
 
@@ -154,7 +158,7 @@ def _add(file: Path, many: list[Wanted], as_json: bool) -> int:
                 print_json(fields_of(there[id_]))
             else:
                 click.echo(f"{id_}  {show_name(there[id_].name)}")
-        if verbosity() and not await queue.is_running():
+        if not as_json and not await queue.is_running():
             say("nothing runs this queue yet: `blockproto queue run` does")
 
     return _with_queue(file, add)
@@ -328,10 +332,10 @@ def _change(
     type=click.IntRange(1, 64),
     default=AT_ONCE,
     show_default=True,
-    help="So many of one priority together; a more urgent one does not wait for less urgent ones.",
+    help="So many of one priority together with one server; a more urgent one does not wait for less urgent ones.",
 )
 @click.option("--server", metavar="bp://HOST:PORT", help="Only what concerns this server; a token needs it.")
-@retry_option
+@retry_option(f"{RETRY_FOR_S / 3600:.0f}h")
 @file_option
 @json_option
 @access_options
@@ -341,7 +345,7 @@ def run(
 ) -> int:
     """Do what is in the queue, and what is added meanwhile; Ctrl-C stops it, nothing is lost.
 
-    A connection that is lost is made again, for a day while nothing gets further (or as --retry-for says).
+    A server that cannot be reached is tried again and again, and the transfers with other servers do not wait for it.
     """
     address = (
         None if server is None else to_address(click.get_current_context(), click.Argument(["a"]), server)

@@ -226,7 +226,8 @@ class TransferQueue:
         A transfer that fails stays in the queue as failed, with why; the others go on.
 
         Args:
-            at_once: how many of one priority run together; a more urgent one does not wait for less urgent ones.
+            at_once: how many of one priority run together with one server; a more urgent one does not wait for less urgent
+                ones.
             until_empty: return when all have ended or are paused.
             server: run only what concerns this one, ``bp://HOST:PORT`` as it was added.
             retry_for_s: for how long to come back after a lost connection while nothing gets further.

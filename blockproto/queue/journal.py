@@ -122,10 +122,17 @@ class Journal:
         """Everything, in the order in which it goes."""
         return self._select("TRUE ORDER BY priority, place, id")
 
-    def next(self, priority: int, most: int) -> list[QueuedTransfer]:
-        """The first ``most`` that wait, of one priority."""
-        where = "state = ? AND priority = ? ORDER BY place, id LIMIT ?"
-        return self._select(where, (_WAITING, priority, most))
+    def servers(self) -> list[str]:
+        """The servers that something waits for."""
+        with closing(
+            self._reader.execute("SELECT DISTINCT server FROM transfers WHERE state = 'waiting'")
+        ) as rows:
+            return [row["server"] for row in rows]
+
+    def next(self, server: str, priority: int, most: int) -> list[QueuedTransfer]:
+        """The first ``most`` that wait for a server, of one priority."""
+        where = "state = ? AND server = ? AND priority = ? ORDER BY place, id LIMIT ?"
+        return self._select(where, (_WAITING, server, priority, most))
 
     def untidy(self) -> list[QueuedTransfer]:
         """What was cancelled after it had begun, and may have left something."""

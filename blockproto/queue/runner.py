@@ -1,7 +1,8 @@
 """The runner: begins what is next, some at a time, and stops what somebody else does not want any more.
 
-A transfer begins while fewer than ``at_once`` of its priority, or of more urgent ones, run. So a small interactive one never
-waits for a place that big bulk ones hold; on the line itself their priorities share as the connection shares.
+A transfer begins while fewer than ``at_once`` of its priority, or of more urgent ones, run with the same server. So a small
+interactive one never waits for a place that big bulk ones hold, nor anything for a server that cannot be reached; on the
+line itself their priorities share as the connection shares.
 
 Spec: BP1-STR-012 (priorities).
 """
@@ -52,6 +53,7 @@ class _Server:
 class _Running:
     """A transfer under way."""
 
+    server: str
     priority: int
     begun: bool = False
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -63,7 +65,7 @@ class Runner:
     Args:
         journal: what is to be done.
         connect: makes clients.
-        at_once: how many transfers of one priority run together.
+        at_once: how many transfers of one priority run together with one server.
         server: run only what concerns this one; None: everything.
     """
 
@@ -131,7 +133,7 @@ class Runner:
         if begun:
             ids = [one.id for one in begun]
             for one in begun:
-                self._running[one.id] = _Running(PRIORITIES.index(one.priority))
+                self._running[one.id] = _Running(one.server, PRIORITIES.index(one.priority))
             for one in await run_in_thread(lambda: self._journal.begin(ids)):
                 running = self._running[one.id]
                 running.priority, running.begun = PRIORITIES.index(one.priority), True
@@ -141,17 +143,19 @@ class Runner:
                     del self._running[id_]
 
     def _next(self) -> list[QueuedTransfer]:
-        """What can begin now, the most urgent first."""
+        """What can begin now."""
+        servers = self._journal.servers() if self._only is None else [self._only]
+        return [one for server in servers for one in self._next_with(server)]
+
+    def _next_with(self, server: str) -> list[QueuedTransfer]:
+        """What can begin now with a server, the most urgent first."""
         chosen: list[QueuedTransfer] = []
+        there = [running.priority for running in self._running.values() if running.server == server]
         for priority in range(len(PRIORITIES)):
-            taken = sum(running.priority <= priority for running in self._running.values())
-            taken += len(chosen)
-            room = self._at_once - taken
+            room = self._at_once - len(chosen) - sum(other <= priority for other in there)
             if room > 0:
-                most = room + len(self._running)
-                waiting = self._journal.next(priority, most if self._only is None else -1)
-                free = (one for one in waiting if one.id not in self._running and self._ours(one))
-                chosen += [one for one, _ in zip(free, range(room), strict=False)]
+                waiting = self._journal.next(server, priority, room + len(there))
+                chosen += [one for one in waiting if one.id not in self._running][:room]
         return chosen
 
     def _ours(self, one: QueuedTransfer) -> bool:
