@@ -17,12 +17,12 @@ Rules (spec BP1-STR-016, BP1-STR-017):
 
 from __future__ import annotations
 
-PIECE_S = 0.03
+PIECE_S = 0.02
 PIECE_LENGTH_MIN = 4096
 PIECE_LENGTH_FIRST = 16 * 1024
 QUEUE_LEAST_S = 0.03
 """How much line time stands in the queue where every round trip takes the same."""
-QUEUE_MOST_S = 0.2
+QUEUE_MOST_S = 0.15
 VARYING = 2.0
 """How much more for each second that round trips differ from the usual one, on the average."""
 SLOW_BYTES_S = 4e6
