@@ -17,11 +17,13 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.calling.lines import (
     AFTER_MOST_S,
     BOUNDS_S,
+    JOIN_S,
     RETRY_FOR_S,
     LineEvent,
     Reconnected,
     Reconnecting,
     Resumed,
+    Retries,
 )
 from blockproto.client import connect_with
 from blockproto.errors import ConnectionLost, Superseded
@@ -234,6 +236,17 @@ async def test_many_transfers_that_lost_one_server_dial_it_together(tmp_path: Pa
         assert len(names_in(served.store)) == 20
         assert 4 < len(dialled) < 40
         assert len(served.lines) == 2
+
+
+@quick
+async def test_who_is_slow_to_leave_a_lost_connection_joins_the_new_one_at_once() -> None:
+    """However often that went wrong before: another transfer dialled meanwhile, and need not be raced."""
+    async with serving() as served, served.client(tries=99) as client:
+        assert [entry async for entry in client.listing()] == []
+        retries = Retries(client._lines)
+        for _ in range(8):
+            await retries.wait(ConnectionLost("the one before"))
+        assert trio.current_time() <= 8 * JOIN_S
 
 
 @quick

@@ -41,6 +41,8 @@ UNGREETED_S = 10.0
 """The same for one that was connected to and has never answered."""
 AFTER_MOST_S = 2.0
 """The random time on top of a peer's retry_after_ms."""
+JOIN_S = 0.1
+"""How long who lost a connection waits at most when there is another one already."""
 WORKED_S = 15.0
 """A connection that lived so long has worked, also if nothing was done on it; longer than a greeting may take."""
 WORKED_BYTES = 16 * 1024
@@ -164,6 +166,12 @@ class Lines:
     def up(self) -> bool:
         """Whether some connection can take new streams."""
         return any(one is not None and _usable(one) for one in self._connections)
+
+    @property
+    def first_up(self) -> bool:
+        """Whether the connection that everything begins on can take new streams."""
+        first = self._connections[0]
+        return first is not None and _usable(first)
 
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
@@ -326,7 +334,10 @@ class Retries:
         if spent or not error.retryable or not _comes_back(error):
             raise error
         if self._lines.up:
-            await trio.sleep(max(random.uniform(0, bound_s(self._tries - 1)), error.retry_after_ms / 1000))
+            bound = bound_s(self._tries - 1)
+            if isinstance(error, ConnectionLost | GoingAway) and self._lines.first_up:
+                bound = min(bound, JOIN_S)  # somebody was quicker to come back: the connection is another one
+            await trio.sleep(max(random.uniform(0, bound), error.retry_after_ms / 1000))
         else:
             await self._lines.pause(error, self._since + limit_s)
 
