@@ -28,10 +28,13 @@ from blockproto.calling.lines import (
 from blockproto.client import connect_with
 from blockproto.errors import ConnectionLost, Superseded
 from blockproto.link.endpoint import Endpoint
+from blockproto.link.keepalive import ACTIVE_S
+from blockproto.link.life import ANSWER_S
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
+from blockproto.transfer.sending import Progress
 from blockproto.transfer.uploads import Uploads
-from blockproto.wire import Commit, List, Open
+from blockproto.wire import Block, Commit, List, Open
 
 quick = pytest.mark.trio(run=run)
 
@@ -263,6 +266,35 @@ async def test_a_changed_network_is_not_waited_for(tmp_path: Path) -> None:
         await wait_for(lambda: names_in(served.store) == ["file.bin"])
         assert trio.current_time() < 0.1
     assert content_of(served.store, "file.bin") == path.read_bytes()
+
+
+@pytest.mark.clause("BP1-END-016", "BP1-RES-024")
+@quick
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_a_line_that_swallows_everything_is_noticed_and_left(tmp_path: Path, way: str) -> None:
+    """Only the old connection is a black hole, as when an address is gone; the next one works."""
+    path = _file(tmp_path, 8 * MIB)
+    async with serving() as served:
+        if way == "down":
+            async with served.client() as client:
+                await client.upload(path)
+            served.lines.clear()
+
+        def swallow(progress: Progress) -> None:
+            if progress.position_bytes_done >= 2 * MIB:
+                served.lines[0].fall_silent()
+
+        async with served.client() as client:
+            if way == "up":
+                await client.upload(path, progress=swallow)
+            else:
+                await client.download(path.name, tmp_path / "here", progress=swallow)
+        assert len(served.lines) == 2
+        assert ACTIVE_S <= trio.current_time() <= ACTIVE_S + ANSWER_S + 1
+        sender = served.lines[1].sent if way == "up" else served.lines[1].received
+        begun_again = [one.message.blockno for one in frames_of(sender) if isinstance(one.message, Block)]
+        assert begun_again
+        assert min(begun_again) >= 2  # what was acknowledged stays
 
 
 @pytest.mark.clause("BP1-RES-027")
