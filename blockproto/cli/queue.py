@@ -63,8 +63,8 @@ def queue() -> None:
     and the computer may end at any moment, and the next `queue run` goes on from what was acknowledged.
 
     Files and folders go through a queue; standard input, a part of a file (--range) and servers that speak only an older
-    dialect do not: `put` and `get` do those. Of a folder that is not empty the files keep their times, the folder itself
-    gets the time of its last file.
+    dialect do not: `put` and `get` do those. Files keep their times; a folder that is not empty gets the time at
+    which its last file arrived.
     """
 
 

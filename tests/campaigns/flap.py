@@ -297,7 +297,10 @@ class Round:
         order = {name: at for at, name in enumerate(self._referee.ended)}
         for picture in self.pictures:
             before = sorted(name for name in picture.behind if order[name] < order[picture.name])
-            require(not before, f"complete before '{picture.name}', which was put in earlier: {before}")
+            after_s = self.picture_s[picture.name]
+            require(
+                not before, f"'{picture.name}' took {after_s:.1f} s, and {before} were complete before it"
+            )
 
 
 async def rounds(place: Place, port: int, referee: Order, weather: Weather, given: Given) -> Figures:
