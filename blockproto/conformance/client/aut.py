@@ -123,7 +123,7 @@ def said_inside_tls(trial: Trial) -> None:
 def said_again(trial: Trial) -> None:
     """The line breaks in an upload: the next connection begins with AUTH too, and the upload goes on."""
     sample = trial.sample(2 * BLOCK_LENGTH)
-    visit, token = comes_in(trial, sample)
+    visit, token = comes_in(trial, sample, tries=3)
     visit.say(heard_auth(visit, token).stream, admitted())
     upload = taking.open_upload(visit, trial.shelf, sample)
     taking.take_blocks(visit, trial.shelf, upload, until=1)

@@ -125,7 +125,7 @@ def swapped_on_the_way(trial: Trial) -> None:
     """The line breaks in an upload, and the client comes back to another certificate."""
     credentials = pinned(trial)
     sample = trial.sample(3 * BLOCK_LENGTH)
-    trial.upload(sample, pin=credentials.pin)
+    trial.upload(sample, pin=credentials.pin, tries=3)
     visit = trial.visit()
     upload = taking.open_upload(visit, trial.shelf, sample)
     taking.take_blocks(visit, trial.shelf, upload, until=1)
