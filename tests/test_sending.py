@@ -668,6 +668,23 @@ async def _run_until_lost(task: Sending, lane: Lane) -> None:
         await task.run([lane])
 
 
+@pytest.mark.clause("BP1-RES-027")
+@quick
+async def test_a_sender_that_was_taken_over_hears_so_though_another_connection_is_lost_too() -> None:
+    """Else it would come back with a greater attempt, and two devices take one upload from each other for ever."""
+    async with lines(2) as (first, second):
+        task = Sending(Memory(THREE), THREE.sourceid)
+        task.begin_again([Lane(first.connection, task)])
+        await first.peer.stream.aclose()
+        await first.connection.finished.wait()
+        lane = Lane(second.connection, task)
+        async with trio.open_nursery() as nursery:
+            superseded = Error(Code.SUPERSEDED, Scope.STREAM, False, current=9)
+            nursery.start_soon(second.peer.say, lane.stream, superseded)
+            with pytest.raises(Superseded):
+                await lane.open(THREE.open())
+
+
 @quick
 async def test_what_a_lost_lane_carried_is_not_sent_again_once_it_is_acknowledged_after_all() -> None:
     """It waits for a free lane, and its acknowledgement comes in between (BP1-RES-025)."""

@@ -466,8 +466,9 @@ class Sending:
             raise self._failed
 
     def fail(self, error: BlockprotoError) -> None:
-        """The transfer cannot go on over these lanes."""
-        self._failed = self._failed or error
+        """The transfer cannot go on over these lanes; what the receiver says counts for more than a lost connection."""
+        if self._failed is None or isinstance(self._failed, ConnectionLost):
+            self._failed = error
         self._tell()
 
     def _on_ack(self, message: Ack) -> None:
