@@ -8,18 +8,15 @@ nothing that was acknowledged may pass again. How soon a new connection stood an
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from .clocks import Clock
 from .counting_proxy import Proxy, Referee
 from .tools import (
     DONE,
-    HOST,
     MIB,
     Figures,
     Place,
@@ -61,15 +58,12 @@ class Sleeping:
         case: which.
         place: of its own.
         stack: ends what was begun.
-        clock: of both processes, if theirs is to jump; None: the real one.
     """
 
-    def __init__(self, case: Case, place: Place, stack: ExitStack, clock: Clock | None = None) -> None:
+    def __init__(self, case: Case, place: Place, stack: ExitStack) -> None:
         self.case = case
         self.place = place
         self.referee = Referee()
-        self.clock = clock
-        place.env |= {} if clock is None else clock.env
         self._server = stack.enter_context(Server(place))
         self._proxy = stack.enter_context(Proxy(lambda: self._server.port, self.referee))
         self._here = place.folder / "film.bin"
@@ -95,11 +89,6 @@ class Sleeping:
         self._lines = len(self._proxy.lines)
         self._proxy.release()
 
-    def wait_given_up(self) -> None:
-        """Wait until the server has ended the connection, by a clock that has jumped; a stranger lets it look at that."""
-        socket.create_connection((HOST, self._server.port)).close()
-        wait_until(lambda: self._proxy.lines[0].ended_by_server, "the server's giving up")
-
     def wake_up(self) -> None:
         """Let it go on, and wait until bytes move; when they do, the seconds are known."""
         self._woke_at = time.monotonic()
@@ -121,7 +110,6 @@ class Sleeping:
         require(self._server.stop() == DONE, "the server did not end in order")
         require_same(self._there, self._here)
         require(not self.referee.again, f"{self.case}: acknowledged bytes passed again: {self.referee.again}")
-        self.place.env.pop("LD_PRELOAD", None)
         self.place.require_clean()
         return took_s
 
@@ -137,27 +125,14 @@ class Sleeping:
             self._server.send_signal(signum)
 
 
-def run(place: Place, seconds: float, cases: list[Case], jump_s: int = 0) -> Figures:
-    """The cases at once, each asleep for so many seconds, after which all clocks say that ``jump_s`` more have passed.
-
-    Raises:
-        NoFaketime: clocks shall jump, and libfaketime is not installed.
-    """
-    figures: Figures = {"campaign": "asleep", "asleep_s": seconds, "jump_s": jump_s}
+def run(place: Place, seconds: float, cases: list[Case]) -> Figures:
+    """The cases at once, each asleep for so many seconds."""
+    figures: Figures = {"campaign": "asleep", "asleep_s": seconds}
     with ExitStack() as stack:
-        sleeping = []
-        for case in cases:
-            own = Place(place.folder / str(case))
-            clock = Clock(own.folder, monotonic=True) if jump_s else None
-            sleeping.append(Sleeping(case, own, stack, clock))
+        sleeping = [Sleeping(case, Place(place.folder / str(case)), stack) for case in cases]
         for one in sleeping:
             one.fall_asleep()
-            if one.clock is not None:
-                one.clock.set(jump_s)
         wait_out(seconds)
-        for one in sleeping:
-            if one.clock is not None:
-                one.wait_given_up()
         for one in sleeping:
             one.wake_up()
         for one in sleeping:

@@ -66,13 +66,12 @@ class Clock:
 
     Args:
         folder: where the file is kept that tells them.
-        monotonic: whether their monotonic clock jumps too, as after a sleep.
 
     Raises:
         NoFaketime: it is not installed.
     """
 
-    def __init__(self, folder: Path, *, monotonic: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self._stamp = folder / "clock"
         self.set(0)
         self.env: Mapping[str, str] = {
@@ -80,7 +79,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._stamp),
             "NO_FAKE_STAT": "1",
             "FAKETIME_CACHE_DURATION": str(SEEN_S),
-            "FAKETIME_DONT_FAKE_MONOTONIC": "0" if monotonic else "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
     def set(self, seconds: int) -> None:

@@ -410,11 +410,6 @@ class Line:
         for sock in self._sockets:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    @property
-    def ended_by_server(self) -> bool:
-        """Whether nothing more can come from the server."""
-        return not self._threads[1].is_alive()
-
     def start(self) -> None:
         """Begin to forward."""
         for thread in self._threads:

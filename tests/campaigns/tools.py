@@ -31,7 +31,6 @@ from blockproto.store.check import check_store
 from blockproto.store.local import LocalStore
 
 MIB = 1 << 20
-HOST = "127.0.0.1"
 STEP_S = 120.0
 """How long anything may take before it counts as hanging."""
 LOOK_AGAIN_S = 0.003
