@@ -39,6 +39,7 @@ from blockproto.link.connection import (
     error_of,
 )
 from blockproto.link.endpoint import StreamEndpoint
+from blockproto.link.pace import SLOW_BYTES_S
 from blockproto.protocol.events import Event
 from blockproto.protocol.framing import IDLE_BUFFER_LENGTH
 from blockproto.protocol.session import Limits, Session, Side
@@ -1007,15 +1008,21 @@ async def test_control_frames_go_before_payload_that_waits() -> None:
 
 
 @quick
-async def test_the_kernels_queue_is_limited_only_while_streams_share_the_line(
+async def test_the_kernels_queue_is_long_only_while_one_stream_has_a_fast_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with connected(Side.CLIENT) as ends:
         limited: list[bool] = []
         monkeypatch.setattr(ends.connection.endpoint, "limit_unsent", limited.append)
-        with ends.connection.sending(1), ends.connection.sending(3):
-            pass
-        assert limited == [False, True, False, False]
+        with ends.connection.sending(1):
+            assert limited == [True]  # how fast the line is nobody knows yet
+            ends.connection.pace.rate_bytes_s = SLOW_BYTES_S
+            await ends.peer.say(0, Credit(32 * MIB, 0))
+            await wait_all_tasks_blocked()
+            with ends.connection.sending(3):
+                assert limited == [True, False, True]
+            assert limited[3:] == [False]
+        assert limited[4:] == [False]
 
 
 @quick

@@ -7,8 +7,9 @@ Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled tells the owner.
     2. The queue of control frames is bounded: acknowledgements of a stream merge, CREDIT is made when written, and whoever
        reads waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes wait.
-    3. With more than one stream that shares the line, or on a slow one, little lies unsent in the kernel, and a piece is
-       begun only while the pace allows more under way: what was handed over too early cannot be overtaken (BP1-STR-017).
+    3. With more than one stream that shares the line, or on a slow one, a piece is begun only while the pace allows more
+       under way: what was handed over too early cannot be overtaken. For the same reason little lies unsent in the kernel
+       then, and from the beginning until the line is known to be fast (BP1-STR-017).
 
 Spec: BP1-STR-012 to 014, BP1-STR-016, BP1-STR-017.
 """
@@ -282,12 +283,17 @@ class Outbox:
     def sending(self, stream: int) -> Iterator[None]:
         """While inside, ``stream`` is one of those that share the line."""
         self._sending[stream] = None
-        self._endpoint.limit_unsent(len(self._sending) > 1)
+        self._limit_unsent()
         try:
             yield
         finally:
             self._sending.pop(stream, None)
-            self._endpoint.limit_unsent(len(self._sending) > 1)
+            self._limit_unsent()
+
+    def _limit_unsent(self) -> None:
+        """Let the kernel have much only where nothing is meant to overtake it: one stream, and a line known as fast."""
+        alone = len(self._sending) <= 1
+        self._endpoint.limit_unsent(bool(self._sending) and not (alone and self.pace.fast))
 
     def piece_length(self) -> int:
         """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
@@ -302,6 +308,7 @@ class Outbox:
         self._beyond_pace = 0
         self._be_patient(now_s)
         self.pace.received(self._session.received_by_peer(0), now_s)
+        self._limit_unsent()
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         def may_go() -> bool:

@@ -90,6 +90,11 @@ class Pace:
         self.rate_bytes_s, self.slow, self._slow_since = before.rate_bytes_s, before.slow, before._slow_since
         self._window, self._trip_varies_s = before._window, before._trip_varies_s
 
+    @property
+    def fast(self) -> bool:
+        """Whether it is known that the line is not a slow one."""
+        return self.rate_bytes_s is not None and self.rate_bytes_s >= SLOW_BYTES_S
+
     def sent(self, before: int, now_s: float) -> None:
         """More payload is being sent, behind the ``before`` bytes that were sent so far."""
         if before <= self._received:
