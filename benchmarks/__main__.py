@@ -192,7 +192,7 @@ def _measure(
         if not wanted:
             continue
         try:
-            with work_in(name, out / "work") as place:
+            with work_in(name, out.absolute() / "work") as place:
                 about.setdefault("file_systems", {})[name] = place.file_system
                 for scenario, run in wanted.items():
                     yield from _measure_at(place, scenario, run, options)
