@@ -29,7 +29,7 @@ from ..watch import NOBODY, Watch
 
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
-WORKS_OF_ONE_MAX = 64
+WORKS_OF_ONE_MAX = 16
 """Of a principal in a batch while there are others: who comes when it has begun waits for the whole of it."""
 LAST_BATCHES = 32
 """Whoever was in one of so many is there."""
