@@ -46,7 +46,7 @@ def _or_skip(case: Callable[[], object]) -> None:
 def test_uploads_survive_the_servers_death(place: Place, connections: int, seed: int) -> None:
     """The server is back before the client gives up: one command goes on by itself."""
     figures = Kill9(place, random.Random(seed), "server", connections, gives_up=0).run(1, 64 * MIB)
-    assert figures["kills"] >= 2
+    assert figures["kills"] >= 1  # the next moment that was drawn can lie behind what is left
     assert figures["commands"] == 1
 
 
