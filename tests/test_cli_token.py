@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -201,6 +202,22 @@ def open_to_all(tmp_path: Path) -> Iterator[Open]:
         yield Open(folder, f"bps://127.0.0.1:{port}/", folder / ".blockproto" / OWNER_TOKEN_NAME, process)
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_what_the_first_start_says_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "my 文件"
+    folder.mkdir()
+    command = [*COMMAND, "serve", str(folder), "--listen", "0.0.0.0:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.terminate()
+        said = process.stderr.read()
+        assert process.wait(20) == 0
+    (line,) = [line for line in said.splitlines() if "more tokens: " in line]
+    typed = shlex.split(line.partition("more tokens: ")[2])
+    assert typed == ["blockproto", "token", "add", "NAME", "--state", str(folder / ".blockproto")]
 
 
 @pytest.mark.clause("BP1-AUT-004", "BP1-TLS-003")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shlex
 import signal
 import socket
 from collections.abc import Iterator
@@ -228,10 +229,11 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
     if entrance.pin is not None:
         say(f"certificate: {entrance.pin.hex()}\n  in words: {pin_words(entrance.pin)}")
     if entrance.owner_token is not None:
+        state = str(serving.state or serving.folder / RESERVED)
         say(
             f"made the first token, for '{OWNER}': {entrance.owner_token}\n"
             f"  a client, with a copy of that file: {_example(serving, entrance)}\n"
-            f"  more tokens: blockproto token add NAME --state {serving.state or serving.folder / RESERVED}"
+            f"  more tokens: blockproto token add NAME --state {shlex.quote(state)}"
         )
     anonymous = entrance.door.anonymous
     if anonymous is None and serving.dialects:
