@@ -216,10 +216,9 @@ class BriefFetch:
     def _say_committed(self, stored: StoredFile) -> None:
         opened = self._opened
         assert opened is not None
-        if self._connection.session.is_open(self.stream):
-            file_id = opened.file_id or bytes(16)
-            message = Committed(opened.sourceid, file_id, stored.root, stored.filesize, "")
-            self._connection.post(self.stream, message)
+        file_id = opened.file_id or bytes(16)
+        message = Committed(opened.sourceid, file_id, stored.root, stored.filesize, "")
+        self._connection.answer(self.stream, message)
         self._connection.forget(self.stream)
 
     def _end(self, outcome: StoredFile | BlockprotoError) -> None:
