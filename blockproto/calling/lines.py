@@ -33,7 +33,7 @@ from .introducing import Introduction
 if TYPE_CHECKING:
     from ..link.recording import Recorder
 
-BOUNDS_S = (0.0, 2.0, 8.0, 30.0)
+BOUNDS_S = (0.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Below which time the next dialling waits, after so many that came to nothing."""
 RETRY_FOR_S = 120.0
 """How long a server that has answered once is waited for without any progress, unless told otherwise."""
