@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import trio
-from trio.testing import MockClock, memory_stream_pair
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.client import Client, connect_with
@@ -317,6 +317,7 @@ class Line(trio.abc.Stream):
             if not self._hole.is_set():
                 await self._inner.send_all(self._damaged(part, at))
             if self._cut_sent is not None and len(self.sent) >= self._cut_sent:
+                await wait_all_tasks_blocked()  # what has passed arrives
                 await self.cut()
         if self.broken:
             raise trio.BrokenResourceError

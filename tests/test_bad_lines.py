@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,9 +85,9 @@ async def test_a_sender_that_comes_back_sends_what_was_never_begun_before_it_is_
     async with _over(_line(1.0, reset_after=1_500_000)) as (served, lines), lines.client() as client:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.upload, path)
-            await wait_out(
-                3.0 + 0.9
-            )  # three seconds until the reset; then the answer to OPEN is on its way back
+            while len(lines.lines) < 2:
+                await wait_out(0.01)
+            await wait_out(0.9)  # the answer to OPEN is still on its way back
             assert len(lines.lines) == 2
             assert lines.lines[1].up.handed_on > 200_000
         assert content_of(served.store, "file.bin") == path.read_bytes()
@@ -193,6 +194,36 @@ async def test_a_picture_beside_a_bulk_transfer_takes_less_than_twice_its_time(
             nursery.cancel_scope.cancel()
     assert beside_s < 2 * alone_s
     assert filled > 0.97
+
+
+@pytest.mark.clause("BP1-STR-017", "BP1-CRD-007")
+@quick
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("after_s", [0.2, 0.4, 0.8, 1.2])
+async def test_a_picture_passes_what_a_lone_transfer_has_begun_on_a_new_connection(
+    tmp_path: Path, way: str, after_s: float
+) -> None:
+    """Whatever lies between the two ends would take all of the bulk transfer at once: seconds of line time."""
+    rate = 625_000
+    bulk, picture = _file(tmp_path, 10 * MIB, "bulk.bin"), _file(tmp_path, 100_000, "0.jpg")
+    line = replace(_line(0.06, rate_bytes_s=rate), buffer_bytes=16 * MIB)
+    async with _over(line) as (served, lines):
+        if way == "down":
+            async with served.client() as client:
+                for path in (bulk, picture):
+                    await client.upload(path)
+        async with lines.client() as client, trio.open_nursery() as nursery:
+            if way == "up":
+                nursery.start_soon(lambda: client.upload(bulk, priority="bulk"))
+            else:
+                nursery.start_soon(
+                    lambda: client.download("bulk.bin", tmp_path / "bulk copy", priority="bulk")
+                )
+            await wait_out(after_s)
+            took = await _pictures(client, tmp_path, way, ["0.jpg"])
+            print("TOOK", took)
+            assert took < 0.9
+            nursery.cancel_scope.cancel()
 
 
 # ---- round trips ----------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from blockproto.wire import Block, Commit, Credit, Error, Fetch, Have, Open, Ope
 T = TypeVar("T")
 quick = pytest.mark.trio(run=run)
 
-NOTE = _named("folder/note.txt", bytes_of(5000))
+NOTE = _named("folder/note.txt", bytes_of(1500))
 WHOLE = Fetch(NOTE.filename, length=len(NOTE.content))
 
 
@@ -65,14 +65,14 @@ async def test_a_small_file_comes_with_its_facts_in_one_block() -> None:
         entry = served.store.stat(SafeName.parse(NOTE.filename))
         opened = fetcher.opened
         assert opened is not None
-        assert (opened.filename, opened.filetype, opened.filesize) == (NOTE.filename, "text/plain", 5000)
+        assert (opened.filename, opened.filetype, opened.filesize) == (NOTE.filename, "text/plain", 1500)
         assert (opened.version, opened.file_id, opened.mtime_ns) == (
             entry.version,
             entry.file_id,
             entry.mtime_ns,
         )
         assert fetcher.content == NOTE.content
-        assert (commit.root, commit.filesize, commit.blocknum) == (digest_of(NOTE.content), 5000, 1)
+        assert (commit.root, commit.filesize, commit.blocknum) == (digest_of(NOTE.content), 1500, 1)
         await fetcher.finish()
         assert [reader.closed for reader in readers] == [True]
 

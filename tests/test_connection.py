@@ -39,7 +39,6 @@ from blockproto.link.connection import (
     error_of,
 )
 from blockproto.link.endpoint import StreamEndpoint
-from blockproto.link.pace import SLOW_BYTES_S
 from blockproto.protocol.events import Event
 from blockproto.protocol.framing import IDLE_BUFFER_LENGTH
 from blockproto.protocol.session import Limits, Session, Side
@@ -1016,7 +1015,7 @@ async def test_the_kernels_queue_is_long_only_while_one_stream_has_a_fast_line(
         monkeypatch.setattr(ends.connection.endpoint, "limit_unsent", limited.append)
         with ends.connection.sending(1):
             assert limited == [True]  # how fast the line is nobody knows yet
-            ends.connection.pace.rate_bytes_s = SLOW_BYTES_S
+            ends.connection.pace.unknown = False
             await ends.peer.say(0, Credit(32 * MIB, 0))
             await wait_all_tasks_blocked()
             with ends.connection.sending(3):

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from blockproto.link.pace import PIECE_LENGTH_FIRST, PIECE_LENGTH_MIN, PIECE_S, Pace
+from blockproto.link.pace import (
+    BEGIN_LENGTH,
+    PIECE_LENGTH_FIRST,
+    PIECE_LENGTH_MIN,
+    PIECE_S,
+    PROOF_LENGTH,
+    UNANSWERED_S,
+    Pace,
+)
 
 MIB = 1 << 20
 STEP_S = 0.05
@@ -126,7 +134,9 @@ def test_credit_without_a_byte_sent_is_ignored() -> None:
 
 
 def test_the_next_connection_goes_on_with_what_was_found_out_but_measures_the_distance_anew() -> None:
-    before, pace = _measured(rate_bytes_s=1_000_000, round_trip_s=0.2), Pace()
+    loop, pace = Loop(), Pace()
+    loop.run(10, 1_000_000, 0.2)
+    before = loop.pace
     pace.go_on_from(before)
     assert pace.slow
     assert pace.piece_length(MIB) == before.piece_length(MIB)
@@ -245,6 +255,72 @@ def test_the_loop_follows_a_line_that_becomes_slower_or_faster(after: float) -> 
     assert loop.run(10, after, 0.05) > 0.95 * after
     loop.run(10, 625_000, 0.05)
     assert loop.run(10, 625_000, 0.05) > 0.95 * 625_000
+
+
+# ---- the beginning of a line ------------------------------------------------------------------------------------
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_a_line_begins_with_little_and_as_much_more_as_has_come() -> None:
+    pace = Pace()
+    assert pace.under_way_max() == BEGIN_LENGTH
+    pace.sent(0, 0.0)
+    pace.received(BEGIN_LENGTH, 0.1)
+    assert pace.under_way_max() == 2 * BEGIN_LENGTH
+
+
+@pytest.mark.clause("BP1-STR-017")
+@pytest.mark.parametrize(("rate_bytes_s", "round_trip_s"), [(625_000, 0.06), (3_000_000, 0.05), (5e6, 0.1)])
+def test_a_beginning_neither_fills_a_long_queue_nor_leaves_the_line_idle_for_long(
+    rate_bytes_s: float, round_trip_s: float
+) -> None:
+    loop = Loop()
+    first = loop.run(1.0, rate_bytes_s, round_trip_s)
+    assert max(loop.queued_s) < 0.5
+    assert first > 0.5 * rate_bytes_s
+    assert loop.run(1.0, rate_bytes_s, round_trip_s) > 0.9 * rate_bytes_s
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_a_slow_line_binds_one_stream_from_the_beginning() -> None:
+    loop = Loop()
+    for _ in range(30):
+        assert loop.pace.binds_one
+        loop.run(0.1, 625_000, 0.06)
+    assert loop.pace.slow
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_a_fast_line_is_known_by_its_first_bytes_and_gets_whole_blocks_at_once() -> None:
+    pace = Pace()
+    pace.sent(0, 0.0)
+    pace.received(PROOF_LENGTH - 1, 0.002)
+    assert pace.binds_one  # so much can be what lay in some buffer
+    pace.received(PROOF_LENGTH, 0.002)
+    assert not pace.binds_one
+    assert pace.piece_length(MIB) == MIB
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_a_peer_that_never_says_credit_early_holds_one_stream_back_once() -> None:
+    pace = Pace()
+    pace.waited(100.0)
+    assert pace.binds_one  # nothing was sent yet: there is nothing to be answered
+    pace.sent(0, 100.0)
+    pace.waited(100.0 + UNANSWERED_S - 0.1)
+    assert pace.binds_one
+    pace.waited(100.0 + UNANSWERED_S)
+    assert not pace.binds_one
+    assert pace.under_way_max() == BEGIN_LENGTH  # with other streams it stays so: one of them may be urgent
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_one_that_says_credit_is_waited_for() -> None:
+    pace = Pace()
+    pace.sent(0, 0.0)
+    pace.received(1, 1.0)
+    pace.waited(10.0)
+    assert pace.binds_one
 
 
 def test_a_line_is_slow_when_it_was_so_for_a_second() -> None:

@@ -46,6 +46,7 @@ from ..protocol.session import (
     stream_error,
 )
 from ..wire import Block, Credit, Error, GoAway, Message, Ping, Priority
+from .crediting import Crediting
 from .dispatch import Dispatch
 from .endpoint import Endpoint, Part
 from .keepalive import KeepAlive
@@ -70,9 +71,6 @@ _DROPPED = memoryview(bytearray(64 * 1024))
 """Where all connections put what nobody will look at: thousands may be parting at once."""
 _EVENTS_PER_CHECKPOINT = 16
 """How many go one after another: small files in one buffer, or PINGs, take long, and others wait meanwhile."""
-_CREDIT_EVERY_S = 0.05
-_CREDIT_LEAST = 1
-_CREDIT_LOOK = 128 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +92,7 @@ class Connection:
         "_accept",
         "_begun_by_peer",
         "_closed",
-        "_credit_waits",
-        "_credited_at",
+        "_crediting",
         "_dispatch",
         "_ended",
         "_finished",
@@ -109,7 +106,6 @@ class Connection:
         "_outbox",
         "_parting",
         "_resting",
-        "_uncredited",
         "_unheard",
         "endpoint",
         "going_away",
@@ -136,6 +132,7 @@ class Connection:
         self._handled = 0
         self._dispatch = Dispatch(self)
         self._outbox = Outbox(endpoint, session, self)
+        self._crediting = Crediting(session, self._outbox)
         self._life = Life(keep_alive, trio.current_time())
         self._least_rate = LeastRate(session.blocks_begun)
         self._nursery: trio.Nursery | None = None
@@ -146,9 +143,6 @@ class Connection:
         self._unheard = False
         self._parting: BlockprotoError | None = None
         self._resting = False
-        self._credited_at = -_CREDIT_EVERY_S
-        self._uncredited = 0
-        self._credit_waits = False
         if session.side is Side.CLIENT:
             self._greet()
 
@@ -376,8 +370,7 @@ class Connection:
         # The time that handling took is ours: the peer's silence begins now.
         now = trio.current_time()
         self._life.heard(now, in_head=self.session.head_begun)
-        self._uncredited += received
-        self._return_credit(now)
+        self._crediting.received(received, now)
         while self._outbox.overfull:
             await self._outbox.drained()
 
@@ -486,41 +479,13 @@ class Connection:
         self.session.consumed(stream, count)
 
     def caught_up(self, stream: int) -> None:
-        """See dispatch.Owner. The reader may be waiting for bytes that want this credit."""
-        self._grant(self._much if self._dispatch.waits(stream) else _CREDIT_LEAST)
+        """See dispatch.Owner."""
+        self._crediting.caught_up(more_waits=self._dispatch.waits(stream))
 
-    # ---- credit, silence, end ---------------------------------------------------------------------------------
-
-    def _return_credit(self, now: float) -> None:
-        """Grant what is due: at once when it is much, a little later when it is little.
-
-        The little must be granted too: a peer whose streams share the line sends no more until it hears what has come.
-        """
-        soon = now >= self._credited_at + _CREDIT_EVERY_S
-        self._credit_waits = not soon
-        if not soon and self._uncredited < _CREDIT_LOOK:
-            return
-        self._uncredited = 0
-        if self._grant(_CREDIT_LEAST if soon else self._much):
-            self._credited_at = now
-
-    @property
-    def _much(self) -> int:
-        """So many bytes that may come anew are granted at once."""
-        limits = self.session.limits
-        return min(limits.stream_allowance, limits.connection_allowance) // 4
-
-    def _grant(self, least: int) -> bool:
-        """Say CREDIT for whatever ``least`` bytes more can be granted for; whether there was something."""
-        frames = self.session.credits_due(least)
-        for frame in frames:
-            self._outbox.queue(frame)
-        return bool(frames)
+    # ---- silence, end -----------------------------------------------------------------------------------------
 
     def _deadline(self) -> float:
-        deadline = min(self._life.deadline_s(), self._least_rate.until_s)
-        if self._credit_waits:
-            deadline = min(deadline, self._credited_at + _CREDIT_EVERY_S)
+        deadline = min(self._life.deadline_s(), self._least_rate.until_s, self._crediting.due_s)
         return deadline if self._resting else min(deadline, self._rests_at)
 
     @property
@@ -529,8 +494,8 @@ class Connection:
         return self._life.heard_s + REST_S if self.session.peer_hello is not None else math.inf
 
     def _on_silence(self, now: float) -> None:
-        if self._credit_waits and now >= self._credited_at + _CREDIT_EVERY_S:
-            self._return_credit(now)
+        if now >= self._crediting.due_s:
+            self._crediting.look(now)
             return
         if not self._resting and now >= self._rests_at:
             self._resting = True

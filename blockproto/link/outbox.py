@@ -292,8 +292,12 @@ class Outbox:
 
     def _limit_unsent(self) -> None:
         """Let the kernel have much only where nothing is meant to overtake it: one stream, and a line known as fast."""
-        alone = len(self._sending) <= 1
-        self._endpoint.limit_unsent(bool(self._sending) and not (alone and self.pace.fast))
+        self._endpoint.limit_unsent(bool(self._sending) and self._bound)
+
+    @property
+    def _bound(self) -> bool:
+        """Whether the pace says how much may be under way, not credit alone."""
+        return len(self._sending) > 1 or self.pace.binds_one
 
     def piece_length(self) -> int:
         """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
@@ -340,6 +344,8 @@ class Outbox:
     def _go_on_without_credit(self, length: int) -> None:
         """Let twice as much more be under way each time that CREDIT is wanting for so long."""
         now_s = trio.current_time()
+        self.pace.waited(now_s)
+        self._limit_unsent()
         if now_s >= self._patient_until:
             self._beyond_pace = max(length, 2 * self._beyond_pace)
             self._be_patient(now_s)
@@ -353,7 +359,7 @@ class Outbox:
             return False
         if self._session.sendable(stream) < length:
             return False
-        if len(self._sending) <= 1 and not self.pace.slow:
+        if not self._bound:
             return True
         under_way = self._session.sent(0) - self._session.received_by_peer(0)
         return under_way == 0 or under_way < self.pace.under_way_max() + self._beyond_pace

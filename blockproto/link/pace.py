@@ -29,6 +29,12 @@ SLOW_BYTES_S = 4e6
 """On a line that carries less, a second transfer would feel what the only one has handed over too early."""
 SLOW_S = 1.0
 """So long it must have carried less: a busy machine stumbles now and then."""
+BEGIN_LENGTH = 64 * 1024
+"""How many bytes may be under way at first; each that has come lets one more go, until a queue is felt (slow start)."""
+PROOF_LENGTH = 256 * 1024
+"""So much, when it came fast, is enough to know a fast line; less can be what lay in some buffer."""
+UNANSWERED_S = 2.0
+"""After so long without the first CREDIT a single stream is not held back any more."""
 _STEP = 1.25
 _UNSURE_S = 0.05
 """More than this much too long is not by chance."""
@@ -36,6 +42,7 @@ _LONG_TRIPS = 8
 """Nor are so many in a row that are a little too long."""
 _TRIALS = 3
 _SAMPLE_S = 0.02
+_CLOCK_S = 1e-4
 _SMOOTHING = 0.3
 _SMOOTHING_TRIPS = 0.125
 
@@ -47,9 +54,11 @@ class Pace:
         rate_bytes_s: bytes per second that arrive, or None before the first sample.
         round_trip_s: the least time between sending a byte and hearing of its arrival, or None.
         slow: whether the line is so slow that a single stream should not fill every buffer either.
+        unknown: whether it may yet turn out to be so slow.
     """
 
     __slots__ = (
+        "_first_sent_s",
         "_heard_s",
         "_idle",
         "_long_trips",
@@ -58,6 +67,7 @@ class Pace:
         "_sampled_s",
         "_sampled_total",
         "_slow_since",
+        "_starting",
         "_tried_s",
         "_trip_usual_s",
         "_trip_varies_s",
@@ -66,16 +76,19 @@ class Pace:
         "rate_bytes_s",
         "round_trip_s",
         "slow",
+        "unknown",
     )
 
     def __init__(self) -> None:
         self.rate_bytes_s: float | None = None
         self.round_trip_s: float | None = None
         self.slow = False
+        self.unknown = self._starting = True
         self._slow_since: float | None = None
         self._sampled_s = self._heard_s = 0.0
         self._sampled_total = 0
         self._idle = True
+        self._first_sent_s: float | None = None
         self._probe: tuple[int, float, int] | None = None
         self._received = 0
         self._window = 0.0
@@ -89,18 +102,27 @@ class Pace:
         """Begin with what was found out over an earlier connection; how long the line is the first byte will tell."""
         self.rate_bytes_s, self.slow, self._slow_since = before.rate_bytes_s, before.slow, before._slow_since
         self._window, self._trip_varies_s = before._window, before._trip_varies_s
+        self.unknown, self._starting = before.unknown, before._starting
 
     @property
-    def fast(self) -> bool:
-        """Whether it is known that the line is not a slow one."""
-        return self.rate_bytes_s is not None and self.rate_bytes_s >= SLOW_BYTES_S
+    def binds_one(self) -> bool:
+        """Whether it says how much may be under way also while there is a single stream."""
+        return self.unknown or self.slow
 
     def sent(self, before: int, now_s: float) -> None:
         """More payload is being sent, behind the ``before`` bytes that were sent so far."""
         if before <= self._received:
             self._sampled_s, self._sampled_total, self._idle = now_s, before, True
+        if self._first_sent_s is None:
+            self._first_sent_s = now_s
         if self._probe is None:
             self._probe = (before, now_s, before - self._received)
+
+    def waited(self, now_s: float) -> None:
+        """A sender has waited for CREDIT: one that comes so seldom tells nothing of the line."""
+        probe = self._probe
+        if self.round_trip_s is None and probe is not None and now_s - probe[1] >= UNANSWERED_S:
+            self.unknown = self._starting = False
 
     def received(self, total: int, now_s: float) -> None:
         """The peer has received ``total`` payload bytes."""
@@ -111,10 +133,20 @@ class Pace:
             late_s = since_s * (total - probe[0]) / (total - self._received)
             self._on_round_trip(now_s - probe[1], late_s, probe[2])
         self._heard_s, self._received = now_s, total
+        self._recognise_a_fast_line(total, now_s)
         passed_s = now_s - self._sampled_s
         if passed_s >= _SAMPLE_S and total > self._sampled_total:
             self._sample_rate((total - self._sampled_total) / passed_s, now_s)
             self._sampled_s, self._sampled_total, self._idle = now_s, total, False
+
+    def _recognise_a_fast_line(self, total: int, now_s: float) -> None:
+        """A fast one shows it before there is a sample: all that came since the first byte is what it carried at least."""
+        if not self.unknown or self._first_sent_s is None or total < PROOF_LENGTH:
+            return
+        least = total / max(now_s - self._first_sent_s, _CLOCK_S)
+        if least >= SLOW_BYTES_S:
+            self.unknown = False
+            self.rate_bytes_s = max(least, self.rate_bytes_s or 0.0)
 
     def _sample_rate(self, rate: float, now_s: float) -> None:
         """Take a sample; where the line was idle for a part of it, that is the least that it carries."""
@@ -125,6 +157,7 @@ class Pace:
             self.rate_bytes_s = rate if old is None else old + _SMOOTHING * (rate - old)
         if self.rate_bytes_s >= SLOW_BYTES_S:
             self._slow_since = None
+            self.unknown = False
         elif self._slow_since is None and not self._idle:
             self._slow_since = now_s
         self.slow = self._slow_since is not None and now_s - self._slow_since >= SLOW_S
@@ -146,6 +179,7 @@ class Pace:
         fair = (self.rate_bytes_s or 0.0) * (least_s + queue_s)
         queued_s = trip_s - least_s
         if queued_s > queue_s:
+            self._starting = False
             if behind_much:
                 self._window = fair
             else:
@@ -184,5 +218,7 @@ class Pace:
         return min(max(PIECE_LENGTH_MIN, int(self.rate_bytes_s * PIECE_S)), longest)
 
     def under_way_max(self) -> int:
-        """How many bytes may be under way when one more piece is begun, while the line is shared or slow."""
-        return int(self._window) or 4 * PIECE_LENGTH_FIRST
+        """How many bytes may be under way when one more piece is begun, while the line is shared, slow or unknown."""
+        if self._starting:
+            return max(int(self._window), BEGIN_LENGTH + self._received)
+        return int(self._window) or BEGIN_LENGTH

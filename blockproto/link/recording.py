@@ -244,7 +244,7 @@ class _Line:
             return "acknowledgement" if any(one.committing for one in ups.values()) else "peer"
         assert self.connection is not None
         under_way = session.sent(0) - session.received_by_peer(0)
-        if under_way and (self.connection.pace.slow or len(carrying) > 1):
+        if under_way and (self.connection.pace.binds_one or len(carrying) > 1):
             return "line"  # or the other side reads slowly: from here the two look alike
         piece = self.connection.piece_length()
         if all(session.sendable(stream) < piece for stream in carrying):

@@ -148,7 +148,7 @@ def early_limits(trial: Trial) -> None:
     hello, visit.ours, visit.grants = visit.ours, EARLY, False
     auth = heard_auth(visit, token)
     upload = taking.open_upload(visit, trial.shelf, sample)
-    visit.put_back(visit.settled())
+    visit.put_back(visit.settled(tells=True))
     visit.say(auth.stream, admitted())
     visit.ours, visit.grants = hello, True
     taking.go_on(visit, trial.shelf, upload)

@@ -23,7 +23,7 @@ def stopped_at(trial: Trial, hello: wire.Hello, filesize: int, most: int, stream
     upload = taking.open_upload(visit, trial.shelf, sample)
     if stream_grant:
         visit.grant(upload.stream, stream_grant)
-    heard = visit.settled(wanted=True)
+    heard = visit.settled(wanted=True, tells=True)
     require(visit.came() > 0, "the client sends nothing although it may")
     require(visit.came() <= most, "payload beyond the allowance", expected=str(most), got=str(visit.came()))
     visit.alive()

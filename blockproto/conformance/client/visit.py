@@ -106,10 +106,11 @@ class Visit(Peer):
         except Closed:
             return heard
 
-    def settled(self, *, wanted: bool = False) -> list[Heard]:
+    def settled(self, *, wanted: bool = False, tells: bool = False) -> list[Heard]:
         """What comes until nothing came for a moment: the client has said all that it may say now.
 
-        With ``wanted`` the first frame is waited for as long as any answer.
+        With ``wanted`` the first frame is waited for as long as any answer. With ``tells`` CREDIT says what came, and grants
+        nothing: a client that begins with little goes on up to its allowance.
         """
         quiet_s = QUIET_S * max(1.0, self.patience.slow)
         heard: list[Heard] = []
@@ -117,6 +118,8 @@ class Visit(Peer):
             deadline = time.monotonic() + self.patience.answer_s
             one = self._inbox.popleft() if self._inbox else self._read_frame("a frame", deadline)
             heard += [one] if one is not None else []
+            if tells and one is not None and one.payload:
+                self.grant(0, 0)
         return heard
 
     @property

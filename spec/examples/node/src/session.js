@@ -25,6 +25,10 @@ const EARLY = Object.freeze({
   stream_allowance: 262144n, undurable_max: 67108864n,
 });
 
+/** So much of a connection's payload is early, and of that so much at least is told at once. */
+const EARLY_LENGTH = 8 << 20;
+const EARLY_STEP = 16 << 10;
+
 const OPENERS = {OPEN: 'sender', BLOCK: 'sender', FETCH: 'receiver', LIST: 'receiver', REMOVE: 'receiver'};
 
 /** One transfer or one question. `ours` says who opened it, `ourRole` whether we are its sender or its receiver. */
@@ -258,12 +262,18 @@ export class Session {
     if (stream !== null) stream.consumed += count;
   }
 
+  /** Of the first megabytes a sender hears early how they got through: it begins with little (CRD-007, STR-017). */
+  isEarly(due) {
+    return this.received < EARLY_LENGTH && due >= Math.max(EARLY_STEP, this.received / 4);
+  }
+
   /** CREDIT for a stream or (null) the connection, if a good part of the window can be granted anew (CRD-007). */
   creditDue(stream) {
     const of = stream ?? this;
     const window = stream === null ? this.window : Number(this.hello.stream_allowance);
     if (stream !== null && stream.state === 'closed') return null;
-    if (of.consumed + window - of.granted < window / 4) return null;
+    const due = of.consumed + window - of.granted;
+    if (due < window / 4 && !(stream === null && this.isEarly(due))) return null;
     of.granted = of.consumed + window;
     return {message: 'CREDIT', allowance: BigInt(of.granted), received: BigInt(of.received)};
   }
