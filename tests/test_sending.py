@@ -673,11 +673,19 @@ async def _run_until_lost(task: Sending, lane: Lane) -> None:
 
 @pytest.mark.clause("BP1-RES-027")
 @quick
-async def test_a_sender_that_was_taken_over_hears_so_though_another_connection_is_lost_too() -> None:
+@pytest.mark.parametrize("before", ["it broke", "the server leaves", "the server is busy"])
+async def test_a_sender_that_was_taken_over_hears_so_whatever_ended_another_connection(before: str) -> None:
     """Else it would come back with a greater attempt, and two devices take one upload from each other for ever."""
     async with lines(2) as (first, second):
         task = Sending(Memory(THREE), THREE.sourceid)
-        task.begin_again([Lane(first.connection, task)])
+        lost = Lane(first.connection, task)
+        task.begin_again([lost])
+        first.connection.post(lost.stream, THREE.open())
+        if before == "the server is busy":
+            await first.peer.say(lost.stream, Error(Code.BUSY, Scope.STREAM, True))
+            await wait_all_tasks_blocked()
+        if before == "the server leaves":
+            first.connection.close(GoingAway())
         await first.peer.stream.aclose()
         await first.connection.finished.wait()
         lane = Lane(second.connection, task)

@@ -40,6 +40,7 @@ from ..errors import (
     ConnectionLost,
     DigestMismatch,
     DigestsDiffer,
+    GoingAway,
     Scope,
     SourceChanged,
 )
@@ -466,8 +467,8 @@ class Sending:
             raise self._failed
 
     def fail(self, error: BlockprotoError) -> None:
-        """The transfer cannot go on over these lanes; what the receiver says counts for more than a lost connection."""
-        if self._failed is None or isinstance(self._failed, ConnectionLost):
+        """The transfer cannot go on over these lanes, for this reason unless there is one that decides more."""
+        if self._failed is None or _weight(error) > _weight(self._failed):
             self._failed = error
         self._tell()
 
@@ -529,7 +530,7 @@ class Sending:
 
 
 def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
-    """The error to tell: a reason rather than a lost connection that followed from it."""
+    """The error to tell: the one that decides most."""
     errors: list[BlockprotoError | OSError] = []
     pending: list[BaseException] = [group]
     while pending:
@@ -538,4 +539,11 @@ def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> Blockprot
             pending.extend(error.exceptions)
         elif isinstance(error, BlockprotoError | OSError):
             errors.append(error)
-    return next((error for error in errors if not isinstance(error, ConnectionLost)), errors[0])
+    return max(errors, key=_weight)
+
+
+def _weight(error: BlockprotoError | OSError) -> int:
+    """How much it decides: a connection that ended least, what forbids to come back most (BP1-RES-027)."""
+    if isinstance(error, ConnectionLost | GoingAway):
+        return 0
+    return 1 if isinstance(error, BlockprotoError) and error.retryable else 2
