@@ -3,18 +3,22 @@
     cd tests; python -m campaigns.attack_greedy [--polite 50] [--seconds 6] [--rounds 3]
 
 Each polite principal sends a small file ten times a second on a connection of its own, and waits for COMMITTED. The greedy
-one sends files as fast as four connections take them, four hundred unanswered on each. Rounds without and with the greedy
-one take turns. Kept: nobody is refused or let go, and each polite one has files stored in every round. How long they wait is
-a figure: ``python -m benchmarks --only greedy`` judges it.
+one sends files as fast as four connections take them, four hundred unanswered on each. Rounds take turns: alone, beside a
+process that only makes such files and sends them nowhere (what a taken processor costs, whatever the server does), and
+beside the greedy one. Kept: nobody is refused or let go, and each polite one has files stored in every round. How long they
+wait is a figure: ``python -m benchmarks --only greedy`` judges it.
 """
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import statistics
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
 from multiprocessing.synchronize import Event
 
 import trio
@@ -94,6 +98,21 @@ async def wait_for_turn(timeout_s: float) -> None:
         await trio.sleep(timeout_s)
 
 
+class Beside(Enum):
+    """Who else there is in a round."""
+
+    NOBODY = "alone"
+    BUSY = "beside_a_busy_process"
+    GREEDY = "beside_the_greedy_one"
+
+
+def be_busy(_port: int, _token: str, begun: Event, round_: int) -> None:
+    """Take a processor and nothing else: make the greedy one's files."""
+    begun.set()
+    for number in itertools.count():
+        block(f"{round_}/{number}", number, bytes(LENGTH))
+
+
 def be_greedy(port: int, token: str, begun: Event, round_: int) -> None:
     """Send as fast as four connections take it, until this process is ended."""
 
@@ -117,14 +136,27 @@ def be_greedy(port: int, token: str, begun: Event, round_: int) -> None:
         hand.join()
 
 
-def round_of(port: int, tokens: list[str], seconds: float, round_: int, greedy: str | None) -> list[float]:
-    """How long the polite ones waited in one round."""
+@contextmanager
+def running(beside: Beside, port: int, token: str, round_: int) -> Iterator[None]:
+    """While inside, whoever else there is has begun and goes on."""
+    if beside is Beside.NOBODY:
+        yield
+        return
     context = multiprocessing.get_context("spawn")
     begun = context.Event()
-    process = context.Process(target=be_greedy, args=(port, greedy or "", begun, round_), daemon=True)
-    if greedy is not None:
-        process.start()
-        require(begun.wait(30), "the greedy one does not begin")
+    target = be_busy if beside is Beside.BUSY else be_greedy
+    process = context.Process(target=target, args=(port, token, begun, round_), daemon=True)
+    process.start()
+    try:
+        require(begun.wait(30), f"who is {beside.value} does not begin")
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def round_of(port: int, tokens: list[str], seconds: float, round_: int) -> float:
+    """What 99 of 100 files of the polite ones waited at most in one round, in seconds."""
     polite = [Polite(number, port, token) for number, token in enumerate(tokens)]
 
     async def all_of_them() -> None:
@@ -132,19 +164,14 @@ def round_of(port: int, tokens: list[str], seconds: float, round_: int, greedy: 
             for one in polite:
                 nursery.start_soon(one.run, trio.current_time() + seconds, round_)
 
-    try:
-        trio.run(all_of_them)
-    finally:
-        if greedy is not None:
-            process.kill()
-            process.join()
+    trio.run(all_of_them)
     for one in polite:
         require(one.took, "a polite principal had nothing stored in a whole round")
-    return [took for one in polite for took in one.took]
+    return statistics.quantiles((took for one in polite for took in one.took), n=100)[98]
 
 
 def run(place: Place, polite: int, seconds: float, rounds: int) -> Figures:
-    """Rounds without and with the greedy one, in turn."""
+    """Rounds alone, beside a busy process and beside the greedy one, in turn."""
     state = place.served / ".blockproto"
     tokens = [
         place.run("token", "add", f"p{number}", "--state", state, "--folder", f"p{number}")
@@ -155,24 +182,28 @@ def run(place: Place, polite: int, seconds: float, rounds: int) -> Figures:
     greedy = (
         place.run("token", "add", "greedy", "--state", state, "--folder", "greedy").require(DONE).out.strip()
     )
-    p99: dict[bool, list[float]] = {False: [], True: []}
+    p99: dict[Beside, list[float]] = {beside: [] for beside in Beside}
     with Server(place) as server:
         for round_ in range(rounds):
-            for with_greedy in (False, True):
-                took = round_of(
-                    server.port, tokens, seconds, 2 * round_ + with_greedy, greedy if with_greedy else None
-                )
-                p99[with_greedy].append(statistics.quantiles(took, n=100)[98])
+            for kind, beside in enumerate(Beside):
+                number = len(Beside) * round_ + kind
+                with running(beside, server.port, greedy, number):
+                    p99[beside].append(round_of(server.port, tokens, seconds, number))
         require(server.stop() == DONE, "the server did not end in order")
     place.require_quiet_log()
-    ratio = statistics.median(there / alone for alone, there in zip(p99[False], p99[True], strict=True))
     return {
         "campaign": "one greedy principal",
         "polite": polite,
-        "p99_ms_without": [round(1e3 * one, 1) for one in p99[False]],
-        "p99_ms_with": [round(1e3 * one, 1) for one in p99[True]],
-        "ratio": round(ratio, 2),
+        **{f"p99_ms_{beside.value}": [round(1e3 * one, 1) for one in p99[beside]] for beside in Beside},
+        **{
+            f"ratio_{beside.value}": round(_ratio(p99[beside], p99[Beside.NOBODY]), 2)
+            for beside in (Beside.BUSY, Beside.GREEDY)
+        },
     }
+
+
+def _ratio(there: list[float], alone: list[float]) -> float:
+    return statistics.median(one / other for one, other in zip(there, alone, strict=True))
 
 
 def main() -> int:
