@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from blockproto.link.crediting import EARLY_LENGTH, EARLY_STEP, EVERY_S
 from blockproto.link.pace import (
     BEGIN_LENGTH,
     PIECE_LENGTH_FIRST,
@@ -37,7 +38,7 @@ def test_before_the_first_sample_pieces_are_of_medium_length() -> None:
     assert pace.rate_bytes_s is None
     assert pace.piece_length(MIB) == PIECE_LENGTH_FIRST
     assert pace.piece_length(1000) == 1000
-    assert pace.under_way_max() == 4 * PIECE_LENGTH_FIRST
+    assert pace.under_way_max() == BEGIN_LENGTH
 
 
 @pytest.mark.clause("BP1-STR-016")
@@ -151,7 +152,7 @@ def test_the_next_connection_goes_on_with_what_was_found_out_but_measures_the_di
 
 @dataclass
 class Loop:
-    """A sender that always has something to send, a line of a rate and a length, and a peer that credits every 50 ms.
+    """A sender that always has something to send, a line of a rate and a length, and a peer that credits as ours does.
 
     Attributes:
         varies_s: CREDIT is late by up to so much, by lot.
@@ -193,12 +194,15 @@ class Loop:
             self._arriving.append((self.free_at + round_trip_s / 2, length))
         while self._arriving and self._arriving[0][0] <= self.now:
             self.delivered += self._arriving.pop(0)[1]
-        if self.now >= self._credited_at + 0.05:
-            self._credited_at = self.now
+        more = self.delivered - self._told
+        early = self.delivered < EARLY_LENGTH and more >= max(EARLY_STEP, self.delivered // 4)
+        if early or self.now >= self._credited_at + EVERY_S:
+            self._credited_at, self._told = self.now, self.delivered
             late_s = self._rng.uniform(0, self.varies_s)
             self._credits.append((self.now + round_trip_s / 2 + late_s, self.delivered))
 
     _known: int = 0
+    _told: int = 0
 
 
 @pytest.mark.clause("BP1-STR-017")

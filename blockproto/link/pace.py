@@ -29,7 +29,7 @@ SLOW_BYTES_S = 4e6
 """On a line that carries less, a second transfer would feel what the only one has handed over too early."""
 SLOW_S = 1.0
 """So long it must have carried less: a busy machine stumbles now and then."""
-BEGIN_LENGTH = 64 * 1024
+BEGIN_LENGTH = 96 * 1024
 """How many bytes may be under way at first; each that has come lets one more go, until a queue is felt (slow start)."""
 PROOF_LENGTH = 256 * 1024
 """So much, when it came fast, is enough to know a fast line; less can be what lay in some buffer."""
