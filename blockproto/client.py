@@ -320,9 +320,12 @@ class Client:
             with trio.CancelScope(shield=True):
                 await over.wait()
 
-    async def download_known(self, entry: FileInfo, dest: Path, progress: OnProgress | None) -> Receipt:
-        """``download`` without asking what the file is: its version must still be that of ``entry``."""
-        return await self._downloader.file(entry.filename, dest, None, progress, file_item(entry))
+    async def download_known(
+        self, entry: FileInfo, dest: Path, progress: OnProgress | None, *, priority: str = "normal"
+    ) -> Receipt:
+        """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
+        rank = priority_of(priority)
+        return await self._downloader.file(entry.filename, dest, None, progress, file_item(entry), rank)
 
     async def _run_downloads(
         self,

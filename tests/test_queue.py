@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import trio
-from peers import MIB, Served, bytes_of, content_of, names_in, run, serving, uploads_in
+from peers import MIB, Served, bytes_of, content_of, frames_of, names_in, run, serving, uploads_in
 from slow_lines import SlowLines
 
 from blockproto import QueuedTransfer, TransferQueue, TransferState
 from blockproto.chaos import Conditions
-from blockproto.client import connect_with
+from blockproto.client import Client, connect_with
 from blockproto.errors import Code, NameRefused, NotPermitted, StoreInUse
 from blockproto.link.endpoint import Endpoint
 from blockproto.queue import face
 from blockproto.queue.journal import Journal
+from blockproto.results import FileInfo
+from blockproto.wire import List
 
 quick = pytest.mark.trio(run=run)
 SERVER = "bp://localhost:7878"
@@ -102,6 +104,31 @@ async def test_a_folder_becomes_its_files_when_its_turn_comes(tmp_path: Path) ->
         assert {one.state for one in found} == {DONE}
         names = names_in(served.store)
         assert names == ["photos", "photos/1.jpg", "photos/empty", "photos/sub", "photos/sub/2.jpg"]
+
+
+@quick
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_what_a_file_is_is_asked_once_and_again_if_it_was_replaced_since(
+    tmp_path: Path, replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as served, queue_over(served, tmp_path) as queue:
+        async with served.client() as other:
+            await other.upload(file_of(tmp_path, "a", MIB + 1), name="film")
+            stat = Client.stat
+
+            async def stat_before_it_is_replaced(client: Client, name: str) -> FileInfo:
+                entry = await stat(client, name)
+                if replaced:
+                    newer = file_of(tmp_path, "b", 2 * MIB, 2)
+                    await other.upload(newer, name="film", if_exists="replace")
+                return entry
+
+            monkeypatch.setattr(Client, "stat", stat_before_it_is_replaced)
+            await queue.add_download(SERVER, "film", tmp_path / "got")
+            await queue.run(until_empty=True)
+        assert served.downloaded(tmp_path / "got") == (bytes_of(2 * MIB, 2) if replaced else bytes_of(MIB + 1))
+        asked = [one.message for one in frames_of(served.lines[-1].sent) if isinstance(one.message, List)]
+        assert len(asked) == (2 if replaced else 1)
 
 
 @quick

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..api import discard_download
 from ..calling.walking import Found, walk
 from ..client import Client
-from ..errors import ConnectionLost, GoingAway, NameRefused, UnknownUpload
+from ..errors import ConnectionLost, GoingAway, NameRefused, SourceChanged, UnknownUpload
 from ..names import SafeName
 from ..results import FileInfo, Receipt, UploadJob
 from ..transfer.committing import run_in_thread
@@ -124,7 +124,10 @@ async def _download(
     if one.folder_id is not None:
         await run_in_thread(lambda: one.path.parent.mkdir(parents=True, exist_ok=True))
     await on_found(entry.filesize, None)
-    receipt = await client.download(one.name, one.path, priority=one.priority, progress=progress)
+    try:
+        receipt = await client.download_known(entry, one.path, progress, priority=one.priority)
+    except SourceChanged:  # it was replaced since
+        receipt = await client.download(one.name, one.path, priority=one.priority, progress=progress)
     return receipt.stored_as, receipt.filesize
 
 
