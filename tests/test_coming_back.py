@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -400,6 +401,32 @@ async def test_a_server_that_is_gone_is_tried_at_once_then_at_random_below_growi
     assert tried[-1] == pytest.approx(lost_at + RETRY_FOR_S)
     assert [type(event) for event in told] == [Reconnecting] * (len(tried) - 1)
     assert [event.after_s for event in told if isinstance(event, Reconnecting)] == pytest.approx(pauses)
+
+
+@pytest.mark.clause("BP1-END-017")
+@quick
+async def test_what_is_asked_for_meanwhile_dials_at_once_and_makes_nobody_wait_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
+    told: list[LineEvent] = []
+    dialled: list[float] = []
+
+    async def dial() -> Endpoint:
+        dialled.append(trio.current_time())
+        raise ConnectionLost("no way")
+
+    async with (
+        connect_with(dial, "memory", _no_sidecar, on_line=told.append, retry_for_s=60.0) as client,
+        trio.open_nursery() as nursery,
+    ):
+        for number in range(10):
+            nursery.start_soon(client.upload, _file(tmp_path, name=str(number)))
+        await wait_all_tasks_blocked()
+        assert dialled == [trio.current_time()] * 10
+        await trio.sleep_until(dialled[0] + 59)
+        nursery.cancel_scope.cancel()
+    assert [event.after_s for event in told if isinstance(event, Reconnecting)] == [*BOUNDS_S[1:]]
 
 
 @pytest.mark.clause("BP1-END-017", "BP1-ERR-006")

@@ -126,7 +126,9 @@ async def test_what_a_file_is_is_asked_once_and_again_if_it_was_replaced_since(
             monkeypatch.setattr(Client, "stat", stat_before_it_is_replaced)
             await queue.add_download(SERVER, "film", tmp_path / "got")
             await queue.run(until_empty=True)
-        assert served.downloaded(tmp_path / "got") == (bytes_of(2 * MIB, 2) if replaced else bytes_of(MIB + 1))
+        assert served.downloaded(tmp_path / "got") == (
+            bytes_of(2 * MIB, 2) if replaced else bytes_of(MIB + 1)
+        )
         asked = [one.message for one in frames_of(served.lines[-1].sent) if isinstance(one.message, List)]
         assert len(asked) == (2 if replaced else 1)
 

@@ -185,7 +185,7 @@ class Lines:
                 return current
             if current is not None:
                 current.close(GoingAway())
-            self._failures += 1  # until it has worked
+            self._failures = max(1, self._failures)  # until it has worked
             endpoint = await self._dial()
             self._dialled = True
             self._made_at = trio.current_time()
@@ -280,6 +280,7 @@ class Lines:
             self._made_at = math.inf
             after_s = min(self._wait_s(error), max(0.0, until - trio.current_time()))
             self._missed = True
+            self._failures += 1  # of all who dial meanwhile, for whatever is new, this one wait counts
             self.tell(Reconnecting(after_s, error))
             with trio.move_on_after(after_s):
                 await self._nudge.wait()
