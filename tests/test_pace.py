@@ -268,9 +268,20 @@ def test_the_loop_follows_a_line_that_becomes_slower_or_faster(after: float) -> 
 def test_a_line_begins_with_little_and_as_much_more_as_has_come() -> None:
     pace = Pace()
     assert pace.under_way_max() == BEGIN_LENGTH
-    pace.sent(0, 0.0)
-    pace.received(BEGIN_LENGTH, 0.1)
-    assert pace.under_way_max() == 2 * BEGIN_LENGTH
+    for before in (0, 30_000, 60_000):
+        pace.sent(before, 0.0)
+    pace.received(90_000, 0.1)
+    assert pace.under_way_max() == BEGIN_LENGTH + 90_000
+
+
+@pytest.mark.clause("BP1-STR-017")
+def test_what_comes_while_little_is_under_way_lets_no_more_go() -> None:
+    """Small files now and then fill no line: what is let go at once stays little for the big one behind them."""
+    pace = Pace()
+    for number in range(100):
+        pace.sent(number * 20_000, float(number))
+        pace.received(number * 20_000 + 20_000, number + 0.1)
+    assert pace.under_way_max() == BEGIN_LENGTH
 
 
 @pytest.mark.clause("BP1-STR-017")

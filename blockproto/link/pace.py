@@ -30,7 +30,7 @@ SLOW_BYTES_S = 4e6
 SLOW_S = 1.0
 """So long it must have carried less: a busy machine stumbles now and then."""
 BEGIN_LENGTH = 96 * 1024
-"""How many bytes may be under way at first; each that has come lets one more go, until a queue is felt (slow start)."""
+"""How many bytes may be under way at first; while so many are, each that comes lets one more go (slow start)."""
 PROOF_LENGTH = 256 * 1024
 """So much, when it came fast, is enough to know a fast line; less can be what lay in some buffer."""
 UNANSWERED_S = 2.0
@@ -58,6 +58,7 @@ class Pace:
     """
 
     __slots__ = (
+        "_beginning",
         "_first_sent_s",
         "_heard_s",
         "_idle",
@@ -66,6 +67,7 @@ class Pace:
         "_received",
         "_sampled_s",
         "_sampled_total",
+        "_sent",
         "_slow_since",
         "_starting",
         "_tried_s",
@@ -90,7 +92,8 @@ class Pace:
         self._idle = True
         self._first_sent_s: float | None = None
         self._probe: tuple[int, float, int] | None = None
-        self._received = 0
+        self._sent = self._received = 0
+        self._beginning = BEGIN_LENGTH
         self._window = 0.0
         self._trip_usual_s: float | None = None
         self._trip_varies_s = 0.0
@@ -113,6 +116,7 @@ class Pace:
         """More payload is being sent, behind the ``before`` bytes that were sent so far."""
         if before <= self._received:
             self._sampled_s, self._sampled_total, self._idle = now_s, before, True
+        self._sent = before
         if self._first_sent_s is None:
             self._first_sent_s = now_s
         if self._probe is None:
@@ -132,6 +136,8 @@ class Pace:
             since_s = 0.0 if self._idle else now_s - self._heard_s
             late_s = since_s * (total - probe[0]) / (total - self._received)
             self._on_round_trip(now_s - probe[1], late_s, probe[2])
+        if self._starting and self._sent - self._received > self._beginning / 2:
+            self._beginning += total - self._received
         self._heard_s, self._received = now_s, total
         self._recognise_a_fast_line(total, now_s)
         passed_s = now_s - self._sampled_s
@@ -220,5 +226,5 @@ class Pace:
     def under_way_max(self) -> int:
         """How many bytes may be under way when one more piece is begun, while the line is shared, slow or unknown."""
         if self._starting:
-            return max(int(self._window), BEGIN_LENGTH + self._received)
+            return max(int(self._window), self._beginning)
         return int(self._window) or BEGIN_LENGTH
