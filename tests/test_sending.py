@@ -696,6 +696,31 @@ async def test_a_sender_that_was_taken_over_hears_so_whatever_ended_another_conn
                 await lane.open(THREE.open())
 
 
+@pytest.mark.clause("BP1-RES-027")
+@quick
+async def test_a_sender_that_was_taken_over_hears_so_though_the_line_breaks_in_what_it_sends_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OPEN was refused while a block that the receiver has nothing of was already being written."""
+    async with lines() as (line,):
+        task = Sending(Memory(THREE), THREE.sourceid)
+        task.receiver_holds(BlockSet(), {})
+        lane = Lane(line.connection, task)
+        task.begin_again([lane])
+
+        async def break_when_it_was_refused(*_: object) -> None:
+            await lane.opened.wait()
+            line.connection.close(ConnectionLost("it broke"))
+            raise ConnectionLost("it broke")
+
+        monkeypatch.setattr(Connection, "send", break_when_it_was_refused)
+        async with trio.open_nursery() as nursery:
+            superseded = Error(Code.SUPERSEDED, Scope.STREAM, False, current=9)
+            nursery.start_soon(line.peer.say, lane.stream, superseded)
+            with pytest.raises(Superseded):
+                await lane.open(THREE.open(), ahead=True)
+
+
 @quick
 async def test_what_a_lost_lane_carried_is_not_sent_again_once_it_is_acknowledged_after_all() -> None:
     """It waits for a free lane, and its acknowledgement comes in between (BP1-RES-025)."""

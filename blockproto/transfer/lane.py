@@ -10,7 +10,15 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 import trio
 
 from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of
-from ..errors import BlockprotoError, Cancelled, Code, GoingAway, LocalProtocolError, UnexpectedMessage
+from ..errors import (
+    BlockprotoError,
+    Cancelled,
+    Code,
+    ConnectionLost,
+    GoingAway,
+    LocalProtocolError,
+    UnexpectedMessage,
+)
 from ..link.connection import Connection
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
 from .sending import Sending
@@ -94,7 +102,10 @@ class Lane:
         self.connection.post(self.stream, message)
         blockno = self.sending.take_untouched() if ahead else None
         if blockno is not None:
-            with suppress(Cancelled), self._sharing_the_line():  # a refusal says why itself
+            with (
+                suppress(Cancelled, ConnectionLost),
+                self._sharing_the_line(),
+            ):  # what ended it says why itself
                 await self._send_next(blockno, self._memory())
         await self.opened.wait()
         self.sending.check_going_on()
