@@ -192,8 +192,8 @@ async def test_a_picture_beside_a_bulk_transfer_takes_less_than_twice_its_time(
             beside_s = await _pictures(client, tmp_path, way, beside)
             filled = (pipe.handed_on - before) / (trio.current_time() - begun) / rate
             nursery.cancel_scope.cancel()
-    assert beside_s < 2 * alone_s
-    assert filled > 0.97
+    assert beside_s < 1.6 * alone_s
+    assert filled > (0.93 if way == "up" else 0.97)  # the bulk transfer holds back while each picture asks
 
 
 @pytest.mark.clause("BP1-STR-017", "BP1-CRD-007")

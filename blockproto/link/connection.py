@@ -311,6 +311,12 @@ class Connection:
         with self._outbox.sending(stream):
             yield
 
+    @contextlib.contextmanager
+    def expecting(self, priority: Priority) -> Iterator[None]:
+        """While inside, payload of ``priority`` is about to be sent; see ``Outbox.expecting``."""
+        with self._outbox.expecting(priority):
+            yield
+
     def piece_length(self) -> int:
         """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
         return self._outbox.piece_length()

@@ -83,6 +83,7 @@ class Outbox:
         "_control_length",
         "_drained",
         "_endpoint",
+        "_expected",
         "_nursery",
         "_owner",
         "_patient_until",
@@ -110,6 +111,7 @@ class Outbox:
         self._pumping = False
         self._drained: trio.Event | None = None
         self._sending: dict[int, None] = {}
+        self._expected: tuple[Priority, ...] = ()
         self._patient_until = -math.inf
         self._beyond_pace = 0
 
@@ -259,7 +261,7 @@ class Outbox:
             await self._take_turn(0, length, priority)
             try:
                 self.pace.sent(self._session.sent(0), trio.current_time())
-                begun, frames = self._open_all(openings[len(streams) :])
+                begun, frames = self._open_all(openings[len(streams) :], priority)
                 streams += begun
                 length = sum(map(len, frames))
                 await self.write([b"".join([*self.take_control_frames(), *frames])])
@@ -267,12 +269,12 @@ class Outbox:
                 self._turns.give(priority, length)
         return streams
 
-    def _open_all(self, openings: Sequence[Opening]) -> tuple[list[int], list[Part]]:
+    def _open_all(self, openings: Sequence[Opening], priority: Priority) -> tuple[list[int], list[Part]]:
         """Open what there is room for, the first in any case; returns the ids and what to write."""
         streams: list[int] = []
         frames: list[Part] = []
         for sink, message, payload in openings:
-            if streams and not self._has_room(0, len(payload)):
+            if streams and not self._has_room(0, len(payload), priority):
                 break
             stream = self._owner.open(sink)
             frames += (self._session.send(stream, message, len(payload)), payload)
@@ -289,6 +291,17 @@ class Outbox:
         finally:
             self._sending.pop(stream, None)
             self._limit_unsent()
+
+    @contextlib.contextmanager
+    def expecting(self, priority: Priority) -> Iterator[None]:
+        """While inside, payload of ``priority`` is about to be sent: what is less urgent puts nothing before it."""
+        self._expected += (priority,)
+        try:
+            yield
+        finally:
+            at = self._expected.index(priority)
+            self._expected = self._expected[:at] + self._expected[at + 1 :]
+            self._turns.wake()
 
     def _limit_unsent(self) -> None:
         """Let the kernel have much only where nothing is meant to overtake it: one stream, and a line known as fast."""
@@ -316,7 +329,7 @@ class Outbox:
 
     async def _take_turn(self, stream: int, length: int, priority: Priority) -> None:
         def may_go() -> bool:
-            return self._has_room(stream, length)
+            return self._has_room(stream, length, priority)
 
         while True:
             if may_go():
@@ -333,7 +346,7 @@ class Outbox:
             if stream and not self._session.is_open(stream):
                 self._turns.give(priority, 0)
                 raise Cancelled("the peer ended the stream")
-            if self._has_room(stream, length):
+            if may_go():
                 return
             self._turns.give(priority, 0)
 
@@ -351,7 +364,7 @@ class Outbox:
             self._be_patient(now_s)
             self._turns.wake()
 
-    def _has_room(self, stream: int, length: int) -> bool:
+    def _has_room(self, stream: int, length: int, priority: Priority) -> bool:
         """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
         if self.mute or self.gone is not None or (stream and not self._session.is_open(stream)):
             return True
@@ -362,4 +375,6 @@ class Outbox:
         if not self._bound:
             return True
         under_way = self._session.sent(0) - self._session.received_by_peer(0)
-        return under_way == 0 or under_way < self.pace.under_way_max() + self._beyond_pace
+        waits_for_none = priority <= min(self._expected, default=priority)
+        most = self.pace.under_way_max() if waits_for_none else self.pace.under_way_without_queue()
+        return under_way == 0 or under_way < most + self._beyond_pace

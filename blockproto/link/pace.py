@@ -223,6 +223,12 @@ class Pace:
             return min(PIECE_LENGTH_FIRST, longest)
         return min(max(PIECE_LENGTH_MIN, int(self.rate_bytes_s * PIECE_S)), longest)
 
+    def under_way_without_queue(self) -> int:
+        """What the line itself holds, as far as that is known; with no more under way nothing waits anywhere."""
+        if self.rate_bytes_s is None or self.round_trip_s is None:
+            return self.under_way_max()
+        return min(self.under_way_max(), int(self.rate_bytes_s * self.round_trip_s))
+
     def under_way_max(self) -> int:
         """How many bytes may be under way when one more piece is begun, while the line is shared, slow or unknown."""
         if self._starting:

@@ -107,7 +107,8 @@ class Lane:
                 self._sharing_the_line(),
             ):  # what ended it says why itself
                 await self._send_next(blockno, self._memory())
-        await self.opened.wait()
+        with self.connection.expecting(self.sending.priority):
+            await self.opened.wait()
         self.sending.check_going_on()
         if self.lost is not None:
             raise self.lost
