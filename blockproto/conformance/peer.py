@@ -40,6 +40,9 @@ SINGLE_BYTES = 256
 
 ODD_PIECE = 1_021
 
+EARLY_LENGTH, EARLY_STEP, EARLY_STEP_MOST = 8 << 20, 16 << 10, 64 << 10
+"""Of so many bytes of a connection it is told early what came, after so many at least and at most (BP1-CRD-007)."""
+
 
 @dataclass
 class Held:
@@ -103,6 +106,7 @@ class Peer:
         self._allowed: dict[int, int] = {}
         self._came: dict[int, int] = defaultdict(int)
         self._granted: dict[int, int] = {}
+        self._told = 0
         self._pings = 0
         if small_segments:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -545,6 +549,13 @@ class Peer:
             window = self.ours.stream_allowance if stream else self.ours.connection_allowance
             if self.grants and granted - self._came[stream] < window // 2:
                 self.grant(stream, self._came[stream] + window)
+            elif self.grants and stream == 0 and self._is_early():
+                self.grant(stream, 0)
+
+    def _is_early(self) -> bool:
+        """Whether a sender that has begun with little waits to hear what came (BP1-CRD-007)."""
+        came = self._came[0]
+        return came < EARLY_LENGTH and came - self._told >= min(max(EARLY_STEP, came // 4), EARLY_STEP_MOST)
 
     def _our_allowance(self, stream: int) -> int:
         least = self.ours.stream_allowance if stream else self.ours.connection_allowance
@@ -553,6 +564,8 @@ class Peer:
     def grant(self, stream: int, allowance: int) -> None:
         """Say CREDIT; an allowance that is lower than before grants nothing, and tells what was received."""
         self._granted[stream] = max(allowance, self._our_allowance(stream))
+        if stream == 0:
+            self._told = self._came[0]
         self.say(stream, wire.Credit(self._granted[stream], self._came[stream]))
 
     def came(self, stream: int = 0) -> int:

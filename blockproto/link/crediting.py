@@ -1,6 +1,6 @@
 """When CREDIT is said: often enough that a sender knows its line, seldom enough that it costs nothing.
 
-    early    whenever a quarter more has come, while that is little in all: a sender begins with little
+    early    of the first megabytes whenever a little more has come: a sender begins with little
     soon     ``EVERY_S`` after the last time, however little it is
     at once  when it is a quarter of the window
 
@@ -20,6 +20,8 @@ EVERY_S = 0.05
 EARLY_LENGTH = 8 * 1024 * 1024
 """Bytes of a connection's payload that are early."""
 EARLY_STEP = 16 * 1024
+EARLY_STEP_MOST = 64 * 1024
+"""A sender that has begun with little must not have to wait for more than it may send."""
 _LEAST = 1
 _LOOK = 128 * 1024
 """So much has to come before it is looked whether it is a quarter of the window."""
@@ -69,7 +71,8 @@ class Crediting:
 
     def _is_early(self) -> bool:
         total = self._session.payload_received
-        return total < EARLY_LENGTH and total - self._told >= max(EARLY_STEP, total // 4)
+        step = min(max(EARLY_STEP, total // 4), EARLY_STEP_MOST)
+        return total < EARLY_LENGTH and total - self._told >= step
 
     @property
     def _much(self) -> int:

@@ -29,7 +29,7 @@ from ..errors import BlockprotoError, Cancelled, ConnectionLost
 from ..protocol.session import Session
 from ..wire import Ack, Message, Priority
 from .endpoint import Endpoint, Part
-from .pace import Pace
+from .pace import SELDOM_S, Pace
 from .sink import Opening, Sink
 from .turns import CONTROL, Turns
 
@@ -335,7 +335,7 @@ class Outbox:
             if may_go():
                 await self._turns.take(priority, may_go)
             else:
-                with trio.move_on_after(PATIENCE_S) as scope:
+                with trio.move_on_after(SELDOM_S if self.pace.unknown else PATIENCE_S) as scope:
                     await self._turns.take(priority, may_go)
                 if scope.cancelled_caught:
                     self._go_on_without_credit(length)

@@ -35,6 +35,9 @@ PROOF_LENGTH = 256 * 1024
 """So much, when it came fast, is enough to know a fast line; less can be what lay in some buffer."""
 UNANSWERED_S = 2.0
 """After so long without the first CREDIT a single stream is not held back any more."""
+SELDOM_S = 0.25
+SELDOM_TRIPS = 4
+"""Nor after so long without the next one, while the line is not known yet."""
 _STEP = 1.25
 _UNSURE_S = 0.05
 """More than this much too long is not by chance."""
@@ -124,8 +127,13 @@ class Pace:
 
     def waited(self, now_s: float) -> None:
         """A sender has waited for CREDIT: one that comes so seldom tells nothing of the line."""
-        probe = self._probe
-        if self.round_trip_s is None and probe is not None and now_s - probe[1] >= UNANSWERED_S:
+        if self._first_sent_s is None:
+            return
+        if self.round_trip_s is None or self._trip_usual_s is None:
+            seldom = now_s - self._first_sent_s >= UNANSWERED_S
+        else:
+            seldom = now_s - self._heard_s >= max(SELDOM_S, SELDOM_TRIPS * self._trip_usual_s)
+        if seldom:
             self.unknown = self._starting = False
 
     def received(self, total: int, now_s: float) -> None:

@@ -25,9 +25,10 @@ const EARLY = Object.freeze({
   stream_allowance: 262144n, undurable_max: 67108864n,
 });
 
-/** So much of a connection's payload is early, and of that so much at least is told at once. */
+/** So much of a connection's payload is early, and of that it is told after so much at least, and at most. */
 const EARLY_LENGTH = 8 << 20;
 const EARLY_STEP = 16 << 10;
+const EARLY_STEP_MOST = 64 << 10;
 
 const OPENERS = {OPEN: 'sender', BLOCK: 'sender', FETCH: 'receiver', LIST: 'receiver', REMOVE: 'receiver'};
 
@@ -264,7 +265,7 @@ export class Session {
 
   /** Of the first megabytes a sender hears early how they got through: it begins with little (CRD-007, STR-017). */
   isEarly(due) {
-    return this.received < EARLY_LENGTH && due >= Math.max(EARLY_STEP, this.received / 4);
+    return this.received < EARLY_LENGTH && due >= Math.min(Math.max(EARLY_STEP, this.received / 4), EARLY_STEP_MOST);
   }
 
   /** CREDIT for a stream or (null) the connection, if a good part of the window can be granted anew (CRD-007). */
