@@ -342,6 +342,18 @@ def test_one_that_says_credit_now_and_then_is_waited_for_until_it_is_late() -> N
     assert not pace.binds_one
 
 
+@pytest.mark.clause("BP1-STR-017")
+def test_credit_is_not_late_because_nothing_was_sent_for_a_while() -> None:
+    pace = Pace()
+    pace.sent(0, 0.0)
+    pace.received(1, 0.6)
+    pace.sent(1, 600.0)
+    pace.waited(600.5)
+    assert pace.binds_one
+    pace.waited(600.1 + SELDOM_TRIPS * 0.6)
+    assert not pace.binds_one
+
+
 def test_a_line_is_slow_when_it_was_so_for_a_second() -> None:
     pace = _measured(rate_bytes_s=2_000_000, round_trip_s=0.05, seconds=0.9)
     assert not pace.slow

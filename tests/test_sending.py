@@ -115,9 +115,7 @@ async def lines(number: int = 1, hello: Hello | None = None) -> AsyncIterator[li
             await line.peer.hear_greeting()
             await line.peer.send_bytes(PREFACE + encode_frame(0, hello or ROOMY))
             await line.connection.greeted.wait()
-            line.connection.pace.unknown = (
-                False  # this receiver says no CREDIT, and it is not about how lines begin
-            )
+            line.connection.pace.unknown = False  # nobody says CREDIT here, which would hold up the beginning
             made.append(line)
         yield made
         for line in made:

@@ -132,7 +132,8 @@ class Pace:
         if self.round_trip_s is None or self._trip_usual_s is None:
             seldom = now_s - self._first_sent_s >= UNANSWERED_S
         else:
-            seldom = now_s - self._heard_s >= max(SELDOM_S, SELDOM_TRIPS * self._trip_usual_s)
+            since_s = max(self._heard_s, self._sampled_s)  # nothing is to be heard while nothing is under way
+            seldom = now_s - since_s >= max(SELDOM_S, SELDOM_TRIPS * self._trip_usual_s)
         if seldom:
             self.unknown = self._starting = False
 

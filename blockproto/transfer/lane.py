@@ -102,10 +102,7 @@ class Lane:
         self.connection.post(self.stream, message)
         blockno = self.sending.take_untouched() if ahead else None
         if blockno is not None:
-            with (
-                suppress(Cancelled, ConnectionLost),
-                self._sharing_the_line(),
-            ):  # what ended it says why itself
+            with suppress(Cancelled, ConnectionLost), self._sharing_the_line():  # what ended it says why
                 await self._send_next(blockno, self._memory())
         with self.connection.expecting(self.sending.priority):
             await self.opened.wait()
