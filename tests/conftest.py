@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from processes import COMMAND, TIMEOUT_S, Ran, Server
+
+# The same examples in every run, judged by what they do and never by how long a busy machine takes for them.
+settings.register_profile(
+    "blockproto", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("blockproto")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _heed_sigint() -> None:
+    """Let started processes heed SIGINT: a shell's background job ignores it, and children inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,6 +22,33 @@ COMMAND = [sys.executable, "-m", "blockproto"]
 TIMEOUT_S = 60.0
 
 
+class Process(subprocess.Popen):  # type: ignore[type-arg]
+    """A ``subprocess.Popen`` that no test can wait for without end.
+
+    ``wait`` and ``communicate`` take ``TIMEOUT_S`` at most; a ``with`` block that fails kills the process instead of
+    waiting for it, and one that ends waits ``TIMEOUT_S`` at most, then kills it and fails. A read of a pipe ends with
+    the test's own time limit (pytest-timeout), whose error leaves the ``with`` block the same way.
+    """
+
+    def wait(self, timeout: float | None = None) -> int:
+        """See ``subprocess.Popen.wait``; None is ``TIMEOUT_S``."""
+        return super().wait(TIMEOUT_S if timeout is None else timeout)
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        """See ``subprocess.Popen.communicate``; None is ``TIMEOUT_S``."""
+        return super().communicate(input, TIMEOUT_S if timeout is None else timeout)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        """Wait for the end if the block went well, else kill."""
+        if exc_info[0] is not None:
+            self.kill()
+        try:
+            super().__exit__(*exc_info)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+
 @dataclass(frozen=True, slots=True)
 class Ran:
     """What a finished command left: exit code, stdout and stderr as text."""
@@ -47,7 +74,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(
+        self.process = Process(
             [*COMMAND, "serve", str(folder), "--listen", f"127.0.0.1:{port}", *options],
             stdout=subprocess.PIPE,
             text=True,
@@ -82,7 +109,7 @@ class Chaos:
 
     def __init__(self, target: int, *options: str) -> None:
         listen = ("--listen", "127.0.0.1:0", "--to", f"127.0.0.1:{target}")
-        self.process = subprocess.Popen(
+        self.process = Process(
             [*COMMAND, "chaos", *listen, "--json", *options], stdout=subprocess.PIPE, text=True
         )
         self.address = "bp://" + wait_for_line(self.process, TIMEOUT_S).removeprefix("listening on ") + "/"
@@ -97,7 +124,7 @@ class Chaos:
     def kill(self) -> None:
         """SIGKILL. Harmless when it has ended."""
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=TIMEOUT_S)
 
 
 def wait_for_line(process: subprocess.Popen[str], timeout_s: float) -> str:

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+END_S = 60.0
+
 
 class Adapter:
     """A server in a process of its own, and its folder.
@@ -43,7 +45,7 @@ class Adapter:
         if self.process is not None:
             if self.process.poll() is None and not self.stopping:
                 return {}
-            self.process.wait()
+            self.process.wait(END_S)
         self.stopping = False
         command = [
             sys.executable,
@@ -73,7 +75,7 @@ class Adapter:
         """End the server at once."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self.process.wait(END_S)
         return {}
 
     def files(self, name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pytest
 import trio
 from campaigns import attack_crowd, attack_names, attack_sessions
 from campaigns.tools import Place
-from processes import COMMAND, Server
+from processes import COMMAND, Process, Server
 
 import blockproto
 from blockproto.calling.trust import Trust
@@ -119,7 +119,7 @@ def open_to_all(tmp_path: Path) -> Iterator[Open]:
     command = [*COMMAND, "-v", "serve", str(folder), "--listen", "0.0.0.0:0"]
     with (
         said.open("wb") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        Process(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
     ):
         assert process.stdout is not None
         port = int(process.stdout.readline().strip().rpartition(":")[2])

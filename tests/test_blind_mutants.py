@@ -18,7 +18,7 @@ import pytest
 import trio
 from blind_mutants.mistakes import SERVERS
 from peers import MIB, Heard, RawPeer, Sample, bytes_of, run, serving
-from processes import TIMEOUT_S, wait_for_line
+from processes import TIMEOUT_S, Process, wait_for_line
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.errors import Code, Scope
@@ -372,7 +372,7 @@ async def test_a_friendly_client_notices_nothing(
 def test_the_command_serves_with_a_mistake(tmp_path: Path) -> None:
     name = "must-understand-tlv-skipped"
     command = [sys.executable, "-m", "tests.blind_mutants.server", "--mutant", name]
-    process = subprocess.Popen([*command, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = Process([*command, tmp_path], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         line = wait_for_line(process, timeout_s=TIMEOUT_S)
         assert line.startswith("listening on 127.0.0.1:"), line

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from peers import bytes_of
-from processes import COMMAND, TIMEOUT_S, Chaos, Ran, Server, wait_for_line
+from processes import COMMAND, TIMEOUT_S, Chaos, Process, Ran, Server, wait_for_line
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
@@ -146,7 +146,7 @@ def test_a_port_that_is_taken(server: Server, run: Run) -> None:
 
 
 def test_people_are_told_on_stderr(server: Server, tmp_path: Path, run: Run) -> None:
-    process = subprocess.Popen(
+    process = Process(
         [*COMMAND, "chaos", "--listen", "127.0.0.1:0", "--to", f"127.0.0.1:{server.port}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

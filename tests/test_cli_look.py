@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from blake3 import blake3
-from processes import COMMAND, Ran, Server, wait_until_held
+from processes import COMMAND, Process, Ran, Server, wait_until_held
 
 from blockproto.cli.output import Status
 
@@ -89,7 +89,7 @@ def test_rm(filled: Server, run: Run) -> None:
 
 def test_uploads_and_cancel(server: Server, tmp_path: Path, run: Run) -> None:
     assert run("uploads", server.address).err == "no unfinished uploads\n"
-    begun = subprocess.Popen(
+    begun = Process(
         [*COMMAND, "put", "-", server.address + "/", "--as", "half 中"],
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,

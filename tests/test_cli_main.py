@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from processes import COMMAND, Ran, Server, wait_until
+from processes import COMMAND, Process, Ran, Server, wait_until
 
 from blockproto import cli
 from blockproto.cli import main
@@ -30,7 +30,9 @@ def test_version_is_quick_and_loads_nothing_heavy() -> None:
     quickest_s = 9.0
     for _ in range(3):
         began = time.monotonic()
-        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        )
         quickest_s = min(quickest_s, time.monotonic() - began)
     version, loaded = ran.stdout.splitlines()
     assert version.startswith("blockproto ")
@@ -155,6 +157,7 @@ def test_a_reader_that_goes_away_is_no_traceback(
             stderr=subprocess.PIPE,
             text=True,
             check=False,
+            timeout=60,
         )
     assert ran.stderr == ""
     assert ran.returncode == Status.FAILED
@@ -163,7 +166,7 @@ def test_a_reader_that_goes_away_is_no_traceback(
 def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
     fifo = tmp_path / "never ends"
     os.mkfifo(fifo)
-    with subprocess.Popen(
+    with Process(
         [*COMMAND, "put", "-", server.address + "/"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as client:
         wait_until(lambda: Path(f"/proc/{client.pid}/net/tcp").exists() and _connected(client.pid))

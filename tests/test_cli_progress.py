@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from processes import COMMAND, Ran, Server
+from processes import COMMAND, Process, Ran, Server
 
 from blockproto.cli.output import Status
 from blockproto.cli.progress import Meter
@@ -66,7 +66,7 @@ def test_a_bar_on_a_terminal_and_json_untouched(server: Server, tmp_path: Path) 
     master, slave = pty.openpty()
     command = [*COMMAND, "put", str(source), server.address + "/", "--json"]
     wide = os.environ | {"COLUMNS": "500"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True, env=wide) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=slave, text=True, env=wide) as process:
         os.close(slave)
         shown = _read_all(master)
         out, _ = process.communicate()
@@ -98,6 +98,8 @@ def test_no_bar_and_no_rich_without_a_terminal(
         f"status = main(['put', {str(source)!r}, {server.address + '/'!r}]); "
         "print(status, 'rich' in sys.modules)"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
     assert ran.stdout == "0 False\n"
     assert ran.stderr == f"{source}: stored as 'a', 1 B in 0.0 s\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from blake3 import blake3
-from processes import COMMAND, TIMEOUT_S, Ran, Server, wait_until_held
+from processes import COMMAND, TIMEOUT_S, Process, Ran, Server, wait_until_held
 
 from blockproto.cli.output import RECEIPT_FIELDS, Status
 from blockproto.cli.put import name_of
@@ -263,9 +263,7 @@ def test_killed_in_the_middle_the_same_command_goes_on(
     source.write_bytes(os.urandom(256 * MIB))
     server = start_server()
     command = ["put", str(source), server.address + "/", "--json"]
-    with subprocess.Popen(
-        [*COMMAND, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as client:
+    with Process([*COMMAND, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as client:
         trio.run(wait_until_held, server.address, 16)
         client.send_signal(signal.SIGKILL)
         server.kill()
@@ -300,7 +298,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for_when_asked(
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     command = [*COMMAND, "put", str(source), f"bp://127.0.0.1:{port}/", "--retry-for", "1h", "-v"]
-    client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    client = Process(command, stderr=subprocess.PIPE, text=True)
     try:
         assert client.stderr is not None
         assert "Connection refused; trying again in" in client.stderr.readline()
@@ -316,7 +314,7 @@ def test_ctrl_c_while_it_waits_for_the_server(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     command = [*COMMAND, "put", __file__, f"bp://127.0.0.1:{port}/", "--retry-for", "1h", "-v"]
-    client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    client = Process(command, stderr=subprocess.PIPE, text=True)
     try:
         assert client.stderr is not None
         assert "trying again in" in client.stderr.readline()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from processes import COMMAND, TIMEOUT_S, Chaos, Ran, Server, wait_until, wait_until_held
+from processes import COMMAND, TIMEOUT_S, Chaos, Process, Ran, Server, wait_until, wait_until_held
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_and_sends_nothing_again(
     content = os.urandom(6 * MIB)
     (tmp_path / "film.mkv").write_bytes(content)
     assert cli("queue", "add", tmp_path / "film.mkv", slow_line.address).status == Status.DONE
-    process = subprocess.Popen([*COMMAND, "queue", "run"], stderr=subprocess.DEVNULL)
+    process = Process([*COMMAND, "queue", "run"], stderr=subprocess.DEVNULL)
     trio.run(wait_until_held, server.address, 3)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_and_sends_nothing_again(
         return (await wait_until_held(server.address, 3)).held_count
 
     before = trio.run(held)
-    second = subprocess.Popen([*COMMAND, "queue", "run"], stderr=subprocess.DEVNULL)
+    second = Process([*COMMAND, "queue", "run"], stderr=subprocess.DEVNULL)
     journal = Journal(queue_file)
     wait_until(lambda: journal.all()[0].state.value == "done")
     journal.close()
@@ -108,7 +108,7 @@ def test_a_running_queue_sees_what_others_change(
         cli("queue", "add", tmp_path / "big", slow_line.address, "--priority", "bulk").status == Status.DONE
     )
     words = [*COMMAND, "queue", "run", "--until-empty", "--at-once", "1"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    process = Process(words, stderr=subprocess.PIPE, text=True)
     trio.run(wait_until_held, server.address, 1)
     assert (
         cli("queue", "add", tmp_path / "small", slow_line.address, "--priority", "interactive").status

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import COMMAND, Ran, Server
+from processes import COMMAND, Process, Ran, Server
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
@@ -77,7 +77,7 @@ def test_state_lives_where_it_is_told(start_server: Callable[..., Server], tmp_p
 
 def test_everybody_may_listen_with_insecure_and_is_warned(tmp_path: Path) -> None:
     command = [*COMMAND, "serve", str(tmp_path), "--listen", "0.0.0.0:0", "--insecure"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().startswith("listening on 0.0.0.0:")
@@ -89,7 +89,7 @@ def test_ipv6(tmp_path: Path, run: Run) -> None:
     (tmp_path / "served").mkdir()
     (tmp_path / "a").write_bytes(b"1")
     command = [*COMMAND, "serve", str(tmp_path / "served"), "--listen", "[::1]:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()
@@ -131,7 +131,7 @@ def test_check_of_a_folder_that_was_never_served(tmp_path: Path, run: Run) -> No
 
 def test_verbose_says_who_came(tmp_path: Path, run: Run) -> None:
     command = [*COMMAND, "serve", str(tmp_path), "--listen", "127.0.0.1:0", "-v"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         port = process.stdout.readline().rpartition(":")[2].strip()

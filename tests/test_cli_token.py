@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from processes import COMMAND
+from processes import COMMAND, Process
 
 from blockproto.cli.output import Status
 from blockproto.errors import NotPermitted
@@ -96,7 +96,7 @@ def test_serve_tells_how_to_come_in(tmp_path: Path) -> None:
     command = [*COMMAND, "serve", str(tmp_path / "served"), "--listen", "0.0.0.0:0"]
     said = []
     for _ in range(2):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("listening on 0.0.0.0:")
             process.terminate()
@@ -117,12 +117,16 @@ def test_serve_tells_how_to_come_in(tmp_path: Path) -> None:
 def test_tokens_are_not_made_for_a_server_that_is_not_here(tmp_path: Path) -> None:
     """In another folder than the one that is served a token would be printed that no server knows."""
     for words in (["add", "kim"], ["list"], ["revoke", "kim"]):
-        ran = subprocess.run([*COMMAND, "token", *words], cwd=tmp_path, capture_output=True, text=True)
+        ran = subprocess.run(
+            [*COMMAND, "token", *words], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
         assert ran.returncode == Status.USAGE
         assert "--state DIR/.blockproto" in ran.stderr
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".blockproto").mkdir()
-    listed = subprocess.run([*COMMAND, "token", "list"], cwd=tmp_path, capture_output=True, text=True)
+    listed = subprocess.run(
+        [*COMMAND, "token", "list"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     assert (listed.returncode, listed.stdout) == (Status.DONE, "")
     assert "there are no tokens" in listed.stderr
 
@@ -196,7 +200,7 @@ def open_to_all(tmp_path: Path) -> Iterator[Open]:
     folder = tmp_path / "served"
     folder.mkdir()
     command = [*COMMAND, "serve", str(folder), "--listen", "0.0.0.0:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         port = process.stdout.readline().strip().rpartition(":")[2]
         yield Open(folder, f"bps://127.0.0.1:{port}/", folder / ".blockproto" / OWNER_TOKEN_NAME, process)
@@ -208,7 +212,7 @@ def test_what_the_first_start_says_can_be_typed_as_it_stands(tmp_path: Path) -> 
     folder = tmp_path / "my 文件"
     folder.mkdir()
     command = [*COMMAND, "serve", str(folder), "--listen", "0.0.0.0:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
@@ -307,7 +311,7 @@ def test_a_hangup_makes_changes_count(open_to_all: Open, tmp_path: Path, run: Ru
 def test_a_dialect_beside_tokens_is_warned_of(tmp_path: Path, run: Run) -> None:
     assert run("token", "add", "alice", "--state", tmp_path / ".blockproto").status == Status.DONE
     command = [*COMMAND, "serve", str(tmp_path), "--listen", "127.0.0.1:0", "--dialect", "sourceid"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("listening on ")
         process.terminate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 from peers import MIB, RawPeer, Sample, Served, WatchedStore, bytes_of, run, serving
-from processes import COMMAND, TIMEOUT_S, Chaos, Server, wait_until_held
+from processes import COMMAND, TIMEOUT_S, Chaos, Process, Server, wait_until_held
 from test_admission import Town, enter
 
 from blockproto import UploadInfo
@@ -426,7 +425,7 @@ def test_the_command_reads_a_file_that_is_being_sent(
     content = os.urandom(6 * MIB + 1)
     (tmp_path / "电影 film.mkv").write_bytes(content)
     with slow_line(server) as line:
-        sender = subprocess.Popen([*COMMAND, "put", str(tmp_path / "电影 film.mkv"), line.address])
+        sender = Process([*COMMAND, "put", str(tmp_path / "电影 film.mkv"), line.address])
         upload = trio.run(wait_until_held, server.address, 1)
         dest = tmp_path / "copy.mkv"
         status = main(["get", "--upload", upload.sourceid, server.address, str(dest)])

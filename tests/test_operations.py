@@ -19,7 +19,7 @@ import pytest
 import trio
 from peers import MIB, Sample, bytes_of, serving
 from peers import run as run_quickly
-from processes import COMMAND, TIMEOUT_S, Ran, wait_for_line
+from processes import COMMAND, TIMEOUT_S, Process, Ran, wait_for_line
 from prometheus_client import generate_latest
 from trio.testing import wait_all_tasks_blocked
 
@@ -41,9 +41,7 @@ UNITS = Path(__file__).parent.parent / "packaging" / "systemd"
 
 @contextmanager
 def process(*command: object) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    with Process([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
             yield running
         finally:
@@ -305,7 +303,7 @@ os.execv(sys.executable, [sys.executable, "-m", "blockproto", "serve", *sys.argv
 def passed_to(sock: socket.socket, *options: object, for_another: int = 0) -> Iterator[subprocess.Popen[str]]:
     """``serve`` as a service manager starts it, with ``sock`` as descriptor 3."""
     command = [sys.executable, "-c", PASSING, str(sock.fileno()), str(for_another), *map(str, options)]
-    with subprocess.Popen(
+    with Process(
         command, pass_fds=[sock.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import COMMAND, Ran, Server, wait_for_line, wait_until_held
+from processes import COMMAND, Process, Ran, Server, wait_for_line, wait_until_held
 
 EXAMPLE = Path(__file__).parent.parent / "spec" / "examples" / "node"
 NODE = ["node", str(EXAMPLE / "bin" / "blockproto.js")]
@@ -32,7 +32,9 @@ def _what_is_missing() -> str | None:
     """Install the package if it is not there; say why the tests cannot run, or None."""
     if shutil.which("node") is None:
         return "node is not installed (on Debian: apt install nodejs npm)"
-    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    version = subprocess.run(
+        ["node", "--version"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
     if tuple(int(part) for part in version.lstrip("v").split(".")[:2]) < (18, 15):
         return f"node {version} is older than 18.15"
     wanted = json.loads((EXAMPLE / "package.json").read_text())["dependencies"]["@noble/hashes"]
@@ -76,7 +78,7 @@ class NodeServer:
 
     def __init__(self, folder: Path, port: int = 0) -> None:
         folder.mkdir(exist_ok=True)
-        self.process = subprocess.Popen(
+        self.process = Process(
             [*NODE, "serve", str(folder), "--port", str(port)], stdout=subprocess.PIPE, text=True
         )
         self.port = int(wait_for_line(self.process, timeout_s=TIMEOUT_S).rpartition(":")[2])
@@ -186,7 +188,7 @@ def _big(tmp_path: Path) -> Path:
 async def test_its_client_goes_on_after_kill_9(our_server: Server, tmp_path: Path) -> None:
     state, big = tmp_path / "state", _big(tmp_path)
     environment = {**os.environ, "BLOCKPROTO_NODE_STATE": str(state)}
-    cut = subprocess.Popen(  # noqa: ASYNC220 - forking takes milliseconds, and nothing else runs here
+    cut = Process(
         node_arguments("upload", big, f"{our_server.address}/"), env=environment, stdout=subprocess.DEVNULL
     )
     held = await wait_until_held(our_server.address, 2)
@@ -201,7 +203,7 @@ async def test_our_client_goes_on_after_kill_9_of_its_server(tmp_path: Path) -> 
     served, big = tmp_path / "served", _big(tmp_path)
     server = NodeServer(served)
     put = [*COMMAND, "put", str(big), server.address, "--json"]
-    cut = subprocess.Popen(put, stdout=subprocess.PIPE)  # noqa: ASYNC220 - as above
+    cut = Process(put, stdout=subprocess.PIPE)
     await wait_until_held(server.address, 2)
     server.stop(signal.SIGKILL)
     server = NodeServer(served, port=server.port)

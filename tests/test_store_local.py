@@ -663,7 +663,7 @@ def test_a_full_disk_and_room_again(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, timeout=60).returncode != 0:
         pytest.skip("mounting a small file system needs root")
     try:
         (mount / "served").mkdir()
@@ -672,7 +672,7 @@ def test_a_full_disk_and_room_again(tmp_path: Path) -> None:
         store.close()
         assert check_store(mount / "served", read=True) == []
     finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
+        subprocess.run(["umount", "-l", str(mount)], check=True, timeout=60)
 
 
 def _fill_and_make_room(store: LocalStore, mount: Path) -> None:

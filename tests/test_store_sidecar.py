@@ -372,7 +372,7 @@ def test_it_loads_without_what_only_posix_has() -> None:
     """And without the server's ledger."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['fcntl', 'lmdb', 'pwd', 'grp', 'resource']))"
     program = f"{blocked}; import blockproto.store.sidecar"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
 
 

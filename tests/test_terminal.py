@@ -17,7 +17,7 @@ from itertools import chain
 
 import pytest
 from campaigns.attack_names import hostile_names
-from processes import COMMAND
+from processes import COMMAND, Process
 
 from blockproto import wire
 from blockproto.conformance.client.shelf import Shelf
@@ -78,7 +78,7 @@ def shown(*words: str) -> str:
     """Everything that a command shows on a terminal of its own, on which it draws nothing itself."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "500"}
-    process = subprocess.Popen(
+    process = Process(
         [*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
     )
     os.close(theirs)

@@ -316,3 +316,27 @@ def test_the_tidy_rules_catch_what_they_forbid() -> None:
     assert _complaint("protocol", "zlib") is None
     tree = ast.parse("def test_a():\n    time.sleep(1)\n\ndef wait_b(deadline):\n    trio.sleep(1)\n")
     assert [_may_nap(name, form) for _, name, form in _naps(tree)] == [False, True]
+
+
+def _unbounded(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, what) of every call in a test that may wait for a process without end."""
+    awaited = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Await)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or id(node) in awaited:
+            continue
+        called = ast.unparse(node.func)
+        timeout = any(word.arg == "timeout" for word in node.keywords)
+        if called in {"subprocess.run", "subprocess.check_output", "subprocess.check_call"} and not timeout:
+            yield node.lineno, f"{called} without timeout"
+        elif called == "subprocess.Popen":
+            yield node.lineno, "subprocess.Popen: take processes.Process, whose waits end"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=_label)
+def test_no_test_waits_for_a_process_without_end(path: Path) -> None:
+    if path.name in {"processes.py", "server_adapter.py", "zygote.py"} or {"campaigns", "crash"} & set(
+        path.parts
+    ):
+        return
+    found = [f"{_label(path)}:{line}: {what}" for line, what in _unbounded(_tree(path))]
+    assert not found, "\n".join(found)

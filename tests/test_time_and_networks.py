@@ -51,7 +51,12 @@ def test_an_upload_goes_on_from_another_address(tmp_path: Path) -> None:
     _or_skip(lambda: {"library": clocks.library()})
     options = ("--ways", "up", "--times", "20", "--folder", str(tmp_path))
     ran = subprocess.run(
-        moving.inside(*options), cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        moving.inside(*options),
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert '"connects": 2' in ran.stdout

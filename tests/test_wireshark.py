@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from captures import Capture
-from processes import TIMEOUT_S, Ran, Server, wait_until
+from processes import TIMEOUT_S, Process, Ran, Server, wait_until
 from test_vectors import joined, rows
 
 from blockproto.errors import Code
@@ -477,7 +477,7 @@ def listen(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
             pytest.skip("dumpcap is not installed")
         path = tmp_path / "real.pcapng"
         command = ["dumpcap", "-q", "-B", "64", "-i", "lo", "-f", f"tcp port {port}", "-w", str(path)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = Process(command, stderr=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stderr is not None
         heard = ""

@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import BlockprotoError
 from .output import Status, fail, leaves_of, say
 
@@ -61,12 +62,7 @@ class _Commands(click.Group):
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            click.echo(f"blockproto {version('blockproto')}")
-        except PackageNotFoundError:
-            click.echo("blockproto (not installed: run from its source)")
+        click.echo(f"blockproto {__version__}")
         ctx.exit()
 
 

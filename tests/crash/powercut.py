@@ -84,7 +84,7 @@ class Disk:
 
 
 def _run(*command: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True)
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
 
 
 @dataclass
@@ -141,8 +141,10 @@ def live_and_die(disk: Disk, seed: int, mutant: str | None, heard: Heard) -> Non
             if heard.count >= enough:
                 break
         threading.Event().wait(rng.random() * DELAY_S_MAX)
-        disk.cut()
-        process.kill()
+        try:
+            disk.cut()
+        finally:
+            process.kill()
         for line in process.stdout:
             if line.endswith("\n"):
                 heard.hear(line.strip())

@@ -65,11 +65,11 @@ class Forked:
         """The exit code, or None while it runs."""
         return self._look(0)
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """The exit code; subprocess.TimeoutExpired if it still runs then."""
         code = self._look(timeout)
         if code is None:
-            raise subprocess.TimeoutExpired([], timeout or 0)
+            raise subprocess.TimeoutExpired([], timeout)
         return code
 
     def kill(self) -> None:
