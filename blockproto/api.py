@@ -118,7 +118,7 @@ async def serve(
         insecure: let other machines in without TLS too.
         certificate: PEM files of a certificate and its key to use instead of the server's own.
         anonymous: what one may do without a token, of "read" and "write". None: everything on loopback (or where
-            ``insecure``) as long as no token was made, else nothing.
+            ``insecure``) until the first token was made, then nothing; the clients of dialects need "write".
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
         on_entrance: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.

@@ -105,6 +105,7 @@ class Server:
         self._tls = tls
         self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
         self._admissions: dict[Connection, Admission] = {}
+        self._visits: dict[Visit, Admission] = {}
         self._unknown: dict[Connection, trio.Event] = {}  # who waits to be told who that is
         self._arrivals = Arrivals(places)
         self._company = Company(connections_each)
@@ -175,11 +176,21 @@ class Server:
         self.stop()
 
     def use_register(self, register: Register) -> None:
-        """Let the tokens of ``register`` count from now on; who came in with one that is gone has to leave (BP1-AUT-009)."""
-        self.door.register = register
+        """Let the tokens of ``register`` count from now on.
+
+        Connections that came in with one that is gone end (BP1-AUT-009), and so do those that came in without one where
+        one is needed now (BP1-AUT-014, BP1-DIA-020).
+        """
+        self.door.use_register(register)
+        self._limits = replace(self._limits, features=self.door.features)
         for connection, admission in self._admissions.items():
             if admission.revoked:
                 connection.end_with(Unauthenticated("the credential was revoked"))
+            elif admission.shut_out:
+                connection.end_with(Unauthenticated("this server wants a token now: say who you are"))
+        for visit, admission in self._visits.items():
+            if admission.shut_out:
+                visit.end_with(Unauthenticated("this server wants a token now, and dialects have none"))
 
     def load(self) -> Load:
         """What there is to do at this moment."""
@@ -228,11 +239,7 @@ class Server:
             elif isinstance(caller.spoken, Verdict):
                 await self._converse(caller, place, begun_at)
             else:
-                place.leave()
-                visit = Visit(
-                    caller.spoken, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at
-                )
-                await self._serve_until_ended(visit, visit.run(), caller.spoken.name)
+                await self._visit(caller, caller.spoken, place, begun_at)
         except* MemoryError:
             out_of_memory(endpoint.peer)
             with trio.CancelScope(shield=True):
@@ -240,11 +247,36 @@ class Server:
         finally:
             place.leave()
 
+    async def _visit(self, caller: Caller, dialect: Dialect, place: Place, begun_at: float) -> None:
+        """Serve a connection that speaks a dialect, as the anonymous principal."""
+        admission = self._admission_for(caller)
+        refusal: BlockprotoError | None = None
+        try:
+            admission.judge_dialect()
+        except BlockprotoError as exc:
+            refusal = exc
+        visit = Visit(
+            dialect, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at, refusal
+        )
+        if refusal is None:
+            place.leave()
+        else:
+            log.warning("%s was not let in: %s", caller.endpoint.peer, refusal)
+            place.go = visit.close
+        self._visits[visit] = admission
+        try:
+            await self._serve_until_ended(visit, visit.run(), dialect.name)
+        finally:
+            del self._visits[visit]
+
+    def _admission_for(self, caller: Caller) -> Admission:
+        open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
+        return Admission(self.door if open_to_all else LOCKED)
+
     async def _converse(self, caller: Caller, place: Place, begun_at: float) -> None:
         """Serve a native connection."""
         assert self._nursery is not None
-        open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
-        admission = Admission(self.door if open_to_all else LOCKED)
+        admission = self._admission_for(caller)
         connection = Connection(
             caller.endpoint, caller.session, accept=self._acceptor(self._nursery, admission)
         )

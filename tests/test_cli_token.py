@@ -315,4 +315,4 @@ def test_a_dialect_beside_tokens_is_warned_of(tmp_path: Path, run: Run) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("listening on ")
         process.terminate()
-        assert "need no token all the same" in process.communicate(timeout=20)[1]
+        assert "--dialect sourceid are not let in" in process.communicate(timeout=20)[1]

@@ -90,7 +90,8 @@ class Serving(NamedTuple):
 @click.option(
     "--anonymous",
     type=click.Choice(list(ANONYMOUS_CHOICES)),
-    help="What one may do without a token. Default: write on this machine as long as no token was made, else none.",
+    help="What one may do without a token; dialects need write. Default: write on this machine (with --insecure: anywhere) "
+    "until the first token was made, then none, also after the last one was revoked.",
 )
 @click.option("--insecure", is_flag=True, help="Let other machines in without TLS too.")
 @click.option(
@@ -236,10 +237,15 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
             f"  more tokens: blockproto token add NAME --state {shlex.quote(state)}"
         )
     anonymous = entrance.door.anonymous
-    if anonymous is None and serving.dialects:
+    register = entrance.door.register
+    if anonymous is None and register is not None and not register.tokens:
         warn(
-            f"clients of --dialect {serving.dialects[0]} need no token all the same: they cannot say who they are, and put "
-            "files into the whole folder"
+            "no token is left, so nobody can come in: make one with `blockproto token add NAME`, or add --anonymous"
+        )
+    if serving.dialects and (anonymous is None or not anonymous.scopes & 2):
+        warn(
+            f"clients of --dialect {serving.dialects[0]} are not let in: they cannot say who they are, and without a token "
+            "nobody may write; add --anonymous write if everybody may"
         )
     if anonymous is not None and not is_loopback(serving.host):
         rights = "read" if not anonymous.scopes & 2 else "read, change and remove"

@@ -77,6 +77,8 @@ async def _answer(visit: Visit, intake: Intake) -> tuple[Request, int, bytes]:
     try:
         line, rest = await _read_line(visit)
         request = parse(line)
+        if visit.refusal is not None:
+            raise visit.refusal
         sourceid = request.sourceid or new_sourceid()
         position = await intake.open(_key(visit, request, sourceid), _facts(request))
     except StoreFailed:

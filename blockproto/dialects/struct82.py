@@ -17,7 +17,15 @@ import logging
 import trio
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import BadFacts, BlockprotoError, ConnectionLost, MalformedFrame, StoreFailed
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    ConnectionLost,
+    Forbidden,
+    MalformedFrame,
+    StoreFailed,
+    Unauthenticated,
+)
 from ..names import show_name
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 from .keys import derived_key
@@ -112,6 +120,7 @@ class _Connection:
         Raises:
             ConnectionLost: it broke.
             MalformedFrame, BadFacts: what came cannot be followed any further.
+            Unauthenticated, Forbidden: it may bring nothing.
             StoreFailed: the medium reported an error.
         """
         failure: BlockprotoError | None = None
@@ -125,7 +134,7 @@ class _Connection:
             except MalformedFrame as exc:
                 failure = exc
                 self._refuse(self._replies.expect(), QUESTION, exc)
-            except BadFacts as exc:
+            except (BadFacts, Unauthenticated, Forbidden) as exc:
                 failure = exc
             finally:
                 if self._file is not None:
@@ -141,6 +150,12 @@ class _Connection:
 
     async def _read(self) -> None:
         while (header := await self._next_header()) is not None:
+            if self._visit.refusal is not None:
+                if header.blockno == QUESTION:
+                    self._replies.ask()
+                    told = self._refusal_of(QUESTION, self._visit.refusal)
+                    self._replies.know(self._replies.expect(), told)
+                raise self._visit.refusal
             await self._turn_to(header)
             assert self._file is not None
             if header.blockno == QUESTION:

@@ -32,6 +32,7 @@ class Visit:
         first: what has come already.
         uploads: where files go.
         principal: whose they become (16 bytes).
+        refusal: why it may bring nothing; None: it may. Its dialect tells the peer and ends.
 
     Attributes:
         begun_at: the Trio time when the connection stood.
@@ -46,11 +47,13 @@ class Visit:
         uploads: Uploads,
         principal: bytes,
         begun_at: float,
+        refusal: BlockprotoError | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.uploads = uploads
         self.principal = principal
         self.begun_at = begun_at
+        self.refusal = refusal
         self.finished = trio.Event()
         self._dialect = dialect
         self._first = memoryview(first)

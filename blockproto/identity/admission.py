@@ -48,6 +48,11 @@ _NEEDS: dict[type[Message], Scopes] = {
 }  # fmt: skip
 
 
+def _scope_for(message: Message) -> Scopes:
+    files = isinstance(message, List) and message.kind == ListKind.FILES
+    return Scopes.READ if files else _NEEDS[type(message)]
+
+
 def wall_clock_ms() -> int:
     """Unix milliseconds."""
     return time.time_ns() // 1_000_000
@@ -61,6 +66,7 @@ class Door:
         anonymous: what one may do without AUTH; None: nothing.
         now_ms: Unix milliseconds.
         plaintext: whether other machines may come in without TLS too (BP1-TLS-009).
+        until_token: ``anonymous`` holds only as long as nobody has ever been given a token.
     """
 
     def __init__(
@@ -70,11 +76,23 @@ class Door:
         now_ms: Callable[[], int] = wall_clock_ms,
         *,
         plaintext: bool = True,
+        until_token: bool = False,
     ) -> None:
         self.register = register
         self.anonymous = anonymous
         self.now_ms = now_ms
         self._plaintext = plaintext
+        self._until_token = until_token
+
+    def use_register(self, register: Register) -> None:
+        """Let the tokens of ``register`` count from now on.
+
+        The first principal ends anonymous access that was only the default, for good: without its last token the register
+        still knows that somebody was asked for one (BP1-AUT-014).
+        """
+        self.register = register
+        if self._until_token and register.principals:
+            self.anonymous = None
 
     @property
     def features(self) -> int:
@@ -99,10 +117,11 @@ class Admission:
         door: where it came in.
     """
 
-    __slots__ = ("_grant", "_refusals", "door")
+    __slots__ = ("_grant", "_refusals", "_was_anonymous", "door")
 
     def __init__(self, door: Door) -> None:
         self.door = door
+        self._was_anonymous = door.anonymous is not None
         self._grant: Grant | None = None
         self._refusals = 0
 
@@ -122,6 +141,11 @@ class Admission:
         register = self.door.register
         return self._grant is not None and (register is None or not register.holds(self._grant.token_id))
 
+    @property
+    def shut_out(self) -> bool:
+        """Whether the connection made its requests anonymously, and may not any more (BP1-AUT-014)."""
+        return self._was_anonymous and self._grant is None and self.door.anonymous is None
+
     def realm_for(self, message: Message) -> Realm:
         """In whose name a request is made.
 
@@ -137,9 +161,20 @@ class Admission:
         else:
             realm = self._grant.realm
             self._judge_time(self._grant)
-        files = isinstance(message, List) and message.kind == ListKind.FILES
-        realm.demand(Scopes.READ if files else _NEEDS[type(message)])
+        realm.demand(_scope_for(message))
         return realm
+
+    def judge_dialect(self) -> None:
+        """Whether a connection that can never say who it is may bring files (BP1-DIA-020).
+
+        Raises:
+            Unauthenticated: nothing may be done here without saying who one is.
+            Forbidden: files may only be read so.
+        """
+        realm = self.door.anonymous
+        if realm is None:
+            raise Unauthenticated("this server wants to know who is there, and this dialect cannot say it")
+        realm.demand(Scopes.WRITE)
 
     def judge(self, message: Auth) -> Result:
         """The answer to AUTH; from now on requests are made in the name of that principal.

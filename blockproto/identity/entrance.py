@@ -1,10 +1,11 @@
 """The entrance of a server: from its state folder and what its operator said to who may come in, and how.
 
-    on loopback          no TLS, everybody on this machine, as long as no token was made
+    on loopback          no TLS, everybody on this machine, as long as no token was ever made
     for other machines   TLS with the server's own certificate, and a token; the first start makes both
-    insecure             also without TLS; and, as long as no token was made, everybody
+    insecure             also without TLS; and, as long as no token was ever made, everybody
 
-A certificate of an authority, or more or fewer rights for who comes without a token, are said with ``Wishes``.
+Revoking the last token opens nothing: then nobody comes in until there is another. A certificate of an authority, or more or
+fewer rights for connections without a token, are said with ``Wishes``.
 
 Spec: BP1-TLS, BP1-AUT-001, BP1-PRN-008.
 """
@@ -89,11 +90,12 @@ def open_entrance(state: Path, host: str, wishes: Wishes) -> Entrance:
     here = is_loopback(host)
     register = registers.load(state)
     pair, pin = _certificate(state, wishes, needed=not here and not wishes.insecure)
-    anonymous = _anonymous(register, wishes, free=here or wishes.insecure)
+    free = here or wishes.insecure
+    anonymous = _anonymous(register, wishes, free=free)
     owner_token: Path | None = None
-    if anonymous is None and not register.tokens:
+    if anonymous is None and not register.principals:
         register, owner_token = _add_owner(state)
-    door = Door(register, anonymous, plaintext=here or wishes.insecure)
+    door = Door(register, anonymous, plaintext=free, until_token=wishes.anonymous is None)
     return Entrance(door, state, None if pair is None else server_context(*pair), pair, pin, owner_token)
 
 
@@ -111,7 +113,7 @@ def _certificate(
 def _anonymous(register: Register, wishes: Wishes, *, free: bool) -> Realm | None:
     scopes = wishes.anonymous
     if scopes is None:
-        scopes = EVERYTHING if free and not register.tokens else Scopes(0)
+        scopes = EVERYTHING if free and not register.principals else Scopes(0)
     return replace(ANONYMOUS, scopes=scopes) if scopes else None
 
 
