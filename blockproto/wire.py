@@ -84,6 +84,12 @@ FEATURE_AUTH = 0x1
 FEATURE_AUTH_REQUIRED = 0x2
 """In HELLO.features: without AUTH nothing is answered, and the early limits hold until it (BP1-AUT-004, 005)."""
 
+FEATURE_IF_EXISTS = 0x4
+"""In HELLO.features: the server compares with what is there, and knows skip and update (BP1-COM-021 to 027)."""
+
+IF_EXISTS_MAX = 4
+"""The greatest ``if_exists`` that has a meaning; 3 and 4 only where the server said ``FEATURE_IF_EXISTS``."""
+
 LIST_LIMIT_DEFAULT = 1000
 """Items a LIST asks for where its caller does not say."""
 
@@ -190,10 +196,10 @@ def _judge_facts(filesize: int | None, blocknum: int | None, filetype: str = "")
 
 
 def _judge_choices(priority: int | None, if_exists: int | None = None) -> None:
-    """priority is 0 to 2; an if_exists beyond 2 is a later version's and must be understood."""
+    """priority is 0 to 2; an if_exists beyond 4 is a later version's and must be understood."""
     if priority is not None and not 0 <= priority <= Priority.BULK:
         raise LocalProtocolError(f"priority is {priority}")
-    if if_exists is not None and not 0 <= if_exists <= 2:
+    if if_exists is not None and not 0 <= if_exists <= IF_EXISTS_MAX:
         raise Unsupported(f"if_exists is {if_exists}")
 
 
@@ -208,7 +214,7 @@ class Hello:
         streams_max: streams the other side may have open at once, at least 256.
         connection_allowance, stream_allowance: payload bytes, totals as in CREDIT.
         undurable_max: bytes of an upload that may be sent and not yet acknowledged.
-        features: bits, see ``FEATURE_AUTH`` and ``FEATURE_AUTH_REQUIRED``.
+        features: bits, see ``FEATURE_AUTH``, ``FEATURE_AUTH_REQUIRED`` and ``FEATURE_IF_EXISTS``.
         agent: name and version of the software, for people.
     """
 
@@ -292,7 +298,7 @@ class Open:
         attempt: the greater one owns the upload.
         filesize, blocknum: of the whole file; both None while unknown.
         priority: see ``Priority``.
-        if_exists: 0 keep both, 1 refuse, 2 replace.
+        if_exists: 0 keep both, 1 refuse, 2 replace, 3 skip, 4 update.
         mtime_ns: nanoseconds since 1970. mode: permission bits. b3sum, root: 32 bytes if known already.
         version, file_id: 16 bytes each, in the answer to FETCH.
     """
@@ -494,12 +500,18 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The file is there, durable, under ``stored_as``."""
+    """The file is there, durable, under ``stored_as``.
+
+    Attributes:
+        left: what had the name was left there (skip, update): the other fields are of that, zeros where not known.
+        there: the file was there already, with these bytes; nothing was stored.
+    """
 
     TYPE: ClassVar[Type] = Type.COMMITTED
     LAYOUT: ClassVar[Layout] = Layout(
         _fixed(sourceid=ID, file_id=ID, root=DIGEST, filesize=U64),
         {"stored_as": _STRING},
+        flags={"left": 0x0001, "there": 0x0002},
         tlvs={"b3sum": TLV_B3SUM},
     )
 
@@ -509,6 +521,8 @@ class Committed:
     filesize: int
     stored_as: str
     b3sum: bytes | None = None
+    left: bool = False
+    there: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -553,6 +567,7 @@ class List:
         limit: greatest number of items, at least 1.
         b3sum: with ``exact``, compute it and wait.
         ids: sourceids, for receipts.
+        if_exists: only receipts of uploads with this rule; None: of any.
     """
 
     TYPE: ClassVar[Type] = Type.LIST
@@ -560,7 +575,7 @@ class List:
         _fixed(kind=U8, limit=U16),
         {"name": _STRING, "cursor": _STRING},
         flags={"recursive": 0x0001, "exact": 0x0002, "follow": 0x0004, "b3sum": 0x0008},
-        tlvs={"ids": TLV_IDS},
+        tlvs={"ids": TLV_IDS, "if_exists": TLV_IF_EXISTS},
     )
 
     kind: int
@@ -572,8 +587,10 @@ class List:
     follow: bool = False
     b3sum: bool = False
     ids: tuple[bytes, ...] = ()
+    if_exists: int | None = None
 
     def __post_init__(self) -> None:
+        _judge_choices(None, self.if_exists)
         if not 1 <= self.kind <= 3:
             raise Unsupported(f"LIST of kind {self.kind}")
         if self.limit < 1:
@@ -648,7 +665,11 @@ class UploadItem:
 class ReceiptItem:
     """What COMMITTED said."""
 
-    LAYOUT: ClassVar[Layout] = Committed.LAYOUT
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(sourceid=ID, file_id=ID, root=DIGEST, filesize=U64),
+        {"stored_as": _STRING},
+        tlvs={"b3sum": TLV_B3SUM},
+    )
 
     sourceid: bytes
     file_id: bytes

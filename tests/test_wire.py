@@ -462,8 +462,8 @@ def test_mode_is_masked_and_ids_are_whole():
 
 def test_choices_of_a_later_version_are_unsupported():
     for make in (
-        lambda: Open(ID, 1, 0, 0, "a", "", if_exists=3),
-        lambda: replace(BLOCK, if_exists=3),
+        lambda: Open(ID, 1, 0, 0, "a", "", if_exists=5),
+        lambda: replace(BLOCK, if_exists=5),
         lambda: List(4),
         lambda: List(0),
         lambda: Remove(3),

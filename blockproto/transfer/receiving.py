@@ -29,6 +29,7 @@ from ..errors import (
     DigestsDiffer,
     Scope,
     SourceChanged,
+    Unsupported,
 )
 from ..link.connection import Connection, error_of
 from ..realm import ANONYMOUS, Realm
@@ -57,6 +58,8 @@ def facts_of(message: Open | Block, realm: Realm) -> Facts:
         NameRefused: the name breaks a rule.
         BadFacts: a folder that has bytes.
     """
+    if (message.if_exists or 0) > IfExists.REPLACE:
+        raise Unsupported(f"if_exists is {message.if_exists}")
     filename = realm.inward(message.filename)
     if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
         raise BadFacts("a folder has no bytes: its filesize is 0")

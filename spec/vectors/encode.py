@@ -30,6 +30,7 @@ FLAGS = {
     "BLOCK": {"END": 1, "COMMIT": 2},
     "PIECE": {"END": 1, "COMMIT": 2},
     "HAVE": {"MORE": 1},
+    "COMMITTED": {"LEFT": 1, "THERE": 2},
     "LIST": {"RECURSIVE": 1, "EXACT": 2, "FOLLOW": 4, "B3SUM": 8},
     "REMOVE": {"RECURSIVE": 1},
     "CANCEL": {"DISCARD": 1},

@@ -92,6 +92,15 @@ def _open() -> Iterator[Vector]:
                  frame("OPEN", 3, sourceid=SOURCEID, attempt=ATTEMPT, filesize=len(PHOTO), blocknum=3, priority=1,
                        if_exists=2, filename=PHOTO_NAME, filetype="image/jpeg",
                        tlvs={"MTIME": MTIME_NS, "MODE": 0o644}))  # fmt: skip
+    yield Vector("open/skip-with-root", "Not if the name is taken; the root is known already.",
+                 ["BP1-COM-025", "BP1-RES-029"],
+                 frame("OPEN", 3, sourceid=SOURCEID, attempt=ATTEMPT, filesize=len(PHOTO), blocknum=3, priority=1,
+                       if_exists=3, filename=PHOTO_NAME, filetype="image/jpeg",
+                       tlvs={"MTIME": MTIME_NS, "ROOT": PHOTO_ROOT}))  # fmt: skip
+    yield Vector("open/update", "Only if what has the name is older.", ["BP1-COM-025"],
+                 frame("OPEN", 3, sourceid=SOURCEID, attempt=ATTEMPT, filesize=len(PHOTO), blocknum=3, priority=1,
+                       if_exists=4, filename=PHOTO_NAME, filetype="image/jpeg",
+                       tlvs={"MTIME": MTIME_NS}))  # fmt: skip
     yield Vector("open/unknown-size", "filesize and blocknum both unknown.", ["BP1-BLK-003"],
                  frame("OPEN", 5, sourceid=ZERO, attempt=1, filesize=None, blocknum=None, priority=0, if_exists=1,
                        filename="语音 1.opus", filetype="audio/ogg"))  # fmt: skip
@@ -202,6 +211,14 @@ def _answers() -> Iterator[Vector]:
     yield Vector("committed/hello", "Stored under another name: keep both.", ["BP1-COM-006", "BP1-COM-014"],
                  frame("COMMITTED", 1, sourceid=SOURCEID, file_id=FILE_ID, root=HELLO_DIGEST, filesize=14,
                        stored_as="hello (1).txt"))  # fmt: skip
+    yield Vector("committed/there", "The file was there already, under another name that was tried.",
+                 ["BP1-COM-021", "BP1-COM-023"],
+                 frame("COMMITTED", 1, flags=["THERE"], sourceid=SOURCEID, file_id=FILE_ID, root=HELLO_DIGEST,
+                       filesize=14, stored_as="hello (1).txt"))  # fmt: skip
+    yield Vector("committed/left", "What has the name was left; the principal may not read it.",
+                 ["BP1-COM-025", "BP1-PRN-010"],
+                 frame("COMMITTED", 1, flags=["LEFT"], sourceid=SOURCEID, file_id=ZERO, root=bytes(32), filesize=0,
+                       stored_as="hello.txt"))  # fmt: skip
     yield Vector("committed/b3sum", "The receiver knows the BLAKE3 of the whole file too.", ["BP1-DIG-003"],
                  frame("COMMITTED", 3, sourceid=SOURCEID, file_id=FILE_ID, root=PHOTO_ROOT, filesize=len(PHOTO),
                        stored_as=PHOTO_NAME, tlvs={"B3SUM": blake3(PHOTO).digest()}))  # fmt: skip
@@ -229,6 +246,9 @@ def _questions() -> Iterator[Vector]:
                  frame("LIST", 1, kind=2, limit=65_535, name="", cursor=""))  # fmt: skip
     yield Vector("list/receipts", "Which of two sourceids are committed?", ["BP1-LST-008"],
                  frame("LIST", 1, kind=3, limit=2, name="", cursor="", tlvs={"IDS": [SOURCEID, FILE_ID]}))  # fmt: skip
+    yield Vector("list/receipts-of-a-rule", "Which of two sourceids were committed with replace?", ["BP1-LST-015"],
+                 frame("LIST", 1, kind=3, limit=2, name="", cursor="",
+                       tlvs={"IDS": [SOURCEID, FILE_ID], "IF_EXISTS": 2}))  # fmt: skip
     yield Vector("remove/file", "A file by its name.", ["BP1-LST-010"],
                  frame("REMOVE", 1, kind=1, id=ZERO, filename="hello.txt"))  # fmt: skip
     yield Vector("remove/folder", "A folder and everything in it.", ["BP1-LST-012"],

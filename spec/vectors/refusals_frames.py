@@ -207,9 +207,9 @@ def _must_understand() -> Iterator[Refusal]:
         yield bad(f"flag-bit-{bit}", "BP1-EXT-004", raw, (4, 2, f"bit {bit}"))
     raw = remade(ping(), bytes(12), flags=0x8000)
     yield bad("flag-on-the-connection", "BP1-EXT-004", raw, (4, 2, "bit 15"), "connection")
-    if_exists, inbox = photo_open(if_exists=3), list_files(kind=4)
+    if_exists, inbox = photo_open(if_exists=5), list_files(kind=4)
     remove = frame("REMOVE", 1, kind=3, id=ZERO, filename="")
-    yield bad("if-exists-3", "BP1-FRM-019", if_exists.raw, place_of(if_exists, "if_exists", "3"))
+    yield bad("if-exists-5", "BP1-FRM-019", if_exists.raw, place_of(if_exists, "if_exists", "5"))
     yield bad("list-kind-4", "BP1-LST-009", inbox.raw, place_of(inbox, "kind", "reserved"))
     yield bad("remove-kind-3", "BP1-FRM-019", remove.raw, place_of(remove, "kind", "3"))
 

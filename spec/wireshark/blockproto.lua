@@ -29,14 +29,14 @@ local ERRORS = {
 }
 local SCOPES = { [1] = "block", [2] = "stream", [3] = "connection" }
 local PRIORITIES = { [0] = "interactive", [1] = "normal", [2] = "bulk" }
-local IF_EXISTS = { [0] = "keep both", [1] = "refuse", [2] = "replace" }
+local IF_EXISTS = { [0] = "keep both", [1] = "refuse", [2] = "replace", [3] = "skip", [4] = "update" }
 local KINDS = { [0] = "principal", [1] = "files", [2] = "unfinished uploads", [3] = "receipts", [4] = "inbox", [5] = "events" }
 local ITEM_KINDS = { [1] = "file", [2] = "folder" }
 local YES_NO = { [0] = "no", [1] = "yes" }
 local CHECK_STATUS = { [0] = "bad", [1] = "good" }
 
 local FLAGS = {  -- name in protocol.md to bit; which of them a message has is said in its layout
-  END = 0x0001, COMMIT = 0x0002, MORE = 0x0001, DISCARD = 0x0001, ANSWER = 0x0001,
+  END = 0x0001, COMMIT = 0x0002, MORE = 0x0001, DISCARD = 0x0001, ANSWER = 0x0001, LEFT = 0x0001, THERE = 0x0002,
   RECURSIVE = 0x0001, EXACT = 0x0002, FOLLOW = 0x0004, B3SUM = 0x0008,
 }
 local GREASE_FLAG = 0x0800
@@ -98,11 +98,11 @@ local MESSAGES = {
   [0x8A] = { name = "COMMIT", { "sourceid", "id" }, { "root", "digest" }, { "filesize", "u64" }, { "blocknum", "u32" },
     tlvs = { 1, 2, 3 } },
   [0x8B] = { name = "COMMITTED", { "sourceid", "id" }, { "file_id", "id" }, { "root", "digest" }, { "filesize", "u64" },
-    { "stored_as", "string" }, tlvs = { 3 } },
+    { "stored_as", "string" }, tlvs = { 3 }, flags = { "LEFT", "THERE" } },
   [0x8C] = { name = "FETCH", { "file_id", "id" }, { "first", "u64" }, { "fetch_length", "u64?" }, { "version", "id" },
     { "priority", "u8" }, { "held", "runs" }, { "prefixes", "prefixes" }, { "filename", "string" } },
   [0x8D] = { name = "LIST", { "kind", "u8" }, { "limit", "u16" }, { "name", "string" }, { "cursor", "string" },
-    tlvs = { 6 }, flags = { "RECURSIVE", "EXACT", "FOLLOW", "B3SUM" } },
+    tlvs = { 6, 10 }, flags = { "RECURSIVE", "EXACT", "FOLLOW", "B3SUM" } },
   [0x8E] = { name = "REMOVE", { "kind", "u8" }, { "id", "id" }, { "filename", "string" }, flags = { "RECURSIVE" } },
   [0x8F] = { name = "RESULT", { "kind", "u8" }, { "items", "items" }, { "cursor", "string" } },
   [0x90] = { name = "CANCEL", { "reason", "u16" }, { "text", "string" }, flags = { "DISCARD" } },

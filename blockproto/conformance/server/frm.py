@@ -549,7 +549,7 @@ def _or_unopened(name: str) -> tuple[Code, ...]:
     "choices/{}",
     "FRM-019 LST-009",
     {
-        "if-exists-3": ("open", "if_exists", 3),
+        "if-exists-5": ("open", "if_exists", 5),
         "list-kind-0": ("list", "kind", 0),
         "list-kind-200": ("list", "kind", 200),
         "remove-kind-0": ("remove", "kind", 0),

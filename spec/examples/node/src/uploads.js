@@ -31,6 +31,7 @@ export class Uploads {
 
   /** The handler of a stream that began with OPEN, judged in the order of RES-005. */
   async onOpen(connection, stream, message) {
+    judgeRule(message.if_exists);
     judgeName(message);
     const facts = factsOf(message);
     const receipt = message.sourceid === ZEROS16 ? null : await this.store.receiptOf(message.sourceid);
@@ -159,6 +160,11 @@ export class Uploads {
   }
 }
 
+/** skip and update belong to a feature that this server does not have (FRM-019). */
+function judgeRule(ifExists) {
+  if (ifExists > 2) throw new Refusal('UNSUPPORTED', `there is no if_exists ${ifExists}`);
+}
+
 /** What an OPEN of an upload that was begun is judged by: attempt, then facts (RES-006, RES-007). */
 function judgeAgain(former, message, facts) {
   const attempt = BigInt(former.part.notes.attempt);
@@ -189,6 +195,7 @@ export class BriefLane {
 
   async onBlock(message) {
     if (this.facts !== null) throw badFacts('a second BLOCK on a brief stream');
+    judgeRule(message.tlvs.IF_EXISTS ?? 0);
     judgeName(message);
     this.facts = factsOf(message);
     const {filesize} = this.facts;

@@ -58,7 +58,7 @@ const LAYOUTS = {
   COMMITTED: {
     type: 0x8b, fields: [
       ['sourceid', 'raw16'], ['file_id', 'raw16'], ['root', 'raw32'], ['filesize', 'u64'], ['stored_as', 'string']],
-    tlvs: [B3SUM],
+    flags: {LEFT: 1, THERE: 2}, tlvs: [B3SUM],
   },
   FETCH: {
     type: 0x8c, fields: [
@@ -67,7 +67,7 @@ const LAYOUTS = {
   },
   LIST: {
     type: 0x8d, fields: [['kind', 'u8'], ['limit', 'u16'], ['name', 'string'], ['cursor', 'string']],
-    flags: {RECURSIVE: 1, EXACT: 2, FOLLOW: 4, B3SUM: 8}, tlvs: [IDS],
+    flags: {RECURSIVE: 1, EXACT: 2, FOLLOW: 4, B3SUM: 8}, tlvs: [IDS, IF_EXISTS],
   },
   REMOVE: {type: 0x8e, fields: [['kind', 'u8'], ['id', 'raw16'], ['filename', 'string']], flags: {RECURSIVE: 1}},
   RESULT: {type: 0x8f, fields: [['kind', 'u8'], ['items', 'items'], ['cursor', 'string']]},
@@ -289,7 +289,7 @@ function judgeChoices(message) {
   const priority = message.priority ?? message.tlvs.PRIORITY ?? 0;
   if (priority > 2) throw malformed(`there is no priority ${priority}`);
   const ifExists = message.if_exists ?? message.tlvs.IF_EXISTS ?? 0;
-  if (ifExists > 2) throw new Refusal('UNSUPPORTED', `there is no if_exists ${ifExists}`);
+  if (ifExists > 4) throw new Refusal('UNSUPPORTED', `there is no if_exists ${ifExists}`);
   if (message.message === 'ERROR' && (message.scope < 1 || message.scope > 3)) throw malformed(`there is no scope ${message.scope}`);
   if (message.message === 'LIST' && message.limit === 0) throw malformed('a limit of 0');
   if (message.message === 'LIST' && (message.kind < 1 || message.kind > 3))
