@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from .wire import EntryKind, FileItem, UploadItem
+
+IfExistsWord = Literal["keep", "refuse", "replace", "skip", "update"]
+"""What to do when a name is taken by another content: keep both, refuse, replace what is there, leave what is there, or
+replace it only if ours was modified later. A name that is taken by the very same content is that file, whatever the word."""
+
+IF_EXISTS: tuple[IfExistsWord, ...] = get_args(IfExistsWord)
+
+Outcome = Literal["sent", "there", "left"]
+"""What became of a file: it travelled; the very same content was there already; or what was there was left as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +28,13 @@ class UploadJob:
     Attributes:
         path: of the file or folder here.
         name: its whole name on the server, with "/" between components.
-        if_exists: ``keep`` both, ``refuse``, or ``replace``.
+        if_exists: ``keep`` both, ``refuse``, ``replace``, ``skip`` (leave what is there) or ``update`` (replace it if ours
+            was modified later).
     """
 
     path: Path
     name: str
-    if_exists: str = "keep"
+    if_exists: IfExistsWord = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +44,15 @@ class Receipt:
     Attributes:
         filename: the name that was asked for; ``stored_as`` is the one it got (for a download: the local path).
         blocknum: how many blocks the file has.
-        root: digest of the block digests; b3sum: BLAKE3 of the file, or None while nobody computed it.
+        root: digest of the block digests, or None of a file that was left; b3sum: BLAKE3 of the file, or None while nobody
+            computed it.
         resumed: whether something was there already.
         blocks_sent, blocks_skipped: blocks that travelled, and that did not have to.
         payload_bytes_sent: bytes of file content that were put on the wire by this call.
         connections: over how many.
         elapsed_s: seconds from OPEN or the first byte to COMMITTED.
+        outcome: ``sent``; ``there`` if the same content was there already; ``left`` if ``skip`` or ``update`` left what was
+            there: then ``stored_as`` and ``filesize`` are those of what is there.
     """
 
     filename: str
@@ -47,7 +60,7 @@ class Receipt:
     filesize: int
     blocknum: int
     sourceid: str
-    root: str
+    root: str | None
     b3sum: str | None
     stored_as: str
     resumed: bool
@@ -56,6 +69,7 @@ class Receipt:
     payload_bytes_sent: int
     connections: int
     elapsed_s: float
+    outcome: Outcome = "sent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,19 @@ async def test_what_is_there_already_is_not_added_again(tmp_path: Path) -> None:
 
 
 @quick
+async def test_added_again_with_another_word_the_last_word_counts(tmp_path: Path) -> None:
+    """``queue add --if-exists replace`` of what waits with ``keep`` must replace."""
+    path = file_of(tmp_path, "one", 10)
+    async with TransferQueue.open(tmp_path / "queue") as queue:
+        first = await queue.add_upload(path, SERVER)
+        assert await queue.add_upload(path, SERVER, if_exists="replace") == first
+        assert [one.if_exists for one in queue.transfers()] == ["replace"]
+        await queue.pause(first)
+        assert await queue.add_upload(path, SERVER, if_exists="refuse") == first
+        assert [(one.if_exists, one.state) for one in queue.transfers()] == [("refuse", TransferState.PAUSED)]
+
+
+@quick
 async def test_a_folder_becomes_its_files_when_its_turn_comes(tmp_path: Path) -> None:
     file_of(tmp_path, "photos/1.jpg", 10)
     file_of(tmp_path, "photos/sub/2.jpg", 20, 2)

@@ -37,6 +37,7 @@ RECEIPT_FIELDS = (
     "payload_bytes_sent",
     "connections",
     "elapsed_s",
+    "outcome",
 )
 """The fields of the object that ``put --json`` and ``get --json`` print for each file, in this order; scripts rely on it."""
 

@@ -24,6 +24,7 @@ from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..calling.walking import Found, total_of, walk
 from ..errors import ConnectionLost, GoingAway, ProtocolError
 from ..names import show_name
+from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
@@ -45,7 +46,7 @@ class _Wanted:
     paths: tuple[str, ...]
     address: Address
     as_name: str | None
-    if_exists: str
+    if_exists: IfExistsWord
     as_json: bool
     verbosity: int
     retry_for_s: float | None
@@ -99,7 +100,7 @@ def put(
     address: Address,
     connections: int | None,
     as_name: str | None,
-    if_exists: str,
+    if_exists: IfExistsWord,
     dialect: str | None,
     retry_for_s: float | None,
     log: Path | None,

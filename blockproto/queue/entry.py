@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from ..results import IfExistsWord
+
 PRIORITIES = ("interactive", "normal", "bulk")
 """From what cannot wait to what can."""
 
@@ -46,7 +48,7 @@ class Wanted:
         server: ``bp://HOST:PORT``.
         name: of the file or folder on the server, with "/" between components.
         path: of the file or folder here, absolute.
-        if_exists: for an upload whose name is taken: ``keep``, ``refuse`` or ``replace``.
+        if_exists: for a name that is taken, see ``UploadJob``.
         priority: an index of ``PRIORITIES``.
     """
 
@@ -54,7 +56,7 @@ class Wanted:
     server: str
     name: str
     path: Path
-    if_exists: str = "keep"
+    if_exists: IfExistsWord = "keep"
     priority: int = 1
 
 
@@ -87,7 +89,7 @@ class QueuedTransfer:
     server: str
     name: str
     path: Path
-    if_exists: str
+    if_exists: IfExistsWord
     priority: str
     place: float
     state: TransferState

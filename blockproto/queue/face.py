@@ -19,6 +19,7 @@ from ..calling.mailbox import Mailbox
 from ..client import Client
 from ..errors import StoreInUse
 from ..names import SafeName
+from ..results import IfExistsWord
 from ..tasks import background_tasks
 from ..transfer.committing import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
@@ -31,7 +32,7 @@ RETRY_FOR_S = 86_400.0
 POLL_S = 0.1
 """How soon a change by another process is seen."""
 FILENAME = "queue.sqlite3"
-IF_EXISTS = ("keep", "refuse", "replace")
+IF_EXISTS: tuple[IfExistsWord, ...] = ("keep", "refuse", "replace")
 
 T = TypeVar("T")
 _UNFINISHED = (TransferState.WAITING, TransferState.RUNNING, TransferState.PAUSED)
@@ -94,7 +95,7 @@ class TransferQueue:
         *,
         name: str | None = None,
         folder: str = "",
-        if_exists: str = "keep",
+        if_exists: IfExistsWord = "keep",
         priority: str = "normal",
     ) -> int:
         """Add a file or folder that shall go up; returns its number.
@@ -107,7 +108,8 @@ class TransferQueue:
             server: ``bp://HOST[:PORT]`` or ``bps://HOST[:PORT]``.
             name: what it is called there; None takes the path's last component.
             folder: the folder on the server, "" for the served one.
-            if_exists: ``keep`` both, ``refuse``, or ``replace`` when the name is taken by other content.
+            if_exists: what to do when the name is taken by other content; see ``UploadJob``. Of what is in the queue already
+                and has not begun, the word is changed.
             priority: ``interactive``, ``normal`` or ``bulk``.
 
         Raises:
@@ -283,7 +285,9 @@ class TransferQueue:
                 self._runner.look(changed)
 
 
-def wanted(direction: Direction, server: str, name: str, path: Path, if_exists: str, priority: str) -> Wanted:
+def wanted(
+    direction: Direction, server: str, name: str, path: Path, if_exists: IfExistsWord, priority: str
+) -> Wanted:
     """A transfer to add; judged now, so that what can never work is refused by ``add`` and not hours later.
 
     Raises:

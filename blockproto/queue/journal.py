@@ -188,13 +188,14 @@ class Journal:
         }  # fmt: skip
         there = database.execute(
             "SELECT id FROM transfers WHERE server = :server AND name = :name AND path = :path AND direction = :direction "
-            "AND state IN ('waiting', 'running', 'paused', 'failed')",
+            "AND (state IN ('waiting', 'paused', 'failed') OR state = 'running' AND if_exists = :if_exists)",
             values,
         ).fetchone()
         if there is not None:
             database.execute(
-                f"UPDATE transfers SET state = 'waiting', {_STAMP} WHERE id = :id AND state = 'failed'",
-                {"id": there["id"], "now": _now_ms()},
+                "UPDATE transfers SET state = CASE state WHEN 'failed' THEN 'waiting' ELSE state END, "
+                f"if_exists = :if_exists, {_STAMP} WHERE id = :id AND (state = 'failed' OR if_exists != :if_exists)",
+                values | {"id": there["id"]},
             )
             return int(there["id"])
         cursor = database.execute(
