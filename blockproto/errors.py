@@ -5,7 +5,8 @@ can help (``retryable``). The text is for people; nothing is ever decided from i
 
 Rules:
     1. Foreign exceptions are translated at one border each (construct in ``wire``, lmdb and OS errors in ``store``,
-       Trio in ``connection``), always with ``from``. Anything else is a bug and may crash.
+       Trio in ``connection``), always with ``from``. Anything else is a bug: ``link/unexpected`` logs it and ends what it
+       belongs to, a stream or a connection, never the server.
     2. Every error that crosses the wire has a row in ``ERRORS``; the spec's table has the same rows.
 
 Spec: BP1-ERR.
@@ -54,6 +55,7 @@ class Code(IntEnum):
     BUSY = 33
     GOING_AWAY = 34
     NOT_EMPTY = 35
+    INTERNAL = 36
     UNAUTHENTICATED = 40
     FORBIDDEN = 41
     QUOTA = 42
@@ -109,6 +111,9 @@ ERRORS: dict[Code, ErrorRow] = {
     Code.BUSY: ErrorRow(_S, True, "too much is going on", "try again a little later"),
     Code.GOING_AWAY: ErrorRow(_S, True, "the server is stopping", "connect again and resume"),
     Code.NOT_EMPTY: ErrorRow(_S, False, "the folder is not empty", "remove it recursively"),
+    Code.INTERNAL: ErrorRow(
+        _S, False, "an error that nobody expected", "look at the log of the side that says it, and report it"
+    ),
     Code.UNAUTHENTICATED: ErrorRow(
         _S, False, "there is no credential, or it is not accepted", "give a token that the server knows"
     ),
@@ -308,6 +313,12 @@ class GoingAway(TransferError):
     code = Code.GOING_AWAY
 
 
+class InternalError(TransferError):
+    """An error that nobody expected, a bug on the side that says so; the log there has its traceback."""
+
+    code = Code.INTERNAL
+
+
 class Unauthenticated(TransferError):
     """Nobody has said who is asking, or not with a credential that is accepted."""
 
@@ -402,7 +413,8 @@ _BY_CODE: dict[Code, type[BlockprotoError]] = {
         MalformedFrame, FrameTooLarge, BadCheck, UnexpectedMessage, UnsupportedVersion, CreditExceeded,
         TooManyStreams, NotBlockproto, Unsupported, BadFacts, DigestMismatch, DigestsDiffer, SourceChanged,
         Superseded, Cancelled, GoingAway, NameRefused, StoreFailed, StoreFull, UnknownFile, UnknownUpload,
-        FileExists, NotPermitted, NotEmpty, Unauthenticated, Forbidden, QuotaExceeded, CredentialExpired, ConnectionLost,
+        FileExists, NotPermitted, NotEmpty, InternalError, Unauthenticated, Forbidden, QuotaExceeded, CredentialExpired,
+        ConnectionLost,
     )
 }  # fmt: skip
 

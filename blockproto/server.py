@@ -40,6 +40,7 @@ from .identity.admission import LOCKED, Admission, Admitting, Door
 from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, SocketEndpoint, endpoint_of
+from .link.unexpected import unexpected
 from .protocol.session import Limits
 from .realm import ANONYMOUS
 from .routing import Verdict
@@ -50,9 +51,9 @@ from .serving.doorway import Doorway, Stranger
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
 from .serving.ward import Ward, out_of_memory
-from .store import FileStore
+from .store import FileStore, Work
 from .transfer.budgets import Budgets
-from .transfer.committing import Committer, Disk, run_in_thread
+from .transfer.committing import Committer, Disk, run_anyhow, run_in_thread
 from .transfer.receiving import Incoming
 from .transfer.receiving_brief import BriefIncoming
 from .transfer.uploads import Uploads
@@ -62,6 +63,8 @@ from .wire import Auth, Block, Fetch, List, Message, Open, Remove
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
 SWEEP_EVERY_S = 3600.0
+ACCEPT_AGAIN_S = 1.0
+"""How long a listener rests after an error that nobody expected."""
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +158,7 @@ class Server:
                 await self._leave()
                 nursery.cancel_scope.cancel()
         finally:
-            await run_in_thread(self.store.close)
+            await run_anyhow(self.store.close)
 
     async def _stop_when_cancelled(self) -> None:
         try:
@@ -225,7 +228,7 @@ class Server:
     async def _serve_stranger(
         self, endpoint: Endpoint, place: Place, scope: trio.CancelScope, begun_at: float
     ) -> None:
-        """Serve one connection that has a place; when memory is wanting for it, it ends and the others go on."""
+        """Serve one connection that has a place; whatever goes wrong in it, it ends and the others go on."""
         VISITOR.set(Visitor(next(self._numbers), endpoint.peer))
         new_session = partial(self._watch.session, self._limits)
         endpoint = self._watch.endpoint(endpoint)
@@ -242,6 +245,10 @@ class Server:
                 await self._visit(caller, caller.spoken, place, begun_at)
         except* MemoryError:
             out_of_memory(endpoint.peer)
+            with trio.CancelScope(shield=True):
+                await endpoint.aclose()
+        except* Exception as group:
+            unexpected(f"the connection to {endpoint.peer}", group)
             with trio.CancelScope(shield=True):
                 await endpoint.aclose()
         finally:
@@ -350,11 +357,11 @@ class Server:
                 return Incoming(connection, stream, self.uploads, realm)
             if isinstance(message, Block):
                 return BriefIncoming(connection, stream, self.uploads, realm)
-            ward = Ward(nursery, connection)
+            if isinstance(message, Fetch) and is_brief(message):
+                briefs = briefs or Briefs(connection, Ward(nursery, connection), self.store, self.disk)
+                return ServedBrief(briefs, stream, realm)
+            ward = Ward(nursery, connection, stream)
             if isinstance(message, Fetch):
-                if is_brief(message):
-                    briefs = briefs or Briefs(connection, ward, self.store, self.disk)
-                    return ServedBrief(briefs, stream, realm)
                 return ServedFetch(connection, stream, ward, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
             return Answerer(connection, stream, ward, self.store, self.uploads, realm)
@@ -363,13 +370,19 @@ class Server:
 
     async def _accept_from(self, listener: trio.SocketListener) -> None:
         async with listener:
-            with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
-                await Doorway(sock, self._arrivals, self._dialects, self._let_in).run()
+            while True:
+                try:
+                    with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
+                        await Doorway(sock, self._arrivals, self._dialects, self._let_in).run()
+                except* Exception as group:
+                    unexpected("accepting connections for a second", group)
+                await trio.sleep(ACCEPT_AGAIN_S)
 
     async def _sweep(self) -> None:
         """Remove what has expired, a little at a time."""
         while True:
             now_ms = time.time_ns() // 1_000_000
+            works: Sequence[Work] = ()
             try:
                 works = await run_in_thread(partial(self.store.sweep, now_ms))
                 for work in works:
@@ -377,6 +390,11 @@ class Server:
             except StoreFailed as exc:
                 self._fail(exc)
                 return
+            except BlockprotoError as exc:
+                log.warning("what has expired is looked for again in an hour: %s", exc)
+            except Exception as exc:
+                unexpected("looking for what has expired", exc)
+                works = ()
             if works:
                 await self.committer.drain()
             else:

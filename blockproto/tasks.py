@@ -22,15 +22,15 @@ async def background_tasks() -> AsyncIterator[trio.Nursery]:
             finally:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        error = _only(group)
+        error = only_error(group)
         if error is None:
             raise
         raise error from error.__cause__
 
 
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
-    """The one error in nested groups, Cancelled aside; None if there are several."""
-    rest = group.split(trio.Cancelled)[1]
+def only_error(raised: BaseException) -> BaseException | None:
+    """The one error that ``raised`` is or holds in nested groups, Cancelled aside; None if there are several."""
+    rest = raised.split(trio.Cancelled)[1] if isinstance(raised, BaseExceptionGroup) else raised
     if rest is None:
         return None
     error: BaseException = rest

@@ -218,7 +218,7 @@ class BriefFetch:
         assert opened is not None
         file_id = opened.file_id or bytes(16)
         message = Committed(opened.sourceid, file_id, stored.root, stored.filesize, "")
-        self._connection.answer(self.stream, message)
+        self._connection.post(self.stream, message)
         self._connection.forget(self.stream)
 
     def _end(self, outcome: StoredFile | BlockprotoError) -> None:

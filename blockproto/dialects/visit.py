@@ -13,6 +13,8 @@ import trio
 
 from ..errors import BlockprotoError, Cancelled, Code, ConnectionLost
 from ..link.endpoint import Endpoint, Part
+from ..link.unexpected import is_expected, unexpected, wants_memory
+from ..tasks import only_error
 from ..transfer.uploads import Uploads
 from . import Dialect
 
@@ -70,8 +72,13 @@ class Visit:
         try:
             with self._scope:
                 await self._dialect.serve(self)
-        except BlockprotoError as exc:
-            self._lost = self._lost or exc
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            error = only_error(exc)
+            if error is None or not is_expected(error):
+                error = unexpected(f"the connection to {self.endpoint.peer}", exc)
+            self._lost = self._lost or error
         finally:
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()

@@ -28,6 +28,7 @@ from ..errors import (
     Code,
     ConnectionLost,
     GoingAway,
+    LocalProtocolError,
     NotBlockproto,
     RemoteProtocolError,
     Scope,
@@ -55,6 +56,7 @@ from .life import GREETING_S, HEAD_S, SILENCE_S, Due, Life
 from .outbox import CONTROL_LENGTH_MAX, Outbox
 from .pace import Pace
 from .sink import Opening, Sink
+from .unexpected import is_expected, unexpected, wants_memory
 
 __all__ = [
     "CONTROL_LENGTH_MAX", "DISCARD_S", "GREETING_S", "HEAD_S", "NOT_BLOCKPROTO_TEXT", "SILENCE_S", "Acceptor",
@@ -172,6 +174,10 @@ class Connection:
                 finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
                     self._lose(self._closed_here())
                 nursery.cancel_scope.cancel()
+        except* MemoryError:
+            raise
+        except* Exception as group:
+            self._lose(unexpected(f"the connection to {self.endpoint.peer}", group))
         finally:
             self._end(self.lost or self._closed_here())
             with trio.CancelScope(shield=True):
@@ -272,6 +278,8 @@ class Connection:
     def post(self, stream: int, message: Message) -> None:
         """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
 
+        What is said on a stream that has ended is dropped: the peer's end of it may overtake any answer (BP1-STR-015).
+
         Raises:
             LocalProtocolError: not legal now.
         """
@@ -362,6 +370,11 @@ class Connection:
             self._lose(exc)
         except (RemoteProtocolError, StoreFailed) as exc:
             await self._refuse(exc)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            told = exc if is_expected(exc) else unexpected(f"the connection to {self.endpoint.peer}", exc)
+            await self._refuse(told)
 
     async def _handle_buffered(self, received: int) -> None:
         self._resting = False
@@ -454,24 +467,34 @@ class Connection:
         except BlockprotoError as exc:
             self.refuse(stream, exc)
             return None
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            self.broke(stream, exc)
+            return None
         self._dispatch.add(stream, sink)
         return sink
 
-    def answer(self, stream: int, message: Message) -> None:
-        """Post an answer unless the peer has ended ``stream`` meanwhile.
-
-        Raises:
-            LocalProtocolError: not legal now.
-        """
-        if self.session.is_open(stream):
-            self.post(stream, message)
-
     def refuse(self, stream: int, error: BlockprotoError, scope: Scope = Scope.STREAM) -> None:
-        """Answer ``stream`` with ERROR; harmless if it is closed."""
+        """Answer ``stream`` with ERROR; harmless if it is closed. A LocalProtocolError is a bug of ours: see ``broke``."""
+        if isinstance(error, LocalProtocolError):
+            error = self._unexpected_on(stream, error)
         if self.lost is None and self.session.is_open(stream):
             self.post(stream, stream_error(error, scope=scope))
         if scope is Scope.STREAM:
             self.forget(stream)
+
+    def broke(self, stream: int, error: Exception) -> BlockprotoError:
+        """An error that nobody expected ended the work of ``stream``: log it, and refuse the stream with INTERNAL.
+
+        Returns what was said, to be told to whoever waits for the stream (BP1-ERR-010).
+        """
+        told = self._unexpected_on(stream, error)
+        self.refuse(stream, told)
+        return told
+
+    def _unexpected_on(self, stream: int, error: Exception) -> BlockprotoError:
+        return unexpected(f"stream {stream} of the connection to {self.endpoint.peer}", error)
 
     def handed_over(self, stream: int) -> None:
         """See dispatch.Owner."""

@@ -23,10 +23,11 @@ from typing import Protocol
 
 import trio
 
-from ..errors import BlockprotoError, RemoteProtocolError, StoreError, StoreFailed, TransferError
+from ..errors import BlockprotoError, StoreError, StoreFailed, TransferError
 from ..protocol.session import Payload, Received, Rejected
 from ..wire import Message
 from .sink import Sink
+from .unexpected import is_expected, wants_memory
 
 StreamEvent = Received | Payload | Rejected
 
@@ -39,6 +40,9 @@ class Owner(Protocol):
 
     def refuse(self, stream: int, error: BlockprotoError) -> None:
         """Answer ``stream`` with ERROR and forget it."""
+
+    def broke(self, stream: int, error: Exception) -> BlockprotoError:
+        """As ``refuse``, because of an error that nobody expected; returns what is told instead."""
 
     def consumed(self, stream: int, count: int) -> None:
         """``count`` bytes of payload were handed over, or dropped."""
@@ -93,8 +97,8 @@ class Dispatch:
     def end(self, error: BlockprotoError) -> None:
         """Tell every sink that its stream has ended."""
         sinks, self._sinks = self._sinks, {}
-        for sink in sinks.values():
-            sink.ended(error)
+        for stream, sink in sinks.items():
+            self._tell_ended(stream, sink, error)
 
     async def caught_up(self) -> None:
         """Wait until no stream has a backlog."""
@@ -106,7 +110,7 @@ class Dispatch:
         """Hand ``event`` over, now or when its turn in the backlog comes.
 
         Raises:
-            RemoteProtocolError, StoreFailed: the connection has to end. (Of a backlog the owner hears ``end_with``.)
+            BlockprotoError: the connection has to end. (Of a backlog the owner hears ``end_with``.)
         """
         stream = event.stream
         backlog = self._backlogs.get(stream)
@@ -133,7 +137,7 @@ class Dispatch:
             while backlog:
                 await self._hand_over(backlog.popleft(), self._sinks.get(stream))
                 self._owner.caught_up(stream)
-        except (RemoteProtocolError, StoreFailed) as exc:
+        except BlockprotoError as exc:
             self._owner.end_with(exc)
         finally:
             del self._backlogs[stream]
@@ -154,6 +158,11 @@ class Dispatch:
                 await sink.received(event.message, event.payload_length)
         except (TransferError, StoreError) as exc:
             self._reject(event.stream, exc)
+        except Exception as exc:
+            if is_expected(exc) or wants_memory(exc):
+                raise
+            if sink is not None:
+                self._tell_ended(event.stream, sink, self._owner.broke(event.stream, exc))
         if isinstance(event, Payload):
             self._owner.consumed(event.stream, len(event.view))
 
@@ -163,7 +172,15 @@ class Dispatch:
         sink = self._sinks.get(stream)
         self._owner.refuse(stream, error)
         if sink is not None:
+            self._tell_ended(stream, sink, error)
+
+    def _tell_ended(self, stream: int, sink: Sink, error: BlockprotoError) -> None:
+        try:
             sink.ended(error)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            self._owner.broke(stream, exc)
 
 
 def _kept(event: StreamEvent) -> StreamEvent:

@@ -162,15 +162,17 @@ class Outbox:
     def post(self, stream: int, message: Message) -> None:
         """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
 
+        What is said on a stream that has ended meanwhile is dropped; of one that was rejected only its ERROR is left to say.
+
         Raises:
             LocalProtocolError: not legal now.
         """
-        if not self.mute:
+        if not self.mute and not self._session.comes_too_late(stream, message):
             self.queue(self._session.send(stream, message))
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
         """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
-        if self.mute or not self._session.is_open(stream):
+        if self.mute or not self._session.is_live(stream):
             return
         before = self._acks.get(stream)
         held = before[1] if before else BlockSet()
@@ -196,7 +198,7 @@ class Outbox:
         frames, self._control, self._control_length = self._control, [], 0
         acks, self._acks = self._acks, {}
         for stream, (position, held) in acks.items():
-            runs = held.runs() if self._session.is_open(stream) else []
+            runs = held.runs() if self._session.is_live(stream) else []
             for at in range(0, len(runs), _ACK_RUNS_MAX):
                 page = tuple(runs[at : at + _ACK_RUNS_MAX])
                 frames.append(self._session.send(stream, Ack(position=position, held=page)))
@@ -343,7 +345,7 @@ class Outbox:
             if self.gone is not None:
                 self._turns.give(priority, 0)
                 raise self.gone
-            if stream and not self._session.is_open(stream):
+            if stream and not self._session.is_live(stream):
                 self._turns.give(priority, 0)
                 raise Cancelled("the peer ended the stream")
             if may_go():
@@ -366,7 +368,7 @@ class Outbox:
 
     def _has_room(self, stream: int, length: int, priority: Priority) -> bool:
         """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
-        if self.mute or self.gone is not None or (stream and not self._session.is_open(stream)):
+        if self.mute or self.gone is not None or (stream and not self._session.is_live(stream)):
             return True
         if stream == 0 and not self._session.may_open:
             return False

@@ -560,6 +560,18 @@ class Session:
         """Whether something may be said on ``stream``: it is new, open, or rejected and not yet answered."""
         return stream in self._streams or stream in self._unanswered
 
+    def is_live(self, stream: int) -> bool:
+        """Whether ``stream`` is new or open: neither ended, nor rejected and only to be answered with ERROR."""
+        return stream in self._streams
+
+    def comes_too_late(self, stream: int, message: Message) -> bool:
+        """Whether ``stream`` ended before ``message`` could be said; one that was rejected waits for its ERROR only."""
+        if stream == 0 or stream in self._streams:
+            return False
+        if stream in self._unanswered:
+            return not (isinstance(message, Error) and message.scope == Scope.STREAM)
+        return stream < self._own_next if stream & 1 == self._parity else stream <= self._peer_said
+
     def state(self, stream: int) -> State:
         """Where ``stream`` is; an id that is not open is ``CLOSED``."""
         entry = self._streams.get(stream)

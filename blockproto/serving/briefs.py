@@ -24,6 +24,7 @@ import trio
 from ..blocks import BlockSet, blocknum_of, digest_of
 from ..errors import BlockprotoError, Code, DigestMismatch, Scope, SourceChanged, UnexpectedMessage
 from ..link.connection import Connection
+from ..link.unexpected import is_expected, wants_memory
 from ..realm import Realm
 from ..store import FileEntry, FileStore
 from ..transfer.committing import Disk
@@ -137,7 +138,7 @@ class ServedBrief:
         self._entry: FileEntry | None = None
         self._content = memoryview(b"")
         self._digest = b""
-        self._error: BlockprotoError | None = None
+        self._error: Exception | None = None
         self._again = 0
         self._repairing = False
 
@@ -175,7 +176,9 @@ class ServedBrief:
         """Read the file, which is still the one that was asked for; what goes wrong is told by ``take``."""
         try:
             self._read()
-        except BlockprotoError as exc:
+        except MemoryError:
+            raise
+        except Exception as exc:  # what nobody expected belongs to this file's stream, not to its batch
             self._error = exc
 
     def _read(self) -> None:
@@ -201,10 +204,15 @@ class ServedBrief:
         try:
             if self._error is not None:
                 raise self._error
-            if connection.session.is_open(self._stream):
+            if connection.session.is_live(self._stream):
                 await step()
-        except BlockprotoError as exc:
-            connection.refuse(self._stream, exc)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            if isinstance(exc, BlockprotoError) and is_expected(exc):
+                connection.refuse(self._stream, exc)
+            else:
+                connection.broke(self._stream, exc)
         self._content = memoryview(b"")
 
     async def _answer(self) -> None:
@@ -253,5 +261,4 @@ class ServedBrief:
         return self._entry.filesize, blocknum_of(self._entry.filesize)
 
     def _post(self, message: Message) -> None:
-        if self._briefs.connection.session.is_open(self._stream):
-            self._briefs.connection.post(self._stream, message)
+        self._briefs.connection.post(self._stream, message)

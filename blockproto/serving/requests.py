@@ -119,7 +119,7 @@ class Answerer:
         except BlockprotoError as exc:
             self._connection.refuse(self._stream, exc)
             return
-        self._connection.answer(self._stream, result)
+        self._connection.post(self._stream, result)
         self._connection.forget(self._stream)
 
     async def _remove(self, message: RemoveMessage) -> Result:
@@ -284,13 +284,15 @@ class ServedFetch:
             reader = await self._open(message)  # perhaps it was committed in this instant
         try:
             source = StoredSource(reader, self._disk, message, self._realm)
-        except BlockprotoError:
+            sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
+            sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
+            self._lane = Lane(self._connection, sending, self._stream)
+            self._connection.post(
+                self._stream, open_message(reader.entry, source.facts.filename.text, message)
+            )
+        except BaseException:
             reader.close()
             raise
-        sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
-        sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
-        self._lane = Lane(self._connection, sending, self._stream)
-        self._connection.post(self._stream, open_message(reader.entry, source.facts.filename.text, message))
         self._ward.start_soon(self._send, sending, self._lane, reader)
 
     async def _open(self, message: Fetch) -> StoredReader:
@@ -329,12 +331,16 @@ class ServedFetch:
             source = FollowedSource(
                 live, lambda: self._store.open_file(None, file_id), self._disk, message, self._realm
             )
-        except BlockprotoError:
+        except BaseException:
             live.rest()
             raise
         following = Following(source, live, message)
-        self._lane = Lane(self._connection, following, self._stream)
-        self._connection.post(self._stream, _open_upload_message(live, source, message))
+        try:
+            self._lane = Lane(self._connection, following, self._stream)
+            self._connection.post(self._stream, _open_upload_message(live, source, message))
+        except BaseException:
+            live.unfollow(following)
+            raise
         self._ward.start_soon(self._send_following, following, self._lane)
 
     async def _send_following(self, following: Following, lane: Lane) -> None:

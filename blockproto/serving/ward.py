@@ -1,9 +1,10 @@
-"""A ward: the tasks that work for one connection, of which none can harm another.
+"""A ward: the tasks that work for one connection or one of its streams, of which none can harm another.
 
-Memory can be wanting anywhere, and an error in any task would end the server. Here it ends the connection whose task met it,
-which frees what that one had; its client comes back and goes on, as after any lost connection.
+An error in any task would end the server. Here one that nobody expected ends the stream that the task works for, or its
+connection where it works for all of it. Memory can be wanting anywhere: that ends the connection whose task met it, which
+frees what that one had; its client comes back and goes on, as after any lost connection.
 
-Spec: BP1-LIM-006.
+Spec: BP1-ERR-010, BP1-LIM-006.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import trio
 
 from ..errors import ConnectionLost
 from ..link.connection import Connection
+from ..link.unexpected import unexpected
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +29,15 @@ class Ward:
     Args:
         nursery: where they run.
         connection: for which.
+        stream: for which of its streams; None: for all of it.
     """
 
-    __slots__ = ("_connection", "_nursery")
+    __slots__ = ("_connection", "_nursery", "_stream")
 
-    def __init__(self, nursery: trio.Nursery, connection: Connection) -> None:
+    def __init__(self, nursery: trio.Nursery, connection: Connection, stream: int | None = None) -> None:
         self._nursery = nursery
         self._connection = connection
+        self._stream = stream
 
     def start_soon(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start ``work(*args)``."""
@@ -44,6 +48,13 @@ class Ward:
             await work(*args)
         except* MemoryError:
             self._connection.close(out_of_memory(self._connection.endpoint.peer))
+        except* Exception as group:
+            if self._stream is not None:
+                self._connection.broke(self._stream, group)
+            else:
+                self._connection.end_with(
+                    unexpected(f"the connection to {self._connection.endpoint.peer}", group)
+                )
 
 
 def out_of_memory(peer: str) -> ConnectionLost:

@@ -9,13 +9,17 @@ the blocks of big ones.
 Rules:
     1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload.
     2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
-    3. When the store reports ``StoreFailed``, the committer stops for good: nothing is acknowledged after that.
+    3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
+       acknowledged after that.
+    4. What a ``done`` raises concerns whoever submitted the work, never the store (BP1-ERR-010).
+    5. A batch that finds no thread is committed on the Trio thread: what was taken is kept.
 
 Spec: BP1-RES (ACK is durable); spec/store.md.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -23,7 +27,8 @@ from typing import TypeVar
 
 import trio
 
-from ..errors import StoreFailed
+from ..errors import Code, Refused, StoreFailed
+from ..link.unexpected import unexpected
 from ..store import BlockDone, Finish, Upload, UploadStore, Work
 from ..watch import NOBODY, Watch
 
@@ -37,17 +42,53 @@ QUICK_S = 0.005
 """A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
 HANGING_S = 0.2
 """A write that takes longer than this is not the scheduler's doing: one is enough."""
+NO_THREAD_MS = 1000
+"""How long the client of a request that found no thread is asked to wait."""
 _LAST_CALLS = 16
 _SLOW_AT = 2
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
 Done = Callable[[Work], None]
 
 
+class NoThread(Refused):
+    """The system starts no more threads: the request that wanted one can be made again a little later."""
+
+    def __init__(self) -> None:
+        super().__init__("the system starts no more threads now", code=Code.BUSY, retry_after_ms=NO_THREAD_MS)
+
+
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run blocking store code in a worker thread. Cancellation waits for it: a store call is never abandoned."""
-    return await trio.to_thread.run_sync(work)
+    """Run blocking store code in a worker thread. Cancellation waits for it: a store call is never abandoned.
+
+    Raises:
+        NoThread: the system starts no more threads; ``work`` was not begun.
+    """
+    begun = False
+
+    def begin() -> T:
+        nonlocal begun
+        begun = True
+        return work()
+
+    try:
+        return await trio.to_thread.run_sync(begin)
+    except (RuntimeError, MemoryError, OSError) as exc:
+        if begun:
+            raise
+        raise NoThread from exc
+
+
+async def run_anyhow(work: Callable[[], T]) -> T:
+    """As ``run_in_thread``; on the Trio thread where the system starts none, for what must not be left undone."""
+    try:
+        return await run_in_thread(work)
+    except NoThread as exc:
+        log.debug("on the main thread, and everybody waits meanwhile: %s", exc)
+    return work()
 
 
 class _Lane:
@@ -80,7 +121,7 @@ class Committer:
     def __init__(
         self,
         store: UploadStore,
-        run_blocking: RunBlocking[None] = run_in_thread,
+        run_blocking: RunBlocking[None] = run_anyhow,
         watch: Watch = NOBODY,
     ) -> None:
         self.failed: StoreFailed | None = None
@@ -143,12 +184,29 @@ class Committer:
         try:
             await self._run_blocking(lambda: self._store.commit(works))
         except StoreFailed as exc:
-            self.failed = exc
-            self._idle.set()
+            self._fail(exc)
             raise
-        self._watch.committed(works, time.perf_counter() - begun)
+        except Exception as exc:
+            unexpected("making things durable", exc)
+            raise self._fail(
+                StoreFailed(f"making things durable met an error that nobody expected: {exc!r}")
+            ) from exc
+        self._told(self._watch.committed, works, time.perf_counter() - begun)
         for work, done in batch:
-            done(work)
+            self._told(done, work)
+
+    def _fail(self, failure: StoreFailed) -> StoreFailed:
+        self.failed = failure
+        self._idle.set()
+        return failure
+
+    @staticmethod
+    def _told(tell: Callable[..., object], *args: object) -> None:
+        """Tell whoever wants to know; what goes wrong there is not the store's."""
+        try:
+            tell(*args)
+        except Exception as exc:
+            unexpected("what waits for a work", exc)
 
     def _take(self) -> list[tuple[Work, Done]]:
         batch: list[tuple[Work, Done]] = []

@@ -209,7 +209,7 @@ class Incoming:
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
         self._reservation.committed(stored.filesize)
-        self._connection.answer(self._stream, committed_message(stored, self._realm))
+        self._connection.post(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
 
@@ -273,7 +273,7 @@ class Incoming:
         upload = self._opened_upload()
         await upload.repair(message.digests)
         if not message.more and self.upload is upload:
-            self._connection.answer(self._stream, self._opened(upload))
+            self._connection.post(self._stream, self._opened(upload))
 
     def _cancel(self, message: Cancel) -> None:
         upload = self._opened_upload()
@@ -444,7 +444,7 @@ class FetchIncoming(Incoming):
         assert opening is not None
         filesize = stored.filesize if opening.filesize is None else opening.filesize
         message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, filesize, "")
-        self._connection.answer(self._stream, message)
+        self._connection.post(self._stream, message)
         self._connection.forget(self._stream)
         self._leave()
         self._done(stored)

@@ -112,6 +112,12 @@ class BriefIncoming:
         self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
 
     def _on_finished(self, work: Work) -> None:
+        try:
+            self._answer(work)
+        except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
+            self._connection.broke(self._stream, exc)
+
+    def _answer(self, work: Work) -> None:
         assert self._upload is not None
         self._upload.close()
         if isinstance(work.outcome, StoredFile):
@@ -119,7 +125,7 @@ class BriefIncoming:
             live = self._uploads.find(self._upload.key)
             if live is not None:
                 live.committed_as(work.outcome)
-            self._connection.answer(self._stream, committed_message(work.outcome, self._realm))
+            self._connection.post(self._stream, committed_message(work.outcome, self._realm))
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)

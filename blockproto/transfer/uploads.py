@@ -15,9 +15,10 @@ Spec: BP1-RES, BP1-COM.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -31,6 +32,7 @@ from ..errors import (
     Superseded,
     UnknownUpload,
 )
+from ..link.unexpected import unexpected
 from ..store import (
     BlockDone,
     Discard,
@@ -177,8 +179,8 @@ class LiveUpload:
         self.attempt = attempt
         self.facts = replace(self.facts, if_exists=facts.if_exists, mtime_ns=facts.mtime_ns, mode=facts.mode)
         self.feeds.append(feed)  # before the older ones leave: an upload without any stream rests
-        for other in older:
-            other.say_stopped(Superseded(f"attempt {attempt} took this upload over", current=attempt))
+        taken = Superseded(f"attempt {attempt} took this upload over", current=attempt)
+        _tell(older, lambda other: other.say_stopped(taken))
 
     def leave(self, feed: Feed) -> None:
         """``feed`` has ended, and its COMMIT with it; with the last one, what is known of unfinished blocks is recorded."""
@@ -204,16 +206,14 @@ class LiveUpload:
 
         def done(_: Work) -> None:
             self._stop(error)
-            for follower in tuple(self.followers):
-                follower.say_stopped(error)
+            _tell(self.followers, lambda follower: follower.say_stopped(error))
             discarded.set()
 
         self._submit(Discard(self.stored.key), done)
         return discarded
 
     def _stop(self, error: BlockprotoError) -> None:
-        for feed in tuple(self.feeds):
-            feed.say_stopped(error)
+        _tell(self.feeds, lambda feed: feed.say_stopped(error))
 
     # ---- bytes ------------------------------------------------------------------------------------------------
 
@@ -306,10 +306,9 @@ class LiveUpload:
             self._fail(work.outcome)
             return
         self.held.add(work.blockno)
-        for feed in self.feeds:
-            feed.say_durable(self.position, [(work.blockno, 1)])
-        for follower in self.followers:
-            follower.say_durable()
+        position, runs = self.position, [(work.blockno, 1)]
+        _tell(self.feeds, lambda feed: feed.say_durable(position, runs))
+        _tell(self.followers, lambda follower: follower.say_durable())
 
     # ---- commit and repair ------------------------------------------------------------------------------------
 
@@ -343,8 +342,7 @@ class LiveUpload:
             raise work.outcome
         for blockno in differing:
             self.held.discard(blockno)
-        for follower in tuple(self.followers):
-            follower.say_withdrawn()
+        _tell(self.followers, lambda follower: follower.say_withdrawn())
 
     def _differing(self, digests: tuple[tuple[int, bytes], ...]) -> tuple[int, ...]:
         return tuple(
@@ -370,18 +368,16 @@ class LiveUpload:
         if isinstance(work.outcome, StoredFile):
             self.committed_as(work.outcome)
         elif isinstance(work.outcome, DigestsDiffer):
-            for feed in tuple(self.feeds):
-                feed.say_differ(work.outcome)
+            differ = work.outcome
+            _tell(self.feeds, lambda feed: feed.say_differ(differ))
         elif isinstance(work.outcome, BlockprotoError):
             self._fail(work.outcome)
 
     def committed_as(self, stored: StoredFile) -> None:
         """The file is there; perhaps it came as a brief one, with the same sourceid (BP1-BLK)."""
         self.outcome = stored
-        for feed in tuple(self.feeds):
-            feed.say_committed(stored)
-        for follower in tuple(self.followers):
-            follower.say_committed(stored)
+        _tell(self.feeds, lambda feed: feed.say_committed(stored))
+        _tell(self.followers, lambda follower: follower.say_committed(stored))
 
     def _fail(self, error: BlockprotoError) -> None:
         self._commits.clear()
@@ -392,8 +388,10 @@ class LiveUpload:
     def _submit(self, work: Work, done: Callable[[Work], None]) -> None:
         def finished(work: Work) -> None:
             self._works -= 1
-            done(work)
-            self.rest()
+            try:
+                done(work)
+            finally:
+                self.rest()
 
         self._committer.submit(work, finished, principal=self.stored.key.principal)
         self._works += 1
@@ -529,6 +527,20 @@ class Uploads:
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
         live.stored.close()
+
+
+_Told = TypeVar("_Told", Feed, Follower)
+
+
+def _tell(those: Sequence[_Told], say: Callable[[_Told], None]) -> None:
+    """Tell each of them; what goes wrong with one ends that one, and the others hear it all the same (BP1-ERR-010)."""
+    for one in tuple(those):
+        try:
+            say(one)
+        except Exception as exc:
+            told = unexpected("a stream of an upload", exc)
+            with suppress(Exception):  # logged already, and there is nobody left to tell
+                one.say_stopped(told)
 
 
 def _how(live: LiveUpload, attempt: int | None) -> Entered:

@@ -36,6 +36,7 @@ export const ERRORS = Object.freeze({
   BUSY: [33, SCOPE.stream, true],
   GOING_AWAY: [34, SCOPE.stream, true],
   NOT_EMPTY: [35, SCOPE.stream, false],
+  INTERNAL: [36, SCOPE.stream, false],
 });
 
 const NAMES = new Map(Object.entries(ERRORS).map(([name, [code]]) => [code, name]));
