@@ -27,6 +27,8 @@ RESERVED = ".blockproto"
 
 SHOWN_LENGTH_MAX = 120
 """Characters of a name that an error text shows."""
+ESCAPED_LENGTH_MAX = 2 * SHOWN_LENGTH_MAX
+"""Characters of it when some of them had to be escaped: the reason behind it must fit too."""
 
 assert COMPONENT_LENGTH_MAX < FILENAME_LENGTH_MAX
 
@@ -94,6 +96,7 @@ class SafeName:
 
 def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefused:
     shown = _IGNORABLE.sub(_escape, show_name(name[:SHOWN_LENGTH_MAX]))  # what is refused is shown whole
+    shown = cut_in_the_middle(shown, ESCAPED_LENGTH_MAX)
     shown += "…" if len(name) > SHOWN_LENGTH_MAX else ""
     return NameRefused(
         f"the name '{shown}' {why} (rule {rule}, profile {profile})", rule=rule, profile=profile
@@ -151,7 +154,7 @@ def judge_portable(text: str) -> None:
     if not unicodedata.is_normalized("NFC", text):
         raise _refuse("not-nfc", "is not in Unicode normal form C", text, "portable")
     if found := _PORTABLE_FORBIDDEN(text):
-        raise _refuse("forbidden-character", f"holds {_named(found[0])}", text, "portable")
+        raise _refuse("forbidden-character", f"holds {show_character(found[0])}", text, "portable")
     for component in text.split("/"):
         if component[0] in " ." or component[-1] in " .":
             raise _refuse("edge", "has a component that begins or ends with a space or dot", text, "portable")
@@ -165,8 +168,20 @@ def collision(component: str, other: str) -> NameRefused:
     return _refuse("case-collision", why, component, "portable")
 
 
-def _named(character: str) -> str:
+def show_character(character: str) -> str:
+    """A character as an error text names it."""
     return f"'{character}'" if character.isascii() else f"U+{ord(character):04X}"
+
+
+def cut_in_the_middle(text: str, length_max: int) -> str:
+    """``text`` with ``…`` in the place of its middle where it has more than ``length_max`` characters.
+
+    What tells names apart stands at either end, and what is wrong stands behind the name.
+    """
+    if len(text) <= length_max:
+        return text
+    head = length_max // 2
+    return f"{text[:head]}…{text[len(text) - (length_max - head - 1) :]}"
 
 
 def show_name(name: str) -> str:

@@ -467,7 +467,6 @@ async def test_a_file_is_complete_before_its_size_is_told() -> None:
 @pytest.mark.parametrize(
     ("request_line", "code"),
     [
-        (b"Content-Length=5;filename=a\r\n", Code.MALFORMED),
         (b"Content-Length=5;sourceid=\r\n", Code.MALFORMED),
         (b"filename=a;sourceid=\r\n", Code.MALFORMED),
         (line("x"), Code.MALFORMED),

@@ -124,7 +124,8 @@ def put(
                 "--log is for the native protocol; an older wire format tells too little of itself"
             )
         check_usage(dialect, paths, address, as_name, connections, if_exists)
-        return trio.run(put_in_dialect, dialect, paths, address, as_name, connections, as_json)
+        sending = partial(put_in_dialect, retry_for_s=retry_for_s, on_line=LineTeller(verbosity() > 0))
+        return trio.run(sending, dialect, paths, address, as_name, connections, as_json)
     return trio.run(_put, wanted, connections or 1)
 
 

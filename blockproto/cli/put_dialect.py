@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ..calling.lines import OnLine
 from ..dialects.known import ONE_CONNECTION, SENDERS
 from ..dialects.sending import Sender, Sent, send_file
 from ..errors import BlockprotoError, ConnectionLost
@@ -76,6 +77,9 @@ async def put_in_dialect(
     as_name: str | None,
     connections: int | None,
     as_json: bool,
+    *,
+    retry_for_s: float | None = None,
+    on_line: OnLine | None = None,
 ) -> int:
     """Send the files one after another; returns the exit code."""
     status = Status.DONE
@@ -84,7 +88,13 @@ async def put_in_dialect(
             sender: Sender = SENDERS[dialect](connections)
             try:
                 sent = await send_file(
-                    sender, address.server, path, name=as_name or Path(path).name, progress=meter.update
+                    sender,
+                    address.server,
+                    path,
+                    name=as_name or Path(path).name,
+                    progress=meter.update,
+                    retry_for_s=retry_for_s,
+                    on_line=on_line,
                 )
             except ConnectionLost as error:
                 return max(status, fail(error, address.server))

@@ -3,13 +3,15 @@
 What is common to all of them: the file, which must not change while it is sent; coming back after the line broke; and what
 can be told in the end. A dialect adds one class, its ``Sender``: one connection's worth of words (see ``known.SENDERS``).
 
-    send_file → Sender.send → ConnectionLost → again, until there was no progress ``TRIES`` times
+    send_file → Sender.send → ConnectionLost → again, until there was no progress ``TRIES`` times, or for ``retry_for_s``
+                            → Unanswered     → told at once: who never answers does not speak the dialect
 
-Spec: BP1-DIA, BP1-SID-018 to 021.
+Spec: BP1-DIA, BP1-SID-018 to 022.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -20,21 +22,38 @@ from typing import Protocol
 import trio
 
 from ..calling.dialling import Dial, tcp_dial
+from ..calling.lines import OnLine, Reconnecting
 from ..calling.sourceid import derive_sourceid, installation_secret
-from ..errors import BadFacts, ConnectionLost, NotPermitted, SourceChanged
+from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, SourceChanged
 from ..link.endpoint import Endpoint
 from ..names import SafeName
 from ..transfer.sending import Progress
 
 TRIES = 8
 """How often a client comes back without any progress."""
+UNANSWERED_TRIES = 2
+"""How often to a server that closes and has never answered: it may just have been stopped, but not twice."""
 RETRY_S = 0.5
 RETRY_MOST_S = 8.0
 """How long it waits before the first time; twice as long each time after, up to the most."""
+_COMING_BACK = {Code.BUSY, Code.STORE_FULL}
+"""Refusals after which the same can succeed a little later (BP1-S82-034)."""
 PIECE_LENGTH = 1 << 20
 """Bytes that are read and sent at once."""
 
 OnProgress = Callable[[Progress], None]
+
+
+class Unanswered(ConnectionLost):
+    """The server was there and has not answered a word: perhaps it does not speak this dialect.
+
+    Attributes:
+        silent: whether it was waited for in vain; else it closed.
+    """
+
+    def __init__(self, text: str, *, silent: bool) -> None:
+        super().__init__(text)
+        self.silent = silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +89,7 @@ class Outgoing:
 
     Attributes:
         filesize: bytes, when it was opened.
+        answered: whether the server has said anything that is of the dialect; a sender sets it by ``reached``.
         position: how far the server is, as the server says; a sender sets it by ``reached``.
         payload_bytes_sent: so far.
 
@@ -91,6 +111,7 @@ class Outgoing:
         self.path = path
         self.server = server
         self.filesize = self._facts.st_size
+        self.answered = False
         self.position = 0
         self.resumed = False
         self.payload_bytes_sent = 0
@@ -109,6 +130,7 @@ class Outgoing:
 
     def reached(self, position: int) -> None:
         """The server says that it is so far."""
+        self.answered = True
         self.resumed = self.resumed or (position > 0 and not self.payload_bytes_sent)
         self.position = max(self.position, position)
         self._report(position)
@@ -160,6 +182,7 @@ class Sender(Protocol):
         """Send what the server does not have, over one connection or a few; go on where it says.
 
         Raises:
+            Unanswered: the server said nothing at all.
             ConnectionLost: the line broke; trying again resumes.
             SourceChanged: see ``Outgoing.read_into``.
             BlockprotoError: the server refused.
@@ -173,6 +196,8 @@ async def send_file(
     *,
     name: str | None = None,
     progress: OnProgress | None = None,
+    retry_for_s: float | None = None,
+    on_line: OnLine | None = None,
 ) -> Sent:
     """Send a file in a dialect; the same call again resumes.
 
@@ -182,6 +207,9 @@ async def send_file(
         path: the file.
         name: what it is called on the server; None for its own name.
         progress: called now and then; what it says to be done is sent, and durable only where the dialect can tell.
+        retry_for_s: for how many seconds to come back while nothing gets further, also to a server that is not there yet;
+            0: not at all. None: ``TRIES`` times to a server that was there; not at all if nobody was, or if it is silent.
+        on_line: hears when the connection is gone and when it is tried again.
 
     Raises:
         ValueError: ``url`` is not of that form.
@@ -196,7 +224,7 @@ async def send_file(
     began = time.monotonic()
     file = Outgoing(Path(path), name if name is not None else Path(path).name, server, progress)
     try:
-        ending = await _send_again_and_again(sender, dial, file)
+        ending = await _send_again_and_again(sender, dial, file, retry_for_s, on_line)
     finally:
         file.close()
     return Sent(
@@ -211,7 +239,13 @@ async def send_file(
     )
 
 
-async def _send_again_and_again(sender: Sender, dial: Dial, file: Outgoing) -> Ending:
+async def _send_again_and_again(
+    sender: Sender,
+    dial: Dial,
+    file: Outgoing,
+    retry_for_s: float | None = None,
+    on_line: OnLine | None = None,
+) -> Ending:
     """Come back as long as there is progress; but not if nobody was there the first time: then the address is wrong."""
     met = False
 
@@ -221,13 +255,34 @@ async def _send_again_and_again(sender: Sender, dial: Dial, file: Outgoing) -> E
         met = True
         return endpoint
 
-    tries = 0
+    tries, since = 0, math.inf
     while True:
         reached = file.position
+        began = trio.current_time()
         try:
             return await sender.send(dial_and_note, file)
-        except ConnectionLost:
-            tries = 1 if file.position > reached else tries + 1
-            if tries >= TRIES or not met:
+        except BlockprotoError as exc:
+            if not isinstance(exc, ConnectionLost) and exc.code not in _COMING_BACK:
                 raise
-        await trio.sleep(min(RETRY_S * 2 ** (tries - 1), RETRY_MOST_S))
+            if file.position > reached:
+                tries, since = 0, math.inf
+            tries, since = tries + 1, min(since, began)
+            if retry_for_s is None:
+                spent = not met or tries >= _tries_of(exc, file)
+            else:
+                spent = trio.current_time() >= since + retry_for_s
+            if spent:
+                raise
+            wait_s = max(min(RETRY_S * 2 ** (tries - 1), RETRY_MOST_S), exc.retry_after_ms / 1000)
+            if retry_for_s is not None:
+                wait_s = min(wait_s, since + retry_for_s - trio.current_time())
+            if on_line is not None:
+                on_line(Reconnecting(wait_s, exc))
+        await trio.sleep(wait_s)
+
+
+def _tries_of(error: BlockprotoError, file: Outgoing) -> int:
+    """How often a server is tried without progress that was there and ended with ``error``."""
+    if file.answered or not isinstance(error, Unanswered):
+        return TRIES
+    return 1 if error.silent else UNANSWERED_TRIES

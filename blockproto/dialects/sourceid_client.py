@@ -7,7 +7,7 @@
 The id is derived from the file (BP1-SID-021), so nothing is remembered. Old servers cannot say that a file is safe, and
 would begin a second one if they were asked again after the end; what was sent to them is told as not confirmed.
 
-Spec: BP1-SID-002, BP1-SID-018 to 021.
+Spec: BP1-SID-002, BP1-SID-018 to 022.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import trio
 from ..calling.dialling import Dial
 from ..errors import ConnectionLost
 from ..link.endpoint import Endpoint
-from .sending import PIECE_LENGTH, Ending, Outgoing
-from .sourceid_line import LINE_LENGTH_MAX, Answer, parse_answer, request_line
+from .sending import PIECE_LENGTH, Ending, Outgoing, Unanswered
+from .sourceid_line import LINE_LENGTH_MAX, Answer, answer_ended, check_name, parse_answer, request_line
 from .visit import SILENCE_S
 
 ANSWER_S = 60.0
@@ -31,7 +31,12 @@ class SourceidSender:
     """The dialect ``sourceid`` as a client speaks it."""
 
     async def send(self, dial: Dial, file: Outgoing) -> Ending:
-        """See Sender."""
+        """See Sender.
+
+        Raises:
+            NameRefused: the name cannot be said in this dialect; nothing was sent.
+        """
+        check_name(file.filename)
         sourceid = file.decimal_sourceid()
         answer = await self._once(dial, file, sourceid)
         if answer.durable is not None and answer.durable < file.filesize:
@@ -62,11 +67,12 @@ async def _ask(endpoint: Endpoint, file: Outgoing, sourceid: str) -> Answer:
     deadline = trio.current_time() + ANSWER_S
     view = memoryview(bytearray(LINE_LENGTH_MAX))
     received = 0
-    while b"\n" not in bytes(view[:received]) and received < LINE_LENGTH_MAX:
+    while not answer_ended(bytes(view[:received])) and received < LINE_LENGTH_MAX:
         count = await endpoint.receive_into(view[received:], lambda: deadline)
         if not count:
             why = "closed" if count == 0 else f"said nothing for {ANSWER_S:.0f} s"
-            raise ConnectionLost(f"{endpoint.peer} {why} before it had answered: does it speak this dialect?")
+            text = f"{endpoint.peer} {why} before it had answered: does it speak this dialect?"
+            raise Unanswered(text, silent=count is None)
         received += count
     return parse_answer(bytes(view[:received]), file.filesize)
 

@@ -3,9 +3,11 @@ r"""The line that begins a connection of the dialect ``sourceid``, and the one t
     Content-Length=<decimal>;filename=<name>;sourceid=<empty or id>\r\n        →  sourceid=<id>;position=<n>\r\n
 
 There are many hands in the clients, so what they write is read with patience: keys in any case, blanks around keys and
-values, fields in any order, unknown fields among them, ``filenname``. A name may hold ``;``: it goes up to the next field
-that is known, and of several ``sourceid`` the last one counts. The line ends with LF or CRLF; or, where what has come ends
-with it, with ``%`` or the four characters ``/r/n`` right after the digits of the id: those clients wait for the answer then.
+values, fields in any order, unknown fields among them, ``filenname``, no ``sourceid`` where there is no id yet. A name may
+hold ``;``: it goes up to the next field that is known, and of several ``sourceid`` the last one counts. The line ends with
+LF or CRLF; or, where what has come ends with it, with ``%`` or the four characters ``/r/n`` right after the digits of the
+id: those clients wait for the answer then. Servers of the same hands end their answers like that, and nobody knows whether
+they read a name as ours does: so our client says no name that any of them would cut (``check_name``).
 
 Spec: BP1-SID.
 """
@@ -17,8 +19,16 @@ import re
 from dataclasses import dataclass
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import ERRORS, BadFacts, BlockprotoError, Code, MalformedFrame, error_from_code
-from ..names import SafeName, show_name
+from ..errors import (
+    ERRORS,
+    BadFacts,
+    BlockprotoError,
+    Code,
+    MalformedFrame,
+    NameRefused,
+    error_from_code,
+)
+from ..names import SafeName, cut_in_the_middle, show_character, show_name
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 
 LINE_LENGTH_MAX = 4096
@@ -30,9 +40,14 @@ POSITION_MAX = (1 << 31) - 1
 FILESIZE_MAX = ((1 << 32) - 2) * BLOCK_LENGTH
 """The greatest file there can be (BP1-BLK)."""
 
-_TEXT_LENGTH_MAX = 200
+TEXT_LENGTH_MAX = 600
+"""Characters of the text in a refusal (BP1-SID-015)."""
+assert 4 * TEXT_LENGTH_MAX < LINE_LENGTH_MAX  # UTF-8, with room for the rest of the line
+
 _OTHER_END = re.compile(rb"(?:^|;)[ \t]*sourceid[ \t]*=[ \t]*[0-9]*(%|/r/n)\Z", re.I)
 _FIELD = re.compile(rb"(?:^|;)[ \t]*(?:(content-length)|(filenn?ame)|(sourceid))[ \t]*=", re.I)
+_ANSWER_END = re.compile(rb"[^;=]*=[^;]*;[^;=]*=[ \t]*[0-9]+[ \t]*(?:;[^;]*)*?(%|/r/n|\r)\Z")
+_UNSAYABLE = re.compile("[;\\\\\u2028\u2029]").search  # other line ends break a rule of every name
 _DURABLE = re.compile(rb";[ \t]*durable[ \t]*=[ \t]*(?:;|\Z)", re.I)
 _DECIMAL = re.compile(rb"[0-9]{1,19}").fullmatch
 _ID = re.compile(rb"[!-:<-~]*").fullmatch
@@ -86,7 +101,7 @@ def parse(line: bytes) -> Request:
     """Read a client's line, without its end.
 
     Raises:
-        MalformedFrame: a field is missing, or the number or the id cannot be one.
+        MalformedFrame: the length or the name is missing, or the number or the id cannot be one.
         BadFacts: the file would be greater than any can be.
         NameRefused: the name breaks a rule.
     """
@@ -95,21 +110,16 @@ def parse(line: bytes) -> Request:
     length = next((field for field in fields if field[1]), None)
     name = next((field for field in fields if field[2]), None)
     sourceid = next((field for field in reversed(fields) if field[3]), None)
-    if length is None or name is None or sourceid is None:
-        missing = [
-            key
-            for key, field in (("Content-Length", length), ("filename", name), ("sourceid", sourceid))
-            if field is None
-        ]
+    if length is None or name is None:
+        missing = [key for key, field in (("Content-Length", length), ("filename", name)) if field is None]
         raise MalformedFrame(f"the line has no {' and no '.join(missing)}")
-    name_end = min(
-        (one.start() for one in (length, sourceid) if one.start() > name.start()), default=len(line)
-    )
+    others = [one.start() for one in (length, sourceid) if one is not None and one.start() > name.start()]
+    filename = line[name.end() : min(others)] if others else line[name.end() :].removesuffix(b";")
     return Request(
-        filename=_filename(line[name.end() : name_end]),
+        filename=_filename(filename),
         filesize=_filesize(_value(line, length.end())),
-        sourceid=_sourceid(_value(line, sourceid.end())),
-        durable=_DURABLE.search(line, sourceid.end()) is not None,
+        sourceid=_sourceid(_value(line, sourceid.end())) if sourceid is not None else "",
+        durable=sourceid is not None and _DURABLE.search(line, sourceid.end()) is not None,
     )
 
 
@@ -169,7 +179,7 @@ def reply(sourceid: str, position: int, *, durable: bool = False) -> bytes:
 
 def error_line(error: BlockprotoError) -> bytes:
     """The line that refuses: it has no number where a client looks for the position, so that none takes it for an answer."""
-    text = show_name(str(error))[:_TEXT_LENGTH_MAX].replace(";", ",")
+    text = cut_in_the_middle(show_name(str(error)), TEXT_LENGTH_MAX).replace(";", ",")
     return f"error={int(error.code)};name={error.code.name};text={text}\r\n".encode()
 
 
@@ -191,6 +201,36 @@ class Answer:
     durable: int | None = None
 
 
+def check_name(filename: str) -> None:
+    """Refuse a name that some server would read as another one.
+
+    A server that splits the line at ``;``, or takes what stands behind the last backslash, would store the file under a part
+    of its name, and go on with another file of the same size and the same part.
+
+    Raises:
+        NameRefused: with what to do instead.
+
+    Spec: BP1-SID-022.
+    """
+    found = _UNSAYABLE(filename)
+    if found is not None:
+        why = f"holds {show_character(found[0])}"
+    elif filename != filename.strip(" "):
+        why = "begins or ends with a space"
+    else:
+        return
+    raise NameRefused(
+        f"the name '{show_name(filename)}' {why}, which the dialect sourceid cannot carry: give it another name with --as, "
+        "or send it without --dialect",
+        rule="dialect",
+    )
+
+
+def answer_ended(received: bytes) -> bool:
+    """Whether the server's line is whole: an old one may end it as old clients do (BP1-SID-019)."""
+    return b"\n" in received or _ANSWER_END.match(received) is not None
+
+
 def request_line(filename: str, filesize: int, sourceid: str) -> bytes:
     """The line a client begins with; it asks for ``durable``, which servers that do not know it pass over."""
     return f"Content-Length={filesize};filename={filename};sourceid={sourceid};durable=\r\n".encode()
@@ -207,7 +247,9 @@ def parse_answer(line: bytes, filesize: int) -> Answer:
         BlockprotoError: the error that the server names.
         MalformedFrame: it is no answer of this dialect.
     """
-    fields = [field.partition(b"=") for field in line.split(b"\n", 1)[0].rstrip(b"\r").split(b";")]
+    line = line.split(b"\n", 1)[0].rstrip(b"\r")
+    end = _ANSWER_END.match(line)
+    fields = [field.partition(b"=") for field in (line if end is None else line[: end.start(1)]).split(b";")]
     values = [value.strip(b" \t") for _, _, value in fields]
     if fields[0][0].strip(b" \t").lower() == b"error":
         raise _named_error(values)
@@ -227,5 +269,5 @@ def parse_answer(line: bytes, filesize: int) -> Answer:
 def _named_error(values: list[bytes]) -> BlockprotoError:
     code = int(values[0]) if _DECIMAL(values[0]) else 0
     known = code in Code._value2member_map_
-    text = _shown(b";".join(values[2:]), _TEXT_LENGTH_MAX)
+    text = cut_in_the_middle(show_name(b";".join(values[2:]).decode(errors="replace")), TEXT_LENGTH_MAX)
     return error_from_code(code, text, retryable=known and ERRORS[Code(code)].retryable)

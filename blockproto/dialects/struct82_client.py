@@ -33,7 +33,8 @@ from ..errors import (
 )
 from ..link.endpoint import Endpoint
 from ..tasks import background_tasks
-from .sending import Ending, Outgoing
+from . import begins_with_key
+from .sending import Ending, Outgoing, Unanswered
 from .struct82_wire import (
     FILENAME_LENGTH,
     FILESIZE_MAX,
@@ -73,10 +74,18 @@ def header_of(filename: str, filesize: int) -> Header:
             f"the name '{filename}' has {len(name)} bytes, and {FILENAME_LENGTH} fit {instead}",
             rule="name-length",
         )
+    if "\\" in filename:
+        raise NameRefused(
+            f"the name '{filename}' holds a backslash, behind which a new name begins {instead}, or with --as NAME",
+            rule="dialect",
+        )
     if not 0 < filesize <= FILESIZE_MAX:
         size = "an empty file" if filesize == 0 else f"a file of more than {FILESIZE_MAX:,} bytes"
         raise Refused(f"{size} cannot be sent {instead}")
-    if len(filetype) > FILETYPE_LENGTH:
+    full = len(name) == FILENAME_LENGTH and len(filetype) == FILETYPE_LENGTH
+    if len(filetype) > FILETYPE_LENGTH or (
+        full and begins_with_key(name)
+    ):  # else it begins like a line of text
         filetype = b""
     return Header(name, filetype, filesize, blocknum_of(filesize), QUESTION)
 
@@ -132,13 +141,15 @@ class _Line:
             received = await self._endpoint.receive_into(
                 view[filled:], lambda: trio.current_time() + ANSWER_S
             )
-            if received is None:
-                raise ConnectionLost(
-                    f"{self._endpoint.peer} owes a reply and said nothing for {ANSWER_S:.0f} s"
-                )
             if not received:
-                hint = "" if self._answered else _HINT
-                raise ConnectionLost(f"{self._endpoint.peer} closed the connection before it replied{hint}")
+                peer = self._endpoint.peer
+                why = f"owes a reply and said nothing for {ANSWER_S:.0f} s"
+                text = (
+                    f"{peer} {why}" if received is None else f"{peer} closed the connection before it replied"
+                )
+                if self._answered:
+                    raise ConnectionLost(text)
+                raise Unanswered(text + _HINT, silent=received is None)
             self._answered = True
             filled += received
         return raw

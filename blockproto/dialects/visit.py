@@ -9,11 +9,14 @@ Spec: BP1-DIA.
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from ..errors import BlockprotoError, Cancelled, Code, ConnectionLost
 from ..link.endpoint import Endpoint, Part
 from ..link.unexpected import is_expected, unexpected, wants_memory
+from ..names import show_name
 from ..tasks import only_error
 from ..transfer.uploads import Uploads
 from . import Dialect
@@ -23,6 +26,8 @@ SILENCE_S = 600.0
 DRAIN_S = 5.0
 """How long what comes after the last wanted byte is read and dropped before the connection is closed (BP1-DIA)."""
 _DRAIN_LENGTH = 64 * 1024
+
+log = logging.getLogger(__name__)
 
 
 class Visit:
@@ -83,6 +88,8 @@ class Visit:
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()
             self.finished.set()
+        if self._lost is not None:  # its client heard little of it or nothing: whoever runs the server does
+            log.info("%s: %s ended: %s", self.endpoint.peer, self._dialect.name, show_name(str(self._lost)))
         return self._lost or ConnectionLost(f"{self.endpoint.peer} has ended")
 
     def close(self, reason: BlockprotoError | None = None) -> None:

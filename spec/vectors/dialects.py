@@ -87,11 +87,14 @@ def lines() -> list[dict[str, Any]]:
         ("path", b"Content-Length=14;filename=../../up.txt;sourceid=\n", ("up.txt", 14, "")),
         ("path-windows", b"Content-Length=14;filename=C:\\x\\up.txt;sourceid=\n", ("up.txt", 14, "")),
         ("empty-file", b"Content-Length=0;filename=a;sourceid=\n", ("a", 0, "")),
+        ("no-sourceid", b"Content-Length=14;filename=a.txt\r\n", ("a.txt", 14, "")),
+        ("no-sourceid-other-order", b"filename=a.txt;Content-Length=14\n", ("a.txt", 14, "")),
+        ("no-sourceid-semicolon", b"Content-Length=14;filename=a;b.txt;\r\n", ("a;b.txt", 14, "")),
         ("greatest", b"Content-Length=4503599625273344;filename=a;sourceid=\n", ("a", 4503599625273344, "")),
     ]
     refused: list[tuple[str, bytes, str]] = [
-        ("no-sourceid", b"Content-Length=14;filename=a\n", "MALFORMED"),
         ("no-filename", b"Content-Length=14;sourceid=\n", "MALFORMED"),
+        ("nothing-but-a-length", b"Content-Length=14\n", "MALFORMED"),
         ("no-length", b"filename=a;sourceid=\n", "MALFORMED"),
         ("length-empty", b"Content-Length=;filename=a;sourceid=\n", "MALFORMED"),
         ("length-negative", b"Content-Length=-1;filename=a;sourceid=\n", "MALFORMED"),
