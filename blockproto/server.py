@@ -44,9 +44,11 @@ from .link.unexpected import unexpected
 from .protocol.session import Limits
 from .realm import ANONYMOUS
 from .routing import Verdict
+from .serving.answers import Answers
 from .serving.arrivals import PLACES, Arrivals, Place
 from .serving.briefs import Briefs, ServedBrief, is_brief
 from .serving.company import CONNECTIONS_EACH, Company
+from .serving.digesting import Digesting
 from .serving.doorway import Doorway, Stranger
 from .serving.reception import Caller, receive
 from .serving.requests import Answerer, ServedFetch
@@ -100,6 +102,7 @@ class Server:
         self.disk = Disk()
         self._budgets = Budgets(store)
         self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch)
+        self._digesting = Digesting(store, self.committer)
         self._watch = watch
         self._numbers = itertools.count(1)
         self.door = door or Door()
@@ -343,9 +346,10 @@ class Server:
 
     def _acceptor(self, nursery: trio.Nursery, admission: Admission) -> Acceptor:
         briefs: Briefs | None = None
+        answers: Answers | None = None
 
         def accept(connection: Connection, stream: int, message: Message) -> Sink:
-            nonlocal briefs
+            nonlocal briefs, answers
             if self._stopping.is_set():
                 raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
             if isinstance(message, Auth):
@@ -364,7 +368,8 @@ class Server:
             if isinstance(message, Fetch):
                 return ServedFetch(connection, stream, ward, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
-            return Answerer(connection, stream, ward, self.store, self.uploads, realm)
+            answers = answers or Answers(ward)
+            return Answerer(connection, stream, answers, self.store, self.uploads, self._digesting, realm)
 
         return accept
 

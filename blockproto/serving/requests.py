@@ -12,7 +12,6 @@ import re
 from functools import partial
 
 import trio
-from blake3 import blake3
 
 from ..blocks import BlockSet, block_span, blocknum_of
 from ..errors import (
@@ -31,15 +30,13 @@ from ..store import (
     Facts,
     FileEntry,
     FileStore,
-    RecordB3sum,
     Remove,
     StoredFile,
     StoredReader,
     UploadEntry,
     UploadKey,
-    Work,
 )
-from ..transfer.committing import Committer, Disk, run_in_thread
+from ..transfer.committing import Disk, Kind, commit_and_wait, run_in_thread
 from ..transfer.following import FollowedSource, Following
 from ..transfer.lane import Lane
 from ..transfer.sending import Sending
@@ -47,6 +44,7 @@ from ..transfer.uploads import LiveUpload, Uploads
 from ..wire import (
     ZERO_ID,
     EntryKind,
+    Error,
     Fetch,
     FileItem,
     Item,
@@ -62,13 +60,14 @@ from ..wire import (
     page_items,
 )
 from ..wire import Remove as RemoveMessage
+from .answers import Answers
+from .digesting import Digesting
 from .ward import Ward
 
 PAGE_ITEMS_MAX = 1000
 ITEM_LENGTH_LIKELY = 160
 """Bytes of an item in a page, beside the folder's name: a page that turns out too long has to be read twice."""
 RECEIPTS_MAX = 4000
-_HASH_LENGTH = 8 << 20
 _RECEIPT_CURSOR = re.compile(r"[0-9]{0,9}", re.ASCII)
 """What a cursor of ours among receipts can be: how many of the ids were looked at."""
 
@@ -78,8 +77,9 @@ class Answerer:
 
     Args:
         connection, stream: where the question came.
-        ward: where the answer is worked out; it may outlive the connection.
+        answers: what else is asked on the connection.
         store, uploads: what is asked about.
+        digesting: computes the BLAKE3 of files.
         realm: who asks.
     """
 
@@ -89,29 +89,42 @@ class Answerer:
         self,
         connection: Connection,
         stream: int,
-        ward: Ward,
+        answers: Answers,
         store: FileStore,
         uploads: Uploads,
+        digesting: Digesting,
         realm: Realm,
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._ward = ward
+        self._answers = answers
         self._store = store
         self._uploads = uploads
+        self._digesting = digesting
         self._realm = realm
+        self._nobody_waits = trio.CancelScope()
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
-        if isinstance(message, List | RemoveMessage):
-            self._ward.start_soon(self._answer, message)
+        if isinstance(message, RemoveMessage):
+            self._answers.removals.put(partial(self._answer, message))
+        elif isinstance(message, List):
+            line = self._answers.digests if message.exact and message.b3sum else self._answers.pages
+            line.put(partial(self._answer_while_wanted, message))
+        elif isinstance(message, Error):
+            self._nobody_waits.cancel()
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
         """See connection.Sink."""
         raise UnexpectedMessage("a request has no payload")
 
     def ended(self, error: BlockprotoError) -> None:
-        """See connection.Sink."""
+        """See connection.Sink. A list that nobody waits for is not made; what was to be removed is."""
+        self._nobody_waits.cancel()
+
+    async def _answer_while_wanted(self, message: List) -> None:
+        with self._nobody_waits:
+            await self._answer(message)
 
     async def _answer(self, message: List | RemoveMessage) -> None:
         try:
@@ -149,7 +162,7 @@ class Answerer:
         if message.kind == ListKind.UPLOADS:
             return await self._list_uploads(message)
         if message.kind == ListKind.RECEIPTS:
-            return await run_in_thread(lambda: self._receipts(message))
+            return await run_in_thread(lambda: self._receipts(message), Kind.LIST)
         if message.kind == ListKind.FILES:
             return await (self._stat(message) if message.exact else self._list_files(message))
         raise Unsupported(f"LIST of kind {message.kind} is reserved for a later profile")
@@ -172,25 +185,8 @@ class Answerer:
         entry = await run_in_thread(lambda: self._store.stat(name))
         b3sum = entry.b3sum
         if message.b3sum and b3sum is None and not entry.folder:
-            b3sum = await self._compute_b3sum(name)
+            b3sum = await self._digesting.b3sum(name, entry.version, self._realm.principal)
         return Result(message.kind, (_file_item(entry, b3sum, self._realm),))
-
-    async def _compute_b3sum(self, name: SafeName) -> bytes:
-        reader = await run_in_thread(lambda: self._store.open_file(name, None))
-        try:
-            hasher = blake3()
-            memory = memoryview(bytearray(_HASH_LENGTH))
-            position = 0
-            while read := await run_in_thread(partial(_hash_some, reader, hasher, position, memory)):
-                position += read
-            if not await run_in_thread(reader.unchanged):
-                raise SourceChanged(f"{name.text} changed while it was being read")
-        finally:
-            reader.close()
-        digest = hasher.digest()
-        work = RecordB3sum(name, reader.entry.version, digest)
-        await commit_and_wait(self._uploads.committer, work, self._realm.principal)
-        return digest
 
     async def _list_files(self, message: List) -> Result:
         top = "" if self._realm.folder is None else self._realm.folder.text
@@ -205,14 +201,14 @@ class Answerer:
                 return [], ""  # the realm's folder is made with the first file in it
             return [_file_item(entry, entry.b3sum, self._realm) for entry in entries], cursor
 
-        return await run_in_thread(lambda: self._fit(message, page))
+        return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
     async def _list_uploads(self, message: List) -> Result:
         def page(limit: int) -> tuple[list[Item], str]:
             entries, cursor = self._store.uploads(self._realm.principal, message.cursor, limit)
             return [_upload_item(entry, self._realm) for entry in entries], cursor
 
-        return await run_in_thread(lambda: self._fit(message, page))
+        return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
     def _fit(self, message: List, page: object) -> Result:
         """A page of as many items as were asked for and as the peer's head takes."""
@@ -402,15 +398,6 @@ class StoredSource:
         return self._reader.unchanged()
 
 
-async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
-    """Submit ``work`` and wait for its outcome; raises it if it is an error."""
-    done = trio.Event()
-    committer.submit(work, lambda _: done.set(), principal=principal, small=True)
-    await done.wait()
-    if isinstance(work.outcome, BlockprotoError):
-        raise work.outcome
-
-
 def _open(store: FileStore, realm: Realm, filename: str, file_id: bytes) -> StoredReader:
     """Open what a request of ``realm`` means: the id wins unless it is zeros (BP1-FET).
 
@@ -437,12 +424,6 @@ def _find_upload(store: FileStore, principal: bytes, file_id: bytes) -> UploadEn
                 return entry
         cursor = after or None
     return None
-
-
-def _hash_some(reader: StoredReader, hasher: blake3, position: int, memory: memoryview) -> int:
-    read = reader.read_into(position, memory)
-    hasher.update(memory[:read])
-    return read
 
 
 def open_message(entry: FileEntry, filename: str, message: Fetch) -> Open:

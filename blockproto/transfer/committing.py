@@ -23,11 +23,12 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import TypeVar
 
 import trio
 
-from ..errors import Code, Refused, StoreFailed
+from ..errors import BlockprotoError, Code, Refused, StoreFailed
 from ..link.unexpected import unexpected
 from ..store import BlockDone, Finish, Upload, UploadStore, Work
 from ..watch import NOBODY, Watch
@@ -54,6 +55,37 @@ RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
 Done = Callable[[Work], None]
 
 
+class Kind(Enum):
+    """What a worker thread is wanted for, and how many threads there are for that.
+
+    Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
+    """
+
+    COMMIT = "commit", 2
+    WRITE = "write", 16
+    READ = "read", 8
+    LOOK = "look", 8
+    LIST = "list", 1
+    HASH = "hash", 2
+
+    @property
+    def threads(self) -> int:
+        """How many of the kind work at once."""
+        return self.value[1]
+
+
+_limiters: trio.lowlevel.RunVar[dict[Kind, trio.CapacityLimiter]] = trio.lowlevel.RunVar("threads")
+
+
+def _limiter(kind: Kind) -> trio.CapacityLimiter:
+    try:
+        limiters = _limiters.get()
+    except LookupError:
+        limiters = {one: trio.CapacityLimiter(one.threads) for one in Kind}
+        _limiters.set(limiters)
+    return limiters[kind]
+
+
 class NoThread(Refused):
     """The system starts no more threads: the request that wanted one can be made again a little later."""
 
@@ -61,11 +93,13 @@ class NoThread(Refused):
         super().__init__("the system starts no more threads now", code=Code.BUSY, retry_after_ms=NO_THREAD_MS)
 
 
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run blocking store code in a worker thread. Cancellation waits for it: a store call is never abandoned.
+async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
+    """Run blocking store code in a worker thread of its ``kind``.
 
     Raises:
         NoThread: the system starts no more threads; ``work`` was not begun.
+
+    Cancellation: while it waits for a thread, nothing was done; then it is waited for: a store call is never abandoned.
     """
     begun = False
 
@@ -75,20 +109,25 @@ async def run_in_thread(work: Callable[[], T]) -> T:
         return work()
 
     try:
-        return await trio.to_thread.run_sync(begin)
+        return await trio.to_thread.run_sync(begin, limiter=_limiter(kind))
     except (RuntimeError, MemoryError, OSError) as exc:
         if begun:
             raise
         raise NoThread from exc
 
 
-async def run_anyhow(work: Callable[[], T]) -> T:
+async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
     """As ``run_in_thread``; on the Trio thread where the system starts none, for what must not be left undone."""
     try:
-        return await run_in_thread(work)
+        return await run_in_thread(work, kind)
     except NoThread as exc:
         log.debug("on the main thread, and everybody waits meanwhile: %s", exc)
     return work()
+
+
+async def commit_in_thread(work: Callable[[], T]) -> T:
+    """Run a commit, as ``run_anyhow``."""
+    return await run_anyhow(work, Kind.COMMIT)
 
 
 class _Lane:
@@ -121,7 +160,7 @@ class Committer:
     def __init__(
         self,
         store: UploadStore,
-        run_blocking: RunBlocking[None] = run_anyhow,
+        run_blocking: RunBlocking[None] = commit_in_thread,
         watch: Watch = NOBODY,
     ) -> None:
         self.failed: StoreFailed | None = None
@@ -231,6 +270,15 @@ class Committer:
         return batch
 
 
+async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
+    """Submit ``work`` and wait for its outcome; raises it if it is an error. Cancellation: it is done all the same."""
+    done = trio.Event()
+    committer.submit(work, lambda _: done.set(), principal=principal, small=True)
+    await done.wait()
+    if isinstance(work.outcome, BlockprotoError):
+        raise work.outcome
+
+
 class Disk:
     """Writes and reads of the Trio thread: inline while they are quick, in a worker thread while they are not.
 
@@ -249,7 +297,7 @@ class Disk:
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
         """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
         if self.slow:
-            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)))
+            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
         else:
             self._timed(lambda: upload.write(position, piece))
 
@@ -258,8 +306,8 @@ class Disk:
         return await self.run(lambda: reader(position, view))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Any short ``work`` on files, likewise."""
-        return await run_in_thread(lambda: self._timed(work)) if self.slow else self._timed(work)
+        """Any short ``work`` on files that reads, likewise."""
+        return await run_in_thread(lambda: self._timed(work), Kind.READ) if self.slow else self._timed(work)
 
     def _timed(self, work: Callable[[], T]) -> T:
         begun = time.perf_counter()
