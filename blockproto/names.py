@@ -23,7 +23,7 @@ COMPONENT_LENGTH_MAX = 255
 """Bytes of a component in UTF-8 (BP1-NAM-003): what Linux file systems take."""
 
 RESERVED = ".blockproto"
-"""The first component that is the store's own (BP1-NAM-004)."""
+"""The component that is a store's own, wherever it stands (BP1-NAM-004)."""
 
 SHOWN_LENGTH_MAX = 120
 """Characters of a name that an error text shows."""
@@ -36,9 +36,10 @@ _PLAIN = re.compile(r"[ !-\-0-~][ -.0-~]{0,254}(?:/[ !-\-0-~][ -.0-~]{0,254})*")
 """ASCII names no component of which begins with a dot: with the length in all they obey every rule of ``wire``."""
 
 _BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters that change the direction of what is shown behind them."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]").search
 _SURROGATE = re.compile("[\ud800-\udfff]").search
-_PORTABLE_FORBIDDEN = re.compile(f'[\\\\:*?"<>|{_BIDI}\u2028\u2029]').search
+_PORTABLE_FORBIDDEN = re.compile(r'[\\:*?"<>|]').search
 _UNSHOWABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_BIDI}\u2028\u2029\ufeff\ufff9-\ufffb]")
 _IGNORABLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
@@ -104,9 +105,18 @@ def _refuse(rule: str, why: str, name: str, profile: str = "wire") -> NameRefuse
 
 
 def fold(text: str) -> str:
-    """The key under which texts that differ only in case or normalisation are the same."""
+    """The key under which texts that differ only in case or normalisation are the same: Unicode's canonical caseless match.
+
+    That is what the file systems of Windows and macOS take for one name, or a little more; what only looks alike
+    (`²` and `2`, `①` and `1`) they keep apart.
+    """
     if text.isascii():
         return text.lower()
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
+
+
+def _fold_widely(text: str) -> str:
+    """As ``fold``, and what only looks alike is the same too: for a name that nothing may be taken for."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return unicodedata.normalize("NFKC", folded)
 
@@ -134,8 +144,8 @@ def _judge(text: str) -> None:
             raise _refuse("dot-component", f"has the component '{component}'", text)
         if len(component.encode()) > COMPONENT_LENGTH_MAX:
             raise _refuse("component-length", f"has a component over {COMPONENT_LENGTH_MAX} bytes", text)
-    if is_reserved(components[0]):
-        raise _refuse("reserved", f"begins with '{RESERVED}', which is the store's own", text)
+    if any(map(is_reserved, components)):
+        raise _refuse("reserved", f"has the component '{RESERVED}', which is a store's own", text)
 
 
 def is_reserved(component: str) -> bool:
@@ -146,18 +156,25 @@ def is_reserved(component: str) -> bool:
     """
     if component.isascii():
         return component.casefold().rstrip(" .") == RESERVED
-    return fold(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
+    return _fold_widely(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a component of ``name`` is a store's own: nobody is told of it, whatever lies there (BP1-NAM-004)."""
+    return _PLAIN(name) is None and any(map(is_reserved, name.split("/")))
 
 
 def judge_portable(text: str) -> None:
-    """What the portable profile adds, rule by rule, but for what is there already. Raises NameRefused."""
-    if not unicodedata.is_normalized("NFC", text):
-        raise _refuse("not-nfc", "is not in Unicode normal form C", text, "portable")
+    """What the portable profile adds, rule by rule, but for what is there already. Raises NameRefused.
+
+    It refuses what Windows or macOS cannot keep, and nothing else. Lengths need no rule: 255 bytes of UTF-8 are never more
+    than the 255 units of UTF-16 that NTFS takes.
+    """
     if found := _PORTABLE_FORBIDDEN(text):
         raise _refuse("forbidden-character", f"holds {show_character(found[0])}", text, "portable")
     for component in text.split("/"):
-        if component[0] in " ." or component[-1] in " .":
-            raise _refuse("edge", "has a component that begins or ends with a space or dot", text, "portable")
+        if component[-1] in " .":
+            raise _refuse("edge", "has a component that ends with a space or dot", text, "portable")
         if _DEVICE(component):
             raise _refuse("device-name", "has a component that is a device on Windows", text, "portable")
 

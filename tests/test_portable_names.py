@@ -152,9 +152,9 @@ def test_a_kept_name_has_no_twin(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        (NFD, "not-nfc"),
         ("a:b", "forbidden-character"),
-        ("a\u202eb", "forbidden-character"),
+        ("a?b", "forbidden-character"),
+        ("COM¹.log", "device-name"),
         ("folder /x", "edge"),
         ("sub/nul.txt", "device-name"),
     ],
@@ -162,6 +162,19 @@ def test_a_kept_name_has_no_twin(shelf: Shelf) -> None:
 def test_names_that_others_cannot_keep(shelf: Shelf, name: str, rule: str) -> None:
     assert rule_of(shelf, name) == rule
     assert shelf.names() == []
+
+
+@pytest.mark.parametrize(
+    "name", [".gitignore", " a", NFD, "a\u202eb", "x" * 255, "文" * 85, "com10", "~$a.docx", ".a/.b"]
+)
+def test_what_windows_and_macos_can_keep_is_taken(shelf: Shelf, name: str) -> None:
+    assert shelf.put(name) == name
+    assert shelf.names()[-1] == name
+
+
+@pytest.mark.parametrize(("there", "name"), [("x²", "x2"), ("①", "1"), ("ｆ", "f")])
+def test_what_only_looks_alike_is_no_twin(shelf: Shelf, there: str, name: str) -> None:
+    assert [shelf.put(there), shelf.put(name)] == [there, name]
 
 
 def test_a_file_with_such_a_name_is_still_served(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..names import is_reserved
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -106,6 +108,9 @@ def _enter(path: Path, name: str, fail: Fail) -> list[_Level]:
 def _look_at(entry: os.DirEntry[str], above: str, leave_out: LeaveOut, fail: Fail) -> Found | None:
     path = Path(entry.path)
     name = f"{above}/{entry.name}" if above else entry.name
+    if is_reserved(entry.name):
+        leave_out(path, "what a server keeps of a folder it serves")
+        return None
     try:
         if entry.is_dir(follow_symlinks=False):
             return Found(path, name, 0, folder=True)

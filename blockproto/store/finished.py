@@ -15,7 +15,7 @@ from struct import pack
 from blake3 import blake3
 
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
-from ..names import SafeName
+from ..names import SafeName, is_hidden
 from . import FOLDER_FILETYPE, FileEntry, StoredFile, UploadKey
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
@@ -95,7 +95,9 @@ class FinishedFiles:
         return blake3(pack(">QQQq", dev, found.st_ino, found.st_size, found.st_mtime_ns)).digest(16)
 
     def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
-        """What stands under a name if it is a file or a folder, else None."""
+        """What stands under a name if it is a file or a folder, else None; nothing does under one that is hidden."""
+        if is_hidden(name):
+            return None
         own = Folders(self._root_fd) if folders is None else folders
         try:
             folder, _, last = name.rpartition("/")

@@ -16,7 +16,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from struct import error as struct_error
 from typing import Any, cast
@@ -24,7 +24,7 @@ from typing import Any, cast
 import lmdb
 
 from ..blocks import BlockSet
-from ..errors import StoreFailed, StoreFull
+from ..errors import NameRefused, StoreFailed, StoreFull
 from . import Prefix, UploadKey
 from .disk import reserve
 from .records import (
@@ -236,7 +236,20 @@ class View:
 
         What is another's is not even decoded: how long a list takes tells nothing of it.
         """
-        return (UploadRecord.unpack(key, record) for key, record in self._with(b"u" + principal, after))
+        for key, record in self._with(b"u" + principal, after):
+            with suppress(NameRefused):  # of a name that was taken once: the next start drops it
+                yield UploadRecord.unpack(key, record)
+
+    def drop_unnameable(self) -> list[NameRefused]:
+        """Forget unfinished uploads whose names are refused by now; returns why."""
+        why: list[NameRefused] = []
+        for key, record in list(self._with(b"u")):
+            try:
+                UploadRecord.unpack(key, record)
+            except NameRefused as exc:
+                self.drop_upload(UploadKey(key[1:17], key[17:33]), UploadRecord.storage_id_in(record))
+                why.append(exc)
+        return why
 
     def receipts(self, after: bytes = b"i") -> Iterator[ReceiptRecord]:
         """Receipts in order of their keys, from key ``after`` on."""

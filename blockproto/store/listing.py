@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from ..errors import NameRefused, UnknownFile
-from ..names import RESERVED, SafeName
+from ..names import SafeName, is_reserved
 from .disk import Folders, look
 from .refusals import refusal
 
@@ -143,7 +143,7 @@ def _served_name(folder: str, entry: os.DirEntry[str]) -> bytes | None:
         name = entry.name.encode()
     except UnicodeEncodeError:
         return None
-    if not folder and entry.name == RESERVED:
+    if is_reserved(entry.name):
         return None
     if not entry.is_dir(follow_symlinks=False) and not entry.is_file(follow_symlinks=False):
         return None

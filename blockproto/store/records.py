@@ -149,6 +149,12 @@ class UploadRecord:
         )
         return head + name + filetype
 
+    @staticmethod
+    def storage_id_in(record: bytes) -> bytes:
+        """The storage id of a record that cannot be unpacked."""
+        storage_id: bytes = _UPLOAD.unpack_from(record)[0]
+        return storage_id
+
     @classmethod
     def unpack(cls, key: bytes, record: bytes) -> UploadRecord:
         """Parse a record and its key."""

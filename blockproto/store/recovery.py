@@ -73,6 +73,8 @@ class Recovery:
             self._finish(file_id, finalising)
         if under_way or self._view.unsynced():
             syncfs(self._store.root_fd)
+        for refused in self._view.drop_unnameable():
+            self.findings.append(f"an unfinished upload was dropped: {refused}")
         known = self._check_uploads()
         self._view.trim()
         if self._lost:

@@ -5,11 +5,13 @@ In that order a crash leaves at worst a receipt whose file is gone, which does n
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 
 from ..errors import UnknownFile
+from ..names import is_reserved
 from . import Remove
 from .disk import Folders, open_folder
 from .finished import FinishedFiles
@@ -62,13 +64,22 @@ def _name(view: View, finished: FinishedFiles, work: Remove) -> str:
 
 
 def _remove_tree(above_fd: int, last: str, name: str) -> Iterator[str]:
-    """Remove a folder and all in it, links and special files themselves too; yields the names that were files."""
+    """Remove a folder and all in it, links and special files themselves too; yields the names that were files.
+
+    What is a store's own stays, and with it the folders it is in: those raise OSError with ENOTEMPTY, when all else is gone.
+    """
     fd = open_folder(above_fd, last.encode())
     try:
         for entry in list(os.scandir(fd)):
             whole = f"{name}/{entry.name}"
+            if is_reserved(entry.name):
+                continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _remove_tree(fd, entry.name, whole)
+                try:
+                    yield from _remove_tree(fd, entry.name, whole)
+                except OSError as exc:
+                    if exc.errno != errno.ENOTEMPTY:
+                        raise
             else:
                 os.unlink(os.fsencode(entry.name), dir_fd=fd)
                 yield whole

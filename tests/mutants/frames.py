@@ -169,6 +169,7 @@ NAM = [
     Mutant("control-characters-in-names", "NAM-004", "names.py", "if found := _CONTROL(text):", "if found := None:", SERVER),
     Mutant("the-stores-own-name-in-capitals", "NAM-004", "names.py",
            'return component.casefold().rstrip(" .") == RESERVED', "return component == RESERVED", SERVER),
+    Mutant("a-stores-own-name-below-the-top", "NAM-004", "names.py", "any(map(is_reserved, components))", "is_reserved(components[0])", SERVER),
     Mutant("absolute-names", "NAM-004", "names.py", 'if text.startswith("/"):', "if False:", SERVER,
            (("names.py", "if not component:", "if False:"),)),
 ]  # fmt: skip
