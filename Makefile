@@ -12,7 +12,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench fuzz simulate conform flakes crash attack mutants trace example flap life clean
+.PHONY: help demo test quick check format bench fuzz simulate conform flakes crash attack mutants trace example flap life clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ demo: $(DEV)  ## a file goes there, the server is killed in the middle, the file
 # One process a core; they have to collect the tests in the same order, which a random hash would shuffle.
 test: $(DEV)  ## every test; options for pytest in ARGS
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(CORES) --dist worksteal $(ARGS)
+
+quick: $(DEV)  ## the tests that start no process and take no time: for the inner loop, within a minute
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -q -m "not slow and not fuzz" $(ARGS)
 
 format: $(DEV)  ## put the code into its form
 	$(BIN)/ruff format .

@@ -18,6 +18,23 @@ settings.register_profile(
 )
 settings.load_profile("blockproto")
 
+PROCESS_FIXTURES = {"run", "server", "start_server", "node_server", "our_server", "open_to_all", "lab"}
+SLOW_ROOMS = {"crash", "simulation"}
+SLOW_MODULES = {
+    "test_attacks", "test_blind_clients", "test_blind_mutants", "test_cli_serve", "test_cli_token",
+    "test_conformance_client", "test_conformance_identity", "test_conformance_server", "test_dialect_clients",
+    "test_distribution", "test_end_to_end", "test_mutants", "test_operations", "test_second_implementation",
+    "test_struct82_processes", "test_terminal", "test_time_and_networks", "test_wireshark",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``slow`` what starts processes or runs for long: `make quick` leaves it out."""
+    for item in items:
+        slow = SLOW_ROOMS & set(item.path.parts) or item.path.stem in SLOW_MODULES
+        if slow or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _heed_sigint() -> None:

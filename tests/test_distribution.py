@@ -43,6 +43,8 @@ def test_the_source_distribution_holds_every_file(tracked: list[str], tmp_path: 
 
 
 def test_the_version_stands_once() -> None:
-    texts = {path: path.read_text() for path in [ROOT / "pyproject.toml", *(ROOT / "blockproto").rglob("*.py")]}
+    texts = {
+        path: path.read_text() for path in [ROOT / "pyproject.toml", *(ROOT / "blockproto").rglob("*.py")]
+    }
     stating = [path for path, text in texts.items() if f'"{blockproto.__version__}"' in text]
     assert stating == [ROOT / "blockproto" / "__init__.py"]
