@@ -35,9 +35,10 @@ from ..link.connection import Connection, Opening, error_of
 from ..names import SafeName, show_name
 from ..results import Receipt, UploadJob
 from ..store import FOLDER_FILETYPE, Facts, IfExists
+from ..times import mtime_of
 from ..transfer.sending import OnProgress, Progress
 from ..wire import Block, Committed, Error, Message, Piece, Priority, ReceiptItem
-from .sources import FileSource, filetype_of, folder_facts
+from .sources import TIMES, FileSource, filetype_of, folder_facts
 
 PAGE_JOBS = 2000
 """Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
@@ -412,7 +413,7 @@ def prepare(job: UploadJob, host: Host) -> Prepared:
         filename=SafeName.parse(job.name),
         filetype=filetype_of(job.name),
         filesize=found.st_size,
-        mtime_ns=found.st_mtime_ns,
+        mtime_ns=TIMES.look(found, show_name(os.fspath(job.path))),
         mode=stat.S_IMODE(found.st_mode) & 0o777,
         if_exists=if_exists,
     )
@@ -430,7 +431,7 @@ def _read_whole(one: Prepared) -> bytes:
         now = os.fstat(fd)
     finally:
         os.close(fd)
-    if (len(content), now.st_mtime_ns) != (filesize, one.facts.mtime_ns):
+    if (len(content), mtime_of(now)) != (filesize, one.facts.mtime_ns):
         raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
     return content
 

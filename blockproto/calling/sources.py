@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import logging
 import mimetypes
 import os
 import stat
@@ -21,6 +22,7 @@ from ..blocks import BLOCK_LENGTH, block_span
 from ..errors import Refused, SourceChanged
 from ..names import SafeName, show_name
 from ..store import FOLDER_FILETYPE, Facts, IfExists
+from ..times import SaidOnce
 from ..transfer.committing import Disk
 
 ENDING_LENGTH_MAX = 32
@@ -31,6 +33,10 @@ LOOKS_MAX = 5
 
 STREAM_WINDOW_BYTES = 16 << 20
 """How much of a stream is kept until it is durable on the other side, so that it can be sent again."""
+
+
+TIMES = SaidOnce(logging.getLogger(__name__).warning)
+"""Says once in a process that times are told as others."""
 
 
 def filetype_of(name: str) -> str:
@@ -74,7 +80,7 @@ class FileSource:
             filename=filename,
             filetype=filetype or filetype_of(name),
             filesize=self.stat.st_size,
-            mtime_ns=self.stat.st_mtime_ns,
+            mtime_ns=TIMES.look(self.stat, show_name(os.fspath(path))),
             mode=stat.S_IMODE(self.stat.st_mode) & 0o777,
             if_exists=if_exists,
         )
@@ -237,6 +243,6 @@ def folder_facts(name: str, facts: os.stat_result) -> Facts:
         filename=SafeName.parse(name),
         filetype=FOLDER_FILETYPE,
         filesize=0,
-        mtime_ns=facts.st_mtime_ns,
+        mtime_ns=TIMES.look(facts, show_name(name)),
         mode=stat.S_IMODE(facts.st_mode) & 0o777,
     )

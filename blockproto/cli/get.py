@@ -23,6 +23,7 @@ from .. import BlockprotoError, Client, FileInfo, Receipt
 from ..blocks import blocknum_of
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, show_name
+from ..times import same_mtime, set_mtime
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
@@ -301,7 +302,7 @@ def _is_here(entry: FileInfo, place: Path) -> bool:
         return False
     if stat.S_ISDIR(facts.st_mode) or (stat.S_ISLNK(facts.st_mode) and place.is_dir()):
         raise IsADirectoryError(0, "a folder stands where the file should go", str(place))
-    same = facts.st_size == entry.filesize and facts.st_mtime_ns == entry.mtime_ns
+    same = facts.st_size == entry.filesize and same_mtime(facts.st_mtime_ns, entry.mtime_ns)
     return same and stat.S_ISREG(facts.st_mode)
 
 
@@ -357,7 +358,7 @@ def _finish_folders(tally: _Tally) -> None:
     for place, folder in reversed(tally.folders):
         try:
             os.chmod(place, folder.mode)
-            os.utime(place, ns=(folder.mtime_ns, folder.mtime_ns))
+            set_mtime(place, folder.mtime_ns)
         except OSError as error:
             _failed(tally, str(place), error)
 

@@ -133,11 +133,14 @@ def show_count(count: int, thing: str) -> str:
 
 
 def show_time(mtime_ns: int) -> str:
-    """A time for people, in this machine's zone, to the second."""
+    """A time for people, in this machine's zone, to the second; a peer can say times that no calendar has."""
     from datetime import UTC, datetime, timedelta
 
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=mtime_ns // 10**9)
-    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=mtime_ns // 10**9)
+        return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "after the year 9999" if mtime_ns > 0 else "before the year 1"
 
 
 @contextmanager

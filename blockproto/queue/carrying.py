@@ -18,6 +18,7 @@ from ..client import Client
 from ..errors import ConnectionLost, GoingAway, NameRefused, SourceChanged, UnknownUpload
 from ..names import SafeName
 from ..results import FileInfo, Receipt, UploadJob
+from ..times import same_mtime
 from ..transfer.committing import run_in_thread
 from ..transfer.sending import OnProgress
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
@@ -153,7 +154,7 @@ def _is_here(entry: FileInfo, path: Path) -> bool:
         facts = path.lstat()
     except OSError:
         return False
-    same = facts.st_size == entry.filesize and facts.st_mtime_ns == entry.mtime_ns
+    same = facts.st_size == entry.filesize and same_mtime(facts.st_mtime_ns, entry.mtime_ns)
     return same and stat.S_ISREG(facts.st_mode)
 
 

@@ -140,7 +140,7 @@ class BriefDownload:
             set_mode(fd, self.facts.mode)
         if self.facts.mtime_ns is not None:
             if _UTIME_BY_FD:
-                os.utime(fd, ns=(self.facts.mtime_ns, self.facts.mtime_ns))
+                set_mtime(fd, self.facts.mtime_ns)
             else:
                 set_mtime(Path(self.partial), self.facts.mtime_ns)
         self.settled = True

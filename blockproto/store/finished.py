@@ -6,6 +6,7 @@ that were recorded. Symlinks and special files are never followed, listed or ser
 
 from __future__ import annotations
 
+import logging
 import mimetypes
 import os
 import stat
@@ -15,7 +16,8 @@ from struct import pack
 from blake3 import blake3
 
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
-from ..names import SafeName, is_hidden
+from ..names import SafeName, is_hidden, show_name
+from ..times import SaidOnce, is_clamped, mtime_of
 from . import FOLDER_FILETYPE, FileEntry, StoredFile, UploadKey
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
@@ -23,6 +25,8 @@ from .listing import Listings
 from .records import Identity, ReceiptRecord
 from .refusals import refusal
 from .rules import is_within
+
+log = logging.getLogger(__name__)
 
 _UNKNOWN_FILETYPE = "application/octet-stream"
 
@@ -79,6 +83,7 @@ class FinishedFiles:
         self._dev = os.fstat(root_fd).st_dev
         self._hidden: set[bytes] = set()
         self._listings = Listings(root_fd)
+        self._times = SaidOnce(log.warning)
 
     # -- what a file is
 
@@ -87,12 +92,15 @@ class FinishedFiles:
         dev = 0 if found.st_dev == self._dev else found.st_dev
         if stat.S_ISDIR(found.st_mode):
             return Identity(dev, found.st_ino, 0, 0)
-        return Identity(dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return Identity(dev, found.st_ino, found.st_size, mtime_of(found))
 
     def version(self, found: os.stat_result) -> bytes:
         """16 bytes that change whenever the file does."""
         dev = 0 if found.st_dev == self._dev else found.st_dev
-        return blake3(pack(">QQQq", dev, found.st_ino, found.st_size, found.st_mtime_ns)).digest(16)
+        facts = pack(">QQQq", dev, found.st_ino, found.st_size, mtime_of(found))
+        if is_clamped(found):  # a change of the time from one that cannot be said to another is one, too
+            facts += str(found.st_mtime_ns).encode()
+        return blake3(facts).digest(16)
 
     def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
         """What stands under a name if it is a file or a folder, else None; nothing does under one that is hidden."""
@@ -169,7 +177,7 @@ class FinishedFiles:
             filename=filename,
             folder=folder,
             filesize=0 if folder else found.st_size,
-            mtime_ns=found.st_mtime_ns,
+            mtime_ns=self._times.look(found, show_name(filename.text)),
             mode=stat.S_IMODE(found.st_mode) & 0o777,
             version=version,
             file_id=bytes(16) if receipt is None else receipt.file_id,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from ..blocks import BLOCK_LENGTH
 from ..errors import UnknownUpload
+from ..times import set_mtime
 from . import Facts
 from .disk import (
     create_file,
@@ -260,7 +261,7 @@ def settle_file(fd: int, facts: Facts, size: int, *, cut: bool) -> os.stat_resul
     """
     mtime_ns, mode = facts.mtime_ns, facts.mode
     if mtime_ns is not None:
-        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        set_mtime(fd, mtime_ns)
     found = os.fstat(fd)
     mode_differs = mode is not None and stat.S_IMODE(found.st_mode) != mode
     if found.st_size == size and not mode_differs and not cut:
@@ -272,5 +273,5 @@ def settle_file(fd: int, facts: Facts, size: int, *, cut: bool) -> os.stat_resul
         with suppress(PermissionError):
             os.fchmod(fd, mode)
     if mtime_ns is not None:
-        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        set_mtime(fd, mtime_ns)
     return os.fstat(fd)

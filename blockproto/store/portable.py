@@ -11,6 +11,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from .. import times
+
 _BINARY = getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
@@ -86,9 +88,10 @@ def set_mode(fd: int, mode: int) -> None:
             os.fchmod(fd, mode)
 
 
-def set_mtime(path: Path, mtime_ns: int) -> None:
-    """Set the modification time, never of a symlink's target where the system can tell."""
-    os.utime(path, ns=(mtime_ns, mtime_ns), follow_symlinks=os.utime not in os.supports_follow_symlinks)
+def set_mtime(at: Path | int, mtime_ns: int) -> None:
+    """Set the modification time of a path or an open file, never of a symlink's target where the system can tell."""
+    follow = isinstance(at, int) or os.utime not in os.supports_follow_symlinks
+    times.set_mtime(at, mtime_ns, follow_symlinks=follow)
 
 
 def move_new(source: Path, target: Path) -> None:

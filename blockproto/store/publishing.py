@@ -23,6 +23,7 @@ from ..errors import (
     StoreFull,
 )
 from ..names import SafeName
+from ..times import set_mtime
 from . import Facts, Finish, IfExists, UploadKey
 from .brief import BriefUpload
 from .disk import Folders, look, move_new, move_over
@@ -226,7 +227,7 @@ class Publisher:
         if facts.mode is not None:
             os.fchmod(fd, facts.mode | 0o700)
         if facts.mtime_ns is not None:
-            os.utime(fd, ns=(facts.mtime_ns, facts.mtime_ns))
+            set_mtime(fd, facts.mtime_ns)
         self._folders.changed.add(name)
         receipt = self._receipt(work, name, self._store.finished.identity(os.fstat(fd)))
         self._made.append((work, receipt))

@@ -12,6 +12,7 @@ from blake3 import blake3
 from filelock import FileLock, Timeout
 
 from ..errors import NotPermitted, StoreFailed, StoreInUse
+from ..times import mtime_of
 from . import Facts, Finish, IfExists
 from .portable import (
     move_new,
@@ -162,7 +163,7 @@ class SidecarFiles:
     def final(self, work: Finish, target: str) -> Final:
         """What the partial is, on its way to a name."""
         found = self.partial.lstat()
-        return Final(work.root, work.filesize, found.st_ino & _U64, found.st_size, found.st_mtime_ns, target)
+        return Final(work.root, work.filesize, found.st_ino & _U64, found.st_size, mtime_of(found), target)
 
     def is_final(self, final: Final) -> bool:
         """Whether a commit's file is there, as it was committed."""
@@ -170,7 +171,7 @@ class SidecarFiles:
             found = (self._dest.parent / final.target).lstat()
         except OSError:
             return False
-        there = found.st_ino & _U64, found.st_size, found.st_mtime_ns
+        there = found.st_ino & _U64, found.st_size, mtime_of(found)
         return there == (final.ino, final.size, final.mtime_ns)
 
     @property
