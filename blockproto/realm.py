@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import Forbidden
+from .errors import Forbidden, NameRefused
 from .names import SafeName
 from .wire import ZERO_ID, Scopes
 
@@ -36,9 +36,31 @@ class Realm:
     quota: int | None = None
 
     def inward(self, filename: str) -> SafeName:
-        """A name from the wire as the store knows it. Raises NameRefused."""
+        """A name from the wire as the store knows it. Raises NameRefused, whose text tells nothing of the folder."""
         name = SafeName.parse(filename)
-        return name if self.folder is None else SafeName(f"{self.folder.text}/{name.text}")
+        if self.folder is None:
+            return name
+        try:
+            return SafeName(self.above + name.text)
+        except NameRefused as exc:
+            raise NameRefused(
+                f"the name is too long for this server (rule {exc.rule}, profile {exc.profile})",
+                rule=exc.rule,
+                profile=exc.profile,
+            ) from None
+
+    @property
+    def above(self) -> str:
+        """What stands before every name of the realm in the store's names: its folder and a slash, or nothing."""
+        return "" if self.folder is None else self.folder.text + "/"
+
+    def cursor_inward(self, cursor: str) -> str:
+        """A place in a list of files, from the wire, as the store knows it."""
+        return self.above + cursor if cursor else ""
+
+    def cursor_outward(self, cursor: str) -> str:
+        """A place in a list of the realm's files as the wire says it: it begins where the realm does (BP1-PRN-002)."""
+        return cursor.removeprefix(self.above)
 
     def outward(self, stored: str) -> str:
         """A name of the store as the wire says it.
@@ -47,8 +69,7 @@ class Realm:
         """
         if self.folder is None:
             return stored
-        below = self.folder.text + "/"
-        return stored.removeprefix(below) if stored.startswith(below) else stored.rpartition("/")[2]
+        return stored.removeprefix(self.above) if stored.startswith(self.above) else stored.rpartition("/")[2]
 
     def demand(self, scope: Scopes) -> None:
         """Raises Forbidden if the principal may not do what needs ``scope`` (BP1-PRN-004)."""

@@ -117,7 +117,7 @@ class _Computed:
                 self._position += read
                 done += read
             if reader.entry.version != self._version or not reader.unchanged():
-                raise SourceChanged(f"{self._name.text} changed while it was being read")
+                raise SourceChanged("the file changed while it was being read")
             return done
         finally:
             reader.close()

@@ -191,15 +191,17 @@ class Answerer:
     async def _list_files(self, message: List) -> Result:
         top = "" if self._realm.folder is None else self._realm.folder.text
         folder = self._realm.inward(message.name).text if message.name else top
+        after = self._realm.cursor_inward(message.cursor)
 
         def page(limit: int) -> tuple[list[Item], str]:
             try:
-                entries, cursor = self._store.files(folder, message.recursive, message.cursor, limit)
+                entries, cursor = self._store.files(folder, message.recursive, after, limit)
             except UnknownFile:
                 if message.name:
                     raise
                 return [], ""  # the realm's folder is made with the first file in it
-            return [_file_item(entry, entry.b3sum, self._realm) for entry in entries], cursor
+            items: list[Item] = [_file_item(entry, entry.b3sum, self._realm) for entry in entries]
+            return items, self._realm.cursor_outward(cursor)
 
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 

@@ -82,7 +82,7 @@ def receipts_same_sourceid(trial: Trial) -> None:
     layer=2,
 )
 def relative(trial: Trial) -> None:
-    """A file is called the same in COMMITTED, LIST and OPEN as in BLOCK; for another principal it is not there."""
+    """A file is called the same in COMMITTED, LIST, a cursor and OPEN as in BLOCK; for another principal it is not there."""
     mine, theirs = two(trial)
     sample = trial.sample(200)
     committed = moves.brief(mine, sample, 3)
@@ -94,6 +94,9 @@ def relative(trial: Trial) -> None:
         one.filename for one in moves.list_(mine, 7, name=folder).items if isinstance(one, wire.FileItem)
     ]
     require(sample.filename in names, "LIST of the folder does not name it")
+    moves.brief(mine, trial.sample(10, filename=f"{folder}/zz-the-last"), 13)
+    cursor = moves.list_(mine, 15, name=folder, limit=1).cursor
+    require(f"/{folder}/" not in f"{cursor}/", "the cursor says where the principal's folder lies")
     opened, _ = moves.fetch(mine, 9, wire.Fetch(sample.filename), sample)
     require(opened.filename == sample.filename, "OPEN has another name")
     require(moves.stat(theirs, sample.filename, 3) is None, "another principal sees it")
