@@ -297,7 +297,7 @@ class TestLocalStore(FileStoreContract):
                 wanted.append(f"d{number}/{inside}")
         for limit in (1, 7, 100):
             assert names_in(place.store, limit=limit) == wanted
-        monkeypatch.setattr(blockproto.store.listing, "KEPT_MAX", 0)
+        monkeypatch.setattr(blockproto.store.listing, "KEPT_NAMES_MAX", 0)
         assert names_in(place.store, limit=4) == wanted
 
     def test_long_names(self, place: LocalPlace) -> None:

@@ -213,14 +213,16 @@ class Folders:
 
     Args:
         root_fd: the root; stays the caller's.
+        open_max: how many are open at once (None: ``OPEN_MAX``); of more, those opened before are closed.
 
     Not kept between batches: an fd follows a folder that somebody moves elsewhere.
     """
 
     OPEN_MAX = 128
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, *, open_max: int | None = None) -> None:
         self._root_fd = root_fd
+        self._open_max = open_max or self.OPEN_MAX
         self._fds: dict[str, int] = {}
         self.changed: set[str] = set()
 
@@ -265,7 +267,7 @@ class Folders:
                 raise
             fd = make_folder(above_fd, name.encode())
             self.changed.add(above)
-        if len(self._fds) >= self.OPEN_MAX:
+        if len(self._fds) >= self._open_max:
             self.close()
         self._fds[folder] = fd
         return fd

@@ -65,7 +65,7 @@ class Kind(Enum):
     WRITE = "write", 16
     READ = "read", 8
     LOOK = "look", 8
-    LIST = "list", 1
+    LIST = "list", 2
     HASH = "hash", 2
 
     @property

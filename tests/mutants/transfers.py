@@ -163,7 +163,7 @@ LST = [
            "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
     Mutant("cursors-are-cut", "LST-003", "client.py", 'name=folder.strip("/"), cursor=cursor,', 'name=folder.strip("/"), cursor=cursor[:500],', CLIENT),
-    Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "chain((further,), walk)", "chain((page[-1], further), walk)", SERVER),
+    Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "message.recursive, message.cursor, limit", "False, message.cursor, limit", SERVER),
     Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "[_upload_item(entry, self._realm) for entry in entries], cursor", "[], cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
