@@ -253,23 +253,23 @@ class Folders:
         return self._walk(folder, make=True)
 
     def _walk(self, folder: str, make: bool) -> int:
-        if not folder:
-            return self._root_fd
-        fd = self._fds.get(folder)
-        if fd is not None:
-            return fd
-        above, _, name = folder.rpartition("/")
-        above_fd = self._walk(above, make)
-        try:
-            fd = open_folder(above_fd, name.encode())
-        except FileNotFoundError:
-            if not make:
-                raise
-            fd = make_folder(above_fd, name.encode())
-            self.changed.add(above)
-        if len(self._fds) >= self._open_max:
-            self.close()
-        self._fds[folder] = fd
+        opened = folder
+        while opened and opened not in self._fds:
+            opened = opened.rpartition("/")[0]
+        fd = self._fds[opened] if opened else self._root_fd
+        for name in folder[len(opened) :].lstrip("/").split("/") if opened != folder else ():
+            above, above_fd = opened, fd
+            try:
+                fd = open_folder(above_fd, name.encode())
+            except FileNotFoundError:
+                if not make:
+                    raise
+                fd = make_folder(above_fd, name.encode())
+                self.changed.add(above)
+            if len(self._fds) >= self._open_max:
+                self.close()
+            opened = f"{above}/{name}" if above else name
+            self._fds[opened] = fd
         return fd
 
     def forget(self, folder: str) -> None:

@@ -9,11 +9,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from ..errors import UnknownFile
-from ..names import is_reserved
+from ..names import FILENAME_LENGTH_MAX, is_reserved
 from . import Remove
-from .disk import Folders, open_folder
+from .disk import Folders, open_folder, remove_file
 from .finished import FinishedFiles
 from .ledger import View
 
@@ -40,15 +41,18 @@ def remove_entry(view: View, folders: Folders, finished: FinishedFiles, work: Re
         raise UnknownFile
     above, _, last = name.rpartition("/")
     gone = [name]
-    if not stat.S_ISDIR(found.st_mode):
-        os.unlink(last.encode(), dir_fd=folders.open(above))
-    elif not work.recursive:
-        os.rmdir(last.encode(), dir_fd=folders.open(above))
-    else:
-        for inside in _remove_tree(folders.open(above), last, name):
-            if len(gone) < FORGET_MAX:
-                gone.append(inside)
-    folders.forget(name)
+    try:
+        if not stat.S_ISDIR(found.st_mode):
+            os.unlink(last.encode(), dir_fd=folders.open(above))
+        elif not work.recursive:
+            os.rmdir(last.encode(), dir_fd=folders.open(above))
+        else:
+            inside = _Tree(folders.open(above), last, name).remove()
+            for one in inside:
+                if len(gone) < FORGET_MAX:
+                    gone.append(one)
+    finally:
+        folders.forget(name)  # also when some of it is left: what the batch has open of it may be gone
     folders.changed.add(above)
     for one in gone:
         view.drop_name(one)
@@ -63,27 +67,120 @@ def _name(view: View, finished: FinishedFiles, work: Remove) -> str:
     return receipt.stored_as
 
 
-def _remove_tree(above_fd: int, last: str, name: str) -> Iterator[str]:
-    """Remove a folder and all in it, links and special files themselves too; yields the names that were files.
+class _Tree:
+    """A folder that goes with all in it, links and special files themselves too.
 
-    What is a store's own stays, and with it the folders it is in: those raise OSError with ENOTEMPTY, when all else is gone.
+    It may be deeper than the stack, than any path and than there are descriptors: one folder is open at a time, and the way
+    back up is "..", which must lead to the folder that it led down from.
+
+    What is a store's own stays, and with it the folders it is in.
+
+    Args:
+        above_fd: the folder it is in; stays the caller's.
+        last: its name there.
+        name: its whole name.
     """
-    fd = open_folder(above_fd, last.encode())
+
+    def __init__(self, above_fd: int, last: str, name: str) -> None:
+        self._above_fd = above_fd
+        self._fd = open_folder(above_fd, last.encode())
+        self._way = [_Level(last.encode(), name, _identity(self._fd))]
+
+    def remove(self) -> Iterator[str]:
+        """Remove it; yields the names that were files' or folders'.
+
+        Raises:
+            OSError: as the system reports it; ENOTEMPTY if something of a store's own is in it, when all else is gone.
+        """
+        try:
+            while self._way:
+                level = self._way[-1]
+                if level.folders is None:
+                    yield from self._remove_files(level)
+                elif level.folders:
+                    self._go_down(level, level.folders.pop())
+                else:
+                    yield from self._go_up(self._way.pop())
+        finally:
+            os.close(self._fd)
+
+    def _remove_files(self, level: _Level) -> Iterator[str]:
+        level.folders = []
+        with os.scandir(self._fd) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, folder in found:
+            if is_reserved(name):
+                level.stays = True
+            elif folder:
+                level.folders.append(os.fsencode(name))
+            elif remove_file(self._fd, os.fsencode(name)):
+                yield from _known_as(_below(level.name, name))
+
+    def _go_down(self, level: _Level, last: bytes) -> None:
+        try:
+            fd = open_folder(self._fd, last)
+        except FileNotFoundError:
+            return  # somebody else removed it
+        os.close(self._fd)
+        self._fd = fd
+        self._way.append(_Level(last, _below(level.name, os.fsdecode(last)), _identity(fd)))
+
+    def _go_up(self, level: _Level) -> Iterator[str]:
+        if not self._way:
+            if level.stays:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            os.rmdir(level.last, dir_fd=self._above_fd)
+        else:
+            fd = open_folder(self._fd, b"..")
+            os.close(self._fd)
+            self._fd = fd
+            if _identity(fd) != self._way[-1].identity:
+                raise OSError(errno.EBUSY, "somebody moved the folder meanwhile")
+            if level.stays:
+                self._way[-1].stays = True
+                return
+            os.rmdir(level.last, dir_fd=fd)
+        yield from _known_as(level.name)
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way down.
+
+    Attributes:
+        last: its name in the folder above.
+        name: its whole name; None if nobody can have been told of it.
+        identity: what it is, to know it again.
+        folders: the folders in it that are still there; None if nobody has looked.
+        stays: whether it holds something that stays.
+    """
+
+    last: bytes
+    name: str | None
+    identity: tuple[int, int]
+    folders: list[bytes] | None = None
+    stays: bool = False
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _below(above: str | None, name: str) -> str | None:
+    """The whole name of an entry, as the ledger can know it: UTF-8, and not too long."""
+    if above is None or len(above) + len(name) >= FILENAME_LENGTH_MAX or not _is_utf8(name):
+        return None
+    return f"{above}/{name}"
+
+
+def _is_utf8(name: str) -> bool:
     try:
-        for entry in list(os.scandir(fd)):
-            whole = f"{name}/{entry.name}"
-            if is_reserved(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                try:
-                    yield from _remove_tree(fd, entry.name, whole)
-                except OSError as exc:
-                    if exc.errno != errno.ENOTEMPTY:
-                        raise
-            else:
-                os.unlink(os.fsencode(entry.name), dir_fd=fd)
-                yield whole
-    finally:
-        os.close(fd)
-    os.rmdir(last.encode(), dir_fd=above_fd)
-    yield name
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _known_as(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (name,)
