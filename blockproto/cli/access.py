@@ -5,6 +5,8 @@
     bp://   no TLS: this machine, or --insecure
 
 A token comes from --token-file or from the environment, never from the command line, which everybody on this machine reads.
+It is for one server: of the environment's, ``$BLOCKPROTO_TOKEN_FOR`` says for which, and no other server is sent it; where
+nothing says so, a command with a token speaks with one server only.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .address import Address
+from .address import SCHEME, Address, AddressError, is_address, parse_address
+from .options import verbosity
 from .output import say, warn
 
 if TYPE_CHECKING:
@@ -26,9 +30,11 @@ if TYPE_CHECKING:
     from ..client import Client
 
 TOKEN_VARIABLE = "BLOCKPROTO_TOKEN"
+SERVER_VARIABLE = "BLOCKPROTO_TOKEN_FOR"
 SYSTEM = "system"
 _ASK = "-"
 _KEY = "blockproto.access"
+_SENT_KEY = "blockproto.access.server"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -54,7 +60,8 @@ def access_options(command: _Command) -> _Command:
             metavar="FILE",
             expose_value=False,
             callback=_keep_token,
-            help=f"Come in with the token in FILE; '{_ASK}' asks for it. Else with ${TOKEN_VARIABLE}, if it is set.",
+            help=f"Come in with the token in FILE; '{_ASK}' asks for it. Else with ${TOKEN_VARIABLE}, if it is set, where "
+            f"${SERVER_VARIABLE}, if that is set, names the server.",
         ),
         click.option(
             "--insecure",
@@ -82,18 +89,45 @@ def _keep_pin(ctx: click.Context, parameter: click.Parameter, text: str | None) 
             raise click.BadParameter(str(error)) from error
 
 
-def _keep_token(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
-    """Read the token and look whether it is whole; it is shown nowhere."""
-    where, token = _read_token(name)
-    if token is None:
-        return
-    from ..identity.tokens import secret_of
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A token that the command was given.
 
+    Attributes:
+        text: the token; it is shown nowhere.
+        where: where it stood.
+        server: the only server that may be sent it; None: the one of the command.
+    """
+
+    text: str
+    where: str
+    server: Address | None
+
+    def is_for(self, address: Address) -> bool:
+        """Whether a server may be sent it."""
+        if self.server is None:
+            return True
+        same = (self.server.host.lower(), self.server.port) == (address.host.lower(), address.port)
+        return same and (address.secure or not self.server.secure)
+
+
+def _keep_token(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Read the token; whether it is whole is looked at when a server is to be sent it."""
+    where, text = _read_token(name)
+    if text is not None:
+        server = _only_server() if name is None else None
+        _keep(ctx, parameter, _Token(text, where, server))
+
+
+def _only_server() -> Address | None:
+    """The server that the environment's token is for, if that is said."""
+    text = os.environ.get(SERVER_VARIABLE, "").strip()
+    if not text:
+        return None
     try:
-        secret_of(token)
-    except ValueError as error:
-        raise click.UsageError(f"the token in {where} is damaged: {error}") from None
-    _keep(ctx, parameter, token)
+        return parse_address(text if is_address(text) else SCHEME + text)
+    except AddressError as error:
+        raise click.UsageError(f"${SERVER_VARIABLE} is '{text}': {error}") from error
 
 
 def _read_token(name: str | None) -> tuple[str, str | None]:
@@ -111,17 +145,48 @@ def _told(name: str) -> Any:
     return click.get_current_context().meta.get(_KEY, {}).get(name)
 
 
-def token_told() -> bool:
-    """Whether the command was given a token."""
-    return _told("token_file") is not None
+def token_needs_server() -> bool:
+    """Whether the command was given a token and not told for which server."""
+    token: _Token | None = _told("token_file")
+    return token is not None and token.server is None
+
+
+def _token_for(address: Address) -> str | None:
+    """The token that ``address`` may be sent, or None.
+
+    Raises:
+        click.UsageError: it is damaged, or the command has sent it to another server.
+    """
+    token: _Token | None = _told("token_file")
+    if token is None:
+        return None
+    if not token.is_for(address):
+        if verbosity():
+            say(f"{address.server}: the token in {token.where} is for another server and is not sent")
+        return None
+    from ..identity.tokens import secret_of
+
+    try:
+        secret_of(token.text)
+    except ValueError as error:
+        raise click.UsageError(f"the token in {token.where} is damaged: {error}") from None
+    first = click.get_current_context().meta.setdefault(_SENT_KEY, address.server)
+    if first != address.server:
+        raise click.UsageError(
+            f"the token in {token.where} is for one server, and the command names {first} and {address.server}: name one, "
+            f"or set ${SERVER_VARIABLE} to the one that ${TOKEN_VARIABLE} is for"
+        )
+    return token.text
 
 
 def check_access(address: Address) -> None:
-    """Refuse to speak unencrypted with another machine unless that was asked for; then say so in red.
+    """Look whether the command may speak with ``address``: before it speaks with anybody.
 
     Raises:
-        click.UsageError: it is another machine, without TLS, and ``--insecure`` was not given.
+        click.UsageError: it is another machine, without TLS, and ``--insecure`` was not given (where it was, this is said in
+            red); or there is a token that is damaged, or for another server that the command named.
     """
+    _token_for(address)
     if address.secure or address.loopback:
         return
     if not _told("insecure"):
@@ -137,9 +202,8 @@ def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[
     from .. import connect
 
     trust = _trust() if server.startswith("bps:") else None
-    return connect(
-        server, token=_told("token_file"), trust=trust, insecure=bool(_told("insecure")), **options
-    )
+    token = _token_for(parse_address(server))
+    return connect(server, token=token, trust=trust, insecure=bool(_told("insecure")), **options)
 
 
 def _trust() -> Trust:

@@ -22,6 +22,7 @@ import trio
 from blake3 import blake3
 
 from .. import connect
+from .access import TOKEN_VARIABLE
 from .options import verbose_option
 from .output import Status, show_size, warn
 
@@ -144,7 +145,11 @@ def _tell(text: str) -> None:
 def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A ``blockproto`` process that is gone afterwards, whatever happens."""
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE},
     )
     try:
         with process:

@@ -22,7 +22,7 @@ from ..names import show_name
 from ..queue import Direction
 from ..queue.entry import PRIORITIES, Wanted
 from ..queue.face import AT_ONCE, IF_EXISTS, RETRY_FOR_S, default_path, wanted
-from .access import access_options, check_access, connect_as_told, token_told
+from .access import access_options, check_access, connect_as_told, token_needs_server
 from .address import Address, parse_address, to_address
 from .get import split_words
 from .interruptions import LineTeller
@@ -350,7 +350,7 @@ def run(
     address = (
         None if server is None else to_address(click.get_current_context(), click.Argument(["a"]), server)
     )
-    if address is None and token_told():
+    if address is None and token_needs_server():
         raise click.UsageError("a token is for one server: say for which with --server bp://HOST:PORT")
     if address is not None:
         check_access(address)
