@@ -56,11 +56,12 @@ from .serving.ward import Ward, out_of_memory
 from .store import FileStore, Work
 from .transfer.budgets import Budgets
 from .transfer.committing import Committer, Disk, run_anyhow, run_in_thread
+from .transfer.comparing import Comparing
 from .transfer.receiving import Incoming
 from .transfer.receiving_brief import BriefIncoming
 from .transfer.uploads import Uploads
 from .watch import NOBODY, VISITOR, Load, Visitor, Watch
-from .wire import Auth, Block, Fetch, List, Message, Open, Remove
+from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
 
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
@@ -101,12 +102,15 @@ class Server:
         self.committer = Committer(store, watch=watch)
         self.disk = Disk()
         self._budgets = Budgets(store)
-        self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch)
+        self._comparing = Comparing(store, self.committer)
+        self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch, self._comparing)
         self._digesting = Digesting(store, self.committer)
         self._watch = watch
         self._numbers = itertools.count(1)
         self.door = door or Door()
-        self._limits = replace(limits or Limits(agent="blockproto"), features=self.door.features)
+        self._limits = replace(
+            limits or Limits(agent="blockproto"), features=self.door.features | FEATURE_IF_EXISTS
+        )
         self._dialects = tuple(dialects)
         self._tls = tls
         self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
@@ -149,6 +153,7 @@ class Server:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._commit)
+                nursery.start_soon(self._comparing.run)
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
@@ -188,7 +193,7 @@ class Server:
         one is needed now (BP1-AUT-014, BP1-DIA-020).
         """
         self.door.use_register(register)
-        self._limits = replace(self._limits, features=self.door.features)
+        self._limits = replace(self._limits, features=self.door.features | FEATURE_IF_EXISTS)
         for connection, admission in self._admissions.items():
             if admission.revoked:
                 connection.end_with(Unauthenticated("the credential was revoked"))

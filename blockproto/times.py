@@ -42,6 +42,11 @@ def mtime_of(found: os.stat_result) -> int:
     return clamp(found.st_mtime_ns)
 
 
+def ctime_of(found: os.stat_result) -> int:
+    """When anything about a file changed last, likewise; nobody can set it."""
+    return clamp(found.st_ctime_ns)
+
+
 def is_clamped(found: os.stat_result) -> bool:
     """Whether the time of a file is said as another one."""
     return found.st_mtime_ns != mtime_of(found)

@@ -650,9 +650,9 @@ async def test_other_content_under_a_brief_files_sourceid() -> None:
 async def test_brief_files_without_a_sourceid_are_different_files() -> None:
     async with serving() as served:
         peer = await served.peer()
-        sample = Sample(b"content", sourceid=bytes(16))
         given = set()
         for stream in (1, 3):
+            sample = Sample(b"content%d" % stream, sourceid=bytes(16))
             await peer.say(stream, *sample.block(0, commit=True))
             given.add((await peer.expect(Committed, stream)).sourceid)
         assert len(given) == 2

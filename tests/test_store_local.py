@@ -817,11 +817,11 @@ def test_a_taken_name_and_more_trouble(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(blockproto.store.publishing.Publisher, "record", record)
         if trouble == "no name":
-            patch.setattr(blockproto.store.publishing, "free_names", lambda _: (_ for _ in [_refuse()]))
+            patch.setattr(blockproto.store.choosing, "free_names", lambda _: (_ for _ in [_refuse()]))
         elif trouble == "no room":
             patch.setattr(Ledger, "write", _full_after(Ledger.write, 1))
         else:
-            patch.setattr(blockproto.store.publishing, "look", failing(errno.ENOTDIR))
+            patch.setattr(blockproto.store.choosing, "look", failing(errno.ENOTDIR))
         found = outcomes(store, *works)
     assert isinstance(found[-1], StoreFull if trouble == "no room" else BlockprotoError)
     assert not isinstance(found[-1], StoredFile)
@@ -875,7 +875,8 @@ def test_recovery_gives_the_name(tmp_path: Path, if_exists: IfExists) -> None:
     _killed_before_publish(tmp_path, content, if_exists)
     store = LocalStore.open(tmp_path)
     assert (store.findings, (tmp_path / NAME).read_bytes()) == ([], content)
-    assert isinstance(store.open_upload(key_of(1), facts_of(len(content)), 2), StoredFile)
+    facts = facts_of(len(content), if_exists=if_exists)
+    assert isinstance(store.open_upload(key_of(1), facts, 2), StoredFile)
     store.close()
 
 

@@ -31,7 +31,19 @@ pytestmark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark i
 
 WIRESHARK = Path(__file__).resolve().parent.parent / "spec" / "wireshark"
 GREETING = PREFACE + encode_frame(0, Hello(agent="capture"))
-FLAGS = ("end", "commit", "more", "discard", "answer", "recursive", "exact", "follow", "b3sum")
+FLAGS = (
+    "end",
+    "commit",
+    "more",
+    "discard",
+    "answer",
+    "recursive",
+    "exact",
+    "follow",
+    "b3sum",
+    "left",
+    "there",
+)
 UNKNOWN = dict.fromkeys(
     ("filesize", "expires_ms", "fetch_length", "current", "quota", "used"), str(2**64 - 1)
 )

@@ -13,11 +13,13 @@ from blake3 import blake3
 
 from ..errors import BlockprotoError, SourceChanged
 from ..names import SafeName
-from ..store import FileStore, RecordB3sum
+from ..store import FileEntry, FileStore, RecordB3sum
 from ..transfer.committing import Committer, Kind, commit_and_wait, run_in_thread
 
 READ_LENGTH = 1 << 20
 """Bytes read at once; each thread that hashes has so much memory."""
+TOUCHED_MAX = 5
+"""How often a file that was touched is read anew, although it looks unchanged (BP1-COM-024)."""
 STEP_LENGTH = 32 << 20
 """Bytes read until another file has its turn."""
 
@@ -70,7 +72,7 @@ class Digesting:
     async def _compute(self, one: _Computed, name: SafeName, version: bytes, principal: bytes) -> None:
         await one.compute()
         if isinstance(one.outcome, bytes):
-            work = RecordB3sum(name, version, one.outcome)
+            work = RecordB3sum(name, version, one.outcome, stamp=one.stamp)
             await commit_and_wait(self._committer, work, principal)
 
 
@@ -85,6 +87,8 @@ class _Computed:
         self._version = version
         self._hasher = blake3()
         self._position = 0
+        self._begun_anew = 0
+        self.stamp = b""
         self.outcome: bytes | BlockprotoError | None = None
 
     async def compute(self) -> None:
@@ -110,14 +114,31 @@ class _Computed:
         """Read up to ``STEP_LENGTH`` more; fewer: that was the end."""
         reader = self._store.open_file(self._name, None)
         try:
+            self._begin_where_it_was(reader.entry)
             memory = memoryview(bytearray(READ_LENGTH))
             done = 0
             while done < STEP_LENGTH and (read := reader.read_into(self._position, memory)):
                 self._hasher.update(memory[:read])
                 self._position += read
                 done += read
-            if reader.entry.version != self._version or not reader.unchanged():
+            if not reader.unchanged():
                 raise SourceChanged("the file changed while it was being read")
+            if self._store.stat(self._name).stamp != self.stamp:
+                self.stamp = b""  # what was read may be neither the old bytes nor the new ones
+                return STEP_LENGTH
             return done
         finally:
             reader.close()
+
+    def _begin_where_it_was(self, entry: FileEntry) -> None:
+        """Go on if nobody touched the file meanwhile, else read it anew, a few times.
+
+        Raises:
+            SourceChanged: it is another version, or is touched again and again.
+        """
+        if entry.stamp == self.stamp:
+            return
+        if entry.version != self._version or self._begun_anew > TOUCHED_MAX:
+            raise SourceChanged("the file changed while it was being read")
+        self._begun_anew += 1
+        self._hasher, self._position, self.stamp = blake3(), 0, entry.stamp

@@ -30,6 +30,7 @@ from ..store import (
     Facts,
     FileEntry,
     FileStore,
+    IfExists,
     Remove,
     StoredFile,
     StoredReader,
@@ -173,7 +174,8 @@ class Answerer:
             raise NotPermitted("the cursor is none of ours")
         at = int(message.cursor or 0)
         end = min(at + min(message.limit, RECEIPTS_MAX), len(message.ids))
-        found = self._store.receipts(self._realm.principal, message.ids[at:end])
+        rule = None if message.if_exists is None else IfExists(message.if_exists)
+        found = self._store.receipts(self._realm.principal, message.ids[at:end], rule)
         items: list[Item] = [_receipt_item(stored, self._realm) for stored in found]
         fitting = page_items(items, self._connection.session.head_length_max)
         if fitting < len(found):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..blocks import BlockSet
-from ..errors import BlockprotoError
+from ..errors import BlockprotoError, Code
 from ..names import SafeName
 
 FOLDER_FILETYPE = "inode/directory"
@@ -39,6 +39,8 @@ class IfExists(IntEnum):
     KEEP = 0
     REFUSE = 1
     REPLACE = 2
+    SKIP = 3
+    UPDATE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,13 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """The receipt of a committed upload; repeated verbatim for the same COMMIT for at least a day."""
+    """The receipt of a committed upload; repeated verbatim for the same COMMIT for at least a day.
+
+    Attributes:
+        there: the file was there already with these bytes; nothing was stored (BP1-COM-021).
+        left: what has the name was left as it is (BP1-COM-025): there is no receipt, and ``file_id``, ``root`` and
+            ``filesize`` are those of what is there, zeros where they are not known or not to be told.
+    """
 
     sourceid: bytes
     file_id: bytes
@@ -89,6 +97,28 @@ class StoredFile:
     filesize: int
     stored_as: str
     b3sum: bytes | None = None
+    there: bool = False
+    left: bool = False
+
+
+class Undecided(BlockprotoError):
+    """Whether a file that is there is the same is not known yet (BP1-COM-024): nothing was done.
+
+    Attributes:
+        names: files to read first (``read_digests``, ``RecordB3sum``); none: the batch itself has to be done first.
+
+    The work is to be submitted again after that, with ``rounds`` one more.
+    """
+
+    code = Code.BUSY
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        super().__init__("what is there under the name is still being compared")
+        self.names = names
+
+
+ROUNDS_MAX = 8
+"""How often a work is submitted again because of ``Undecided``; then what could not be compared is another file."""
 
 
 class Upload(Protocol):
@@ -151,8 +181,11 @@ class Finish:
 
     ``filesize`` means the same as in ``Facts``. ``blocks`` holds (length, digest) of the only block when the
     file was sent without OPEN; its bytes were written with ``upload.write``. Outcome: StoredFile; or
-    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged. Repeating it
+    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged, Undecided. Repeating it
     after it succeeded gives the same StoredFile.
+
+    With ``reader`` its principal may read, and a file under the name that has its size and root is its file
+    (BP1-COM-021, 022); without, nothing is compared. ``rounds`` counts how often it was ``Undecided``.
     """
 
     upload: Upload
@@ -161,6 +194,25 @@ class Finish:
     filesize: int
     facts: Facts
     blocks: tuple[BlockDone, ...] = ()
+    reader: bool = False
+    rounds: int = 0
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Adopt:
+    """Let an upload be a file that is there, if by its rule it is, without its bytes (BP1-RES-029).
+
+    ``root`` is what the sender claims of its file of ``facts.filesize`` bytes; its principal may read. Outcome:
+    StoredFile (``there`` or ``left``; what was held of the upload is gone), None: there is no such file, and nothing
+    was done; or FileExists, NotPermitted, StoreFull, Undecided.
+    """
+
+    key: UploadKey
+    root: bytes
+    facts: Facts
+    reader: bool = True
+    rounds: int = 0
     outcome: Outcome = None
 
 
@@ -215,11 +267,17 @@ class Remove:
 
 @dataclass(slots=True, eq=False)
 class RecordB3sum:
-    """Remember the BLAKE3 of a finished file that has not changed since ``version``. Outcome: None."""
+    """Remember the BLAKE3 of a finished file, and its root, if it has that ``version`` still. Outcome: None, UnknownFile.
+
+    With ``stamp`` (``FileEntry.stamp``) nobody has touched it since either: who read it says so. Who gives a ``root`` has
+    made the file durable before it was read (``StoredReader.sync``).
+    """
 
     filename: SafeName
     version: bytes
-    b3sum: bytes
+    b3sum: bytes | None = None
+    root: bytes | None = None
+    stamp: bytes | None = None
     outcome: Outcome = None
 
 
@@ -234,7 +292,7 @@ class Tidy:
     outcome: Outcome = None
 
 
-Work = BlockDone | Finish | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
+Work = BlockDone | Finish | Adopt | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
 
 
 class UploadStore(Protocol):
@@ -244,17 +302,26 @@ class UploadStore(Protocol):
     def incarnation(self) -> int:
         """Raised whenever something that was durable is not any more, and never otherwise."""
 
-    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> Upload | StoredFile:
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> Upload | StoredFile:
         """Find or begin an upload; nothing is created before its first byte.
 
+        Args:
+            key: what it belongs to.
+            facts: what its sender says of it.
+            attempt: which attempt asks.
+            reader: its principal may read: a file of its size under the name may be its own (BP1-COM-021).
+
         Returns:
-            The receipt if that key was committed and its file is still what was committed; else the upload,
-            with the facts it was begun with (the caller compares them) and ``attempt`` as recorded (0 if
-            new).
+            The receipt if that key was committed with the same ``if_exists`` and its file is still what was committed
+            (BP1-COM-027); what was ``left``, where that is known already (BP1-COM-026); else the upload, with the facts
+            it was begun with (the caller compares them) and ``attempt`` as recorded (0 if new).
 
         Raises:
             StoreFull: not enough free space for what is missing.
             FileExists: the name is taken, and ``facts`` ask to be refused then (BP1-COM-020).
+            NotPermitted: something has the name that ``facts`` cannot replace.
         """
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
@@ -297,6 +364,7 @@ class FileEntry:
         mtime_ns: nanoseconds since 1970.
         mode: permission bits.
         version: 16 bytes that change whenever the file does.
+        stamp: the version, and what changes whenever anything about the file does: the key of cached digests.
         file_id: 16 bytes; zeros if it was not uploaded through us.
         filetype: MIME type as uploaded, else guessed from the name.
         root, b3sum: digests where known and still true.
@@ -312,6 +380,7 @@ class FileEntry:
     filetype: str = "application/octet-stream"
     root: bytes | None = None
     b3sum: bytes | None = None
+    stamp: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +408,9 @@ class StoredReader(Protocol):
     def unchanged(self) -> bool:
         """Whether the file still has the version it was opened with."""
 
+    def sync(self) -> None:
+        """Make durable what is there under its name. Raises StoreFailed when the medium reported an error."""
+
     def close(self) -> None:
         """Let go of the file. Harmless when repeated."""
 
@@ -346,8 +418,13 @@ class StoredReader(Protocol):
 class FileStore(UploadStore, Protocol):
     """An upload store that also serves its finished files."""
 
-    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
-        """The receipts among ``sourceids`` whose files are still what was committed."""
+    def receipts(
+        self, principal: bytes, sourceids: Iterable[bytes], if_exists: IfExists | None = None
+    ) -> list[StoredFile]:
+        """The receipts among ``sourceids`` whose files are still what was committed; of one rule, or of any (None)."""
+
+    def may_be_there(self, facts: Facts) -> bool:
+        """Whether ``Adopt`` may find something: a quick look, without reading."""
 
     def stat(self, filename: SafeName) -> FileEntry:
         """One entry. Raises UnknownFile."""

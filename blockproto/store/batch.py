@@ -23,9 +23,10 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownUpload
+from ..errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownFile, UnknownUpload
 from . import (
     FOLDER_FILETYPE,
+    Adopt,
     BlockDone,
     Discard,
     Finish,
@@ -41,6 +42,7 @@ from . import (
 )
 from .brief import BriefUpload
 from .disk import SYNC_EACH_MAX, Folders, syncfs
+from .finished import SEALS_MAX, SEALS_PAID
 from .ledger import View
 from .partial import Partial
 from .publishing import Publisher
@@ -129,16 +131,20 @@ class Batch:
 
     def _record_all(self) -> None:
         store = self._store
-        paid = len(store.owed)
+        owed = len(store.owed)
         with store.ledger.write() as view:
-            store.pay(view)
+            seals = store.pay(view, self._seals())
             self._start_sync()
             for work in self._works:
                 self._plan(view, work)
             self._sync_bytes()
             self._record(view)
             view.trim()
-        del store.owed[:paid]
+        store.paid(owed, seals)
+
+    def _seals(self) -> int:
+        """How many seals this batch tells the ledger: few while others wait, all when it was made for that."""
+        return SEALS_MAX if any(isinstance(work, Tidy) for work in self._works) else SEALS_PAID
 
     def _start_sync(self) -> None:
         """Let the system write many brief files while their names are planned; nothing changes them after that."""
@@ -234,6 +240,8 @@ class Batch:
         match work:
             case Finish():
                 self._plan_finish(view, work)
+            case Adopt():
+                self._plan_adopt(view, work)
             case BlockDone():
                 self._plan_block(view, work)
             case Forget():
@@ -248,13 +256,21 @@ class Batch:
             case Remove():
                 remove_entry(view, self._folders, self._store.finished, work)
             case RecordB3sum():
-                if self._store.finished.stat(work.filename).version == work.version:
-                    view.put_b3sum(work.filename.text, work.version, work.b3sum)
+                self._plan_digests(view, work)
             case Tidy():
                 for file_id in work.receipts:
                     receipt = view.receipt(file_id)
                     if receipt is not None and not self._store.finished.is_true(receipt):
                         view.drop_receipt(receipt)
+
+    def _plan_digests(self, view: View, work: RecordB3sum) -> None:
+        finished = self._store.finished
+        found = finished.look(work.filename.text, self._folders)
+        if found is None:
+            raise UnknownFile
+        stamp = finished.stamp(found)
+        if finished.version(found) == work.version and work.stamp in (None, stamp):
+            view.put_digests(work.filename.text, stamp, work.b3sum, work.root)
 
     def _change(self, view: View, upload: Upload, attempt: int) -> _Change:
         """What the batch does to an upload so far, if ``attempt`` may do something to it.
@@ -328,10 +344,11 @@ class Batch:
         receipt = view.receipt(upload.file_id)
         if receipt is not None:
             stored = self._store.finished.stored(view, receipt, self._folders)
-            if stored is not None:
+            if stored is None:
+                view.drop_receipt(receipt)
+            elif receipt.if_exists is work.facts.if_exists:
                 work.outcome = check_receipt(stored, work)
                 return
-            view.drop_receipt(receipt)
         if isinstance(upload, BriefUpload):
             if self._crowded:
                 raise StoreFull("the ledger is too full for new files")
@@ -342,15 +359,35 @@ class Batch:
         if work.facts.filetype == FOLDER_FILETYPE:
             if work.filesize:
                 raise BadFacts("a folder has no bytes")
-            self._publisher.make_folder(work)
+            self._publisher.make_folder(view, work)
             return
         if isinstance(upload, BriefUpload):
             left = view.upload(upload.key) if upload.file_id in self._store.recorded else None
-            self._publisher.plan(view, work, upload, left)
-            self._briefs.append(upload)
-        else:
-            self._publisher.plan(view, work, change.upload, change.record)
+            if self._publisher.plan(view, work, upload, left):
+                self._briefs.append(upload)
+            elif left is not None:
+                self._give_up(view, upload.key)
+        elif self._publisher.plan(view, work, change.upload, change.record):
             self._touch(change.upload.partial, metadata=True)
+        else:
+            self._give_up(view, upload.key)
+
+    def _plan_adopt(self, view: View, work: Adopt) -> None:
+        if self._publisher.has(self._store.state.file_id(work.key)):
+            return  # its bytes have come meanwhile
+        if self._publisher.adopt(view, work):
+            self._give_up(view, work.key)
+
+    def _give_up(self, view: View, key: UploadKey) -> None:
+        """What was held of an upload is not needed: its file is there, or is not wanted."""
+        self._changes.pop(key, None)
+        self._store.recorded.discard(self._store.state.file_id(key))
+        record, live = view.upload(key), self._store.live(key)
+        if record is not None:
+            view.drop_upload(key, record.storage_id)
+            self._discarded.append((key, record.storage_id))
+        if live is not None:
+            self._discarded.append((key, live.partial.storage_id))
 
 
 def _is_brief(upload: Upload) -> bool:

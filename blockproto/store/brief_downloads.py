@@ -218,7 +218,9 @@ class BriefDownloads:
         """See the port."""
         raise NotPermitted("this store must be told the destination")
 
-    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> Upload | StoredFile:
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> Upload | StoredFile:
         """See the port."""
         raise NotPermitted("this store takes files of at most one block")
 

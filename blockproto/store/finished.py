@@ -17,8 +17,8 @@ from blake3 import blake3
 
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from ..names import SafeName, is_hidden, show_name
-from ..times import SaidOnce, is_clamped, mtime_of
-from . import FOLDER_FILETYPE, FileEntry, StoredFile, UploadKey
+from ..times import SaidOnce, ctime_of, is_clamped, mtime_of
+from . import FOLDER_FILETYPE, FileEntry, IfExists, StoredFile, UploadKey
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
 from .listing import Listings
@@ -27,6 +27,12 @@ from .refusals import refusal
 from .rules import is_within
 
 log = logging.getLogger(__name__)
+
+SEALS_PAID = 16
+"""Seals (until when a receipt vouches for its root) that a batch tells the ledger; the sweep and the end tell the others."""
+
+SEALS_MAX = 1 << 16
+"""Seals that wait for that at most."""
 
 _UNKNOWN_FILETYPE = "application/octet-stream"
 
@@ -62,6 +68,14 @@ class LocalReader:
         """See the port."""
         return self._finished.version(os.fstat(self._fd)) == self.entry.version
 
+    def sync(self) -> None:
+        """See the port: the file, and every folder above it, which may have been made by somebody else."""
+        try:
+            os.fsync(self._fd)
+            self._finished.sync_folders_of(self.entry.filename)
+        except OSError as exc:
+            raise refusal(exc) from exc
+
     def close(self) -> None:
         """See the port."""
         if self._fd >= 0:
@@ -82,6 +96,7 @@ class FinishedFiles:
         self._ledger = ledger
         self._dev = os.fstat(root_fd).st_dev
         self._hidden: set[bytes] = set()
+        self.sealed: dict[bytes, int] = {}
         self._listings = Listings(root_fd)
         self._times = SaidOnce(log.warning)
 
@@ -101,6 +116,10 @@ class FinishedFiles:
         if is_clamped(found):  # a change of the time from one that cannot be said to another is one, too
             facts += str(found.st_mtime_ns).encode()
         return blake3(facts).digest(16)
+
+    def stamp(self, found: os.stat_result) -> bytes:
+        """The version and the ctime, which nobody can set: 24 bytes, the key of cached digests (BP1-COM-024)."""
+        return self.version(found) + ctime_of(found).to_bytes(8, "big", signed=True)
 
     def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
         """What stands under a name if it is a file or a folder, else None; nothing does under one that is hidden."""
@@ -134,15 +153,21 @@ class FinishedFiles:
         """Whether the file is still what was committed."""
         return self._truth(receipt, folders) is not None
 
-    def true_receipt(self, view: View, file_id: bytes, folders: Folders | None = None) -> StoredFile | None:
-        """The receipt of a file id, if it counts."""
+    def true_receipt(
+        self, view: View, file_id: bytes, folders: Folders | None = None, if_exists: IfExists | None = None
+    ) -> StoredFile | None:
+        """The receipt of a file id, if it counts, and is of the rule ``if_exists`` (None: of any)."""
         receipt = view.receipt(file_id)
-        return None if receipt is None else self.stored(view, receipt, folders)
+        if receipt is None or if_exists not in (None, receipt.if_exists):
+            return None
+        return self.stored(view, receipt, folders)
 
     def stored(self, view: View, receipt: ReceiptRecord, folders: Folders | None = None) -> StoredFile | None:
         """A receipt as the port has it, if it counts."""
         found = self._truth(receipt, folders)
-        return None if found is None else receipt.stored(view.b3sum(receipt.stored_as, self.version(found)))
+        if found is None:
+            return None
+        return receipt.stored(view.digests_of(receipt.stored_as, self.stamp(found))[0])
 
     def _truth(self, receipt: ReceiptRecord, folders: Folders | None) -> os.stat_result | None:
         if receipt.file_id in self._hidden:
@@ -150,11 +175,47 @@ class FinishedFiles:
         found = self.look(receipt.stored_as, folders)
         return found if found is not None and self.identity(found) == receipt.identity else None
 
-    def receipts(self, file_ids: Iterable[bytes]) -> list[StoredFile]:
-        """Those that count."""
+    def receipts(self, file_ids: Iterable[bytes], if_exists: IfExists | None = None) -> list[StoredFile]:
+        """Those that count, of one rule or of any."""
         with self._ledger.read() as view, Folders(self._root_fd) as folders:
-            found = (self.true_receipt(view, file_id, folders) for file_id in file_ids)
+            found = (self.true_receipt(view, file_id, folders, if_exists) for file_id in file_ids)
             return [receipt for receipt in found if receipt is not None]
+
+    # -- digests
+
+    def seal(self, file_id: bytes, ctime_ns: int) -> None:
+        """That receipt's root is the file's as long as its ctime is not later; to be told to the ledger."""
+        self.sealed[file_id] = ctime_ns
+
+    def root_of(self, view: View, name: str, found: os.stat_result) -> bytes | None:
+        """The root of a file, if it is known of these bytes: recorded, and nothing about the file is later than that."""
+        file_id = view.file_id_of(name)
+        receipt = None if file_id is None else view.receipt(file_id)
+        if receipt is not None and self._vouches(receipt, found):
+            return receipt.root
+        return view.digests_of(name, self.stamp(found))[1]
+
+    def file_id_of(self, view: View, name: str, found: os.stat_result) -> bytes | None:
+        """The file id of what has a name, if it was uploaded."""
+        file_id = view.file_id_of(name)
+        receipt = None if file_id is None else view.receipt(file_id)
+        return file_id if receipt is not None and self.is_of(receipt, found) else None
+
+    def is_of(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
+        """Whether a receipt is that of what was found under its name."""
+        return receipt.file_id not in self._hidden and self.identity(found) == receipt.identity
+
+    def _vouches(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
+        bound = receipt.ctime_bound or self.sealed.get(receipt.file_id, 0)
+        return ctime_of(found) <= bound and self.identity(found) == receipt.identity
+
+    def sync_folders_of(self, filename: SafeName) -> None:
+        """Make a file's name durable, and those of the folders above it; raises OSError."""
+        with Folders(self._root_fd) as folders:
+            above = filename.text
+            while above:
+                above = above.rpartition("/")[0]
+                os.fsync(folders.open(above))
 
     # -- entries
 
@@ -173,6 +234,10 @@ class FinishedFiles:
         receipt = None if file_id is None else view.receipt(file_id)
         if receipt is not None and self.identity(found) != receipt.identity:
             receipt = None
+        stamp = self.stamp(found)
+        b3sum, root = (None, None) if folder else view.digests_of(filename.text, stamp)
+        if receipt is not None and (folder or self._vouches(receipt, found)):
+            root = receipt.root
         return FileEntry(
             filename=filename,
             folder=folder,
@@ -182,8 +247,9 @@ class FinishedFiles:
             version=version,
             file_id=bytes(16) if receipt is None else receipt.file_id,
             filetype=_guess(filename.text, folder) if receipt is None else receipt.filetype,
-            root=None if receipt is None else receipt.root,
-            b3sum=None if folder else view.b3sum(filename.text, version),
+            root=root,
+            b3sum=b3sum,
+            stamp=stamp,
         )
 
     def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:

@@ -17,6 +17,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from struct import error as struct_error
 from typing import Any, cast
@@ -29,6 +30,7 @@ from . import Prefix, UploadKey
 from .disk import reserve
 from .records import (
     PAGE_BLOCKS,
+    STAMP_LENGTH,
     STATE_KEY,
     UNSYNCED_KEY,
     Finalising,
@@ -54,6 +56,11 @@ MAP_USED_MAX = 0.8
 
 BALLAST_LENGTH = 8 << 20
 """Bytes reserved behind the ledger's end."""
+
+FURTHER_MAX = 1 << 20
+"""How many further file ids of one file are forgotten at once; what is left does not count, and the sweep finds it."""
+
+_DIGESTS_LENGTH = STAMP_LENGTH + 64
 
 TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
@@ -118,12 +125,37 @@ class View:
         if finalising is not None:
             self._txn.put(b"f" + receipt.file_id, finalising.pack())
 
+    def change_receipt(self, receipt: ReceiptRecord) -> None:
+        """Record a receipt anew whose name stays what it is."""
+        self._txn.put(b"i" + receipt.file_id, receipt.pack())
+
+    def put_further(self, receipt: ReceiptRecord) -> None:
+        """Record a receipt of a file whose name has a receipt already."""
+        self.change_receipt(receipt)
+        self._txn.put(b"e" + name_hash(receipt.stored_as) + receipt.file_id, b"")
+
+    def further(self, name: str, limit: int) -> list[bytes]:
+        """Up to ``limit`` further file ids of a name's file."""
+        keys = (key for key, _ in self._with(b"e" + name_hash(name)))
+        return [key[17:] for key in islice(keys, limit)]
+
+    def drop_further(self, name: str) -> None:
+        """Another file gets the name: the further ids are none of its own."""
+        self._delete_with(b"e" + name_hash(name), FURTHER_MAX)
+
     def drop_receipt(self, receipt: ReceiptRecord) -> None:
-        """Forget a receipt, and its name's id and BLAKE3 if they are still its own."""
+        """Forget a receipt; its name's digests go with the last one, and another one's id takes its place before."""
         self._txn.delete(b"i" + receipt.file_id)
         self._txn.delete(b"f" + receipt.file_id)
         name = name_hash(receipt.stored_as)
-        if self._get(b"n" + name) == receipt.file_id:
+        self._txn.delete(b"e" + name + receipt.file_id)
+        if self._get(b"n" + name) != receipt.file_id:
+            return
+        heirs = self.further(receipt.stored_as, 1)
+        if heirs:
+            self._txn.delete(b"e" + name + heirs[0])
+            self._txn.put(b"n" + name, heirs[0])
+        else:
             self._txn.delete(b"n" + name)
             self._txn.delete(b"c" + name)
 
@@ -136,8 +168,10 @@ class View:
         at = name_hash(name)
         file_id = self._get(b"n" + at)
         if file_id is not None:
-            self._txn.delete(b"i" + file_id)
+            for one in (file_id, *self.further(name, FURTHER_MAX)):
+                self._txn.delete(b"i" + one)
             self._txn.delete(b"n" + at)
+            self.drop_further(name)
         self._txn.delete(b"c" + at)
 
     def drop_finalising(self, file_id: bytes) -> None:
@@ -155,14 +189,19 @@ class View:
         else:
             self._txn.delete(UNSYNCED_KEY)
 
-    def b3sum(self, name: str, version: bytes) -> bytes | None:
-        """The BLAKE3 of a name's file, if it is known for that version."""
+    def digests_of(self, name: str, stamp: bytes) -> tuple[bytes | None, bytes | None]:
+        """(BLAKE3, root) of a name's file as far as they are known for that stamp."""
         record = self._get(b"c" + name_hash(name))
-        return record[16:] if record is not None and record[:16] == version else None
+        if record is None or len(record) != _DIGESTS_LENGTH or record[:STAMP_LENGTH] != stamp:
+            return None, None
+        b3sum, root = record[STAMP_LENGTH:-32], record[-32:]
+        return (b3sum if any(b3sum) else None), (root if any(root) else None)
 
-    def put_b3sum(self, name: str, version: bytes, b3sum: bytes) -> None:
-        """Record the BLAKE3 of a name's file."""
-        self._txn.put(b"c" + name_hash(name), version + b3sum)
+    def put_digests(self, name: str, stamp: bytes, b3sum: bytes | None, root: bytes | None) -> None:
+        """Record digests of a name's file; what is known for the same stamp stays."""
+        known_b3sum, known_root = self.digests_of(name, stamp)
+        record = stamp + (b3sum or known_b3sum or bytes(32)) + (root or known_root or bytes(32))
+        self._txn.put(b"c" + name_hash(name), record)
 
     # -- blocks of an upload
 

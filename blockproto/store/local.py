@@ -16,21 +16,24 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import BlockprotoError, FileExists, StoreFailed, StoreFull
+from ..errors import BlockprotoError, StoreFailed, StoreFull
 from ..names import SafeName
 from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
 from .brief import BriefUpload
+from .choosing import early_choice
 from .disk import SYNC_EACH_MAX, Folders, remove_file
-from .finished import FinishedFiles, LocalReader
+from .finished import SEALS_MAX, SEALS_PAID, FinishedFiles, LocalReader
 from .ledger import Ledger, View
 from .opening import Opened, open_places
 from .partial import Partial
@@ -124,7 +127,7 @@ class LocalStore:
         if self._opened.closed:
             return
         try:
-            if self._failed is None and (self.owed or self._unsynced is not False):
+            if self._failed is None and (self.owed or self.finished.sealed or self._unsynced is not False):
                 self.pay_now()
         finally:
             self.fail(StoreFailed("the store is closed"))
@@ -152,16 +155,19 @@ class LocalStore:
 
     # -- uploads
 
-    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> LocalUpload | StoredFile:
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> LocalUpload | StoredFile:
         """See the port. Reads the ledger and no file data; creates nothing."""
         self.check_usable()
         with self.ledger.read() as view:
-            receipt = self.finished.true_receipt(view, self.state.file_id(key))
+            receipt = self.finished.true_receipt(view, self.state.file_id(key), None, facts.if_exists)
             if receipt is not None:
                 return receipt
             self._check_portable(facts.filename)
-            if facts.if_exists is IfExists.REFUSE and self.finished.look(facts.filename.text) is not None:
-                raise FileExists
+            left = self._judge_name(view, key, facts, reader)
+            if left is not None:
+                return left
             record = view.upload(key)
             if record is None or key in self._ended_keys():
                 upload = self._open_new(key, facts)
@@ -176,6 +182,21 @@ class LocalStore:
             upload.close()
             raise
         return upload
+
+    def _judge_name(self, view: View, key: UploadKey, facts: Facts, reader: bool) -> StoredFile | None:
+        """Say at once what ``commit`` would say after all bytes have come (BP1-COM-020, 026)."""
+        if facts.if_exists in (IfExists.KEEP, IfExists.REPLACE):
+            return None
+        with Folders(self.root_fd) as folders:
+            return early_choice(self.finished, folders, view, key, facts, reader)
+
+    def may_be_there(self, facts: Facts) -> bool:
+        """See the port."""
+        found = self.finished.look(facts.filename.text)
+        if found is None:
+            return False
+        same_size = stat.S_ISREG(found.st_mode) and found.st_size == facts.filesize
+        return same_size or facts.if_exists is IfExists.KEEP
 
     def _check_portable(self, name: SafeName) -> None:
         """Refuse at once what ``commit`` would refuse after all bytes have come."""
@@ -293,10 +314,24 @@ class LocalStore:
         except OSError as exc:
             raise self.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
 
-    def pay(self, view: View) -> None:
-        """Tell the ledger what it is owed."""
+    def pay(self, view: View, seals: int = SEALS_PAID) -> list[bytes]:
+        """Tell the ledger what it is owed, and up to ``seals`` of the seals; returns whose those were."""
         for owed in self.owed:
             owed.pay(view)
+        sealed = self.finished.sealed
+        paid = list(islice(sealed, max(seals, len(sealed) - SEALS_MAX)))
+        for file_id in paid:
+            receipt = view.receipt(file_id)
+            if receipt is not None and not receipt.ctime_bound:
+                receipt.ctime_bound = sealed[file_id]
+                view.change_receipt(receipt)
+        return paid
+
+    def paid(self, owed: int, seals: list[bytes]) -> None:
+        """The ledger has heard of so many of what it was owed, and of those seals."""
+        del self.owed[:owed]
+        for file_id in seals:
+            self.finished.sealed.pop(file_id, None)
 
     def mark_unsynced(self, view: View, unsynced: bool) -> None:
         """Note whether this transaction is followed by names whose folders are synced after it only."""
@@ -310,12 +345,12 @@ class LocalStore:
 
     def pay_now(self) -> None:
         """Tell the ledger what it is owed, without waiting for the next batch; on a full disk it stays owed."""
-        paid = len(self.owed)
+        owed = len(self.owed)
         with suppress(StoreFull):
             with self.ledger.write() as view:
-                self.pay(view)
+                seals = self.pay(view, SEALS_MAX)
                 self.mark_unsynced(view, False)
-            del self.owed[:paid]
+            self.paid(owed, seals)
 
     def in_threads(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
         """Run syncs beside each other."""
@@ -325,11 +360,12 @@ class LocalStore:
 
     # -- finished files
 
-    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
+    def receipts(
+        self, principal: bytes, sourceids: Iterable[bytes], if_exists: IfExists | None = None
+    ) -> list[StoredFile]:
         """See the port."""
-        return self.finished.receipts(
-            self.state.file_id(UploadKey(principal, sourceid)) for sourceid in sourceids
-        )
+        file_ids = (self.state.file_id(UploadKey(principal, sourceid)) for sourceid in sourceids)
+        return self.finished.receipts(file_ids, if_exists)
 
     def stat(self, filename: SafeName) -> FileEntry:
         """See the port."""
@@ -375,7 +411,7 @@ class LocalStore:
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """See the port."""
         self.check_usable()
-        works = self._sweeper.next_works(now_ms, owed=bool(self.owed))
+        works = self._sweeper.next_works(now_ms, owed=bool(self.owed or self.finished.sealed))
         if not works:
             self._remove_orphans()
         return works

@@ -11,6 +11,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from blake3 import blake3
 
@@ -28,6 +29,8 @@ from ..errors import (
 from ..names import SafeName
 from . import (
     FOLDER_FILETYPE,
+    ROUNDS_MAX,
+    Adopt,
     BlockDone,
     Discard,
     Facts,
@@ -42,6 +45,7 @@ from . import (
     Remove,
     StoredFile,
     Tidy,
+    Undecided,
     UploadEntry,
     UploadKey,
     Work,
@@ -81,6 +85,38 @@ class _File:
 
     entry: FileEntry
     content: bytes = b""
+    file_ids: set[bytes] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Receipt:
+    """A receipt, the version of its file, and the rule it was committed by."""
+
+    stored: StoredFile
+    version: bytes
+    if_exists: IfExists
+
+
+def _left_as(key: UploadKey, entry: FileEntry, reader: bool) -> StoredFile:
+    """What has the name was left; with what a reader may know of it."""
+    known = reader and not entry.folder
+    file_id, root = entry.file_id if known else bytes(16), (entry.root if known else None) or bytes(32)
+    filesize = entry.filesize if known else 0
+    return StoredFile(key.sourceid, file_id, root, filesize, entry.filename.text, left=True)
+
+
+def _is_same(there: _File, work: Finish | Adopt) -> bool:
+    """Whether a file is that of ``work``, by its size and root.
+
+    Raises:
+        Undecided: nobody has read it yet.
+    """
+    filesize = work.filesize if isinstance(work, Finish) else work.facts.filesize
+    if not work.reader or there.entry.folder or there.entry.filesize != filesize:
+        return False
+    if there.entry.root is None and work.rounds < ROUNDS_MAX:
+        raise Undecided((there.entry.filename.text,))
+    return there.entry.root == work.root
 
 
 class MemoryUpload:
@@ -140,6 +176,9 @@ class MemoryReader:
         """Always: an opened file keeps its bytes."""
         return True
 
+    def sync(self) -> None:
+        """What is committed is durable."""
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -167,7 +206,7 @@ class MemoryStore:
         self._written: dict[UploadKey, bytearray] = {}
         self._opened: dict[UploadKey, _Begun] = {}
         self._begun: dict[UploadKey, _Begun] = {}
-        self._receipts: dict[UploadKey, tuple[StoredFile, bytes]] = {}
+        self._receipts: dict[UploadKey, _Receipt] = {}
         self._files: dict[str, _File] = {}
         self._version = 0
 
@@ -195,13 +234,16 @@ class MemoryStore:
 
     # -- uploads
 
-    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload | StoredFile:
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> MemoryUpload | StoredFile:
         """See the port."""
-        receipt = self._receipt(key)
+        receipt = self._receipt(key, facts.if_exists)
         if receipt is not None:
             return receipt
-        if facts.if_exists is IfExists.REFUSE and facts.filename.text in self._files:
-            raise FileExists
+        left = self._judge_name(key, facts, reader)
+        if left is not None:
+            return left
         begun = self._begun.get(key) or self._opened.get(key)
         if begun is None:
             begun = self._opened[key] = self._begin(key, facts)
@@ -209,6 +251,32 @@ class MemoryStore:
         if self.room is not None and facts.filesize is not None and facts.filesize - len(written) > self.room:
             raise StoreFull
         return MemoryUpload(self, key, begun, written)
+
+    def _judge_name(self, key: UploadKey, facts: Facts, reader: bool) -> StoredFile | None:
+        there = self._files.get(facts.filename.text)
+        if there is None or facts.if_exists in (IfExists.KEEP, IfExists.REPLACE):
+            return None
+        folder, entry = facts.filetype == FOLDER_FILETYPE, there.entry
+        if facts.if_exists is IfExists.REFUSE:
+            same_size = reader and not entry.folder and facts.filesize in (None, entry.filesize)
+            if same_size or (folder and entry.folder):
+                return None
+            raise FileExists
+        if folder and not entry.folder:
+            raise FileExists("a file has the name of the folder")
+        if facts.if_exists is IfExists.UPDATE and not folder:
+            if entry.folder:
+                raise NotPermitted("a folder is not replaced by a file")
+            if facts.mtime_ns is not None and facts.mtime_ns > entry.mtime_ns:
+                return None
+        return _left_as(key, entry, reader)
+
+    def may_be_there(self, facts: Facts) -> bool:
+        """See the port."""
+        there = self._files.get(facts.filename.text)
+        if there is None:
+            return False
+        return facts.if_exists is IfExists.KEEP or there.entry.filesize == facts.filesize
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload:
         """See the port."""
@@ -243,6 +311,8 @@ class MemoryStore:
                 self._keep_block(work)
             case Finish():
                 return self._finish(work)
+            case Adopt():
+                return self._adopt(work)
             case Forget():
                 self._forget(work)
             case KeepPrefixes():
@@ -283,7 +353,7 @@ class MemoryStore:
     def _finish(self, work: Finish) -> StoredFile:
         upload = work.upload
         assert isinstance(upload, MemoryUpload)
-        receipt = self._receipt(upload.key)
+        receipt = self._receipt(upload.key, work.facts.if_exists)
         if receipt is not None:
             return check_receipt(receipt, work)
         if upload.brief:
@@ -293,14 +363,25 @@ class MemoryStore:
             begun = self._allowed(upload, work.attempt)
             check_finish(begun.shape, work, sorted(begun.digests.items()))
             content = bytes(begun.content[self._first : work.filesize])
-        receipt = self._publish(work, upload, content)
-        for table in (self._begun, self._opened, self._written):
-            table.pop(upload.key, None)
-        return receipt
+        decided = self._choose(work, upload.key, upload.file_id)
+        if isinstance(decided, SafeName):
+            decided = self._publish(work, upload, content, decided)
+        self._end(upload.key)
+        return decided
 
-    def _publish(self, work: Finish, upload: MemoryUpload, content: bytes) -> StoredFile:
+    def _adopt(self, work: Adopt) -> StoredFile | None:
+        decided = self._choose(work, work.key, self._begin(work.key, work.facts).file_id)
+        if isinstance(decided, SafeName):
+            return None
+        self._end(work.key)
+        return decided
+
+    def _end(self, key: UploadKey) -> None:
+        for table in (self._begun, self._opened, self._written):
+            table.pop(key, None)
+
+    def _publish(self, work: Finish, upload: MemoryUpload, content: bytes, name: SafeName) -> StoredFile:
         folder = work.facts.filetype == FOLDER_FILETYPE
-        name = self._free_name(work.facts, folder)
         for at in range(1, len(name.components)):
             self._make_folder(SafeName.parse("/".join(name.components[:at])))
         self._version += 1
@@ -314,25 +395,56 @@ class MemoryStore:
             file_id=upload.file_id,
             filetype=work.facts.filetype,
             root=work.root,
+            stamp=self._version.to_bytes(16, "big"),
         )
         self._files[name.text] = _File(entry, content)
         receipt = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name.text)
-        self._receipts[upload.key] = receipt, entry.version
+        self._receipts[upload.key] = _Receipt(receipt, entry.version, work.facts.if_exists)
         return receipt
 
-    def _free_name(self, facts: Facts, folder: bool) -> SafeName:
+    def _choose(self, work: Finish | Adopt, key: UploadKey, file_id: bytes) -> SafeName | StoredFile:
+        """The name a file gets; or the receipt, if it is there already or what is there is left."""
+        facts = work.facts
         there = self._files.get(facts.filename.text)
-        if there is None or (folder and there.entry.folder):
+        folder = facts.filetype == FOLDER_FILETYPE
+        if there is None:
             return facts.filename
-        if folder:
+        if folder and not there.entry.folder:
             raise FileExists("a file has the name of the folder")
+        if facts.if_exists is IfExists.SKIP or (facts.if_exists is IfExists.UPDATE and folder):
+            return _left_as(key, there.entry, work.reader)
+        if folder:
+            return facts.filename
+        if facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE) and there.entry.folder:
+            raise NotPermitted("a folder is not replaced by a file")
+        if facts.if_exists is IfExists.UPDATE and (facts.mtime_ns or -(1 << 63)) <= there.entry.mtime_ns:
+            return _left_as(key, there.entry, work.reader)
+        names = [facts.filename]
+        if facts.if_exists is IfExists.KEEP:
+            names += takewhile(lambda name: name.text in self._files, free_names(facts.filename))
+        same = next(
+            (kept for name in names if (kept := self._files[name.text]) and _is_same(kept, work)), None
+        )
+        if same is not None:
+            return self._join(work, key, file_id, same)
         if facts.if_exists is IfExists.REFUSE:
             raise FileExists
-        if facts.if_exists is IfExists.REPLACE:
-            if there.entry.folder:
-                raise NotPermitted("a folder is not replaced by a file")
-            return facts.filename
-        return next(name for name in free_names(facts.filename) if name.text not in self._files)
+        if facts.if_exists is IfExists.KEEP:
+            return next(name for name in free_names(facts.filename) if name.text not in self._files)
+        return facts.filename
+
+    def _join(self, work: Finish | Adopt, key: UploadKey, file_id: bytes, there: _File) -> StoredFile:
+        """The file has one more receipt; where it was to be replaced it gets mtime and mode."""
+        facts, entry = work.facts, there.entry
+        if facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):
+            mtime_ns = entry.mtime_ns if facts.mtime_ns is None else facts.mtime_ns
+            mode = entry.mode if facts.mode is None else facts.mode
+            there.entry = replace(entry, mtime_ns=mtime_ns, mode=mode)
+        there.file_ids.add(file_id)
+        name = entry.filename.text
+        stored = StoredFile(key.sourceid, file_id, work.root, entry.filesize, name, entry.b3sum)
+        self._receipts[key] = _Receipt(stored, entry.version, facts.if_exists)
+        return replace(stored, there=True)
 
     def _make_folder(self, name: SafeName) -> None:
         there = self._files.get(name.text)
@@ -374,24 +486,26 @@ class MemoryStore:
 
     # -- finished files
 
-    def _receipt(self, key: UploadKey) -> StoredFile | None:
-        receipt, version = self._receipts.get(key, (None, b""))
-        if receipt is None:
+    def _receipt(self, key: UploadKey, if_exists: IfExists | None = None) -> StoredFile | None:
+        receipt = self._receipts.get(key)
+        if receipt is None or if_exists not in (None, receipt.if_exists):
             return None
-        there = self._files.get(receipt.stored_as)
-        if there is None or there.entry.version != version:
+        there = self._files.get(receipt.stored.stored_as)
+        if there is None or there.entry.version != receipt.version:
             return None
-        return replace(receipt, b3sum=there.entry.b3sum)
+        return replace(receipt.stored, b3sum=there.entry.b3sum)
 
-    def receipts(self, principal: bytes, sourceids: Iterable[bytes]) -> list[StoredFile]:
+    def receipts(
+        self, principal: bytes, sourceids: Iterable[bytes], if_exists: IfExists | None = None
+    ) -> list[StoredFile]:
         """See the port."""
-        found = (self._receipt(UploadKey(principal, sourceid)) for sourceid in sourceids)
+        found = (self._receipt(UploadKey(principal, sourceid), if_exists) for sourceid in sourceids)
         return [receipt for receipt in found if receipt is not None]
 
     def _find(self, filename: SafeName | None, file_id: bytes | None) -> _File:
         for kept in self._files.values():
             if kept.entry.filename == filename or (
-                filename is None and kept.entry.file_id == file_id != bytes(16)
+                filename is None and file_id != bytes(16) and file_id in (kept.entry.file_id, *kept.file_ids)
             ):
                 return kept
         raise UnknownFile
@@ -464,7 +578,8 @@ class MemoryStore:
     def _record_b3sum(self, work: RecordB3sum) -> None:
         kept = self._find(work.filename, None)
         if kept.entry.version == work.version:
-            kept.entry = replace(kept.entry, b3sum=work.b3sum)
+            b3sum, root = work.b3sum or kept.entry.b3sum, work.root or kept.entry.root
+            kept.entry = replace(kept.entry, b3sum=b3sum, root=root)
 
 
 def put_bytes(content: bytearray, position: int, piece: memoryview) -> None:

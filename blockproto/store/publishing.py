@@ -10,32 +10,35 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import (
     BlockprotoError,
     FileExists,
-    NameRefused,
-    NotPermitted,
     SourceChanged,
     StoreFailed,
     StoreFull,
 )
 from ..names import SafeName
-from ..times import set_mtime
-from . import Facts, Finish, IfExists, UploadKey
+from ..times import ctime_of, mtime_of, set_mtime
+from . import Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey
 from .brief import BriefUpload
-from .disk import Folders, look, move_new, move_over
+from .choosing import Choice, Chooser, left_as
+from .disk import Folders, move_new, move_over, open_to_read
 from .ledger import View
 from .records import Finalising, Identity, ReceiptRecord, UploadRecord
 from .refusals import refusal
-from .rules import free_names, outcome_of
+from .rules import RECEIPT_GRACE_MS, outcome_of
 from .twins import Twins
 
 if TYPE_CHECKING:
     from .local import LocalStore
     from .upload import LocalUpload
+
+FURTHER_LOOKED_AT = 8
+"""Of the further receipts of a file, how many are looked at when one more comes: old ones go, so few are ever kept."""
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ class Publication:
         receipt: what is recorded before the name is there.
         record: the upload record that goes with it, or None.
         former: the file_id the name had before.
+        over: it replaces what has the name.
         twins: works of the batch that repeat ``work``.
         error: why it did not get its name.
     """
@@ -85,6 +89,7 @@ class Publication:
     receipt: ReceiptRecord
     record: UploadRecord | None
     former: bytes | None
+    over: bool = False
     twins: list[Finish] = field(default_factory=list)
     error: BlockprotoError | None = None
 
@@ -93,7 +98,7 @@ class Publication:
         """What recovery needs to finish it; a brief file is sent again instead."""
         if self.record is None or isinstance(self.upload, BriefUpload):
             return None
-        return Finalising(self.record.storage_id, self.work.facts.if_exists)
+        return Finalising(self.record.storage_id, IfExists.REPLACE if self.over else IfExists.KEEP)
 
 
 class Publisher:
@@ -109,9 +114,11 @@ class Publisher:
         self._folders = folders
         self._publications: dict[bytes, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
-        self._names: set[str] = set()
+        self._decided: dict[bytes, tuple[Finish | Adopt, StoredFile, list[Finish]]] = {}
         self._twins = Twins(folders) if store.portable else None
+        self._chooser = Chooser(store.finished, folders, self._twins)
         self._now_ms = store.now_ms()
+        self._ctime_ns: int | None = None
 
     def has(self, file_id: bytes) -> bool:
         """Whether an upload's file is being published."""
@@ -119,20 +126,29 @@ class Publisher:
 
     def join(self, work: Finish) -> bool:
         """Whether ``work`` repeats one of this batch, and then gets the same outcome."""
-        first = self._publications.get(work.upload.file_id)
-        if first is None:
+        file_id = work.upload.file_id
+        decided = self._decided.get(file_id)
+        publication = self._publications.get(file_id)
+        if publication is not None:
+            first: Finish | Adopt = publication.work
+            twins = publication.twins
+        elif decided is not None:
+            first, _, twins = decided
+        else:
             return False
-        if (first.work.root, first.work.filesize) != (work.root, work.filesize):
+        if first.root != work.root:
             raise SourceChanged("this sourceid is being committed with other bytes")
-        first.twins.append(work)
+        if first.facts.if_exists is not work.facts.if_exists:
+            raise Undecided
+        twins.append(work)
         return True
 
     # -- plan
 
     def plan(
         self, view: View, work: Finish, upload: LocalUpload | BriefUpload, record: UploadRecord | None
-    ) -> None:
-        """Settle the partial and choose its name.
+    ) -> bool:
+        """Choose a name and settle the partial; False if the file is there already, or what is there is left.
 
         Args:
             view: the batch's transaction.
@@ -143,21 +159,44 @@ class Publisher:
         Raises:
             FileExists: the name is taken and the work wants to be refused then.
             NameRefused: names are to be portable, and this one is not.
+            Undecided: whether the file is there already has to be found out first.
             OSError: as the system reports it.
         """
         if self._twins is not None:
             self._twins.check(work.facts.filename)
-        found = upload.settle(work.facts, work.filesize)
         name = work.facts.filename.text
         former = view.file_id_of(name)
-        if former is not None or name in self._names or work.facts.if_exists is not IfExists.KEEP:
-            name = self._choose(work.facts)
-            former = view.file_id_of(name)
-        self._names.add(name)
+        choice = Choice(name)
+        if former is not None or self._chooser.is_planned(name) or work.facts.if_exists is not IfExists.KEEP:
+            choice = self._chooser.choose(view, work)
+            if self.decide(view, work, choice):
+                return False
+            former = view.file_id_of(choice.name)
+        found = upload.settle(work.facts, work.filesize)
+        receipt = self._receipt(work, choice.name, self._store.finished.identity(found))
+        self._forget_receipt(view, receipt)
+        self._plan_name(choice.name, receipt)
+        over = choice.over
+        self._publications[upload.file_id] = Publication(work, upload, receipt, record, former, over)
+        return True
+
+    def adopt(self, view: View, work: Adopt) -> bool:
+        """Whether an upload is a file that is there, or is to be left, before its bytes have come."""
+        if self._twins is not None:
+            self._twins.check(work.facts.filename)
+        return self.decide(view, work, self._chooser.choose(view, work))
+
+    def _plan_name(self, name: str, receipt: ReceiptRecord | None) -> None:
+        self._chooser.plan(name, receipt)
         if self._twins is not None:
             self._twins.add(SafeName(name))
-        receipt = self._receipt(work, name, self._store.finished.identity(found))
-        self._publications[upload.file_id] = Publication(work, upload, receipt, record, former)
+
+    def _forget_receipt(self, view: View, receipt: ReceiptRecord) -> None:
+        """An upload that begins anew has a receipt of another rule, perhaps under another name (BP1-COM-027)."""
+        own = view.receipt(receipt.file_id)
+        if own is not None:
+            view.drop_receipt(own)
+        self._store.finished.sealed.pop(receipt.file_id, None)
 
     def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
         return ReceiptRecord(
@@ -169,44 +208,82 @@ class Publisher:
             committed_ms=self._now_ms,
             stored_as=name,
             filetype=work.facts.filetype,
+            if_exists=work.facts.if_exists,
         )
 
-    def _choose(self, facts: Facts) -> str:
-        """A name that is not taken, or is to be replaced."""
-        name = facts.filename.text
-        if not self._is_taken(name):
-            return name
-        if facts.if_exists is IfExists.REFUSE:
-            raise FileExists
-        if facts.if_exists is IfExists.REPLACE:
-            self._check_replaceable(name)
-            return name
-        return next(free.text for free in free_names(facts.filename) if self._is_free(free))
+    def decide(self, view: View, work: Finish | Adopt, choice: Choice) -> bool:
+        """Whether what has the name is the file, or is left: then there is nothing to publish.
 
-    def _is_free(self, name: SafeName) -> bool:
-        if self._twins is not None:
-            try:
-                self._twins.check(name)
-            except NameRefused:
-                return False
-        return not self._is_taken(name.text)
+        Raises:
+            OSError: as the system reports it.
+        """
+        key = work.key if isinstance(work, Adopt) else work.upload.key
+        if choice.left is not None:
+            stored = left_as(self._store.finished, view, key, choice.name, choice.left, work.reader)
+        elif choice.there is not None:
+            stored = self._joined(view, work, key, choice.name, choice.there)
+        else:
+            return False
+        self._decided[self._store.state.file_id(key)] = work, stored, []
+        return True
 
-    def _is_taken(self, name: str) -> bool:
-        return name in self._names or self._look(name) is not None
+    def _joined(
+        self, view: View, work: Finish | Adopt, key: UploadKey, name: str, found: os.stat_result
+    ) -> StoredFile:
+        """The file has one more receipt (BP1-COM-023); where it was to be replaced it gets mtime and mode."""
+        finished, store = self._store.finished, self._store
+        before = [receipt for receipt in self._receipts_of(view, name) if finished.is_of(receipt, found)]
+        if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):
+            found = self._touch(name, work.facts)
+            for receipt in before:
+                receipt.identity, receipt.ctime_bound = finished.identity(found), ctime_of(found)
+                view.change_receipt(receipt)
+        receipt = ReceiptRecord(
+            key=key,
+            file_id=store.state.file_id(key),
+            root=work.root,
+            filesize=found.st_size,
+            identity=finished.identity(found),
+            committed_ms=self._now_ms,
+            stored_as=name,
+            filetype=work.facts.filetype,
+            if_exists=work.facts.if_exists,
+            ctime_bound=ctime_of(found),
+        )
+        self._forget_receipt(view, receipt)
+        others = [one for one in before if one.file_id != receipt.file_id]
+        for old in [one for one in others[1:] if one.committed_ms + RECEIPT_GRACE_MS <= self._now_ms]:
+            view.drop_receipt(old)
+        if others:
+            view.put_further(receipt)
+        else:
+            view.put_receipt(receipt, None)
+        return receipt.stored(view.digests_of(name, finished.stamp(found))[0], there=True)
 
-    def _look(self, name: str) -> os.stat_result | None:
+    def _receipts_of(self, view: View, name: str) -> list[ReceiptRecord]:
+        """The receipts of a name: the first, and some of the further ones."""
+        first = view.file_id_of(name)
+        ids = [] if first is None else [first, *view.further(name, FURTHER_LOOKED_AT)]
+        return [receipt for receipt in map(view.receipt, ids) if receipt is not None]
+
+    def _touch(self, name: str, facts: Facts) -> os.stat_result:
+        """Give a file that is there mtime and mode, durably; returns what it is then."""
         folder, _, last = name.rpartition("/")
+        fd, found = open_to_read(self._folders.open(folder), last.encode())
         try:
-            return look(self._folders.open(folder), last.encode())
-        except FileNotFoundError:
-            return None
+            wanted_mode = stat.S_IMODE(found.st_mode) if facts.mode is None else facts.mode & 0o777
+            wanted_mtime = mtime_of(found) if facts.mtime_ns is None else facts.mtime_ns
+            if (stat.S_IMODE(found.st_mode), mtime_of(found)) == (wanted_mode, wanted_mtime):
+                return found
+            with suppress(PermissionError):
+                os.fchmod(fd, wanted_mode)
+            set_mtime(fd, wanted_mtime)
+            os.fsync(fd)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
 
-    def _check_replaceable(self, name: str) -> None:
-        found = self._look(name)
-        if found is not None and not stat.S_ISREG(found.st_mode):
-            raise NotPermitted("what has the name is no file")
-
-    def make_folder(self, work: Finish) -> None:
+    def make_folder(self, view: View, work: Finish) -> None:
         """Make a folder with its mode and mtime; one that is there already takes them on.
 
         Its owner always keeps the right to change it, or its files could not follow.
@@ -220,9 +297,12 @@ class Publisher:
         if self._twins is not None:
             self._twins.check(facts.filename)
             self._twins.add(facts.filename)
-        found = self._look(name)
-        if name in self._names or (found is not None and not stat.S_ISDIR(found.st_mode)):
+        found = self._chooser.look(name)
+        if self._chooser.is_planned(name) or (found is not None and not stat.S_ISDIR(found.st_mode)):
             raise FileExists("a file has the name of the folder")
+        if found is not None and facts.if_exists in (IfExists.SKIP, IfExists.UPDATE):
+            self.decide(view, work, Choice(name, left=found))
+            return
         fd = self._folders.make(name)
         if facts.mode is not None:
             os.fchmod(fd, facts.mode | 0o700)
@@ -248,6 +328,7 @@ class Publisher:
         self._store.finished.show(self._publications)
         self._publications.clear()
         self._made.clear()
+        self._decided.clear()
 
     # -- publish
 
@@ -257,6 +338,15 @@ class Publisher:
         while collided:
             self._choose_again(collided)
             collided = [one for one in collided if one.error is None and not self._publish(one)]
+        self._ctime_ns = self._last_ctime()
+
+    def _last_ctime(self) -> int | None:
+        """The ctime (ns) of the file that got its name last: that of no other is later, as long as nobody touches it."""
+        for publication in reversed(self._publications.values()):
+            if publication.error is None:
+                found = self._chooser.look(publication.receipt.stored_as)
+                return None if found is None else ctime_of(found)
+        return None
 
     def _publish(self, publication: Publication) -> bool:
         """Give a file its name; False if somebody else has it."""
@@ -264,7 +354,7 @@ class Publisher:
             folder, _, last = publication.receipt.stored_as.rpartition("/")
             folder_fd = self._folders.make(folder)
             partial = publication.upload.partial_name
-            move = move_over if publication.work.facts.if_exists is IfExists.REPLACE else move_new
+            move = move_over if publication.over else move_new
             move(self._store.partials_fd, partial, folder_fd, last.encode())
             self._folders.changed.add(folder)
             return True
@@ -289,16 +379,18 @@ class Publisher:
     def _choose_one_again(self, view: View, publication: Publication) -> None:
         Owed(publication.receipt, undo=True, former=publication.former).pay(view)
         try:
-            name = self._choose(publication.work.facts)
+            choice = self._chooser.choose(view, publication.work)
+            if choice.there is not None or choice.left is not None:
+                raise Undecided
         except OSError as exc:
             publication.error = refusal(exc)
             return
         except BlockprotoError as exc:
             publication.error = exc
             return
-        self._names.add(name)
-        publication.receipt.stored_as = name
-        publication.former = view.file_id_of(name)
+        publication.receipt.stored_as, publication.over = choice.name, choice.over
+        self._plan_name(choice.name, publication.receipt)
+        publication.former = view.file_id_of(choice.name)
         view.put_receipt(publication.receipt, publication.finalising)
 
     def end(self) -> None:
@@ -308,6 +400,9 @@ class Publisher:
         """
         for work, receipt in self._made:
             work.outcome = receipt.stored()
+        for first, stored, twins in self._decided.values():
+            for one in (first, *twins):
+                one.outcome = stored
         self._store.finished.show(self._publications)
         failed = False
         for publication in self._publications.values():
@@ -323,6 +418,8 @@ class Publisher:
             for work in (publication.work, *publication.twins):
                 work.outcome = outcome_of(publication.error)
             return
+        if self._ctime_ns is not None:
+            self._store.finished.seal(receipt.file_id, self._ctime_ns)
         stored = receipt.stored()
         for work in (publication.work, *publication.twins):
             work.outcome = stored

@@ -11,7 +11,8 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
     n name(16)                          file_id of what was committed under that name (BLAKE3 of the name)
     f file_id(16)                       FINALISING: recorded, but the final name may not be there yet
     s                                   the last batch gave names to brief files; they may not be synced yet
-    c name(16)                          version and BLAKE3 of a finished file
+    e name(16) file_id(16)              one more file_id of that file: the same was sent again
+    c name(16)                          stamp (version and ctime), BLAKE3 and root of a finished file; zeros: not known
     g storage_id(16)                    digests and bitmaps of that upload may go
 """
 
@@ -33,6 +34,9 @@ from .rules import Shape
 FORMAT = 1
 """Version of these records; a ledger with another one is refused."""
 
+STAMP_LENGTH = 24
+"""Bytes of a stamp: a version (16) and a ctime (8)."""
+
 PAGE_BLOCKS = 8192
 """Blocks in one bitmap record."""
 
@@ -43,6 +47,8 @@ _NO_MODE = (1 << 32) - 1
 _STATE = Struct(">IQ32s")
 _UPLOAD = Struct(">16s16sQQQQqIBHH")
 _RECEIPT = Struct(">16s16s32sQQQQqQHH")
+_RULE = Struct(">Bq")
+"""Behind the strings of a receipt; one of an older program ends there."""
 _FINALISING = Struct(">16sB")
 _PREFIX = Struct(">II32s")
 _PAGE = Struct(">I")
@@ -194,7 +200,13 @@ class Identity(NamedTuple):
 
 @dataclass(slots=True)
 class ReceiptRecord:
-    """A committed file: counts only while what stands under ``stored_as`` has this identity."""
+    """A committed file: counts only while what stands under ``stored_as`` has this identity.
+
+    Attributes:
+        if_exists: the rule it was committed by (BP1-COM-027). One of an older program has none recorded and counts as
+            keep, which was the default: so nothing travels again, and a replace after it replaces.
+        ctime_bound: its root is that of the bytes while the file's ctime is not later (ns); 0: not known.
+    """
 
     key: UploadKey
     file_id: bytes
@@ -204,6 +216,8 @@ class ReceiptRecord:
     committed_ms: int
     stored_as: str
     filetype: str
+    if_exists: IfExists = IfExists.KEEP
+    ctime_bound: int = 0
 
     @property
     def is_folder(self) -> bool:
@@ -223,7 +237,7 @@ class ReceiptRecord:
             len(name),
             len(filetype),
         )
-        return head + name + filetype
+        return head + name + filetype + _RULE.pack(self.if_exists, self.ctime_bound)
 
     @classmethod
     def unpack(cls, file_id: bytes, record: bytes) -> ReceiptRecord:
@@ -233,11 +247,26 @@ class ReceiptRecord:
         )
         name, filetype = _strings(record, _RECEIPT.size, [name_length, filetype_length])
         key = UploadKey(principal, sourceid)
-        return cls(key, file_id, root, filesize, Identity(*identity), committed_ms, name, filetype)
+        end = _RECEIPT.size + name_length + filetype_length
+        if_exists, bound = _RULE.unpack_from(record, end) if len(record) > end else (0, 0)
+        return cls(
+            key,
+            file_id,
+            root,
+            filesize,
+            Identity(*identity),
+            committed_ms,
+            name,
+            filetype,
+            IfExists(if_exists),
+            bound,
+        )
 
-    def stored(self, b3sum: bytes | None = None) -> StoredFile:
-        """The receipt as the port has it."""
-        return StoredFile(self.key.sourceid, self.file_id, self.root, self.filesize, self.stored_as, b3sum)
+    def stored(self, b3sum: bytes | None = None, *, there: bool = False) -> StoredFile:
+        """The receipt as the port has it; ``there``: with it, nothing was stored."""
+        return StoredFile(
+            self.key.sourceid, self.file_id, self.root, self.filesize, self.stored_as, b3sum, there
+        )
 
 
 class Finalising(NamedTuple):

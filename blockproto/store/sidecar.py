@@ -181,7 +181,9 @@ class SidecarStore:
         """What an earlier run left beside the destination: whose it is, and its facts."""
         return None if self._begun is None else (self._begun.key, self._begun.facts)
 
-    def open_upload(self, key: UploadKey, facts: Facts, attempt: int) -> SidecarUpload | StoredFile:
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> SidecarUpload | StoredFile:
         """See the port. One destination holds one download: what was begun with another key is dropped."""
         self._check_usable()
         receipt = self._receipt(key)

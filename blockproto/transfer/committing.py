@@ -30,7 +30,7 @@ import trio
 
 from ..errors import BlockprotoError, Code, Refused, StoreFailed
 from ..link.unexpected import unexpected
-from ..store import BlockDone, Finish, Upload, UploadStore, Work
+from ..store import Adopt, BlockDone, Finish, Undecided, Upload, UploadStore, Work
 from ..watch import NOBODY, Watch
 
 BATCH_LENGTH_MAX = 64 << 20
@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
 Done = Callable[[Work], None]
+Compare = Callable[[tuple[str, ...], bytes, Callable[[], None]], None]
+"""Reads the files of those names for a principal, then calls."""
 
 
 class Kind(Enum):
@@ -155,6 +157,10 @@ class Committer:
         store: where to commit; ``commit`` is called by this object only.
         run_blocking: how to run blocking code; tests run it inline.
         watch: hears of each batch that is durable.
+
+    Attributes:
+        failed: why nothing is taken any more.
+        compare: reads files that have to be compared first; None: such a work ends as ``Undecided``.
     """
 
     def __init__(
@@ -173,6 +179,8 @@ class Committer:
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
+        self.compare: Compare | None = None
+        self._compared = 0
 
     def submit(self, work: Work, done: Done, *, principal: bytes, small: bool = False) -> None:
         """Queue ``work``; ``done(work)`` is called when its outcome is set and durable.
@@ -203,7 +211,8 @@ class Committer:
             batch = self._take()
             if not batch:
                 self._wake = trio.Event()
-                self._idle.set()
+                if not self._compared:
+                    self._idle.set()
                 continue
             await self._commit(batch)
 
@@ -232,7 +241,26 @@ class Committer:
             ) from exc
         self._told(self._watch.committed, works, time.perf_counter() - begun)
         for work, done in batch:
-            self._told(done, work)
+            if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
+                self._again(work, work.outcome.names, done, self.compare)
+            else:
+                self._told(done, work)
+
+    def _again(self, work: Finish | Adopt, names: tuple[str, ...], done: Done, compare: Compare) -> None:
+        """Submit a work again once the files of those names were read; others' works are done meanwhile."""
+        principal = work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
+        work.rounds += 1
+        self._compared += 1
+
+        def submit() -> None:
+            self._compared -= 1
+            if self.failed is None:
+                self.submit(work, done, principal=principal, small=True)
+
+        if names:
+            compare(names, principal, submit)
+        else:
+            submit()
 
     def _fail(self, failure: StoreFailed) -> StoreFailed:
         self.failed = failure

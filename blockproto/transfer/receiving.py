@@ -29,7 +29,6 @@ from ..errors import (
     DigestsDiffer,
     Scope,
     SourceChanged,
-    Unsupported,
 )
 from ..link.connection import Connection, error_of
 from ..realm import ANONYMOUS, Realm
@@ -41,7 +40,7 @@ from ..store import (
     StoredFile,
     UploadKey,
 )
-from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece
+from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece, Scopes
 from .budgets import Reservation
 from .committing import run_in_thread
 from .uploads import LiveUpload, Uploads
@@ -58,8 +57,6 @@ def facts_of(message: Open | Block, realm: Realm) -> Facts:
         NameRefused: the name breaks a rule.
         BadFacts: a folder that has bytes.
     """
-    if (message.if_exists or 0) > IfExists.REPLACE:
-        raise Unsupported(f"if_exists is {message.if_exists}")
     filename = realm.inward(message.filename)
     if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
         raise BadFacts("a folder has no bytes: its filesize is 0")
@@ -208,7 +205,7 @@ class Incoming:
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
-        self._reservation.committed(stored.filesize)
+        self._reservation.committed(bytes_stored(stored))
         self._connection.post(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
@@ -232,7 +229,9 @@ class Incoming:
         self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid
         self._said = _said(message)
         key = UploadKey(self._realm.principal, self._sourceid)
-        found = await self._uploads.open(key, facts_of(message, self._realm), message.attempt, self)
+        reader = Scopes.READ in self._realm.scopes
+        facts = facts_of(message, self._realm)
+        found = await self._uploads.open(key, facts, message.attempt, self, reader=reader, root=message.root)
         if isinstance(found, StoredFile):
             self.say_committed(found)
             return
@@ -267,7 +266,7 @@ class Incoming:
             mtime_ns=upload.facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
             mode=upload.facts.mode if message.mode is None else message.mode & MODE_BITS,
         )
-        upload.commit(self, message.root, message.filesize, facts)
+        upload.commit(self, message.root, message.filesize, facts, Scopes.READ in self._realm.scopes)
 
     async def _repair(self, message: Have) -> None:
         upload = self._opened_upload()
@@ -494,4 +493,11 @@ def committed_message(stored: StoredFile, realm: Realm) -> Committed:
         filesize=stored.filesize,
         stored_as=realm.outward(stored.stored_as),
         b3sum=stored.b3sum,
+        left=stored.left,
+        there=stored.there,
     )
+
+
+def bytes_stored(stored: StoredFile) -> int:
+    """How many bytes a commit adds to what its principal has."""
+    return 0 if stored.there or stored.left else stored.filesize

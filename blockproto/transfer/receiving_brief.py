@@ -14,9 +14,9 @@ from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
 from ..link.connection import Connection, error_of
 from ..realm import Realm
 from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
-from ..wire import Block, Cancel, Error, Message, Piece
+from ..wire import Block, Cancel, Error, Message, Piece, Scopes
 from .budgets import Reservation
-from .receiving import BlockInProgress, committed_message, facts_of
+from .receiving import BlockInProgress, bytes_stored, committed_message, facts_of
 from .uploads import Uploads
 
 
@@ -108,7 +108,8 @@ class BriefIncoming:
         self._block = None
         self._finishing = True
         done = BlockDone(upload, 0, 0, block.next, digest)
-        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else ())
+        reader = Scopes.READ in self._realm.scopes
+        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else (), reader)
         self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
 
     def _on_finished(self, work: Work) -> None:
@@ -121,7 +122,7 @@ class BriefIncoming:
         assert self._upload is not None
         self._upload.close()
         if isinstance(work.outcome, StoredFile):
-            self._reservation.committed(work.outcome.filesize)
+            self._reservation.committed(bytes_stored(work.outcome))
             live = self._uploads.find(self._upload.key)
             if live is not None:
                 live.committed_as(work.outcome)

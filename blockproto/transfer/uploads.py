@@ -30,6 +30,7 @@ from ..errors import (
     DigestsDiffer,
     SourceChanged,
     Superseded,
+    UnknownFile,
     UnknownUpload,
 )
 from ..link.unexpected import unexpected
@@ -50,6 +51,7 @@ from ..store import (
 from ..watch import NOBODY, Entered, Watch
 from .budgets import Budgets
 from .committing import Committer, Disk, run_in_thread
+from .comparing import Comparing
 
 PREFIXES_MAX = 64
 """Unfinished blocks of an upload that are remembered; of more, the ones abandoned first are sent again (BP1-LIM)."""
@@ -312,15 +314,17 @@ class LiveUpload:
 
     # ---- commit and repair ------------------------------------------------------------------------------------
 
-    def commit(self, feed: Feed, root: bytes, filesize: int, facts: Facts) -> None:
+    def commit(self, feed: Feed, root: bytes, filesize: int, facts: Facts, reader: bool = False) -> None:
         """Commit with ``root`` as soon as every block is here, unless ``feed`` ends before.
+
+        ``reader``: its principal may read, so the file may be there already (BP1-COM-021).
 
         Raises:
             BadFacts: ``filesize`` is not the one the upload was begun with.
         """
         if self.facts.filesize is not None and filesize != self.facts.filesize:
             raise BadFacts(f"COMMIT says {filesize} bytes, the upload was begun with {self.facts.filesize}")
-        self._commits[feed] = Finish(self.stored, self.attempt, root, filesize, facts)
+        self._commits[feed] = Finish(self.stored, self.attempt, root, filesize, facts, reader=reader)
         self._finish_if_complete()
 
     async def repair(self, digests: tuple[tuple[int, bytes], ...]) -> None:
@@ -377,7 +381,11 @@ class LiveUpload:
         """The file is there; perhaps it came as a brief one, with the same sourceid (BP1-BLK)."""
         self.outcome = stored
         _tell(self.feeds, lambda feed: feed.say_committed(stored))
-        _tell(self.followers, lambda follower: follower.say_committed(stored))
+        if stored.left:
+            left = UnknownFile("the upload did not become a file: what has its name was left")
+            _tell(self.followers, lambda follower: follower.say_stopped(left))
+        else:
+            _tell(self.followers, lambda follower: follower.say_committed(stored))
 
     def _fail(self, error: BlockprotoError) -> None:
         self._commits.clear()
@@ -412,8 +420,10 @@ class Uploads:
         disk: Disk,
         budgets: Budgets | None = None,
         watch: Watch = NOBODY,
+        comparing: Comparing | None = None,
     ) -> None:
         self.store = store
+        self._comparing = comparing
         self._watch = watch
         self.budgets = budgets
         self.committer = committer
@@ -451,21 +461,42 @@ class Uploads:
         return found if isinstance(found, LiveUpload) and found.outcome is None else None
 
     async def open(
-        self, key: UploadKey, facts: Facts, attempt: int | None, feed: Feed, first: int = 0
+        self,
+        key: UploadKey,
+        facts: Facts,
+        attempt: int | None,
+        feed: Feed,
+        first: int = 0,
+        *,
+        reader: bool = False,
+        root: bytes | None = None,
     ) -> LiveUpload | StoredFile:
         """Begin, resume, join or take over (None: in any case); or the receipt if the file is already here.
 
+        Args:
+            key: which upload.
+            facts: what its sender says of it.
+            attempt: which one; None takes over whoever has it.
+            feed: the stream that sends it.
+            first: the position where the wanted bytes begin.
+            reader: its principal may read, so the file may be there already (BP1-COM-021).
+            root: the root its sender states, or None.
+
         Raises:
             Superseded, SourceChanged, StoreFull: see ``LiveUpload.enter`` and ``UploadStore.open_upload``.
+            FileExists, NotPermitted: the name is taken.
         """
         live = await self._settled(key)
+        if live is not None and live.outcome is not None and self._comparing is not None:
+            self._detach(live)  # the store knows whether that is a receipt for these facts (BP1-COM-027)
+            live = None
         if live is None:
-            found = await self._load(key, facts, attempt or 0, first)
+            found = await self._load(key, facts, attempt or 0, first, reader, root)
             if isinstance(found, StoredFile):
-                return _receipt_for(found, facts)
+                return _receipt_for(found, facts, root)
             live = found
         if live.outcome is not None:
-            return _receipt_for(live.outcome, facts)
+            return _receipt_for(live.outcome, facts, root)
         how = _how(live, attempt)
         try:
             live.enter(feed, facts, attempt)
@@ -511,21 +542,49 @@ class Uploads:
             else:
                 await live.discarded.wait()
 
-    async def _load(self, key: UploadKey, facts: Facts, attempt: int, first: int) -> LiveUpload | StoredFile:
+    async def _load(
+        self,
+        key: UploadKey,
+        facts: Facts,
+        attempt: int,
+        first: int,
+        reader: bool = False,
+        root: bytes | None = None,
+    ) -> LiveUpload | StoredFile:
         ready = self._opening[key] = trio.Event()
         try:
-            found = await run_in_thread(lambda: self.store.open_upload(key, facts, attempt))
+            found = await run_in_thread(lambda: self.store.open_upload(key, facts, attempt, reader))
             if isinstance(found, StoredFile):
                 return found
+            there = await self._adopt(found, facts, root) if reader else None
+            if there is not None:
+                return there
             live = self._live[key] = LiveUpload(found, self.committer, self.disk, self._retire, first)
             return live
         finally:
             del self._opening[key]
             ready.set()
 
-    def _retire(self, live: LiveUpload) -> None:
+    async def _adopt(self, found: Upload, facts: Facts, root: bytes | None) -> StoredFile | None:
+        """What answers OPEN because the file is there already; then, and when that is refused, the upload is let go."""
+        if self._comparing is None or root is None or facts.filesize is None:
+            return None
+        try:
+            there = await self._comparing.adopt(found.key, facts, root)
+        except BaseException:
+            found.close()
+            raise
+        if there is not None:
+            found.close()
+        return there
+
+    def _detach(self, live: LiveUpload) -> None:
+        """It is over: who asks for its key from now on begins anew."""
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
+
+    def _retire(self, live: LiveUpload) -> None:
+        self._detach(live)
         live.stored.close()
 
 
@@ -550,8 +609,12 @@ def _how(live: LiveUpload, attempt: int | None) -> Entered:
     return "resumed" if live.attempt or live.held else "begun"
 
 
-def _receipt_for(stored: StoredFile, facts: Facts) -> StoredFile:
-    """The receipt that answers an OPEN with ``facts`` (BP1-RES); raises SourceChanged if it is of another file."""
+def _receipt_for(stored: StoredFile, facts: Facts, root: bytes | None) -> StoredFile:
+    """The receipt that answers an OPEN with ``facts`` (BP1-RES-008); raises SourceChanged if it is of another file."""
+    if stored.left:
+        return stored
     if facts.filesize not in (None, stored.filesize):
         raise SourceChanged("this sourceid was committed with another size: use a new sourceid")
+    if root not in (None, stored.root):
+        raise SourceChanged("this sourceid was committed with other bytes: use a new sourceid")
     return stored
