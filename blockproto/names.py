@@ -209,6 +209,11 @@ def show_name(name: str) -> str:
     return name if name.isascii() and name.isprintable() else _UNSHOWABLE.sub(_escape, name)
 
 
+def show_lines(text: str) -> str:
+    """Lines that may hold foreign text, of a traceback say, as a log takes them: indented, so none looks like a record."""
+    return "\n".join(f"  {show_name(line)}" for line in text.split("\n"))
+
+
 def _escape(found: re.Match[str]) -> str:
     point = ord(found[0])
     if 0xDC80 <= point <= 0xDCFF:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import sys
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import click
 
 from .. import __version__
 from ..errors import BlockprotoError
-from .output import Status, fail, leaves_of, say
+from ..names import show_lines
+from .output import ShownFormatter, Status, fail, leaves_of, say
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a folder: take uploads into it and hand its files out."),
@@ -93,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in scripts that this locale cannot write
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(ShownFormatter())
+    sys.excepthook = _show_bug
     try:
         result: Any = commands.main(args=arguments, prog_name="blockproto", standalone_mode=False)
         sys.stdout.flush()
@@ -107,6 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.FAILED
     except BaseException as error:
         return _from_trio(error)
+
+
+def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What ``sys.excepthook`` does, with foreign text in messages escaped."""
+    import traceback
+
+    say(show_lines("".join(traceback.format_exception(kind, error, trace)).rstrip("\n")))
 
 
 def _from_trio(error: BaseException) -> int:

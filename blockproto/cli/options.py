@@ -77,7 +77,11 @@ def verbose_option(command: _Command) -> _Command:
 def _set_verbosity(ctx: click.Context, _parameter: click.Parameter, count: int) -> None:
     ctx.obj = (ctx.obj or 0) + count
     if ctx.obj >= 2:
-        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        from ..serving.logs import TextFormatter
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(TextFormatter())
+        logging.basicConfig(level=logging.DEBUG, handlers=[handler])
 
 
 def verbosity() -> int:

@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from typing import Any
 import click
 
 from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway, Untrusted
-from ..names import show_name
+from ..names import show_lines, show_name
 
 RECEIPT_FIELDS = (
     "filename",
@@ -45,6 +46,15 @@ _RESUME = (
     "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
 )
 _ASK_AGAIN = "see that the server runs there, then try again"
+
+
+class ShownFormatter(logging.Formatter):
+    """What the engine logs where no log was asked for: foreign text in it is shown escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See logging.Formatter."""
+        text = show_name(record.getMessage())
+        return f"{text}\n{show_lines(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 class Status(IntEnum):

@@ -164,7 +164,7 @@ def serve(
 def _log_to_stderr(form: str, level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[form]())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=verbosity() < 2)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 @contextmanager
@@ -229,6 +229,8 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
     """Say how a client comes in, where it needs to know more than the address."""
     if entrance.pin is not None:
         say(f"certificate: {entrance.pin.hex()}\n  in words: {pin_words(entrance.pin)}")
+    if entrance.worry is not None:
+        warn(entrance.worry)
     if entrance.owner_token is not None:
         state = str(serving.state or serving.folder / RESERVED)
         say(

@@ -94,12 +94,46 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=lambda: b"")
     except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            raise NotPermitted(
+                f"{key} is not the key of {certificate}: give the one it was made with"
+            ) from exc
         raise NotPermitted(
             f"{certificate} and {key} are no certificate and its key without a password: {exc.reason}"
         ) from exc
     except OSError as exc:
         raise NotPermitted(f"{certificate} or {key} cannot be read: {exc.strerror}") from exc
     return context
+
+
+def time_worry(certificate: Path, now: datetime.datetime) -> str | None:
+    """What is wrong with the time of a certificate, or of one that stands behind it in its file; None: nothing.
+
+    Args:
+        certificate: a PEM file.
+        now: in UTC.
+
+    Raises:
+        NotPermitted: it holds no certificate.
+    """
+    from cryptography import x509
+
+    try:
+        chain = x509.load_pem_x509_certificates(certificate.read_bytes())
+    except (OSError, ValueError) as exc:
+        raise NotPermitted(f"{certificate} holds no certificate") from exc
+    effect = "clients that ask an authority (--ca) will not trust this server; renew it"
+    for at, one in enumerate(chain):
+        which = f"{certificate}" if at == 0 else f"certificate {at + 1} in {certificate}"
+        if now > one.not_valid_after_utc:
+            return f"{which} expired on {_minute(one.not_valid_after_utc)}: {effect}"
+        if now < one.not_valid_before_utc:
+            return f"{which} is valid only from {_minute(one.not_valid_before_utc)} on: {effect}, or set the clock"
+    return None
+
+
+def _minute(at: datetime.datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def client_context(*, pinned: bool, authorities: Path | None = None) -> ssl.SSLContext:

@@ -12,8 +12,10 @@ Spec: BP1-TLS, BP1-AUT-001, BP1-PRN-008.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import NotPermitted
@@ -22,9 +24,11 @@ from ..realm import ANONYMOUS, EVERYTHING, Realm
 from ..wire import Scopes
 from . import register as registers
 from .admission import Door, wall_clock_ms
-from .certificates import own_certificate, pin_of_file, server_context
+from .certificates import own_certificate, pin_of_file, server_context, time_worry
 from .private import write_private
 from .register import Register
+
+log = logging.getLogger(__name__)
 
 OWNER = "owner"
 OWNER_TOKEN_NAME = "owner.token"
@@ -55,6 +59,7 @@ class Entrance:
         tls: certificate and key; None: TLS is not answered.
         pin: of the server's own certificate; None where an authority's is used or none.
         owner_token: the file in which the first token was just put, or None.
+        worry: what is wrong with the certificate's time, or None.
     """
 
     door: Door
@@ -63,6 +68,7 @@ class Entrance:
     certificate: tuple[Path, Path] | None = None
     pin: bytes | None = None
     owner_token: Path | None = None
+    worry: str | None = None
 
     def reload(self) -> Register:
         """Read tokens and certificate anew: the register, to be used from now on.
@@ -74,6 +80,9 @@ class Entrance:
         if self.tls is not None and self.certificate is not None:
             server_context(*self.certificate)
             self.tls.load_cert_chain(*self.certificate)
+            worry = time_worry(self.certificate[0], datetime.now(UTC))
+            if worry is not None:
+                log.warning("%s", worry)
         return register
 
 
@@ -96,7 +105,9 @@ def open_entrance(state: Path, host: str, wishes: Wishes) -> Entrance:
     if anonymous is None and not register.principals:
         register, owner_token = _add_owner(state)
     door = Door(register, anonymous, plaintext=free, until_token=wishes.anonymous is None)
-    return Entrance(door, state, None if pair is None else server_context(*pair), pair, pin, owner_token)
+    tls = None if pair is None else server_context(*pair)
+    worry = None if pair is None else time_worry(pair[0], datetime.now(UTC))
+    return Entrance(door, state, tls, pair, pin, owner_token, worry)
 
 
 def _certificate(

@@ -7,6 +7,9 @@ file id, which stays the same through resumes, takeovers and restarts. Foreign n
     warning   not let in · refused: forbidden, or by this server's own state (full, failed)
     debug     connection · refused · what the engine says of itself
 
+Whatever a record says, text of the other side is shown escaped: the formatters see to it, for messages, facts and tracebacks
+alike, whoever writes the record. A line of the log is one line, and of a traceback each line is indented.
+
 No library is needed for that: a record is a dict, a line is what json.dumps makes of it.
 """
 
@@ -19,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..errors import Code
-from ..names import show_name
+from ..names import show_lines, show_name
 from ..protocol.session import Limits, Session
 from ..store import Discard, Finish, Remove, StoredFile, Upload, Work
 from ..watch import VISITOR, Entered, Load, Visitor, Watch, WatchedSession
@@ -54,14 +57,19 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
         said = " ".join(f"{name}={_plain(value)}" for name, value in _facts_of(record).items())
-        record.message = record.getMessage()
-        line = f"{self.formatTime(record)} {record.levelname} {record.message}"
+        line = f"{self.formatTime(record)} {record.levelname} {show_name(record.getMessage())}"
         text = f"{line}  {said}" if said else line
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return "\n".join((text, *map(show_lines, _below(self, record))))
+
+
+def _below(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """What stands below a record's line: its traceback, the stack."""
+    found = [formatter.formatException(record.exc_info)] if record.exc_info else []
+    return [*found, formatter.formatStack(record.stack_info)] if record.stack_info else found
 
 
 def _plain(value: object) -> str:
-    text = str(value)
+    text = show_name(str(value))
     return json.dumps(text, ensure_ascii=False) if " " in text or "=" in text or not text else text
 
 
@@ -72,11 +80,12 @@ class JsonFormatter(logging.Formatter):
         """See logging.Formatter."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
-        line["event"] = record.getMessage()
-        line |= _facts_of(record)
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        line["event"] = show_name(record.getMessage())
+        facts = _facts_of(record).items()
+        line |= {name: show_name(value) if isinstance(value, str) else value for name, value in facts}
+        if below := _below(self, record):
+            line["traceback"] = "\n".join(map(show_lines, below))
+        return json.dumps(line, default=lambda value: show_name(str(value)))
 
 
 FORMATS: dict[str, type[logging.Formatter]] = {"text": TextFormatter, "json": JsonFormatter}
