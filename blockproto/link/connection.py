@@ -305,6 +305,24 @@ class Connection:
         """
         await self._outbox.send(stream, message, payload, priority)
 
+    async def granted(self) -> None:
+        """Wait until the peer has granted credit for something, or the connection ends. Cancellation: nothing happened."""
+        await self._outbox.granted()
+
+    def desk(
+        self, stream: int, wanted: Callable[[], int], priority: Priority = Priority.NORMAL
+    ) -> contextlib.AbstractAsyncContextManager[memoryview]:
+        """Memory for the next piece of ``stream``, as soon as the peer has granted credit for it.
+
+        Args:
+            stream: an open stream.
+            wanted: how long the piece would be now, in bytes.
+            priority: as for ``send``.
+
+        Raises as ``send``, on entering. Cancellation: nothing was read or sent.
+        """
+        return self._outbox.desk(stream, wanted, priority)
+
     async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
         """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
 
 import trio
@@ -28,6 +28,7 @@ from ..blocks import BlockSet, Run
 from ..errors import BlockprotoError, Cancelled, ConnectionLost
 from ..protocol.session import Session
 from ..wire import Ack, Message, Priority
+from .desk import Desk
 from .endpoint import Endpoint, Part
 from .pace import SELDOM_S, Pace
 from .sink import Opening, Sink
@@ -81,6 +82,7 @@ class Outbox:
         "_beyond_pace",
         "_control",
         "_control_length",
+        "_desk",
         "_drained",
         "_endpoint",
         "_expected",
@@ -105,6 +107,7 @@ class Outbox:
         self._owner = owner
         self._nursery: trio.Nursery | None = None
         self._turns = Turns()
+        self._desk: Desk | None = None
         self._control: list[bytes] = []
         self._control_length = 0
         self._acks: dict[int, tuple[int, BlockSet]] = {}
@@ -125,7 +128,7 @@ class Outbox:
     def part_with(self, reason: BlockprotoError) -> None:
         """Send no more payload; who waits for that hears ``reason``."""
         self.gone = self.gone or reason
-        self._turns.wake()
+        self.wake()
 
     def end(self, reason: BlockprotoError) -> None:
         """Say nothing more."""
@@ -136,6 +139,8 @@ class Outbox:
     def wake(self) -> None:
         """Look again who may send: credit came, or a stream ended."""
         self._turns.wake()
+        if self._desk is not None:
+            self._desk.wake()
 
     @property
     def quiet(self) -> bool:
@@ -243,6 +248,43 @@ class Outbox:
         self._tell_drained()
 
     # ---- payload ----------------------------------------------------------------------------------------------
+
+    async def granted(self) -> None:
+        """Wait until credit for something is granted, or nothing is said any more; see ``Connection.granted``."""
+        if self.mute or self.gone is not None or self._session.sendable(0) > 0:
+            return
+        desk = self._desk = self._desk or Desk()
+        await desk.take(
+            Priority.NORMAL, lambda: self.mute or self.gone is not None or self._session.sendable(0) > 0
+        )
+        desk.give(Priority.NORMAL)
+
+    @contextlib.asynccontextmanager
+    async def desk(
+        self, stream: int, wanted: Callable[[], int], priority: Priority
+    ) -> AsyncIterator[memoryview]:
+        """While inside there is memory for a piece that credit was granted for; see ``Connection.desk``."""
+        desk = self._desk = self._desk or Desk()
+
+        def may_go() -> bool:
+            over = self.mute or self.gone is not None or not self._session.is_open(stream)
+            return over or self._session.sendable(stream) >= wanted()
+
+        await desk.take(priority, may_go)
+        try:
+            if self.gone is not None:
+                raise self.gone
+            if not self._session.is_open(stream):
+                raise Cancelled("the peer ended the stream")
+            memory = desk.memory(wanted())
+            try:
+                yield memory
+            finally:
+                desk.put_back(memory)
+        finally:
+            desk.give(priority)
+            if desk.idle:
+                self._desk = None
 
     async def send(self, stream: int, message: Message, payload: Part, priority: Priority) -> None:
         """Write one frame with ``payload``; see ``Connection.send``."""

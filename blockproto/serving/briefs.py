@@ -85,12 +85,24 @@ class Briefs:
     async def _work_off(self) -> None:
         try:
             while self._asked and self.connection.lost is None:
-                batch = [self._asked.popleft() for _ in range(min(len(self._asked), BATCH_FILES))]
+                await self.connection.granted()
+                batch = self._next_batch()
                 await self._read(batch)
                 for brief, step in batch:
                     await brief.take(step)
         finally:
             self._working = False
+
+    def _next_batch(self) -> list[tuple[ServedBrief, Step]]:
+        """As many files as credit was granted for, the first in any case."""
+        room = self.connection.session.sendable(0)
+        batch: list[tuple[ServedBrief, Step]] = []
+        while self._asked and len(batch) < BATCH_FILES:
+            room -= self._asked[0][0].length_max
+            if batch and room < 0:
+                break
+            batch.append(self._asked.popleft())
+        return batch
 
     async def _read(self, batch: list[tuple[ServedBrief, Step]]) -> None:
         if not self._disk.slow:
@@ -141,6 +153,11 @@ class ServedBrief:
         self._error: Exception | None = None
         self._again = 0
         self._repairing = False
+
+    @property
+    def length_max(self) -> int:
+        """How many bytes of it are read at the most."""
+        return self._fetch.length or 0
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""

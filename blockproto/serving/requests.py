@@ -41,6 +41,7 @@ from ..transfer.committing import Disk, Kind, commit_and_wait, run_in_thread
 from ..transfer.following import FollowedSource, Following
 from ..transfer.lane import Lane
 from ..transfer.sending import Sending
+from ..transfer.served_lane import ServedLane
 from ..transfer.uploads import LiveUpload, Uploads
 from ..wire import (
     ZERO_ID,
@@ -286,7 +287,7 @@ class ServedFetch:
             source = StoredSource(reader, self._disk, message, self._realm)
             sending = Sending(source, ZERO_ID, priority=Priority(message.priority))
             sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
-            self._lane = Lane(self._connection, sending, self._stream)
+            self._lane = ServedLane(self._connection, sending, source, self._stream)
             self._connection.post(
                 self._stream, open_message(reader.entry, source.facts.filename.text, message)
             )
@@ -336,7 +337,7 @@ class ServedFetch:
             raise
         following = Following(source, live, message)
         try:
-            self._lane = Lane(self._connection, following, self._stream)
+            self._lane = ServedLane(self._connection, following, source, self._stream)
             self._connection.post(self._stream, _open_upload_message(live, source, message))
         except BaseException:
             live.unfollow(following)
@@ -351,7 +352,7 @@ class ServedFetch:
 
 
 class StoredSource:
-    """A finished file, or the range of it that was asked for, as a ``transfer.sending.Source``.
+    """A finished file, or the range of it that was asked for, as a ``PieceSource``.
 
     Args:
         reader: the open file; the caller closes it.
@@ -382,13 +383,15 @@ class StoredSource:
         self._reader = reader
         self._disk = disk
 
-    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
-        """See Source."""
+    def span(self, blockno: int) -> tuple[int, int]:
+        """See PieceSource."""
         assert self.end is not None
-        position, length = block_span(blockno, self.first, self.end)
-        if await self._disk.read(self._reader.read_into, position, memory[:length]) != length:
+        return block_span(blockno, self.first, self.end)
+
+    async def read_piece(self, position: int, view: memoryview) -> None:
+        """See PieceSource."""
+        if await self._disk.read(self._reader.read_into, position, view) != len(view):
             raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
-        return memory[:length]
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See Source."""

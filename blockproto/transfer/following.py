@@ -16,25 +16,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import trio
+from blake3 import blake3
 
-from ..blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
+from ..blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, root_of
 from ..errors import BadFacts, BlockprotoError, Code, Refused, SourceChanged, UnknownUpload
 from ..names import SafeName
 from ..realm import Realm
 from ..store import Facts, StoredFile, StoredReader
 from ..tasks import background_tasks
 from ..wire import ZERO_ID, Committed, Fetch, Priority
-from .committing import Disk, run_in_thread
+from .committing import Disk, Kind, run_in_thread
 from .lane import Lane
 from .sending import Sending
 from .uploads import LiveUpload
 
+HASH_LENGTH = 128 * 1024
+"""Bytes of a block in memory at once while its digest is computed."""
 LOOK_AGAIN_S = 60.0
 """When an upload whose time has come is still being sent, it is looked at again after so long."""
 
 
 class FollowedSource:
-    """An unfinished upload, or the range of it that was asked for, as a ``sending.Source``.
+    """An unfinished upload, or the range of it that was asked for, as a ``PieceSource``.
 
     Args:
         live: the upload.
@@ -112,20 +115,42 @@ class FollowedSource:
             if self._finished is None:
                 self._finished = await run_in_thread(self._open_finished)
 
-    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
-        """See Source; of a block that is ``ready``."""
-        while True:
-            position, length = self._span(blockno)
-            if await self._read(position, memory[:length]) == length:
-                return memory[:length]
-            if self._finished is not None:
-                raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
-            await self.ended()  # in this instant, one way or the other
-            if self.stopped is not None:
-                raise self.stopped
-            await self.settle()
+    async def read_piece(self, position: int, view: memoryview) -> None:
+        """See PieceSource; of a block that is ``ready``."""
+        while await self._read(position, view) != len(view):
+            await self._go_over()
 
-    def _span(self, blockno: int) -> tuple[int, int]:
+    async def digest(self, blockno: int) -> bytes:
+        """The digest of a block that is ``ready``; raises as ``read_piece``."""
+        while (digest := await run_in_thread(partial(self._hash, blockno), Kind.HASH)) is None:
+            await self._go_over()
+        return digest
+
+    def _hash(self, blockno: int) -> bytes | None:
+        position, length = self.span(blockno)
+        memory = memoryview(bytearray(min(length, HASH_LENGTH)))
+        hasher = blake3()
+        try:
+            for at in range(0, length, HASH_LENGTH):
+                view = memory[: min(HASH_LENGTH, length - at)]
+                if self.read_into(position + at, view) != len(view):
+                    return None
+                hasher.update(view)
+        except UnknownUpload:
+            return None
+        return hasher.digest()
+
+    async def _go_over(self) -> None:
+        """Bytes are missing because the upload has just become a file, or is gone: go over to the file."""
+        if self._finished is not None:
+            raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
+        await self.ended()  # in this instant, one way or the other
+        if self.stopped is not None:
+            raise self.stopped
+        await self.settle()
+
+    def span(self, blockno: int) -> tuple[int, int]:
+        """See PieceSource."""
         end = self.stored.filesize if self.end is None and self.stored is not None else self.end
         if end is None:
             return blockno * BLOCK_LENGTH, self._live.length_of(blockno) or 0
@@ -245,10 +270,8 @@ class Following(Sending):
 
     async def _digest_held(self) -> None:
         """See Sending: block by block, because what is read may become a file meanwhile."""
-        memory = memoryview(bytearray(BLOCK_LENGTH))
         for blockno in [no for no in self.held if no not in self._digested and no not in self._in_flight]:
-            block = await self.source.read_block(blockno, memory)
-            self.remember_digest(blockno, await run_in_thread(partial(digest_of, block)))
+            self.remember_digest(blockno, await self.source.digest(blockno))
 
     # ---- meanwhile --------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Spec: BP1-BLK, BP1-RES-012, BP1-RES-025, BP1-STR-016.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import cast
 
 import trio
 
@@ -21,7 +22,7 @@ from ..errors import (
 )
 from ..link.connection import Connection
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
-from .sending import Sending
+from .sending import BlockSource, Sending
 
 BRIEF_LENGTH_MAX = 64 * 1024
 """What is at most so long is sent without sharing the line with others."""
@@ -136,7 +137,8 @@ class Lane:
         sending = self.sending
         self._check_staying()
         self.carried.add(blockno)
-        block = await sending.source.read_block(blockno, memory)
+        source = cast(BlockSource, sending.source)  # what a client sends; see ``served_lane``
+        block = await source.read_block(blockno, memory)
         if not block:
             sending.ends_at(blockno * BLOCK_LENGTH)
             return

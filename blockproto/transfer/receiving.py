@@ -42,12 +42,13 @@ from ..store import (
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece, Scopes
 from .budgets import Reservation
-from .committing import run_in_thread
+from .committing import Kind, run_in_thread
 from .uploads import LiveUpload, Uploads
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64
 MODE_BITS = 0o777
+_HASH_LENGTH = 128 * 1024
 
 
 def facts_of(message: Open | Block, realm: Realm) -> Facts:
@@ -124,13 +125,23 @@ async def continue_prefix(upload: LiveUpload, block: BlockInProgress) -> bool:
         return True
     if prefix is None or prefix.length != length:
         return False
-    view = memoryview(bytearray(length))
-    read = await run_in_thread(lambda: upload.stored.read_into(block.begin, view))
-    block.hasher.update(view[:read])
+    read = await run_in_thread(lambda: _hash_again(upload, block, length), Kind.READ)
     if read != length or block.hasher.digest() != prefix.digest:
         upload.drop_prefix(block.blockno)
         return False
     return True
+
+
+def _hash_again(upload: LiveUpload, block: BlockInProgress, length: int) -> int:
+    """Hash the first ``length`` bytes of a block that are here; returns how many there were."""
+    memory = memoryview(bytearray(min(length, _HASH_LENGTH)))
+    for at in range(0, length, _HASH_LENGTH):
+        view = memory[: min(_HASH_LENGTH, length - at)]
+        read = upload.stored.read_into(block.begin + at, view)
+        block.hasher.update(view[:read])
+        if read != len(view):
+            return at + read
+    return length
 
 
 class Incoming:

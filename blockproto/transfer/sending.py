@@ -57,7 +57,7 @@ from ..wire import (
     Priority,
     digests_max,
 )
-from .committing import run_in_thread
+from .committing import Kind, run_in_thread
 
 if TYPE_CHECKING:
     from .lane import Lane
@@ -87,13 +87,6 @@ class Source(Protocol):
     end: int | None
     window_bytes: int | None
 
-    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
-        """The bytes of a block, in ``memory`` or elsewhere; empty past the end of a source of unknown size.
-
-        Raises:
-            SourceChanged: the file is shorter than it was.
-        """
-
     def read_into(self, position: int, view: memoryview) -> int:
         """Fill ``view`` from ``position`` on; called in worker threads for what is not sent."""
 
@@ -102,6 +95,17 @@ class Source(Protocol):
 
     def unchanged(self) -> bool:
         """Whether the file is still what it was when it was opened."""
+
+
+class BlockSource(Source, Protocol):
+    """A source that is read block by block."""
+
+    async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
+        """The bytes of a block, in ``memory`` or elsewhere; empty past the end of a source of unknown size.
+
+        Raises:
+            SourceChanged: the file is shorter than it was.
+        """
 
 
 @dataclass(slots=True)
@@ -381,7 +385,7 @@ class Sending:
         ]
         for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
             batch = todo[at : at + _HASH_BATCH_BLOCKS]
-            for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch)):
+            for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch), Kind.HASH):
                 self.remember_digest(blockno, digest)
 
     def _hash_blocks(self, blocknos: Sequence[int]) -> list[tuple[int, bytes]]:
