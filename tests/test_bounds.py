@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import trio
@@ -10,11 +13,26 @@ from blake3 import blake3
 from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
+from blockproto.blocks import digest_of, root_of
+from blockproto.errors import SourceChanged, UnknownFile
 from blockproto.names import SafeName
 from blockproto.serving import digesting
-from blockproto.store import StoredReader
+from blockproto.store import (
+    BlockDone,
+    Facts,
+    Finish,
+    StoredFile,
+    StoredReader,
+    Upload,
+    UploadKey,
+    Work,
+    batch,
+    disk,
+)
+from blockproto.store.descriptors import Descriptor, Descriptors
+from blockproto.store.local import LocalStore
 from blockproto.transfer.committing import Kind, run_in_thread
-from blockproto.wire import Committed, List, ListKind, Opened, Result
+from blockproto.wire import Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
 
 quick = pytest.mark.trio(run=run)
 
@@ -143,3 +161,157 @@ async def test_no_kind_of_work_waits_for_the_threads_of_another() -> None:
                 assert await run_in_thread(lambda: 7, kind) == 7
         let_go.set()
     assert sum(kind.threads for kind in Kind) < 40
+
+
+# ---- what is fetched --------------------------------------------------------------------------------------------
+
+
+@quick
+@pytest.mark.clause("BP1-LIM-003")
+async def test_nothing_is_read_before_there_is_credit_for_it() -> None:
+    """Four hundred FETCHes of 2 MiB on a connection of 1 MiB: one MiB and a few pieces are read, whatever is asked."""
+    store = CountingStore()
+    async with serving(store) as served:
+        keeper = await served.peer()
+        await upload(keeper, 1, PHOTO)
+        peer = await served.peer(Hello(agent="raw", connection_allowance=MIB, stream_allowance=MIB // 4))
+        for stream in range(1, 801, 2):
+            await peer.say(stream, Fetch(PHOTO.filename))
+        heard = 0
+        with trio.move_on_after(60):
+            while True:
+                heard += len((await peer.hear()).payload)
+        assert heard <= MIB
+        assert store.read <= heard + 8 * MIB // 4
+        await peer.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert store.open_now == 0
+
+
+@quick
+@pytest.mark.clause("BP1-LIM-003", "BP1-STR-018")
+async def test_streams_without_credit_hold_back_no_other() -> None:
+    """Ten streams never get credit again; the eleventh gets all it wants, and its file arrives."""
+    store = CountingStore()
+    async with serving(store) as served:
+        peer = await served.peer(Hello(agent="raw", connection_allowance=8 * MIB, stream_allowance=MIB // 4))
+        await upload(peer, 1, PHOTO)
+        for stream in range(3, 23, 2):
+            await peer.say(stream, Fetch(PHOTO.filename))
+        content = bytearray()
+        await peer.say(23, Fetch(PHOTO.filename))
+        while True:
+            heard = await peer.hear()
+            if heard.stream != 23:
+                continue
+            content += heard.payload
+            if isinstance(heard.message, Commit):
+                break
+            if heard.payload:
+                received = len(content)
+                await peer.say(23, Credit(allowance=received + MIB // 4, received=received))
+        assert bytes(content) == PHOTO.content
+        assert heard.message.root == PHOTO.root
+        await peer.stream.aclose()
+
+
+@quick
+async def test_small_files_are_not_read_without_credit_either() -> None:
+    store = CountingStore()
+    async with serving(store) as served:
+        keeper = await served.peer()
+        small = [Sample(bytes_of(60_000, no), f"small{no}", sourceid=bytes([no]) * 16) for no in range(64)]
+        for no, sample in enumerate(small):
+            await keeper.say(2 * no + 1, *sample.block(0, commit=True))
+            await keeper.expect(Committed, 2 * no + 1)
+        peer = await served.peer(Hello(agent="raw", connection_allowance=MIB, stream_allowance=MIB // 4))
+        for no in range(256):
+            await peer.say(2 * no + 1, Fetch(small[no % 64].filename, length=64 * 1024))
+        heard = 0
+        with trio.move_on_after(60):
+            while True:
+                heard += len((await peer.hear()).payload)
+        assert heard <= MIB
+        assert store.read <= heard + 2 * 64 * 1024
+        await peer.stream.aclose()
+
+
+# ---- descriptors ------------------------------------------------------------------------------------------------
+
+
+def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    store.descriptors._most = 3
+    for number in range(20):
+        (tmp_path / f"file{number}").write_bytes(bytes([number]) * 100)
+    readers = [store.open_file(SafeName.parse(f"file{number}"), None) for number in range(20)]
+    memory = memoryview(bytearray(100))
+    for number, reader in (*enumerate(readers), *enumerate(readers)):
+        assert store.descriptors.count <= 4
+        assert reader.read_into(0, memory) == 100
+        assert bytes(memory) == bytes([number]) * 100
+        assert reader.unchanged()
+    (tmp_path / "file3").write_bytes(b"other")
+    os.unlink(tmp_path / "file4")
+    for number in (3, 4):
+        assert not readers[number].unchanged()
+        with pytest.raises((SourceChanged, UnknownFile)):
+            readers[number].read_into(0, memory)
+    for reader in readers:
+        reader.close()
+    assert store.descriptors.count == 0
+    store.close()
+
+
+def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
+    """Uploads with and without OPEN, more than descriptors; bytes, and what a sync of each would not see, are kept."""
+    store = LocalStore.open(tmp_path)
+    store.descriptors._most = 2
+    synced: list[int] = []
+    contents = {number: bytes_of(2 * MIB + number, number) for number in range(12)}
+    uploads: dict[int, Upload] = {}
+    for number, content in contents.items():
+        facts = Facts(SafeName.parse(f"{number}"), "a/b", len(content))
+        upload = store.open_upload(UploadKey(bytes(16), bytes([number]) * 16), facts, 1)
+        assert not isinstance(upload, StoredFile)
+        uploads[number] = upload
+    for at in range(0, 2 * MIB, MIB // 2):
+        for number, upload in uploads.items():
+            upload.write(at, memoryview(contents[number])[at : at + MIB // 2])
+            assert store.descriptors.count <= 3
+    with mock.patch.object(batch, "syncfs", lambda fd: synced.append(fd) or disk.syncfs(fd)):
+        for number, upload in uploads.items():
+            content = contents[number]
+            upload.write(2 * MIB, memoryview(content)[2 * MIB :])
+            spans = [content[at : at + MIB] for at in range(0, len(content), MIB)]
+            digests = [digest_of(span) for span in spans]
+            works: list[Work] = [
+                BlockDone(upload, 1, no, len(span), digests[no]) for no, span in enumerate(spans)
+            ]
+            root = root_of(digests, len(digests))
+            store.commit([*works, Finish(upload, 1, root, len(content), upload.facts)])
+            assert all(work.outcome is None for work in works)
+    assert synced, "what was closed before its sync needs a sync of everything"
+    for number, content in contents.items():
+        assert (tmp_path / str(number)).read_bytes() == content
+    store.close()
+
+
+def test_a_descriptor_in_use_is_never_closed(tmp_path: Path) -> None:
+    pool = Descriptors(0)
+    (tmp_path / "a").write_bytes(b"a")
+    opened = [Descriptor(pool, lambda: os.open(tmp_path / "a", os.O_RDONLY)) for _ in range(3)]
+    fds = [one.take() for one in opened]
+    assert len(set(fds)) == 3
+    opened[0].close()
+    assert os.pread(fds[0], 1, 0) == b"a"
+    for one in opened:
+        one.give()
+    with pytest.raises(OSError):
+        os.fstat(fds[0])
+    other = Descriptor(pool, lambda: os.open(tmp_path / "a", os.O_RDONLY))
+    other.take()
+    other.give()
+    for one in (*opened[1:], other):
+        one.close()
+    assert pool.count == 0

@@ -743,8 +743,7 @@ def test_too_few_files_for_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     upload = opened(store, len(content), number=2, name="big")
     assert isinstance(upload, LocalUpload)
     works = written(upload, content)
-    with upload.partial._lock:
-        upload.partial._close()
+    upload.partial._file.close()
     with monkeypatch.context() as patch:
         patch.setattr(blockproto.store.partial, "open_file", failing(errno.EMFILE))
         assert outcomes(store, *works) == [None, None]

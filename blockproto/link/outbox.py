@@ -258,6 +258,8 @@ class Outbox:
             Priority.NORMAL, lambda: self.mute or self.gone is not None or self._session.sendable(0) > 0
         )
         desk.give(Priority.NORMAL)
+        if desk.idle:
+            self._desk = None
 
     @contextlib.asynccontextmanager
     async def desk(

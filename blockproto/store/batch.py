@@ -161,24 +161,32 @@ class Batch:
     def _sync_bytes(self) -> None:
         """Make durable what the transaction is going to claim."""
         briefs = [] if self._syncing else self._briefs
-        each = len(self._dirty) + len(briefs) <= SYNC_EACH_MAX and self._openable
-        if not each or not all(brief.is_openable() for brief in briefs):
+        files: list[Partial | BriefUpload] = [*self._dirty, *briefs]
+        held = _hold(files) if self._openable and len(files) <= SYNC_EACH_MAX else None
+        if held is None:
             self._wait_for_sync()
             syncfs(self._store.partials_fd)
         else:
-            tasks: list[Callable[[], None]] = [brief.sync for brief in briefs]
-            tasks += [
-                partial.sync if metadata else partial.datasync for partial, metadata in self._dirty.items()
-            ]
-            if self._entries:
-                tasks.append(lambda: os.fsync(self._store.partials_fd))
+            try:
+                self._sync_each(briefs)
+            finally:
+                for one in held:
+                    one.let_go()
+        for partial in self._dirty:
+            partial.new = False
+
+    def _sync_each(self, briefs: Sequence[BriefUpload]) -> None:
+        tasks: list[Callable[[], None]] = [brief.sync for brief in briefs]
+        tasks += [partial.sync if metadata else partial.datasync for partial, metadata in self._dirty.items()]
+        if self._entries:
+            tasks.append(lambda: os.fsync(self._store.partials_fd))
+        try:
             if len(tasks) == 1:
                 tasks[0]()
             elif tasks:
                 self._syncing += self._store.in_threads(tasks)
+        finally:
             self._wait_for_sync()
-        for partial in self._dirty:
-            partial.new = False
 
     def _wait_for_sync(self) -> None:
         syncing, self._syncing = self._syncing, []
@@ -388,6 +396,18 @@ class Batch:
             self._discarded.append((key, record.storage_id))
         if live is not None:
             self._discarded.append((key, live.partial.storage_id))
+
+
+def _hold(files: Sequence[Partial | BriefUpload]) -> list[Partial | BriefUpload] | None:
+    """Keep all of them open until they are synced; None where a sync of everything is needed."""
+    held: list[Partial | BriefUpload] = []
+    for one in files:
+        if not one.hold():
+            for other in held:
+                other.let_go()
+            return None
+        held.append(one)
+    return held
 
 
 def _is_brief(upload: Upload) -> bool:

@@ -9,12 +9,14 @@ it is committed. A crash before that leaves bytes nobody was promised; they go a
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ..blocks import BlockSet
 from ..errors import StoreFailed, UnknownUpload
 from . import Facts, Prefix, UploadKey
+from .descriptors import Descriptor
 from .disk import create_file, open_file, read_into, remove_file, write_all
 from .partial import FILE_MODE, settle_file
 from .refusals import refusal
@@ -38,9 +40,11 @@ class BriefUpload:
     __slots__ = (
         "_carried",
         "_content",
-        "_fd",
+        "_file",
         "_settled",
         "_store",
+        "_unseen",
+        "_unsynced",
         "attempt",
         "exists",
         "expires_ms",
@@ -65,7 +69,8 @@ class BriefUpload:
         self.exists = False
         self.gone = False
         self._store = store
-        self._fd = -1
+        self._file: Descriptor | None = None
+        self._unsynced = self._unseen = False
         self._content = b""
         self._carried = 0
         if 0 < (facts.filesize or 0) <= CARRIED_MAX:
@@ -80,12 +85,13 @@ class BriefUpload:
             self._content += piece
             return
         try:
-            fd = self._open()
             self._settled = None
-            write_all(fd, position, piece)
-            if position + len(piece) == self.facts.filesize:
-                self._settled = settle_file(fd, self.facts, self.facts.filesize, cut=False)
-                self._rest()
+            with self._opened() as fd:
+                self._unsynced = True
+                write_all(fd, position, piece)
+                if position + len(piece) == self.facts.filesize:
+                    self._settled = settle_file(fd, self.facts, self.facts.filesize, cut=False)
+                    self._rest()
         except OSError as exc:
             error = refusal(exc)
             raise (store.fail(error) if isinstance(error, StoreFailed) else error) from exc
@@ -97,7 +103,8 @@ class BriefUpload:
             view[: len(there)] = there
             return len(there)
         try:
-            return read_into(self._open(), position, view)
+            with self._opened() as fd:
+                return read_into(fd, position, view)
         except OSError as exc:
             raise refusal(exc) from exc
 
@@ -128,48 +135,78 @@ class BriefUpload:
         """
         same = facts is self.facts or facts == self.facts
         if self._settled is None or not same or self._settled.st_size != size:
-            self._settled = settle_file(self._open(), facts, size, cut=False)
+            with self._opened() as fd:
+                self._settled = settle_file(fd, facts, size, cut=False)
             self.facts = facts
             self._rest()
         return self._settled
 
-    def is_openable(self) -> bool:
-        """Open it; False where that fails for want of files or rights."""
-        try:
-            self._open()
-        except OSError:
+    def hold(self) -> bool:
+        """Keep it open for its sync, until ``let_go``; False if it cannot be, or if a sync of everything is needed."""
+        unseen, self._unseen = self._unseen, False
+        if unseen:
             return False
+        try:
+            self._take()
+        except (OSError, UnknownUpload):
+            return False
+        self._unsynced = False
         return True
+
+    def let_go(self) -> None:
+        """It is synced."""
+        assert self._file is not None
+        self._file.give()
+        self._rest()
 
     def sync(self) -> None:
         """Make bytes, mode and mtime durable; raises OSError when the medium reports an error."""
-        os.fsync(self._open())
-        self._rest()
+        with self._opened() as fd:
+            os.fsync(fd)
 
     def leave(self) -> None:
         """It got its final name."""
         self._rest()
         self.gone = True
 
-    def _open(self) -> int:
-        if self._fd < 0:
-            if self.gone:
-                raise UnknownUpload("the upload has ended")
-            folder_fd = self._store.partials_fd
-            if self.exists:
-                self._fd = open_file(folder_fd, self.partial_name)
-            else:
-                mode = self.facts.mode
-                self._fd = create_file(
-                    folder_fd, self.partial_name, FILE_MODE if mode is None else mode | 0o600
-                )
-                self.exists = True
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        fd = self._take()
+        try:
+            yield fd
+        finally:
+            assert self._file is not None
+            self._file.give()
+
+    def _take(self) -> int:
+        """The open file, with the bytes that were carried; ``give`` follows."""
+        if self._file is None:
+            self._file = Descriptor(self._store.descriptors, self._open, self._has_rested)
+        fd = self._file.take()
         if self._content:
-            write_all(self._fd, 0, memoryview(self._content))
-            self._content = b""
-        return self._fd
+            try:
+                write_all(fd, 0, memoryview(self._content))
+            except BaseException:
+                self._file.give()
+                raise
+            self._content, self._unsynced = b"", True
+        return fd
+
+    def _open(self) -> int:
+        if self.gone:
+            raise UnknownUpload("the upload has ended")
+        folder_fd = self._store.partials_fd
+        if self.exists:
+            return open_file(folder_fd, self.partial_name)
+        mode = self.facts.mode
+        fd = create_file(folder_fd, self.partial_name, FILE_MODE if mode is None else mode | 0o600)
+        self.exists = True
+        return fd
+
+    def _has_rested(self) -> None:
+        """It was closed before it was synced: what the medium reports meanwhile only a sync of everything hears."""
+        self._unseen |= self._unsynced
 
     def _rest(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()

@@ -23,6 +23,7 @@ from blake3 import blake3
 from ..blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
 from ..errors import BlockprotoError
 from ..names import RESERVED, show_name
+from .descriptors import Descriptors
 from .disk import look, open_file, read_into
 from .finished import FinishedFiles
 from .ledger import View
@@ -87,7 +88,7 @@ class Checker:
         self._partials_fd = opened.partials_fd
         self._view = view
         self._read = read
-        self._finished = FinishedFiles(opened.root_fd, opened.ledger)
+        self._finished = FinishedFiles(opened.root_fd, opened.ledger, Descriptors())
         self._under_way = dict(view.all_finalising())
         self._known: set[bytes] = set()
 

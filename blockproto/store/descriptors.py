@@ -12,12 +12,21 @@ another file's.
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import deque
 from collections.abc import Callable
 
 RESTING_MAX = 128
-"""Open files that nobody uses at this moment."""
+"""Open files that nobody uses at this moment, where the system lets us open many."""
+RESTING_SHARE = 8
+"""Else one in so many of those."""
+
+
+def resting_max() -> int:
+    """How many files a store keeps open while nobody uses them."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(RESTING_MAX, files // RESTING_SHARE))
 
 
 class Descriptors:

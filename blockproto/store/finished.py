@@ -15,10 +15,11 @@ from struct import pack
 
 from blake3 import blake3
 
-from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from ..errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from ..names import SafeName, is_hidden, show_name
 from ..times import SaidOnce, ctime_of, is_clamped, mtime_of
 from . import FOLDER_FILETYPE, FileEntry, IfExists, StoredFile, UploadKey
+from .descriptors import Descriptor, Descriptors
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
 from .listing import Listings
@@ -50,37 +51,59 @@ _NOBODYS_RECORD = _NOBODYS.pack()
 
 
 class LocalReader:
-    """A finished file opened for reading; the port's ``StoredReader``."""
+    """A finished file opened for reading; the port's ``StoredReader``.
 
-    def __init__(self, finished: FinishedFiles, entry: FileEntry, fd: int) -> None:
+    While nobody reads, its descriptor may be given to others; then it is opened again, if it still is the same file.
+    """
+
+    def __init__(self, finished: FinishedFiles, entry: FileEntry, fd: int, descriptors: Descriptors) -> None:
         self.entry = entry
         self._finished = finished
-        self._fd = fd
+        self._file = Descriptor(descriptors, self._open_again)
+        self._file.adopt(fd)
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
+        fd = self._file.take()
         try:
-            return read_into(self._fd, position, view)
+            return read_into(fd, position, view)
         except OSError as exc:
             raise refusal(exc) from exc
+        finally:
+            self._file.give()
 
     def unchanged(self) -> bool:
         """See the port."""
-        return self._finished.version(os.fstat(self._fd)) == self.entry.version
+        try:
+            fd = self._file.take()
+        except (SourceChanged, UnknownFile):
+            return False
+        try:
+            return self._finished.version(os.fstat(fd)) == self.entry.version
+        finally:
+            self._file.give()
 
     def sync(self) -> None:
         """See the port: the file, and every folder above it, which may have been made by somebody else."""
+        fd = self._file.take()
         try:
-            os.fsync(self._fd)
+            os.fsync(fd)
             self._finished.sync_folders_of(self.entry.filename)
         except OSError as exc:
             raise refusal(exc) from exc
+        finally:
+            self._file.give()
 
     def close(self) -> None:
         """See the port."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()
+
+    def _open_again(self) -> int:
+        fd, found = self._finished.open_to_read(self.entry.filename)
+        if self._finished.version(found) != self.entry.version:
+            os.close(fd)
+            raise SourceChanged("the file changed while it was being sent")
+        return fd
 
 
 class FinishedFiles:
@@ -89,10 +112,12 @@ class FinishedFiles:
     Args:
         root_fd: the served folder; stays the caller's.
         ledger: what is known of them.
+        descriptors: the open files of the store.
     """
 
-    def __init__(self, root_fd: int, ledger: Ledger) -> None:
+    def __init__(self, root_fd: int, ledger: Ledger, descriptors: Descriptors) -> None:
         self._root_fd = root_fd
+        self._descriptors = descriptors
         self._ledger = ledger
         self._dev = os.fstat(root_fd).st_dev
         self._hidden: set[bytes] = set()
@@ -266,18 +291,22 @@ class FinishedFiles:
         """Open a file by name or id; see the port."""
         if filename is None:
             filename = self._name_of(file_id, within)
-        folder, _, last = filename.text.rpartition("/")
-        with Folders(self._root_fd) as folders:
-            try:
-                fd, found = open_to_read(folders.open(folder), last.encode())
-            except OSError as exc:
-                raise _unknown(refusal(exc)) from exc
+        fd, found = self.open_to_read(filename)
         try:
             with self._ledger.read() as view:
-                return LocalReader(self, self._entry(view, filename, found), fd)
+                return LocalReader(self, self._entry(view, filename, found), fd, self._descriptors)
         except BaseException:
             os.close(fd)
             raise
+
+    def open_to_read(self, filename: SafeName) -> tuple[int, os.stat_result]:
+        """Open a file; returns its descriptor, which is the caller's, and what it is. Raises UnknownFile, Refused."""
+        folder, _, last = filename.text.rpartition("/")
+        with Folders(self._root_fd) as folders:
+            try:
+                return open_to_read(folders.open(folder), last.encode())
+            except OSError as exc:
+                raise _unknown(refusal(exc)) from exc
 
     def _name_of(self, file_id: bytes | None, within: SafeName | None) -> SafeName:
         with self._ledger.read() as view:

@@ -32,6 +32,7 @@ from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Wo
 from .batch import Batch
 from .brief import BriefUpload
 from .choosing import early_choice
+from .descriptors import Descriptors, resting_max
 from .disk import SYNC_EACH_MAX, Folders, remove_file
 from .finished import SEALS_MAX, SEALS_PAID, FinishedFiles, LocalReader
 from .ledger import Ledger, View
@@ -71,7 +72,8 @@ class LocalStore:
         self.ledger: Ledger = opened.ledger
         self.now_ms = now_ms
         self.portable = portable
-        self.finished = FinishedFiles(opened.root_fd, opened.ledger)
+        self.descriptors = Descriptors(resting_max())
+        self.finished = FinishedFiles(opened.root_fd, opened.ledger, self.descriptors)
         self.owed: list[Owed] = []
         self.findings: list[str] = []
         with self.ledger.read() as view:
@@ -236,7 +238,9 @@ class LocalStore:
             if live is not None:
                 return LocalUpload(self, live.record, live.partial)
             record = self._new_record(key, facts)
-            partial = Partial(self.partials_fd, record.storage_id, facts.filesize, mode=facts.mode)
+            partial = Partial(
+                self.partials_fd, self.descriptors, record.storage_id, facts.filesize, mode=facts.mode
+            )
             upload = self._live[key] = LocalUpload(self, record, partial)
             return upload
 
@@ -246,7 +250,12 @@ class LocalStore:
             if live is not None and live.partial.storage_id == record.storage_id:
                 return LocalUpload(self, record, live.partial)
             partial = Partial(
-                self.partials_fd, record.storage_id, record.facts.filesize, exists=True, recorded=True
+                self.partials_fd,
+                self.descriptors,
+                record.storage_id,
+                record.facts.filesize,
+                exists=True,
+                recorded=True,
             )
             upload = self._live[record.key] = LocalUpload(self, record, partial)
             return upload

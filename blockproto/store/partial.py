@@ -17,6 +17,7 @@ from ..blocks import BLOCK_LENGTH
 from ..errors import UnknownUpload
 from ..times import set_mtime
 from . import Facts
+from .descriptors import Descriptor, Descriptors
 from .disk import (
     create_file,
     open_file,
@@ -39,6 +40,7 @@ class Partial:
 
     Args:
         folder_fd: the folder of partials; stays the caller's.
+        descriptors: the open files of the store.
         storage_id: 16 bytes; the name in hex.
         filesize: bytes it will have, or None while unknown.
         exists: whether the file was created before.
@@ -49,15 +51,15 @@ class Partial:
     """
 
     __slots__ = (
-        "_busy",
-        "_closing",
-        "_fd",
+        "_file",
         "_filesize",
         "_folder_fd",
         "_lock",
         "_mode",
         "_reserved",
         "_settled",
+        "_unseen",
+        "_unsynced",
         "_users",
         "exists",
         "gone",
@@ -70,6 +72,7 @@ class Partial:
     def __init__(
         self,
         folder_fd: int,
+        descriptors: Descriptors,
         storage_id: bytes,
         filesize: int | None,
         *,
@@ -86,9 +89,8 @@ class Partial:
         self._folder_fd = folder_fd
         self._filesize = filesize
         self._mode = FILE_MODE if mode is None else mode | 0o600
-        self._fd = -1
-        self._busy = 0
-        self._closing = False
+        self._file = Descriptor(descriptors, self._open, self._has_rested)
+        self._unsynced = self._unseen = False
         self._users = 0
         self._reserved: set[int] = set()
         self._settled: tuple[tuple[int | None, int | None, int], os.stat_result] | None = None
@@ -107,7 +109,7 @@ class Partial:
             self._users -= 1
             if self._users > 0:
                 return False
-            self._close()
+            self._file.close()
             if not self.recorded and self.exists and not self.gone:
                 self.gone = True
                 with suppress(OSError):
@@ -118,13 +120,7 @@ class Partial:
         """The file is no partial any more: it got its final name, or was removed."""
         with self._lock:
             self.gone = True
-            self._close()
-
-    def _close(self) -> None:
-        self._closing = self._fd >= 0 and self._busy > 0
-        if self._fd >= 0 and not self._closing:
-            os.close(self._fd)
-            self._fd = -1
+            self._file.close()
 
     @contextmanager
     def _opened(self) -> Iterator[int]:
@@ -133,24 +129,36 @@ class Partial:
         try:
             yield fd
         finally:
-            self._give()
+            self._file.give()
 
     def _take(self) -> int:
-        with self._lock:
-            if self.gone:
-                raise UnknownUpload("the upload has ended")
-            if self._fd < 0:
-                self._fd = self._open()
-            self._busy += 1
-            return self._fd
+        if self.gone:
+            raise UnknownUpload("the upload has ended")
+        return self._file.take()
 
-    def _give(self) -> None:
-        with self._lock:
-            self._busy -= 1
-            if self._closing:
-                self._close()
+    def _has_rested(self) -> None:
+        """It was closed before it was synced: what the medium reports meanwhile only a sync of everything hears."""
+        self._unseen |= self._unsynced
+
+    def hold(self) -> bool:
+        """Keep it open for its sync, until ``let_go``; False if it cannot be, or if a sync of everything is needed."""
+        unseen, self._unseen = self._unseen, False
+        if unseen:
+            return False
+        try:
+            self._take()
+        except (OSError, UnknownUpload):
+            return False
+        self._unsynced = False
+        return True
+
+    def let_go(self) -> None:
+        """It is synced."""
+        self._file.give()
 
     def _open(self) -> int:
+        if self.gone:
+            raise UnknownUpload("the upload has ended")
         if self.exists:
             return open_file(self._folder_fd, self.name)
         fd = create_file(self._folder_fd, self.name, self._mode)
@@ -165,12 +173,13 @@ class Partial:
             fd = self._take()
             try:  # not the context manager: it costs as much as a small write, on the path of every byte
                 self._settled = None
+                self._unsynced = True
                 end = position + len(piece)
                 if end > BLOCK_LENGTH and (end - 1) // RESERVE_LENGTH not in self._reserved:
                     self._reserve(fd, (end - 1) // RESERVE_LENGTH)
                 write_all(fd, position, piece)
             finally:
-                self._give()
+                self._file.give()
         except OSError as exc:
             raise refusal(exc) from exc
 

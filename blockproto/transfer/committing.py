@@ -68,7 +68,7 @@ class Kind(Enum):
     READ = "read", 8
     LOOK = "look", 8
     LIST = "list", 2
-    HASH = "hash", 2
+    HASH = "hash", 1
 
     @property
     def threads(self) -> int:
