@@ -17,7 +17,7 @@ from .calling.lines import OnLine
 from .client import Client, connect_with
 from .errors import NotPermitted
 from .loopback import is_loopback
-from .store import Discard, DownloadStore, UploadStore
+from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
 from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def connect(
         OSError: ``log`` cannot be written.
     """
     dial, server = _dial(url, token, trust, insecure)
-    with _recorder(log, server) as recorder:
+    with _recorder(log, server) as recorder, _local_files() as files:
         async with connect_with(
             dial,
             server,
@@ -74,6 +74,7 @@ async def connect(
             on_line=on_line,
             introduction=Introduction(token, on_principal),
             open_downloads=_open_downloads,
+            files=files,
             recorder=recorder,
         ) as client:
             yield client
@@ -173,8 +174,8 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
         yield Recorder(file, server=server)
 
 
-def discard_download(dest: Path) -> None:
-    """Remove what an unfinished ``Client.download`` to ``dest`` left beside it; harmless if there is nothing. Blocking.
+def discard_download(client: Client, name: str, dest: Path) -> None:
+    """Remove what an unfinished ``client.download(name, dest)`` left beside it; harmless if there is nothing. Blocking.
 
     Raises:
         StoreInUse: that download is running.
@@ -182,7 +183,7 @@ def discard_download(dest: Path) -> None:
     """
     from .store.sidecar import SidecarStore
 
-    store = SidecarStore(dest)
+    store = SidecarStore(client.destination(name, dest))
     try:
         begun = store.begun()
         if begun is not None:
@@ -191,7 +192,7 @@ def discard_download(dest: Path) -> None:
         store.close()
 
 
-def _open_sidecar(dest: Path, first: int) -> UploadStore:
+def _open_sidecar(dest: Destination, first: int) -> UploadStore:
     from .store.sidecar import SidecarStore
 
     return SidecarStore(dest, first=first)
@@ -201,3 +202,14 @@ def _open_downloads() -> DownloadStore:
     from .store.brief_downloads import BriefDownloads
 
     return BriefDownloads()
+
+
+@contextmanager
+def _local_files() -> Iterator[LocalFiles]:
+    from .store.local_files import FolderFiles
+
+    files = FolderFiles()
+    try:
+        yield files
+    finally:
+        files.close()

@@ -20,23 +20,27 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .calling.arriving import ANY_RULE, Arriving, NoFiles, Rule
 from .calling.asking import ask, ask_once
 from .calling.bulk import Bulk, if_exists_of, priority_of
 from .calling.dialling import Dial
+from .calling.digests import Digests
 from .calling.downloads import BulkDownload, download_jobs, give_up
 from .calling.fetching import Downloader, OpenSidecar, stat_item
 from .calling.introducing import Introduction
 from .calling.lines import Lines, OnLine, Patience, Retries
 from .calling.mailbox import Mailbox
-from .calling.sourceid import Attempts, derive_sourceid, installation_secret
+from .calling.sourceid import Attempts, derive_label, derive_sourceid, installation_secret
 from .calling.sources import FileSource, StreamSource
 from .calling.uploading import Uploader
 from .errors import BlockprotoError, ConnectionLost
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
+from .names import refuse_in_progress
 from .results import (
     DownloadJob,
     FileInfo,
+    IfExistsWord,
     Receipt,
     UploadInfo,
     UploadJob,
@@ -45,7 +49,7 @@ from .results import (
     upload_info,
     upload_item,
 )
-from .store import DownloadStore
+from .store import Destination, DownloadStore, LocalFiles
 from .tasks import background_tasks
 from .transfer.sending import OnProgress
 from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, UploadItem
@@ -67,7 +71,7 @@ class Client:
         dial: makes a byte stream to the server.
         server: what the server is called, part of what a sourceid is derived from.
         nursery: where connections live.
-        open_sidecar: opens the download store for a path and the position where its bytes begin.
+        open_sidecar: opens the download store for a destination and the position where its bytes begin.
         connections: over how many connections a big file is sent.
         retry_for_s: how long to come back without any progress; None: see ``lines.Patience``.
         tries: how often at most; None: as often as there is time for.
@@ -75,6 +79,7 @@ class Client:
         on_line: hears when the connection is lost and made again, and when a transfer goes on.
         introduction: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
+        files: the finished files of this machine; None: nothing is ever there.
         recorder: writes down what happens on the connections; None: nobody does.
     """
 
@@ -92,6 +97,7 @@ class Client:
         on_line: OnLine | None = None,
         introduction: Introduction | None = None,
         open_downloads: OpenDownloads | None = None,
+        files: LocalFiles | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._server = server
@@ -110,7 +116,9 @@ class Client:
         )
         attempts = Attempts()
         self._uploader = Uploader(self._lines, attempts)
-        self._downloader = Downloader(self._lines, attempts, open_sidecar)
+        self._downloader = Downloader(
+            self._lines, attempts, open_sidecar, NoFiles() if files is None else files, Digests()
+        )
         self._secret: bytes | None = None
         self._real_folders: dict[str, str] = {}
 
@@ -233,7 +241,11 @@ class Client:
         name: str,
         dest: str | os.PathLike[str],
         *,
+        if_exists: IfExistsWord = "keep",
+        checksum: bool = False,
         span: tuple[int, int] | None = None,
+        below: Path | None = None,
+        made: set[tuple[int, int]] | None = None,
         priority: str = "normal",
         progress: OnProgress | None = None,
     ) -> Receipt:
@@ -241,25 +253,36 @@ class Client:
 
         Args:
             name: of the file on the server.
-            dest: the file here; one that is there is replaced at the end.
+            dest: the file here. It is never a link, a pipe or a device.
+            if_exists: when another file has that name: ``keep`` both (as ``name (1).ext``), ``refuse``, ``replace`` it at
+                the end, ``skip`` (leave it), or ``update`` (replace it if the server's was modified later). A file of the
+                same size and time, or of the same content, is the file, and nothing is fetched.
+            checksum: compare contents also where size and time agree.
             span: only the bytes from the first to the last of these positions, both included.
+            below: the folder behind which no symbolic link is followed on the way to ``dest``; None: all are.
+            made: files (device, inode number) that must not be replaced; what comes is added.
             priority: as for ``upload``.
             progress: as for ``upload``.
 
         Raises:
             UnknownFile: there is no such file.
             BadFacts: ``span`` begins past its end.
+            FileExists: ``refuse``, and another file is there; or one of ``made`` would be replaced.
+            NameRefused: a component of ``name``, or ``dest``, begins with ``.blockproto-``.
             ConnectionLost, OSError, BlockprotoError: as for ``upload``.
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
-        return await self._downloader.file(name, Path(dest), span, progress, None, priority_of(priority))
+        rule, rank = _rule(if_exists, checksum, below, made), priority_of(priority)
+        place = self.destination(name, Path(dest), rule)
+        return await self._downloader.file(name, place, rule, span, progress, None, rank)
 
     async def download_upload(
         self,
         upload: UploadInfo,
         dest: str | os.PathLike[str],
         *,
+        if_exists: IfExistsWord = "keep",
         priority: str = "normal",
         progress: OnProgress | None = None,
     ) -> Receipt:
@@ -270,7 +293,8 @@ class Client:
 
         Args:
             upload: as ``uploads`` lists it.
-            dest: the file here; one that is there is replaced at the end.
+            dest: the file here.
+            if_exists: as for ``download``; a file that is to be left raises FileExists.
             priority: as for ``upload``.
             progress: as for ``upload``.
 
@@ -278,27 +302,38 @@ class Client:
             Cancelled: the upload was cancelled.
             UnknownUpload: it has expired.
             UnknownFile: it is not there any more; or the server does not hand out what is unfinished.
+            FileExists, NameRefused: as for ``download``.
             ConnectionLost, OSError, BlockprotoError: as for ``upload``.
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
-        item = upload_item(upload)
-        return await self._downloader.unfinished(item, Path(dest), progress, priority_of(priority))
+        item, rule = upload_item(upload), _rule(if_exists)
+        place = self.destination(upload.filename, Path(dest), rule)
+        return await self._downloader.unfinished(item, place, rule, progress, priority_of(priority))
 
     async def download_all(
         self,
         jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]],
         *,
+        if_exists: IfExistsWord = "keep",
+        checksum: bool = False,
+        below: Path | None = None,
+        made: set[tuple[int, int]] | None = None,
         progress: OnProgress | None = None,
     ) -> AsyncGenerator[tuple[DownloadJob, Receipt | BlockprotoError], None]:
         """Download many files; yields each with its receipt, or with why it failed, as they end.
 
         Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
-        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
+        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``. No file of ``jobs`` replaces another
+        one of them.
 
         Args:
             jobs: files as the listing gave them, and where each goes; folders must be there. A file that changed since
                 it was listed fails with ``SourceChanged``. What ``jobs`` raises comes out of here.
+            if_exists: as for ``download``.
+            checksum: as for ``download``.
+            below: as for ``download``.
+            made: as for ``download``.
             progress: as for ``download``.
 
         Cancellation: as for ``download``, but of files of at most one block nothing is kept.
@@ -308,7 +343,8 @@ class Client:
         failed: list[Exception] = []
         over = trio.Event()
         taken = download_jobs(jobs, failed)
-        self._nursery.start_soon(self._run_downloads, taken, ended, progress, scope, over)
+        rule = _rule(if_exists, checksum, below, made)
+        self._nursery.start_soon(self._run_downloads, taken, rule, ended, progress, scope, over)
         try:
             while some := await ended.take():
                 for one in some:
@@ -321,15 +357,48 @@ class Client:
                 await over.wait()
 
     async def download_known(
-        self, entry: FileInfo, dest: Path, progress: OnProgress | None, *, priority: str = "normal"
+        self,
+        entry: FileInfo,
+        dest: Path,
+        progress: OnProgress | None,
+        *,
+        if_exists: IfExistsWord = "keep",
+        span: tuple[int, int] | None = None,
+        priority: str = "normal",
     ) -> Receipt:
         """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
-        rank = priority_of(priority)
-        return await self._downloader.file(entry.filename, dest, None, progress, file_item(entry), rank)
+        rule, rank = _rule(if_exists), priority_of(priority)
+        place = self.destination(entry.filename, dest, rule)
+        return await self._downloader.file(
+            entry.filename, place, rule, span, progress, file_item(entry), rank
+        )
+
+    async def fetch_known(
+        self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
+    ) -> Receipt:
+        """See ``downloads.Host``."""
+        return await self._downloader.file(entry.filename, dest, rule, None, progress, entry)
+
+    @property
+    def arriving(self) -> Arriving:
+        """See ``downloads.Host``."""
+        return self._downloader.arriving
+
+    def destination(self, name: str, path: Path, rule: Rule = ANY_RULE) -> Destination:
+        """Where the file ``name`` of the server goes, and what is called there that is in progress of it.
+
+        Raises:
+            NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
+        """
+        refuse_in_progress(name)
+        refuse_in_progress(path.name)
+        label = derive_label(self._installation(), self._server, name.strip("/"), self._real(path))
+        return Destination(path, label, rule.below, rule.made)
 
     async def _run_downloads(
         self,
         jobs: AsyncGenerator[DownloadJob, None],
+        rule: Rule,
         ended: Mailbox[tuple[DownloadJob, Receipt | BlockprotoError]],
         progress: OnProgress | None,
         scope: trio.CancelScope,
@@ -347,7 +416,7 @@ class Client:
             with scope:
                 async with aclosing(jobs):
                     while left is not None:
-                        bulk = BulkDownload(self, store, deliver, progress)
+                        bulk = BulkDownload(self, store, rule, deliver, progress)
                         left = await bulk.run(left, jobs, ended.emptied)
                         if bulk.lost is not None and left is not None:
                             try:
@@ -430,14 +499,19 @@ class Client:
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``."""
+        return derive_sourceid(self._installation(), self._server, name, self._real(path), facts)
+
+    def _installation(self) -> bytes:
         if self._secret is None:
             self._secret = installation_secret()
+        return self._secret
+
+    def _real(self, path: Path) -> str:
+        """``path`` without links in its folder."""
         folder, base = os.path.split(path)
         if folder not in self._real_folders:
             self._real_folders = {folder: os.path.realpath(folder)}
-        return derive_sourceid(
-            self._secret, self._server, name, f"{self._real_folders[folder]}/{base}", facts
-        )
+        return f"{self._real_folders[folder]}/{base}"
 
     async def keep_connected(self) -> None:
         """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
@@ -483,6 +557,7 @@ async def connect_with(
     on_line: OnLine | None = None,
     introduction: Introduction | None = None,
     open_downloads: OpenDownloads | None = None,
+    files: LocalFiles | None = None,
     recorder: Recorder | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
@@ -501,8 +576,18 @@ async def connect_with(
             on_line=on_line,
             introduction=introduction,
             open_downloads=open_downloads,
+            files=files,
             recorder=recorder,
         )
+
+
+def _rule(
+    if_exists: str,
+    checksum: bool = False,
+    below: Path | None = None,
+    made: set[tuple[int, int]] | None = None,
+) -> Rule:
+    return Rule(if_exists_of(if_exists), checksum, below, set() if made is None else made)
 
 
 def _joined(folder: str, name: str) -> str:

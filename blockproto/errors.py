@@ -395,6 +395,10 @@ class NotPermitted(StoreError):
     code = Code.NOT_PERMITTED
 
 
+class InTheWay(NotPermitted):
+    """Something on this machine stands where a download should go, and is neither written nor replaced."""
+
+
 class NotEmpty(StoreError):
     """A folder still has entries."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .errors import NameRefused
@@ -24,6 +25,9 @@ COMPONENT_LENGTH_MAX = 255
 
 RESERVED = ".blockproto"
 """The component that is a store's own, wherever it stands (BP1-NAM-004)."""
+
+IN_PROGRESS = ".blockproto-"
+"""What the names of files begin with that a download has beside its destination until it is complete."""
 
 SHOWN_LENGTH_MAX = 120
 """Characters of a name that an error text shows."""
@@ -46,6 +50,9 @@ _IGNORABLE = re.compile(
     "\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 """Default-ignorable code points: some file systems and programs do not see them when they compare names."""
+
+_DOUBLE_ENDINGS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz", ".tar.lz4")
+_ENDING_LENGTH_MAX = 32
 
 _DEVICE = re.compile(
     r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.I | re.S
@@ -154,14 +161,33 @@ def is_reserved(component: str) -> bool:
     That is in any case, normalisation or width, with characters that comparisons ignore, or with the trailing dots and
     spaces that some drop.
     """
-    if component.isascii():
-        return component.casefold().rstrip(" .") == RESERVED
-    return _fold_widely(_IGNORABLE.sub("", component)).rstrip(" .") == RESERVED
+    return _compared(component).rstrip(" .") == RESERVED
 
 
 def is_hidden(name: str) -> bool:
     """Whether a component of ``name`` is a store's own: nobody is told of it, whatever lies there (BP1-NAM-004)."""
     return _PLAIN(name) is None and any(map(is_reserved, name.split("/")))
+
+
+def is_in_progress(component: str) -> bool:
+    """Whether some file system could take ``component`` for a name that begins with ``.blockproto-``.
+
+    Such files are nobody's to send or to ask for: they belong to the downloads of one user of one machine.
+    """
+    return _compared(component).startswith(IN_PROGRESS)
+
+
+def refuse_in_progress(text: str) -> None:
+    """Raise NameRefused if a component of ``text`` is the name of something in progress."""
+    if IN_PROGRESS[1:] in _compared(text) and any(map(is_in_progress, text.split("/"))):
+        raise _refuse(
+            "in-progress", f"has a component that begins with '{IN_PROGRESS}': it belongs to a download", text
+        )
+
+
+def _compared(text: str) -> str:
+    """``text`` as the least particular file system compares it."""
+    return text.casefold() if text.isascii() else _fold_widely(_IGNORABLE.sub("", text))
 
 
 def judge_portable(text: str) -> None:
@@ -221,3 +247,33 @@ def _escape(found: re.Match[str]) -> str:
     if point > 0xFFFF:
         return f"\\U{point:08x}"
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
+
+
+def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[str]:
+    """The same for an entry of a folder.
+
+    What makes it longer than ``length_max`` bytes is cut from the end of its stem, never inside a character.
+
+    Raises:
+        NameRefused: there is no room for a number.
+    """
+    stem, ending = split_ending(name)
+    for number in range(1, 1_000_000):
+        tail = f" ({number}){ending}"
+        length = length_max - len(tail.encode())
+        if length < 1:
+            raise NameRefused("the name is too long to keep both", rule="length")
+        yield stem.encode()[:length].decode(errors="ignore") + tail
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """Cut a file's name into stem and ending: ("a.b", ".txt"), (".bashrc", ""), ("x", ".tar.gz")."""
+    for ending in _DOUBLE_ENDINGS:
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)], name[-len(ending) :]
+    at = name.rfind(".")
+    ending = name[at:]
+    plain = len(ending.encode()) <= _ENDING_LENGTH_MAX and " " not in ending and len(ending) > 1
+    if at > 0 and plain and name[:at].strip("."):
+        return name[:at], ending
+    return name, ""

@@ -64,6 +64,11 @@ def same_mtime(one_ns: int, other_ns: int) -> bool:
     return later in EARLIEST_KEPT_NS or earlier in LATEST_KEPT_NS
 
 
+def is_newer(one_ns: int, other_ns: int) -> bool:
+    """Whether the first time is strictly later, as far as both could be kept."""
+    return clamp(one_ns) > clamp(other_ns) and not same_mtime(one_ns, other_ns)
+
+
 def set_mtime(at: int | str | os.PathLike[str], mtime_ns: int, *, follow_symlinks: bool = True) -> None:
     """Set the modification time of a file, or the nearest one that its file system takes.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import trio
 
-from blockproto.api import _dial, _open_downloads, _open_sidecar
+from blockproto.api import _dial, _local_files, _open_downloads, _open_sidecar
 from blockproto.calling import sourceid
 from blockproto.calling.dialling import Dial
 from blockproto.calling.introducing import Introduction
@@ -81,7 +81,9 @@ async def download(client: Client, job: Job) -> Answer:
     if "first" in job:
         span = (job["first"], job["first"] + job["length"] - 1)
     async with giving_up(client, job) as progress:
-        receipt = await client.download(job["filename"], job["path"], span=span, progress=progress)
+        receipt = await client.download(
+            job["filename"], job["path"], if_exists="replace", span=span, progress=progress
+        )
     return told(receipt)
 
 
@@ -187,15 +189,17 @@ async def do(job: Job) -> Answer:
     token = token_of(job)
     dial, server = dial_of(job, token)
     options: dict[str, Any] = {"tries": job["tries"]} if "tries" in job else {}
-    async with connect_with(
-        dial,
-        server,
-        _open_sidecar,
-        open_downloads=_open_downloads,
-        introduction=Introduction(token),
-        **options,
-    ) as client:
-        return await work(client, job)
+    with _local_files() as files:
+        async with connect_with(
+            dial,
+            server,
+            _open_sidecar,
+            open_downloads=_open_downloads,
+            files=files,
+            introduction=Introduction(token),
+            **options,
+        ) as client:
+            return await work(client, job)
 
 
 def main(words: Sequence[str]) -> int:

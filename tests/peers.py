@@ -27,7 +27,7 @@ from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.names import SafeName
 from blockproto.protocol.session import Limits
 from blockproto.server import Server
-from blockproto.store import BlockDone, UploadEntry, UploadStore, Work
+from blockproto.store import BlockDone, Destination, UploadEntry, UploadStore, Work
 from blockproto.store.memory import MemoryStore
 from blockproto.wire import (
     HEADER_LENGTH,
@@ -500,8 +500,9 @@ class Served:
         ) as client:
             yield client
 
-    def open_sidecar(self, dest: Path, first: int) -> UploadStore:
-        """The memory store that stands beside ``dest``; what was durable is there when it is opened again."""
+    def open_sidecar(self, place: Destination | Path, first: int) -> UploadStore:
+        """The memory store that stands beside ``place``; what was durable is there when it is opened again."""
+        dest = place if isinstance(place, Path) else place.path
         before = self.sidecars.get((str(dest), first))
         if before is None:
             before = MemoryStore(first=first)

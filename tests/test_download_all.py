@@ -16,6 +16,7 @@ from processes import Server
 
 import blockproto
 from blockproto.calling import downloads
+from blockproto.calling.sourceid import derive_label
 from blockproto.client import Client, connect_with
 from blockproto.errors import (
     BlockprotoError,
@@ -27,10 +28,12 @@ from blockproto.errors import (
     StoreFailed,
 )
 from blockproto.results import DownloadJob, FileInfo, Receipt
-from blockproto.store import brief_downloads
+from blockproto.store import Destination, brief_downloads
 from blockproto.store.brief_downloads import CARRIED_MAX, BriefDownloads
+from blockproto.store.in_progress import names_of
+from blockproto.store.local_files import FolderFiles
+from blockproto.store.places import Place
 from blockproto.store.sidecar import SidecarStore
-from blockproto.store.sidecar_files import paths_beside
 from blockproto.wire import Fetch, List, Open
 
 quick = pytest.mark.trio(run=run)
@@ -57,6 +60,7 @@ async def _client(served: Served, tries: int = 5) -> AsyncIterator[Client]:
         lambda dest, first: SidecarStore(dest, first=first),
         tries=tries,
         open_downloads=BriefDownloads,
+        files=FolderFiles(),
     ) as client:
         yield client
 
@@ -85,7 +89,7 @@ def _jobs(entries: Iterable[FileInfo], here: Path) -> list[DownloadJob]:
 async def _all(client: Client, jobs: Any) -> Ended:
     """What became of each job, which is told once."""
     outcomes: Ended = {}
-    async with aclosing(client.download_all(jobs)) as ended:
+    async with aclosing(client.download_all(jobs, if_exists="replace")) as ended:
         async for job, outcome in ended:
             assert job.entry.filename not in outcomes
             outcomes[job.entry.filename] = outcome
@@ -108,7 +112,7 @@ async def test_files_of_every_size_come_whole_with_the_receipts_of_download(tmp_
         assert _facts(tmp_path / "here") == _facts(tmp_path / "source")
         for name, outcome in outcomes.items():
             assert isinstance(outcome, Receipt), outcome
-            one = await client.download(name, tmp_path / "alone")
+            one = await client.download(name, tmp_path / "alone", if_exists="replace")
             assert replace(outcome, elapsed_s=0, stored_as="") == replace(one, elapsed_s=0, stored_as="")
         assert outcomes.keys() == SIZES.keys()
 
@@ -223,7 +227,7 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
     async def refuse(*_: object) -> Receipt:
         raise Refused("not this way")
 
-    monkeypatch.setattr(Client, "download_known", refuse)
+    monkeypatch.setattr(Client, "fetch_known", refuse)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
         real = downloads.BriefFetch.payload
@@ -237,30 +241,27 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
         assert not _facts(tmp_path / "here")
 
 
+def _destination(path: Path) -> Destination:
+    return Destination(path, derive_label(bytes(32), "server", path.name, str(path)))
+
+
 def test_which_destinations_are_left_to_the_ordinary_download(tmp_path: Path) -> None:
     long = "n" * 255
     for dest in (tmp_path / "begun", tmp_path / long):
-        paths_beside(dest)[0].touch()
+        (tmp_path / names_of(_destination(dest).label).ledger).touch()
+    (tmp_path / "old.blockproto-ledger").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "another link").symlink_to("file")
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    taken = ["new", "file", "m" * 255, "old.blockproto-ledger"]
+    left = ["begun", long, "folder", "link", "another link", "pipe", "no/folder", "old"]
     with closing(BriefDownloads()) as store:
-        taken = [name for name in ("new", "file", "m" * 255) if store.takes(tmp_path / name)]
-        left = [
-            name for name in ("begun", long, "folder", "link", "no/folder") if store.takes(tmp_path / name)
+        assert [name for name in taken if not store.takes(_destination(tmp_path / name))] == [
+            "old.blockproto-ledger"
         ]
-    assert (taken, left) == (["new", "file", "m" * 255], [])
-
-
-@quick
-async def test_what_an_earlier_download_began_is_gone_on_with(tmp_path: Path) -> None:
-    async with serving() as served, _client(served) as client:
-        entries = await _stored(client, tmp_path / "source", {"a": 1000})
-        jobs = _jobs(entries, tmp_path / "here")
-        (tmp_path / "here" / "a.blockproto-part").write_bytes(b"some")
-        outcomes = await _all(client, jobs)
-        assert isinstance(outcomes["a"], Receipt)
-        assert _facts(tmp_path / "here") == _facts(tmp_path / "source")
+        assert [name for name in left if store.takes(_destination(tmp_path / name))] == []
 
 
 @quick
@@ -298,12 +299,12 @@ async def test_names_come_after_the_bytes_are_synced_and_folders_after_the_names
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    for place, name in ((os, "fsync"), (os, "replace"), (brief_downloads, "sync_folder")):
+    for place, name in ((os, "fsync"), (os, "replace"), (Place, "sync")):
         real = getattr(place, name)
 
-        def noted(*args: Any, _real: Any = real, _name: str = name) -> Any:
+        def noted(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
             steps.append(_name)
-            return _real(*args)
+            return _real(*args, **options)
 
         monkeypatch.setattr(place, name, noted)
     monkeypatch.setattr(brief_downloads.BriefDownloads, "_syncfs", lambda *_: steps.append("fsync"))
@@ -315,7 +316,7 @@ async def test_names_come_after_the_bytes_are_synced_and_folders_after_the_names
     assert steps[0] == "fsync"
     unsynced = 0
     for step in steps:
-        unsynced = 0 if step == "sync_folder" else unsynced + (step == "replace")
+        unsynced = 0 if step == "sync" else unsynced + (step == "replace")
     assert unsynced == 0
 
 
@@ -340,17 +341,18 @@ async def test_a_failing_disk_gives_no_name_and_stops_all(
 async def test_what_a_kill_left_goes_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    left = here / f".{'0123456789abcdef' * 2}.blockproto-part"
-    other = here / ".mine.blockproto-part"
-    for path in (left, other):
+    left = here / ".blockproto-0123456789abcdef.part"
+    others = [here / ".blockproto-mine.part", here / "mine.blockproto-part"]
+    others += [here / f".blockproto-{'ab' * 8}.{ending}" for ending in ("part", "ledger")]
+    for path in (left, *others):
         path.write_bytes(b"some")
     async with serving() as served, _client(served) as client:
-        entries = await _stored(client, tmp_path / "source", {"a": 10})
-        await _all(client, _jobs(entries, here))
+        entries = await _stored(client, tmp_path / "source", {"a": 10, "b": 11})
+        await _all(client, _jobs(entries[:1], here))
         assert left.exists()
         monkeypatch.setattr(brief_downloads, "ORPHAN_S", -10)
         await _all(client, _jobs(entries, here))
-        assert sorted(_facts(here)) == [other.name, "a"]
+        assert sorted(_facts(here)) == sorted([*(other.name for other in others), "a", "b"])
 
 
 def test_over_a_socket(server: Server, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from blockproto.protocol.session import Kind, Limits
 from blockproto.protocol.streams import FIRST
 from blockproto.realm import ANONYMOUS
 from blockproto.server import GRACE_S, RETRY_AFTER_MS, SWEEP_EVERY_S, Server
-from blockproto.store import BlockDone, Discard, UploadKey, Work
+from blockproto.store import BlockDone, Destination, Discard, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.store.rules import EXPIRY_MS
 from blockproto.transfer.receiving import facts_of
@@ -433,8 +433,8 @@ async def test_files_go_up_and_down_over_tcp_and_no_descriptor_stays_open(tmp_pa
         path.write_bytes(content)
     sidecars: dict[str, MemoryStore] = {}
 
-    def open_sidecar(dest: Path, first: int) -> MemoryStore:
-        return sidecars.setdefault(dest.name, MemoryStore(first=first))
+    def open_sidecar(dest: Destination, first: int) -> MemoryStore:
+        return sidecars.setdefault(dest.path.name, MemoryStore(first=first))
 
     async def there_and_back(path: Path, port: int) -> None:
         dial, name = tcp_dial(f"bp://127.0.0.1:{port}")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blockproto.blocks import BLOCK_LENGTH, BlockSet
 from blockproto.errors import NameRefused
-from blockproto.names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName
+from blockproto.names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName, free_entries, split_ending
 from blockproto.store import Facts, IfExists, Prefix, UploadKey
 from blockproto.store.records import (
     PAGE_BLOCKS,
@@ -26,7 +26,7 @@ from blockproto.store.records import (
     unpack_prefixes,
     upload_key,
 )
-from blockproto.store.rules import Shape, free_entries, free_names, split_ending
+from blockproto.store.rules import Shape, free_names
 
 
 @pytest.mark.parametrize(

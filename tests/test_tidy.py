@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "chaos": ("", "trio"),
     "explaining": ("", ""),
-    "client": ("errors wire link transfer store calling results tasks", "trio"),
+    "client": ("errors names wire link transfer store calling results tasks", "trio"),
     "listening": ("serving errors loopback names identity server dialects transfer store watch", "trio"),
     "routing": ("wire dialects", ""),
     "dialects": ("errors blocks names layout link transfer store calling results tasks", "trio blake3"),

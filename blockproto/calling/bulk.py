@@ -75,7 +75,7 @@ class Host(Protocol):
 
 
 Deliver = Callable[[UploadJob, Outcome], None]
-_IF_EXISTS = {"keep": IfExists.KEEP, "refuse": IfExists.REFUSE, "replace": IfExists.REPLACE}
+_IF_EXISTS = {one.name.lower(): one for one in IfExists}
 
 
 def if_exists_of(word: str) -> IfExists:

@@ -36,6 +36,7 @@ from ..errors import (
     ConnectionLost,
     DigestMismatch,
     DigestsDiffer,
+    FileExists,
     GoingAway,
     Refused,
     SourceChanged,
@@ -43,13 +44,26 @@ from ..errors import (
 )
 from ..link.connection import Connection, error_of
 from ..names import SafeName, show_name
-from ..results import DownloadJob, FileInfo, Receipt
-from ..store import BlockDone, DownloadStore, Facts, Finish, IfExists, StoredFile, Upload, UploadKey, Work
+from ..results import DownloadJob, FileInfo, Receipt, file_item
+from ..store import (
+    BlockDone,
+    Destination,
+    DownloadStore,
+    Facts,
+    Finish,
+    IfExists,
+    StoredFile,
+    Upload,
+    UploadKey,
+    Verdict,
+    Work,
+)
 from ..tasks import background_tasks
 from ..transfer.committing import Committer, Disk
 from ..transfer.receiving import BlockInProgress
 from ..transfer.sending import OnProgress, Progress
-from ..wire import Block, Commit, Committed, Error, Fetch, Message, Open, Piece
+from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
+from .arriving import Arriving, Rule
 
 UNDER_WAY_MAX = 512
 """Small files under way at once; fewer if the server allows fewer streams."""
@@ -72,8 +86,17 @@ class Host(Protocol):
     async def connection(self) -> Connection:
         """A live connection. Raises ConnectionLost."""
 
-    async def download_known(self, entry: FileInfo, dest: Path, progress: OnProgress | None) -> Receipt:
+    async def fetch_known(
+        self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
+    ) -> Receipt:
         """Download one file of the version in ``entry``, with resume and retries. Raises BlockprotoError."""
+
+    def destination(self, name: str, path: Path, rule: Rule) -> Destination:
+        """Where the file ``name`` of the server goes. Raises NameRefused."""
+
+    @property
+    def arriving(self) -> Arriving:
+        """Judges what downloads meet on this machine."""
 
 
 @dataclass(slots=True)
@@ -234,6 +257,7 @@ class BulkDownload:
     Args:
         host: what it needs of the client.
         store: where small files go; None: every file goes the ordinary way.
+        rule: how files are to arrive.
         deliver: called for each job with its outcome, in the order in which they end.
         on_progress: as for a single download.
 
@@ -242,10 +266,16 @@ class BulkDownload:
     """
 
     def __init__(
-        self, host: Host, store: DownloadStore | None, deliver: Deliver, on_progress: OnProgress | None
+        self,
+        host: Host,
+        store: DownloadStore | None,
+        rule: Rule,
+        deliver: Deliver,
+        on_progress: OnProgress | None,
     ) -> None:
         self.lost: BlockprotoError | None = None
         self._host = host
+        self._rule = rule
         self._store = store
         self._deliver = deliver
         self._on_progress = on_progress
@@ -314,12 +344,13 @@ class BulkDownload:
         async for job in jobs:
             self._open[id(job)] = job
             self._begun += 1
-            if committer is None or not self._is_brief(job):
-                await self._start_big(job)
-            else:
+            way = self._way_of(job, committer)
+            if way is not None and committer is not None:
                 connection = connection or await self._connect()
-                fetch = self._prepare(connection, job, committer, disk)
+                fetch = self._prepare(connection, job, way, committer, disk)
                 batch += [fetch] if fetch is not None else []
+            elif id(job) in self._open:
+                await self._start_big(job)
             if len(batch) >= BATCH_FILES:
                 await self._send(connection, batch)
                 batch = []
@@ -348,21 +379,40 @@ class BulkDownload:
 
     # ---- small files ------------------------------------------------------------------------------------------
 
-    def _is_brief(self, job: DownloadJob) -> bool:
-        assert self._store is not None
-        return job.entry.filesize <= BLOCK_LENGTH and self._store.takes(job.dest)
+    def _way_of(self, job: DownloadJob, committer: Committer | None) -> Destination | None:
+        """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
+        item = file_item(job.entry)
+        try:
+            dest = self._host.destination(item.filename, job.dest, self._rule)
+            met = self._host.arriving.look(item, dest, self._rule)
+        except BlockprotoError as exc:
+            self._finish(job, exc)
+            return None
+        if (met.verdict is Verdict.THERE and self._rule.if_exists is not IfExists.REPLACE) or (
+            met.verdict is Verdict.LEAVE
+        ):
+            self._finish(job, self._host.arriving.receipt(item, met, 0.0))
+            return None
+        if self._store is None or committer is None or not met.fetched or item.filesize > BLOCK_LENGTH:
+            return None
+        return dest if self._store.takes(dest) else None
 
     def _prepare(
-        self, connection: Connection, job: DownloadJob, committer: Committer, disk: Disk
+        self,
+        connection: Connection,
+        job: DownloadJob,
+        dest: Destination,
+        committer: Committer,
+        disk: Disk,
     ) -> BriefFetch | None:
         """A fetch of a small file; None if it has ended already."""
         assert self._store is not None
         entry = job.entry
         version = bytes.fromhex(entry.version)
         try:
-            name = SafeName.parse(job.dest.name)
-            facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode, IfExists.REPLACE)
-            upload = self._store.begin_at(job.dest, UploadKey(_OTHER_SIDE, version), facts)
+            name, rule = SafeName.parse(job.dest.name), self._rule.if_exists
+            facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode, rule)
+            upload = self._store.begin_at(dest, UploadKey(_OTHER_SIDE, version), facts)
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None
@@ -409,7 +459,9 @@ class BulkDownload:
             self._finish(job, _receipt(job, outcome, time.perf_counter() - begun))
         elif self._leaving:
             return
-        elif _may_help(outcome):
+        elif _may_help(outcome) or (
+            isinstance(outcome, FileExists) and self._rule.if_exists in (IfExists.SKIP, IfExists.UPDATE)
+        ):
             self._start(job)
         else:
             self._finish(job, outcome)
@@ -435,7 +487,9 @@ class BulkDownload:
         outcome: Outcome
         try:
             async with self._big_slots:
-                outcome = await self._host.download_known(job.entry, job.dest, self._on_progress)
+                item = file_item(job.entry)
+                dest = self._host.destination(item.filename, job.dest, self._rule)
+                outcome = await self._host.fetch_known(item, dest, self._rule, self._on_progress)
         except BlockprotoError as exc:
             outcome = exc
         except OSError as exc:
@@ -508,7 +562,7 @@ def _receipt(job: DownloadJob, stored: StoredFile, elapsed_s: float) -> Receipt:
         sourceid=entry.version,
         root=stored.root.hex(),
         b3sum=stored.root.hex(),
-        stored_as=str(job.dest),
+        stored_as=str(job.dest.with_name(stored.stored_as)),
         resumed=False,
         blocks_sent=blocknum_of(entry.filesize),
         blocks_skipped=0,

@@ -13,24 +13,35 @@ from pathlib import Path
 import trio
 
 from ..blocks import BLOCK_LENGTH, BlockSet, blocknum_of
-from ..errors import BadFacts, BlockprotoError, Cancelled, SourceChanged, Superseded
+from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded
 from ..link.connection import Connection
 from ..names import SafeName
 from ..results import Receipt, b3sum_hex
-from ..store import Facts, IfExists, Prefix, StoredFile, UploadKey, UploadStore
+from ..store import (
+    Destination,
+    Facts,
+    IfExists,
+    LocalFiles,
+    Prefix,
+    StoredFile,
+    UploadKey,
+    UploadStore,
+)
 from ..tasks import background_tasks
 from ..transfer.committing import Committer, Disk, run_in_thread
 from ..transfer.receiving import FetchIncoming
 from ..transfer.sending import OnProgress, Progress
 from ..transfer.uploads import Uploads
 from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
+from .arriving import Arriving, Rule
 from .asking import ask
+from .digests import Digests
 from .lines import Lines, Resumed, Retries
 from .sourceid import Attempts
 
 _OTHER_SIDE = bytes(16)
 
-OpenSidecar = Callable[[Path, int], UploadStore]
+OpenSidecar = Callable[[Destination, int], UploadStore]
 
 
 async def stat_item(lines: Lines, name: str, *, b3sum: bool) -> FileItem:
@@ -47,18 +58,32 @@ class Downloader:
     Args:
         lines: over which connections.
         attempts: the client's.
-        open_sidecar: opens the download store for a path and the position where its bytes begin.
+        open_sidecar: opens the download store for a destination and the position where its bytes begin.
+        files: the finished files of this machine.
+        digests: their roots.
     """
 
-    def __init__(self, lines: Lines, attempts: Attempts, open_sidecar: OpenSidecar) -> None:
+    def __init__(
+        self,
+        lines: Lines,
+        attempts: Attempts,
+        open_sidecar: OpenSidecar,
+        files: LocalFiles,
+        digests: Digests,
+    ) -> None:
         self._lines = lines
         self._attempts = attempts
         self._open_sidecar = open_sidecar
+        self.arriving = Arriving(files, digests, self._ask_b3sum)
+
+    async def _ask_b3sum(self, item: FileItem) -> FileItem:
+        return await stat_item(self._lines, item.filename, b3sum=True)
 
     async def file(
         self,
         name: str,
-        dest: Path,
+        dest: Destination,
+        rule: Rule,
         span: tuple[int, int] | None,
         progress: OnProgress | None,
         known: FileItem | None,
@@ -76,7 +101,7 @@ class Downloader:
             best = so_far.reached
             try:
                 entry = entry or await stat_item(self._lines, name, b3sum=False)
-                receipt = await self._once(_wanted(entry, span), dest, progress, so_far, priority)
+                receipt = await self._finished(entry, dest, rule, span, progress, so_far, priority)
             except SourceChanged:
                 if known is not None or so_far.tries < 2:
                     raise
@@ -89,8 +114,39 @@ class Downloader:
                 self._lines.worked()
                 return receipt
 
+    async def _finished(
+        self,
+        entry: FileItem,
+        dest: Destination,
+        rule: Rule,
+        span: tuple[int, int] | None,
+        progress: OnProgress | None,
+        so_far: SoFar,
+        priority: Priority,
+    ) -> Receipt:
+        """One attempt at a finished file; nothing is fetched that is here already, or that is not to come."""
+        if span is None and not so_far.tries:
+            met = await self.arriving.settle(entry, dest, rule)
+            if not met.fetched:
+                return self.arriving.receipt(entry, met, time.perf_counter() - so_far.begun)
+        try:
+            wanted = _wanted(entry, span)
+            return await self._once(wanted, dest, rule.if_exists, progress, so_far, priority)
+        except FileExists:
+            if rule.if_exists not in (IfExists.SKIP, IfExists.UPDATE):
+                raise
+            met = await self.arriving.settle(entry, dest, rule)  # it came meanwhile
+            if met.fetched:
+                raise
+            return self.arriving.receipt(entry, met, time.perf_counter() - so_far.begun)
+
     async def unfinished(
-        self, upload: UploadItem, dest: Path, progress: OnProgress | None, priority: Priority
+        self,
+        upload: UploadItem,
+        dest: Destination,
+        rule: Rule,
+        progress: OnProgress | None,
+        priority: Priority,
     ) -> Receipt:
         """See ``Client.download_upload``. Its file id is its version: what was fetched counts until it is complete."""
         retries = Retries(self._lines)
@@ -106,7 +162,7 @@ class Downloader:
         while True:
             best = so_far.reached
             try:
-                receipt = await self._once(wanted, dest, progress, so_far, priority)
+                receipt = await self._once(wanted, dest, rule.if_exists, progress, so_far, priority)
             except BlockprotoError as exc:
                 if so_far.reached > best:
                     retries.progressed(so_far.reached - best)
@@ -118,19 +174,20 @@ class Downloader:
     async def _once(
         self,
         wanted: Wanted,
-        dest: Path,
+        dest: Destination,
+        if_exists: IfExists,
         progress: OnProgress | None,
         so_far: SoFar,
         priority: Priority,
     ) -> Receipt:
         """One attempt."""
         facts = Facts(
-            SafeName.parse(dest.name),
+            SafeName.parse(dest.path.name),
             wanted.filetype,
             wanted.end,
             wanted.mtime_ns,
             wanted.mode,
-            IfExists.REPLACE,
+            if_exists,
         )
         so_far.tries += 1
         store = await run_in_thread(lambda: self._open_sidecar(dest, wanted.first))
@@ -144,7 +201,7 @@ class Downloader:
                     connection = await self._lines.connection()
                     fetching = Fetching(connection, uploads, wanted, progress, so_far)
                     fetching.on_resumed = lambda: self._lines.tell(Resumed(wanted.filename, so_far.reached))
-                    return await fetching.run(facts, dest, self._attempts, priority)
+                    return await fetching.run(facts, dest.path, self._attempts, priority)
                 finally:
                     committing.cancel()
         finally:
@@ -294,7 +351,7 @@ class Fetching:
             sourceid=wanted.version.hex(),
             root=stored.root.hex(),
             b3sum=b3sum_hex(stored.root, stored.b3sum or (wanted.b3sum if whole else None), blocknum),
-            stored_as=str(dest),
+            stored_as=str(dest.with_name(stored.stored_as)),
             resumed=len(held) > 0,
             blocks_sent=blocknum - len(held),
             blocks_skipped=len(held),

@@ -54,6 +54,12 @@ def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.
     return blake3(text, key=secret).digest(16)
 
 
+def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
+    """The 16 hex digits that name what is in progress of a download of ``name`` from ``server`` to the path ``dest``."""
+    text = "\0".join(("download", server, name, dest)).encode("utf-8", "surrogateescape")
+    return blake3(text, key=secret).hexdigest(8)
+
+
 ATTEMPT_MAX = (1 << 63) - 1
 """The greatest number a u64 of the wire may have."""
 

@@ -1,15 +1,15 @@
 """``blockproto get``: files and folders from a server.
 
 Like ``cp -r``: ``get bp://HOST/photos`` makes ``photos/…`` here; into DEST if that is a folder, else under the name DEST.
-A file that is here already with the same size and time is not fetched again. What a server calls its files is data: each
-name is parsed as a ``SafeName`` and must lie below what was asked for, before anything is made of it here.
+A file that is here already is not fetched again, and another one of its name is kept unless ``--if-exists`` says otherwise.
+What a server calls its files is data: each name is parsed as a ``SafeName`` and must lie below what was asked for, before
+anything is made of it here; and below DEST no symbolic link is followed.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,16 +20,18 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo, Receipt
-from ..blocks import blocknum_of
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
-from ..names import SafeName, show_name
-from ..times import same_mtime, set_mtime
+from ..names import SafeName, is_in_progress, show_name
+from ..results import IF_EXISTS, IfExistsWord
+from ..store.places import Place
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
 from .options import json_option, log_option, retry_option, verbose_option, verbosity
-from .output import Status, fail, leaves_of, print_json, print_receipt, say, show_count, show_size
+from .output import Status, fail, leaves_of, print_receipt, say, show_count, show_size
 from .progress import Meter
+
+STDOUT = "-"
 
 
 @dataclass(slots=True)
@@ -43,6 +45,14 @@ class _Wanted:
     verbosity: int
     retry_for_s: float | None
     log: Path | None
+    if_exists: IfExistsWord = "keep"
+    checksum: bool = False
+    keep_dirlinks: bool = False
+
+    @property
+    def below(self) -> Path | None:
+        """The folder below which no symbolic link is followed: DEST as it was typed."""
+        return None if self.keep_dirlinks else Path(self.dest or ".")
 
 
 @dataclass(slots=True)
@@ -53,9 +63,12 @@ class _Tally:
     files: int = 0
     filesize: int = 0
     here_already: int = 0
+    left: int = 0
+    left_out: int = 0
     failed: int = 0
     named: set[str] = field(default_factory=set)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
+    made: set[tuple[int, int]] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -79,6 +92,16 @@ class _Fetch:
     help="The file that is still being uploaded to bp://HOST:PORT with this sourceid or file id (`blockproto uploads` lists "
     "them), as it comes in.",
 )
+@click.option(
+    "--if-exists",
+    type=click.Choice(IF_EXISTS),
+    default="keep",
+    show_default=True,
+    help="If another file has the name here: keep both, refuse, replace it, skip (leave it), or update (replace it if the "
+    "server's was modified later). The very same content is that file.",
+)
+@click.option("--checksum", is_flag=True, help="Compare contents also where size and time agree.")
+@click.option("--keep-dirlinks", is_flag=True, help="Follow symbolic links to folders below DEST, too.")
 @retry_option()
 @log_option
 @json_option
@@ -90,6 +113,9 @@ def get(
     words: tuple[str, ...],
     span: str | None,
     upload: str | None,
+    if_exists: IfExistsWord,
+    checksum: bool,
+    keep_dirlinks: bool,
     retry_for_s: float | None,
     log: Path | None,
     as_json: bool,
@@ -97,6 +123,7 @@ def get(
     """Fetch files or folders from a server.
 
     They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
+    The content of files goes to stdout if DEST is "-". Links, pipes and devices are never written.
 
     Running the same command again resumes, and fetches nothing that is already here.
     """
@@ -109,12 +136,19 @@ def get(
     if upload is not None:
         from .get_upload import check_usage, get_upload
 
-        check_usage(upload, addresses, span)
-        return trio.run(get_upload, upload, addresses[0], dest, as_json, retry_for_s, log)
+        check_usage(upload, addresses, span, dest, if_exists)
+        return trio.run(get_upload, upload, addresses[0], dest, if_exists, as_json, retry_for_s, log)
     if span is not None and (len(addresses) > 1 or not addresses[0].path):
         raise click.UsageError("--range is for one file: give one address with a name")
+    if dest == STDOUT:
+        from .get_stdout import get_to_stdout
+
+        if as_json:
+            raise click.UsageError("'-' and --json both want stdout: give one of them")
+        return trio.run(get_to_stdout, addresses, _parse_span(span), retry_for_s, log)
     into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))
     wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity(), retry_for_s, log)
+    wanted.if_exists, wanted.checksum, wanted.keep_dirlinks = if_exists, checksum, keep_dirlinks
     return trio.run(_get, addresses, wanted)
 
 
@@ -122,8 +156,6 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     """The addresses, and DEST if there is one; raises click.UsageError."""
     addresses = [word for word in words if is_address(word)]
     others = [word for word in words if word not in addresses]
-    if others == ["-"]:
-        raise click.UsageError("'-': stdout takes no files yet; name a file or folder of this machine")
     if not addresses or len(others) > 1 or (others and words[-1] != others[0]):
         wrong = others[0] if others else words[0]
         raise click.UsageError(
@@ -153,7 +185,7 @@ async def _get(addresses: list[Address], wanted: _Wanted) -> int:
             tally.status = max(
                 tally.status, status
             )  # the former status only now: it may have changed meanwhile
-    _finish_folders(tally)
+    _finish_folders(wanted, tally)
     _sum_up(tally, time.monotonic() - began)
     return tally.status
 
@@ -186,7 +218,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
         _failed(fetch.tally, address.text, error)
         return
     target = _target(fetch.wanted, address.path)
-    if fetch.wanted.into and not _make_folder(fetch.tally, None, target.parent):
+    if fetch.wanted.into and not _make_folder(fetch, None, target.parent):
         return
     if entry is not None and not entry.folder:
         fetch.tally.named.add(entry.filename)
@@ -207,13 +239,21 @@ def _target(wanted: _Wanted, path: str) -> Path:
 
 
 async def _get_folder(fetch: _Fetch, above: str, folder: FileInfo | None, target: Path) -> None:
-    if not _make_folder(fetch.tally, folder, target):
+    if not _make_folder(fetch, folder, target):
         return
-    jobs = _files_of(fetch, above, target)
-    async with aclosing(fetch.client.download_all(jobs, progress=fetch.meter.update)) as ended:
+    wanted = fetch.wanted
+    ended_jobs = fetch.client.download_all(
+        _files_of(fetch, above, target),
+        if_exists=wanted.if_exists,
+        checksum=wanted.checksum,
+        below=wanted.below,
+        made=fetch.tally.made,
+        progress=fetch.meter.update,
+    )
+    async with aclosing(ended_jobs) as ended:
         async for job, outcome in ended:
             if isinstance(outcome, Receipt):
-                _fetched(fetch, outcome)
+                _arrived(fetch, outcome)
             elif isinstance(outcome, ConnectionLost | GoingAway):
                 raise outcome
             elif isinstance(outcome, SourceChanged):
@@ -230,17 +270,9 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
             if place is None:
                 continue
             if entry.folder:
-                _make_folder(fetch.tally, entry, place)
-                continue
-            fetch.meter.expect(entry.filesize)
-            try:
-                here = _is_here(entry, place)
-            except OSError as error:
-                _not_fetched(fetch, entry, place, error)
-                continue
-            if here:
-                _here_already(fetch, entry, place)
+                _make_folder(fetch, entry, place)
             else:
+                fetch.meter.expect(entry.filesize)
                 yield entry, place
 
 
@@ -251,6 +283,10 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     except NameRefused as error:
         _failed(tally, entry.filename, error)
         return None
+    if any(map(is_in_progress, components)):
+        tally.left_out += 1
+        say(show_name(f"{entry.filename}: a download in progress there, left out"))
+        return None
     depth = len(above.split("/")) if above else 0
     if "/".join(components[:depth]) != above or len(components) <= depth:
         _failed(tally, entry.filename, NameRefused("the server named a file outside of what was asked for"))
@@ -258,31 +294,42 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     return target.joinpath(*components[depth:])
 
 
-def _make_folder(tally: _Tally, folder: FileInfo | None, place: Path) -> bool:
+def _make_folder(fetch: _Fetch, folder: FileInfo | None, path: Path) -> bool:
     try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        _failed(tally, str(place), error)
+        Place(path, _below(fetch.wanted, path), make=True).close()
+    except (OSError, BlockprotoError) as error:
+        _failed(fetch.tally, str(path), error)
         return False
     if folder is not None:
-        tally.folders.append((place, folder))
+        fetch.tally.folders.append((path, folder))
     return True
 
 
+def _below(wanted: _Wanted, path: Path) -> Path | None:
+    """Behind which folder links are not followed on the way to ``path``; None for DEST itself, which was typed."""
+    below = wanted.below
+    return None if below is None or below == path or below not in path.parents else below
+
+
 async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
+    wanted = fetch.wanted
     try:
-        if _is_here(entry, place) and fetch.wanted.span is None:
-            _here_already(fetch, entry, place)
-            return
         receipt = await fetch.client.download(
-            entry.filename, place, span=fetch.wanted.span, progress=fetch.meter.update
+            entry.filename,
+            place,
+            if_exists=wanted.if_exists,
+            checksum=wanted.checksum,
+            span=wanted.span,
+            below=_below(wanted, place.parent),
+            made=fetch.tally.made,
+            progress=fetch.meter.update,
         )
     except (ConnectionLost, GoingAway):
         raise
     except (BlockprotoError, OSError) as error:
         _not_fetched(fetch, entry, place, error)
     else:
-        _fetched(fetch, receipt)
+        _arrived(fetch, receipt)
 
 
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
@@ -294,58 +341,31 @@ def _advice(error: BaseException) -> str:
     return "give a range that begins within the file" if isinstance(error, BadFacts) else ""
 
 
-def _is_here(entry: FileInfo, place: Path) -> bool:
-    """Whether the file is there already; raises OSError if a folder is."""
-    try:
-        facts = place.lstat()
-    except OSError:
-        return False
-    if stat.S_ISDIR(facts.st_mode) or (stat.S_ISLNK(facts.st_mode) and place.is_dir()):
-        raise IsADirectoryError(0, "a folder stands where the file should go", str(place))
-    same = facts.st_size == entry.filesize and same_mtime(facts.st_mtime_ns, entry.mtime_ns)
-    return same and stat.S_ISREG(facts.st_mode)
-
-
-def _here_already(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
-    fetch.meter.finished(entry.filename, entry.filesize)
-    fetch.tally.files += 1
-    fetch.tally.filesize += entry.filesize
-    fetch.tally.here_already += 1
-    if fetch.wanted.as_json:
-        blocknum = blocknum_of(entry.filesize)
-        print_json(
-            {
-                "filename": entry.filename,
-                "filetype": entry.filetype,
-                "filesize": entry.filesize,
-                "blocknum": blocknum,
-                "sourceid": None,
-                "root": entry.root,
-                "b3sum": entry.b3sum,
-                "stored_as": str(place),
-                "resumed": True,
-                "blocks_sent": 0,
-                "blocks_skipped": blocknum,
-                "payload_bytes_sent": 0,
-                "connections": 1,
-                "elapsed_s": 0.0,
-            }
-        )
-    if fetch.wanted.verbosity or entry.filename in fetch.tally.named:
-        say(show_name(f"{entry.filename}: already here as '{place}' ({show_size(entry.filesize)})"))
-
-
-def _fetched(fetch: _Fetch, receipt: Receipt) -> None:
+def _arrived(fetch: _Fetch, receipt: Receipt) -> None:
+    """A file came, was here already, or was left as it was."""
+    tally = fetch.tally
     fetch.meter.finished(receipt.filename, receipt.filesize)
-    fetch.tally.files += 1
-    fetch.tally.filesize += receipt.filesize
+    tally.files += 1
+    tally.filesize += receipt.filesize
+    tally.here_already += receipt.outcome == "there"
+    tally.left += receipt.outcome == "left"
     if fetch.wanted.as_json:
         print_receipt(receipt)
-    if fetch.wanted.verbosity or receipt.filename in fetch.tally.named:
-        text = f"fetched as '{receipt.stored_as}', {show_size(receipt.filesize)} in {receipt.elapsed_s:.1f} s"
-        if receipt.resumed:
-            text += f"; resumed, {receipt.blocks_skipped} of {receipt.blocknum} blocks were here already"
-        say(show_name(f"{receipt.filename}: {text}"))
+    other = Path(receipt.stored_as).name != receipt.filename.rpartition("/")[2]
+    if fetch.wanted.verbosity or receipt.filename in tally.named or (other and receipt.outcome == "sent"):
+        say(show_name(f"{receipt.filename}: {_describe(receipt)}"))
+
+
+def _describe(receipt: Receipt) -> str:
+    size = show_size(receipt.filesize)
+    if receipt.outcome == "there":
+        return f"already here as '{receipt.stored_as}' ({size})"
+    if receipt.outcome == "left":
+        return f"'{receipt.stored_as}' was left as it is"
+    text = f"fetched as '{receipt.stored_as}', {size} in {receipt.elapsed_s:.1f} s"
+    if receipt.resumed:
+        text += f"; resumed, {receipt.blocks_skipped} of {receipt.blocknum} blocks were here already"
+    return text
 
 
 def _failed(tally: _Tally, what: str, error: BaseException, advice: str = "") -> None:
@@ -353,20 +373,23 @@ def _failed(tally: _Tally, what: str, error: BaseException, advice: str = "") ->
     tally.status = max(tally.status, fail(error, what, advice))
 
 
-def _finish_folders(tally: _Tally) -> None:
+def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
     """Give the folders their rights and times, the deepest first, now that nothing is made in them any more."""
-    for place, folder in reversed(tally.folders):
+    for path, folder in reversed(tally.folders):
         try:
-            os.chmod(place, folder.mode)
-            set_mtime(place, folder.mtime_ns)
-        except OSError as error:
-            _failed(tally, str(place), error)
+            place = Place(path, _below(wanted, path))
+            place.set_facts(folder.mode, folder.mtime_ns)
+            place.close()
+        except (OSError, BlockprotoError) as error:
+            _failed(tally, str(path), error)
 
 
 def _sum_up(tally: _Tally, elapsed_s: float) -> None:
-    if tally.files + tally.failed <= 1 and not tally.folders:
+    if tally.files + tally.failed + tally.left_out <= 1 and not tally.folders:
         return
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     parts += [f"{tally.here_already} of them were here already"] if tally.here_already else []
+    parts += [f"{tally.left} left as they were"] if tally.left else []
+    parts += [f"{tally.left_out} left out"] if tally.left_out else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))

@@ -12,6 +12,7 @@ import click
 from .. import Client, UploadInfo
 from ..errors import NameRefused, UnknownUpload
 from ..names import SafeName, show_name
+from ..results import IfExistsWord
 from .access import connect_as_told
 from .address import Address
 from .interruptions import LineTeller
@@ -22,7 +23,9 @@ from .progress import Meter
 _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
-def check_usage(wanted: str, addresses: list[Address], span: str | None) -> None:
+def check_usage(
+    wanted: str, addresses: list[Address], span: str | None, dest: str | None, if_exists: str
+) -> None:
     """Raises click.UsageError if the command cannot mean anything."""
     if not _ID.fullmatch(wanted):
         raise click.UsageError(
@@ -30,12 +33,21 @@ def check_usage(wanted: str, addresses: list[Address], span: str | None) -> None
         )
     if len(addresses) != 1 or addresses[0].path or span is not None:
         raise click.UsageError("--upload is for one upload of a server: give bp://HOST:PORT and no --range")
+    if dest == "-":
+        raise click.UsageError(
+            "--upload brings a file as it comes in, not in order: name a file of this machine, not '-'"
+        )
+    if if_exists in ("skip", "update"):
+        raise click.UsageError(
+            "--upload is for a file that is still being made: --if-exists keep, refuse or replace"
+        )
 
 
 async def get_upload(
     wanted: str,
     address: Address,
     dest: str | None,
+    if_exists: IfExistsWord,
     as_json: bool,
     retry_for_s: float | None,
     log: Path | None,
@@ -50,7 +62,7 @@ async def get_upload(
             place = _place(upload, dest)
             if upload.filesize is not None:
                 meter.expect(upload.filesize)
-            receipt = await client.download_upload(upload, place, progress=meter.update)
+            receipt = await client.download_upload(upload, place, if_exists=if_exists, progress=meter.update)
         meter.finished(receipt.filename, receipt.filesize)
     if as_json:
         print_receipt(receipt)

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway, Untrusted
+from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway, InTheWay, Untrusted
 from ..names import show_lines, show_name
 
 RECEIPT_FIELDS = (
@@ -117,6 +117,8 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
 def _advice_for(error: BaseException) -> str:
     if status_of(error) == Status.UNREACHABLE:
         return _RESUME
+    if isinstance(error, InTheWay):
+        return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, Untrusted):
         return ""  # that its code stands for tokens, too, would mislead
     return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""

@@ -17,8 +17,7 @@ from ..calling.walking import Found, walk
 from ..client import Client
 from ..errors import ConnectionLost, GoingAway, NameRefused, SourceChanged, UnknownUpload
 from ..names import SafeName
-from ..results import FileInfo, Receipt, UploadJob
-from ..times import same_mtime
+from ..results import Receipt, UploadJob
 from ..transfer.committing import run_in_thread
 from ..transfer.sending import OnProgress
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
@@ -51,7 +50,7 @@ async def tidy(client: Client, one: QueuedTransfer) -> None:
         BlockprotoError: the server cannot be asked, or refuses.
     """
     if one.direction is Direction.DOWNLOAD:
-        await run_in_thread(lambda: discard_download(one.path))
+        await run_in_thread(lambda: discard_download(client, one.name, one.path))
     elif one.sourceid is not None:
         with suppress(UnknownUpload):  # nothing is there any more, or nothing was yet
             await client.cancel_upload(one.sourceid)
@@ -120,15 +119,17 @@ async def _download(
     entry = await client.stat(one.name)
     if entry.folder:
         return await _files_there(client, one)
-    if await run_in_thread(lambda: _is_here(entry, one.path)):
-        return str(one.path), entry.filesize
     if one.folder_id is not None:
         await run_in_thread(lambda: one.path.parent.mkdir(parents=True, exist_ok=True))
     await on_found(entry.filesize, None)
     try:
-        receipt = await client.download_known(entry, one.path, progress, priority=one.priority)
+        receipt = await client.download_known(
+            entry, one.path, progress, if_exists=one.if_exists, priority=one.priority
+        )
     except SourceChanged:  # it was replaced since
-        receipt = await client.download(one.name, one.path, priority=one.priority, progress=progress)
+        receipt = await client.download(
+            one.name, one.path, if_exists=one.if_exists, priority=one.priority, progress=progress
+        )
     return receipt.stored_as, receipt.filesize
 
 
@@ -147,15 +148,6 @@ async def _files_there(client: Client, one: QueuedTransfer) -> list[Wanted]:
             else:
                 found.append(_part_of(one, entry.filename, place))
     return found
-
-
-def _is_here(entry: FileInfo, path: Path) -> bool:
-    try:
-        facts = path.lstat()
-    except OSError:
-        return False
-    same = facts.st_size == entry.filesize and same_mtime(facts.st_mtime_ns, entry.mtime_ns)
-    return same and stat.S_ISREG(facts.st_mode)
 
 
 def _part_of(folder: QueuedTransfer, name: str, path: Path) -> Wanted:

@@ -19,9 +19,10 @@ Rules:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +42,49 @@ class IfExists(IntEnum):
     REPLACE = 2
     SKIP = 3
     UPDATE = 4
+
+
+class Verdict(Enum):
+    """What becomes of a file that comes under a name another regular file has.
+
+    Attributes:
+        THERE: it is that file: nothing is stored.
+        COMPARE: their contents decide: ask again when they are known.
+        REPLACE: it takes the place of the other.
+        NEXT: it gets the next name that is free.
+        REFUSE: it does not come.
+        LEAVE: it does not come either, and that is what was asked for.
+    """
+
+    THERE = auto()
+    COMPARE = auto()
+    REPLACE = auto()
+    NEXT = auto()
+    REFUSE = auto()
+    LEAVE = auto()
+
+
+def judge_taken(if_exists: IfExists, *, equal: bool | None, newer: bool) -> Verdict:
+    """What to do when a regular file has the name.
+
+    Args:
+        if_exists: the rule.
+        equal: whether that file has the same content; None while nobody knows.
+        newer: whether what comes is strictly newer than what is there.
+    """
+    if if_exists is IfExists.SKIP:
+        return Verdict.LEAVE
+    if if_exists is IfExists.UPDATE:
+        return Verdict.REPLACE if newer else Verdict.LEAVE
+    if equal is None:
+        return Verdict.COMPARE
+    if equal:
+        return Verdict.THERE
+    return {
+        IfExists.KEEP: Verdict.NEXT,
+        IfExists.REFUSE: Verdict.REFUSE,
+        IfExists.REPLACE: Verdict.REPLACE,
+    }[if_exists]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +200,11 @@ class Upload(Protocol):
         """The digest the ledger has for a block, or None: to judge a block sent again, and for repair."""
 
     def close(self) -> None:
-        """Let go of what is open; the upload stays in the store. Harmless when repeated."""
+        """Let go of what is open; the upload stays in the store. Harmless when repeated.
+
+        Harmless too while ``write`` or ``read_into`` runs in another thread: the descriptor it uses is not closed before it
+        has ended. A write that begins later raises UnknownUpload or writes as if nothing were, but never into another file.
+        """
 
 
 Outcome = StoredFile | BlockprotoError | None
@@ -336,16 +384,47 @@ class UploadStore(Protocol):
         """Do all of ``batch``, durably, in order within an upload; see the module's rules."""
 
     def close(self) -> None:
-        """Write what is still owed to the ledger and let go of everything."""
+        """Write what is still owed to the ledger and let go of everything; as ``Upload.close`` while a write runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a download goes on this machine.
+
+    Attributes:
+        path: of the file to make.
+        label: 16 hex digits that name what is in progress beside it: ``.blockproto-LABEL.part``.
+        below: the folder behind which no component of ``path`` may be a link; None: links are followed.
+        made: files (device, inode number) that this run has made and that nothing of it may replace.
+    """
+
+    path: Path
+    label: str
+    below: Path | None = None
+    made: set[tuple[int, int]] = field(default_factory=set, compare=False)
+
+
+class LocalFiles(Protocol):
+    """The finished files of this machine, where downloads go."""
+
+    def look(self, dest: Destination, name: str) -> os.stat_result | None:
+        """What stands under ``name`` in the folder of ``dest``, a link itself included; None if nothing does.
+
+        Raises:
+            NotPermitted, OSError: the folder cannot be looked into; none at all is no error.
+        """
+
+    def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
+        """Set permission bits and modification time of a regular file there. Raises NotPermitted, OSError."""
 
 
 class DownloadStore(UploadStore, Protocol):
     """A place that takes many downloads of at most one block, each to a path of its own; it commits ``Finish`` only."""
 
-    def takes(self, dest: Path) -> bool:
-        """Whether nothing is there that an ordinary download of ``dest`` would go on with."""
+    def takes(self, dest: Destination) -> bool:
+        """Whether nothing is there that an ordinary download of ``dest`` would go on with, or has to judge."""
 
-    def begin_at(self, dest: Path, key: UploadKey, facts: Facts) -> Upload:
+    def begin_at(self, dest: Destination, key: UploadKey, facts: Facts) -> Upload:
         """Begin a file that will be ``dest``; as ``begin_brief``, but the caller closes it after every ``Finish``.
 
         Raises:

@@ -1,6 +1,6 @@
 """BriefDownloads: many downloads of at most one block each, made durable together.
 
-    FOLDER/.HEX.blockproto-part     one file's bytes, until it has its name; HEX is random
+    FOLDER/.blockproto-LABEL.part     one file's bytes, until it has its name; LABEL is random
 
 Twenty thousand small files are twenty thousand times this, so a file here has no lock, no ledger and no sync of its
 own, and a folder is looked into once: a batch syncs the bytes of all its files, renames each, syncs the folders, and only
@@ -13,56 +13,64 @@ Spec: spec/store.md §7.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..blocks import BlockSet
-from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile, UnknownUpload
-from . import Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
-from .portable import open_existing, open_new, read_at, set_mode, set_mtime, sync_folder, write_at
+from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from . import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
+from .in_progress import NAME, OLD_LEDGER, Names, is_ours, names_of
+from .naming import Complete
+from .open_file import OpenFile
+from .places import Place
+from .portable import read_at, set_facts, write_at
 from .refusals import refusal
 from .rules import check_brief, outcome_of
-from .sidecar_files import PARTIAL_ENDING, stem_beside
+from .sidecar_files import old_stem
 
 SYNC_EACH_MAX = 8
 """How many files are synced one by one; for more, one ``syncfs`` is cheaper where there is one."""
 ORPHAN_S = 24 * 3600
 FOLDERS_MAX = 1000
+OPEN_MAX = 64
+"""Folders held open; with more of them each is opened when it is used."""
 CARRIED_MAX = 64 * 1024
 """Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
-_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.blockproto-part")
 _HAS_SYNCFS = sys.platform == "linux"
-_SYNC_FLAGS = os.O_RDWR if os.name == "nt" else os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
-_UTIME_BY_FD = os.utime in os.supports_fd
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Folder:
     """A folder that downloads go to, as it was when the first of them came.
 
     Attributes:
-        path: of it.
-        device: number of its file system.
-        not_taken: names under which other folders stand, and those of which an ordinary download has begun.
+        place: of it.
+        not_taken: names that an ordinary download has to judge: what is no regular file, and what one has begun.
+        many: whether there are too many of them to be held open.
     """
 
-    path: str
-    device: int
+    place: Place
     not_taken: frozenset[str]
+    many: bool = False
+
+    def rest(self) -> None:
+        """It is not needed for now."""
+        if self.many:
+            self.place.rest()
 
 
 class BriefDownload:
-    """One file of a ``BriefDownloads``; the port's ``Upload``. Used by one thread at a time."""
+    """One file of a ``BriefDownloads``; the port's ``Upload``. Used by one thread at a time, and closed by any."""
 
     __slots__ = (
         "_content",
-        "_fd",
+        "_file",
+        "_found",
         "attempt",
         "dest",
         "exists",
@@ -78,21 +86,23 @@ class BriefDownload:
         "settled",
     )
 
-    def __init__(self, dest: Path, folder: Folder, key: UploadKey, facts: Facts, file_id: bytes) -> None:
+    def __init__(self, dest: Destination, folder: Folder, key: UploadKey, facts: Facts) -> None:
+        label = secrets.token_hex(8)
         self.key = key
         self.facts = facts
-        self.file_id = file_id
+        self.file_id = label.encode()
         self.attempt = 0
         self.expires_ms: int | None = None
         self.held = BlockSet()
         self.prefixes: dict[int, Prefix] = {}
         self.dest = dest
         self.folder = folder
-        self.partial = f"{folder.path}{os.sep}.{file_id.hex()}{PARTIAL_ENDING}"
+        self.partial = names_of(label).partial
         self.exists = False
         self.settled = False
         self.gone = False
-        self._fd = -1
+        self._file = OpenFile()
+        self._found: os.stat_result | None = None
         self._content = b""
 
     def write(self, position: int, piece: memoryview) -> None:
@@ -102,7 +112,8 @@ class BriefDownload:
             self._content += piece
             return
         try:
-            write_at(self._open(), position, piece)
+            with self._file.use(self._open) as fd:
+                write_at(fd, position, piece)
             if position + len(piece) == filesize:
                 self.settle()
         except OSError as exc:
@@ -111,7 +122,8 @@ class BriefDownload:
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
         if self.exists:
-            return read_at(self._open(), position, view)
+            with self._file.use(self._open) as fd:
+                return read_at(fd, position, view)
         piece = self._content[position : position + len(view)]
         view[: len(piece)] = piece
         return len(piece)
@@ -122,27 +134,24 @@ class BriefDownload:
 
     def close(self) -> None:
         """See the port: without a commit its bytes go."""
-        self.rest()
+        self._file.shut()
         if self.exists and not self.gone:
-            with suppress(OSError):
-                os.unlink(self.partial)
+            with suppress(OSError, BlockprotoError):
+                self.folder.place.remove(self.partial)
+                self.folder.rest()
         self.gone = True
 
     def settle(self) -> None:
         """Give it its mode and mtime and close it; repeated without effect."""
         if self.settled:
             return
-        fd = self._open()
-        if self._content:
-            write_at(fd, 0, memoryview(self._content))
-            self._content = b""
-        if self.facts.mode is not None:
-            set_mode(fd, self.facts.mode)
-        if self.facts.mtime_ns is not None:
-            if _UTIME_BY_FD:
-                set_mtime(fd, self.facts.mtime_ns)
-            else:
-                set_mtime(Path(self.partial), self.facts.mtime_ns)
+        with self._file.use(self._open) as fd:
+            if self._content:
+                write_at(fd, 0, memoryview(self._content))
+                self._content = b""
+            path = self.folder.place.path / self.partial
+            set_facts(fd, path, self.facts.mode, self.facts.mtime_ns)
+            self._found = os.fstat(fd)
         self.settled = True
         mode = self.facts.mode
         if mode is None or mode & 0o400:
@@ -150,30 +159,45 @@ class BriefDownload:
 
     def sync(self) -> None:
         """Make bytes, mode and mtime durable."""
-        if self._fd < 0:
-            self._fd = os.open(self.partial, _SYNC_FLAGS)
-        os.fsync(self._fd)
+        with self._file.use(self._open) as fd:
+            os.fsync(fd)
         self.rest()
 
-    def give_name(self) -> None:
-        """Give it its final name. Durability: not before the folder is synced."""
+    def give_name(self) -> str:
+        """Give it its final name, which is returned; see ``Complete.give_name``.
+
+        Durability: not before the folder is synced.
+        """
+        assert self._found is not None
+        complete = Complete(
+            self.folder.place, self.partial, self._found, self._file, self._open, self.dest, self.facts
+        )
+        target, there = complete.give_name()
         self.rest()
-        os.replace(self.partial, self.dest)
-        self.gone = True
+        self.gone = not there
+        self.folder.rest()
+        return target
 
     def rest(self) -> None:
         """Hold no open file."""
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        self._file.rest()
 
     def _open(self) -> int:
-        if self._fd < 0:
-            if self.gone:
-                raise UnknownUpload("the download has ended")
-            self._fd = open_existing(self.partial) if self.exists else open_new(self.partial)
+        place = self.folder.place
+        if not self.exists:
+            fd = place.open_new(self.partial)
             self.exists = True
-        return self._fd
+            self.folder.rest()
+            return fd
+        fd = place.open_to_read(self.partial) if self.settled else place.open_existing(self.partial)
+        found = os.fstat(fd)
+        if self._found is not None and (found.st_dev, found.st_ino) != (
+            self._found.st_dev,
+            self._found.st_ino,
+        ):
+            os.close(fd)
+            raise NotPermitted(f"'{self.partial}' is not the file that was fetched: somebody replaced it")
+        return fd
 
 
 class BriefDownloads:
@@ -183,9 +207,7 @@ class BriefDownloads:
 
     def __init__(self) -> None:
         self._devices: dict[int, int] = {}
-        self._folders: dict[str, Folder] = {}
-        self._ids = secrets.token_bytes(8)
-        self._begun = 0
+        self._folders: dict[tuple[Path, Path | None], Folder] = {}
         self._failed: StoreFailed | None = None
 
     def close(self) -> None:
@@ -194,15 +216,21 @@ class BriefDownloads:
         devices, self._devices = self._devices, {}
         for fd in devices.values():
             os.close(fd)
+        for folder in self._folders.values():
+            folder.place.close()
 
-    def takes(self, dest: Path) -> bool:
+    def takes(self, dest: Destination) -> bool:
         """See the port: what an ordinary download began is gone on with by that; what cannot be is refused by that."""
         try:
-            return self._folder_of(dest).not_taken.isdisjoint((dest.name, stem_beside(dest.name)))
-        except OSError:
+            not_taken = self._folder_of(dest).not_taken
+        except (OSError, BlockprotoError):
             return False
+        if not not_taken:
+            return True
+        name = dest.path.name
+        return not_taken.isdisjoint((name, names_of(dest.label).ledger, old_stem(name) + OLD_LEDGER))
 
-    def begin_at(self, dest: Path, key: UploadKey, facts: Facts) -> BriefDownload:
+    def begin_at(self, dest: Destination, key: UploadKey, facts: Facts) -> BriefDownload:
         """See the port."""
         self._check_usable()
         try:
@@ -211,8 +239,7 @@ class BriefDownloads:
             raise NotPermitted("the folder of the destination is not there") from None
         except OSError as exc:
             raise refusal(exc) from exc
-        self._begun += 1
-        return BriefDownload(dest, folder, key, facts, self._ids + self._begun.to_bytes(8, "big"))
+        return BriefDownload(dest, folder, key, facts)
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
         """See the port."""
@@ -233,38 +260,39 @@ class BriefDownloads:
         try:
             settled = [work for work in batch if isinstance(work, Finish) and self._settled(work)]
             ready = self._sync_bytes(settled)
-            named = [work for work in ready if self._named(work)]
-            self._sync_folders(named)
+            named = [(work, name) for work in ready if (name := self._named(work)) is not None]
+            self._sync_folders([work for work, _ in named])
         except StoreFailed as exc:
             self._failed = exc
             raise
-        for work in named:
-            work.outcome = StoredFile(
-                work.upload.key.sourceid,
-                work.upload.file_id,
-                work.root,
-                work.filesize,
-                work.facts.filename.text,
-            )
+        for work, name in named:
+            upload = work.upload
+            work.outcome = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name)
 
     # -- the folders
 
-    def _folder_of(self, dest: Path) -> Folder:
+    def _folder_of(self, dest: Destination) -> Folder:
         """The folder of a destination; one fd of its device stays open, so that ``syncfs`` reports what failed meanwhile.
 
         Raises:
-            OSError: it cannot be looked into.
+            OSError, NotPermitted: it cannot be looked into.
         """
-        path = os.path.dirname(dest) or os.curdir
-        folder = self._folders.get(path)
+        key = dest.path.parent, dest.below
+        folder = self._folders.get(key)
         if folder is not None:
             return folder
-        device = os.stat(path).st_dev
-        if _HAS_SYNCFS and device not in self._devices:
-            self._devices[device] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        if len(self._folders) >= FOLDERS_MAX:
-            self._folders.clear()
-        folder = self._folders[path] = Folder(path, device, frozenset(_names_not_taken(path)))
+        place = Place(dest.path.parent, dest.below)
+        if _HAS_SYNCFS and place.device not in self._devices:
+            self._devices[place.device] = place.open_folder()
+        if len(self._folders) >= OPEN_MAX:
+            for one in self._folders.values():
+                one.many = True
+                one.rest()
+            if len(self._folders) >= FOLDERS_MAX:
+                self._folders.clear()
+        folder = self._folders[key] = Folder(place, frozenset(_names_not_taken(place)))
+        folder.many = len(self._folders) > OPEN_MAX
+        folder.rest()
         return folder
 
     def _check_usable(self) -> None:
@@ -285,7 +313,7 @@ class BriefDownloads:
 
     def _sync_bytes(self, works: list[Finish]) -> list[Finish]:
         """Sync every file; returns those that are durable."""
-        devices = {_download_of(work).folder.device for work in works}
+        devices = {_download_of(work).folder.place.device for work in works}
         if len(works) > SYNC_EACH_MAX * len(devices) and _HAS_SYNCFS:
             for work in works:
                 _download_of(work).rest()
@@ -293,8 +321,11 @@ class BriefDownloads:
             return works
         return [work for work in works if self._try(work, _download_of(work).sync, syncing=True)]
 
-    def _named(self, work: Finish) -> bool:
-        return self._try(work, _download_of(work).give_name)
+    def _named(self, work: Finish) -> str | None:
+        names: list[str] = []
+        if self._try(work, lambda: names.append(_download_of(work).give_name())):
+            return names[0]
+        return None
 
     def _try(self, work: Finish, step: Callable[[], None], *, syncing: bool = False) -> bool:
         """Take one step with a file; when it fails, its bytes go and that is its outcome."""
@@ -305,16 +336,19 @@ class BriefDownloads:
             if syncing:
                 raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
             work.outcome = _of_one_file(exc)
-            return False
+        except BlockprotoError as exc:
+            work.outcome = _of_one_file(exc)
+        return False
 
     def _sync_folders(self, works: list[Finish]) -> None:
-        folders = {_download_of(work).folder.path: _download_of(work).folder.device for work in works}
+        folders = {id(folder): folder for folder in (_download_of(work).folder for work in works)}
         if len(folders) > SYNC_EACH_MAX and _HAS_SYNCFS:
-            self._syncfs(set(folders.values()))
+            self._syncfs({folder.place.device for folder in folders.values()})
             return
-        for folder in folders:
+        for folder in folders.values():
             try:
-                sync_folder(folder)
+                folder.place.sync()
+                folder.rest()
             except OSError as exc:
                 raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
 
@@ -341,19 +375,28 @@ def _of_one_file(error: OSError | BlockprotoError) -> BlockprotoError:
     return NotPermitted("the folder of the destination is gone") if isinstance(found, UnknownFile) else found
 
 
-def _names_not_taken(folder: str) -> Iterator[str]:
+def _names_not_taken(place: Place) -> set[str]:
     """The names in a folder that an ordinary download has to judge.
 
     On the way the partials go that an earlier run left when it was killed; one that is a day old is nobody's.
     """
-    before = time.time() - ORPHAN_S
-    with os.scandir(folder) as entries:
+    found: set[str] = set()
+    partials: list[Names] = []
+    with place.entries() as entries:
         for entry in entries:
-            if entry.is_dir():
-                yield entry.name
-            elif _PARTIAL.fullmatch(entry.name):
-                with suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_ctime < before:
-                        os.unlink(entry.path)
-            elif entry.name.endswith(PARTIAL_ENDING):
-                yield entry.name.removesuffix(PARTIAL_ENDING)
+            ours = NAME.fullmatch(entry.name)
+            if ours and ours[2] == "part":
+                partials.append(names_of(ours[1]))
+            elif ours or entry.name.endswith(OLD_LEDGER) or not entry.is_file(follow_symlinks=False):
+                found.add(entry.name)
+    for names in partials:
+        if found.isdisjoint((names.ledger, names.lock)):
+            with suppress(OSError):
+                _remove_orphan(place, names.partial)
+    return found
+
+
+def _remove_orphan(place: Place, name: str) -> None:
+    found = place.look(name)
+    if found is not None and is_ours(found) and found.st_ctime < time.time() - ORPHAN_S:
+        place.remove(name)

@@ -9,26 +9,18 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from .. import times
 
-_BINARY = getattr(os, "O_BINARY", 0)
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
-_FLAGS = os.O_RDWR | _BINARY | _NOFOLLOW | _CLOEXEC
+MODE_BITS = 0o777
+"""What of a stated mode is applied: never the set-user-id, set-group-id and sticky bits."""
+
+_FILE_MODE = 0o666
+_UTIME_BY_FD = os.utime in os.supports_fd
 
 _seek_lock = threading.Lock()
-
-
-def open_new(path: Path | str) -> int:
-    """Make a file that was not there."""
-    return os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, 0o666)
-
-
-def open_existing(path: Path | str) -> int:
-    """Open a file of ours for reading and writing, not through a symlink."""
-    return os.open(path, _FLAGS)
 
 
 def write_at(fd: int, position: int, piece: memoryview) -> None:
@@ -70,32 +62,39 @@ def sync_file(fd: int) -> None:
         os.fsync(fd)
 
 
-def sync_folder(path: Path | str) -> None:
-    """Make a folder's entries durable, where the system can."""
-    if os.name == "nt":
-        return
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def set_facts(fd: int, path: Path, mode: int | None, mtime_ns: int | None) -> None:
+    """Give an open file its permission bits and modification time, as far as the system has them.
 
-
-def set_mode(fd: int, mode: int) -> None:
-    """Set permission bits, where the system has them."""
+    Args:
+        fd: the file, made for its owner only.
+        path: of the same file, for systems that set times by path only.
+        mode: nine bits are applied; None: those that a new file gets here.
+        mtime_ns: nanoseconds since 1970, or None.
+    """
     if hasattr(os, "fchmod"):
         with suppress(PermissionError):
-            os.fchmod(fd, mode)
+            os.fchmod(fd, _usual_mode() if mode is None else mode & MODE_BITS)
+    if mtime_ns is not None:
+        times.set_mtime(fd if _UTIME_BY_FD else path, mtime_ns)
 
 
-def set_mtime(at: Path | int, mtime_ns: int) -> None:
-    """Set the modification time of a path or an open file, never of a symlink's target where the system can tell."""
-    follow = isinstance(at, int) or os.utime not in os.supports_follow_symlinks
-    times.set_mtime(at, mtime_ns, follow_symlinks=follow)
+@cache
+def _usual_mode() -> int:
+    """The permission bits of a file whose sender stated none."""
+    umask = os.umask(
+        0o077
+    )  # it can be read only by setting it; what is made meanwhile is stricter, not laxer
+    os.umask(umask)
+    return _FILE_MODE & ~umask
 
 
-def move_new(source: Path, target: Path) -> None:
+def move_new(source: Path | str, target: Path | str, folder_fd: int | None = None) -> None:
     """Give a file another name that is not taken.
+
+    Args:
+        source: a path; or a name in the folder ``folder_fd``.
+        target: likewise.
+        folder_fd: an open folder, or None.
 
     Raises:
         FileExistsError: it is taken; nothing changed.
@@ -103,15 +102,17 @@ def move_new(source: Path, target: Path) -> None:
     A file system without hard links (FAT) cannot do both at once: there the name is looked up first.
     """
     if os.name == "nt":
-        source.rename(target)
+        os.rename(source, target)
         return
+    in_folder = {"src_dir_fd": folder_fd, "dst_dir_fd": folder_fd}
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(source, target, follow_symlinks=False, **in_folder)
     except FileExistsError:
         raise
     except OSError:
-        if os.path.lexists(target):
+        with suppress(FileNotFoundError):
+            os.stat(target, dir_fd=folder_fd, follow_symlinks=False)
             raise FileExistsError(target) from None
-        source.rename(target)
+        os.rename(source, target, **in_folder)
         return
-    source.unlink()
+    os.unlink(source, dir_fd=folder_fd)

@@ -16,12 +16,11 @@ from ..errors import (
     BadFacts,
     BlockprotoError,
     DigestsDiffer,
-    NameRefused,
     NotPermitted,
     SourceChanged,
     Superseded,
 )
-from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName
+from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName, free_entries
 from . import BlockDone, Finish, StoredFile
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000
@@ -29,9 +28,6 @@ EXPIRY_MS = 30 * 24 * 3600 * 1000
 
 RECEIPT_GRACE_MS = 24 * 3600 * 1000
 """How long at least a receipt is kept, in milliseconds, also when its file is gone (BP1-COM)."""
-
-_DOUBLE_ENDINGS = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz", ".tar.lz4")
-_ENDING_LENGTH_MAX = 32
 
 
 def is_within(name: str, folder: SafeName | None) -> bool:
@@ -173,36 +169,6 @@ def free_names(filename: SafeName) -> Iterator[SafeName]:
     above = sum(len(part.encode()) + 1 for part in folders)
     for free in free_entries(name, min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above)):
         yield SafeName.parse("/".join([*folders, free]))
-
-
-def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[str]:
-    """The same for an entry of a folder.
-
-    What makes it longer than ``length_max`` bytes is cut from the end of its stem, never inside a character.
-
-    Raises:
-        NameRefused: there is no room for a number.
-    """
-    stem, ending = split_ending(name)
-    for number in range(1, 1_000_000):
-        tail = f" ({number}){ending}"
-        length = length_max - len(tail.encode())
-        if length < 1:
-            raise NameRefused("the name is too long to keep both", rule="length")
-        yield stem.encode()[:length].decode(errors="ignore") + tail
-
-
-def split_ending(name: str) -> tuple[str, str]:
-    """Cut a file's name into stem and ending: ("a.b", ".txt"), (".bashrc", ""), ("x", ".tar.gz")."""
-    for ending in _DOUBLE_ENDINGS:
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)], name[-len(ending) :]
-    at = name.rfind(".")
-    ending = name[at:]
-    plain = len(ending.encode()) <= _ENDING_LENGTH_MAX and " " not in ending and len(ending) > 1
-    if at > 0 and plain and name[:at].strip("."):
-        return name[:at], ending
-    return name, ""
 
 
 def outcome_of(error: BlockprotoError) -> BlockprotoError:

@@ -1,8 +1,8 @@
 """SidecarStore: one download, in a partial and a small ledger beside its destination.
 
-    DEST.blockproto-part        the bytes, the first one wanted at offset 0
-    DEST.blockproto-ledger      what of them is durable (``sidecar_ledger.py``)
-    DEST.blockproto-lock        held while the download runs: two of one file exclude each other
+    .blockproto-LABEL.part      the bytes, the first one wanted at offset 0
+    .blockproto-LABEL.ledger    what of them is durable (``sidecar_ledger.py``)
+    .blockproto-LABEL.lock      held while the download runs: two of one file exclude each other
 
 The order is the server's: bytes, sync, ledger, sync, acknowledge; FINALISING, rename, folder sync. ``DEST`` gets
 its name only when it is complete; then the three are gone. A file that is committed in the same batch as its first
@@ -18,13 +18,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from ..blocks import BlockSet
 from ..errors import BlockprotoError, FileExists, NotPermitted, StoreFailed, StoreFull, UnknownUpload
 from . import (
     FOLDER_FILETYPE,
     BlockDone,
+    Destination,
     Discard,
     Facts,
     Finish,
@@ -89,19 +89,19 @@ class SidecarStore:
     """The port's ``UploadStore`` for one destination.
 
     Args:
-        dest: the file to make. Its folder exists.
+        dest: the file to make, and the label of what is in progress beside it. Its folder exists.
         first: position in the whole file of the first byte wanted; it becomes the first byte of ``dest``.
         now_ms: the clock, Unix ms.
 
     Raises:
         StoreInUse: another process is downloading to ``dest``.
-        NotPermitted: the folder cannot be written, or ``dest`` is a folder.
+        NotPermitted: the folder cannot be written, or ``dest`` is something else than a regular file.
         StoreFailed: the medium reported an error.
     """
 
     def __init__(
         self,
-        dest: Path,
+        dest: Destination,
         *,
         first: int = 0,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -119,6 +119,9 @@ class SidecarStore:
         except OSError as exc:
             self.close()
             raise refusal(exc) from exc
+        except BlockprotoError:
+            self.close()
+            raise
         self.incarnation = now_ms() if self._begun is None else self._begun.incarnation
 
     def close(self) -> None:
@@ -141,6 +144,8 @@ class SidecarStore:
             self._files.remove()
             self._remember(begun.key, begun.file_id, final)
             return
+        if begun is None and size >= 0:
+            return  # it may belong to what an earlier version left: ``open_upload`` judges
         if begun is None or size < 0 or begun.first != self._first:
             self._files.remove()
             return
@@ -189,14 +194,29 @@ class SidecarStore:
         receipt = self._receipt(key)
         if receipt is not None:
             return receipt
-        if facts.if_exists is IfExists.REFUSE and self._files.taken:
+        size = None if facts.filesize is None else facts.filesize - self._first
+        if facts.if_exists is IfExists.REFUSE and self._files.taken_by_other(size):
+            raise FileExists
+        if facts.if_exists is IfExists.SKIP and self._files.taken_by_other(None):
             raise FileExists
         begun = self._begun
+        if begun is None and self._adopted(key):
+            begun = self._begun
         if begun is None or begun.key != key:
             self._start_over()
             begun = self._begin(key, facts)
         self._check_room(begun)
         return SidecarUpload(self, begun)
+
+    def _adopted(self, key: UploadKey) -> bool:
+        """Whether an earlier version of this program began the same file, and it was taken over."""
+        try:
+            if not self._files.adopt(key):
+                return False
+            self._load()
+        except OSError as exc:
+            raise refusal(exc) from exc
+        return self._begun is not None
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> SidecarUpload:
         """See the port."""
@@ -214,7 +234,7 @@ class SidecarStore:
             return
         held = sum(length for length, _ in begun.blocks.values())
         missing = begun.facts.filesize - self._first - held
-        if missing > shutil.disk_usage(self._dest.parent).free:
+        if missing > shutil.disk_usage(self._dest.path.parent).free:
             raise StoreFull(f"{missing} bytes are missing")
 
     def _check_usable(self) -> None:
@@ -404,15 +424,12 @@ class SidecarStore:
             one.outcome = outcome
 
     def _publish(self, begun: Begun, work: Finish) -> StoredFile:
-        for target in self._files.targets(work.facts.if_exists):
-            final = self._files.final(work, target)
+        def announce(target: str) -> None:
             if self._files.ledger.exists:
-                self._files.append(begun, final_record(final))
-            try:
-                self._files.give_name(target, work.facts.if_exists)
-            except FileExistsError:
-                continue
-            self._files.ledger.remove()
-            self._begun = None
-            return self._remember(begun.key, begun.file_id, final)
-        raise FileExists
+                self._files.append(begun, final_record(self._files.final(work, target)))
+
+        target, _ = self._files.give_name(work, announce)
+        final = self._files.found(work, target)
+        self._files.ledger.remove()
+        self._begun = None
+        return self._remember(begun.key, begun.file_id, final)

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 from blake3 import blake3
-from filelock import FileLock, Timeout
 
-from ..errors import NotPermitted, StoreFailed, StoreInUse
+from ..errors import NotPermitted, StoreFailed
 from ..times import mtime_of
-from . import Facts, Finish, IfExists
-from .portable import (
-    move_new,
-    open_existing,
-    open_new,
-    read_at,
-    set_mode,
-    set_mtime,
-    sync_file,
-    sync_folder,
-    write_at,
+from . import Destination, Finish, UploadKey
+from .in_progress import (
+    OLD_LEDGER,
+    OLD_LOCK,
+    OLD_PARTIAL,
+    Lock,
+    check_ours,
+    is_ours,
+    names_of,
 )
+from .naming import Complete, check_regular
+from .open_file import OpenFile
+from .places import Place
+from .portable import read_at, set_facts, sync_file, write_at
 from .refusals import refusal
-from .rules import free_entries
-from .sidecar_ledger import BEGIN, Begun, Final, SidecarLedger, record
+from .sidecar_ledger import BEGIN, Begun, Final, SidecarLedger, read_ledger, record
 
 _ENTRY_LENGTH_MAX = 255
-PARTIAL_ENDING = ".blockproto-part"
-_SUFFIXES = (PARTIAL_ENDING, ".blockproto-ledger", ".blockproto-lock")
 _U64 = (1 << 64) - 1
 
 
@@ -44,81 +41,119 @@ class SidecarFiles:
 
     Raises:
         StoreInUse: another process has them.
-        NotPermitted: the folder cannot be written, or ``dest`` is a folder.
+        NotPermitted: the folder cannot be written, or something that is no regular file stands under the destination's name.
 
-    Threads: ``write`` and ``read_into`` may run beside everything else.
+    Threads: ``write`` and ``read_into`` may run beside everything else; ``close`` and ``remove`` wait for them.
     """
 
-    def __init__(self, dest: Path, first: int) -> None:
-        if not dest.parent.is_dir():
-            raise NotPermitted("the folder of the destination is not there")
-        if dest.is_dir():
-            raise NotPermitted("the destination is a folder")
-        self.partial, ledger_path, self._lock_path = paths_beside(dest)
-        self.ledger = SidecarLedger(ledger_path)
+    def __init__(self, dest: Destination, first: int) -> None:
         self._dest = dest
         self._first = first
-        self._fd = -1
+        self._names = names_of(dest.label)
+        self._file = OpenFile()
         self._mutex = threading.Lock()
-        self._lock = FileLock(self._lock_path, timeout=0, thread_local=False)
+        self._there = False
+        self._closed = False
         try:
-            self._lock.acquire()
-        except Timeout as exc:
-            raise StoreInUse("another process is downloading to the same file") from exc
+            self._place = Place(dest.path.parent, dest.below)
+        except FileNotFoundError as exc:
+            raise NotPermitted("the folder of the destination is not there") from exc
         except OSError as exc:
             raise refusal(exc) from exc
+        try:
+            check_regular(self._place.look(dest.path.name))
+            self._lock = Lock(self._place, self._names.lock)
+        except OSError as exc:
+            self._place.close()
+            raise refusal(exc) from exc
+        except BaseException:
+            self._place.close()
+            raise
+        self.ledger = SidecarLedger(self._place, self._names.ledger)
 
     def close(self) -> None:
-        """Let go of them; a partial without a ledger is removed. Harmless when repeated."""
-        if not self._lock.is_locked:
-            return
-        recorded = self.ledger.exists
-        self._close_partial()
-        self.ledger.close()
-        with suppress(OSError):
-            if not recorded:
-                self.partial.unlink(missing_ok=True)
-            if os.name != "nt":
-                self._lock_path.unlink(missing_ok=True)
-        self._lock.release()
-        if os.name == "nt":
+        """Let go of them, when no write runs any more; a partial without a ledger is removed. Harmless when repeated."""
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            recorded = self.ledger.exists
+            self._file.shut()
+            self.ledger.close()
             with suppress(OSError):
-                self._lock_path.unlink(missing_ok=True)
+                if not recorded and self._there:
+                    self._place.remove(self._names.partial)
+            self._lock.release()
+            self._place.close()
 
     def remove(self) -> None:
         """Remove partial and ledger, if they are there."""
         with self._mutex:
-            self._close_partial()
-            self.partial.unlink(missing_ok=True)
+            self._file.rest()
+            check_ours(self._place.look(self._names.partial), self._names.partial)
+            self._place.remove(self._names.partial)
+            self._there = False
         self.ledger.remove()
 
     def partial_size(self) -> int:
-        """Bytes of the partial; -1 if there is none."""
+        """Bytes of the partial; -1 if there is none that can be gone on with.
+
+        Raises:
+            NotPermitted: what has its name is not ours.
+        """
+        found = self._place.look(self._names.partial)
+        check_ours(found, self._names.partial)
+        self._there = (
+            found is not None and found.st_nlink == 1
+        )  # else it has another name: it is a finished file
+        return -1 if found is None or not self._there else found.st_size
+
+    def adopt(self, key: UploadKey) -> bool:
+        """Take over what an earlier version left beside the destination, if it is the beginning of the same file.
+
+        It kept a download as ``NAME.blockproto-part`` and a ledger beside it. Without a ledger that speaks of this very
+        file, such a file is the user's own and stays.
+
+        Raises:
+            StoreInUse: a program of that version is downloading it.
+        """
+        stem = old_stem(self._dest.path.name)
+        begun = read_ledger(self._place, stem + OLD_LEDGER)
+        if begun is None or (begun.key, begun.first) != (key, self._first):
+            return False
+        partial = self._place.look(stem + OLD_PARTIAL)
+        if begun.facts.filename.text != self._dest.path.name or partial is None or not is_ours(partial):
+            return False
+        lock = Lock(self._place, stem + OLD_LOCK)
         try:
-            return self.partial.lstat().st_size
-        except FileNotFoundError:
-            return -1
+            self.remove()
+            self._place.move_new(stem + OLD_PARTIAL, self._names.partial)
+            self._place.move_new(stem + OLD_LEDGER, self._names.ledger)
+            self.sync_folder()
+        finally:
+            lock.release()
+        return True
 
     # -- the partial
 
     def write(self, position: int, piece: memoryview) -> None:
         """Write at a position of the whole file; the partial is made by that."""
-        with self._mutex:
-            write_at(self._open_partial(), position - self._first, piece)
+        with self._mutex, self._file.use(self._open_partial) as fd:
+            write_at(fd, position - self._first, piece)
 
     def read_into(self, position: int, view: memoryview) -> int:
         """Read from a position of the whole file; 0 where nothing was written."""
         with self._mutex:
-            if self._fd < 0 and not self.partial.exists():
+            if not self._there:
                 return 0
-            return read_at(self._open_partial(), position - self._first, view)
+            with self._file.use(self._open_partial) as fd:
+                return read_at(fd, position - self._first, view)
 
     def settle(self, finish: Finish) -> None:
         """Give the partial its final size, mode and mtime."""
-        with self._mutex:
-            fd = self._open_partial()
+        with self._mutex, self._file.use(self._open_partial) as fd:
             os.ftruncate(fd, finish.filesize - self._first)
-            _set_facts(fd, self.partial, finish.facts)
+            set_facts(fd, self._place.path / self._names.partial, finish.facts.mode, finish.facts.mtime_ns)
 
     def sync(self, *, metadata: bool) -> None:
         """Make the partial's bytes durable, with ``metadata`` its mode and mtime too.
@@ -126,25 +161,20 @@ class SidecarFiles:
         Raises:
             StoreFailed: the medium reported an error.
         """
-        if self._fd < 0:
+        if not self._file.is_open:
             return
         try:
-            (os.fsync if metadata else sync_file)(self._fd)
+            with self._file.use(self._open_partial) as fd:
+                (os.fsync if metadata else sync_file)(fd)
         except OSError as exc:
             raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
 
     def _open_partial(self) -> int:
-        if self._fd < 0:
-            try:
-                self._fd = open_new(self.partial)
-            except FileExistsError:
-                self._fd = open_existing(self.partial)
-        return self._fd
-
-    def _close_partial(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._there:
+            return self._place.open_existing(self._names.partial)
+        fd = self._place.open_new(self._names.partial)
+        self._there = True
+        return fd
 
     # -- the ledger
 
@@ -162,72 +192,65 @@ class SidecarFiles:
 
     def final(self, work: Finish, target: str) -> Final:
         """What the partial is, on its way to a name."""
-        found = self.partial.lstat()
+        with self._file.use(self._open_partial) as fd:
+            found = os.fstat(fd)
+        return Final(work.root, work.filesize, found.st_ino & _U64, found.st_size, mtime_of(found), target)
+
+    def found(self, work: Finish, target: str) -> Final:
+        """What a file is that had the name, and the same content, already."""
+        found = self._place.look(target)
+        if found is None:
+            raise FileNotFoundError(target)
         return Final(work.root, work.filesize, found.st_ino & _U64, found.st_size, mtime_of(found), target)
 
     def is_final(self, final: Final) -> bool:
         """Whether a commit's file is there, as it was committed."""
         try:
-            found = (self._dest.parent / final.target).lstat()
+            found = self._place.look(final.target)
         except OSError:
+            return False
+        if found is None:
             return False
         there = found.st_ino & _U64, found.st_size, mtime_of(found)
         return there == (final.ino, final.size, final.mtime_ns)
 
-    @property
-    def taken(self) -> bool:
-        """Whether something has the final name."""
-        return os.path.lexists(self._dest)
+    def taken_by_other(self, filesize: int | None) -> bool:
+        """Whether something has the final name that cannot be the file of ``filesize`` bytes."""
+        found = self._place.look(self._dest.path.name)
+        return found is not None and (filesize is None or found.st_size != filesize)
 
-    def targets(self, if_exists: IfExists) -> Iterator[str]:
-        """The names to try in turn."""
-        yield self._dest.name
-        if if_exists is IfExists.KEEP:
-            yield from free_entries(self._dest.name)
-
-    def give_name(self, target: str, if_exists: IfExists) -> None:
-        """Give the partial its final name.
-
-        Raises:
-            FileExistsError: it is taken.
+    def give_name(self, finish: Finish, announce: Callable[[str], None]) -> tuple[str, bool]:
+        """Give the partial its final name; see ``Complete.give_name``.
 
         Durability: durable when this returns.
         """
-        path = self._dest.parent / target
+        partial = self._names.partial
+        with self._file.use(self._open_partial) as fd:
+            found = os.fstat(fd)
+        complete = Complete(
+            self._place, partial, found, self._file, self._open_partial, self._dest, finish.facts, announce
+        )
+        target, there = complete.give_name()
         with self._mutex:
-            self._close_partial()
-            if if_exists is IfExists.REPLACE:
-                os.replace(self.partial, path)
-            else:
-                move_new(self.partial, path)
+            self._file.rest()
+            if there:
+                self._place.remove(partial)
+            self._there = False
         self.sync_folder()
+        return target, there
 
     def sync_folder(self) -> None:
         """Make the names in the folder durable; raises StoreFailed when the medium reported an error."""
         try:
-            sync_folder(self._dest.parent)
+            self._place.sync()
         except OSError as exc:
             raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
 
 
-def _set_facts(fd: int, path: Path, facts: Facts) -> None:
-    if facts.mode is not None:
-        set_mode(fd, facts.mode)
-    if facts.mtime_ns is not None:
-        set_mtime(path, facts.mtime_ns)
-
-
-def paths_beside(dest: Path) -> tuple[Path, Path, Path]:
-    """Partial, ledger and lock."""
-    stem = stem_beside(dest.name)
-    part, ledger, lock = (dest.with_name(stem + suffix) for suffix in _SUFFIXES)
-    return part, ledger, lock
-
-
-def stem_beside(name: str) -> str:
-    """What the names beside a file begin with: a name too long for their endings is cut and told apart by its BLAKE3."""
+def old_stem(name: str) -> str:
+    """What the names beside a file began with in the version before: one too long was cut and told apart by its BLAKE3."""
     encoded = os.fsencode(name)
-    room = _ENTRY_LENGTH_MAX - max(len(suffix) for suffix in _SUFFIXES)
+    room = _ENTRY_LENGTH_MAX - len(OLD_LEDGER)
     if len(encoded) <= room:
         return name
     return f"{encoded[: room - 17].decode(errors='ignore')}-{blake3(encoded).hexdigest()[:16]}"

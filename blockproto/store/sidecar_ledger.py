@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from struct import Struct
 from struct import error as struct_error
 from zlib import crc32
 
-from ..errors import StoreFailed
+from ..errors import BlockprotoError, StoreFailed
 from ..names import SafeName
 from . import Facts, IfExists, Prefix, UploadKey
-from .portable import open_existing, open_new, sync_file
+from .in_progress import is_ours
+from .places import Place
+from .portable import sync_file
 
 MAGIC = b"BPSIDE1\n"
 
@@ -182,12 +183,14 @@ class SidecarLedger:
     """The ledger's file.
 
     Args:
-        path: where it is; nothing is made before the first ``append``.
+        place: the folder it lies in.
+        name: its name there; nothing is made before the first ``append``.
         sync: makes a file durable; tests watch it.
     """
 
-    def __init__(self, path: Path, sync: Callable[[int], None] = sync_file) -> None:
-        self._path = path
+    def __init__(self, place: Place, name: str, sync: Callable[[int], None] = sync_file) -> None:
+        self._place = place
+        self._name = name
         self._sync = sync
         self._fd = -1
         self._end = 0
@@ -199,15 +202,14 @@ class SidecarLedger:
 
     def load(self) -> Begun | None:
         """Read what is there; None if nothing is, or nothing that can be used."""
-        try:
-            content = self._path.read_bytes()
-        except FileNotFoundError:
+        content = _content(self._place, self._name)
+        if content is None:
             return None
         begun, self._end = _parse(content)
         if begun is None:
-            self._path.unlink()
+            self._place.remove(self._name)
             return None
-        self._fd = open_existing(self._path)
+        self._fd = self._place.open_existing(self._name)
         os.ftruncate(self._fd, self._end)
         return begun
 
@@ -222,7 +224,7 @@ class SidecarLedger:
         """
         made = self._fd < 0
         if made:
-            self._fd = open_new(self._path)
+            self._fd = self._place.open_new(self._name)
             records = MAGIC + records
         try:
             os.lseek(self._fd, self._end, os.SEEK_SET)
@@ -249,7 +251,25 @@ class SidecarLedger:
         """Remove the file, if there is one."""
         self.close()
         self._end = 0
-        self._path.unlink(missing_ok=True)
+        self._place.remove(self._name)
+
+
+def read_ledger(place: Place, name: str) -> Begun | None:
+    """What a ledger of a folder says, which is left as it is; None if there is none, or nothing that can be used."""
+    try:
+        content = _content(place, name)
+    except OSError:
+        return None
+    return None if content is None else _parse(content)[0]
+
+
+def _content(place: Place, name: str) -> bytes | None:
+    """The bytes of a ledger; None if it is not there or no file of ours."""
+    found = place.look(name)
+    if found is None or not is_ours(found):
+        return None
+    with open(place.open_to_read(name), "rb") as file:
+        return file.read()
 
 
 def _parse(content: bytes) -> tuple[Begun | None, int]:
@@ -269,7 +289,7 @@ def _parse(content: bytes) -> tuple[Begun | None, int]:
                 begun = Begun.unpack(payload)
             elif begun is not None:
                 begun.apply(kind, payload)
-        except (ValueError, struct_error):
+        except (ValueError, BlockprotoError, struct_error):
             break
         at = end + _CRC.size
     return begun, at

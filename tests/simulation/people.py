@@ -23,6 +23,7 @@ from blockproto.client import Client, connect_with
 from blockproto.errors import BlockprotoError, Code, FileExists, UnknownFile
 from blockproto.names import SafeName
 from blockproto.results import UploadJob
+from blockproto.store import Destination
 
 from .determinism import EPOCH_S, clock_wrong_s
 from .disk import SimDownloads, SimStore
@@ -176,8 +177,9 @@ class Person:
                 store.die()
         scope.cancel()
 
-    def _open_sidecar(self, dest: Path, first: int) -> SimStore:
-        """The store beside ``dest``, as the process before left it."""
+    def _open_sidecar(self, place: Destination, first: int) -> SimStore:
+        """The store beside a destination, as the process before left it."""
+        dest = place.path
         before = self._sidecars.get((dest, first))
         store = SimStore(now_ms=now_ms, first=first) if before is None else before.survivor()
         self._sidecars[dest, first] = store
@@ -367,7 +369,7 @@ class Person:
         wanted = content if span is None else content[span[0] : span[1] + 1]
 
         async def command(client: Client) -> None:
-            await client.download(name, dest, span=span)
+            await client.download(name, dest, span=span, if_exists="replace")
             store = self._sidecars[dest, span[0] if span else 0]
             if store._find(SafeName.parse(dest.name), None).content != wanted:
                 self.world.break_promise(f"{name} was downloaded, and is something else")
@@ -381,7 +383,7 @@ class Person:
 
         async def command(client: Client) -> None:
             try:
-                await client.download(EVERYBODYS, dest)
+                await client.download(EVERYBODYS, dest, if_exists="replace")
             except UnknownFile:
                 return  # nobody has sent it yet
             got = self._sidecars[dest, 0]._find(SafeName.parse(dest.name), None).content
@@ -400,7 +402,7 @@ class Person:
             if {entry.filename: entry.filesize for entry in entries} != SEEDED:
                 self.world.break_promise(f"the listing of 'there' says {entries}")
             jobs = [(entry, dest / entry.filename.partition("/")[2]) for entry in entries]
-            async with aclosing(client.download_all(jobs)) as outcomes:
+            async with aclosing(client.download_all(jobs, if_exists="replace")) as outcomes:
                 async for job, outcome in outcomes:
                     if isinstance(outcome, BlockprotoError):
                         raise outcome

@@ -1,0 +1,80 @@
+"""``blockproto get … -``: the content of files on stdout, one after the other.
+
+A file comes in stretches: each is fetched and verified, then written, and gone. What was written is right, and of one
+version of the file; if it changes meanwhile, or the line stays lost, the exit code says that it is not all.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import trio
+
+from .. import BlockprotoError, Client, FileInfo
+from ..errors import BadFacts, UnknownFile
+from .access import connect_as_told
+from .address import Address
+from .interruptions import LineTeller
+from .options import verbosity
+from .output import Status, about, fail
+
+STRETCH_LENGTH = 32 << 20
+"""Bytes that are fetched before they are written."""
+_COPY_LENGTH = 1 << 20
+
+
+async def get_to_stdout(
+    addresses: list[Address], span: tuple[int, int] | None, retry_for_s: float | None, log: Path | None
+) -> int:
+    """Write the content of files to stdout; returns the exit code. The first that fails ends it."""
+    for address in addresses:
+        with about(address.text):
+            teller = LineTeller(verbosity() > 0)
+            async with connect_as_told(
+                address.server, retry_for_s=retry_for_s, on_line=teller, log=log
+            ) as client:
+                status = await _write(client, address, span)
+        if status is not Status.DONE:
+            return status
+    return Status.DONE
+
+
+async def _write(client: Client, address: Address, span: tuple[int, int] | None) -> Status:
+    if not address.path:
+        raise click.UsageError(f"'{address.text}' is a folder: '-' takes the content of files")
+    try:
+        entry = await client.stat(address.path)
+        if entry.folder:
+            raise UnknownFile("it is a folder, and '-' takes the content of files")
+        with tempfile.TemporaryDirectory(prefix="blockproto-") as folder:
+            for first, last in _stretches(entry, span):
+                dest = Path(folder) / str(first)
+                await client.download_known(entry, dest, None, span=(first, last))
+                await trio.to_thread.run_sync(_copy, dest)
+                dest.unlink()
+    except BlockprotoError as error:
+        return fail(error, address.text)
+    return Status.DONE
+
+
+def _stretches(entry: FileInfo, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """The first and last positions of the stretches, in order; none of an empty file."""
+    first, last = (0, entry.filesize - 1) if span is None else span
+    if span is not None and first >= entry.filesize:
+        raise BadFacts(f"the range begins at {first}, {entry.filename} has {entry.filesize} bytes")
+    last = min(last, entry.filesize - 1)
+    while first <= last:
+        end = min(last, first + STRETCH_LENGTH - first % STRETCH_LENGTH - 1)
+        yield first, end
+        first = end + 1
+
+
+def _copy(path: Path) -> None:
+    with path.open("rb") as file:
+        while piece := file.read(_COPY_LENGTH):
+            sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,63 @@
+"""FolderFiles: the port's ``LocalFiles`` over the folders that downloads go to."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from . import Destination
+from .naming import check_regular
+from .places import Place
+from .portable import set_facts
+from .refusals import refusal
+
+
+class FolderFiles:
+    """Looks at files in folders; the last folder stays open, for files come folder by folder.
+
+    Threads: everything may be called at any time.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Path, Path | None], Place] | None = None
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of the last folder. Harmless when repeated."""
+        with self._lock:
+            last, self._last = self._last, None
+        if last is not None:
+            last[1].close()
+
+    def look(self, dest: Destination, name: str) -> os.stat_result | None:
+        """See the port."""
+        try:
+            with self._lock:
+                return self._place(dest).look(name)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise refusal(exc) from exc
+
+    def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
+        """See the port."""
+        with self._lock:
+            place = self._place(dest)
+            check_regular(place.look(name))
+            fd = place.open_to_read(name)
+        try:
+            check_regular(os.fstat(fd))
+            set_facts(fd, place.path / name, mode, mtime_ns)
+        finally:
+            os.close(fd)
+
+    def _place(self, dest: Destination) -> Place:
+        key = dest.path.parent, dest.below
+        if self._last is not None and self._last[0] == key and self._last[1].is_there():
+            return self._last[1]
+        place = Place(*key)
+        if self._last is not None:
+            self._last[1].close()
+        self._last = key, place
+        return place
