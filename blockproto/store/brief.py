@@ -81,6 +81,7 @@ class BriefUpload:
         """See the port. The last byte settles the file and closes it, unless it is carried."""
         store = self._store
         store.check_usable()
+        store.room.take(len(piece))
         if self._carried and not self.exists and position == len(self._content):
             self._content += piece
             return

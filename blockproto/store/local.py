@@ -14,7 +14,6 @@ Spec: spec/store.md.
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
 import threading
@@ -41,13 +40,11 @@ from .partial import Partial
 from .publishing import Owed
 from .records import UploadRecord
 from .recovery import recover, remove_orphans
+from .room import Room
 from .rules import EXPIRY_MS, Shape, sourceid_after
 from .sweeping import Sweeper
 from .twins import Twins
 from .upload import LocalUpload
-
-SPARE_BYTES = 64 << 20
-"""Bytes that uploads leave free on the disk, or a hundredth of it where that is less."""
 
 CARRIED_LENGTH_MAX = 32 << 20
 """Bytes of brief files that are carried in memory at most until they are committed; more are written as they come."""
@@ -73,6 +70,7 @@ class LocalStore:
         self.now_ms = now_ms
         self.portable = portable
         self.descriptors = Descriptors(resting_max())
+        self.room = Room(opened.partials_fd)
         self.finished = FinishedFiles(opened.root_fd, opened.ledger, self.descriptors)
         self.owed: list[Owed] = []
         self.findings: list[str] = []
@@ -239,7 +237,12 @@ class LocalStore:
                 return LocalUpload(self, live.record, live.partial)
             record = self._new_record(key, facts)
             partial = Partial(
-                self.partials_fd, self.descriptors, record.storage_id, facts.filesize, mode=facts.mode
+                self.partials_fd,
+                self.descriptors,
+                self.room,
+                record.storage_id,
+                facts.filesize,
+                mode=facts.mode,
             )
             upload = self._live[key] = LocalUpload(self, record, partial)
             return upload
@@ -252,6 +255,7 @@ class LocalStore:
             partial = Partial(
                 self.partials_fd,
                 self.descriptors,
+                self.room,
                 record.storage_id,
                 record.facts.filesize,
                 exists=True,
@@ -298,13 +302,11 @@ class LocalStore:
                 del self._live[upload.key]
 
     def _check_room(self, upload: LocalUpload) -> None:
-        disk = os.fstatvfs(self.partials_fd)
-        spare = min(SPARE_BYTES, disk.f_blocks * disk.f_frsize // 100)
-        free = disk.f_bavail * disk.f_frsize
+        free = self.room.free()
         filesize = upload.facts.filesize
         missing = BLOCK_LENGTH if filesize is None else filesize - len(upload.held) * BLOCK_LENGTH
-        if missing > 0 and missing + spare > free:
-            raise StoreFull(f"{missing} bytes are missing and {max(0, free - spare)} are free")
+        if missing > 0 and missing > free:
+            raise StoreFull(f"{missing} bytes are missing and {max(0, free)} are free")
         if not upload.partial.recorded and self.ledger.crowded():
             raise StoreFull("the ledger is too full for new uploads")
 

@@ -1,8 +1,8 @@
 """Partial: the bytes of one unfinished upload, in a file under a random name.
 
 The file is created on the first byte, in the folder of partials and nowhere else; it gets its final name by a rename
-when it is complete and durable. Room is reserved in steps ahead of the write position, never the whole file: a hundred
-OPENs of a tebibyte cost an attacker nothing.
+when it is complete and durable. Room is reserved ahead of the write position, never more than has come: what a hundred OPENs
+of a tebibyte say, or a byte here and there, reserves nothing.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from .disk import (
     write_all,
 )
 from .refusals import refusal
+from .room import Room
 
 RESERVE_LENGTH = 64 << 20
-"""Bytes reserved at once ahead of the write position (a power of two)."""
+"""Bytes reserved at once ahead of the write position, at the most."""
+
+NEAR = 16 << 20
+"""Bytes that come so close behind what came last go on with it: several connections send blocks of one file."""
 
 FILE_MODE = 0o666
 """Permission bits of a file whose sender states none; narrowed by the umask."""
@@ -41,6 +45,7 @@ class Partial:
     Args:
         folder_fd: the folder of partials; stays the caller's.
         descriptors: the open files of the store.
+        room: the disk's.
         storage_id: 16 bytes; the name in hex.
         filesize: bytes it will have, or None while unknown.
         exists: whether the file was created before.
@@ -51,13 +56,17 @@ class Partial:
     """
 
     __slots__ = (
+        "_came",
         "_file",
         "_filesize",
         "_folder_fd",
+        "_from",
         "_lock",
         "_mode",
-        "_reserved",
+        "_reserved_to",
+        "_room",
         "_settled",
+        "_to",
         "_unseen",
         "_unsynced",
         "_users",
@@ -73,6 +82,7 @@ class Partial:
         self,
         folder_fd: int,
         descriptors: Descriptors,
+        room: Room,
         storage_id: bytes,
         filesize: int | None,
         *,
@@ -92,7 +102,9 @@ class Partial:
         self._file = Descriptor(descriptors, self._open, self._has_rested)
         self._unsynced = self._unseen = False
         self._users = 0
-        self._reserved: set[int] = set()
+        self._room = room
+        self._came = self._from = self._to = 0
+        self._reserved_to = 1 if exists else 0  # the process before may have reserved
         self._settled: tuple[tuple[int | None, int | None, int], os.stat_result] | None = None
         self._lock = threading.Lock()
 
@@ -109,6 +121,7 @@ class Partial:
             self._users -= 1
             if self._users > 0:
                 return False
+            self._unreserve()
             self._file.close()
             if not self.recorded and self.exists and not self.gone:
                 self.gone = True
@@ -175,21 +188,42 @@ class Partial:
                 self._settled = None
                 self._unsynced = True
                 end = position + len(piece)
-                if end > BLOCK_LENGTH and (end - 1) // RESERVE_LENGTH not in self._reserved:
-                    self._reserve(fd, (end - 1) // RESERVE_LENGTH)
+                self._room.take(len(piece))
+                self._goes_on(position, end)
+                if end > self._reserved_to and self._came >= BLOCK_LENGTH:
+                    self._reserve(fd, end)
                 write_all(fd, position, piece)
             finally:
                 self._file.give()
         except OSError as exc:
             raise refusal(exc) from exc
 
-    def _reserve(self, fd: int, step: int) -> None:
-        self._reserved.add(step)
-        start, end = step * RESERVE_LENGTH, (step + 1) * RESERVE_LENGTH
+    def _goes_on(self, position: int, end: int) -> None:
+        """Count the bytes of one run: those that come near each other."""
+        if self._from <= position <= self._to + NEAR:
+            self._came += end - position
+            self._to = max(self._to, end)
+        else:
+            self._from, self._to, self._came = position, end, end - position
+            self._reserved_to = min(self._reserved_to, position)
+
+    def _reserve(self, fd: int, position: int) -> None:
+        """Reserve as much behind ``position`` as has come, and as is free."""
+        length = min(RESERVE_LENGTH, self._came, self._room.free())
+        end = position + length
         if self._filesize is not None:
             end = min(end, self._filesize)
-        if end > start:
-            reserve(fd, start, end - start)
+        self._reserved_to = max(end, position)
+        if end > position:
+            reserve(fd, position, end - position)
+
+    def _unreserve(self) -> None:
+        """Give back what is reserved behind the end: nobody knows when the rest comes."""
+        if not self._reserved_to or not self.exists or self.gone:
+            return
+        with suppress(OSError, UnknownUpload), self._opened() as fd:
+            os.ftruncate(fd, os.fstat(fd).st_size)
+        self._reserved_to = 1
 
     def read_into(self, position: int, view: memoryview) -> int:
         """Fill ``view`` from ``position`` on; 0 if nothing was written yet."""
@@ -217,7 +251,7 @@ class Partial:
         if self._settled is not None and self._settled[0] == wanted:
             return self._settled[1]
         with self._opened() as fd:
-            found = settle_file(fd, facts, size, cut=bool(self._reserved))
+            found = settle_file(fd, facts, size, cut=bool(self._reserved_to))
         self._settled = wanted, found
         return found
 
