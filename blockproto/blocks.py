@@ -28,6 +28,13 @@ Run = tuple[int, int]
 """(first blockno, how many), the second at least 1."""
 
 
+BLOCKNUM_MAX = (1 << 32) - 2
+"""The most blocks that a file has (BP1-BLK-002)."""
+
+FILESIZE_MAX = BLOCKNUM_MAX * BLOCK_LENGTH
+"""The most bytes that a file has; a sparse one can be larger on its disk."""
+
+
 def blocknum_of(filesize: int) -> int:
     """How many blocks a file of ``filesize`` bytes has (0 for an empty file)."""
     return -(-filesize // BLOCK_LENGTH)

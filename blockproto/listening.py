@@ -14,6 +14,7 @@ import trio
 from .dialects.known import dialects_of
 from .errors import BlockprotoError, NotPermitted
 from .identity.entrance import Entrance, Wishes, open_entrance
+from .link.unexpected import unexpected
 from .loopback import is_loopback
 from .names import RESERVED
 from .server import Server
@@ -98,6 +99,8 @@ async def _reload(server: Server, entrance: Entrance, reloads: AsyncIterable[obj
             log.info("tokens and certificate were read anew")
         except BlockprotoError as exc:
             log.error("nothing was changed: %s", exc)
+        except Exception as exc:
+            unexpected("reading tokens and certificate anew", exc)
 
 
 def _raise_file_limit() -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from odd_folder import Odd, chain, fill, remove
-from store_contract import put
+from store_contract import brief_of, facts_of, key_of, put
 
-from blockproto.errors import BlockprotoError, NotEmpty
+from blockproto.blocks import FILESIZE_MAX, blocknum_of
+from blockproto.errors import BlockprotoError, NotEmpty, NotPermitted, StoreFailed
 from blockproto.names import FILENAME_LENGTH_MAX, SafeName
-from blockproto.store import Remove
+from blockproto.store import Remove, StoredFile, finished
 from blockproto.store.disk import Folders
 from blockproto.store.local import LocalStore
 
@@ -60,15 +63,15 @@ def test_a_file_of_512_components_is_kept_listed_read_and_removed(store: LocalSt
 
 
 def test_folders_are_opened_at_any_depth_with_few_descriptors(folder: Path) -> None:
-    chain(folder, [b"b"] * 3000, b"end")
+    chain(folder, [b"b"] * 1200, b"end")
     fd = os.open(folder, os.O_RDONLY)
     try:
         with Folders(fd) as folders:
-            deepest = folders.open("/".join("b" * 3000))
+            deepest = folders.open("/".join("b" * 1200))
             assert os.listdir(deepest) == ["end"]
             assert len(folders._fds) <= Folders.OPEN_MAX
             assert os.fstat(folders.open("b")).st_ino == (folder / "b").stat().st_ino
-            assert os.path.samestat(os.fstat(folders.open("/".join("b" * 3000))), os.fstat(deepest))
+            assert os.path.samestat(os.fstat(folders.open("/".join("b" * 1200))), os.fstat(deepest))
     finally:
         os.close(fd)
 
@@ -76,8 +79,8 @@ def test_folders_are_opened_at_any_depth_with_few_descriptors(folder: Path) -> N
 @pytest.mark.parametrize(
     "chained",
     [
-        [b"top"] + [b"d"] * (2 * sys.getrecursionlimit()),
-        [b"top"] + [b"x" * 200] * 100,
+        [b"top"] + [b"d"] * (sys.getrecursionlimit() + 100),
+        [b"top"] + [b"x" * 200] * 30,
         [b"top", b"\xff", b"\xfe\xfe"],
     ],
     ids=["deeper than the stack", "longer than a path", "no UTF-8"],
@@ -154,3 +157,108 @@ def test_everything_at_the_top_can_be_removed(store: LocalStore, odd: Odd) -> No
         name for name in left if name.startswith(b"in ")
     }
     assert set(os.listdir(odd.folder)) == {".blockproto", "names"}
+
+
+# ---- a file system that answers otherwise than it did
+
+
+STRANGE = [
+    errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.ELOOP, errno.ENOTCONN, errno.ETIMEDOUT,
+    errno.ENODEV, errno.ENXIO, errno.EOVERFLOW, errno.EINVAL, errno.EBUSY, errno.ENOSYS, errno.EREMOTEIO, errno.EUCLEAN,
+    errno.EMFILE, errno.ENOMEM, 9999,
+]  # fmt: skip
+"""What any call on one file can answer, sensible or not."""
+
+
+def _after(real: Callable[..., Any], when: Callable[..., bool], error: OSError) -> Callable[..., Any]:
+    def answers(*args: Any, **kwargs: Any) -> Any:
+        if when(*args, **kwargs):
+            raise error
+        return real(*args, **kwargs)
+
+    return answers
+
+
+@pytest.mark.parametrize("call", ["stat", "open", "fstat", "preadv", "scandir", "listdir", "fstatvfs"])
+def test_an_error_of_one_file_is_its_own(
+    store: LocalStore, folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking, listing, opening and reading: refused or left out, never the store."""
+    put(store, "folder/file", b"content")
+    (folder / "folder" / "other").write_bytes(b"x")
+    name = SafeName("folder/file")
+    ledger_fd = store.ledger._file_fd
+    reader = store.open_file(name, None)
+    asked: list[Callable[[], object]] = [
+        lambda: store.stat(name),
+        lambda: store.files("folder", True, "", 10),
+        lambda: store.files("", True, "", 10),
+        lambda: store.open_file(name, None).close(),
+        lambda: reader.read_into(0, memoryview(bytearray(5))),
+        reader.unchanged,
+        lambda: store.receipts(bytes(16), [key_of(1).sourceid]),
+        lambda: store.open_upload(key_of(7), facts_of(5, "new"), 1).close(),  # type: ignore[union-attr]
+        lambda: store.open_upload(key_of(8), facts_of(5, "folder/file"), 1).close(),  # type: ignore[union-attr]
+    ]
+    for number in STRANGE:
+        with monkeypatch.context() as patch:
+            error = OSError(number, os.strerror(number))
+            patch.setattr(os, call, _after(getattr(os, call), lambda at, *_, **__: at != ledger_fd, error))
+            for ask in asked:
+                try:
+                    ask()
+                except StoreFailed:
+                    raise
+                except BlockprotoError:
+                    pass
+    reader.close()
+    assert store.stat(name).filesize == 7
+    put(store, "after", b"good", number=9)
+
+
+@pytest.mark.parametrize("call", ["open", "mkdir", "stat"])
+def test_a_folder_that_answers_no_more_refuses_its_files_only(
+    store: LocalStore, folder: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be given a name there is refused; what is committed in the same batch elsewhere is kept."""
+    (folder / "there").mkdir()
+    medium = {errno.EIO, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO, errno.EUCLEAN}
+    for at, number in enumerate(sorted(set(STRANGE) - medium)):
+        there = brief_of(store, b"one", number=3 * at + 1, name=f"there/below/{at}")
+        other = brief_of(store, b"two", number=3 * at + 2, name=f"elsewhere/{at}")
+        error = OSError(number, os.strerror(number))
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                os, call, _after(getattr(os, call), lambda at, *_, **__: at in (b"there", b"below"), error)
+            )
+            store.commit([there, other])
+        assert isinstance(other.outcome, StoredFile)
+        assert not isinstance(there.outcome, StoreFailed)
+        put(store, f"after {at}", b"good", number=3 * at + 3)
+
+
+def test_a_file_that_is_larger_than_what_travels_is_refused(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert blocknum_of(FILESIZE_MAX) < 2**32 - 1 <= blocknum_of(FILESIZE_MAX + 1)
+    monkeypatch.setattr(finished, "FILESIZE_MAX", 3)
+    (folder / "most").write_bytes(b"123")
+    (folder / "more").write_bytes(b"1234")
+    assert store.stat(SafeName("more")).filesize == 4
+    store.open_file(SafeName("most"), None).close()
+    with pytest.raises(NotPermitted):
+        store.open_file(SafeName("more"), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["data:x/中文,", "data:a/b\n,c", "data:" + "x" * 240 + "/y,", "http:x.txt", "x.中文"]
+)
+def test_a_name_that_looks_like_a_url_has_a_filetype_that_can_be_said(
+    store: LocalStore, folder: Path, name: str
+) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"x")
+    for entry in store.files("", True, "", 10)[0]:
+        assert entry.filetype.isascii()
+        assert entry.filetype.isprintable()
+        assert len(entry.filetype) <= 255

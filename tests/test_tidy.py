@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "chaos": ("", "trio"),
     "explaining": ("", ""),
     "client": ("errors names wire link transfer store calling results tasks", "trio"),
-    "listening": ("serving errors loopback names identity server dialects transfer store watch", "trio"),
+    "listening": ("serving errors link loopback names identity server dialects transfer store watch", "trio"),
     "routing": ("wire dialects", ""),
     "dialects": ("errors blocks names layout link transfer store calling results tasks", "trio blake3"),
     "api": ("errors loopback client calling identity listening store watch link", "trio"),

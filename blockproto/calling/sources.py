@@ -18,7 +18,7 @@ from pathlib import Path
 
 import trio
 
-from ..blocks import BLOCK_LENGTH, block_span
+from ..blocks import BLOCK_LENGTH, FILESIZE_MAX, block_span
 from ..errors import Refused, SourceChanged
 from ..names import SafeName, show_name
 from ..store import FOLDER_FILETYPE, Facts, IfExists
@@ -76,6 +76,9 @@ class FileSource:
             raise Refused(f"{show_name(str(path))} is not a regular file")
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self.stat = os.fstat(self._file.fileno())
+        if self.stat.st_size > FILESIZE_MAX:
+            self._file.close()
+            raise Refused(f"{show_name(str(path))} is larger than what travels: {FILESIZE_MAX} bytes")
         self.facts = Facts(
             filename=filename,
             filetype=filetype or filetype_of(name),

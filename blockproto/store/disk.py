@@ -20,7 +20,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from ..errors import NotPermitted, UnknownFile
-from .refusals import refusal
+from .refusals import refusal_of_one
 
 _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_NOREPLACE = 1
@@ -164,12 +164,15 @@ def open_to_read(folder_fd: int, name: bytes) -> tuple[int, os.stat_result]:
         if not stat.S_ISREG(found.st_mode):
             raise UnknownFile
         fd = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise UnknownFile
+        except BaseException:
+            os.close(fd)
+            raise
     except OSError as exc:
-        raise refusal(exc) from exc
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(fd)
-        raise UnknownFile
+        raise refusal_of_one(exc) from exc
     return fd, found
 
 

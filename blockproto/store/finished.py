@@ -15,6 +15,7 @@ from struct import pack
 
 from blake3 import blake3
 
+from ..blocks import FILESIZE_MAX
 from ..errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from ..names import SafeName, is_hidden, show_name
 from ..times import SaidOnce, ctime_of, is_clamped, mtime_of
@@ -24,7 +25,7 @@ from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
 from .listing import Listings
 from .records import Identity, ReceiptRecord
-from .refusals import refusal
+from .refusals import refusal, refusal_of_one
 from .rules import is_within
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class LocalReader:
         try:
             return read_into(fd, position, view)
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_of_one(exc) from exc
         finally:
             self._file.give()
 
@@ -80,6 +81,8 @@ class LocalReader:
             return False
         try:
             return self._finished.version(os.fstat(fd)) == self.entry.version
+        except OSError as exc:
+            raise refusal_of_one(exc) from exc
         finally:
             self._file.give()
 
@@ -155,8 +158,8 @@ class FinishedFiles:
             folder, _, last = name.rpartition("/")
             found = look(own.open(folder), last.encode())
         except OSError as exc:
-            error = refusal(exc)
-            if error.retryable or isinstance(error, StoreFailed):
+            error = refusal_of_one(exc)
+            if error.retryable or isinstance(refusal(exc), StoreFailed):
                 raise error from exc
             return None
         finally:
@@ -203,8 +206,19 @@ class FinishedFiles:
     def receipts(self, file_ids: Iterable[bytes], if_exists: IfExists | None = None) -> list[StoredFile]:
         """Those that count, of one rule or of any."""
         with self._ledger.read() as view, Folders(self._root_fd) as folders:
-            found = (self.true_receipt(view, file_id, folders, if_exists) for file_id in file_ids)
+            found = (self._receipt_or_none(view, file_id, folders, if_exists) for file_id in file_ids)
             return [receipt for receipt in found if receipt is not None]
+
+    def _receipt_or_none(
+        self, view: View, file_id: bytes, folders: Folders, if_exists: IfExists | None
+    ) -> StoredFile | None:
+        """``true_receipt``; None for a file that cannot be looked at, which keeps no other one back."""
+        try:
+            return self.true_receipt(view, file_id, folders, if_exists)
+        except BlockprotoError as exc:
+            if exc.retryable or isinstance(exc, StoreFailed):
+                raise
+            return None
 
     # -- digests
 
@@ -293,6 +307,10 @@ class FinishedFiles:
             filename = self._name_of(file_id, within)
         fd, found = self.open_to_read(filename)
         try:
+            if found.st_size > FILESIZE_MAX:
+                raise NotPermitted(
+                    f"the file has {found.st_size} bytes; {FILESIZE_MAX} are the most that travel"
+                )
             with self._ledger.read() as view:
                 return LocalReader(self, self._entry(view, filename, found), fd, self._descriptors)
         except BaseException:
@@ -306,7 +324,7 @@ class FinishedFiles:
             try:
                 return open_to_read(folders.open(folder), last.encode())
             except OSError as exc:
-                raise _unknown(refusal(exc)) from exc
+                raise _unknown(refusal_of_one(exc)) from exc
 
     def _name_of(self, file_id: bytes | None, within: SafeName | None) -> SafeName:
         with self._ledger.read() as view:
@@ -330,4 +348,7 @@ def _unknown(error: BlockprotoError) -> BlockprotoError:
 def _guess(name: str, folder: bool) -> str:
     if folder:
         return FOLDER_FILETYPE
-    return mimetypes.guess_type(name)[0] or _UNKNOWN_FILETYPE
+    last = name.rpartition("/")[2]
+    return (
+        mimetypes.guess_type(f"./{last}")[0] or _UNKNOWN_FILETYPE
+    )  # "data:…" alone would be taken for a URL

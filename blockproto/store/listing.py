@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..errors import NameRefused, UnknownFile
-from ..names import SafeName, is_reserved
+from ..names import FILENAME_LENGTH_MAX, SafeName, is_reserved
 from .disk import Folders, look
 from .refusals import refusal
 
@@ -112,6 +112,8 @@ class Listings:
             if whole is None:
                 walks.pop()
             elif whole.endswith(b"/"):
+                if len(whole) >= FILENAME_LENGTH_MAX:
+                    continue  # nothing in it has a name that can be said
                 walks.append(self._names_after(folders, whole[:-1], cursor, recursive))
             else:
                 try:

@@ -25,7 +25,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import BlockprotoError, StoreFailed, StoreFull
+from ..errors import StoreFailed, StoreFull
 from ..names import SafeName
 from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
@@ -40,6 +40,7 @@ from .partial import Partial
 from .publishing import Owed
 from .records import UploadRecord
 from .recovery import recover, remove_orphans
+from .refusals import of_one_file
 from .room import Room
 from .rules import EXPIRY_MS, Shape, sourceid_after
 from .sweeping import Sweeper
@@ -155,6 +156,7 @@ class LocalStore:
 
     # -- uploads
 
+    @of_one_file
     def open_upload(
         self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
     ) -> LocalUpload | StoredFile:
@@ -178,7 +180,7 @@ class LocalStore:
                 upload.prefixes = {blockno: kept for blockno, kept in prefixes if blockno not in upload.held}
         try:
             self._check_room(upload)
-        except BlockprotoError:
+        except BaseException:
             upload.close()
             raise
         return upload
@@ -190,6 +192,7 @@ class LocalStore:
         with Folders(self.root_fd) as folders:
             return early_choice(self.finished, folders, view, key, facts, reader)
 
+    @of_one_file
     def may_be_there(self, facts: Facts) -> bool:
         """See the port."""
         found = self.finished.look(facts.filename.text)

@@ -1,8 +1,18 @@
-"""What an ``OSError`` means: the border where the system's errors become ours, on every platform."""
+"""What an ``OSError`` means: the border where the system's errors become ours, on every platform.
+
+    refusal            of what writes: the medium's own errors mean that nothing may be acknowledged any more
+    refusal_of_one     of what looks at, opens or reads one served file: whatever it is, it concerns that file only
+
+What nobody has thought of is refused with the system's words: one request, one file, never the store.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from ..errors import (
     BlockprotoError,
@@ -15,6 +25,9 @@ from ..errors import (
     StoreFull,
     UnknownFile,
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NOT_PERMITTED_TEXTS = {
     "EACCES": "the folder's rights do not allow it",
@@ -43,12 +56,24 @@ _NOT_PERMITTED = {
     getattr(errno, name): text for name, text in _NOT_PERMITTED_TEXTS.items() if hasattr(errno, name)
 }
 _NO_ROOM = _numbers("ENOSPC", "EDQUOT")
+_MEDIUM = _numbers(
+    "EIO", "EUCLEAN", "EBADMSG", "ENODEV", "ENXIO", "ESHUTDOWN", "EREMOTEIO", "ENOMEDIUM", "EBADF"
+)
+"""What says that bytes which were written may not be there, or that we write where we do not mean to."""
 _BUSY = _numbers("EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
+
+
+def refusal_of_one(error: OSError) -> BlockprotoError:
+    """What an error means for the one file that was looked at or read; never StoreFailed."""
+    found = refusal(error)
+    return NotPermitted(f"it cannot be read: {_words(error)}") if isinstance(found, StoreFailed) else found
 
 
 def refusal(error: OSError) -> BlockprotoError:
     """What an error means for the file it concerns; StoreFailed if the medium can no longer be trusted."""
     number = error.errno
+    if number in _MEDIUM:
+        return StoreFailed(f"the medium reported: {_words(error)}")
     if number in _NO_ROOM:
         return StoreFull()
     if number in _NOT_PERMITTED:
@@ -61,4 +86,21 @@ def refusal(error: OSError) -> BlockprotoError:
         return NotEmpty()
     if number in _BUSY:
         return Refused("there are too few files or too little memory", code=Code.BUSY, retry_after_ms=1000)
-    return StoreFailed(f"the medium reported: {error.strerror}")
+    return NotPermitted(f"the system does not do this: {_words(error)}")
+
+
+def of_one_file(work: Callable[P, T]) -> Callable[P, T]:
+    """Let ``work``, which looks at or reads one file and writes none, raise ``refusal_of_one`` for an OSError."""
+
+    @wraps(work)
+    def translated(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except OSError as exc:
+            raise refusal_of_one(exc) from exc
+
+    return translated
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or (os.strerror(error.errno) if error.errno else "no reason was given")

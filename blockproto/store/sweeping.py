@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..errors import BlockprotoError
 from . import Discard, Tidy, UploadKey, Work
 from .finished import FinishedFiles
 from .ledger import Ledger
-from .records import upload_key
+from .records import ReceiptRecord, upload_key
 from .rules import RECEIPT_GRACE_MS
 
 PART = 1024
@@ -71,10 +72,17 @@ class Sweeper:
                     self._receipt_after = b"i" + receipt.file_id
                     return stale
                 seen += 1
-                if receipt.committed_ms + RECEIPT_GRACE_MS <= now_ms and not self._finished.is_true(receipt):
+                if receipt.committed_ms + RECEIPT_GRACE_MS <= now_ms and self._is_stale(receipt):
                     stale.append(receipt.file_id)
         self._receipt_after = b"i"
         return stale
+
+    def _is_stale(self, receipt: ReceiptRecord) -> bool:
+        """Whether its file is another one or gone; not where it cannot be looked at now."""
+        try:
+            return not self._finished.is_true(receipt)
+        except BlockprotoError:
+            return False
 
 
 def _what(work: Work) -> object:
