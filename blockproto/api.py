@@ -14,6 +14,7 @@ import trio
 from .calling.dialling import Dial, tcp_dial
 from .calling.introducing import Introduction, OnPrincipal
 from .calling.lines import OnLine
+from .calling.sourceid import state_folder
 from .client import Client, connect_with
 from .errors import NotPermitted
 from .loopback import is_loopback
@@ -21,6 +22,7 @@ from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
 from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
+    from .calling.memory import Memory
     from .calling.trust import Trust
     from .identity.entrance import Entrance
     from .link.recording import Recorder
@@ -75,6 +77,7 @@ async def connect(
             introduction=Introduction(token, on_principal),
             open_downloads=_open_downloads,
             files=files,
+            open_memory=_open_memory,
             recorder=recorder,
         ) as client:
             yield client
@@ -196,6 +199,12 @@ def _open_sidecar(dest: Destination, first: int) -> UploadStore:
     from .store.sidecar import SidecarStore
 
     return SidecarStore(dest, first=first)
+
+
+def _open_memory(secret: bytes) -> Memory:
+    from .calling.memory import Memory
+
+    return Memory(state_folder() / "digests.sqlite3", secret)
 
 
 def _open_downloads() -> DownloadStore:

@@ -13,7 +13,14 @@ Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +29,7 @@ import trio
 
 from .calling.arriving import ANY_RULE, Arriving, NoFiles, Rule
 from .calling.asking import ask, ask_once
-from .calling.bulk import Bulk, if_exists_of, priority_of
+from .calling.bulk import Bulk
 from .calling.dialling import Dial
 from .calling.digests import Digests
 from .calling.downloads import BulkDownload, download_jobs, give_up
@@ -30,9 +37,12 @@ from .calling.fetching import Downloader, OpenSidecar, stat_item
 from .calling.introducing import Introduction
 from .calling.lines import Lines, OnLine, Patience, Retries
 from .calling.mailbox import Mailbox
+from .calling.single import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
+from .calling.single import SingleUploads
 from .calling.sourceid import Attempts, derive_label, derive_sourceid, installation_secret
-from .calling.sources import FileSource, StreamSource
+from .calling.sources import FileSource
 from .calling.uploading import Uploader
+from .calling.words import if_exists_of, priority_of
 from .errors import BlockprotoError, ConnectionLost
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
@@ -49,19 +59,20 @@ from .results import (
     upload_info,
     upload_item,
 )
-from .store import Destination, DownloadStore, LocalFiles
+from .store import Destination, DownloadStore, IfExists, LocalFiles
 from .tasks import background_tasks
 from .transfer.sending import OnProgress
-from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, UploadItem
+from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, Result, UploadItem
 
 if TYPE_CHECKING:
+    from .calling.memory import Memory
     from .link.recording import Recorder
 
-BRIEF_LENGTH_MAX = 64 * 1024
-"""A single file up to this size is sent without asking first: one round trip."""
 RECEIPTS_MAX = 2000
 
 OpenDownloads = Callable[[], DownloadStore]
+OpenMemory = Callable[[bytes], "Memory"]
+"""Opens what is remembered of this machine's files, by the installation's secret."""
 
 
 class Client:
@@ -80,6 +91,7 @@ class Client:
         introduction: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
         files: the finished files of this machine; None: nothing is ever there.
+        open_memory: opens what is remembered of files between runs; None: nothing is.
         recorder: writes down what happens on the connections; None: nobody does.
     """
 
@@ -98,6 +110,7 @@ class Client:
         introduction: Introduction | None = None,
         open_downloads: OpenDownloads | None = None,
         files: LocalFiles | None = None,
+        open_memory: OpenMemory | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self._server = server
@@ -115,11 +128,12 @@ class Client:
             recorder,
         )
         attempts = Attempts()
-        self._uploader = Uploader(self._lines, attempts)
-        self._downloader = Downloader(
-            self._lines, attempts, open_sidecar, NoFiles() if files is None else files, Digests()
-        )
+        self._single = SingleUploads(self, self._lines, Uploader(self._lines, attempts))
         self._secret: bytes | None = None
+        self.digests = Digests(None if open_memory is None else lambda: open_memory(self._installation()))
+        self._downloader = Downloader(
+            self._lines, attempts, open_sidecar, NoFiles() if files is None else files, self.digests
+        )
         self._real_folders: dict[str, str] = {}
 
     # ---- uploads ----------------------------------------------------------------------------------------------
@@ -130,61 +144,63 @@ class Client:
         *,
         name: str | None = None,
         folder: str = "",
-        if_exists: str = "keep",
+        if_exists: IfExistsWord = "keep",
         filetype: str | None = None,
         priority: str = "normal",
+        checksum: bool = False,
         progress: OnProgress | None = None,
     ) -> Receipt:
         """Upload one file; the same call again resumes, or answers at once if the file is there.
+
+        A file that is there with the same content is never stored again, whoever sent it and whatever it was called here:
+        the receipt says ``outcome="there"``. For that a file of more than one block is read and hashed before it is sent if
+        something has its name there; what was read or sent before, and has not changed since, is remembered.
 
         Args:
             source: a path; or an open binary file or Trio stream whose end is not known (needs ``name``).
             name: what it is called on the server; None takes the path's last component.
             folder: the folder on the server, "" for the served one.
-            if_exists: ``keep`` both, ``refuse``, or ``replace`` when the name is taken by other content.
+            if_exists: when the name is taken by other content: ``keep`` both, ``refuse``, ``replace`` it, ``skip``
+                (leave what is there), or ``update`` it (replace it if ours was modified later, else leave it). What was
+                left has ``outcome="left"``. An older server is told ``refuse`` for ``skip``, and cannot ``update``.
             filetype: MIME type; None guesses from the name.
             priority: ``interactive``, ``normal`` or ``bulk``: beside other transfers on the same connection they get bytes
                 as 16 to 4 to 1.
+            checksum: read the file also where its size and times are those of the last time it was read or sent.
             progress: called with a ``Progress`` after each change.
 
         Raises:
             OSError: the file cannot be read.
+            FileExists: the name is taken, and ``if_exists`` is ``refuse``.
+            Unsupported: the server does not know ``update``.
+            SourceChanged: the file was written to while it was being sent.
             ConnectionLost: unreachable, or lost after retries; call again to resume.
             BlockprotoError: refused; its ``code`` says why.
 
         Cancellation: the server keeps what it has; the same call resumes (a stream that was read cannot be).
         """
-        policy, rank = if_exists_of(if_exists), priority_of(priority)
+        word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
             if name is None:
                 raise ValueError("a stream has no name of its own: give one")
-            return await self._uploader.stream(
-                source, _joined(folder, name), policy, filetype, progress, rank
-            )
-        path = Path(source)
-        target = _joined(folder, name or path.name)
-        opened = FileSource(path, target, policy, filetype)
-        try:
-            sourceid = self.sourceid_of(path, target, opened.stat)
-            if opened.stat.st_size <= BRIEF_LENGTH_MAX:
-                return await self._uploader.brief(opened, sourceid, progress, rank)
-            return await self._uploader.source(opened, sourceid, progress, rank)
-        finally:
-            opened.close()
+            return await self._single.stream(source, _joined(folder, name), word, filetype, rank, progress)
+        job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
+        return await self._single.file(job, filetype, rank, checksum, progress)
 
     async def upload_all(
-        self, jobs: Iterable[UploadJob], *, progress: OnProgress | None = None
+        self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
     ) -> AsyncGenerator[tuple[UploadJob, Receipt | BlockprotoError], None]:
         """Upload many files and folders; yields each with its receipt, or with why it failed, as they end.
 
-        Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
-        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
+        Files of at most one block are pipelined. What the server has already, whoever sent it, is found out with digests and
+        not sent again; see ``upload``, also for ``checksum``. One that fails does not stop the others; after a lost
+        connection the rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
 
         Cancellation: as for ``upload``.
         """
         ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]] = Mailbox()
         scope = trio.CancelScope()
-        self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope)
+        self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope, checksum)
         try:
             while some := await ended.take():
                 for one in some:
@@ -193,10 +209,10 @@ class Client:
             scope.cancel()
 
     async def upload_source(
-        self, source: FileSource | StreamSource, sourceid: bytes, progress: OnProgress | None
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, root: bytes | None = None
     ) -> Receipt:
-        """Upload with OPEN and resume; see ``upload``."""
-        return await self._uploader.source(source, sourceid, progress)
+        """Upload with OPEN and resume; see ``SingleUploads.source``."""
+        return await self._single.source(source, sourceid, progress, root)
 
     async def cancel_upload(self, sourceid: str) -> None:
         """Remove an unfinished upload and its bytes from the server.
@@ -213,6 +229,7 @@ class Client:
         ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]],
         progress: OnProgress | None,
         scope: trio.CancelScope,
+        checksum: bool,
     ) -> None:
         retries = Retries(self._lines)
         cut: set[bytes] = set()
@@ -224,7 +241,7 @@ class Client:
         try:
             with scope:
                 while jobs:
-                    bulk = Bulk(self, deliver, progress, cut)
+                    bulk = Bulk(self, deliver, progress, cut, checksum=checksum)
                     jobs = await bulk.run(jobs, ended.emptied)
                     if jobs:
                         await retries.wait(bulk.lost or ConnectionLost())
@@ -481,8 +498,10 @@ class Client:
         """
         await ask(self._lines, Remove(kind=RemoveKind.FILE, filename=name.strip("/"), recursive=recursive))
 
-    async def receipts(self, sourceids: Sequence[bytes]) -> dict[bytes, ReceiptItem]:
-        """Which of these uploads are committed, and still what was committed."""
+    async def receipts(
+        self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
+    ) -> dict[bytes, ReceiptItem]:
+        """Which of these uploads are committed, and still what was committed; None: whatever was wanted of a taken name."""
         found: dict[bytes, ReceiptItem] = {}
         connection = await self.connection()
         most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
@@ -490,16 +509,30 @@ class Client:
             ids = tuple(sourceids[at : at + most])
             cursor: str | None = ""
             while cursor is not None:
-                page = await ask_once(
-                    self._lines, List(kind=ListKind.RECEIPTS, cursor=cursor, limit=most, ids=ids)
+                question = List(
+                    kind=ListKind.RECEIPTS, cursor=cursor, limit=most, ids=ids, if_exists=if_exists
                 )
+                page = await self.ask(question)
                 found.update((item.sourceid, item) for item in page.items if isinstance(item, ReceiptItem))
                 cursor = page.cursor or None
         return found
 
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result) -> bytes:
-        """The sourceid of the file at ``path`` when it is sent as ``name``."""
-        return derive_sourceid(self._installation(), self._server, name, self._real(path), facts)
+    async def ask(self, message: List) -> Result:
+        """The answer to one question, not asked again after a lost connection."""
+        return await ask_once(self._lines, message)
+
+    async def features(self) -> int:
+        """What the server's HELLO says that it can do; waits for it. Raises ConnectionLost."""
+        connection = await self.connection()
+        await connection.greeted.wait()
+        hello = connection.session.peer_hello
+        if hello is None:
+            raise connection.lost or ConnectionLost()
+        return hello.features
+
+    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
+        """The sourceid of the file at ``path`` when it is sent as ``name``; ``again`` as for ``derive_sourceid``."""
+        return derive_sourceid(self._installation(), self._server, name, self._real(path), facts, again)
 
     def _installation(self) -> bytes:
         if self._secret is None:
@@ -558,13 +591,14 @@ async def connect_with(
     introduction: Introduction | None = None,
     open_downloads: OpenDownloads | None = None,
     files: LocalFiles | None = None,
+    open_memory: OpenMemory | None = None,
     recorder: Recorder | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
     async with background_tasks() as nursery:
         if recorder is not None:
             nursery.start_soon(recorder.run)
-        yield Client(
+        client = Client(
             dial,
             server,
             nursery,
@@ -577,8 +611,13 @@ async def connect_with(
             introduction=introduction,
             open_downloads=open_downloads,
             files=files,
+            open_memory=open_memory,
             recorder=recorder,
         )
+        try:
+            yield client
+        finally:
+            await client.digests.close()
 
 
 def _rule(

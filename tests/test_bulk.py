@@ -24,6 +24,7 @@ from peers import (
 )
 from trio.testing import wait_all_tasks_blocked
 
+from blockproto.calling.brief import BriefLane
 from blockproto.client import Client, connect_with
 from blockproto.errors import (
     BlockprotoError,
@@ -35,9 +36,10 @@ from blockproto.errors import (
     UnexpectedMessage,
 )
 from blockproto.link.endpoint import Endpoint
+from blockproto.names import SafeName
 from blockproto.protocol.session import Limits
 from blockproto.results import Receipt, UploadJob
-from blockproto.store import UploadStore
+from blockproto.store import Facts, UploadStore
 from blockproto.store.memory import MemoryStore
 from blockproto.transfer.sending import Progress
 from blockproto.wire import Block, Committed, List, Open, Piece
@@ -431,10 +433,8 @@ async def test_a_cancelled_upload_of_many_stops(tmp_path: Path) -> None:
 
 @quick
 async def test_a_receiver_that_sends_payload_ends_the_connection(tmp_path: Path) -> None:
-    from blockproto.calling.bulk import BriefLane
-
     ended: list[Committed | BlockprotoError] = []
-    lane = BriefLane(ended.append)
+    lane = BriefLane(Facts(SafeName.parse("a"), "text/plain", 0, None, None), None, ended.append)
     with pytest.raises(UnexpectedMessage):
         await lane.payload(0, memoryview(b"x"), True)
     lane.ended(ConnectionLost("gone"))

@@ -7,6 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -68,10 +70,10 @@ def test_a_file_that_is_written_to_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     path, facts = _file(tmp_path, bytes(2 * BLOCK_LENGTH))
-    read, changed = digests_module._root_of_fd, []
+    read, changed = digests_module._digests_of, []
 
-    def meddle(fd: int, filesize: int) -> bytes | None:
-        root = read(fd, filesize)
+    def meddle(file: FileIO, filesize: int) -> Iterator[bytes]:
+        yield from read(file, filesize)
         if not changed:
             changed.append(True)
             if how == "grows":
@@ -84,9 +86,8 @@ def test_a_file_that_is_written_to_while_it_is_read(
                 with path.open("r+b") as file:
                     file.write(b"other")
                 os.utime(path, ns=(facts.st_mtime_ns, facts.st_mtime_ns))
-        return root
 
-    monkeypatch.setattr(digests_module, "_root_of_fd", meddle)
+    monkeypatch.setattr(digests_module, "_digests_of", meddle)
     if how in ("grows", "shrinks"):
         with pytest.raises(SourceChanged):
             read_root(path)
@@ -254,22 +255,22 @@ async def test_a_root_is_read_once_and_again_when_asked_or_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    read = digests_module.read_root
+    read = digests_module.reading
 
-    def count(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
+    def count(path: Path) -> Iterator[object]:
         reads.append(os.fspath(path))
         return read(path)
 
-    monkeypatch.setattr(digests_module, "read_root", count)
+    monkeypatch.setattr(digests_module, "reading", count)
     path, facts = _file(tmp_path)
     os.utime(path, ns=(OLD_NS, OLD_NS))
     facts = path.stat()
-    digests = Digests(_memory(tmp_path))
+    digests = Digests(lambda: _memory(tmp_path))
     root = await digests.root(path, facts)
     assert await digests.root(path, facts) == root
-    digests.close()
-    digests.close()
-    digests = Digests(_memory(tmp_path))
+    await digests.close()
+    await digests.close()
+    digests = Digests(lambda: _memory(tmp_path))
     assert await digests.root(path, facts) == root
     assert len(reads) == 1
     assert await digests.root(path, facts, checksum=True) == root
@@ -282,7 +283,30 @@ async def test_a_root_is_read_once_and_again_when_asked_or_changed(
     path.write_bytes(b"longer than it was")
     with pytest.raises(SourceChanged):
         await digests.root(path, facts, checksum=True)
-    digests.close()
+    await digests.close()
+
+
+async def test_many_files_at_once_with_what_cannot_be_read_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests_module, "BATCH_FILES", 3)
+    monkeypatch.setattr(digests_module, "SMALL_BYTES", 50)
+    monkeypatch.setattr(digests_module, "STEP_BYTES", BLOCK_LENGTH)
+    sizes = [10, 20, 3 * BLOCK_LENGTH, 51, 50, 0, 7]
+    files = [_file(tmp_path, os.urandom(size), f"{at}") for at, size in enumerate(sizes)]
+    roots = [read_root(path)[0] for path, _ in files]
+    digests = Digests()
+    assert await digests.roots(files) == roots
+    files[1][0].unlink()
+    files[2][0].unlink()
+    files[4][0].write_bytes(b"changed")
+    again = await digests.roots(files)
+    assert again == roots, "remembered"
+    told = await digests.roots(files, checksum=True)
+    assert [type(one) for one in told] == [
+        bytes, FileNotFoundError, FileNotFoundError, bytes, SourceChanged, bytes, bytes,
+    ]  # fmt: skip
+    await digests.close()
 
 
 async def test_what_has_just_changed_is_not_remembered(
@@ -296,4 +320,4 @@ async def test_what_has_just_changed_is_not_remembered(
     monkeypatch.setattr(digests_module.time, "time", lambda: facts.st_ctime + 2.1)
     digests.learn(facts, bytes(32))
     assert await digests.recall([facts]) == {Fingerprint.of(facts): bytes(32)}
-    digests.close()
+    await digests.close()

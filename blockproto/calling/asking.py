@@ -5,6 +5,7 @@ Spec: BP1-LST.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -23,6 +24,27 @@ async def ask(lines: Lines, message: List | Remove) -> Result:
 async def ask_once(lines: Lines, message: List | Remove) -> Result:
     """The answer; raises it if it is an error."""
     return await Question(await lines.connection(), message).answer()
+
+
+async def at_once(*works: Callable[[], Awaitable[None]]) -> None:
+    """Do all of it together; the first error ends the others, and is raised as itself."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for work in works:
+                nursery.start_soon(work)
+    except BaseExceptionGroup as group:
+        cancelled, rest = group.split(trio.Cancelled)
+        if cancelled is not None:
+            raise cancelled from None
+        assert rest is not None
+        errors = rest.split(BlockprotoError)
+        if errors[1] is not None:
+            raise
+        raise _first_of(group) from group
+
+
+def _first_of(error: BaseException) -> BaseException:
+    return _first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 class Question:

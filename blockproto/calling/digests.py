@@ -14,20 +14,28 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from io import FileIO
 from typing import TYPE_CHECKING
 
+import trio
+
 from ..blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
-from ..errors import Refused, SourceChanged
+from ..errors import BlockprotoError, Refused, SourceChanged
 from ..names import show_name
-from ..transfer.committing import run_in_thread
+from ..transfer.committing import Kind, run_in_thread
 
 if TYPE_CHECKING:
     from .memory import Memory
 
 SETTLED_S = 2.0
+STEP_BYTES = 64 << 20
+"""So much is read at a time: whoever gives up meanwhile waits no longer than for that."""
+SMALL_BYTES = 1 << 20
+BATCH_FILES = 32
+"""So many files of at most ``SMALL_BYTES`` are read in one go."""
 LOOKS_MAX = 5
 """How often a file is read anew because its inode changed while it was being read."""
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -66,50 +74,58 @@ def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
         Refused: it is not a regular file.
         SourceChanged: it was written to meanwhile.
     """
+    steps = reading(path)
+    while (found := next(steps)) is None:
+        pass
+    return found
+
+
+def reading(path: str | os.PathLike[str]) -> Generator[tuple[bytes, os.stat_result] | None, None, None]:
+    """``read_root`` in steps: None after each ``STEP_BYTES`` that were read, at last what it returns. Blocking."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe waits for its writer
         raise Refused(f"{show_name(os.fspath(path))} is not a regular file")
-    fd = os.open(path, _READ_FLAGS)
-    try:
+    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
         for _ in range(LOOKS_MAX):
-            before = os.fstat(fd)
-            root = _root_of_fd(fd, before.st_size)
-            after = os.fstat(fd)
-            if root is not None and Fingerprint.of(before) == Fingerprint.of(after):
-                return root, after
+            before = os.fstat(file.fileno())
+            digests: list[bytes] = []
+            file.seek(0)
+            for digest in _digests_of(file, before.st_size):
+                digests.append(digest)
+                if len(digests) % (STEP_BYTES // BLOCK_LENGTH) == 0:
+                    yield None
+            after = os.fstat(file.fileno())
+            if Fingerprint.of(before) == Fingerprint.of(after) and len(digests) == blocknum_of(after.st_size):
+                yield root_of(digests, len(digests)), after
+                return
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 break
-    finally:
-        os.close(fd)
     raise SourceChanged(f"{show_name(os.fspath(path))} changed while it was being read")
 
 
-def _root_of_fd(fd: int, filesize: int) -> bytes | None:
-    """The root of the first ``filesize`` bytes; None if there are fewer."""
-    os.lseek(fd, 0, os.SEEK_SET)
+def _digests_of(file: FileIO, filesize: int) -> Iterator[bytes]:
+    """The digests of the blocks of a file; fewer if it is shorter than it was."""
     memory = memoryview(bytearray(min(BLOCK_LENGTH, filesize)))
-    digests = []
-    with open(fd, "rb", buffering=0, closefd=False) as file:
-        for blockno in range(blocknum_of(filesize)):
-            _, length = block_span(blockno, 0, filesize)
-            filled = 0
-            while filled < length:
-                read = file.readinto(memory[filled:length])
-                if not read:
-                    return None
-                filled += read
-            digests.append(digest_of(memory[:length]))
-    return root_of(digests, len(digests))
+    for blockno in range(blocknum_of(filesize)):
+        _, length = block_span(blockno, 0, filesize)
+        filled = 0
+        while filled < length:
+            read = file.readinto(memory[filled:length])
+            if not read:
+                return
+            filled += read
+        yield digest_of(memory[:length])
 
 
 class Digests:
     """The roots of this machine's files: remembered, or read.
 
     Args:
-        memory: where they are remembered between runs; None: nowhere.
+        open_memory: opens what remembers them between runs, when it is first needed; None: nothing does.
     """
 
-    def __init__(self, memory: Memory | None = None) -> None:
-        self._memory = memory
+    def __init__(self, open_memory: Callable[[], Memory] | None = None) -> None:
+        self._open_memory = open_memory
+        self._memory: Memory | None = None
         self._new: dict[Fingerprint, bytes] = {}
 
     async def recall(self, facts: Iterable[os.stat_result]) -> dict[Fingerprint, bytes]:
@@ -117,9 +133,18 @@ class Digests:
         wanted = list(dict.fromkeys(map(Fingerprint.of, facts)))
         found = {one: self._new[one] for one in wanted if one in self._new}
         rest = [one for one in wanted if one not in found]
-        if rest and self._memory is not None:
-            found |= await run_in_thread(partial(self._memory.recall, rest))
+        if rest and self._open_memory is not None:
+            found |= await run_in_thread(partial(self._recall, rest))
         return found
+
+    def _recall(self, fingerprints: Sequence[Fingerprint]) -> dict[Fingerprint, bytes]:
+        memory = self._opened()
+        return {} if memory is None else memory.recall(fingerprints)
+
+    def _opened(self) -> Memory | None:
+        if self._memory is None and self._open_memory is not None:
+            self._memory = self._open_memory()
+        return self._memory
 
     async def root(
         self, path: str | os.PathLike[str], facts: os.stat_result, *, checksum: bool = False
@@ -130,12 +155,67 @@ class Digests:
             SourceChanged: it is not the file with ``facts`` any more.
             OSError, Refused: as ``read_root``.
 
-        Cancellation: waits until the file has been read.
+        Cancellation: waits for what is being read, ``STEP_BYTES`` at most.
         """
         known = None if checksum else (await self.recall([facts])).get(Fingerprint.of(facts))
         if known is not None:
             return known
-        root, now = await run_in_thread(partial(read_root, path))
+        steps = reading(path)
+        try:
+            while (found := await run_in_thread(partial(next, steps), Kind.HASH)) is None:
+                pass
+        finally:
+            steps.close()
+        return self._take(path, facts, *found)
+
+    async def roots(
+        self, files: Sequence[tuple[str | os.PathLike[str], os.stat_result]], *, checksum: bool = False
+    ) -> list[bytes | OSError | BlockprotoError]:
+        """``root`` of many files, the small ones many at a time; for each its root, or why there is none."""
+        known = {} if checksum else await self.recall(facts for _, facts in files)
+        roots: list[bytes | OSError | BlockprotoError] = []
+        read: dict[int, bytes | OSError | BlockprotoError] = {}
+        batch: list[int] = []
+        for at, (_, facts) in enumerate(files):
+            if Fingerprint.of(facts) in known:
+                continue
+            if facts.st_size > SMALL_BYTES:
+                read[at] = await self._root_or_error(*files[at])
+                continue
+            batch.append(at)
+            if len(batch) == BATCH_FILES:
+                read |= await run_in_thread(partial(self._read_batch, files, batch), Kind.HASH)
+                batch = []
+        if batch:
+            read |= await run_in_thread(partial(self._read_batch, files, batch), Kind.HASH)
+        for at, (_, facts) in enumerate(files):
+            roots.append(known[Fingerprint.of(facts)] if at not in read else read[at])
+        return roots
+
+    async def _root_or_error(
+        self, path: str | os.PathLike[str], facts: os.stat_result
+    ) -> bytes | OSError | BlockprotoError:
+        try:
+            return await self.root(path, facts, checksum=True)
+        except (OSError, BlockprotoError) as exc:
+            return exc
+
+    def _read_batch(
+        self, files: Sequence[tuple[str | os.PathLike[str], os.stat_result]], batch: Sequence[int]
+    ) -> dict[int, bytes | OSError | BlockprotoError]:
+        read: dict[int, bytes | OSError | BlockprotoError] = {}
+        for at in batch:
+            path, facts = files[at]
+            try:
+                read[at] = self._take(path, facts, *read_root(path))
+            except (OSError, BlockprotoError) as exc:
+                read[at] = exc
+        return read
+
+    def _take(
+        self, path: str | os.PathLike[str], facts: os.stat_result, root: bytes, now: os.stat_result
+    ) -> bytes:
+        """The root that was read of a file, if that is still the one with ``facts``; learn it."""
         if (now.st_ino, now.st_size, now.st_mtime_ns) != (facts.st_ino, facts.st_size, facts.st_mtime_ns):
             raise SourceChanged(f"{show_name(os.fspath(path))} changed while it was being read")
         self.learn(now, root)
@@ -149,14 +229,19 @@ class Digests:
 
     async def keep(self) -> None:
         """Let the memory have what was learned. Cancellation: waits for it."""
-        new, self._new = self._new, {}
-        if new and self._memory is not None:
-            await run_in_thread(partial(self._memory.remember, new))
+        if self._new and self._open_memory is not None:
+            await run_in_thread(self._keep)
 
-    def close(self) -> None:
-        """Let the memory have what was learned, and let go of it. Blocking; harmless a second time."""
-        memory, self._memory = self._memory, None
+    def _keep(self) -> None:
         new, self._new = self._new, {}
-        if memory is not None:
+        memory = self._opened()
+        if new and memory is not None:
             memory.remember(new)
-            memory.close()
+
+    async def close(self) -> None:
+        """Let the memory have what was learned, and let go of it; harmless a second time. Cancellation: waits for it."""
+        with trio.CancelScope(shield=True):
+            await self.keep()
+            memory, self._memory, self._open_memory = self._memory, None, None
+            if memory is not None:
+                await run_in_thread(memory.close)

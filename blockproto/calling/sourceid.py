@@ -47,11 +47,17 @@ def installation_secret(folder: Path | None = None) -> bytes:
     return secrets.token_bytes(SECRET_LENGTH)
 
 
-def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
-    """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent to ``server`` as ``name``."""
+def derive_sourceid(
+    secret: bytes, server: str, name: str, path: str, facts: os.stat_result, again: bytes = b""
+) -> bytes:
+    """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent to ``server`` as ``name``.
+
+    The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent. Of a file that was
+    written to without size or time showing it, the root is given as ``again``: it is another upload.
+    """
     parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return blake3(text, key=secret).digest(16)
+    return blake3(text + (b"\0" + again if again else b""), key=secret).digest(16)
 
 
 def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
@@ -87,6 +93,16 @@ def _config_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_config_path("blockproto")
+
+
+def state_folder() -> Path:
+    """Where this installation keeps what it remembers between runs: beside the secret, if that was put elsewhere."""
+    named = os.environ.get(SECRET_VARIABLE)
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return platformdirs.user_state_path("blockproto", appauthor=False)
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -15,17 +15,17 @@ import trio
 
 from ..blocks import blocknum_of
 from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
-from ..names import SafeName
-from ..results import Receipt, b3sum_hex
-from ..store import Facts, IfExists
+from ..results import Receipt
+from ..store import Facts
 from ..transfer.lane import Lane
 from ..transfer.sending import OnProgress, Progress, Sending
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .asking import ask_once
-from .bulk import CUT_LENGTH_MIN, send_brief
+from .brief import CUT_LENGTH_MIN, send_brief
 from .lines import Lines, Resumed, Retries
+from .receipts import sent_receipt
 from .sourceid import Attempts
-from .sources import FileSource, StreamSource, filetype_of, reader_of
+from .sources import FileSource, StreamSource, reader_of
 
 DISCARD_S = 2.0
 """How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
@@ -50,10 +50,14 @@ class Uploader:
         progress: OnProgress | None,
         priority: Priority = Priority.NORMAL,
         retries: Retries | None = None,
+        root: bytes | None = None,
     ) -> Receipt:
-        """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``."""
+        """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``.
+
+        With the file's ``root``, OPEN asks whether that is there already (BP1-RES-029).
+        """
         retries = retries or Retries(self._lines)
-        sending = Sending(source, sourceid, priority=priority, on_progress=progress)
+        sending = Sending(source, sourceid, priority=priority, on_progress=progress, root=root)
         begun = time.perf_counter()
         asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
         while True:
@@ -169,7 +173,15 @@ class Uploader:
         state = Progress(source.facts.filename.text, size, size, size)
         if progress is not None:
             progress(state)
-        return _receipt(source.facts, committed, blocknum_of(size), 0, size, 1, time.perf_counter() - begun)
+        return sent_receipt(
+            source.facts,
+            committed,
+            blocks_sent=blocknum_of(size),
+            blocks_skipped=0,
+            payload=size,
+            connections=1,
+            elapsed_s=time.perf_counter() - begun,
+        )
 
     async def _send_brief(
         self, sourceid: bytes, facts: Facts, content: bytes, priority: Priority
@@ -190,14 +202,11 @@ class Uploader:
     async def stream(
         self,
         source: Any,
-        name: str,
-        if_exists: IfExists,
-        filetype: str | None,
+        facts: Facts,
         progress: OnProgress | None,
         priority: Priority,
     ) -> Receipt:
         """Upload a stream whose end is not known; nothing of it stays on the server if that fails."""
-        facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, if_exists)
         opened = StreamSource(reader_of(source), facts)
         sourceid = os.urandom(16)
         receipt: Receipt | None = None
@@ -228,12 +237,15 @@ def _open_message(sending: Sending, attempt: int) -> Open:
         if_exists=facts.if_exists,
         mtime_ns=facts.mtime_ns,
         mode=facts.mode,
+        root=sending.root,
     )
 
 
 def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
     """The same upload by a sender that has read nothing yet: it hashes what the receiver holds, and repairs it."""
-    sending = Sending(before.source, before.sourceid, priority=before.priority, on_progress=progress)
+    sending = Sending(
+        before.source, before.sourceid, priority=before.priority, on_progress=progress
+    )  # no root: it moved
     sending.progress, sending.blocks_sent = before.progress, before.blocks_sent
     sending.held_before = before.held_before
     return sending
@@ -242,38 +254,14 @@ def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
 def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Receipt:
     committed = sending.committed
     assert committed is not None
-    blocknum = blocknum_of(committed.filesize)
-    skipped = blocknum if sending.held_before is None else len(sending.held_before)
-    sent = sending.progress.payload_bytes_sent
-    receipt = _receipt(
-        sending.source.facts, committed, sending.blocks_sent, skipped, sent, connections, elapsed_s
-    )
-    return receipt
-
-
-def _receipt(
-    facts: Facts,
-    committed: Committed,
-    sent: int,
-    skipped: int,
-    payload: int,
-    connections: int,
-    elapsed_s: float,
-) -> Receipt:
-    blocknum = blocknum_of(committed.filesize)
-    return Receipt(
-        filename=facts.filename.text,
-        filetype=facts.filetype,
-        filesize=committed.filesize,
-        blocknum=blocknum,
-        sourceid=committed.sourceid.hex(),
-        root=committed.root.hex(),
-        b3sum=b3sum_hex(committed.root, committed.b3sum, blocknum),
-        stored_as=committed.stored_as,
-        resumed=skipped > 0,
-        blocks_sent=sent,
-        blocks_skipped=skipped,
-        payload_bytes_sent=payload,
+    at_once = sending.held_before is None
+    return sent_receipt(
+        sending.source.facts,
+        committed,
+        blocks_sent=sending.blocks_sent,
+        blocks_skipped=blocknum_of(committed.filesize) if at_once else len(sending.held_before or ()),
+        payload=sending.progress.payload_bytes_sent,
         connections=connections,
         elapsed_s=elapsed_s,
+        at_once=at_once,
     )

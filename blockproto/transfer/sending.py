@@ -43,9 +43,10 @@ from ..errors import (
     GoingAway,
     Scope,
     SourceChanged,
+    UnexpectedMessage,
 )
 from ..link.connection import error_of
-from ..store import Facts
+from ..store import Facts, IfExists
 from ..wire import (
     Ack,
     Commit,
@@ -138,8 +139,10 @@ class Sending:
         sourceid: 16 bytes.
         priority: of its blocks.
         on_progress: called after each change that a person would want to see.
+        root: the file's, if it is known before it is sent.
 
     Attributes:
+        root: the file's, as far as it is known.
         bytes_there: what the receiver said at last that it has, unfinished blocks included.
         reached: the most bytes that the receiver had at once, unfinished blocks included; tells whether trying again helps.
     """
@@ -151,6 +154,7 @@ class Sending:
         *,
         priority: Priority = Priority.NORMAL,
         on_progress: OnProgress | None = None,
+        root: bytes | None = None,
     ) -> None:
         self.source = source
         self.sourceid = sourceid
@@ -175,7 +179,7 @@ class Sending:
         self._again: deque[int] = deque()
         self._tries: dict[int, int] = {}
         self._repairs = 0
-        self._root: bytes | None = None
+        self.root = root
         self._first_block = source.first // BLOCK_LENGTH
         self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
         if source.end is not None and source.end <= source.first:
@@ -239,10 +243,8 @@ class Sending:
         return self._ahead
 
     def check_committed(self, committed: Committed) -> Committed:
-        """``committed``, if it speaks of this file as far as that is known (BP1-COM); raises SourceChanged if not."""
-        filesize = self.source.facts.filesize
-        if filesize not in (None, committed.filesize) or self._root not in (None, committed.root):
-            raise SourceChanged(f"{self.progress.filename} was committed before with other bytes")
+        """``committed``, if it speaks of this file as far as that is known; raises as ``judge_committed``."""
+        judge_committed(self.source.facts, self.root, committed)
         return committed
 
     def receiver_holds(self, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
@@ -320,7 +322,7 @@ class Sending:
         blocknum = self._blocknum
         assert blocknum is not None
         digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
-        root = self._root = root_of(digests, blocknum - self._first_block)
+        root = self.root = root_of(digests, blocknum - self._first_block)
         message = Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
         said_on: Lane | None = None
         while self.committed is None and not self._differs:
@@ -531,6 +533,22 @@ class Sending:
         held = len(self.held) * BLOCK_LENGTH
         self.progress.position_bytes_done = held if self.source.end is None else min(held, self.source.end)
         self._on_progress(self.progress)
+
+
+def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> None:
+    """Compare COMMITTED with what its sender knows of the file; ``root`` None: not known.
+
+    Raises:
+        SourceChanged: it is about other bytes (BP1-COM-008).
+        UnexpectedMessage: it says that the file was left, which nobody had asked for (BP1-COM-025).
+    """
+    name = facts.filename.text
+    if committed.left:
+        if facts.if_exists < IfExists.SKIP:
+            raise UnexpectedMessage(f"COMMITTED says that '{name}' was left, and it was not to be left")
+        return  # it speaks of what is there
+    if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):
+        raise SourceChanged(f"{name} was committed before with other bytes")
 
 
 def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:

@@ -43,7 +43,7 @@ BLK = [
            "if block.blockno in upload.held:\n                self.say_durable", "if False:\n                self.say_durable"),
     Mutant("brief-files-of-two-blocks", "BLK-014", BRIEF, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
     Mutant("brief-files-without-commit", "BLK-014", BRIEF, "if message.digest is not None and not message.commit:", "if False:", SERVER),
-    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "calling/bulk.py", "commit=whole,", "commit=False,", CLIENT),
+    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "calling/brief.py", "commit=whole,", "commit=False,", CLIENT),
     Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
     Mutant("folders-with-bytes", "BLK-016", RECEIVING,
            "filename = realm.inward(message.filename)\n    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:",
@@ -107,8 +107,8 @@ DIG = [
 
 COM = [
     Mutant("commit-without-its-root", "COM-001", SENDING, "Commit(self.sourceid, root, ", "Commit(self.sourceid, bytes(32), ", CLIENT),
-    Mutant("a-brief-file-is-never-complete", "COM-002", "calling/bulk.py", "commit=last)", "commit=False)", CLIENT,
-           (("calling/bulk.py", "commit=whole,", "commit=False,"),)),
+    Mutant("a-brief-file-is-never-complete", "COM-002", "calling/brief.py", "commit=last)", "commit=False)", CLIENT,
+           (("calling/brief.py", "commit=whole,", "commit=False,"),)),
     Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
            ((RULES, "if known is not None and end != known:", "if False:"),)),

@@ -1,0 +1,36 @@
+"""The words that callers say, and what they are on the wire."""
+
+from __future__ import annotations
+
+from ..errors import Unsupported
+from ..results import IF_EXISTS
+from ..store import IfExists
+from ..wire import FEATURE_IF_EXISTS, Priority
+
+
+def if_exists_of(word: str) -> IfExists:
+    """What to do about a taken name; raises ValueError."""
+    if word not in IF_EXISTS:
+        raise ValueError(f"if_exists is {word!r}: it is one of {', '.join(IF_EXISTS)}")
+    return IfExists[word.upper()]
+
+
+def as_spoken(if_exists: IfExists, features: int) -> IfExists:
+    """How it is said to a server with these features: one that does not know ``skip`` refuses, and FILE_EXISTS is "left".
+
+    Raises:
+        Unsupported: the server cannot do it.
+    """
+    if features & FEATURE_IF_EXISTS or if_exists <= IfExists.REPLACE:
+        return if_exists
+    if if_exists is IfExists.SKIP:
+        return IfExists.REFUSE
+    raise Unsupported("this server is older and does not know 'update': use 'skip', 'replace' or 'keep'")
+
+
+def priority_of(word: str) -> Priority:
+    """The priority that ``word`` names; raises ValueError."""
+    words = [priority.name.lower() for priority in Priority]
+    if word not in words:
+        raise ValueError(f"priority is {word!r}: it is one of {', '.join(words)}")
+    return Priority[word.upper()]
