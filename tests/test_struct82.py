@@ -391,24 +391,6 @@ async def test_a_finished_file_sent_again_is_stored_once(first: int) -> None:
 
 
 @quick
-@pytest.mark.parametrize("filesize", [100, MIB + 100])
-@pytest.mark.clause("BP1-S82-032")
-async def test_another_file_of_the_same_name_and_size_is_refused_once_the_first_is_complete(
-    filesize: int,
-) -> None:
-    one, two = Sent(bytes_of(filesize, 1)), Sent(bytes_of(filesize, 2))
-    async with answering() as answers:
-        sender = await answers.dial()
-        await sender.ask(one)
-        for number in one.numbers:
-            await sender.put(one, number)
-        assert (await sender.put(two, 0)).code == 25
-        assert (await sender.put(one, 0)).code == 0
-        await closed(sender)
-        assert content_of(memory(answers), "film.bin") == one.content
-
-
-@quick
 @pytest.mark.clause("BP1-S82-033")
 async def test_an_unfinished_file_that_changed_becomes_the_new_one_and_never_a_mixture() -> None:
     old, new = Sent(bytes_of(2 * MIB + 100, 1)), Sent(bytes_of(2 * MIB + 100, 2))

@@ -13,6 +13,8 @@ Spec: BP1-S82.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from functools import partial
 
 import trio
 
@@ -27,12 +29,13 @@ from ..errors import (
     Unauthenticated,
 )
 from ..names import show_name
+from ..store import UploadKey
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 from .keys import derived_key
 from .struct82_files import Struct82File
-from .struct82_line import Received, Replies
+from .struct82_line import FOLLOWS_S, Received, Replies
 from .struct82_wire import (
-    HEADER_LENGTH_MAX,
+    FORMS,
     HEADER_LENGTH_MIN,
     QUESTION,
     Form,
@@ -43,10 +46,13 @@ from .struct82_wire import (
     write_bitmap,
     write_stored_as,
 )
-from .visit import Visit
+from .visit import SILENCE_S, Visit
 
-NUMBERING_S = 60.0
-"""So long a block whose length depends on the numbering waits for it (BP1-S82-018)."""
+AGAIN_FILES_MAX = 1_024
+"""Complete files of which it is remembered at once which blocks have come again."""
+
+Identity = tuple[str, bytes, bytes, int]
+"""What a file is known by: host, filename, filetype, filesize (BP1-S82-012)."""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +68,8 @@ class Struct82:
 
     def __init__(self, first: int | None = None) -> None:
         self._first = first
-        self._files: dict[tuple[str, bytes, bytes, int], Struct82File] = {}
+        self._files: dict[Identity, Struct82File] = {}
+        self._again = Again()
 
     def recognise(self, first: bytes) -> Recognition:
         """See Dialect."""
@@ -81,12 +88,9 @@ class Struct82:
         identity = visit.endpoint.host, header.filename, header.filetype, header.filesize
         file = self._files.get(identity)
         if file is None or file.stopped is not None:
-            fields = header.filename, header.filetype, str(header.filesize).encode()
-            zero, one = (
-                derived_key(visit.principal, self.name, visit.endpoint.host, *fields, first)
-                for first in (b"0", b"1")
-            )
-            file = self._files[identity] = Struct82File(visit.uploads, (zero, one), header, self._first)
+            again = self._again.of(identity, trio.current_time())
+            key_of = partial(_key, visit, header)
+            file = self._files[identity] = Struct82File(visit.uploads, key_of, header, self._first, again)
         file.users += 1
         return file
 
@@ -99,6 +103,34 @@ class Struct82:
                 del self._files[identity]
 
 
+def _key(visit: Visit, header: Header, first: int, version: int) -> UploadKey:
+    """The key of a version of a file, if its blocks are numbered from ``first`` (BP1-S82-012, BP1-S82-032)."""
+    fields = [header.filename, header.filetype, str(header.filesize).encode(), str(first).encode()]
+    if version:
+        fields.append(str(version).encode())
+    return derived_key(visit.principal, Struct82.name, visit.endpoint.host, *fields)
+
+
+class Again:
+    """Of files that are complete: which blocks have come again with the same bytes, for a while after they came.
+
+    Who sends a file again may use a connection for each block, so that nobody has the file open in between.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[Identity, tuple[float, set[int]]] = OrderedDict()
+
+    def of(self, identity: Identity, now_s: float) -> set[int]:
+        """The blocks of one file, to be kept up to date by whoever asks."""
+        then_s, blocks = self._blocks.pop(identity, (now_s, set()))
+        if now_s - then_s > SILENCE_S:
+            blocks = set()
+        self._blocks[identity] = now_s, blocks
+        if len(self._blocks) > AGAIN_FILES_MAX:
+            self._blocks.popitem(last=False)
+        return blocks
+
+
 class _Connection:
     """One connection."""
 
@@ -107,7 +139,7 @@ class _Connection:
         self._dialect = dialect
         self._received = Received(visit)
         self._replies = Replies(visit)
-        self._form: Form | None = None
+        self._forms: tuple[Form, ...] = FORMS
         self._about: Header | None = None
         self._file: Struct82File | None = None
         self._refusal: BlockprotoError | None = None
@@ -162,24 +194,34 @@ class _Connection:
                 self._replies.ask()
                 self._replies.know(self._replies.expect(), await self._answer(self._file, header))
             elif not await self._take_block(self._file, header):
-                log.debug("%s: ended in the middle of a block", self._visit.endpoint.peer)
+                name = show_name(header.filename.decode(errors="replace"))
+                log.info(
+                    "%s: ended in the middle of block %d of %s",
+                    self._visit.endpoint.peer,
+                    header.blockno,
+                    name,
+                )
                 return
 
     async def _next_header(self) -> Header | None:
         """The next header, or None at the end of the byte stream."""
-        form = self._form
-        if form is None:
-            form = recognise(await self._received.look(HEADER_LENGTH_MIN))
-            form = self._form = form or recognise(await self._received.look(HEADER_LENGTH_MAX))
-        if form is None:
-            raise MalformedFrame("the first bytes are no header of struct82")
-        raw = bytearray(form.header_length)
+        if len(self._forms) > 1:
+            forms = await self._received.narrow(self._forms)
+            if not forms and len(await self._received.look(HEADER_LENGTH_MIN)) == HEADER_LENGTH_MIN:
+                raise MalformedFrame("no header stands where one was expected (in none of the forms)")
+            self._forms = forms or self._forms
+        raw = bytearray(self._form.header_length)
         if await self._received.fill(memoryview(raw)) < len(raw):
             return None
-        header = form.read(raw)
+        header = self._form.read(raw)
         if header is None:
-            raise MalformedFrame(f"no header stands where one was expected ({form.name})")
+            raise MalformedFrame(f"no header stands where one was expected ({self._form.name})")
         return header
+
+    @property
+    def _form(self) -> Form:
+        """The form of the connection; while several are possible, they say the same of all that has come."""
+        return self._forms[0]
 
     async def _turn_to(self, header: Header) -> None:
         """Go over to the file that ``header`` is about, if it is another one than before."""
@@ -205,7 +247,6 @@ class _Connection:
 
         def answered(outcome: Reply | BlockprotoError) -> None:
             if isinstance(outcome, Reply):
-                assert self._form is not None
                 self._replies.know(turn, self._form.write_reply(outcome))
             else:
                 self._refuse(turn, header.blockno, outcome)
@@ -257,15 +298,14 @@ class _Connection:
     async def _find_numbering(self, file: Struct82File, header: Header) -> None:
         """The bytes of a short block are here, and it may be the beginning of a longer one: find out.
 
-        Another connection may settle it; or a header follows for the same file, then the block was short; or other bytes
-        follow, then it is longer.
+        Another connection may settle it; or a header follows, then the block was short; or other bytes follow, then it is
+        longer.
 
         Raises:
             BadFacts: nothing told.
         """
         ahead = b""
         form = self._form
-        assert form is not None
         lost: list[ConnectionLost] = []
 
         async def look_ahead() -> None:
@@ -277,14 +317,14 @@ class _Connection:
             if len(ahead) == form.header_length:
                 nursery.cancel_scope.cancel()
 
-        with trio.move_on_after(NUMBERING_S):
+        with trio.move_on_after(FOLLOWS_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(look_ahead)
                 await file.settled.wait()
                 nursery.cancel_scope.cancel()
         if file.first is None and len(ahead) == form.header_length:
             follows = form.read(ahead)
-            await file.settle(0 if follows is not None and follows.is_about_the_file_of(header) else 1)
+            await file.settle(0 if follows is not None and follows.named else 1)
         if file.first is None:
             raise BadFacts(
                 f"block {header.blockno} of '{show_name(header.filename.decode(errors='replace'))}' came before any block "
@@ -295,7 +335,6 @@ class _Connection:
 
     async def _answer(self, file: Struct82File, header: Header) -> bytes:
         """What is said to a question."""
-        assert self._form is not None
         try:
             if self._refusal is not None:
                 raise self._refusal
@@ -314,6 +353,5 @@ class _Connection:
     def _refusal_of(self, blockno: int, error: BlockprotoError) -> bytes:
         if str(error) != self._told:
             self._told = str(error)  # a refused file has up to 2,048 blocks
-            log.warning("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, error)
-        form = self._form
-        return b"" if form is None else form.write_reply(Reply(int(error.code), blockno, 0, False))
+            log.info("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, show_name(self._told))
+        return self._form.write_reply(Reply(int(error.code), blockno, 0, False))

@@ -3,8 +3,9 @@
     ask → which blocks are held, and their root → send what is missing, block 0 first → ask → complete, and its root
 
 Each connection takes the next missing block, and all together have at most ``WINDOW_BLOCKS`` without a reply. The digest in
-each reply is compared with that of the bytes that were read: what was damaged on the way is sent again. Bytes that the
-server holds of a file that has changed since show themselves in the root of the first answer; then nothing is sent.
+each reply is compared with that of the bytes that were read: what was damaged on the way is sent again. The root of the
+first answer shows whether the server holds another file of the same name, type and size. If that one is complete, every
+block is sent, and the server keeps both; if it is not, nothing is: the two would be mixed.
 
 What this dialect cannot carry is refused before anything is sent (``header_of``).
 
@@ -88,6 +89,13 @@ def header_of(filename: str, filesize: int) -> Header:
     ):  # else it begins like a line of text
         filetype = b""
     return Header(name, filetype, filesize, blocknum_of(filesize), QUESTION)
+
+
+def _another(file: Outgoing) -> SourceChanged:
+    return SourceChanged(
+        f"the server holds a part of another '{file.filename}' of the same size: give it another name with --as, "
+        "or have that one cancelled there"
+    )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -175,7 +183,7 @@ class Struct82Sender:
 
         Raises:
             ConnectionLost: the line broke; trying again resumes.
-            SourceChanged: the file changed, or the server holds another of its name, type and size.
+            SourceChanged: the file changed, or the server holds a part of another of its name, type and size.
             DigestMismatch: a block arrived damaged again and again.
             NotBlockproto: what answered does not speak the dialect.
             BlockprotoError: the dialect cannot carry the file, or the server refused it.
@@ -183,10 +191,18 @@ class Struct82Sender:
         question = header_of(file.filename, file.filesize)
         line = _Line(await dial())
         try:
-            reply, stored_as = await self._ask(line, question, file)
-            if not reply.complete:
+            reply, stored_as, ours = await self._ask(line, question, file)
+            if reply.complete and not ours:
+                self._held.clear()
+            elif not ours:
+                raise _another(file)
+            file.reached(self._held_length(question))
+            if not (reply.complete and ours):
                 await self._send_missing(line, dial, question, file)
-                reply, stored_as = await self._ask(line, question, file)
+                reply, stored_as, ours = await self._ask(line, question, file)
+                file.reached(self._held_length(question))
+                if not ours:
+                    raise _another(file)
         finally:
             await line.close()
         if not reply.complete:
@@ -195,21 +211,14 @@ class Struct82Sender:
             )
         return Ending(sourceid=None, confirmed=True, stored_as=stored_as)
 
-    async def _ask(self, line: _Line, question: Header, file: Outgoing) -> tuple[Reply, str]:
-        """Ask what is held, and see that it is of this file."""
+    async def _ask(self, line: _Line, question: Header, file: Outgoing) -> tuple[Reply, str, bool]:
+        """Ask what is held; the reply, the name of a complete file, and whether it is this file's."""
         reply, self._held, stored_as = await line.ask(question)
         memory = memoryview(bytearray(BLOCK_LENGTH))
         for blockno in sorted(self._held - self._digests.keys()):
             await self._read_block(file, blockno, memory)
-        if reply.digest != root_of(
-            [self._digests[blockno] for blockno in sorted(self._held)], len(self._held)
-        ):
-            raise SourceChanged(
-                f"the server holds other bytes of a '{file.filename}' of the same size: give it another name with --as, "
-                "or have the other one removed there"
-            )
-        file.reached(self._held_length(question))
-        return reply, stored_as
+        ours = root_of([self._digests[blockno] for blockno in sorted(self._held)], len(self._held))
+        return reply, stored_as, reply.digest == ours
 
     async def _send_missing(self, first_line: _Line, dial: Dial, question: Header, file: Outgoing) -> None:
         """Send what is not held; every block of it is durable when this returns."""

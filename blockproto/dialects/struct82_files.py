@@ -12,6 +12,11 @@ So a block that was acknowledged is durable on one side or the other at every mo
 and after a restart the sides say by what they hold how far it was. A file whose numbering stays open until its last block
 is complete on the side that counts from 1: only blocknum was missing.
 
+A file that is complete may be sent again, and nothing says whether it is the same. While its blocks have the same bytes
+they are held against it and nothing is stored. The first that has others begins the next version of the file, an upload of
+its own (its key has the version's number): with the blocks that have come again before it, copied, since they will not come
+once more.
+
 Invariant: what happens to a file happens one at a time (``_turn``); so nobody counts blocks while others are moved.
 
 Spec: BP1-S82.
@@ -33,11 +38,9 @@ from ..errors import (
     BlockprotoError,
     Cancelled,
     DigestsDiffer,
-    SourceChanged,
     StoreFailed,
     UnknownFile,
 )
-from ..names import show_name
 from ..store import FileStore, StoredFile, UploadKey
 from ..transfer.committing import run_in_thread
 from ..transfer.uploads import LiveUpload, Uploads
@@ -45,6 +48,9 @@ from .struct82_wire import Header, Reply, facts_of
 
 UNDURABLE_MAX = 60
 """Blocks of an upload that may have been received and not be durable yet (BP1-DIA-014)."""
+
+_VERSIONS_AT_ONCE = 64
+"""Receipts of versions that are looked up at once."""
 
 Answered = Callable[[Reply | BlockprotoError], None]
 """Called once with what became of a block, when it is durable or will not be."""
@@ -148,19 +154,29 @@ class Struct82File:
 
     Args:
         uploads: where it goes.
-        keys: the upload's key for each numbering.
+        key_of: the upload's key for a numbering and a version, the first version being 0.
         header: any header of it.
         first: the number of its first block if the operator said so, else None.
+        again: the blocks of the complete file that have come again with the same bytes; kept by whoever made this object.
     """
 
     def __init__(
-        self, uploads: Uploads, keys: tuple[UploadKey, UploadKey], header: Header, first: int | None
+        self,
+        uploads: Uploads,
+        key_of: Callable[[int, int], UploadKey],
+        header: Header,
+        first: int | None,
+        again: set[int],
     ) -> None:
+        if not header.filesize:
+            first = 0  # an empty file is the same in both numberings
         self.users = 0
         self.first = first
         self.settled = trio.Event()
         self._uploads = uploads
-        self._keys = keys
+        self._key_of = key_of
+        self._version = 0
+        self._again = again
         self._header = header
         self._blocks = blocknum_of(header.filesize)
         self._sides = (Side(0), Side(1))
@@ -192,7 +208,7 @@ class Struct82File:
                 return
             for side in self._sides:
                 if self._told in (None, side.first) and side.upload is None:
-                    await side.open(self._uploads, self._keys[side.first], self._header)
+                    await side.open(self._uploads, self._key_of(side.first, 0), self._header)
             self._opened = True
             zero, one = self._sides
             if self.first is None and (zero.stored is not None or zero.held):
@@ -201,6 +217,8 @@ class Struct82File:
                 await self._settle(1)  # the last block is not kept before its numbering is known
             elif self.first is not None:
                 await self._settled()
+            if self.first is not None:
+                await self._find_newest(self._sides[self.first])
 
     async def settle(self, first: int) -> None:
         """The number of the file's first block is known now.
@@ -216,12 +234,11 @@ class Struct82File:
 
         Raises:
             StoreFull, NotPermitted: it cannot be kept; what was held stays.
-            SourceChanged: the file is complete, and this block of it has other bytes.
             Cancelled: somebody cancelled the upload.
             StoreFailed: the medium reported an error.
         """
         async with self._turn:
-            if not block:
+            if not block and self._blocks:
                 answered(self._reply(header.blockno, EMPTY_DIGEST))
                 return
             side = self._side()
@@ -229,11 +246,13 @@ class Struct82File:
             digest = blake3(block).digest()
             if side.upload is not None and side.upload.finishing:
                 await side.until(lambda: side.upload is None or not side.upload.finishing)
-            if side.stored is not None:
-                await self._compare(side.stored, index, block)
-                answered(self._reply(header.blockno, digest))
-                return
-            await self._put(side, index, block, digest)
+            if block and side.stored is not None:
+                if await self._is_there(side.stored, index, block):
+                    answered(self._reply(header.blockno, digest))
+                    return
+                await self._begin_version(side, side.stored, index)
+            if block:
+                await self._put(side, index, block, digest)
             completes = await self._commit_if_whole(side)
             if not completes:
                 side.when_durable(index, lambda: answered(self._outcome(header.blockno, index, digest)))
@@ -245,7 +264,7 @@ class Struct82File:
         """What is held, for who counts as in ``header``; a file of which every block is held is made complete before."""
         async with self._turn:
             side = self._side()
-            if side.upload is not None and side.held == self._blocks:
+            if side.upload is not None and side.held == self._blocks:  # of an empty file that is at once
                 await self._commit_if_whole(side)
             await side.until(lambda: side.upload is None or not side.upload.finishing)
             return await self._holding(side, header.blocknum)
@@ -326,20 +345,88 @@ class Struct82File:
         upload.commit(side, root_of(digests, self._blocks), self._header.filesize, upload.facts)
         return True
 
-    async def _compare(self, stored: StoredFile, index: int, block: memoryview) -> None:
-        """Hold a block that is sent again against the finished file."""
-        if self._blocks == 1 and blake3(block).digest() == stored.root:
+    # ---- versions ---------------------------------------------------------------------------------------------
+
+    async def _find_newest(self, side: Side) -> None:
+        """Turn from the first version, if that is complete, to the newest: to one that is unfinished, if there is one."""
+        complete = side.stored
+        if complete is None:
             return
+        later = await self._later_versions(side.first)
+        self._version += len(later)
+        side.stored = complete = later[-1] if later else complete
+        key = self._key_of(side.first, self._version + 1)
         try:
-            same = await run_in_thread(lambda: _has_bytes(self._files, stored, index * BLOCK_LENGTH, block))
+            live = await self._uploads.wake(key, facts_of(self._header))
+            if live is None or not (live.held or live.pending):
+                if live is not None:
+                    live.rest()
+                return
+            side.stored = None
+            await side.open(self._uploads, key, self._header)
+            self._version += 1
+        except StoreFailed:
+            raise
+        except (
+            BlockprotoError
+        ):  # no room for another version: the one that is complete can be asked for all the same
+            side.stored = complete
+
+    async def _later_versions(self, first: int) -> list[StoredFile]:
+        """The receipts of the versions that were completed after the present one, without a gap."""
+        later: list[StoredFile] = []
+        while True:
+            begin = self._version + len(later) + 1
+            keys = [self._key_of(first, begin + at) for at in range(_VERSIONS_AT_ONCE)]
+            principal, ids = keys[0].principal, [key.sourceid for key in keys]
+            receipts = await run_in_thread(partial(self._files.receipts, principal, ids))
+            known = {receipt.sourceid: receipt for receipt in receipts}
+            for id_ in ids:
+                if id_ not in known:
+                    return later
+                later.append(known[id_])
+
+    async def _is_there(self, stored: StoredFile, index: int, block: memoryview) -> bool:
+        """Hold a block that is sent again against the finished file; what has the same bytes is remembered."""
+        if self._blocks == 1:
+            return blake3(block).digest() == stored.root
+        there = memoryview(bytearray(len(block)))
+        try:
+            read = await run_in_thread(lambda: _read(self._files, stored, index * BLOCK_LENGTH, there))
         except UnknownFile as exc:
             self._gone = exc
             raise
-        if not same:
-            name = show_name(stored.stored_as)
-            raise SourceChanged(
-                f"'{name}' is complete with other bytes: rename or remove it to send the new file"
-            )
+        if read != len(block) or there != block:
+            return False
+        self._again.add(index)
+        if len(self._again) == self._blocks:
+            self._again.clear()
+        return True
+
+    async def _begin_version(self, side: Side, complete: StoredFile, index: int) -> None:
+        """Block ``index`` has other bytes than the complete file: it is of another one, which is kept beside it.
+
+        Raises: as ``open``; then nothing has changed.
+        """
+        before = self._version
+        came = (
+            set() if index in self._again else set(self._again)
+        )  # a block that came again twice is of another pass
+        try:
+            while side.upload is None:  # a version that is complete already is passed over
+                self._version += 1
+                side.stored = None
+                await side.open(self._uploads, self._key_of(side.first, self._version), self._header)
+        except BlockprotoError:
+            self._version, side.stored = before, complete
+            raise
+        self._again.clear()
+        block = memoryview(bytearray(BLOCK_LENGTH))
+        for one in sorted(came):
+            position, length = block_span(one, 0, self._header.filesize)
+            part = block[:length]
+            if await run_in_thread(partial(_read, self._files, complete, position, part)) == length:
+                await self._put(side, one, part, blake3(part).digest())
 
     # ---- what is said -----------------------------------------------------------------------------------------
 
@@ -374,11 +461,10 @@ class Struct82File:
         return block_span(blockno - first, 0, self._header.filesize)[1] == 0
 
 
-def _has_bytes(files: FileStore, stored: StoredFile, position: int, block: memoryview) -> bool:
-    """Whether a finished file has the bytes of ``block`` at ``position``; raises UnknownFile."""
+def _read(files: FileStore, stored: StoredFile, position: int, view: memoryview) -> int:
+    """Fill ``view`` from a finished file; returns how many bytes there were. Raises UnknownFile."""
     reader = files.open_file(None, stored.file_id)
     try:
-        view = memoryview(bytearray(len(block)))
-        return reader.read_into(position, view) == len(block) and view == block
+        return reader.read_into(position, view)
     finally:
         reader.close()

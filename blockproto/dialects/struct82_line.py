@@ -11,8 +11,11 @@ from __future__ import annotations
 import trio
 
 from ..errors import ConnectionLost
+from .struct82_wire import HEADER_LENGTH_MIN, Form, narrow
 from .visit import Visit
 
+FOLLOWS_S = 60.0
+"""So long it is waited for what follows a header that can be read in several ways (BP1-S82-018, BP1-S82-035)."""
 UNREAD_LENGTH_MAX = 1 << 16
 """Bytes of replies that may wait for their reader; with more, no more are sent (BP1-S82-024)."""
 LAST_REPLIES_S = 5.0
@@ -50,6 +53,23 @@ class Received:
                 break
             self._ahead += view[:received]
         return bytes(self._ahead[:length])
+
+    async def narrow(self, forms: tuple[Form, ...]) -> tuple[Form, ...]:
+        """Which of ``forms`` the next header is in; none if it is none, or if there is none.
+
+        Raises:
+            ConnectionLost: it broke before that could be known.
+        """
+        wanted, over = HEADER_LENGTH_MIN, False
+        while True:
+            found: tuple[Form, ...] | int
+            with trio.move_on_after(FOLLOWS_S) as waiting:
+                over = over or len(await self.look(wanted)) < wanted
+            over = over or waiting.cancelled_caught
+            found = narrow(forms, bytes(self._ahead), over=over)
+            if isinstance(found, tuple):
+                return found
+            wanted = found
 
 
 class Replies:

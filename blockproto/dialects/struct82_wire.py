@@ -4,9 +4,10 @@ A header is the C struct ``char filename[50]; char filetype[20]; int filesize; i
 lay in the sender's memory: 82 bytes when packed, 84 with a C compiler's default alignment, in either byte order. So there
 are four forms, and a header says by its numbers alone which one it is.
 
-Why at most one form fits (``recognise``): a blocknum is at most 2,048, so of its four bytes two are zero, and read in the
-other byte order, or two bytes further on, those zeros stand where a greater number would have to be. The one exception
-needs the two bytes that the alignment leaves unused to be other than zero; then the packed form is preferred.
+Why mostly one form fits: a blocknum is at most 2,048, so of its four bytes two are zero, and read in the other byte order,
+or two bytes further on, those zeros stand where a greater number would have to be. Two kinds of header fit several forms:
+that of a little file whose unused two bytes are 0F F0 to 0F FF (aligned, little endian) also says in packed, big endian that
+a file of 256 MiB begins; and that of an empty file may be all zeros. What follows decides then (``narrow``).
 
 Spec: BP1-S82.
 """
@@ -14,6 +15,7 @@ Spec: BP1-S82.
 from __future__ import annotations
 
 import codecs
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -44,7 +46,7 @@ class Header:
     Attributes:
         filename: 1 to 50 bytes, UTF-8 or GB18030.
         filetype: 0 to 20 bytes.
-        filesize: bytes, 1 to 2^31 − 1.
+        filesize: bytes, 0 to 2^31 − 1.
         blocknum: blocks of the file as its sender counts them, perhaps with an empty one at the end.
         blockno: counted from 0 or from 1; ``QUESTION`` in a question.
     """
@@ -54,6 +56,26 @@ class Header:
     filesize: int
     blocknum: int
     blockno: int
+
+    @property
+    def named(self) -> bool:
+        """Whether there is a name, and both names are text: so is every header that another may be measured by."""
+        return bool(self.filename) and _is_text(self.filename) and _is_text(self.filetype)
+
+    def lengths(self) -> set[int]:
+        """How many bytes may follow it, as far as it says that itself."""
+        if self.blockno == QUESTION:
+            return {0}
+        return {
+            self.length(first) for first in (0, 1) if self.blockno >= first and self.settles in (None, first)
+        }
+
+    @property
+    def settles(self) -> int | None:
+        """The number of the file's first block, if this header tells (BP1-S82-015)."""
+        if self.blockno == 0:
+            return 0
+        return 1 if self.blockno == self.blocknum else None
 
     def length(self, first: int) -> int:
         """Bytes of this block if ``first`` is the number of the file's first block; behind the end they are none."""
@@ -97,6 +119,7 @@ class Form:
         self.name = name
         self._order = order
         self._numbers_at = NAMES_LENGTH + padding
+        self._numbers = struct.Struct("<iii" if order == "little" else ">iii")
         self._header = construct.Struct(
             "filename" / construct.Bytes(FILENAME_LENGTH),
             "filetype" / construct.Bytes(FILETYPE_LENGTH),
@@ -122,15 +145,11 @@ class Form:
         """The header in the first bytes of ``head``, or None if they are none of this form (BP1-S82-003)."""
         if len(head) < self.header_length:
             return None
+        filesize, blocknum, blockno = self._numbers.unpack_from(head, self._numbers_at)
+        if not _fits(filesize, blocknum, blockno):
+            return None
         found = self._header.parse(head)
-        header = Header(
-            _until_nul(found.filename),
-            _until_nul(found.filetype),
-            found.filesize,
-            found.blocknum,
-            found.blockno,
-        )
-        return header if _fits(header) else None
+        return Header(_until_nul(found.filename), _until_nul(found.filetype), filesize, blocknum, blockno)
 
     def may_begin(self, head: bytes) -> bool:
         """Whether ``head``, perhaps less than a header, can be the beginning of one."""
@@ -141,8 +160,8 @@ class Form:
             for at in range(self._numbers_at, min(len(head), self.header_length) - 3, 4)
         ]
         filesize, *rest = known or [1]
-        blocknum, *last = rest or [blocknum_of(filesize)]
-        return _fits(Header(b"", b"", filesize, blocknum, *(last or [0])))
+        blocknum, *last = rest or [blocknum_of(max(filesize, 0))]
+        return _fits(filesize, blocknum, *(last or [0]))
 
     def write(self, header: Header) -> bytes:
         """The bytes of ``header``; names that are too long are a bug of the caller."""
@@ -188,6 +207,49 @@ def recognise(head: bytes | bytearray) -> Form | None:
     return next((form for form in FORMS if form.read(head) is not None), None)
 
 
+def narrow(forms: tuple[Form, ...], ahead: bytes, *, over: bool) -> tuple[Form, ...] | int:
+    """Which of ``forms`` the header at the beginning of ``ahead`` is in.
+
+    What is a header in several forms is followed by another number of bytes in each. So the form is the first, by that
+    number, behind whose bytes another header of the same form stands, or not enough for one; if there is none, the last.
+
+    Args:
+        forms: those that are possible.
+        ahead: what has come from the header's beginning on.
+        over: whether no more comes, as far as can be seen.
+
+    Returns:
+        The forms in which it is a header: none, one, or several that say the same of what follows. Or how many bytes of
+        ``ahead`` are needed to know.
+
+    Spec: BP1-S82-003, BP1-S82-035.
+    """
+    longer = [
+        form.header_length for form in forms if len(ahead) < form.header_length and form.may_begin(ahead)
+    ]
+    if longer and not over:
+        return max(longer)
+    fitting = [(form, header) for form in forms if (header := form.read(ahead)) is not None and header.named]
+    if len({(form.header_length, header) for form, header in fitting}) <= 1:
+        return tuple(form for form, _ in fitting)
+    ends = sorted(
+        ((form.header_length + length, form) for form, header in fitting for length in header.lengths()),
+        key=lambda one: one[0],
+    )
+    begun = []
+    for at, (end, form) in enumerate(ends):
+        behind = ahead[end:]
+        if len(behind) < form.header_length and not over and any(other is not form for _, other in ends[at:]):
+            return end + form.header_length
+        follows = form.read(behind)
+        if end == len(ahead) or (follows is not None and follows.named):
+            alike = (other for length, other in ends if length == end)
+            return tuple(other for other in alike if other.header_length == form.header_length)
+        if 0 < len(behind) < form.header_length:
+            begun.append(form)
+    return (begun[0] if begun else ends[-1][1],)
+
+
 def may_begin(head: bytes) -> bool:
     """Whether ``head``, perhaps less than a header, can be the beginning of one in some form."""
     return bool(head[0]) and any(form.may_begin(head) for form in FORMS)
@@ -198,9 +260,11 @@ def _is_text(field: bytes) -> bool:
     return min(_until_nul(field), default=32) >= 32
 
 
-def _fits(header: Header) -> bool:
-    counts = blocknum_of(header.filesize), header.filesize // BLOCK_LENGTH + 1
-    return header.filesize > 0 and header.blocknum in counts and QUESTION <= header.blockno <= header.blocknum
+def _fits(filesize: int, blocknum: int, blockno: int) -> bool:
+    if filesize < 0:
+        return False
+    counts = blocknum_of(filesize), filesize // BLOCK_LENGTH + 1
+    return blocknum in counts and QUESTION <= blockno <= max(blocknum, 1)
 
 
 def _until_nul(field: bytes) -> bytes:

@@ -131,6 +131,12 @@ def _form_transcript(form: Form) -> Transcript:
 def struct82_transcripts() -> list[Transcript]:
     """Whole connections."""
     little, big = FORMS[0], FORMS[3]
+    other = NOTE._replace(content=HELLO[::-1])
+    nothing = File(b"nothing.txt", b"text", b"", 0)
+    odd = [
+        field if field.name != "(alignment)" else Field(field.name, b"\x0f\xff", "any value")
+        for field in header(FORMS[2], NOTE, 0)
+    ]
     return [
         *map(_form_transcript, FORMS),
         Transcript(
@@ -197,18 +203,50 @@ def struct82_transcripts() -> list[Transcript]:
         Transcript(
             "struct82/changed",
             "struct82",
-            "The file is complete; a block of it with other bytes is of another file, which this dialect cannot tell apart.",
+            "The file is complete; a block of it with other bytes is of another file: both are kept.",
             ["BP1-S82-032"],
             [
                 *block(little, NOTE, 0, 0),
                 fields_say("client", header(little, NOTE, -1), "a question"),
                 fields_say("server", answer(little, NOTE, [0], {0, 1}, b"hello.txt"), "complete"),
-                fields_say("client", header(little, NOTE, 0), "block 0 again"),
-                Say("client", HELLO[::-1], "other bytes"),
-                fields_say("server", reply(little, 25, 0, 0, 0, bytes(32)), "SOURCE_CHANGED"),
+                *block(little, other, 0, 0),
+                fields_say("server", reply(little, 0, 0, 1, 1, digest(other, 0)), "durable, and complete"),
+                fields_say("client", header(little, other, -1), "under which name?"),
+                fields_say(
+                    "server", answer(little, other, [0], {0, 1}, b"hello (1).txt"), "beside the first"
+                ),
                 Say("client", CLOSES, "done"),
             ],
-            {"hello.txt": HELLO},
+            {"hello.txt": HELLO, "hello (1).txt": HELLO[::-1]},
+        ),
+        Transcript(
+            "struct82/empty-between",
+            "struct82",
+            "An empty file between two others, on one connection.",
+            ["BP1-S82-036"],
+            [
+                *block(big, NOTE, 0, 0),
+                fields_say("client", header(big, nothing, 0), "an empty file; no bytes follow"),
+                *block(big, other._replace(filename=b"other.txt"), 0, 0),
+                Say("client", CLOSES, "and reads nothing"),
+            ],
+            {"hello.txt": HELLO, "nothing.txt": b"", "other.txt": HELLO[::-1]},
+        ),
+        Transcript(
+            "struct82/two-readings",
+            "struct82",
+            "Aligned, little endian, with 0F FF in the gap: packed, big endian it would be a file of 255.9 MiB.",
+            ["BP1-S82-035"],
+            [
+                fields_say("client", odd, "block 0, numbered from 0"),
+                Say("client", HELLO, "its bytes"),
+                fields_say(
+                    "client", header(FORMS[2], other._replace(filename=b"other.txt"), 0), "another header"
+                ),
+                Say("client", HELLO[::-1], "its bytes"),
+                Say("client", CLOSES, "and reads nothing"),
+            ],
+            {"hello.txt": HELLO, "other.txt": HELLO[::-1]},
         ),
     ]
 
@@ -241,6 +279,8 @@ def headers() -> list[dict[str, Any]]:
         ("name-of-50-bytes", NOTE._replace(filename=b"n" * 50, filetype=b"t" * 20), 1),
         ("full-blocks-rounded-up", NOTE._replace(content=bytes(2 * MIB), blocknum=2), 1),
         ("full-blocks-one-more", NOTE._replace(content=bytes(2 * MIB), blocknum=3), 3),
+        ("empty", NOTE._replace(content=b"", blocknum=1), 0),
+        ("empty-question", NOTE._replace(content=b"", blocknum=1), -1),
     ]
     for form in FORMS:
         for name, file, blockno in files:
@@ -256,7 +296,7 @@ def headers() -> list[dict[str, Any]]:
                 {"name": f"{form.name}/{name}", "form": form.name, "bytes": raw.hex(), "values": values}
             )
     wrong = [
-        ("filesize-zero", NOTE._replace(content=b"", blocknum=1), 0),
+        ("empty-of-two-blocks", NOTE._replace(content=b"", blocknum=2), 0),
         ("blocknum-too-great", NOTE._replace(blocknum=2), 0),
         ("blocknum-zero", NOTE._replace(blocknum=0), 0),
         ("blockno-behind-blocknum", NOTE, 2),

@@ -56,7 +56,7 @@ def openings() -> list[dict[str, Any]]:
         ("sourceid-cut", b"Content-Length=14;filename=he", "more"),
         ("sourceid-long", b"content-length = 1;filename=" + b"x" * 50, "sourceid"),
         ("sourceid-extra-field-first", b"v=1;sourceid=7;Content-Length=1;filename=a\n", "sourceid"),
-        ("text-with-nul", b"Content-Length=14" + bytes(60), "none"),
+        ("text-with-nul", b"Content-Length=14" + bytes(53) + b"\r\n;x" * 3, "none"),
         ("http", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "none"),
         ("ssh", b"SSH-2.0-OpenSSH_9.6\r\n", "none"),
         ("long-text-without-a-key", b"a" * 84, "none"),

@@ -284,20 +284,62 @@ def struct82_refused(trial: Trial) -> None:
 @cases.add(
     "struct82/other-bytes-for-a-complete-file",
     "S82-032 S82-031",
-    why="A finished file is not written over by whoever sends its name again.",
+    why="Two files with the same name, type and size are two files: neither is lost, and neither is written over.",
 )
 def struct82_changed(trial: Trial) -> None:
-    """The same block again is durable; other bytes are SOURCE_CHANGED, and the file stays."""
+    """The same block again is durable, and stored once; other bytes are another file, beside the first."""
     form = FORMS["packed-big"]
     peer, sample = dialled(trial), plain_sample(trial, 500)
     other = sample.with_(seed=sample.seed + 1)
     peer.send(form.header(sample, -1))
     peer.raw(REPLY + 1, "a reply")
-    for one, expected in ((sample, 0), (sample, 0), (other, int(Code.SOURCE_CHANGED))):
+    for one in (sample, sample, other):
         peer.send(form.header(one, 0) + one.content)
-        code = form.reply(peer.raw(REPLY, "a reply"))[0]
-        require(code == expected, "another code came", expected=str(expected), got=str(code))
+        reply = form.reply(peer.raw(REPLY, "a reply"))
+        require(reply == (0, 0, 1, 1), "a whole file is not stored", expected="(0, 0, 1, 1)", got=str(reply))
+    peer.send(form.header(other, -1))
+    peer.raw(REPLY + 1, "a reply")
+    name = peer.raw(256, "the name").rstrip(b"\0").decode("utf-8", "replace")
+    require(name != sample.filename, "two files are said to have one name", got=ascii(name))
     stored(trial, sample)
+    stored(trial, other.with_(filename=name))
+
+
+@cases.table(
+    "struct82/empty-file-between-two-{}",
+    "S82-036",
+    FORMS,
+    why="A program that sends a folder meets an empty file: the files behind it must not be lost.",
+    layer=2,
+)
+def struct82_empty(trial: Trial, form: Form) -> None:
+    """A file, a header with filesize 0, another file, on one connection: all three are there."""
+    peer = dialled(trial)
+    samples = [plain_sample(trial, filesize) for filesize in (14, 0, 15)]
+    for sample in samples:
+        peer.send(form.header(sample, 0) + sample.content)
+    peer.close()
+    for sample in samples:
+        stored(trial, sample)
+
+
+@cases.table(
+    "struct82/two-readings-{}",
+    "S82-035 S82-001",
+    {"end-of-stream": False, "another-header": True},
+    why="A compiler leaves in the gap what was in memory; 0F FF there looks like the size of a great file.",
+    layer=2,
+)
+def struct82_two_readings(trial: Trial, followed: bool) -> None:
+    """Aligned and little endian with 0F FF in the gap, then the end or another file: every file is there."""
+    peer, form = dialled(trial), FORMS["aligned-little"]
+    samples = [plain_sample(trial, 14), plain_sample(trial, 15)][: 1 + followed]
+    for sample in samples:
+        head = form.header(sample, 0)
+        peer.send(head[:70] + b"\x0f\xff" + head[72:] + sample.content)
+    peer.close()
+    for sample in samples:
+        stored(trial, sample)
 
 
 # ---- beside each other
