@@ -354,6 +354,7 @@ class Batch:
             stored = self._store.finished.stored(view, receipt, self._folders)
             if stored is None:
                 view.drop_receipt(receipt)
+                receipt = None
             elif receipt.if_exists is work.facts.if_exists:
                 work.outcome = check_receipt(stored, work)
                 return
@@ -371,11 +372,11 @@ class Batch:
             return
         if isinstance(upload, BriefUpload):
             left = view.upload(upload.key) if upload.file_id in self._store.recorded else None
-            if self._publisher.plan(view, work, upload, left):
+            if self._publisher.plan(view, work, upload, left, receipt):
                 self._briefs.append(upload)
             elif left is not None:
                 self._give_up(view, upload.key)
-        elif self._publisher.plan(view, work, change.upload, change.record):
+        elif self._publisher.plan(view, work, change.upload, change.record, receipt):
             self._touch(change.upload.partial, metadata=True)
         else:
             self._give_up(view, upload.key)

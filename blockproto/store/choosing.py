@@ -71,6 +71,10 @@ class Chooser:
         """A file of this batch gets that name."""
         self._planned[name] = receipt
 
+    def unplan(self, name: str) -> None:
+        """It does not: somebody else was first."""
+        self._planned.pop(name, None)
+
     def is_planned(self, name: str) -> bool:
         """Whether a file of this batch gets that name."""
         return name in self._planned

@@ -159,9 +159,14 @@ class View:
             self._txn.delete(b"n" + name)
             self._txn.delete(b"c" + name)
 
-    def put_name(self, name: str, file_id: bytes) -> None:
-        """Record which file was committed under a name."""
-        self._txn.put(b"n" + name_hash(name), file_id)
+    def undo_receipt(self, receipt: ReceiptRecord, former: bytes | None) -> None:
+        """Forget a receipt whose file did not get its name; ``former`` is the file id that the name has still."""
+        if former is None:
+            self.drop_receipt(receipt)
+            return
+        self._txn.delete(b"i" + receipt.file_id)
+        self._txn.delete(b"f" + receipt.file_id)
+        self._txn.put(b"n" + name_hash(receipt.stored_as), former)
 
     def drop_name(self, name: str) -> None:
         """Forget everything about the file of a name."""

@@ -60,9 +60,7 @@ class Owed:
     def pay(self, view: View) -> None:
         """Tell it."""
         if self.undo:
-            view.drop_receipt(self.receipt)
-            if self.former is not None:
-                view.put_name(self.receipt.stored_as, self.former)
+            view.undo_receipt(self.receipt, self.former)
             return
         view.drop_finalising(self.receipt.file_id)
         if self.upload is not None:
@@ -146,7 +144,12 @@ class Publisher:
     # -- plan
 
     def plan(
-        self, view: View, work: Finish, upload: LocalUpload | BriefUpload, record: UploadRecord | None
+        self,
+        view: View,
+        work: Finish,
+        upload: LocalUpload | BriefUpload,
+        record: UploadRecord | None,
+        own: ReceiptRecord | None,
     ) -> bool:
         """Choose a name and settle the partial; False if the file is there already, or what is there is left.
 
@@ -155,6 +158,7 @@ class Publisher:
             work: what to publish; its blocks and root are checked.
             upload: its upload.
             record: its upload record; of a brief file one of the same key that is superfluous now.
+            own: its receipt of another rule.
 
         Raises:
             FileExists: the name is taken and the work wants to be refused then.
@@ -167,14 +171,15 @@ class Publisher:
         name = work.facts.filename.text
         former = view.file_id_of(name)
         choice = Choice(name)
-        if former is not None or self._chooser.is_planned(name) or work.facts.if_exists is not IfExists.KEEP:
+        known = former is not None or self._chooser.is_planned(name) or work.rounds
+        if known or work.facts.if_exists is not IfExists.KEEP:
             choice = self._chooser.choose(view, work)
             if self.decide(view, work, choice):
                 return False
             former = view.file_id_of(choice.name)
         found = upload.settle(work.facts, work.filesize)
         receipt = self._receipt(work, choice.name, self._store.finished.identity(found))
-        self._forget_receipt(view, receipt)
+        self._forget(view, own)
         self._plan_name(choice.name, receipt)
         over = choice.over
         self._publications[upload.file_id] = Publication(work, upload, receipt, record, former, over)
@@ -191,12 +196,11 @@ class Publisher:
         if self._twins is not None:
             self._twins.add(SafeName(name))
 
-    def _forget_receipt(self, view: View, receipt: ReceiptRecord) -> None:
+    def _forget(self, view: View, own: ReceiptRecord | None) -> None:
         """An upload that begins anew has a receipt of another rule, perhaps under another name (BP1-COM-027)."""
-        own = view.receipt(receipt.file_id)
         if own is not None:
             view.drop_receipt(own)
-        self._store.finished.sealed.pop(receipt.file_id, None)
+            self._store.finished.sealed.pop(own.file_id, None)
 
     def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
         return ReceiptRecord(
@@ -250,7 +254,7 @@ class Publisher:
             if_exists=work.facts.if_exists,
             ctime_bound=ctime_of(found),
         )
-        self._forget_receipt(view, receipt)
+        self._forget(view, view.receipt(receipt.file_id))
         others = [one for one in before if one.file_id != receipt.file_id]
         for old in [one for one in others[1:] if one.committed_ms + RECEIPT_GRACE_MS <= self._now_ms]:
             view.drop_receipt(old)
@@ -303,6 +307,7 @@ class Publisher:
         if found is not None and facts.if_exists in (IfExists.SKIP, IfExists.UPDATE):
             self.decide(view, work, Choice(name, left=found))
             return
+        self._forget(view, view.receipt(work.upload.file_id))
         fd = self._folders.make(name)
         if facts.mode is not None:
             os.fchmod(fd, facts.mode | 0o700)
@@ -378,6 +383,7 @@ class Publisher:
 
     def _choose_one_again(self, view: View, publication: Publication) -> None:
         Owed(publication.receipt, undo=True, former=publication.former).pay(view)
+        self._chooser.unplan(publication.receipt.stored_as)
         try:
             choice = self._chooser.choose(view, publication.work)
             if choice.there is not None or choice.left is not None:
