@@ -29,6 +29,7 @@ CHAPTERS = (
     "prefix",
     "dig",
     "com",
+    "same",
     "fet",
     "follow",
     "lst",

@@ -366,7 +366,7 @@ def refused_at_open(trial: Trial) -> None:
     """if_exists 1 and a taken name: refused before any byte."""
     peer, first = trial.dial(), trial.sample(2_000)
     moves.upload(peer, first)
-    second = first.with_(sourceid=trial.sourceid())
+    second = first.with_(sourceid=trial.sourceid(), filesize=2_001)
     when = refused_at_open_or_commit(peer, second, 3, Code.FILE_EXISTS, if_exists=1)
     require(when == "open", "FILE_EXISTS comes only at COMMIT, after all bytes")
 

@@ -282,6 +282,36 @@ def unknown_filesize(trial: Trial) -> None:
 
 
 @cases.add(
+    "scopes/nothing-is-compared-for-who-may-not-read",
+    "PRN-010 PRN-006",
+    why="Who may only drop files in would learn by the answer whether somebody has a file with these bytes.",
+    layer=5,
+)
+def nothing_is_compared(trial: Trial) -> None:
+    """A principal that may only write sends the same file again: it is stored again; LEFT says nothing of what is there."""
+    player = trial.target.cast.one(
+        trial.dial, lambda item: item.scopes & 3 == wire.Scopes.WRITE, "may only write"
+    )
+    peer, sample = trial.come_in(player), trial.sample(600)
+    assert peer.hello is not None
+    if not peer.hello.features & wire.FEATURE_IF_EXISTS:
+        raise Unsupported("the server does not have the feature IF_EXISTS")
+    moves.brief(peer, sample, 3)
+    same = sample.with_(sourceid=trial.sourceid())
+    peer.say(5, same.open(root=same.root))
+    peer.expect(wire.Opened, 5)
+    moves.send_blocks(peer, same, 5)
+    committed = moves.commit(peer, same, 5)
+    require(
+        not committed.there and committed.stored_as != sample.filename, "it was compared", got=str(committed)
+    )
+    peer.say(7, sample.with_(sourceid=trial.sourceid()).open(if_exists=3))
+    left = peer.expect(wire.Committed, 7)
+    told = (left.file_id, left.root, left.filesize)
+    require(left.left and told == (bytes(16), bytes(32), 0), "LEFT tells of what is there", got=str(left))
+
+
+@cases.add(
     "anonymous/without-auth",
     "PRN-008 AUT-001",
     why="A server that asks nobody must not wait for a word that old clients do not know.",
