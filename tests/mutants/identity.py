@@ -115,6 +115,8 @@ ALL = [
            "await self._uploads.discard(UploadKey(self._realm.principal, message.id))",
            "await self._uploads.discard(next((key for key in self._uploads._live if key.sourceid == message.id), "
            "UploadKey(self._realm.principal, message.id)))", SERVER),
+    Mutant("a-writer-compares", "PRN-010", RECEIVING, "reader = Scopes.READ in self._realm.scopes", "reader = True", SERVER,
+           ((RECEIVING, "facts, Scopes.READ in self._realm.scopes)", "facts, True)"),)),
     Mutant("scopes-are-for-show", "PRN-004", REALM, "if scope not in self.scopes:", "if False:", SERVER),
     Mutant("readers-see-uploads", "PRN-004", ADMISSION,
            "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),

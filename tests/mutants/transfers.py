@@ -9,6 +9,7 @@ BRIEF = "transfer/receiving_brief.py"
 RECEIVING, UPLOADS, SENDING = "transfer/receiving.py", "transfer/uploads.py", "transfer/sending.py"
 LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "serving/requests.py"
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
+CHOOSING = "store/choosing.py"
 
 BLK = [
     Mutant("blocks-end-a-byte-early", "BLK-001", "blocks.py",
@@ -91,10 +92,15 @@ RES = [
            "for feed in self.feeds:\n            feed.say_durable", "for feed in self.feeds[:1]:\n            feed.say_durable", SERVER),
 ]  # fmt: skip
 
+RES += [
+    Mutant("a-receipt-with-another-root-answers", "RES-008", UPLOADS, "if root not in (None, stored.root):", "if False:", SERVER),
+]  # fmt: skip
+
 DIG = [
     Mutant("roots-from-behind", "DIG-001", SENDING, "root_of(digests, blocknum - self._first_block)",
            "root_of(reversed(list(digests)), blocknum - self._first_block)"),
-    Mutant("the-root-as-b3sum", "DIG-002", REQUESTS, "digest = hasher.digest()", "digest = reader.entry.root or hasher.digest()", SERVER),
+    Mutant("the-root-as-b3sum", "DIG-002", "serving/digesting.py", "self.outcome = self._hasher.digest()",
+           "self.outcome = self._store.stat(self._name).root or self._hasher.digest()", SERVER),
     Mutant("the-root-is-shown-as-b3sum", "DIG-002", "results.py", "b3sum=item.b3sum.hex() if item.b3sum else None,",
            "b3sum=item.root.hex() if item.root else None,", CLIENT),
     Mutant("a-root-that-differs-ends-the-stream", "DIG-005", RECEIVING,
@@ -130,8 +136,20 @@ COM = [
            "if (receipt.root, receipt.filesize) != (work.root, work.filesize):", "if False:", SERVER),
     Mutant("a-parent-that-is-a-file-is-unknown", "COM-012", "store/refusals.py",
            "return NotPermitted(_NOT_PERMITTED[number])", "return UnknownFile()", SERVER),
-    Mutant("refuse-replaces", "COM-013", "store/publishing.py",
-           "if facts.if_exists is IfExists.REFUSE:\n            raise FileExists", "if facts.if_exists is IfExists.REFUSE:\n            return name", SERVER),
+    Mutant("refuse-replaces", "COM-013", CHOOSING, "        self._demand(unread)\n        raise FileExists",
+           "        self._demand(unread)\n        return Choice(name, over=True)", SERVER),
+    Mutant("the-same-file-is-stored-again", "COM-021", CHOOSING, "return root == work.root", "return False", SERVER),
+    Mutant("the-size-is-enough", "COM-021 COM-013", CHOOSING, "return root == work.root", "return True", SERVER),
+    Mutant("only-the-wanted-name-is-compared", "COM-021", CHOOSING, "islice(names, COMPARED_MAX)", "islice(names, 1)", SERVER),
+    Mutant("the-same-bytes-keep-their-time", "COM-022", "store/publishing.py",
+           "if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):", "if False:", SERVER),
+    Mutant("the-same-file-again-has-no-receipt", "COM-023", "store/publishing.py", "view.put_further(receipt)", "pass", SERVER),
+    Mutant("skip-replaces", "COM-025", CHOOSING, "if facts.if_exists is IfExists.SKIP:\n            return self._left", "if False:\n            return self._left", SERVER),
+    Mutant("update-replaces-what-is-newer", "COM-025", CHOOSING,
+           "return mtime_ns is not None and mtime_ns > there_ns and not same_mtime(mtime_ns, there_ns)", "return mtime_ns is not None", SERVER),
+    Mutant("receipts-of-any-rule-answer", "COM-027", "store/batch.py", "elif receipt.if_exists is work.facts.if_exists:", "else:", SERVER,
+           (("store/local.py", "self.finished.true_receipt(view, self.state.file_id(key), None, facts.if_exists)",
+             "self.finished.true_receipt(view, self.state.file_id(key))"),)),
     Mutant("stored-as-is-the-wanted-name", "COM-014", RECEIVING, "stored_as=realm.outward(stored.stored_as),",
            'stored_as=realm.outward(stored.stored_as).replace(" (1)", ""),', SERVER),
     Mutant("cancel-is-not-answered", "COM-016", RECEIVING, "else:\n            self.say_stopped(cancelled)", "else:\n            self._leave()"),
@@ -159,6 +177,8 @@ FET = [
 ]  # fmt: skip
 
 LST = [
+    Mutant("receipts-are-listed-of-any-rule", "LST-015", REQUESTS,
+           "rule = None if message.if_exists is None else IfExists(message.if_exists)", "rule = None", SERVER),
     Mutant("two-answers-in-one", "LST-001", REQUESTS, "return Result(message.kind, tuple(items), cursor)",
            "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
@@ -169,7 +189,7 @@ LST = [
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
            "await self._list_files(message)", SERVER),
     Mutant("b3sum-only-where-it-is-known", "LST-007", REQUESTS, "if message.b3sum and b3sum is None and not entry.folder:", "if False:", SERVER),
-    Mutant("one-receipt-at-most", "LST-008", REQUESTS, "message.ids[at:end])", "message.ids[at:end][:1])", SERVER),
+    Mutant("one-receipt-at-most", "LST-008", REQUESTS, "message.ids[at:end], rule)", "message.ids[at:end][:1])", SERVER),
     Mutant("follow-is-ignored", "LST-009", REQUESTS, "if message.follow:", "if False:", SERVER),
     Mutant("remove-removes-nothing", "LST-010", REQUESTS, "work = Remove(name, file_id, message.recursive)\n            await commit_and_wait(",
            "work = Remove(name, file_id, message.recursive)\n            _ = (", SERVER),
