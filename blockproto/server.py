@@ -101,7 +101,7 @@ class Server:
         self.store = store
         self.committer = Committer(store, watch=watch)
         self.disk = Disk()
-        self._budgets = Budgets(store)
+        self.committer.accounts = self._budgets = Budgets(store)
         self._comparing = Comparing(store, self.committer)
         self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch, self._comparing)
         self._digesting = Digesting(store, self.committer)
@@ -309,6 +309,8 @@ class Server:
 
     def _admit(self, connection: Connection, admission: Admission) -> None:
         self._tell_admitted(connection)
+        if admission.realm.quota is not None:
+            self._budgets.of(admission.realm)
         self._company.join(admission.principal, connection)
 
     def _tell_admitted(self, connection: Connection) -> None:

@@ -136,6 +136,11 @@ class Admission:
         return ANONYMOUS.principal if self._grant is None else self._grant.realm.principal
 
     @property
+    def realm(self) -> Realm:
+        """Who was let in, and what is the whole world to them; the anonymous one until then."""
+        return ANONYMOUS if self._grant is None else self._grant.realm
+
+    @property
     def revoked(self) -> bool:
         """Whether what the connection came in with is not known any more (BP1-AUT-009)."""
         register = self.door.register

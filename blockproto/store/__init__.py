@@ -213,13 +213,17 @@ Outcome = StoredFile | BlockprotoError | None
 
 @dataclass(slots=True, eq=False)
 class BlockDone:
-    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull."""
+    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull.
+
+    ``veto`` says why it may not: such a work never reaches a store.
+    """
 
     upload: Upload
     attempt: int
     blockno: int
     length: int
     digest: bytes
+    veto: BlockprotoError | None = None
     outcome: Outcome = None
 
 
@@ -234,6 +238,8 @@ class Finish:
 
     With ``reader`` its principal may read, and a file under the name that has its size and root is its file
     (BP1-COM-021, 022); without, nothing is compared. ``rounds`` counts how often it was ``Undecided``.
+
+    ``veto`` says why no more bytes may be stored: where the file is not there already, that is the outcome.
     """
 
     upload: Upload
@@ -244,6 +250,7 @@ class Finish:
     blocks: tuple[BlockDone, ...] = ()
     reader: bool = False
     rounds: int = 0
+    veto: BlockprotoError | None = None
     outcome: Outcome = None
 
 
@@ -464,7 +471,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class UploadEntry:
-    """An unfinished upload as the ledger has it."""
+    """An unfinished upload as the ledger has it.
+
+    ``taken`` is how many bytes of the disk it has, if its size is unknown.
+    """
 
     key: UploadKey
     file_id: bytes
@@ -474,6 +484,7 @@ class UploadEntry:
     position: int
     held_count: int
     expires_ms: int | None
+    taken: int = 0
 
 
 class StoredReader(Protocol):

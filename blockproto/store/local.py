@@ -32,7 +32,7 @@ from .batch import Batch
 from .brief import BriefUpload
 from .choosing import early_choice
 from .descriptors import Descriptors, resting_max
-from .disk import SYNC_EACH_MAX, Folders, remove_file
+from .disk import SYNC_EACH_MAX, Folders, look, remove_file
 from .finished import SEALS_MAX, SEALS_PAID, FinishedFiles, LocalReader
 from .ledger import Ledger, View
 from .opening import Opened, open_places
@@ -418,9 +418,15 @@ class LocalStore:
                         position=held.position(record.facts.filesize),
                         held_count=len(held),
                         expires_ms=record.expires_ms,
+                        taken=0 if record.facts.filesize is not None else self._taken(record.storage_id),
                     )
                 )
         return entries, ""
+
+    def _taken(self, storage_id: bytes) -> int:
+        """How many bytes of the disk a partial has."""
+        found = look(self.partials_fd, storage_id.hex().encode())
+        return 0 if found is None else found.st_blocks * 512
 
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """See the port."""

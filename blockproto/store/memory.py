@@ -365,6 +365,8 @@ class MemoryStore:
             content = bytes(begun.content[self._first : work.filesize])
         decided = self._choose(work, upload.key, upload.file_id)
         if isinstance(decided, SafeName):
+            if work.veto is not None:
+                raise work.veto
             decided = self._publish(work, upload, content, decided)
         self._end(upload.key)
         return decided
@@ -557,6 +559,7 @@ class MemoryStore:
                 position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.facts.filesize),
                 held_count=len(begun.digests),
                 expires_ms=begun.expires_ms,
+                taken=len(begun.content),
             )
             for key, begun in page[:limit]
         ]

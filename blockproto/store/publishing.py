@@ -164,6 +164,7 @@ class Publisher:
             FileExists: the name is taken and the work wants to be refused then.
             NameRefused: names are to be portable, and this one is not.
             Undecided: whether the file is there already has to be found out first.
+            BlockprotoError: the veto of ``work``.
             OSError: as the system reports it.
         """
         if self._twins is not None:
@@ -177,6 +178,8 @@ class Publisher:
             if self.decide(view, work, choice):
                 return False
             former = view.file_id_of(choice.name)
+        if work.veto is not None:
+            raise work.veto
         found = upload.settle(work.facts, work.filesize)
         receipt = self._receipt(work, choice.name, self._store.finished.identity(found))
         self._forget(view, own)

@@ -22,9 +22,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -150,6 +150,16 @@ def _length(work: Work) -> int:
     return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
 
 
+class Accounts(Protocol):
+    """Who counts what becomes durable."""
+
+    def admit(self, work: Work) -> BlockprotoError | None:
+        """Why the bytes of a work may not become durable, or None; ``settle`` follows."""
+
+    def settle(self, work: Work) -> None:
+        """The work has its outcome."""
+
+
 class Committer:
     """Queues works and commits them in batches.
 
@@ -160,6 +170,7 @@ class Committer:
 
     Attributes:
         failed: why nothing is taken any more.
+        accounts: counts what becomes durable, and may forbid it; None: nobody does.
         compare: reads files that have to be compared first; None: such a work ends as ``Undecided``.
     """
 
@@ -170,6 +181,7 @@ class Committer:
         watch: Watch = NOBODY,
     ) -> None:
         self.failed: StoreFailed | None = None
+        self.accounts: Accounts | None = None
         self._store = store
         self._run_blocking = run_blocking
         self._watch = watch
@@ -229,8 +241,10 @@ class Committer:
     async def _commit(self, batch: list[tuple[Work, Done]]) -> None:
         works = [work for work, _ in batch]
         begun = time.perf_counter()
+        allowed = self._admit(works)
         try:
-            await self._run_blocking(lambda: self._store.commit(works))
+            if allowed:
+                await self._run_blocking(lambda: self._store.commit(allowed))
         except StoreFailed as exc:
             self._fail(exc)
             raise
@@ -239,12 +253,28 @@ class Committer:
             raise self._fail(
                 StoreFailed(f"making things durable met an error that nobody expected: {exc!r}")
             ) from exc
+        if self.accounts is not None:
+            for work in works:
+                self.accounts.settle(work)
         self._told(self._watch.committed, works, time.perf_counter() - begun)
         for work, done in batch:
             if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
                 self._again(work, work.outcome.names, done, self.compare)
             else:
                 self._told(done, work)
+
+    def _admit(self, works: Sequence[Work]) -> list[Work]:
+        """The works whose bytes may become durable, and those that store none."""
+        allowed = []
+        for work in works:
+            veto = None if self.accounts is None else self.accounts.admit(work)
+            if isinstance(work, BlockDone) and veto is not None:
+                work.outcome = work.veto = veto
+                continue
+            if isinstance(work, Finish):
+                work.veto = veto
+            allowed.append(work)
+        return allowed
 
     def _again(self, work: Finish | Adopt, names: tuple[str, ...], done: Done, compare: Compare) -> None:
         """Submit a work again once the files of those names were read; others' works are done meanwhile."""

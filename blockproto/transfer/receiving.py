@@ -216,7 +216,6 @@ class Incoming:
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
-        self._reservation.committed(bytes_stored(stored))
         self._connection.post(self._stream, committed_message(stored, self._realm))
         self._connection.forget(self._stream)
         self._leave()
@@ -507,8 +506,3 @@ def committed_message(stored: StoredFile, realm: Realm) -> Committed:
         left=stored.left,
         there=stored.there,
     )
-
-
-def bytes_stored(stored: StoredFile) -> int:
-    """How many bytes a commit adds to what its principal has."""
-    return 0 if stored.there or stored.left else stored.filesize

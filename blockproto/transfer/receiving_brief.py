@@ -16,7 +16,7 @@ from ..realm import Realm
 from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
 from ..wire import Block, Cancel, Error, Message, Piece, Scopes
 from .budgets import Reservation
-from .receiving import BlockInProgress, bytes_stored, committed_message, facts_of
+from .receiving import BlockInProgress, committed_message, facts_of
 from .uploads import Uploads
 
 
@@ -122,7 +122,6 @@ class BriefIncoming:
         assert self._upload is not None
         self._upload.close()
         if isinstance(work.outcome, StoredFile):
-            self._reservation.committed(bytes_stored(work.outcome))
             live = self._uploads.find(self._upload.key)
             if live is not None:
                 live.committed_as(work.outcome)
