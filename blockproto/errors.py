@@ -365,6 +365,10 @@ class StoreFailed(StoreError):
     code = Code.STORE_FAILED
 
 
+class NewerLedger(StoreFailed):
+    """A newer version wrote this ledger."""
+
+
 class StoreFull(StoreError):
     """There is no room; what is durable stays, and the upload can be resumed once there is room."""
 

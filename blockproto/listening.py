@@ -26,6 +26,9 @@ from .watch import Watch
 
 log = logging.getLogger(__name__)
 
+FINDINGS_TOLD_MAX = 20
+"""So many lines the log gets of what a start found."""
+
 
 async def serve_folder(
     folder: Path,
@@ -56,9 +59,14 @@ async def serve_folder(
     listeners = await _listeners(listen, sockets)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state, portable=portable_names))
-        entrance = await run_in_thread(lambda: open_entrance(state or folder / RESERVED, host, wishes))
-        if on_entrance is not None:
-            on_entrance(entrance)
+        try:
+            _tell_findings(store.findings)
+            entrance = await run_in_thread(lambda: open_entrance(state or folder / RESERVED, host, wishes))
+            if on_entrance is not None:
+                on_entrance(entrance)
+        except BaseException:
+            store.close()
+            raise
         server = Server(
             store,
             door=entrance.door,
@@ -77,6 +85,17 @@ async def serve_folder(
         for listener in listeners:
             with trio.CancelScope(shield=True):
                 await listener.aclose()
+
+
+def _tell_findings(findings: Sequence[str]) -> None:
+    """Say what the start found; ``blockproto check`` shows the losses again, all of them."""
+    for finding in findings[:FINDINGS_TOLD_MAX]:
+        log.warning("%s", finding)
+    if len(findings) > FINDINGS_TOLD_MAX:
+        log.warning(
+            "%d more of that kind: `blockproto check` shows them when the server has stopped",
+            len(findings) - FINDINGS_TOLD_MAX,
+        )
 
 
 def _reached_at(hosts: Sequence[str]) -> str:

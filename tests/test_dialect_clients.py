@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 import trio
+from partials import partials_of
 from peers import MIB, Served, bytes_of, content_of, names_in, run, serving
 from processes import Ran, Server, wait_until
 from trio.testing import memory_stream_pair
@@ -376,7 +377,7 @@ def test_the_command_outlives_a_kill_of_the_server(
     path.write_bytes(bytes_of(60 * MIB))
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(run, "put", "--dialect", "sourceid", path, f"{server.address}/", "--json")
-        partials = server.folder / ".blockproto" / "partials"
+        partials = partials_of(server.folder / ".blockproto")
         wait_until(lambda: any(partials.glob("*")) or sending.done())
         server.kill()
         start_server(server.folder, "--dialect", "sourceid", port=server.port)

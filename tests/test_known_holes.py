@@ -17,6 +17,7 @@ from struct import pack
 
 import pytest
 from fuzz import sealed
+from partials import partials_of
 from peers import Sample, run, serving
 from store_contract import opened, outcomes, put, written
 
@@ -116,7 +117,7 @@ def test_a_link_in_the_place_of_a_partial_is_not_written_through(
     first = opened(store, len(content))
     assert outcomes(store, *written(first, content)[:1]) == [None]
     first.close()
-    partials = tmp_path / "served" / ".blockproto" / "partials"
+    partials = partials_of(tmp_path / "served" / ".blockproto")
     [partial] = partials.iterdir()
     partial.unlink()
     partial.symlink_to(outside / "target")
@@ -207,7 +208,7 @@ async def test_an_id_is_never_part_of_a_path(id_: bytes, tmp_path: Path) -> None
         await peer.expect(Error, 5)
         await peer.say(1, sample.commit())
         assert (await peer.expect(Committed, 1)).stored_as == "note"
-        names = [path.name for path in (tmp_path / "a" / "served" / ".blockproto" / "partials").iterdir()]
+        names = [path.name for path in partials_of(tmp_path / "a" / "served" / ".blockproto").iterdir()]
         assert all(len(name) == 32 and int(name, 16) >= 0 for name in names)
     assert (tmp_path / "out" / "target").read_bytes() == SECRET
     assert files_below(tmp_path) == ["note", "target"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from blockproto.cli.output import Status
 from blockproto.identity.known import KnownServers
 from blockproto.names import SafeName
 from blockproto.store import Facts, UploadKey
-from blockproto.store.check import check_store
+from blockproto.store.check import check_store, inspect_store
 from blockproto.store.local import LocalStore
 from blockproto.store.upload import LocalUpload
 
@@ -60,8 +62,76 @@ def test_the_store_opens_with_everything_it_had(old: OldStore) -> None:
     assert check_store(old.served, read=True) == []
 
 
-def test_check_alone_finds_nothing_wrong_with_it(old: OldStore) -> None:
-    assert check_store(old.served, read=True) == []
+def test_check_alone_finds_nothing_wrong_with_it_and_changes_nothing(old: OldStore) -> None:
+    with old.ledger() as txn:
+        before = list(txn.cursor())
+    report = inspect_store(old.served, read=True)
+    assert (report.findings, report.foreign, report.losses) == ([], [], [])
+    with old.ledger() as txn:
+        assert list(txn.cursor()) == before
+    assert len(list((old.state / "partials").iterdir())) == 4
+
+
+def test_its_partials_get_a_folder_of_their_own(old: OldStore) -> None:
+    stranger = old.state / "partials" / ("ab" * 16)
+    stranger.write_bytes(b"perhaps another state's")
+    LocalStore.open(old.served).close()
+    own = next(path for path in (old.state / "partials").iterdir() if path.is_dir())
+    assert len(list(own.iterdir())) == 3  # the fourth has its name now
+    assert stranger.exists()
+    assert [one.name for one in inspect_store(old.served).foreign] == [stranger.name.encode()]
+    LocalStore.open(old.served).close()
+    assert stranger.exists()
+
+
+@pytest.mark.parametrize(
+    "call", ["os.mkdir", "blockproto.store.opening.begin", "blockproto.store.opening.move_new"]
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_crash_while_it_is_upgraded_costs_nothing(
+    old: OldStore, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
+) -> None:
+    """Killed before and after each step, as often as there are such steps: the next start goes on."""
+    module, _, name = call.rpartition(".")
+    real = getattr(importlib.import_module(module), name)
+    left = [0]
+
+    def stop(*args: object, **options: object) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            return real(*args, **options)
+        if after:
+            with suppress(FileExistsError):
+                real(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, stop)
+        for at in range(20):
+            left[0] = at
+            try:
+                LocalStore.open(old.served).close()
+                break
+            except KeyboardInterrupt:
+                left[0] = 1000
+                assert inspect_store(old.served).findings == []
+    assert 0 < at < 19
+    test_the_store_opens_with_everything_it_had(old)
+
+
+def test_an_upload_whose_name_is_not_taken_any_more_is_a_loss(old: OldStore) -> None:
+    """The version before knew ``.blockproto`` at the top only."""
+    with old.ledger() as txn:
+        key = b"u" + old.principal + bytes.fromhex(old.facts["unfinished"]["later/half.bin"]["sourceid"])
+        txn.put(key, txn.get(key).replace(b"later/half.bin", b"aa/.blockproto"))
+    assert len(inspect_store(old.served).findings) == 1
+    store = LocalStore.open(old.served)
+    assert store.findings == ["the unfinished aa/.blockproto has a name that is not taken any more"]
+    entries, _ = store.uploads(old.principal, "", 100)
+    assert len(entries) == len(old.facts["unfinished"]) - 1
+    store.close()
+    report = inspect_store(old.served, read=True)
+    assert (report.findings, [loss.text for loss in report.losses]) == ([], store.findings)
 
 
 def test_an_upload_goes_on(old: OldStore, start_server: Start, run: Run) -> None:

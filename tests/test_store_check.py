@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from partials import partials_of
 from store_contract import (
     NAME,
     brief_of,
@@ -48,7 +49,7 @@ def fill(folder: Path) -> None:
 
 
 def partial_of(folder: Path) -> Path:
-    return next((folder / ".blockproto/partials").iterdir())
+    return next(partials_of(folder / ".blockproto").iterdir())
 
 
 def overwrite(path: Path, position: int) -> None:
@@ -175,7 +176,7 @@ def _die(_: object) -> None:
 def test_a_folder_that_cannot_be_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise NotPermitted("no")
 
     monkeypatch.setattr("blockproto.store.check.open_places", refuse)

@@ -18,6 +18,7 @@ from typing import Any
 
 import lmdb
 import pytest
+from partials import partials_of
 from store_contract import (
     ANYBODY,
     NAME,
@@ -83,6 +84,7 @@ from blockproto.store import (
 )
 from blockproto.store.brief import CARRIED_MAX
 from blockproto.store.check import check_store
+from blockproto.store.clock import JUMP_MS
 from blockproto.store.ledger import Ledger
 from blockproto.store.local import LocalStore
 from blockproto.store.rules import EXPIRY_MS, RECEIPT_GRACE_MS
@@ -102,6 +104,13 @@ class LocalPlace:
     def open(self) -> LocalStore:
         return LocalStore.open(self.folder, state=self.state, now_ms=lambda: self.now_ms)
 
+    def pass_time(self, ms: int) -> None:
+        """Let time go by as it does: while the store is open and looks at its clock now and then."""
+        while ms > 0:
+            step = min(ms, JUMP_MS)
+            self.now_ms, ms = self.now_ms + step, ms - step
+            self.store.clock.look()
+
     def reopen(self) -> None:
         self.store.close()
         self.store = self.files = self.open()
@@ -120,7 +129,7 @@ class LocalPlace:
 
     @property
     def partials(self) -> Path:
-        return (self.state or self.folder / ".blockproto") / "partials"
+        return partials_of(self.state or self.folder / ".blockproto")
 
     def leftovers(self) -> int:
         return len(list(self.partials.iterdir()))
@@ -345,7 +354,7 @@ class TestLocalStore(FileStoreContract):
     def test_an_open_upload_does_not_expire(self, place: LocalPlace) -> None:
         upload = opened(place.store, 2 * BLOCK_LENGTH)
         place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
-        place.now_ms += 2 * EXPIRY_MS
+        place.pass_time(2 * EXPIRY_MS)
         assert [work for work in place.store.sweep(place.now_ms) if isinstance(work, Discard)] == []
         place.store.commit([Discard(upload.key, expired_ms=place.now_ms)])
         upload.close()
@@ -358,7 +367,7 @@ class TestLocalStore(FileStoreContract):
             upload = opened(place.store, 2 * BLOCK_LENGTH, number=number, name=f"f{number}")
             place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
             upload.close()
-        place.now_ms += 2 * EXPIRY_MS
+        place.pass_time(2 * EXPIRY_MS)
         first = place.store.sweep(place.now_ms)
         assert len(first) == 2
         seen: list[Discard] = []
@@ -573,7 +582,7 @@ def test_the_state_may_be_elsewhere(tmp_path: Path) -> None:
     content = pattern(2 * BLOCK_LENGTH)
     upload = opened(store, len(content))
     store.commit(written(upload, content, [0]))
-    assert len(list((state / "partials").iterdir())) == 1
+    assert len(list(partials_of(state).iterdir())) == 1
     assert list(folder.iterdir()) == []
     stored(store, *written(upload, content, [1]), finish_of(upload, content))
     store.close()
@@ -592,7 +601,7 @@ def test_partials_stay_beside_the_folder_when_the_state_is_on_another_file_syste
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(store, len(content))
         store.commit(written(upload, content, [0]))
-        assert len(list((folder / ".blockproto/partials").iterdir())) == 1
+        assert len(list(partials_of(folder / ".blockproto").iterdir())) == 1
         stored(store, *written(upload, content, [1]), finish_of(upload, content))
         store.close()
         assert (folder / NAME).read_bytes() == content
@@ -640,7 +649,7 @@ def test_an_open_upload_with_a_hundred_thousand_blocks_is_quick(
         upload = opened(store, count * BLOCK_LENGTH)
     assert isinstance(upload, LocalUpload)
     upload.partial.write(0, memoryview(b"x"))
-    os.truncate(tmp_path / ".blockproto/partials" / upload.partial.name.decode(), count * BLOCK_LENGTH)
+    os.truncate(partials_of(tmp_path / ".blockproto") / upload.partial.name.decode(), count * BLOCK_LENGTH)
     with store.ledger.write() as view:
         view.put_upload(upload.record)
         view.add_blocks(upload.partial.storage_id, dict.fromkeys(range(count), bytes(32)))
@@ -976,7 +985,7 @@ def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def _partials(folder: Path) -> list[str]:
-    return os.listdir(folder / ".blockproto/partials")
+    return os.listdir(partials_of(folder / ".blockproto"))
 
 
 def test_a_small_brief_file_is_made_with_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,9 @@ class MemoryPlace:
         self.now_ms = NOW_MS
         self.store = self.files = MemoryStore(now_ms=lambda: self.now_ms)
 
+    def pass_time(self, ms: int) -> None:
+        self.now_ms += ms
+
     def reopen(self) -> None:
         self.crash()
 

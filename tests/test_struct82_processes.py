@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from partials import partials_of
 from peers import bytes_of
 from processes import TIMEOUT_S, Ran, Server, wait_until
 from struct82_peers import LAYOUTS, MIB, Reply, Sent
@@ -218,7 +219,7 @@ def test_the_command_goes_on_after_the_server_was_killed(
     put = ("put", tmp_path / "film.bin", f"{server.address}/", "--dialect", "struct82", "--json")
     with ThreadPoolExecutor(1) as threads:
         going = threads.submit(run, *put, "--connections", 3)
-        wait_until(lambda: any((server.folder / ".blockproto" / "partials").iterdir()))
+        wait_until(lambda: any(partials_of(server.folder / ".blockproto").iterdir()))
         server.kill()
         assert not (server.folder / "film.bin").exists()
         start_server(server.folder, "--dialect", "struct82", port=server.port)

@@ -1,6 +1,7 @@
 """``blockproto check``: the invariants of a served folder, against its ledger and the disk.
 
-Findings go to stdout, one a line. Exit code 0 is clean, 1 is findings or a folder that a server is using.
+Findings go to stdout, one a line; so do losses that earlier starts found, and partials that are not this state's. Exit code
+0 is clean, whatever lies there that is not its own; 1 is findings, losses, or a folder that a server is using.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 import click
 
 from ..errors import BlockprotoError, StoreInUse
-from ..names import RESERVED, show_name
-from ..store.check import check_store
+from ..names import show_name
+from ..store.check import Report, inspect_store
 from .options import verbose_option
-from .output import Status, fail, say, show_count, warn
+from .output import Status, fail, say, show_count, show_time, warn
 
 
 @click.command("check")
@@ -25,24 +26,51 @@ from .output import Status, fail, say, show_count, warn
     help="Where `serve --state` keeps its ledger.",
 )
 @click.option("--read", is_flag=True, help="Read every block and compare it with its digest.")
+@click.option(
+    "--remove-foreign",
+    "drop_foreign",
+    is_flag=True,
+    help="Remove the partials that are not of this state; a server with another --state may have acknowledged their bytes.",
+)
+@click.option(
+    "--forget-losses",
+    is_flag=True,
+    help="Show what earlier starts found lost for the last time.",
+)
 @verbose_option
-def check(folder: Path, state: Path | None, read: bool) -> int:
-    """Check a served folder against its ledger, while no server runs on it."""
+def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forget_losses: bool) -> int:
+    """Check a served folder against its ledger, while no server runs on it.
+
+    Prints what is wrong, what earlier starts found lost, and partials of other states; without the options that say so it
+    changes nothing.
+    """
     try:
-        findings = check_store(folder, state, read)
+        report = inspect_store(folder, state, read, drop_foreign=drop_foreign, forget_losses=forget_losses)
     except StoreInUse as error:
         return fail(error, str(folder), "it is in use by a server: stop that server, then check")
     except BlockprotoError as error:
         return fail(error, str(folder))
-    for finding in findings:
-        click.echo(show_name(str(finding)))
-    if findings:
-        warn(show_name(f"blockproto: {folder}: {show_count(len(findings), 'finding')}"))
+    _show(report, drop_foreign)
+    count = len(report.findings) + len(report.losses)
+    if count:
+        warn(show_name(f"blockproto: {folder}: {show_count(count, 'finding')}"))
         return Status.FAILED
-    if not ((state or folder / RESERVED) / "ledger").exists():
-        say(
-            show_name(f"{folder}: was never served: there is no ledger{' in ' + str(state) if state else ''}")
-        )
-        return Status.DONE
-    say(show_name(f"{folder}: clean{', every block read' if read else ''}"))
+    if not report.served:
+        where = f" in {state}" if state else ""
+        say(show_name(f"{folder}: was never served: there is no ledger{where}"))
+    else:
+        say(show_name(f"{folder}: clean{', every block read' if read else ''}"))
     return Status.DONE
+
+
+def _show(report: Report, dropped: bool) -> None:
+    for finding in report.findings:
+        click.echo(show_name(finding))
+    for loss in report.losses:
+        click.echo(f"found lost at the start of {show_time(loss.found_ms * 10**6)}: {show_name(loss.text)}")
+    for foreign in report.foreign:
+        click.echo(f"{'removed' if dropped else 'foreign'}: {foreign}")
+    if report.foreign and not dropped:
+        say(
+            "foreign: not of this state; a server with another --state may need it, else add --remove-foreign"
+        )

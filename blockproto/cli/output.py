@@ -20,7 +20,16 @@ from typing import Any
 
 import click
 
-from ..errors import ERRORS, BadCheck, BlockprotoError, ConnectionLost, GoingAway, InTheWay, Untrusted
+from ..errors import (
+    ERRORS,
+    BadCheck,
+    BlockprotoError,
+    ConnectionLost,
+    GoingAway,
+    InTheWay,
+    NewerLedger,
+    Untrusted,
+)
 from ..names import show_lines, show_name
 
 RECEIPT_FIELDS = (
@@ -119,6 +128,8 @@ def _advice_for(error: BaseException) -> str:
         return _RESUME
     if isinstance(error, InTheWay):
         return "move it away, or give another DEST ('-' is stdout)"
+    if isinstance(error, NewerLedger):
+        return "use the version that wrote it"
     if isinstance(error, Untrusted):
         return ""  # that its code stands for tokens, too, would mislead
     return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""

@@ -335,7 +335,7 @@ class ServedFetch:
         except BaseException:
             live.rest()
             raise
-        following = Following(source, live, message)
+        following = Following(source, live, message, self._store.expiry_now_ms)
         try:
             self._lane = ServedLane(self._connection, following, source, self._stream)
             self._connection.post(self._stream, _open_upload_message(live, source, message))

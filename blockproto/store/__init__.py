@@ -546,3 +546,6 @@ class FileStore(UploadStore, Protocol):
 
         Each call looks at the next part of the ledger and begins again after the last.
         """
+
+    def expiry_now_ms(self) -> int:
+        """The time by which uploads expire (Unix ms): the wall clock's, or 0 while that is doubted and nothing expires."""

@@ -114,6 +114,7 @@ class Batch:
         """
         for work in self._works:
             work.outcome = None
+        self._store.check_there()
         with self._folders:
             try:
                 self._record_all()
@@ -123,6 +124,7 @@ class Batch:
                 wait(self._syncing)
             self._publisher.publish()
             self._sync_folders()
+            self._store.check_there()
             self._publisher.end()
         for key, storage_id in self._discarded:
             self._store.end_partial(key, storage_id)
@@ -131,16 +133,16 @@ class Batch:
 
     def _record_all(self) -> None:
         store = self._store
-        owed = len(store.owed)
+        store.clock.look()
         with store.ledger.write() as view:
-            seals = store.pay(view, self._seals())
+            paid = store.pay(view, self._seals())
             self._start_sync()
             for work in self._works:
                 self._plan(view, work)
             self._sync_bytes()
             self._record(view)
             view.trim()
-        store.paid(owed, seals)
+        store.paid(paid)
 
     def _seals(self) -> int:
         """How many seals this batch tells the ledger: few while others wait, all when it was made for that."""
@@ -173,6 +175,7 @@ class Batch:
                 for one in held:
                     one.let_go()
         for partial in self._dirty:
+            partial.check_there()
             partial.new = False
 
     def _sync_each(self, briefs: Sequence[BriefUpload]) -> None:
@@ -212,7 +215,7 @@ class Batch:
             view.add_blocks(storage_id, change.digests)
         if change.prefixes is not None:
             view.put_prefixes(storage_id, change.prefixes)
-        change.record.expires_ms = self._store.now_ms() + EXPIRY_MS
+        change.record.expires_ms = self._store.clock.expires_ms(EXPIRY_MS)
         view.put_upload(change.record)
         if not change.upload.partial.recorded:
             change.upload.partial.recorded = True
@@ -332,7 +335,10 @@ class Batch:
         if (record is None and live is None) or self._publisher.has(self._store.state.file_id(work.key)):
             raise UnknownUpload
         if work.expired_ms is not None and (
-            live is not None or record is None or record.expires_ms > work.expired_ms
+            live is not None
+            or record is None
+            or record.expires_ms > work.expired_ms
+            or self._store.clock.held
         ):
             return
         self._changes.pop(work.key, None)

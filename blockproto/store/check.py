@@ -8,7 +8,8 @@
        bytes its digest says.
 
 What a crash leaves on purpose is no finding: partials the ledger does not know (they go after a grace time), receipts
-whose file somebody changed or removed (they do not count), a commit under way.
+whose file somebody changed or removed (they do not count), a commit under way. Nor are the partials of other states, which
+are listed apart. What earlier starts found lost is remembered, until somebody says that it may be forgotten.
 """
 
 from __future__ import annotations
@@ -16,51 +17,123 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
 
 from ..blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
-from ..errors import BlockprotoError
+from ..errors import BlockprotoError, NotPermitted, StoreInUse
 from ..names import RESERVED, show_name
 from .descriptors import Descriptors
 from .disk import look, open_file, read_into
 from .finished import FinishedFiles
+from .foreign import Foreign, foreign_in, remove_foreign
 from .ledger import View
 from .opening import Opened, open_places
-from .records import ReceiptRecord, UploadRecord
+from .records import Loss, ReceiptRecord, UploadRecord
+
+
+@dataclass(slots=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        served: whether the folder was ever served, with that state.
+        findings: what is wrong, a sentence each.
+        losses: what earlier starts found lost, the earliest first.
+        foreign: partials that are not this state's.
+    """
+
+    served: bool
+    findings: list[str] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    foreign: list[Foreign] = field(default_factory=list)
 
 
 def check_store(folder: Path, state: Path | None = None, read: bool = False) -> list[str]:
-    """Check a store that nobody has open; changes nothing but locks it meanwhile.
+    """What is wrong with a store, a sentence each; see ``inspect_store``."""
+    return inspect_store(folder, state, read).findings
+
+
+def inspect_store(
+    folder: Path,
+    state: Path | None = None,
+    read: bool = False,
+    *,
+    drop_foreign: bool = False,
+    forget_losses: bool = False,
+) -> Report:
+    """Check a store that nobody has open; changes nothing but what it is told to, and locks it meanwhile.
 
     Args:
         folder: the served folder.
         state: where its ledger is; default ``folder/.blockproto``.
         read: also read every held block and finished file and compare them with their digests.
-
-    Returns:
-        What is wrong, a sentence each; empty when all is well, also for a folder that was never served.
+        drop_foreign: remove the partials that are not this state's; they are in the report.
+        forget_losses: forget what earlier starts found lost; it is in the report.
 
     Raises:
-        StoreInUse: somebody has it open.
-        NotPermitted: the folder cannot be used.
+        StoreInUse: somebody has the folder or the state open.
+        NotPermitted: the folder cannot be used, or what is foreign cannot be removed.
+        StoreFailed, StoreFull: losses cannot be forgotten.
     """
     ledger_folder = (folder / RESERVED if state is None else state) / "ledger"
     if not (ledger_folder / "data.mdb").exists():
-        return []
-    findings = _damage(ledger_folder)
+        return Report(False, foreign=_foreign_without_ledger(folder, drop_foreign))
+    report = Report(True, _damage(ledger_folder))
     try:
-        opened = open_places(folder, state, 0)
+        opened = open_places(folder, state, 0, upgrade=False)
+    except (NotPermitted, StoreInUse):
+        raise
     except BlockprotoError as exc:
-        if not findings:
+        if not report.findings:
             raise
-        return [*findings, f"the ledger cannot be opened: {exc}"]
+        report.findings.append(f"the ledger cannot be opened: {exc}")
+        return report
     try:
         with opened.ledger.read() as view:
-            return findings + list(Checker(opened, view, read).findings())
+            report.findings += Checker(opened, view, read).findings()
+            report.losses = view.losses()
+            report.foreign = _foreign(opened, view)
+        if drop_foreign:
+            _remove(opened.above_fd, report.foreign)
+        if forget_losses and report.losses:
+            with opened.ledger.write() as view:
+                view.drop_losses()
     finally:
         opened.close()
+    return report
+
+
+def _foreign(opened: Opened, view: View) -> list[Foreign]:
+    state_id = view.state_id()
+    own = None if state_id is None else state_id.hex().encode()
+    return foreign_in(opened.above_fd, own, {storage_id.hex().encode() for storage_id in view.storage_ids()})
+
+
+def _foreign_without_ledger(folder: Path, drop: bool) -> list[Foreign]:
+    """What lies beside a folder that this state never served; nothing of it is removed on the word of that state."""
+    try:
+        above_fd = os.open(folder / RESERVED / "partials", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        found = foreign_in(above_fd, None, set())
+    finally:
+        os.close(above_fd)
+    if found and drop:
+        raise NotPermitted(
+            "there is no ledger here that could say what is foreign: name the state that the folder is served with"
+        )
+    return found
+
+
+def _remove(above_fd: int, foreign: list[Foreign]) -> None:
+    try:
+        remove_foreign(above_fd, foreign)
+    except OSError as exc:
+        raise NotPermitted(f"what is foreign cannot be removed: {exc.strerror}") from exc
 
 
 def _damage(ledger_folder: Path) -> list[str]:
@@ -85,7 +158,7 @@ class Checker:
     """
 
     def __init__(self, opened: Opened, view: View, read: bool) -> None:
-        self._partials_fd = opened.partials_fd
+        self._folders = opened.partials_fd, opened.above_fd
         self._view = view
         self._read = read
         self._finished = FinishedFiles(opened.root_fd, opened.ledger, Descriptors())
@@ -94,9 +167,11 @@ class Checker:
 
     def findings(self) -> Iterator[str]:
         """Everything that is wrong."""
-        for record in self._view.uploads():
-            self._known.add(record.storage_id)
-            if record.file_id not in self._under_way:
+        for (_, storage_id), name, record in self._view.all_uploads():
+            self._known.add(storage_id)
+            if record is None:
+                yield f"unfinished {show_name(name)}: its name is not taken any more; the next start drops it"
+            elif record.file_id not in self._under_way:
                 yield from self._check_upload(record)
         yield from self._check_under_way()
         yield from self._check_owners()
@@ -107,13 +182,21 @@ class Checker:
 
     # -- unfinished uploads
 
+    def _find(self, storage_id: bytes) -> tuple[int, os.stat_result | None]:
+        """The folder in which a partial is, and what it is: its own, or before an upgrade the one above."""
+        for folder_fd in self._folders:
+            found = look(folder_fd, storage_id.hex().encode())
+            if found is not None:
+                return folder_fd, found
+        return self._folders[0], None
+
     def _check_upload(self, record: UploadRecord) -> Iterator[str]:
         shown = show_name(record.facts.filename.text)
         held = self._view.held(record.storage_id)
         digests = dict(self._view.digests(record.storage_id))
         if held != BlockSet((blockno, 1) for blockno in sorted(digests)):
             yield f"unfinished {shown}: the bitmap and the digests tell of different blocks"
-        found = look(self._partials_fd, record.storage_id.hex().encode())
+        folder_fd, found = self._find(record.storage_id)
         if found is None or not stat.S_ISREG(found.st_mode):
             yield f"unfinished {shown}: its partial is gone, with {len(digests)} held blocks"
             return
@@ -124,10 +207,12 @@ class Checker:
         if filesize is not None and digests and max(digests) >= blocknum_of(filesize):
             yield f"unfinished {shown}: block {max(digests)} is held of a file of {filesize} bytes"
         if self._read:
-            yield from self._read_partial(record, digests, shown)
+            yield from self._read_partial(folder_fd, record, digests, shown)
 
-    def _read_partial(self, record: UploadRecord, digests: dict[int, bytes], shown: str) -> Iterator[str]:
-        fd = open_file(self._partials_fd, record.storage_id.hex().encode())
+    def _read_partial(
+        self, folder_fd: int, record: UploadRecord, digests: dict[int, bytes], shown: str
+    ) -> Iterator[str]:
+        fd = open_file(folder_fd, record.storage_id.hex().encode())
         try:
             for blockno, digest in digests.items():
                 position, length = block_span(blockno, 0, record.shape.held_end(blockno))
@@ -148,7 +233,7 @@ class Checker:
             if receipt is None:
                 yield f"a commit of file id {file_id.hex()} is under way without a receipt"
                 continue
-            partial = look(self._partials_fd, finalising.storage_id.hex().encode())
+            _, partial = self._find(finalising.storage_id)
             there = partial is not None and self._finished.identity(partial) == receipt.identity
             if not there and not self._finished.is_true(receipt):
                 yield f"the commit of {show_name(receipt.stored_as)} was under way and its bytes are gone"

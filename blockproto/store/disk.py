@@ -17,10 +17,12 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 
-from ..errors import NotPermitted, UnknownFile
-from .refusals import refusal_of_one
+from ..errors import NotPermitted, StoreFailed, UnknownFile
+from ..names import show_name
+from .refusals import refusal, refusal_of_one
 
 _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_NOREPLACE = 1
@@ -209,6 +211,37 @@ def read_into(fd: int, position: int, view: memoryview) -> int:
             break
         filled += count
     return filled
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Something that has to stay where it is while a store is open.
+
+    Attributes:
+        what: what it is, for people.
+        path: where it is, absolute.
+        version: its (device, inode).
+    """
+
+    what: str
+    path: str
+    version: tuple[int, int]
+
+    def check(self) -> None:
+        """Raise StoreFailed if something else is there, or nothing; what cannot be looked at is taken to be there."""
+        try:
+            found = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            gone = True
+        except OSError as exc:
+            if isinstance(refusal(exc), StoreFailed):
+                raise
+            gone = False
+        else:
+            gone = (found.st_dev, found.st_ino) != self.version
+        if gone:
+            shown = show_name(self.path)
+            raise StoreFailed(f"{self.what} {shown} was removed, moved or replaced under the running server")
 
 
 class Folders:

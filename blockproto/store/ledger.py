@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -27,13 +26,17 @@ import lmdb
 from ..blocks import BlockSet
 from ..errors import NameRefused, StoreFailed, StoreFull
 from . import Prefix, UploadKey
+from .clock import ClockRecord
 from .disk import reserve
 from .records import (
+    CLOCK_KEY,
     PAGE_BLOCKS,
     STAMP_LENGTH,
+    STATE_ID_KEY,
     STATE_KEY,
     UNSYNCED_KEY,
     Finalising,
+    Loss,
     ReceiptRecord,
     State,
     UploadRecord,
@@ -61,6 +64,8 @@ FURTHER_MAX = 1 << 20
 """How many further file ids of one file are forgotten at once; what is left does not count, and the sweep finds it."""
 
 _DIGESTS_LENGTH = STAMP_LENGTH + 64
+LOSSES_MAX = 1000
+"""So many of the losses that starts found are remembered, the latest."""
 
 TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
@@ -98,6 +103,42 @@ class View:
     def put_state(self, state: State) -> None:
         """Record the store's state."""
         self._txn.put(STATE_KEY, state.pack())
+
+    def state_id(self) -> bytes | None:
+        """The state's id (16 bytes); None in a ledger that is new, or of format 1."""
+        return self._get(STATE_ID_KEY)
+
+    def put_state_id(self, state_id: bytes) -> None:
+        """Record the state's id, once."""
+        self._txn.put(STATE_ID_KEY, state_id)
+
+    def clock(self) -> ClockRecord | None:
+        """When the clock was looked at last."""
+        record = self._get(CLOCK_KEY)
+        return None if record is None else ClockRecord.unpack(record)
+
+    def put_clock(self, clock: ClockRecord) -> None:
+        """Record when the clock was looked at."""
+        self._txn.put(CLOCK_KEY, clock.pack())
+
+    def losses(self) -> list[Loss]:
+        """What starts have found lost, the earliest first."""
+        return [Loss.unpack(record) for _, record in self._with(b"l")]
+
+    def add_losses(self, losses: Iterable[Loss]) -> None:
+        """Remember losses; of all only the latest ``LOSSES_MAX``."""
+        keys = [key for key, _ in self._with(b"l")]
+        first = int.from_bytes(keys[-1][1:], "big") + 1 if keys else 0
+        for number, loss in enumerate(losses, first):
+            keys.append(b"l" + number.to_bytes(8, "big"))
+            self._txn.put(keys[-1], loss.pack())
+        for key in keys[:-LOSSES_MAX]:
+            self._txn.delete(key)
+
+    def drop_losses(self) -> None:
+        """Forget them."""
+        for key, _ in list(self._with(b"l")):
+            self._txn.delete(key)
 
     def upload(self, key: UploadKey) -> UploadRecord | None:
         """An unfinished upload."""
@@ -284,16 +325,21 @@ class View:
             with suppress(NameRefused):  # of a name that was taken once: the next start drops it
                 yield UploadRecord.unpack(key, record)
 
-    def drop_unnameable(self) -> list[NameRefused]:
-        """Forget unfinished uploads whose names are refused by now; returns why."""
-        why: list[NameRefused] = []
-        for key, record in list(self._with(b"u")):
+    def all_uploads(self) -> Iterator[tuple[tuple[UploadKey, bytes], str, UploadRecord | None]]:
+        """((key, storage id), name, record); no record where its name is one that is not taken any more."""
+        for at, packed in self._with(b"u"):
+            key = UploadKey(at[1:17], at[17:33]), UploadRecord.storage_id_in(packed)
             try:
-                UploadRecord.unpack(key, record)
-            except NameRefused as exc:
-                self.drop_upload(UploadKey(key[1:17], key[17:33]), UploadRecord.storage_id_in(record))
-                why.append(exc)
-        return why
+                record = UploadRecord.unpack(at, packed)
+            except NameRefused:
+                yield key, UploadRecord.name_in(packed), None
+            else:
+                yield key, record.facts.filename.text, record
+
+    def storage_ids(self) -> set[bytes]:
+        """Of every partial that belongs to this ledger."""
+        unfinished = {UploadRecord.storage_id_in(record) for _, record in self._with(b"u")}
+        return unfinished | {finalising.storage_id for _, finalising in self.all_finalising()}
 
     def receipts(self, after: bytes = b"i") -> Iterator[ReceiptRecord]:
         """Receipts in order of their keys, from key ``after`` on."""
@@ -336,11 +382,11 @@ class Ledger:
         self._ballast_end = 0
 
     @classmethod
-    def open(cls, folder: Path, now_ms: int) -> Ledger:
-        """Open the ledger in ``folder``, which exists; make it if it is not there.
+    def open(cls, folder: Path) -> Ledger:
+        """Open the ledger in ``folder``, which exists; make an empty one if it is not there.
 
         Raises:
-            StoreFailed: it is damaged or of another format.
+            StoreFailed: it is damaged, or of a format that is not understood.
             StoreFull: no room for it.
 
         Durability: what it shows is on the medium, also when the process before was killed inside a commit.
@@ -356,18 +402,18 @@ class Ledger:
                 env.reader_check()
                 env.sync(True)
             ledger._renew_ballast()
-            ledger._begin(now_ms)
+            with ledger.read() as view:
+                if any(view.items(STATE_KEY)):
+                    view.state()
         except BaseException:
             ledger.close()
             raise
         return ledger
 
-    def _begin(self, now_ms: int) -> None:
-        with self.write() as view:
-            if any(view.items(STATE_KEY)):
-                view.state()
-            else:
-                view.put_state(State(now_ms, secrets.token_bytes(32)))
+    def version(self) -> tuple[int, int]:
+        """(device, inode) of its file, to see whether it is still the one in its folder."""
+        found = os.fstat(self._file_fd)
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Let go of it; harmless when repeated."""

@@ -1,11 +1,11 @@
 """LocalStore: finished files in a folder, what is unfinished in ``.blockproto`` beside them, and a ledger in LMDB.
 
     FOLDER/                     the served folder: finished files under their names, and nothing else
-        .blockproto/            (or --state) lock, ledger/, partials/
+        .blockproto/            (or --state) lock, ledger/, partials/STATE/
 
 Partials lie on the served folder's own mount, so that a rename gives them their names; with ``--state`` on
-another mount they stay in ``FOLDER/.blockproto``. One process has a store open: it holds a lock on a file of its
-own.
+another mount they stay in ``FOLDER/.blockproto``. Each state has a folder of its own for them and sweeps no other. One
+process has a store open: it holds a lock on the served folder, and one on its state.
 
 ``commit`` is in ``batch.py``, opening in ``opening.py``, finished files in ``finished.py``.
 
@@ -23,6 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from ..blocks import BLOCK_LENGTH
 from ..errors import StoreFailed, StoreFull
@@ -31,6 +32,7 @@ from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Wo
 from .batch import Batch
 from .brief import BriefUpload
 from .choosing import early_choice
+from .clock import ClockRecord, ExpiryClock, boot_ms
 from .descriptors import Descriptors, resting_max
 from .disk import SYNC_EACH_MAX, Folders, look, remove_file
 from .finished import SEALS_MAX, SEALS_PAID, FinishedFiles, LocalReader
@@ -51,6 +53,20 @@ CARRIED_LENGTH_MAX = 32 << 20
 """Bytes of brief files that are carried in memory at most until they are committed; more are written as they come."""
 
 
+class Paid(NamedTuple):
+    """What a transaction tells the ledger besides its works.
+
+    Attributes:
+        owed: how many of the things it was owed.
+        seals: the file ids whose seals it was told.
+        clock: what it was told of the clock, or None.
+    """
+
+    owed: int
+    seals: list[bytes]
+    clock: ClockRecord | None
+
+
 def unix_ms() -> int:
     """The time, Unix ms."""
     return time.time_ns() // 1_000_000
@@ -61,10 +77,16 @@ class LocalStore:
 
     Attributes:
         incarnation: rises when a position may go down.
-        findings: what recovery had to do, in plain words.
+        findings: what the operator is to know of how the store was found, a sentence each, losses first.
     """
 
-    def __init__(self, opened: Opened, now_ms: Callable[[], int], portable: bool = False) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        now_ms: Callable[[], int],
+        portable: bool = False,
+        boot_ms: Callable[[], int] = boot_ms,
+    ) -> None:
         self.root_fd = opened.root_fd
         self.partials_fd = opened.partials_fd
         self.ledger: Ledger = opened.ledger
@@ -74,9 +96,11 @@ class LocalStore:
         self.room = Room(opened.partials_fd)
         self.finished = FinishedFiles(opened.root_fd, opened.ledger, self.descriptors)
         self.owed: list[Owed] = []
-        self.findings: list[str] = []
+        self.findings: list[str] = list(opened.findings)
         with self.ledger.read() as view:
             self.state = view.state()
+            self.clock = ExpiryClock(view.clock() or ClockRecord(0, 0), now_ms, boot_ms)
+        self.clock.look()
         self._opened = opened
         self.recorded: set[bytes] = set()
         self._brief_ids = secrets.token_bytes(8)
@@ -97,6 +121,7 @@ class LocalStore:
         state: Path | None = None,
         now_ms: Callable[[], int] = unix_ms,
         portable: bool = False,
+        boot_ms: Callable[[], int] = boot_ms,
     ) -> LocalStore:
         """Open the store of a folder, make it where there is none, and recover what a crash left.
 
@@ -105,10 +130,12 @@ class LocalStore:
             state: where lock, ledger and partials are; default ``folder/.blockproto``.
             now_ms: the clock, Unix ms.
             portable: take only names of the profile portable (BP1-NAM-005).
+            boot_ms: a clock that nobody sets, ms.
 
         Raises:
-            NotPermitted: there is no such folder, or it cannot be written.
-            StoreInUse: another process has it open.
+            NotPermitted: there is no such folder, or it cannot be written, or it is not the one that the state's partials
+                lie in.
+            StoreInUse: another process has it open, with whatever state, or has the state.
             StoreFull: no room for a ledger.
             StoreFailed: the ledger is damaged, or the medium reported an error.
 
@@ -116,7 +143,7 @@ class LocalStore:
         """
         opened = open_places(folder, state, now_ms())
         try:
-            store = cls(opened, now_ms, portable)
+            store = cls(opened, now_ms, portable, boot_ms)
             recover(store)
         except BaseException:
             opened.close()
@@ -128,7 +155,10 @@ class LocalStore:
         if self._opened.closed:
             return
         try:
-            if self._failed is None and (self.owed or self.finished.sealed or self._unsynced is not False):
+            sealed = bool(self.finished.sealed)
+            if self._failed is None and (
+                self.owed or sealed or self._unsynced is not False or self.clock.at_close() is not None
+            ):
                 self.pay_now()
         finally:
             self.fail(StoreFailed("the store is closed"))
@@ -142,6 +172,10 @@ class LocalStore:
         return self.state.incarnation
 
     # -- trouble
+
+    def check_there(self) -> None:
+        """Raise StoreFailed if what was acknowledged is not where the next start would look for it."""
+        self._opened.check_there()
 
     def check_usable(self) -> None:
         """Raise StoreFailed once the medium reported an error."""
@@ -229,7 +263,7 @@ class LocalStore:
             storage_id=secrets.token_bytes(16),
             file_id=self.state.file_id(key),
             attempt=0,
-            expires_ms=self.now_ms() + EXPIRY_MS,
+            expires_ms=self.clock.expires_ms(EXPIRY_MS),
             shape=Shape(0, facts.filesize),
         )
 
@@ -328,8 +362,11 @@ class LocalStore:
         except OSError as exc:
             raise self.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
 
-    def pay(self, view: View, seals: int = SEALS_PAID) -> list[bytes]:
-        """Tell the ledger what it is owed, and up to ``seals`` of the seals; returns whose those were."""
+    def pay(self, view: View, seals: int = SEALS_PAID, clock: ClockRecord | None = None) -> Paid:
+        """Tell the ledger what it is owed, up to ``seals`` of the seals, and ``clock``, or the time when that is due."""
+        clock = clock or self.clock.due()
+        if clock is not None:
+            view.put_clock(clock)
         for owed in self.owed:
             owed.pay(view)
         sealed = self.finished.sealed
@@ -339,13 +376,15 @@ class LocalStore:
             if receipt is not None and not receipt.ctime_bound:
                 receipt.ctime_bound = sealed[file_id]
                 view.change_receipt(receipt)
-        return paid
+        return Paid(len(self.owed), paid, clock)
 
-    def paid(self, owed: int, seals: list[bytes]) -> None:
-        """The ledger has heard of so many of what it was owed, and of those seals."""
-        del self.owed[:owed]
-        for file_id in seals:
+    def paid(self, paid: Paid) -> None:
+        """The ledger has heard of that, durably."""
+        del self.owed[: paid.owed]
+        for file_id in paid.seals:
             self.finished.sealed.pop(file_id, None)
+        if paid.clock is not None:
+            self.clock.noted(paid.clock)
 
     def mark_unsynced(self, view: View, unsynced: bool) -> None:
         """Note whether this transaction is followed by names whose folders are synced after it only."""
@@ -359,12 +398,11 @@ class LocalStore:
 
     def pay_now(self) -> None:
         """Tell the ledger what it is owed, without waiting for the next batch; on a full disk it stays owed."""
-        owed = len(self.owed)
         with suppress(StoreFull):
             with self.ledger.write() as view:
-                seals = self.pay(view, SEALS_MAX)
+                paid = self.pay(view, SEALS_MAX, self.clock.at_close())
                 self.mark_unsynced(view, False)
-            self.paid(owed, seals)
+            self.paid(paid)
 
     def in_threads(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
         """Run syncs beside each other."""
@@ -431,10 +469,25 @@ class LocalStore:
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """See the port."""
         self.check_usable()
-        works = self._sweeper.next_works(now_ms, owed=bool(self.owed or self.finished.sealed))
-        if not works:
+        try:
+            self.check_there()
+        except OSError as exc:
+            raise self.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
+        except StoreFailed as exc:
+            raise self.fail(exc) from exc
+        self.clock.look()
+        if self.clock.held:
+            now_ms = 0
+        owed, due = bool(self.owed or self.finished.sealed), self.clock.due() is not None
+        works = self._sweeper.next_works(now_ms, owed=owed, due=due)
+        if not works and not self.clock.held:
             self._remove_orphans()
         return works
+
+    def expiry_now_ms(self) -> int:
+        """See the port."""
+        now_ms = self.clock.look()
+        return 0 if self.clock.held else now_ms
 
     def _remove_orphans(self) -> None:
         """Remove what a kill left of uploads that the ledger never heard of; at the start it may have been too young."""

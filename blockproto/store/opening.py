@@ -1,20 +1,30 @@
-"""Opening a local store's places: the served folder, its state, the lock, the ledger and the folder of partials."""
+"""Opening a local store's places: the served folder, its state, the locks, the ledger and the folder of partials.
+
+One process has a served folder, whatever its state: it holds flock(2) on the folder itself, which every path, bind mount and
+symlink to it leads to, and which needs no file. A lock file in the state keeps another folder from being served with it, and
+programs of before from using it. No child that runs another program inherits them.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import NotPermitted, StoreInUse
 from ..names import RESERVED, show_name
-from .disk import make_folder, open_root
+from .disk import Watched, look, make_folder, move_new, open_root
 from .ledger import Ledger
 from .refusals import refusal
+from .upgrading import begin
 
 _PRIVATE = 0o700
+_CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+"""What flock(2) on a folder reports where the file system has no such locks (NFS locks only what is open for writing)."""
 
 
 @dataclass(slots=True)
@@ -22,66 +32,162 @@ class Opened:
     """What a local store has open.
 
     Attributes:
-        root_fd: the served folder.
-        partials_fd: the folder of partials, on the same mount.
+        root_fd: the served folder, locked.
+        partials_fd: the state's own folder of partials, on the same mount.
+        above_fd: the folder that is in, with those of other states and, before an upgrade, partials.
         lock_fd: the lock file, locked.
         ledger: the ledger.
+        watched: what has to stay where it is as long as anything is acknowledged.
+        findings: what the operator is to know, a sentence each.
         closed: whether it was closed.
     """
 
     root_fd: int
     partials_fd: int
+    above_fd: int
     lock_fd: int
     ledger: Ledger
+    watched: tuple[Watched, ...]
+    findings: list[str]
     closed: bool = False
 
+    def check_there(self) -> None:
+        """Raise StoreFailed if the served folder, the ledger or the folder of partials was removed, moved or replaced.
+
+        What is acknowledged after that would be gone with the next start. Three system calls.
+        """
+        for watched in self.watched:
+            watched.check()
+
     def close(self) -> None:
-        """Close it all, the lock last; harmless when repeated."""
+        """Close it all, the locks last; harmless when repeated."""
         if not self.closed:
             self.closed = True
             self.ledger.close()
-            for fd in (self.partials_fd, self.root_fd, self.lock_fd):
+            _unlock(self.lock_fd, self.root_fd)
+            for fd in (self.partials_fd, self.above_fd, self.lock_fd, self.root_fd):
                 os.close(fd)
 
 
-def open_places(folder: Path, state: Path | None, now_ms: int) -> Opened:
+def _unlock(*fds: int) -> None:
+    """Let go of locks that a child which was just forked would else hold until it runs its program."""
+    for fd in fds:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def open_places(folder: Path, state: Path | None, now_ms: int, *, upgrade: bool = True) -> Opened:
     """Open everything, making what is missing; the errors are those of ``LocalStore.open``.
+
+    Args:
+        folder: the served folder.
+        state: where its state is; None: in its ``.blockproto``.
+        now_ms: the wall clock, Unix ms.
+        upgrade: bring a ledger of an earlier format to this one. If not it is opened as it is, to be read.
 
     Durability: the folders and the ledger's file have their names on the medium; LMDB does not see to that.
     """
-    fds: list[int] = []
-    ledger: Ledger | None = None
+    opening = _Opening(folder, state)
     try:
-        root_fd = _keep(fds, open_root(os.fspath(folder)))
-        state_path = folder / RESERVED if state is None else state
-        state_fd = _keep(fds, _open_state(root_fd, folder, state))
-        lock_fd = _keep(fds, _lock(state_fd))
-        partials_fd = _keep(fds, _open_partials(root_fd, state_fd))
-        ledger_fd = _keep(fds, make_folder(state_fd, b"ledger", _PRIVATE))
-        ledger = Ledger.open(state_path / "ledger", now_ms)
-        for fd in (ledger_fd, state_fd, root_fd):
-            os.fsync(fd)
-        for fd in (ledger_fd, state_fd):
-            os.close(fd)
+        return opening.run(now_ms, upgrade)
     except OSError as exc:
-        _close_all(fds, ledger)
+        opening.undo()
         raise _explained(exc, folder) from exc
     except BaseException:
-        _close_all(fds, ledger)
+        opening.undo()
         raise
-    return Opened(root_fd, partials_fd, lock_fd, ledger)
 
 
-def _keep(fds: list[int], fd: int) -> int:
-    fds.append(fd)
-    return fd
+class _Opening:
+    """One opening: what was opened so far, to be closed if the rest fails."""
+
+    def __init__(self, folder: Path, state: Path | None) -> None:
+        self._folder = folder
+        self._state = state
+        self._state_path = folder / RESERVED if state is None else state
+        self._fds: list[int] = []
+        self._ledger: Ledger | None = None
+        self._findings: list[str] = []
+
+    def run(self, now_ms: int, upgrade: bool) -> Opened:
+        """Everything, the locks first: who is refused has changed nothing."""
+        root_fd = self._keep(open_root(os.fspath(self._folder)))
+        self._lock_folder(root_fd)
+        state_fd = self._keep(_open_state(root_fd, self._folder, self._state))
+        lock_fd = self._keep(_lock_state(state_fd))
+        ledger_fd = self._keep(make_folder(state_fd, b"ledger", _PRIVATE))
+        ledger = self._ledger = Ledger.open(self._state_path / "ledger")
+        beside = _mount_id(root_fd) != _mount_id(state_fd)
+        above_fd = self._keep(_open_above(root_fd, state_fd, beside))
+        partials_fd, name = self._open_partials(ledger, above_fd, beside, upgrade)
+        if upgrade:
+            begin(ledger, bytes.fromhex(name), now_ms)
+            _adopt(ledger, above_fd, partials_fd)
+        for fd in (ledger_fd, state_fd, root_fd):
+            os.fsync(fd)
+        watched = self._watched(root_fd, ledger, partials_fd, name, beside)
+        for fd in (ledger_fd, state_fd):
+            os.close(fd)
+        return Opened(root_fd, partials_fd, above_fd, lock_fd, ledger, watched, self._findings)
+
+    def undo(self) -> None:
+        """Close what was opened."""
+        if self._ledger is not None:
+            self._ledger.close()
+        _unlock(*self._fds)
+        for fd in reversed(self._fds):
+            os.close(fd)
+
+    def _keep(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _lock_folder(self, root_fd: int) -> None:
+        try:
+            fcntl.flock(root_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise StoreInUse("another process serves this folder, or checks it") from exc
+        except OSError as exc:
+            if exc.errno not in _CANNOT_LOCK:
+                raise
+            self._findings.append(
+                "the file system cannot lock a folder: nothing keeps a server with another --state from this one"
+            )
+
+    def _open_partials(self, ledger: Ledger, above_fd: int, beside: bool, upgrade: bool) -> tuple[int, str]:
+        """The state's own folder of partials and its name; the folder above, and no name, before an upgrade."""
+        with ledger.read() as view:
+            state_id = view.state_id()
+            unfinished = any(True for _ in view.items(b"u"))
+        if state_id is None and not upgrade:
+            return self._keep(os.dup(above_fd)), ""
+        name = (state_id or secrets.token_bytes(16)).hex()
+        if beside and state_id is not None and unfinished and look(above_fd, name.encode()) is None:
+            shown = show_name(os.path.join(self._folder, RESERVED, "partials", name))
+            raise NotPermitted(
+                f"the bytes of this state's unfinished uploads belong in {shown}, and that is not there: is this the folder "
+                "they came for, and is its disk mounted? If they are to be given up, make that folder"
+            )
+        fd = self._keep(make_folder(above_fd, name.encode(), _PRIVATE))
+        os.fsync(above_fd)
+        return fd, name
+
+    def _watched(
+        self, root_fd: int, ledger: Ledger, partials_fd: int, name: str, beside: bool
+    ) -> tuple[Watched, ...]:
+        root = os.path.abspath(self._folder)
+        state = os.path.abspath(self._state_path)
+        partials = os.path.join(root, RESERVED) if beside else state
+        found = os.fstat(partials_fd)
+        return (
+            Watched("the served folder", root, _version(os.fstat(root_fd))),
+            Watched("the ledger", os.path.join(state, "ledger", "data.mdb"), ledger.version()),
+            Watched("the folder of partials", os.path.join(partials, "partials", name), _version(found)),
+        )
 
 
-def _close_all(fds: list[int], ledger: Ledger | None) -> None:
-    if ledger is not None:
-        ledger.close()
-    for fd in reversed(fds):
-        os.close(fd)
+def _version(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def _open_state(root_fd: int, folder: Path, state: Path | None) -> int:
@@ -94,16 +200,37 @@ def _open_state(root_fd: int, folder: Path, state: Path | None) -> int:
     return open_root(os.fspath(state))
 
 
-def _open_partials(root_fd: int, state_fd: int) -> int:
-    if _mount_id(root_fd) == _mount_id(state_fd):
+def _open_above(root_fd: int, state_fd: int, beside: bool) -> int:
+    """The folder in which each state has a folder of its own for partials."""
+    if not beside:
         return make_folder(state_fd, b"partials", _PRIVATE)
     beside_fd = make_folder(root_fd, RESERVED.encode(), _PRIVATE)
     try:
-        partials_fd = make_folder(beside_fd, b"partials", _PRIVATE)
+        above_fd = make_folder(beside_fd, b"partials", _PRIVATE)
         os.fsync(beside_fd)
     finally:
         os.close(beside_fd)
-    return partials_fd
+    return above_fd
+
+
+def _adopt(ledger: Ledger, above_fd: int, partials_fd: int) -> None:
+    """Move partials of this ledger that lie where format 1 had them; what was moved when a crash came stays moved.
+
+    Others that lie there may be another state's, and are left alone.
+    """
+    with os.scandir(above_fd) as entries:
+        there = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    if not there:
+        return
+    with ledger.read() as view:
+        known = {storage_id.hex() for storage_id in view.storage_ids()}
+    ours = [name.encode() for name in sorted(there & known)]
+    for name in ours:
+        with suppress(FileExistsError):
+            move_new(above_fd, name, partials_fd, name)
+    if ours:
+        os.fsync(partials_fd)
+        os.fsync(above_fd)
 
 
 def _mount_id(fd: int) -> str:
@@ -112,14 +239,17 @@ def _mount_id(fd: int) -> str:
         return next(line for line in lines if line.startswith("mnt_id:"))
 
 
-def _lock(state_fd: int) -> int:
+def _lock_state(state_fd: int) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(b"lock", flags, 0o600, dir_fd=state_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as exc:
         os.close(fd)
-        raise StoreInUse("another process has this store open") from exc
+        raise StoreInUse("another process has this state open") from exc
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

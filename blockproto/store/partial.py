@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ..blocks import BLOCK_LENGTH
-from ..errors import UnknownUpload
+from ..errors import StoreFailed, UnknownUpload
 from ..times import set_mtime
 from . import Facts
 from .descriptors import Descriptor, Descriptors
 from .disk import (
     create_file,
+    look,
     open_file,
     read_into,
     remove_file,
@@ -269,7 +270,17 @@ class Partial:
             pass
         except OSError:
             return False
+        if self.recorded:
+            self.check_there()
         raise UnknownUpload("nothing was written, or it is gone")
+
+    def check_there(self) -> None:
+        """Raise StoreFailed if the file is not there: what of it was acknowledged would be gone at the next start.
+
+        For whoever gives it its name: nobody else knows whether it may have one by now.
+        """
+        if not self.gone and look(self._folder_fd, self.name) is None:
+            raise StoreFailed(f"the partial {self.name.decode()} was removed under the running server")
 
     def sync(self) -> None:
         """Make bytes, mode and mtime durable.

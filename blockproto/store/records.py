@@ -14,6 +14,12 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
     e name(16) file_id(16)              one more file_id of that file: the same was sent again
     c name(16)                          stamp (version and ctime), BLAKE3 and root of a finished file; zeros: not known
     g storage_id(16)                    digests and bitmaps of that upload may go
+    o                                   the state's id, by which its folder of partials is called
+    t                                   when the wall clock was looked at last (``clock.py``)
+    l number(8)                         a loss that a start found, and when
+
+What a later format adds to a record of ``u`` or ``i`` stands behind its strings: a record of an earlier one ends there, and
+is read as it is (``upgrading.py``).
 """
 
 from __future__ import annotations
@@ -27,12 +33,16 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..blocks import Run
+from ..errors import NewerLedger
 from ..names import SafeName
 from . import FOLDER_FILETYPE, Facts, IfExists, Prefix, StoredFile, UploadKey
 from .rules import Shape
 
-FORMAT = 1
-"""Version of these records; a ledger with another one is refused."""
+FORMAT = 2
+"""Version of these records. A ledger with an earlier one is upgraded when it is opened, one with a later one is refused."""
+
+FORMAT_FIRST = 1
+"""The earliest one that is understood."""
 
 STAMP_LENGTH = 24
 """Bytes of a stamp: a version (16) and a ctime (8)."""
@@ -52,9 +62,12 @@ _RULE = Struct(">Bq")
 _FINALISING = Struct(">16sB")
 _PREFIX = Struct(">II32s")
 _PAGE = Struct(">I")
+_LOSS = Struct(">Q")
 _ALL_HELD = b"\xff" * (PAGE_BLOCKS // 8)
 
 STATE_KEY = b"m"
+STATE_ID_KEY = b"o"
+CLOCK_KEY = b"t"
 UNSYNCED_KEY = b"s"
 
 
@@ -91,26 +104,35 @@ class State:
     Attributes:
         incarnation: rises when a position may go down; u64.
         secret: 32 bytes from which file ids are derived.
+        format: version of the ledger's records.
     """
 
     incarnation: int
     secret: bytes
+    format: int = FORMAT
 
     def pack(self) -> bytes:
-        """The record."""
-        return _STATE.pack(FORMAT, self.incarnation, self.secret)
+        """The record. It has this form in every version, so that each can say which one it does not know."""
+        return _STATE.pack(self.format, self.incarnation, self.secret)
 
     @classmethod
     def unpack(cls, record: bytes) -> State:
-        """Parse the record; ValueError if its format is not ours."""
+        """Parse the record.
+
+        Raises:
+            NewerLedger: a newer version wrote it.
+            ValueError: it is none of ours.
+        """
         number, incarnation, secret = _STATE.unpack(record)
-        if number != FORMAT:
-            raise ValueError(f"ledger format {number}, not {FORMAT}")
-        return cls(incarnation, secret)
+        if number > FORMAT:
+            raise NewerLedger(f"its ledger has format {number}, and this version knows none after {FORMAT}")
+        if number < FORMAT_FIRST:
+            raise ValueError(f"ledger format {number}")
+        return cls(incarnation, secret, number)
 
     def raised(self, now_ms: int) -> State:
         """The state with a greater incarnation."""
-        return State(max(now_ms, self.incarnation + 1), self.secret)
+        return State(max(now_ms, self.incarnation + 1), self.secret, self.format)
 
     def file_id(self, key: UploadKey) -> bytes:
         """The id of an upload's file: final from the first OPEN on, also when nothing of it was recorded."""
@@ -180,6 +202,11 @@ class UploadRecord:
         )
         shape = Shape(0, end, None if short_end == _ONES else short_end)
         return cls(UploadKey(key[1:17], key[17:33]), facts, storage_id, file_id, attempt, expires_ms, shape)
+
+    @staticmethod
+    def name_in(record: bytes) -> str:
+        """The name in a record, whether it is one or not."""
+        return _strings(record, _UPLOAD.size, [_UPLOAD.unpack_from(record)[-2]])[0]
 
 
 class Identity(NamedTuple):
@@ -289,6 +316,28 @@ class Finalising(NamedTuple):
         """Parse a record."""
         storage_id, if_exists = _FINALISING.unpack(record)
         return cls(storage_id, IfExists(if_exists))
+
+
+class Loss(NamedTuple):
+    """Something durable that a start did not find any more.
+
+    Attributes:
+        found_ms: when, Unix ms.
+        text: what, a sentence in which names are shown safely.
+    """
+
+    found_ms: int
+    text: str
+
+    def pack(self) -> bytes:
+        """The record."""
+        return _LOSS.pack(self.found_ms) + self.text.encode()
+
+    @classmethod
+    def unpack(cls, record: bytes) -> Loss:
+        """Parse a record."""
+        (found_ms,) = _LOSS.unpack_from(record)
+        return cls(found_ms, record[_LOSS.size :].decode())
 
 
 def pack_prefixes(prefixes: dict[int, Prefix]) -> bytes:

@@ -15,12 +15,12 @@ import time
 from typing import TYPE_CHECKING
 
 from ..blocks import BLOCK_LENGTH, BlockSet
-from ..errors import StoreFailed
-from ..names import show_name
+from ..errors import NameRefused, StoreFailed
+from ..names import SafeName, show_name
 from . import IfExists
 from .disk import Folders, look, move_new, move_over, remove_file, syncfs
 from .ledger import View
-from .records import Finalising, ReceiptRecord, State, UploadRecord
+from .records import Finalising, Loss, ReceiptRecord, State, UploadRecord
 from .refusals import refusal
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def recover(store: LocalStore) -> None:
             store.state = recovery.state
     except OSError as exc:
         raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
-    store.findings += recovery.findings
+    store.findings[:0] = recovery.findings
 
 
 class Recovery:
@@ -73,14 +73,16 @@ class Recovery:
             self._finish(file_id, finalising)
         if under_way or self._view.unsynced():
             syncfs(self._store.root_fd)
-        for refused in self._view.drop_unnameable():
-            self.findings.append(f"an unfinished upload was dropped: {refused}")
         known = self._check_uploads()
         self._view.trim()
+        now_ms = self._store.now_ms()
         if self._lost:
-            self.state = self._store.state.raised(self._store.now_ms())
+            self.state = self._store.state.raised(now_ms)
             self._view.put_state(self.state)
-        remove_orphans(self._store.partials_fd, known)
+        if self.findings:
+            self._view.add_losses(Loss(now_ms, finding) for finding in self.findings)
+        if not self._store.clock.held:
+            remove_orphans(self._store.partials_fd, known)
 
     # -- commits under way
 
@@ -91,10 +93,13 @@ class Recovery:
             return
         shown = show_name(receipt.stored_as)
         try:
+            SafeName.parse(receipt.stored_as)
             done = self._done(receipt, finalising) or self._again(receipt, finalising)
         except FileExistsError:
             self._view.drop_receipt(receipt)
             return
+        except NameRefused:
+            done = False
         except OSError as exc:
             if isinstance(refusal(exc), StoreFailed):
                 raise
@@ -130,10 +135,14 @@ class Recovery:
     def _check_uploads(self) -> set[bytes]:
         """Drop what the disk does not have; returns the storage ids that stay."""
         known: set[bytes] = set()
-        for record in list(self._view.uploads()):
+        for key, name, record in list(self._view.all_uploads()):
+            if record is None:
+                self._view.drop_upload(*key)
+                self._lose(f"the unfinished {show_name(name)} has a name that is not taken any more")
+                continue
             found = look(self._store.partials_fd, record.storage_id.hex().encode())
             held = self._view.held(record.storage_id)
-            if found is None:
+            if found is None or not stat.S_ISREG(found.st_mode):
                 self._view.drop_upload(record.key, record.storage_id)
                 shown = show_name(record.facts.filename.text)
                 self._lose(f"the bytes of the unfinished {shown} are gone ({len(held)} blocks)")
@@ -145,11 +154,19 @@ class Recovery:
 
     def _cut(self, record: UploadRecord, held: BlockSet, size: int) -> None:
         runs = held.runs()
+        shown = show_name(record.facts.filename.text)
+        lost = f"the partial of the unfinished {shown} is too short:"
+        beyond: list[int] = []
         if runs and record.shape.held_end(sum(runs[-1]) - 1) > size:
             beyond = [blockno for blockno in held if record.shape.held_end(blockno) > size]
             self._view.drop_blocks(record.storage_id, beyond)
-            shown = show_name(record.facts.filename.text)
-            self._lose(f"the partial of the unfinished {shown} is too short: {len(beyond)} blocks are gone")
+            self._lose(f"{lost} {len(beyond)} blocks are gone")
+        gone = self._cut_prefixes(record, size)
+        if gone and not beyond:
+            self.findings.append(f"{lost} the beginnings of {gone} blocks are gone")
+
+    def _cut_prefixes(self, record: UploadRecord, size: int) -> int:
+        """Forget those that are not there, and how many; no position goes down by that, for a prefix counts for none."""
         prefixes = self._view.prefixes(record.storage_id)
         there = {
             blockno: prefix
@@ -158,6 +175,7 @@ class Recovery:
         }
         if there != prefixes:
             self._view.put_prefixes(record.storage_id, there)
+        return len(prefixes) - len(there)
 
     def _lose(self, finding: str) -> None:
         self.findings.append(finding)

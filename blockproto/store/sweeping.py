@@ -32,8 +32,13 @@ class Sweeper:
         self._upload_after = b"u"
         self._receipt_after = b"i"
 
-    def next_works(self, now_ms: int, *, owed: bool) -> list[Work]:
+    def next_works(self, now_ms: int, *, owed: bool, due: bool = False) -> list[Work]:
         """The works that remove what expired in the next part.
+
+        Args:
+            now_ms: Unix ms.
+            owed: whether the ledger is owed something that it is to be told now.
+            due: whether there is something that it is told with whatever else it is told.
 
         None, where that would be the same as the last time: they did not work then, on a full disk for instance.
         """
@@ -41,7 +46,7 @@ class Sweeper:
         stale = self._stale(now_ms)
         with self._ledger.read() as view:
             garbage = any(True for _ in view.items(b"g"))
-        if stale or owed or garbage:
+        if stale or owed or garbage or (due and not works):
             works.append(Tidy(tuple(stale)))
         last, self._last = self._last, [_what(work) for work in works]
         if self._last == last:

@@ -11,7 +11,6 @@ Spec: BP1-FET-015 to 019.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -32,6 +31,8 @@ from .uploads import LiveUpload
 
 HASH_LENGTH = 128 * 1024
 """Bytes of a block in memory at once while its digest is computed."""
+CLOCK_LOOKED_AT_S = 3600.0
+"""How long the clock is not looked at, however long it is until an upload expires."""
 LOOK_AGAIN_S = 60.0
 """When an upload whose time has come is still being sent, it is looked at again after so long."""
 
@@ -188,13 +189,17 @@ class Following(Sending):
         source: the upload as a source.
         live: the upload.
         message: the FETCH.
+        expiry_now_ms: the store's clock by which uploads expire.
     """
 
     source: FollowedSource
 
-    def __init__(self, source: FollowedSource, live: LiveUpload, message: Fetch) -> None:
+    def __init__(
+        self, source: FollowedSource, live: LiveUpload, message: Fetch, expiry_now_ms: Callable[[], int]
+    ) -> None:
         super().__init__(source, ZERO_ID, priority=Priority(message.priority))
         self._live = live
+        self._expiry_now_ms = expiry_now_ms
         self.receiver_holds(_common(BlockSet(message.held), live.held), dict(message.prefixes))
         live.follow(self)
 
@@ -286,11 +291,11 @@ class Following(Sending):
 
     async def _end_when_expired(self) -> None:
         while self._live.stored.expires_ms is not None:
-            left_s = (self._live.stored.expires_ms - time.time_ns() // 1_000_000) / 1000
+            left_s = (self._live.stored.expires_ms - self._expiry_now_ms()) / 1000
             if left_s <= 0 and not self._live.feeds:
                 self.say_stopped(UnknownUpload("the upload has expired"))
                 return
-            await trio.sleep(left_s if left_s > 0 else LOOK_AGAIN_S)
+            await trio.sleep(min(left_s, CLOCK_LOOKED_AT_S) if left_s > 0 else LOOK_AGAIN_S)
 
 
 def _common(these: BlockSet, those: BlockSet) -> BlockSet:

@@ -249,9 +249,8 @@ class Place:
 
 
 def partials(folder: Path) -> list[str]:
-    """The names of the partial files of a served folder."""
-    inside = folder / ".blockproto" / "partials"
-    return sorted(path.name for path in inside.iterdir()) if inside.exists() else []
+    """The names of the partial files of a served folder, of whichever state."""
+    return sorted(path.name for path in (folder / ".blockproto" / "partials").glob("*/*"))
 
 
 def require_sound_ledger(folder: Path) -> None:
