@@ -7,19 +7,22 @@ long as there are few. Gauges are asked of the running server when somebody read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 
 import trio
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from ..errors import Code, NotPermitted
+from ..errors import Code
 from ..link.endpoint import Deadline, Endpoint, Part
 from ..protocol.session import Limits, Session
 from ..store import BlockDone, Finish, StoredFile, Upload, Work
 from ..watch import Entered, Load, Visitor, Watch, WatchedSession
 from ..wire import Ack, Error, Message, Open
+from . import showing
 
 PRINCIPALS_MAX = 100
 """Of more principals with a quota, none is shown: each is a time series that somebody has to keep."""
@@ -162,20 +165,10 @@ class _Loads(Collector):
             yield used
 
 
-@contextmanager
-def shown(metrics: Metrics, host: str, port: int) -> Iterator[int]:
+def shown(metrics: Metrics, host: str, port: int) -> AbstractContextManager[int]:
     """While inside, HTTP on ``host`` and ``port`` (0 picks a free one) shows the metrics; gives the port.
 
     Raises:
         NotPermitted: that cannot be listened on.
     """
-    try:
-        http, thread = start_http_server(port, host, metrics.registry)
-    except OSError as exc:
-        raise NotPermitted(f"metrics cannot be shown on {host}:{port}: {exc.strerror or exc}") from exc
-    try:
-        yield http.server_port
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join()
+    return showing.shown(partial(generate_latest, metrics.registry), CONTENT_TYPE_LATEST, host, port)
