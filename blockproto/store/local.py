@@ -19,7 +19,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -46,6 +46,7 @@ from .refusals import of_one_file
 from .room import Room
 from .rules import EXPIRY_MS, Shape, sourceid_after
 from .sweeping import Sweeper
+from .threads import Threads
 from .twins import Twins
 from .upload import LocalUpload
 
@@ -111,7 +112,7 @@ class LocalStore:
         self._live: dict[UploadKey, LocalUpload] = {}
         self._mutex = threading.Lock()
         self._sweeper = Sweeper(self.ledger, self.finished, lambda key: key in self._live)
-        self._syncers: ThreadPoolExecutor | None = None
+        self._syncers = Threads(SYNC_EACH_MAX + 1, "blockproto-sync")
 
     @classmethod
     def open(
@@ -162,8 +163,7 @@ class LocalStore:
                 self.pay_now()
         finally:
             self.fail(StoreFailed("the store is closed"))
-            if self._syncers is not None:
-                self._syncers.shutdown()
+            self._syncers.close()
             self._opened.close()
 
     @property
@@ -406,9 +406,7 @@ class LocalStore:
 
     def in_threads(self, tasks: Sequence[Callable[[], None]]) -> list[Future[None]]:
         """Run syncs beside each other."""
-        if self._syncers is None:
-            self._syncers = ThreadPoolExecutor(SYNC_EACH_MAX + 1, "blockproto-sync")
-        return [self._syncers.submit(task) for task in tasks]
+        return self._syncers.run(tasks)
 
     # -- finished files
 
