@@ -70,14 +70,16 @@ class Server:
         folder: what it serves.
         options: more arguments.
         port: where to listen; 0 picks a free one.
+        popen: more for ``subprocess.Popen``.
     """
 
-    def __init__(self, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, *options: str, port: int = 0, **popen: Any) -> None:
         self.folder = folder
         self.process = Process(
             [*COMMAND, "serve", str(folder), "--listen", f"127.0.0.1:{port}", *options],
             stdout=subprocess.PIPE,
             text=True,
+            **popen,
         )
         line = wait_for_line(self.process, timeout_s=TIMEOUT_S)
         assert line.startswith("listening on "), line
