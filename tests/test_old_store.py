@@ -126,7 +126,7 @@ def test_an_upload_whose_name_is_not_taken_any_more_is_a_loss(old: OldStore) -> 
         txn.put(key, txn.get(key).replace(b"later/half.bin", b"aa/.blockproto"))
     assert len(inspect_store(old.served).findings) == 1
     store = LocalStore.open(old.served)
-    assert store.findings == ["the unfinished aa/.blockproto has a name that is not taken any more"]
+    assert [("'aa/.blockproto'" in finding) for finding in store.findings] == [True]
     entries, _ = store.uploads(old.principal, "", 100)
     assert len(entries) == len(old.facts["unfinished"]) - 1
     store.close()

@@ -23,7 +23,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from ..blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, digest_of, root_of
-from ..errors import BlockprotoError, NotPermitted, StoreInUse
+from ..errors import BlockprotoError, NameRefused, NotPermitted, StoreInUse
 from ..names import RESERVED, show_name
 from .descriptors import Descriptors
 from .disk import look, open_file, read_into
@@ -167,10 +167,10 @@ class Checker:
 
     def findings(self) -> Iterator[str]:
         """Everything that is wrong."""
-        for (_, storage_id), name, record in self._view.all_uploads():
+        for (_, storage_id), record in self._view.all_uploads():
             self._known.add(storage_id)
-            if record is None:
-                yield f"unfinished {show_name(name)}: its name is not taken any more; the next start drops it"
+            if isinstance(record, NameRefused):
+                yield f"the next start drops an unfinished upload: {record}"
             elif record.file_id not in self._under_way:
                 yield from self._check_upload(record)
         yield from self._check_under_way()

@@ -325,16 +325,16 @@ class View:
             with suppress(NameRefused):  # of a name that was taken once: the next start drops it
                 yield UploadRecord.unpack(key, record)
 
-    def all_uploads(self) -> Iterator[tuple[tuple[UploadKey, bytes], str, UploadRecord | None]]:
-        """((key, storage id), name, record); no record where its name is one that is not taken any more."""
+    def all_uploads(self) -> Iterator[tuple[tuple[UploadKey, bytes], UploadRecord | NameRefused]]:
+        """((key, storage id), record), or why its name is not taken any more."""
         for at, packed in self._with(b"u"):
             key = UploadKey(at[1:17], at[17:33]), UploadRecord.storage_id_in(packed)
             try:
                 record = UploadRecord.unpack(at, packed)
-            except NameRefused:
-                yield key, UploadRecord.name_in(packed), None
+            except NameRefused as exc:
+                yield key, exc
             else:
-                yield key, record.facts.filename.text, record
+                yield key, record
 
     def storage_ids(self) -> set[bytes]:
         """Of every partial that belongs to this ledger."""

@@ -203,11 +203,6 @@ class UploadRecord:
         shape = Shape(0, end, None if short_end == _ONES else short_end)
         return cls(UploadKey(key[1:17], key[17:33]), facts, storage_id, file_id, attempt, expires_ms, shape)
 
-    @staticmethod
-    def name_in(record: bytes) -> str:
-        """The name in a record, whether it is one or not."""
-        return _strings(record, _UPLOAD.size, [_UPLOAD.unpack_from(record)[-2]])[0]
-
 
 class Identity(NamedTuple):
     """What a file is on disk, to know it again.

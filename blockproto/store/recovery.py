@@ -135,10 +135,10 @@ class Recovery:
     def _check_uploads(self) -> set[bytes]:
         """Drop what the disk does not have; returns the storage ids that stay."""
         known: set[bytes] = set()
-        for key, name, record in list(self._view.all_uploads()):
-            if record is None:
+        for key, record in list(self._view.all_uploads()):
+            if isinstance(record, NameRefused):
                 self._view.drop_upload(*key)
-                self._lose(f"the unfinished {show_name(name)} has a name that is not taken any more")
+                self._lose(f"an unfinished upload was dropped: {record}")
                 continue
             found = look(self._store.partials_fd, record.storage_id.hex().encode())
             held = self._view.held(record.storage_id)
