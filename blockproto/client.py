@@ -183,6 +183,7 @@ class Client:
         if not isinstance(source, str | os.PathLike):
             if name is None:
                 raise ValueError("a stream has no name of its own: give one")
+            refuse_in_progress(name)
             return await self._single.stream(source, _joined(folder, name), word, filetype, rank, progress)
         job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
         return await self._single.file(job, filetype, rank, checksum, progress)

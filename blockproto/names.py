@@ -177,9 +177,14 @@ def is_in_progress(component: str) -> bool:
     return _compared(component).startswith(IN_PROGRESS)
 
 
+def holds_in_progress(text: str) -> bool:
+    """Whether a component of ``text`` is the name of something in progress."""
+    return IN_PROGRESS[1:] in _compared(text) and any(map(is_in_progress, text.split("/")))
+
+
 def refuse_in_progress(text: str) -> None:
     """Raise NameRefused if a component of ``text`` is the name of something in progress."""
-    if IN_PROGRESS[1:] in _compared(text) and any(map(is_in_progress, text.split("/"))):
+    if holds_in_progress(text):
         raise _refuse(
             "in-progress", f"has a component that begins with '{IN_PROGRESS}': it belongs to a download", text
         )

@@ -7,7 +7,11 @@ A store's tests subclass one and provide the fixture ``place``, a ``Place``.
 from __future__ import annotations
 
 import errno
+import os
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -62,6 +66,10 @@ NAME = "file.bin"
 NOW_MS = 1_800_000_000_000
 ANYBODY = bytes(16)
 SIZES = [0, 1, BLOCK_LENGTH - 1, BLOCK_LENGTH, BLOCK_LENGTH + 1, 3 * BLOCK_LENGTH, 3 * BLOCK_LENGTH + 17]
+
+
+JOIN_S = 30.0
+"""How long a thread may take at the most."""
 
 
 class Place(Protocol):
@@ -178,8 +186,69 @@ def refused(store: UploadStore, work: Work, error: type[BlockprotoError]) -> Blo
     return found
 
 
+def check_closing_while_a_write_runs(
+    upload: Upload, close: Callable[[], None], folder: Path, patch: pytest.MonkeyPatch
+) -> None:
+    """Close in the middle of a write: what it writes with is not closed under its hands, and given to another file.
+
+    Args:
+        upload: it has been written to, so that its file is open.
+        close: of the upload, or of the store.
+        folder: where other files can be made.
+        patch: undone at the end of the test.
+    """
+    entered, go_on = threading.Event(), threading.Event()
+    real = os.pwrite
+
+    def pwrite(fd: int, piece: memoryview, position: int) -> int:
+        entered.set()
+        assert go_on.wait(JOIN_S)
+        return real(fd, piece, position)
+
+    def write() -> None:
+        with suppress(BlockprotoError):
+            upload.write(100_000, memoryview(b"x" * 100_000))
+
+    patch.setattr(os, "pwrite", pwrite)
+    writer, closer = threading.Thread(target=write), threading.Thread(target=close)
+    writer.start()
+    while writer.is_alive() and not entered.wait(0.01):
+        pass  # a store that does not write to a file has been quick
+    closer.start()
+    closer.join(0.3)  # some are closed now, others wait for the write
+    others = [os.open(folder / f"other {n}", os.O_RDWR | os.O_CREAT) for n in range(8)]
+    go_on.set()
+    for thread in (writer, closer):
+        thread.join(JOIN_S)
+        assert not thread.is_alive()
+    for fd in others:
+        assert os.fstat(fd).st_size == 0, "it was written into a file of somebody else"
+        os.close(fd)
+    with suppress(BlockprotoError):
+        upload.write(0, memoryview(b"y"))  # too late, and harmless
+
+
 class UploadStoreContract:
     """For everything that takes uploads."""
+
+    @pytest.mark.parametrize("what", ["upload", "brief file", "store"])
+    def test_closing_while_a_write_runs(
+        self,
+        place: Place,
+        what: str,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        facts = facts_of(300_000)
+        brief = what == "brief file"
+        upload = place.store.begin_brief(key_of(1), facts, 0) if brief else opened(place.store, 300_000)
+        upload.write(0, memoryview(b"x" * 100_000))
+        before = len(os.listdir("/proc/self/fd"))
+        close = place.store.close if what == "store" else upload.close
+        check_closing_while_a_write_runs(upload, close, tmp_path_factory.mktemp("other"), monkeypatch)
+        assert len(os.listdir("/proc/self/fd")) <= before
+        if brief:
+            assert place.leftovers() == 0
 
     # -- a file goes in
 

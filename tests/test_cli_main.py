@@ -45,12 +45,12 @@ def test_version_is_quick_and_loads_nothing_heavy() -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "demo"):
+    for name in ("serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "clean", "demo"):
         assert f"\n  {name} " in text
 
 
 @pytest.mark.parametrize(
-    "name", ["serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "demo"]
+    "name", ["serve", "put", "get", "ls", "stat", "rm", "uploads", "cancel", "check", "clean", "demo"]
 )
 def test_every_command_helps(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0

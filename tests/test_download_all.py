@@ -13,6 +13,7 @@ import pytest
 import trio
 from peers import MIB, Served, bytes_of, frames_of, run, serving
 from processes import Server
+from store_contract import check_closing_while_a_write_runs, facts_of, key_of
 
 import blockproto
 from blockproto.calling import downloads
@@ -368,3 +369,22 @@ def test_over_a_socket(server: Server, tmp_path: Path) -> None:
     assert {name for name, outcome in outcomes.items() if isinstance(outcome, Receipt)} == sizes.keys()
     stored = {path.name: path.read_bytes() for path in server.folder.iterdir() if path.is_file()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "here").iterdir()} == stored
+
+
+@pytest.mark.parametrize("what", ["upload", "store"])
+def test_closing_while_a_write_runs(
+    what: str,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The contract that holds for every store."""
+    with closing(BriefDownloads()) as store:
+        upload = store.begin_at(_destination(tmp_path / "file.bin"), key_of(1), facts_of(300_000))
+        upload.write(0, memoryview(b"x" * 100_000))
+        before = len(os.listdir("/proc/self/fd"))
+        close = store.close if what == "store" else upload.close
+        check_closing_while_a_write_runs(upload, close, tmp_path_factory.mktemp("other"), monkeypatch)
+        upload.close()
+        assert len(os.listdir("/proc/self/fd")) <= before
+    assert what == "store" or list(tmp_path.iterdir()) == []

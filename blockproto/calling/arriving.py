@@ -24,7 +24,7 @@ from ..blocks import BLOCK_LENGTH, blocknum_of
 from ..errors import FileExists, Refused, SourceChanged
 from ..names import free_entries, show_name
 from ..results import Outcome, Receipt
-from ..store import Destination, IfExists, LocalFiles, Verdict, judge_taken
+from ..store import MODE_BITS, Destination, IfExists, LocalFiles, Verdict, judge_taken
 from ..times import is_newer, same_mtime
 from ..transfer.committing import run_in_thread
 from ..wire import FileItem
@@ -131,7 +131,7 @@ class Arriving:
         verdict = judge_taken(
             rule.if_exists, equal=_equal(item, found, rule), newer=is_newer(item.mtime_ns, found.st_mtime_ns)
         )
-        return Met(verdict, path, found)
+        return _checked(Met(verdict, path, found), rule)
 
     async def settle(self, item: FileItem, dest: Destination, rule: Rule) -> Met:
         """What ``item`` meets at ``dest``; contents are compared where that decides.
@@ -151,13 +151,13 @@ class Arriving:
                 root = await self._root_if_equal(wanted, met.path, met.found, rule)
                 newer = is_newer(item.mtime_ns, met.found.st_mtime_ns)
                 verdict = judge_taken(rule.if_exists, equal=root is not None, newer=newer)
-                met = Met(verdict, met.path, met.found, root)
+                met = _checked(Met(verdict, met.path, met.found, root), rule)
             if met.verdict is Verdict.REFUSE:
                 raise _refused(met.path)
             if met.verdict is not Verdict.NEXT:
                 break
         if met.verdict is Verdict.THERE and rule.if_exists is IfExists.REPLACE:
-            mode, mtime_ns = item.mode & 0o777, item.mtime_ns
+            mode, mtime_ns = item.mode & MODE_BITS, item.mtime_ns
             await run_in_thread(lambda: self._files.set_facts(dest, met.path.name, mode, mtime_ns))
         return met
 
@@ -235,6 +235,16 @@ def _equal(item: FileItem, found: os.stat_result, rule: Rule) -> bool | None:
     ):
         return None
     return True
+
+
+def _checked(met: Met, rule: Rule) -> Met:
+    """``met``; raises FileExists if a file of this run would be replaced."""
+    found = met.found
+    if met.verdict is Verdict.REPLACE and found is not None and (found.st_dev, found.st_ino) in rule.made:
+        raise FileExists(
+            f"'{show_name(str(met.path))}' came in this run, too, and they would replace each other"
+        )
+    return met
 
 
 def _refused(path: Path) -> FileExists:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
-from ..names import SafeName, show_name
+from ..names import SafeName, refuse_in_progress, show_name
 from ..results import Receipt, UploadJob
 from ..store import FOLDER_FILETYPE, Facts, IfExists
 from ..times import same_mtime
@@ -87,6 +87,7 @@ def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None
         NameRefused: its name breaks a rule.
         ValueError: its ``if_exists`` is none.
     """
+    refuse_in_progress(job.name)
     found = os.stat(job.path)
     word = if_exists_of(job.if_exists)
     another = partial(sourceid_of, job.path, job.name, found)

@@ -125,7 +125,9 @@ class Downloader:
         priority: Priority,
     ) -> Receipt:
         """One attempt at a finished file; nothing is fetched that is here already, or that is not to come."""
-        if span is None and not so_far.tries:
+        if (
+            span is None and so_far.reached < 0
+        ):  # until something came of it: another process may have fetched it meanwhile
             met = await self.arriving.settle(entry, dest, rule)
             if not met.fetched:
                 return self.arriving.receipt(entry, met, time.perf_counter() - so_far.begun)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..names import is_reserved
+from ..names import holds_in_progress, is_in_progress, is_reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Found:
 LeaveOut = Callable[[Path, str], None]
 """Called with a path and the reason why it does not travel (a link, a socket …)."""
 
+_IN_PROGRESS = "a download in progress, or what is left of one"
+
 Fail = Callable[[Path, OSError], None]
 """Called with a path that could not be read, and the error."""
 
@@ -53,6 +55,9 @@ def walk(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Fou
         leave_out: told of every link and special file.
         fail: told of everything that cannot be read; the rest still comes.
     """
+    if holds_in_progress(name):
+        leave_out(path, _IN_PROGRESS)
+        return
     try:
         facts = path.stat()
     except OSError as error:
@@ -110,6 +115,9 @@ def _look_at(entry: os.DirEntry[str], above: str, leave_out: LeaveOut, fail: Fai
     name = f"{above}/{entry.name}" if above else entry.name
     if is_reserved(entry.name):
         leave_out(path, "what a server keeps of a folder it serves")
+        return None
+    if is_in_progress(entry.name):
+        leave_out(path, _IN_PROGRESS)
         return None
     try:
         if entry.is_dir(follow_symlinks=False):

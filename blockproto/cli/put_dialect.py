@@ -15,7 +15,7 @@ from ..calling.lines import OnLine
 from ..dialects.known import ONE_CONNECTION, SENDERS
 from ..dialects.sending import Sender, Sent, send_file
 from ..errors import BlockprotoError, ConnectionLost
-from ..names import show_name
+from ..names import refuse_in_progress, show_name
 from .address import SCHEME, Address
 from .output import Status, fail, print_json, say, show_size
 from .progress import Meter
@@ -87,6 +87,7 @@ async def put_in_dialect(
         for path in paths:
             sender: Sender = SENDERS[dialect](connections)
             try:
+                refuse_in_progress(as_name or Path(path).name)
                 sent = await send_file(
                     sender,
                     address.server,

@@ -34,6 +34,10 @@ FOLDER_FILETYPE = "inode/directory"
 """The filetype of a folder entry (BP1-BLK)."""
 
 
+MODE_BITS = 0o777
+"""What of a stated mode is applied to files and folders."""
+
+
 class IfExists(IntEnum):
     """What to do when the name is taken at commit."""
 
@@ -105,7 +109,8 @@ class Facts:
         filesize: bytes, or None while unknown. For a ranged download where the range ends: blocks
             keep their blockno and position in the whole file, and the store was told where the range begins.
         mtime_ns: modification time in nanoseconds since 1970, or None.
-        mode: permission bits 0..0o777, or None.
+        mode: permission bits 0..0o777, or None; of what was stated only these nine are kept, so that no file and no folder
+            ever gets a set-user-id, set-group-id or sticky bit.
         if_exists: what to do when the name is taken.
     """
 
@@ -115,6 +120,10 @@ class Facts:
     mtime_ns: int | None = None
     mode: int | None = None
     if_exists: IfExists = IfExists.KEEP
+
+    def __post_init__(self) -> None:
+        if self.mode is not None and self.mode & ~MODE_BITS:
+            object.__setattr__(self, "mode", self.mode & MODE_BITS)
 
 
 @dataclass(frozen=True, slots=True)

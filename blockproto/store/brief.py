@@ -119,8 +119,11 @@ class BriefUpload:
         carried, self._carried, self._content = self._carried, 0, b""
         if carried:
             self._store.carry(-carried)
-        if self.exists and not self.gone:
-            self.gone = True
+        made, self.gone = (
+            self.exists and not self.gone,
+            True,
+        )  # nothing is made any more by a write that comes too late
+        if made:
             with suppress(OSError):
                 remove_file(self._store.partials_fd, self.partial_name)
 

@@ -103,6 +103,21 @@ class Lock:
                 self._place.remove(self._name)
 
 
+def is_held(place: Place, name: str) -> bool:
+    """Whether somebody holds the lock; one that is not there is held by nobody."""
+    found = place.look(name)
+    if found is None or not is_ours(found):
+        return False
+    fd = place.open_existing(name)
+    try:
+        _lock(fd)
+    except StoreInUse:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def _lock(fd: int) -> None:
     """Lock an open file, or raise StoreInUse."""
     try:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import InTheWay
 from ..times import set_mtime
+from . import MODE_BITS
 from .open_file import OpenFile
 from .portable import move_new
 
@@ -168,7 +169,7 @@ class Place:
         with self._use() as fd:
             target = self.path if fd is None else fd
             if mode is not None:
-                os.chmod(target, mode & 0o777)
+                os.chmod(target, mode & MODE_BITS)
             if mtime_ns is not None:
                 set_mtime(target, mtime_ns)
 

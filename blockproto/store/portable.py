@@ -13,9 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import times
-
-MODE_BITS = 0o777
-"""What of a stated mode is applied: never the set-user-id, set-group-id and sticky bits."""
+from . import MODE_BITS
 
 _FILE_MODE = 0o666
 _UTIME_BY_FD = os.utime in os.supports_fd

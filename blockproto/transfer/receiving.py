@@ -47,7 +47,6 @@ from .uploads import LiveUpload, Uploads
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64
-MODE_BITS = 0o777
 _HASH_LENGTH = 128 * 1024
 
 
@@ -66,7 +65,7 @@ def facts_of(message: Open | Block, realm: Realm) -> Facts:
         filetype=message.filetype,
         filesize=message.filesize,
         mtime_ns=message.mtime_ns,
-        mode=None if message.mode is None else message.mode & MODE_BITS,
+        mode=message.mode,
         if_exists=IfExists(message.if_exists or 0),
     )
 
@@ -274,7 +273,7 @@ class Incoming:
             upload.facts,
             filesize=message.filesize,
             mtime_ns=upload.facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
-            mode=upload.facts.mode if message.mode is None else message.mode & MODE_BITS,
+            mode=upload.facts.mode if message.mode is None else message.mode,
         )
         upload.commit(self, message.root, message.filesize, facts, Scopes.READ in self._realm.scopes)
 

@@ -208,7 +208,7 @@ def facts_of_the_last_block(put: Put) -> None:
             self.upload.facts = replace(
                 facts,
                 mtime_ns=facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
-                mode=facts.mode if message.mode is None else message.mode & receiving.MODE_BITS,
+                mode=facts.mode if message.mode is None else message.mode,
             )
         await begin(self, message, payload_length)
 
