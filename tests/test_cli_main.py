@@ -73,7 +73,7 @@ USAGE = [
     (["get", "x"], "'x': give one or more addresses"),
     (["get", "bp://localhost/a", "b", "c"], "'b': give one or more addresses"),
     (["get", "b", "bp://localhost/a"], "'b': give one or more addresses"),
-    (["get", "bp://localhost/a", "-"], "stdout"),
+    (["get", "bp://localhost/a", "-", "--json"], "stdout"),
     (["get", "bp://localhost:x/a"], "port must be a number"),
     (["get", "bp://localhost/a", "--range", "5-1"], "--range '5-1'"),
     (["get", "bp://localhost/a", "--range", "-1"], "--range '-1'"),
