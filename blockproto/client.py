@@ -209,6 +209,15 @@ class Client:
         finally:
             scope.cancel()
 
+    async def already_there(self, job: UploadJob) -> Receipt | None:
+        """The receipt of a file that the server has already, so that nothing would be sent; None if something would be.
+
+        Raises:
+            ConnectionLost, GoingAway: before that was known; it is not asked again.
+            BlockprotoError, OSError: as for ``upload``.
+        """
+        return await self._single.there(job)
+
     async def upload_source(
         self, source: FileSource, sourceid: bytes, progress: OnProgress | None, root: bytes | None = None
     ) -> Receipt:

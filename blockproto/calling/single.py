@@ -19,7 +19,7 @@ from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
 from ..transfer.sending import OnProgress
 from ..wire import Priority
-from .deciding import Asked, Deciding, Prepared
+from .deciding import Asked, Deciding, Prepared, prepare
 from .lines import Lines
 from .receipts import left_receipt
 from .sources import FileSource, filetype_of
@@ -86,6 +86,16 @@ class SingleUploads:
             return await _or_left(facts, self._file(one, source, priority, checksum, progress))
         finally:
             source.close()
+
+    async def there(self, job: UploadJob) -> Receipt | None:
+        """The receipt of a file that the server has already; None if it has not, or the file cannot be read.
+
+        Raises:
+            ConnectionLost, GoingAway: before that was known.
+            BlockprotoError, OSError: the server or the file cannot be asked.
+        """
+        ended, _ = await Deciding(self._client).decide([prepare(job, self._client.sourceid_of)])
+        return next((outcome for _, outcome in ended if isinstance(outcome, Receipt)), None)
 
     async def _file(
         self,

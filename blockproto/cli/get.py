@@ -22,12 +22,20 @@ import trio
 from .. import BlockprotoError, Client, FileInfo, Receipt
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, is_in_progress, show_name
-from ..results import IF_EXISTS, IfExistsWord
+from ..results import IfExistsWord
 from ..store.places import Place
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
-from .options import json_option, log_option, retry_option, verbose_option, verbosity
+from .options import (
+    checksum_option,
+    if_exists_option,
+    json_option,
+    log_option,
+    retry_option,
+    verbose_option,
+    verbosity,
+)
 from .output import Status, fail, leaves_of, print_receipt, say, show_count, show_size
 from .progress import Meter
 
@@ -92,15 +100,8 @@ class _Fetch:
     help="The file that is still being uploaded to bp://HOST:PORT with this sourceid or file id (`blockproto uploads` lists "
     "them), as it comes in.",
 )
-@click.option(
-    "--if-exists",
-    type=click.Choice(IF_EXISTS),
-    default="keep",
-    show_default=True,
-    help="If another file has the name here: keep both, refuse, replace it, skip (leave it), or update (replace it if the "
-    "server's was modified later). The very same content is that file.",
-)
-@click.option("--checksum", is_flag=True, help="Compare contents also where size and time agree.")
+@if_exists_option("here", "the server's")
+@checksum_option
 @click.option("--keep-dirlinks", is_flag=True, help="Follow symbolic links to folders below DEST, too.")
 @retry_option()
 @log_option

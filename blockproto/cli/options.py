@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from ..results import IF_EXISTS
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -45,6 +47,24 @@ def retry_option(default: str | None = None) -> Callable[[_Command], _Command]:
     else:
         text += f"Also for a server that is not there yet.  [default: {default}]"
     return click.option("--retry-for", "retry_for_s", metavar="TIME", type=Duration(), help=text)
+
+
+def if_exists_option(here_or_there: str, whose: str) -> Callable[[_Command], _Command]:
+    """``--if-exists``: what to do about a taken name, ``here_or_there``; ``whose`` time counts for ``update``."""
+    text = (
+        f"If another file has the name {here_or_there}: keep both, refuse, replace it, skip (leave it), or update "
+        f"(replace it if {whose} was modified later). The very same content is that file."
+    )
+    return click.option(
+        "--if-exists", type=click.Choice(IF_EXISTS), default="keep", show_default=True, help=text
+    )
+
+
+def checksum_option(command: _Command) -> _Command:
+    """``--checksum``: believe contents only."""
+    return click.option("--checksum", is_flag=True, help="Compare contents also where size and time agree.")(
+        command
+    )
 
 
 def log_option(command: _Command) -> _Command:

@@ -22,20 +22,28 @@ import trio
 
 from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..calling.walking import Found, total_of, walk
-from ..errors import ConnectionLost, GoingAway, ProtocolError
+from ..errors import ConnectionLost, GoingAway, ProtocolError, Unsupported
 from ..names import show_name
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
 from .interruptions import LineTeller
-from .options import json_option, log_option, retry_option, verbose_option, verbosity
+from .options import (
+    checksum_option,
+    if_exists_option,
+    json_option,
+    log_option,
+    retry_option,
+    verbose_option,
+    verbosity,
+)
 from .output import Status, fail, print_receipt, say, show_count, show_size
 from .progress import Meter
 
 STDIN = "-"
 STDIN_NAME = "stdin"
-_ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError)
+_ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError, Unsupported)
 """Errors that concern the server as a whole: told once, not for each file."""
 
 
@@ -51,6 +59,7 @@ class _Wanted:
     verbosity: int
     retry_for_s: float | None
     log: Path | None = None
+    checksum: bool = False
 
 
 @dataclass(slots=True)
@@ -62,9 +71,11 @@ class _Tally:
     filesize: int = 0
     payload: int = 0
     there_already: int = 0
+    left: int = 0
     left_out: int = 0
     failed: int = 0
     lost: list[BlockprotoError] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
     given: int = 0
     answered: int = 0
 
@@ -80,13 +91,8 @@ class _Tally:
     help="Send over this many connections.",
 )
 @click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
-@click.option(
-    "--if-exists",
-    type=click.Choice(["keep", "refuse", "replace"]),
-    default="keep",
-    show_default=True,
-    help="If the name is taken by other content: keep both, refuse, or replace.",
-)
+@if_exists_option("there", "yours")
+@checksum_option
 @click.option(
     "--dialect", metavar="NAME", help="Send single files to a server that speaks this older wire format only."
 )
@@ -101,6 +107,7 @@ def put(
     connections: int | None,
     as_name: str | None,
     if_exists: IfExistsWord,
+    checksum: bool,
     dialect: str | None,
     retry_for_s: float | None,
     log: Path | None,
@@ -111,10 +118,11 @@ def put(
     PATH may be a folder: its files and folders travel with their times and rights; symbolic links and special files are
     named and left out. As with cp -r, `put photos bp://HOST/2026/` makes 2026/photos on the server.
 
-    Running the same command again resumes and sends nothing that is already there.
+    Running the same command again resumes. What is there already with the same content is not sent again, whoever sent
+    it: only digests travel.
     """
     check_access(address)
-    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s, log)
+    wanted = _Wanted(paths, address, as_name, if_exists, as_json, verbosity(), retry_for_s, log, checksum)
     _check_usage(wanted)
     if dialect is not None:
         from .put_dialect import check_usage, put_in_dialect
@@ -123,7 +131,7 @@ def put(
             raise click.UsageError(
                 "--log is for the native protocol; an older wire format tells too little of itself"
             )
-        check_usage(dialect, paths, address, as_name, connections, if_exists)
+        check_usage(dialect, paths, address, as_name, connections, if_exists, checksum)
         sending = partial(put_in_dialect, retry_for_s=retry_for_s, on_line=LineTeller(verbosity() > 0))
         return trio.run(sending, dialect, paths, address, as_name, connections, as_json)
     return trio.run(_put, wanted, connections or 1)
@@ -243,7 +251,7 @@ async def _send_jobs(
     client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, found: Iterator[Found]
 ) -> None:
     jobs = _jobs(wanted, tally, found)
-    async with aclosing(client.upload_all(jobs, progress=meter.update)) as ended:
+    async with aclosing(client.upload_all(jobs, checksum=wanted.checksum, progress=meter.update)) as ended:
         async for job, outcome in ended:
             tally.answered += 1
             if isinstance(outcome, Receipt):
@@ -258,6 +266,7 @@ async def _send_jobs(
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
     for one in found:
         tally.given += 1
+        tally.sizes[one.name] = one.filesize
         yield UploadJob(one.path, one.name, wanted.if_exists)
 
 
@@ -267,13 +276,15 @@ def _failed(tally: _Tally, about: str, error: BaseException) -> None:
 
 
 def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
-    meter.finished(receipt.filename, receipt.filesize)
+    size = tally.sizes.pop(receipt.filename, receipt.filesize)  # what was left there has a size of its own
+    meter.finished(receipt.filename, size)
     if receipt.filetype == FOLDER_FILETYPE:
         return
     tally.files += 1
-    tally.filesize += receipt.filesize
+    tally.filesize += size
     tally.payload += receipt.payload_bytes_sent
-    tally.there_already += receipt.blocks_sent == 0 and receipt.resumed
+    tally.there_already += receipt.outcome == "there"
+    tally.left += receipt.outcome == "left"
     if wanted.as_json:
         print_receipt(receipt)
     if wanted.verbosity or about in wanted.paths or receipt.stored_as != receipt.filename:
@@ -282,8 +293,10 @@ def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: R
 
 def _describe(receipt: Receipt) -> str:
     size = show_size(receipt.filesize)
-    if receipt.resumed and not receipt.blocks_sent:
+    if receipt.outcome == "there":
         return f"already there as '{receipt.stored_as}' ({size})"
+    if receipt.outcome == "left":
+        return f"'{receipt.stored_as}' was left as it is there"
     text = f"stored as '{receipt.stored_as}', {size} in {receipt.elapsed_s:.1f} s"
     if receipt.stored_as != receipt.filename:
         text += f" (there was another '{receipt.filename}')"
@@ -301,7 +314,10 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.files + tally.failed + tally.left_out <= 1:
         return
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
+    if tally.there_already or tally.left:
+        parts.append(f"{tally.files - tally.there_already - tally.left} sent")
     parts += [f"{tally.there_already} of them were there already"] if tally.there_already else []
+    parts += [f"{tally.left} of them left as they are there"] if tally.left else []
     parts += [f"{tally.left_out} left out"] if tally.left_out else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))

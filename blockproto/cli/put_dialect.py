@@ -40,6 +40,7 @@ def check_usage(
     as_name: str | None,
     connections: int | None,
     if_exists: str,
+    checksum: bool = False,
 ) -> None:
     """Refuse what a dialect cannot do.
 
@@ -66,8 +67,11 @@ def check_usage(
         )
     if if_exists != "keep":
         raise click.UsageError(
-            f"{dialect} cannot say what to do if a name is taken: both files are kept{instead}"
+            f"{dialect} cannot say what to do if a name is taken: both files are kept, and --if-exists {if_exists} is not "
+            f"for it{instead}"
         )
+    if checksum:
+        raise click.UsageError(f"{dialect} cannot ask what the server has: --checksum is not for it{instead}")
 
 
 async def put_in_dialect(

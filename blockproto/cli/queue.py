@@ -21,12 +21,12 @@ from ..errors import NameRefused, NotPermitted
 from ..names import show_name
 from ..queue import Direction
 from ..queue.entry import PRIORITIES, Wanted
-from ..queue.face import AT_ONCE, IF_EXISTS, RETRY_FOR_S, default_path, wanted
+from ..queue.face import AT_ONCE, RETRY_FOR_S, default_path, wanted
 from .access import access_options, check_access, connect_as_told, token_needs_server
 from .address import Address, parse_address, to_address
 from .get import split_words
 from .interruptions import LineTeller
-from .options import json_option, retry_option, verbose_option, verbosity
+from .options import if_exists_option, json_option, retry_option, verbose_option, verbosity
 from .output import Status, about, print_json, say, show_count, show_size, warn
 from .progress import Meter
 from .put import name_of
@@ -75,13 +75,7 @@ def queue() -> None:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.argument("address", callback=to_address, metavar="bp://HOST:PORT[/FOLDER/]")
 @click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
-@click.option(
-    "--if-exists",
-    type=click.Choice(IF_EXISTS),
-    default="keep",
-    show_default=True,
-    help="If the name is taken by other content: keep both, refuse, or replace.",
-)
+@if_exists_option("there", "yours")
 @priority_option
 @file_option
 @json_option
@@ -97,7 +91,8 @@ def add(
 ) -> int:
     """Put files or folders that shall go up to a server into the queue.
 
-    Adding again what is in the queue already changes nothing. Symbolic links and special files in folders stay behind.
+    Adding again what is in the queue already changes nothing but --if-exists. Symbolic links and special files in folders
+    stay behind.
     """
     if not address.folder:
         raise click.UsageError(f"'{address.text}' may mean a folder or a name: end it with '/', or use --as")

@@ -1,7 +1,7 @@
 """One transfer of the queue, over a client: a file up, a file down, or a folder that becomes its files.
 
-A file that an earlier run had brought to its end, without living to write that down, is not sent again: an upload's receipt
-is asked for, and a download lies there with the size and time that the server names.
+A file that an earlier run had brought to its end, without living to write that down, is not sent again: whether an upload
+is there is asked first, and a download lies there with the size and time that the server names.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ async def _upload(
         return await _make_folder(client, one)
     sourceid = client.sourceid_of(one.path, one.name, facts)
     if one.sourceid is not None:
-        with suppress(ConnectionLost, GoingAway):  # then OPEN asks the same, when there is a connection again
-            found = (await client.receipts([sourceid])).get(sourceid)
-            if found is not None:
-                return found.stored_as, found.filesize
+        with suppress(ConnectionLost, GoingAway):  # then the upload asks, when there is a connection again
+            there = await client.already_there(UploadJob(one.path, one.name, one.if_exists))
+            if there is not None:
+                return there.stored_as, there.filesize
     await on_found(facts.st_size, sourceid.hex())
     receipt = await client.upload(
         one.path, name=one.name, if_exists=one.if_exists, priority=one.priority, progress=progress

@@ -19,7 +19,7 @@ from ..calling.mailbox import Mailbox
 from ..client import Client
 from ..errors import StoreInUse
 from ..names import SafeName
-from ..results import IfExistsWord
+from ..results import IF_EXISTS, IfExistsWord
 from ..tasks import background_tasks
 from ..transfer.committing import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
@@ -32,7 +32,6 @@ RETRY_FOR_S = 86_400.0
 POLL_S = 0.1
 """How soon a change by another process is seen."""
 FILENAME = "queue.sqlite3"
-IF_EXISTS: tuple[IfExistsWord, ...] = ("keep", "refuse", "replace")
 
 T = TypeVar("T")
 _UNFINISHED = (TransferState.WAITING, TransferState.RUNNING, TransferState.PAUSED)
