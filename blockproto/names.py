@@ -254,8 +254,20 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}"
 
 
+NUMBERS_MAX = 1_000_000
+"""A file is not kept beside so many of its name."""
+
+
 def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[str]:
-    """The same for an entry of a folder.
+    """The names to try in turn when an entry of a folder is taken: "name (1).ext", "name (2).ext" and so on.
+
+    Raises as ``numbered``.
+    """
+    return (numbered(name, number, length_max) for number in range(1, NUMBERS_MAX))
+
+
+def numbered(name: str, number: int, length_max: int = COMPONENT_LENGTH_MAX) -> str:
+    """The name of an entry of a folder with a number before its ending.
 
     What makes it longer than ``length_max`` bytes is cut from the end of its stem, never inside a character.
 
@@ -263,12 +275,11 @@ def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[
         NameRefused: there is no room for a number.
     """
     stem, ending = split_ending(name)
-    for number in range(1, 1_000_000):
-        tail = f" ({number}){ending}"
-        length = length_max - len(tail.encode())
-        if length < 1:
-            raise NameRefused("the name is too long to keep both", rule="length")
-        yield stem.encode()[:length].decode(errors="ignore") + tail
+    tail = f" ({number}){ending}"
+    length = length_max - len(tail.encode())
+    if length < 1:
+        raise NameRefused("the name is too long to keep both", rule="length")
+    return stem.encode()[:length].decode(errors="ignore") + tail
 
 
 def split_ending(name: str) -> tuple[str, str]:

@@ -14,11 +14,12 @@ from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import digest_of, root_of
-from blockproto.errors import SourceChanged, UnknownFile
+from blockproto.errors import Code, Scope, SourceChanged, UnknownFile
 from blockproto.names import SafeName
 from blockproto.serving import digesting
 from blockproto.store import (
     BlockDone,
+    Discard,
     Facts,
     Finish,
     StoredFile,
@@ -29,10 +30,12 @@ from blockproto.store import (
     batch,
     disk,
 )
+from blockproto.store.choosing import Chooser
 from blockproto.store.descriptors import Descriptor, Descriptors
+from blockproto.store.ledger import View
 from blockproto.store.local import LocalStore
 from blockproto.transfer.committing import Kind, run_in_thread
-from blockproto.wire import Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
+from blockproto.wire import Ack, Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
 
 quick = pytest.mark.trio(run=run)
 
@@ -315,3 +318,79 @@ def test_a_descriptor_in_use_is_never_closed(tmp_path: Path) -> None:
     for one in (*opened[1:], other):
         one.close()
     assert pool.count == 0
+
+
+# ---- uploads by their id ----------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_upload_is_found_by_its_id(tmp_path: Path) -> None:
+    """Also after a restart; not by somebody else, not when it has ended; and without looking at the others."""
+    key, facts = UploadKey(b"p" * 16, b"s" * 16), Facts(SafeName.parse("name"), "a/b", 2 * MIB)
+    content = bytes_of(2 * MIB)
+    for restarted in (False, True):
+        store = LocalStore.open(tmp_path)
+        upload = store.open_upload(key, facts, 1)
+        assert not isinstance(upload, StoredFile)
+        if not upload.held:
+            assert store.upload_of(key.principal, upload.file_id) is None
+            upload.write(0, memoryview(content))
+            store.commit([BlockDone(upload, 1, 0, MIB, digest_of(content[:MIB]))])
+        with mock.patch.object(View, "uploads", side_effect=AssertionError):
+            found = store.upload_of(key.principal, upload.file_id)
+            assert found is not None
+            assert (found.key, found.position, found.held_count) == (key, MIB, 1)
+            assert store.upload_of(bytes(16), upload.file_id) is None
+            assert store.upload_of(key.principal, bytes(16)) is None
+        upload.close()
+        if restarted:
+            store.commit([Discard(key)])
+            assert store.upload_of(key.principal, upload.file_id) is None
+        store.close()
+
+
+@quick
+async def test_fetch_of_an_unknown_id_looks_through_no_uploads() -> None:
+    async with serving() as served:
+        peer = await served.peer()
+        for number in range(20):
+            sample = Sample(bytes_of(2 * MIB), f"begun{number}", sourceid=bytes([number + 1]) * 16)
+            await peer.say(2 * number + 1, sample.open())
+            await peer.expect(Opened, 2 * number + 1)
+            await peer.say(2 * number + 1, *sample.block(0))
+        await peer.expect(Ack)
+        with mock.patch.object(served.store, "uploads", side_effect=AssertionError):
+            for number in range(50):
+                stream = 2 * number + 101
+                await peer.say(stream, Fetch("", file_id=bytes([number]) * 15 + b"x"))
+                await peer.expect_error(Code.UNKNOWN_FILE, Scope.STREAM, stream)
+
+
+# ---- many of one name -------------------------------------------------------------------------------------------
+
+
+def test_many_files_of_one_name_cost_no_more_each(tmp_path: Path) -> None:
+    """The thousandth file of a name is looked for as often as the hundred-and-first."""
+    store = LocalStore.open(tmp_path)
+    (tmp_path / "name.txt").touch()
+    for number in range(1, 1001):
+        (tmp_path / f"name ({number}).txt").touch()
+    looks = 0
+    really = Chooser.look
+
+    def counting(self: Chooser, name: str) -> object:
+        nonlocal looks
+        looks += 1
+        return really(self, name)
+
+    content = b"other"
+    with mock.patch.object(Chooser, "look", counting):
+        facts = Facts(SafeName.parse("name.txt"), "a/b", len(content))
+        upload = store.begin_brief(UploadKey(bytes(16), b"s" * 16), facts, 0)
+        upload.write(0, memoryview(content))
+        done = BlockDone(upload, 0, 0, len(content), digest_of(content))
+        finish = Finish(upload, 0, digest_of(content), len(content), facts, (done,))
+        store.commit([finish])
+    assert isinstance(finish.outcome, StoredFile)
+    assert finish.outcome.stored_as == "name (1001).txt"
+    assert looks <= 60
+    store.close()

@@ -825,7 +825,7 @@ def test_a_taken_name_and_more_trouble(tmp_path: Path, monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(blockproto.store.publishing.Publisher, "record", record)
         if trouble == "no name":
-            patch.setattr(blockproto.store.choosing, "free_names", lambda _: (_ for _ in [_refuse()]))
+            patch.setattr(blockproto.store.choosing, "first_free", lambda *_: _refuse())
         elif trouble == "no room":
             patch.setattr(Ledger, "write", _full_after(Ledger.write, 1))
         else:

@@ -26,7 +26,7 @@ from blockproto.store.records import (
     unpack_prefixes,
     upload_key,
 )
-from blockproto.store.rules import Shape, free_names
+from blockproto.store.rules import TRIED_IN_TURN, Shape, first_free, free_names
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,24 @@ def test_free_names_are_never_too_long(stem: str, ending: str, above: int) -> No
         assert len(free.text.encode()) <= FILENAME_LENGTH_MAX
         assert len(free.components[-1].encode()) <= COMPONENT_LENGTH_MAX
         assert free.text.endswith(")" + ending)
+
+
+@given(st.sets(st.integers(1, 60), max_size=60), st.integers(0, 5000))
+def test_the_first_free_name_is_found_with_few_looks(gaps: set[int], taken: int) -> None:
+    filename = SafeName.parse("a/b.txt")
+    others = {f"a/b ({number}).txt" for number in range(1, taken + 1) if number not in gaps}
+    asked: list[str] = []
+
+    def is_free(name: SafeName) -> bool:
+        asked.append(name.text)
+        return name.text not in others
+
+    found = first_free(filename, is_free)
+    assert found.text not in others
+    assert len(asked) <= TRIED_IN_TURN + 2 * max(taken, 1).bit_length()
+    first = min(number for number in range(1, taken + 2) if f"a/b ({number}).txt" not in others)
+    if first < TRIED_IN_TURN or not gaps:
+        assert found.text == f"a/b ({first}).txt"
 
 
 def test_no_room_for_a_number() -> None:

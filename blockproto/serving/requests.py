@@ -316,7 +316,7 @@ class ServedFetch:
         principal = self._realm.principal
         live = self._uploads.find_by_id(principal, file_id)
         if live is None:
-            entry = await run_in_thread(lambda: _find_upload(self._store, principal, file_id))
+            entry = await run_in_thread(lambda: self._store.upload_of(principal, file_id))
             if entry is None:
                 return None
             facts = Facts(entry.filename, entry.filetype, entry.filesize)
@@ -419,18 +419,6 @@ def _open(store: FileStore, realm: Realm, filename: str, file_id: bytes) -> Stor
 def _stands_for(message: Fetch, file_id: bytes) -> bool:
     """Whether FETCH names the file id as the version: whatever the upload of that id became (BP1-FET-017)."""
     return message.version == message.file_id == file_id != ZERO_ID
-
-
-def _find_upload(store: FileStore, principal: bytes, file_id: bytes) -> UploadEntry | None:
-    """The unfinished upload of ``principal`` that will have this file id."""
-    cursor: str | None = ""
-    while cursor is not None:
-        entries, after = store.uploads(principal, cursor, PAGE_ITEMS_MAX)
-        for entry in entries:
-            if entry.file_id == file_id:
-                return entry
-        cursor = after or None
-    return None
 
 
 def open_message(entry: FileEntry, filename: str, message: Fetch) -> Open:

@@ -550,6 +550,12 @@ class FileStore(UploadStore, Protocol):
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """Unfinished uploads of a principal, as ``files`` pages them. Raises NotPermitted for a cursor of somebody else."""
 
+    def upload_of(self, principal: bytes, file_id: bytes) -> UploadEntry | None:
+        """The unfinished upload of a principal that will be the file of that id, or None.
+
+        The work does not grow with the number of uploads, and is the same for an id of somebody else's.
+        """
+
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """The works that remove what expired, for the next ``commit``; few at once, call it again for more.
 

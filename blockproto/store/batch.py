@@ -220,7 +220,7 @@ class Batch:
         if not change.upload.partial.recorded:
             change.upload.partial.recorded = True
             self._new.append(change)
-        self._store.recorded.add(change.record.file_id)
+        self._store.recorded[change.record.file_id] = change.record.key
 
     def _undone(self, error: StoreFull) -> None:
         """The transaction did not happen: nothing that needed it is done."""
@@ -342,7 +342,7 @@ class Batch:
         ):
             return
         self._changes.pop(work.key, None)
-        self._store.recorded.discard(self._store.state.file_id(work.key))
+        self._store.recorded.pop(self._store.state.file_id(work.key), None)
         if live is not None:
             live.partial.leave()
             self._dirty.pop(live.partial, None)
@@ -396,7 +396,7 @@ class Batch:
     def _give_up(self, view: View, key: UploadKey) -> None:
         """What was held of an upload is not needed: its file is there, or is not wanted."""
         self._changes.pop(key, None)
-        self._store.recorded.discard(self._store.state.file_id(key))
+        self._store.recorded.pop(self._store.state.file_id(key), None)
         record, live = view.upload(key), self._store.live(key)
         if record is not None:
             view.drop_upload(key, record.storage_id)

@@ -28,7 +28,7 @@ from .disk import Folders, look
 from .finished import FinishedFiles
 from .ledger import View
 from .records import ReceiptRecord
-from .rules import free_names
+from .rules import first_free, free_names
 from .twins import Twins
 
 COMPARED_MAX = 100
@@ -120,7 +120,7 @@ class Chooser:
                 return Choice(name.text, there=found)
         self._demand(unread)
         if free is None or not self._is_free(free):
-            free = next(name for name in free_names(work.facts.filename) if self._is_free(name))
+            free = first_free(work.facts.filename, self._is_free)
         return Choice(free.text)
 
     def _refuse(self, view: View, work: Finish | Adopt, found: os.stat_result | None) -> Choice:

@@ -103,7 +103,7 @@ class LocalStore:
             self.clock = ExpiryClock(view.clock() or ClockRecord(0, 0), now_ms, boot_ms)
         self.clock.look()
         self._opened = opened
-        self.recorded: set[bytes] = set()
+        self.recorded: dict[bytes, UploadKey] = {}  # by file id: the unfinished uploads that the ledger knows
         self._brief_ids = secrets.token_bytes(8)
         self._brief_count = 0
         self._carried = 0
@@ -443,21 +443,31 @@ class LocalStore:
                     continue
                 if len(entries) == limit:
                     return entries, entries[-1].key.sourceid.hex()
-                held = view.held(record.storage_id)
-                entries.append(
-                    UploadEntry(
-                        key=record.key,
-                        file_id=record.file_id,
-                        filename=record.facts.filename,
-                        filetype=record.facts.filetype,
-                        filesize=record.facts.filesize,
-                        position=held.position(record.facts.filesize),
-                        held_count=len(held),
-                        expires_ms=record.expires_ms,
-                        taken=0 if record.facts.filesize is not None else self._taken(record.storage_id),
-                    )
-                )
+                entries.append(self._upload_entry(view, record))
         return entries, ""
+
+    def upload_of(self, principal: bytes, file_id: bytes) -> UploadEntry | None:
+        """See the port."""
+        key = self.recorded.get(file_id)
+        if key is None or key.principal != principal or key in self._ended_keys():
+            return None
+        with self.ledger.read() as view:
+            record = view.upload(key)
+            return None if record is None else self._upload_entry(view, record)
+
+    def _upload_entry(self, view: View, record: UploadRecord) -> UploadEntry:
+        held = view.held(record.storage_id)
+        return UploadEntry(
+            key=record.key,
+            file_id=record.file_id,
+            filename=record.facts.filename,
+            filetype=record.facts.filetype,
+            filesize=record.facts.filesize,
+            position=held.position(record.facts.filesize),
+            held_count=len(held),
+            expires_ms=record.expires_ms,
+            taken=0 if record.facts.filesize is not None else self._taken(record.storage_id),
+        )
 
     def _taken(self, storage_id: bytes) -> int:
         """How many bytes of the disk a partial has."""

@@ -59,6 +59,7 @@ from .rules import (
     check_brief,
     check_finish,
     check_receipt,
+    first_free,
     free_names,
     is_within,
     outcome_of,
@@ -104,6 +105,20 @@ def _left_as(key: UploadKey, entry: FileEntry, reader: bool) -> StoredFile:
     file_id, root = entry.file_id if known else bytes(16), (entry.root if known else None) or bytes(32)
     filesize = entry.filesize if known else 0
     return StoredFile(key.sourceid, file_id, root, filesize, entry.filename.text, left=True)
+
+
+def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
+    return UploadEntry(
+        key=key,
+        file_id=begun.file_id,
+        filename=begun.facts.filename,
+        filetype=begun.facts.filetype,
+        filesize=begun.facts.filesize,
+        position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.facts.filesize),
+        held_count=len(begun.digests),
+        expires_ms=begun.expires_ms,
+        taken=len(begun.content),
+    )
 
 
 def _is_same(there: _File, work: Finish | Adopt) -> bool:
@@ -433,7 +448,7 @@ class MemoryStore:
         if facts.if_exists is IfExists.REFUSE:
             raise FileExists
         if facts.if_exists is IfExists.KEEP:
-            return next(name for name in free_names(facts.filename) if name.text not in self._files)
+            return first_free(facts.filename, lambda name: name.text not in self._files)
         return facts.filename
 
     def _join(self, work: Finish | Adopt, key: UploadKey, file_id: bytes, there: _File) -> StoredFile:
@@ -550,21 +565,13 @@ class MemoryStore:
             (key.sourceid, key, begun) for key, begun in self._begun.items() if key.principal == principal
         )
         page = [(key, begun) for at, key, begun in found if not last or at > last]
-        entries = [
-            UploadEntry(
-                key=key,
-                file_id=begun.file_id,
-                filename=begun.facts.filename,
-                filetype=begun.facts.filetype,
-                filesize=begun.facts.filesize,
-                position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.facts.filesize),
-                held_count=len(begun.digests),
-                expires_ms=begun.expires_ms,
-                taken=len(begun.content),
-            )
-            for key, begun in page[:limit]
-        ]
+        entries = [_upload_entry(key, begun) for key, begun in page[:limit]]
         return entries, entries[-1].key.sourceid.hex() if len(page) > limit else ""
+
+    def upload_of(self, principal: bytes, file_id: bytes) -> UploadEntry | None:
+        """See the port."""
+        mine = ((key, begun) for key, begun in self._begun.items() if key.principal == principal)
+        return next((_upload_entry(key, begun) for key, begun in mine if begun.file_id == file_id), None)
 
     def sweep(self, now_ms: int) -> Sequence[Work]:
         """See the port."""

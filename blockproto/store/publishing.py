@@ -436,5 +436,5 @@ class Publisher:
         if record is not None:
             if isinstance(publication.upload, BriefUpload):
                 self._store.end_partial(record.key, record.storage_id)
-            self._store.recorded.discard(record.file_id)
+            self._store.recorded.pop(record.file_id, None)
             self._store.owed.append(Owed(receipt, (record.key, record.storage_id)))

@@ -148,7 +148,7 @@ class Recovery:
                 self._lose(f"the bytes of the unfinished {shown} are gone ({len(held)} blocks)")
                 continue
             known.add(record.storage_id)
-            self._store.recorded.add(record.file_id)
+            self._store.recorded[record.file_id] = record.key
             self._cut(record, held, found.st_size)
         return known
 

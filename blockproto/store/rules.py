@@ -8,7 +8,7 @@ Spec: spec/store.md §3.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
@@ -16,15 +16,19 @@ from ..errors import (
     BadFacts,
     BlockprotoError,
     DigestsDiffer,
+    NameRefused,
     NotPermitted,
     SourceChanged,
     Superseded,
 )
-from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, SafeName, free_entries
+from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, NUMBERS_MAX, SafeName, numbered
 from . import BlockDone, Finish, StoredFile
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000
 """How long an unfinished upload is kept after it was last opened, in milliseconds (BP1-RES-022)."""
+
+TRIED_IN_TURN = 16
+"""How many names with a number are asked for one after another before numbers are skipped."""
 
 RECEIPT_GRACE_MS = 24 * 3600 * 1000
 """How long at least a receipt is kept, in milliseconds, also when its file is gone (BP1-COM)."""
@@ -165,10 +169,40 @@ def check_receipt(receipt: StoredFile, work: Finish) -> StoredFile:
 
 def free_names(filename: SafeName) -> Iterator[SafeName]:
     """The names to try in turn when ``filename`` is taken: "name (1).ext", "name (2).ext" and so on."""
+    return (free_name(filename, number) for number in range(1, NUMBERS_MAX))
+
+
+def free_name(filename: SafeName, number: int) -> SafeName:
+    """One of them. Raises NameRefused: there is no room for a number."""
     *folders, name = filename.components
     above = sum(len(part.encode()) + 1 for part in folders)
-    for free in free_entries(name, min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above)):
-        yield SafeName.parse("/".join([*folders, free]))
+    free = numbered(name, number, min(COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX - above))
+    return SafeName.parse("/".join([*folders, free]))
+
+
+def first_free(filename: SafeName, is_free: Callable[[SafeName], bool]) -> SafeName:
+    """The first of ``free_names`` that is free; behind many that are taken, one whose predecessor is.
+
+    It asks for ``TRIED_IN_TURN`` names and then for as many as the number of those taken has bits, twice.
+
+    Raises:
+        NameRefused: there is no room for a number, or no number.
+    """
+    for number in range(1, TRIED_IN_TURN):
+        if is_free(name := free_name(filename, number)):
+            return name
+    taken, number = TRIED_IN_TURN - 1, TRIED_IN_TURN
+    while not is_free(name := free_name(filename, number)):
+        taken, number = number, 2 * number
+        if number > NUMBERS_MAX:
+            raise NameRefused("there are too many files of that name", rule="length")
+    while number - taken > 1:
+        middle = (taken + number) // 2
+        if is_free(between := free_name(filename, middle)):
+            number, name = middle, between
+        else:
+            taken = middle
+    return name
 
 
 def outcome_of(error: BlockprotoError) -> BlockprotoError:

@@ -429,6 +429,7 @@ class Uploads:
         self.committer = committer
         self.disk = disk
         self._live: dict[UploadKey, LiveUpload] = {}
+        self._by_id: dict[bytes, LiveUpload] = {}
         self._opening: dict[UploadKey, trio.Event] = {}
 
     @property
@@ -442,17 +443,10 @@ class Uploads:
 
     def find_by_id(self, principal: bytes, file_id: bytes) -> LiveUpload | None:
         """The live, unfinished upload of a principal that will have this file id, if there is one."""
-        return next(
-            (
-                live
-                for key, live in self._live.items()
-                if key.principal == principal
-                and live.stored.file_id == file_id
-                and live.outcome is None
-                and live.discarded is None
-            ),
-            None,
-        )
+        live = self._by_id.get(file_id)
+        if live is None or live.stored.key.principal != principal:
+            return None
+        return live if live.outcome is None and live.discarded is None else None
 
     async def wake(self, key: UploadKey, facts: Facts) -> LiveUpload | None:
         """Let an unfinished upload be alive, to be followed at once; None if it was committed meanwhile."""
@@ -559,7 +553,8 @@ class Uploads:
             there = await self._adopt(found, facts, root) if reader else None
             if there is not None:
                 return there
-            live = self._live[key] = LiveUpload(found, self.committer, self.disk, self._retire, first)
+            live = LiveUpload(found, self.committer, self.disk, self._retire, first)
+            self._live[key] = self._by_id[found.file_id] = live
             return live
         finally:
             del self._opening[key]
@@ -582,6 +577,7 @@ class Uploads:
         """It is over: who asks for its key from now on begins anew."""
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
+            self._by_id.pop(live.stored.file_id, None)
 
     def _retire(self, live: LiveUpload) -> None:
         self._detach(live)
