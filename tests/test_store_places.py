@@ -338,6 +338,38 @@ def test_nothing_is_acknowledged_when_the_store_was_removed_under_it(
     store.close()
 
 
+@pytest.mark.parametrize("remove", [move_folder, replace_folder, remove_folder])
+def test_a_folder_whose_state_is_elsewhere_is_watched_too(
+    folder: Path, tmp_path: Path, remove: Callable[[Path], None]
+) -> None:
+    store = LocalStore.open(folder, state=tmp_path / "state")
+    begin(store)
+    remove(folder)
+    with pytest.raises(StoreFailed, match=r"the served folder .* was removed, moved or replaced"):
+        begin(store, 2)
+    store.close()
+
+
+def test_an_idle_server_notices_with_its_next_sweep(folder: Path) -> None:
+    store = LocalStore.open(folder)
+    begin(store)
+    remove_state(folder)
+    with pytest.raises(StoreFailed):
+        store.sweep(0)
+    store.close()
+
+
+def test_a_start_without_its_folder_of_partials_goes_on_and_says_so(folder: Path) -> None:
+    store = LocalStore.open(folder)
+    begin(store)
+    store.close()
+    remove_partials(folder)
+    store = LocalStore.open(folder)
+    assert len(store.findings) == 1
+    assert held(store) == 0
+    store.close()
+
+
 @pytest.mark.parametrize("remove", REMOVALS[:6] + REMOVALS[7:])
 def test_no_file_is_acknowledged_either_and_a_sweep_notices(
     folder: Path, remove: Callable[[Path], None]

@@ -114,7 +114,7 @@ class Batch:
         """
         for work in self._works:
             work.outcome = None
-        self._store.check_there()
+        self._store.check_there(all_of_it=False)
         with self._folders:
             try:
                 self._record_all()

@@ -82,7 +82,9 @@ class ExpiryClock:
         self._booted = boot_ms()
         self._lock = threading.Lock()
         if recorded.hold_ms:
-            log.warning("the clock had jumped: nothing expires for another %s", _hours(recorded.hold_ms))
+            log.warning(
+                "the clock is not trusted yet: nothing expires for another %s", _hours(recorded.hold_ms)
+            )
 
     def look(self) -> int:
         """Look at both clocks; returns the wall time, Unix ms."""

@@ -227,21 +227,24 @@ class Watched:
     path: str
     version: tuple[int, int]
 
-    def check(self) -> None:
-        """Raise StoreFailed if something else is there, or nothing; what cannot be looked at is taken to be there."""
+    def is_there(self) -> bool:
+        """Whether it is; what cannot be looked at is taken to be there.
+
+        Raises:
+            OSError: the medium reported an error.
+        """
         try:
             found = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
-            gone = True
+            return False
         except OSError as exc:
             if isinstance(refusal(exc), StoreFailed):
                 raise
-            gone = False
-        else:
-            gone = (found.st_dev, found.st_ino) != self.version
-        if gone:
-            shown = show_name(self.path)
-            raise StoreFailed(f"{self.what} {shown} was removed, moved or replaced under the running server")
+            return True
+        return (found.st_dev, found.st_ino) == self.version
+
+    def __str__(self) -> str:
+        return f"{self.what} {show_name(self.path)}"
 
 
 class Folders:

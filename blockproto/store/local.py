@@ -173,9 +173,9 @@ class LocalStore:
 
     # -- trouble
 
-    def check_there(self) -> None:
-        """Raise StoreFailed if what was acknowledged is not where the next start would look for it."""
-        self._opened.check_there()
+    def check_there(self, *, all_of_it: bool = True) -> None:
+        """Raise StoreFailed if what was acknowledged is not where the next start would look for it; see ``Opened``."""
+        self._opened.check_there(all_of_it=all_of_it)
 
     def check_usable(self) -> None:
         """Raise StoreFailed once the medium reported an error."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import NotPermitted, StoreInUse
+from ..errors import NotPermitted, StoreFailed, StoreInUse
 from ..names import RESERVED, show_name
 from .disk import Watched, look, make_folder, move_new, open_root
 from .ledger import Ledger
@@ -37,7 +37,7 @@ class Opened:
         above_fd: the folder that is in, with those of other states and, before an upgrade, partials.
         lock_fd: the lock file, locked.
         ledger: the ledger.
-        watched: what has to stay where it is as long as anything is acknowledged.
+        watched: what has to stay where it is as long as anything is acknowledged, the ledger first.
         findings: what the operator is to know, a sentence each.
         closed: whether it was closed.
     """
@@ -51,13 +51,17 @@ class Opened:
     findings: list[str]
     closed: bool = False
 
-    def check_there(self) -> None:
+    def check_there(self, *, all_of_it: bool = True) -> None:
         """Raise StoreFailed if the served folder, the ledger or the folder of partials was removed, moved or replaced.
 
-        What is acknowledged after that would be gone with the next start. Three system calls.
+        What is acknowledged after that would be gone with the next start. One system call each.
+
+        Args:
+            all_of_it: look at all of these, not at the ledger alone.
         """
-        for watched in self.watched:
-            watched.check()
+        for watched in self.watched if all_of_it else self.watched[:1]:
+            if not watched.is_there():
+                raise StoreFailed(f"{watched} was removed, moved or replaced under the running server")
 
     def close(self) -> None:
         """Close it all, the locks last; harmless when repeated."""
@@ -179,11 +183,13 @@ class _Opening:
         state = os.path.abspath(self._state_path)
         partials = os.path.join(root, RESERVED) if beside else state
         found = os.fstat(partials_fd)
-        return (
-            Watched("the served folder", root, _version(os.fstat(root_fd))),
+        watched = (
             Watched("the ledger", os.path.join(state, "ledger", "data.mdb"), ledger.version()),
             Watched("the folder of partials", os.path.join(partials, "partials", name), _version(found)),
         )
+        if self._state is None:
+            return watched  # both lie in the served folder, and are not where they were when that is not
+        return (*watched, Watched("the served folder", root, _version(os.fstat(root_fd))))
 
 
 def _version(found: os.stat_result) -> tuple[int, int]:
