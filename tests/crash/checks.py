@@ -6,9 +6,10 @@ Each is a function of an empty folder that raises AssertionError.
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 
 import blockproto.store.batch as batch_module
 import blockproto.store.disk as disk_module
+import blockproto.store.opening as opening_module
 import blockproto.store.partial as partial_module
 import blockproto.store.publishing as publishing_module
 import blockproto.store.recovery as recovery_module
 from blockproto.blocks import BLOCK_LENGTH
+from blockproto.errors import StoreFailed
 from blockproto.store import StoredFile
 from blockproto.store.check import check_store
 from blockproto.store.ledger import Ledger, View
@@ -248,6 +251,60 @@ def check_lost_bytes_are_noticed(folder: Path) -> None:
         finally:
             store.close()
         assert check_store(place, read=True) == []
+
+
+def check_other_states_keep_what_is_theirs(folder: Path) -> None:
+    """Another state is opened on the folder, and sweeps, long after: nothing acknowledged under the first one is gone."""
+    served = folder / "served"
+    served.mkdir()
+    job = Job(f"others-1-{3 * BLOCK_LENGTH}")
+    store = LocalStore.open(served, now_ms=now_ms)
+    _send_some(store, job)
+    store.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery_module, "ORPHAN_GRACE_S", -10)
+        patch.setattr(opening_module, "_mount_id", id)  # every folder on a mount of its own
+        for state in (folder / "state", folder / "another"):
+            other = LocalStore.open(served, state=state, now_ms=now_ms)
+            other.sweep(now_ms())
+            other.close()
+    store = LocalStore.open(served, now_ms=now_ms)
+    found = store.open_upload(job.key, job.facts, 2)
+    assert not isinstance(found, StoredFile)
+    assert (len(found.held), store.findings) == (3, [])
+    found.close()
+    store.close()
+
+
+def check_a_removed_store_acknowledges_nothing(folder: Path) -> None:
+    """Somebody removes state, ledger or partials under a running store: what it would acknowledge the next start has not."""
+    for what in (".blockproto", ".blockproto/ledger", ".blockproto/partials"):
+        place = folder / what.replace("/", "-")
+        place.mkdir()
+        store = LocalStore.open(place, now_ms=now_ms)
+        promises = Promises()
+        shutil.rmtree(place / what)
+        with suppress(StoreFailed):
+            send_brief(store, [FEW[0]], promises)
+        store._opened.close()
+        assert not promises.files, what
+
+
+def check_a_jump_of_the_clock_costs_nothing(folder: Path) -> None:
+    """A start forty days later, as the clock has it, and sweeps: the upload is there."""
+    job = Job(f"late-1-{3 * BLOCK_LENGTH}")
+    store = LocalStore.open(folder, now_ms=now_ms)
+    _send_some(store, job)
+    store.close()
+    late_ms = now_ms() + 40 * 24 * 3600 * 1000
+    store = LocalStore.open(folder, now_ms=lambda: late_ms)
+    for _ in range(3):
+        store.commit(store.sweep(late_ms))
+    found = store.open_upload(job.key, job.facts, 2)
+    assert not isinstance(found, StoredFile)
+    assert len(found.held) == 3
+    found.close()
+    store.close()
 
 
 def _die_with_changes(folders: disk_module.Folders) -> None:

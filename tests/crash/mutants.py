@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import blockproto.store.recovery as recovery_module
 from blockproto.blocks import BLOCK_LENGTH, BlockSet
 from blockproto.store import StoredFile
 from blockproto.store.batch import Batch
+from blockproto.store.clock import ExpiryClock
 from blockproto.store.disk import Folders
 from blockproto.store.finished import FinishedFiles
 from blockproto.store.ledger import View
@@ -252,3 +254,21 @@ def recovery_leaves_commits_under_way(patch: Patch) -> None:
         recovery._view.drop_finalising(file_id)
 
     patch.setattr(Recovery, "_finish", finish)
+
+
+# -- where it is, and when
+
+
+@mutant
+def partials_of_all_states_in_one_folder(patch: Patch) -> None:
+    patch.setattr(opening_module, "secrets", SimpleNamespace(token_bytes=bytes))
+
+
+@mutant
+def nobody_looks_whether_it_is_there(patch: Patch) -> None:
+    patch.setattr(LocalStore, "check_there", lambda _, all_of_it=True: None)
+
+
+@mutant
+def the_clock_is_believed(patch: Patch) -> None:
+    patch.setattr(ExpiryClock, "held", False)

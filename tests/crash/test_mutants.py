@@ -53,6 +53,9 @@ CAUGHT_BY: dict[str, Check] = {
     "recovery_keeps_the_incarnation": checks.check_lost_bytes_are_noticed,
     "recovery_does_not_sync": checks.check_recovery_syncs_names,
     "recovery_leaves_commits_under_way": checks.check_kills,
+    "partials_of_all_states_in_one_folder": checks.check_other_states_keep_what_is_theirs,
+    "nobody_looks_whether_it_is_there": checks.check_a_removed_store_acknowledges_nothing,
+    "the_clock_is_believed": checks.check_a_jump_of_the_clock_costs_nothing,
 }
 
 

@@ -16,6 +16,9 @@ CHECKS: list[Callable[[Path], None]] = [
     checks.check_recovery_syncs_names,
     checks.check_names_are_never_overwritten,
     checks.check_lost_bytes_are_noticed,
+    checks.check_other_states_keep_what_is_theirs,
+    checks.check_a_removed_store_acknowledges_nothing,
+    checks.check_a_jump_of_the_clock_costs_nothing,
 ]
 
 
