@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from . import checks
+from . import again, checks
 
 CHECKS: list[Callable[[Path], None]] = [
     checks.check_order,
     checks.check_kills,
+    again.check_kills_of_the_same_again,
     checks.check_receipts_wait_for_the_folder,
     checks.check_recovery_syncs_names,
     checks.check_names_are_never_overwritten,
