@@ -14,7 +14,7 @@ from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import digest_of, root_of
-from blockproto.errors import Code, Scope, SourceChanged, UnknownFile
+from blockproto.errors import BlockprotoError, Code, Scope, SourceChanged, UnknownFile
 from blockproto.names import SafeName
 from blockproto.serving import digesting
 from blockproto.store import (
@@ -32,7 +32,7 @@ from blockproto.store import (
 )
 from blockproto.store.choosing import Chooser
 from blockproto.store.descriptors import Descriptor, Descriptors
-from blockproto.store.ledger import View
+from blockproto.store.ledger import READERS_MAX, View
 from blockproto.store.local import LocalStore
 from blockproto.transfer.committing import Kind, run_in_thread
 from blockproto.wire import Ack, Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
@@ -393,4 +393,23 @@ def test_many_files_of_one_name_cost_no_more_each(tmp_path: Path) -> None:
     assert isinstance(finish.outcome, StoredFile)
     assert finish.outcome.stored_as == "name (1001).txt"
     assert looks <= 60
+    store.close()
+
+
+# ---- places for readers of the ledger ---------------------------------------------------------------------------
+
+
+def test_refusals_that_are_remembered_keep_no_place_in_the_ledger(tmp_path: Path) -> None:
+    """Five hundred FETCHes of what is not there ended the store: each exception kept a read transaction."""
+    store = LocalStore.open(tmp_path)
+    kept: list[BlockprotoError] = []
+    for number in range(2 * READERS_MAX):
+        with pytest.raises(UnknownFile) as raised:
+            store.open_file(None, number.to_bytes(16, "big"))
+        kept.append(raised.value)
+        with pytest.raises(UnknownFile) as raised:
+            store.stat(SafeName.parse(f"nothing/{number}"))
+        kept.append(raised.value)
+    assert store.ledger._env.readers() == "(no active readers)\n"
+    assert len(kept) == 4 * READERS_MAX
     store.close()

@@ -57,6 +57,9 @@ MAP_SIZE = 16 << 30
 MAP_USED_MAX = 0.8
 """New uploads are refused above this share of the map: a full map would make deletes fail too."""
 
+READERS_MAX = 512
+"""Read transactions at once, of all threads."""
+
 BALLAST_LENGTH = 8 << 20
 """Bytes reserved behind the ledger's end."""
 
@@ -84,6 +87,11 @@ class View:
 
     def __init__(self, txn: lmdb.Transaction) -> None:
         self._txn = txn
+
+    def end(self) -> None:
+        """End a read transaction, and let go of it."""
+        self._txn.abort()
+        del self._txn
 
     def _get(self, key: bytes) -> bytes | None:
         return cast("bytes | None", self._txn.get(key))
@@ -393,7 +401,12 @@ class Ledger:
         """
         with translated():
             env = lmdb.open(
-                str(folder), map_size=MAP_SIZE, max_readers=512, max_spare_txns=0, mode=0o600, **_ENGINE
+                str(folder),
+                map_size=MAP_SIZE,
+                max_readers=READERS_MAX,
+                max_spare_txns=0,
+                mode=0o600,
+                **_ENGINE,
             )
         file_fd = os.open(folder / "data.mdb", os.O_RDWR | os.O_CLOEXEC)
         ledger = cls(env, file_fd)
@@ -424,9 +437,17 @@ class Ledger:
 
     @contextmanager
     def read(self) -> Iterator[View]:
-        """A short read transaction."""
-        with translated(), self._env.begin() as txn:
-            yield View(txn)
+        """A short read transaction.
+
+        LMDB has ``READERS_MAX`` places for those, and takes one back only when the object is gone: an exception that is
+        kept somewhere must not keep it, or as many refusals would end the store.
+        """
+        with translated():
+            view = View(self._env.begin())
+            try:
+                yield view
+            finally:
+                view.end()
 
     @contextmanager
     def write(self) -> Iterator[View]:

@@ -28,9 +28,10 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from ..blocks import BLOCK_LENGTH
 from ..errors import BlockprotoError, Code, Refused, StoreFailed
 from ..link.unexpected import unexpected
-from ..store import Adopt, BlockDone, Finish, Undecided, Upload, UploadStore, Work
+from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
 from ..watch import NOBODY, Watch
 
 BATCH_LENGTH_MAX = 64 << 20
@@ -147,6 +148,8 @@ class _Lane:
 def _length(work: Work) -> int:
     if isinstance(work, BlockDone):
         return work.length
+    if isinstance(work, KeepPrefixes):
+        return BLOCK_LENGTH  # it opens a file and syncs it, as a block does
     return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
 
 

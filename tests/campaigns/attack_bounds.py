@@ -426,7 +426,8 @@ def unknown_ids(scene: Scene) -> None:
 def _wait_for_answers(peer: Peer, number: int) -> None:
     """Hear so many refusals."""
     while number:
-        _, message, _ = peer.hear()
+        stream, message, _ = peer.hear()
+        require(stream, f"the server ends the connection: {message}")
         number -= isinstance(message, Error)
 
 
