@@ -131,14 +131,27 @@ class Complete:
     def _move(self, target: str, *, replace: bool) -> None:
         if os.name == "nt":
             self.file.rest()  # an open file cannot be renamed there
+            self._move_pinned(target, replace)
+            return
+        with self.file.use(
+            self.open_it
+        ) as fd:  # while it is open nobody else's file can get its inode number
+            if _version(os.fstat(fd)) != _version(self.facts_there):
+                raise self._swapped()
+            self._move_pinned(target, replace)
+
+    def _move_pinned(self, target: str, replace: bool) -> None:
         found = self.place.look(self.partial)
         if found is None or _version(found) != _version(self.facts_there):
-            raise NotPermitted(f"'{self.partial}' is not the file that was fetched: somebody replaced it")
+            raise self._swapped()
         (self.place.move_over if replace else self.place.move_new)(self.partial, target)
         found = self.place.look(target)
         if found is None or identity_of(found) != identity_of(self.facts_there):
             self._take_back(target)
             raise NotPermitted(f"somebody put another file under '{target}' while it was being named")
+
+    def _swapped(self) -> NotPermitted:
+        return NotPermitted(f"'{self.partial}' is not the file that was fetched: somebody replaced it")
 
     def _take_back(self, target: str) -> None:
         """Put what got the name by mistake back under the name it came from; nothing is lost by that."""
