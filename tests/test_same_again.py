@@ -21,6 +21,7 @@ from processes import Ran, Server
 
 from blockproto.calling import digests as digests_module
 from blockproto.calling.memory import Memory
+from blockproto.calling.single import ASKED_LENGTH_MIN
 from blockproto.client import Client, connect_with
 from blockproto.errors import BlockprotoError, FileExists, SourceChanged, UnexpectedMessage, Unsupported
 from blockproto.link.connection import Connection
@@ -124,11 +125,11 @@ async def test_the_same_again_is_stored_once_and_sends_nothing(
 
 
 @quick
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES, 8 * MIB])
 async def test_a_single_upload_from_another_home_is_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """The library's ``upload``: what is longer than a block is asked about first."""
+    """The library's ``upload``: what is long is asked about first."""
     path = _file(tmp_path, size=size)
     async with serving() as served:
         async with home(served, tmp_path / "home", monkeypatch) as client:
@@ -138,8 +139,25 @@ async def test_a_single_upload_from_another_home_is_stored_once(
             again = await client.upload(path)
         assert (again.outcome, again.stored_as) == ("there", "a.bin")
         assert names_in(served.store) == ["a.bin"]
-        if size > MIB:
+        if size >= ASKED_LENGTH_MIN:
             assert served.payload_sent == before
+
+
+@quick
+@pytest.mark.parametrize("size", [70_000, 3 * MIB])
+async def test_what_is_remembered_is_said_at_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Sent by this home, and now to the same server by another name: nothing but OPEN with ROOT."""
+    path = _file(tmp_path, size=size)
+    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    async with serving() as served:
+        async with home(served, tmp_path / "home", monkeypatch) as client:
+            await client.upload(path)
+        before = served.payload_sent
+        async with home(served, tmp_path / "home", monkeypatch, server="another spelling") as client:
+            again = await client.upload(path)
+        assert (again.outcome, again.stored_as, served.payload_sent) == ("there", "a.bin", before)
 
 
 @quick

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..blocks import BLOCK_LENGTH
 from ..errors import FileExists, SourceChanged
 from ..names import SafeName
 from ..results import Receipt, UploadJob
@@ -28,8 +27,8 @@ from .words import as_spoken, if_exists_of
 
 BRIEF_LENGTH_MAX = 64 * 1024
 """A single file up to this size is sent without asking first: one round trip."""
-ASKED_LENGTH_MIN = BLOCK_LENGTH + 1
-"""A single file from this size on is asked about first: what is shorter is sent in as long as the answer takes."""
+ASKED_LENGTH_MIN = 8 << 20
+"""A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
 
 
 class _Host(Asked, Protocol):
@@ -105,7 +104,9 @@ class SingleUploads:
         checksum: bool,
         progress: OnProgress | None,
     ) -> Receipt:
-        if source.stat.st_size >= ASKED_LENGTH_MIN:
+        if BRIEF_LENGTH_MAX < source.stat.st_size < ASKED_LENGTH_MIN and not checksum:
+            one.root = next(iter((await self._client.digests.recall([source.stat])).values()), None)
+        elif source.stat.st_size >= ASKED_LENGTH_MIN:
             deciding = Deciding(self._client, checksum=checksum)
             ended, _ = await self._lines.retrying(partial(deciding.decide, [one]))
             for _, outcome in ended:
