@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from campaigns import changing, checkpoint, disk_full, memory, refusals, resent, resume, sizes, takeover, tree
+from campaigns import (
+    changing,
+    checkpoint,
+    disk_full,
+    homes,
+    memory,
+    refusals,
+    resent,
+    resume,
+    sizes,
+    takeover,
+    tree,
+)
 from campaigns.counting_proxy import Line, Meter, Proxy, Ranges
 from campaigns.kill9 import Kill9
 from campaigns.raw import RawFile
@@ -69,6 +81,12 @@ def test_downloads_survive_either_death(place: Place, what: str) -> None:
 
 def test_with_a_full_window_no_more_than_the_window_travels_again(place: Place) -> None:
     resent.run(place, "server", connections=1)
+
+
+def test_the_same_files_from_three_homes_are_there_once(place: Place) -> None:
+    """Must-show: one copy of each, and no payload after the first home (``make homes``: 5,000 files, five homes)."""
+    figures = homes.run(place, files=200, homes=3, seed=1)
+    assert [row["payload"] for row in figures["homes"][1:]] == [0, 0]
 
 
 # ---- takeover -------------------------------------------------------------------------------------------------

@@ -388,6 +388,7 @@ class Line:
     Attributes:
         flowing: cleared, it is a black hole.
         broken: whether it was cut here.
+        bytes_forth, bytes_back: everything that the client and the server said, in bytes.
         error: why it could not be read as frames, or None.
         said: the messages that passed, without those that only carry payload or credit.
     """
@@ -399,6 +400,7 @@ class Line:
         self.said: list[Said] = []
         self.error: BlockprotoError | None = None
         self.broken = False
+        self.bytes_forth = self.bytes_back = 0
         self.sourceids: dict[int, bytes] = {}
         self.fetched: dict[int, tuple[Run, ...]] = {}
         self._sockets = (client, server)
@@ -438,6 +440,7 @@ class Line:
         meter = Meter(self, forth)
         try:
             while count := source.recv_into(memory):
+                self._count(count, forth)
                 rest = memory[:count]
                 while rest and not self.broken:
                     self.flowing.wait()
@@ -455,6 +458,12 @@ class Line:
             self.flowing.wait()
             with contextlib.suppress(OSError):
                 dest.shutdown(socket.SHUT_WR)
+
+    def _count(self, count: int, forth: bool) -> None:
+        if forth:
+            self.bytes_forth += count
+        else:
+            self.bytes_back += count
 
     def _send(self, dest: socket.socket, view: memoryview) -> None:
         """Pass bytes on; what comes for somebody who has gone is still read and counted."""
