@@ -37,6 +37,7 @@ from .calling.fetching import Downloader, OpenSidecar, stat_item
 from .calling.introducing import Introduction
 from .calling.lines import Lines, OnLine, Patience, Retries
 from .calling.mailbox import Mailbox
+from .calling.paging import list_files, list_receipts, list_uploads
 from .calling.single import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
 from .calling.single import SingleUploads
 from .calling.sourceid import Attempts, derive_label, derive_sourceid, installation_secret
@@ -62,7 +63,7 @@ from .results import (
 from .store import Destination, DownloadStore, IfExists, LocalFiles
 from .tasks import background_tasks
 from .transfer.sending import OnProgress
-from .wire import FileItem, List, ListKind, ReceiptItem, Remove, RemoveKind, Result, UploadItem
+from .wire import FileItem, List, ReceiptItem, Remove, RemoveKind, Result
 
 if TYPE_CHECKING:
     from .calling.memory import Memory
@@ -466,18 +467,9 @@ class Client:
             UnknownFile: there is no such folder.
             ConnectionLost: see ``upload``.
         """
-        cursor = ""
-        while True:
-            page = await ask(
-                self._lines,
-                List(kind=ListKind.FILES, name=folder.strip("/"), cursor=cursor, recursive=recursive),
-            )
-            for item in page.items:
-                assert isinstance(item, FileItem)
+        async with aclosing(list_files(self._lines, folder.strip("/"), recursive=recursive)) as items:
+            async for item in items:
                 yield file_info(item)
-            cursor = page.cursor
-            if not cursor:
-                return
 
     async def stat(self, name: str, *, b3sum: bool = False) -> FileInfo:
         """One file or folder; with ``b3sum`` the server computes the file's BLAKE3 if it does not know it yet.
@@ -489,15 +481,9 @@ class Client:
 
     async def uploads(self) -> AsyncGenerator[UploadInfo, None]:
         """The unfinished uploads on the server."""
-        cursor = ""
-        while True:
-            page = await ask(self._lines, List(kind=ListKind.UPLOADS, cursor=cursor))
-            for item in page.items:
-                assert isinstance(item, UploadItem)
+        async with aclosing(list_uploads(self._lines)) as items:
+            async for item in items:
                 yield upload_info(item)
-            cursor = page.cursor
-            if not cursor:
-                return
 
     async def remove(self, name: str, *, recursive: bool = False) -> None:
         """Remove a file or folder from the server.
@@ -517,14 +503,9 @@ class Client:
         most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
         for at in range(0, len(sourceids), most):
             ids = tuple(sourceids[at : at + most])
-            cursor: str | None = ""
-            while cursor is not None:
-                question = List(
-                    kind=ListKind.RECEIPTS, cursor=cursor, limit=most, ids=ids, if_exists=if_exists
-                )
-                page = await self.ask(question)
-                found.update((item.sourceid, item) for item in page.items if isinstance(item, ReceiptItem))
-                cursor = page.cursor or None
+            async with aclosing(list_receipts(self._lines, ids, most, if_exists)) as items:
+                async for item in items:
+                    found[item.sourceid] = item
         return found
 
     async def ask(self, message: List) -> Result:

@@ -118,7 +118,7 @@ def file_info(item: FileItem) -> FileInfo:
         filetype=item.filetype,
         filesize=item.filesize,
         mtime_ns=item.mtime_ns,
-        mode=item.mode,
+        mode=item.mode & 0o777,
         file_id=item.file_id.hex(),
         version=item.version.hex(),
         root=item.root.hex() if item.root else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..errors import BlockprotoError, Code
+from ..errors import BlockprotoError, Code, RemoteProtocolError
 from ..link.connection import Connection, error_of
 from ..wire import Auth, Error, Message, PrincipalItem, Result
 
@@ -50,10 +50,12 @@ class Introducing:
         if isinstance(message, Error):
             if message.code != Code.UNSUPPORTED:
                 self._connection.close(error_of(message))
-        elif isinstance(message, Result) and message.items and self._on_principal is not None:
-            [item] = message.items
-            assert isinstance(item, PrincipalItem)
-            self._on_principal(item)
+        elif isinstance(message, Result):
+            item = message.items[0] if len(message.items) == 1 else None
+            if not isinstance(item, PrincipalItem):
+                self._connection.close(RemoteProtocolError("the server's answer to AUTH says nobody"))
+            elif self._on_principal is not None:
+                self._on_principal(item)
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
         """See connection.Sink; AUTH has none."""

@@ -29,6 +29,7 @@ from ..link.pace import Pace
 from ..protocol.session import Limits, Session, Side
 from .dialling import Dial
 from .introducing import Introduction
+from .stalling import end_when_stalled
 
 if TYPE_CHECKING:
     from ..link.recording import Recorder
@@ -215,7 +216,10 @@ class Lines:
 
     async def _live(self, connection: Connection) -> None:
         try:
-            await connection.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(end_when_stalled, connection)
+                await connection.run()
+                nursery.cancel_scope.cancel()
         finally:
             if self._recorder is not None:
                 self._recorder.ended(connection)
@@ -313,13 +317,19 @@ class Retries:
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
         self._tries = 0
+        self._carried = 0
         self._since: float | None = None
 
     def progressed(self, length: int | None = None) -> None:
         """Something got further, by ``length`` bytes or as a whole (None): what failed before does not count.
 
-        A line that carries a few bytes and breaks, again and again, is still not dialled in a circle.
+        A line that carries a few bytes and breaks, again and again, is still not dialled in a circle, and a server that
+        gives a byte now and then is not waited for without end: until ``WORKED_BYTES`` have come, nothing got further.
         """
+        self._carried += WORKED_BYTES if length is None else length
+        if self._carried < WORKED_BYTES:
+            return
+        self._carried = 0
         self._tries = 0
         self._since = None
         if length is None or length >= WORKED_BYTES:

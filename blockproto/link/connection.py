@@ -109,9 +109,12 @@ class Connection:
         "_parting",
         "_resting",
         "_unheard",
+        "advanced_s",
+        "answered",
         "endpoint",
         "going_away",
         "lost",
+        "patient",
         "session",
     )
 
@@ -127,6 +130,9 @@ class Connection:
         self.session = session
         self.going_away: GoAway | None = None
         self.lost: BlockprotoError | None = None
+        self.answered = False
+        self.advanced_s = trio.current_time()
+        self.patient = 0
         self._greeted: trio.Event | None = None
         self._finished: trio.Event | None = None
         self._accept = accept
@@ -251,6 +257,7 @@ class Connection:
         stream = self.session.open_stream()
         self._dispatch.add(stream, sink)
         self._life.busy = True
+        self._advanced()
         return stream
 
     def forget(self, stream: int) -> None:
@@ -258,6 +265,19 @@ class Connection:
         self._dispatch.forget(stream)
         self._outbox.forget(stream)
         self._life.busy = not self._dispatch.idle
+
+    def _advanced(self) -> None:
+        self.advanced_s = trio.current_time()
+
+    @property
+    def awaits_peer(self) -> bool:
+        """Whether a stream is open."""
+        return not self._dispatch.idle
+
+    @property
+    def awaits_commit(self) -> bool:
+        """Whether an answer to COMMIT is waited for."""
+        return any(self.session.state(stream) is State.COMMITTING for stream in self._dispatch.streams)
 
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
@@ -304,6 +324,7 @@ class Connection:
         Cancellation: while waiting, nothing was sent; in the middle of the frame, the connection ends.
         """
         await self._outbox.send(stream, message, payload, priority)
+        self._advanced()
 
     async def granted(self) -> None:
         """Wait until the peer has granted credit for something, or the connection ends. Cancellation: nothing happened."""
@@ -329,7 +350,9 @@ class Connection:
         The ids are taken when the turn has come, because ids rise on the line. Each payload is at most ``piece_length``.
         Raises and cancellation as for ``send``; an opening whose stream was not begun has not heard ``ended``.
         """
-        return await self._outbox.send_openings(openings, priority)
+        begun = await self._outbox.send_openings(openings, priority)
+        self._advanced()
+        return begun
 
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
@@ -413,6 +436,7 @@ class Connection:
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Payload):
+            self._advanced()
             await self._dispatch.handle(event)
         elif isinstance(event, Received):
             await self._handle_message(event)
@@ -442,6 +466,8 @@ class Connection:
         else:
             if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
                 self._least_rate.block_began(trio.current_time(), self.session.payload_received)
+            self.answered = True
+            self._advanced()
             await self._dispatch.handle(event)
 
     def _handle_own(self, message: Message) -> None:

@@ -18,6 +18,7 @@ Spec: BP1-STR-002, BP1-STR-010, BP1-STR-018, BP1-CRD-006.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
@@ -81,6 +82,11 @@ class Dispatch:
     def idle(self) -> bool:
         """Whether no stream has a sink."""
         return not self._sinks
+
+    @property
+    def streams(self) -> Collection[int]:
+        """Those that have a sink."""
+        return self._sinks.keys()
 
     def add(self, stream: int, sink: Sink) -> None:
         """Let ``sink`` take the events of ``stream``."""
