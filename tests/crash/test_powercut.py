@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import random
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
+from old_store import unpack
 
-from .powercut import cut_power, why_not
+from blockproto.store.check import check_store
+from blockproto.store.local import LocalStore
+
+from .powercut import Disk, cut_power, why_not
 
 pytestmark = pytest.mark.root
 
@@ -24,6 +32,47 @@ def test_a_few_cuts_break_no_promise() -> None:
     report = cut_power(5, seed=seed)
     assert report.promises > 0
     assert report.problems == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    "call", ["os.fsync", "blockproto.store.opening.begin", "blockproto.store.opening.move_new"]
+)
+def test_a_cut_while_a_store_of_the_version_before_is_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The power goes after each step of the upgrade in turn; in the end everything is there."""
+    module, _, name = call.rpartition(".")
+    real = getattr(importlib.import_module(module), name)
+    disk = Disk(tmp_path)
+    left = [0]
+
+    def go_out(*args: object) -> object:
+        found = real(*args)
+        left[0] -= 1
+        if left[0] < 0:
+            disk.cut()
+            raise KeyboardInterrupt
+        return found
+
+    with disk.mounted() as mounted:
+        old = unpack(mounted / "old")
+        os.sync()
+    for at in range(20):
+        left[0] = at
+        with disk.mounted(), monkeypatch.context() as patch:
+            patch.setattr(call, go_out)
+            with suppress(KeyboardInterrupt):
+                LocalStore.open(old.served).close()
+        with disk.mounted():
+            assert check_store(old.served, read=True) == []
+        if left[0] >= 0:
+            break
+    assert 0 < at < 19
+    with disk.mounted():
+        store = LocalStore.open(old.served)
+        assert store.findings == []
+        assert len(store.uploads(old.principal, "", 10)[0]) == len(old.facts["unfinished"])
+        store.close()
 
 
 def test_a_store_that_does_not_sync_is_caught() -> None:
