@@ -300,6 +300,19 @@ async def test_who_reads_does_not_keep_it_from_expiring() -> None:
 
 
 @quick
+async def test_who_reads_is_not_told_that_it_expired_while_the_clock_is_doubted() -> None:
+    store = WatchedStore(now_ms=lambda: 0)  # what expires in 1970 has expired
+    store.expiry_now_ms = lambda: 0  # type: ignore[method-assign]
+    async with serving(store) as served:
+        uploader, file_id = await begun(served)
+        reader = await Reader.of(served, fetch_of(file_id))
+        assert isinstance(await reader.hear(), Open)
+        assert await reader.hear() == 0
+        await uploader.stream.aclose()
+        assert await reader.silent()
+
+
+@quick
 async def test_who_stops_reading_leaves_nothing_behind() -> None:
     async with serving() as served:
         uploader, file_id = await begun(served)

@@ -255,6 +255,18 @@ def test_an_upgraded_ledger_waits_a_day_because_it_has_no_time_in_it(tmp_path: P
 
 
 @pytest.mark.parametrize("wall_ms", [-5, 0, 1 << 62])
+def test_a_store_opens_at_any_time(tmp_path: Path, wall_ms: int) -> None:
+    for number in (1, 2):
+        store = LocalStore.open(tmp_path, now_ms=lambda: wall_ms)
+        put(store, "a", b"content", number=number)
+        store.commit(store.sweep(wall_ms))
+        store.close()
+    store = LocalStore.open(tmp_path)
+    assert store.clock.held
+    store.close()
+
+
+@pytest.mark.parametrize("wall_ms", [-5, 0, 1 << 62])
 def test_odd_times_are_times(wall_ms: int) -> None:
     clock = ExpiryClock(ClockRecord(NOW_MS, NOW_MS), lambda: wall_ms, lambda: 7)
     clock.look()

@@ -91,7 +91,7 @@ class LocalStore:
         self.root_fd = opened.root_fd
         self.partials_fd = opened.partials_fd
         self.ledger: Ledger = opened.ledger
-        self.now_ms = now_ms
+        self._now_ms = now_ms
         self.portable = portable
         self.descriptors = Descriptors(resting_max())
         self.room = Room(opened.partials_fd)
@@ -170,6 +170,10 @@ class LocalStore:
     def incarnation(self) -> int:
         """Rises when a position may go down (u64)."""
         return self.state.incarnation
+
+    def now_ms(self) -> int:
+        """The wall time, Unix ms; a clock that is before 1970 is at its beginning."""
+        return max(0, self._now_ms())
 
     # -- trouble
 

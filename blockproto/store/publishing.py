@@ -259,7 +259,8 @@ class Publisher:
         )
         self._forget(view, view.receipt(receipt.file_id))
         others = [one for one in before if one.file_id != receipt.file_id]
-        for old in [one for one in others[1:] if one.committed_ms + RECEIPT_GRACE_MS <= self._now_ms]:
+        before_ms = store.expiry_now_ms() - RECEIPT_GRACE_MS
+        for old in [one for one in others[1:] if one.committed_ms <= before_ms]:
             view.drop_receipt(old)
         if others:
             view.put_further(receipt)

@@ -28,6 +28,7 @@ def begin(ledger: Ledger, state_id: bytes, now_ms: int) -> None:
 
     Durability: durable when this returns.
     """
+    now_ms = max(0, now_ms)
     with ledger.write() as view:
         if not any(view.items(STATE_KEY)):
             view.put_state(State(now_ms, secrets.token_bytes(32)))
