@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -14,8 +15,10 @@ from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import digest_of, root_of
+from blockproto.calling import bulk
 from blockproto.errors import BlockprotoError, Code, Scope, SourceChanged, UnknownFile
 from blockproto.names import SafeName
+from blockproto.results import Receipt, UploadJob
 from blockproto.serving import digesting
 from blockproto.store import (
     BlockDone,
@@ -34,6 +37,8 @@ from blockproto.store.choosing import Chooser
 from blockproto.store.descriptors import Descriptor, Descriptors
 from blockproto.store.ledger import READERS_MAX, View
 from blockproto.store.local import LocalStore
+from blockproto.store.memory import MemoryUpload
+from blockproto.transfer import committing
 from blockproto.transfer.committing import Kind, run_in_thread
 from blockproto.wire import Ack, Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
 
@@ -413,3 +418,77 @@ def test_refusals_that_are_remembered_keep_no_place_in_the_ledger(tmp_path: Path
     assert store.ledger._env.readers() == "(no active readers)\n"
     assert len(kept) == 4 * READERS_MAX
     store.close()
+
+
+# ---- slow disks -------------------------------------------------------------------------------------------------
+
+
+class ThreadStore(WatchedStore):
+    """A store that remembers where its uploads were written: whether that was the main thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_main: list[bool] = []
+
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload:
+        upload = super().begin_brief(key, facts, attempt)
+        write = upload.write
+
+        def remembered(position: int, piece: memoryview) -> None:
+            self.in_main.append(threading.current_thread() is threading.main_thread())
+            write(position, piece)
+
+        upload.write = remembered  # type: ignore[method-assign]
+        return upload
+
+
+@pytest.mark.trio
+@pytest.mark.clause("BP1-STR-018")
+async def test_a_file_without_open_is_written_where_a_slow_disk_holds_up_nobody() -> None:
+    store = ThreadStore()
+    async with serving(store) as served:
+        peer = await served.peer()
+        sample = Sample(bytes_of(300_000), "brief")
+        for slow in (False, True):
+            served.server.disk._last.extend([committing._SLOW_AT * slow] * 16)
+            store.in_main.clear()
+            stream = 3 if slow else 1
+            message, content = sample.block(0, commit=True, sourceid=bytes([stream]) * 16)
+            await peer.say(stream, message, content)
+            assert (await peer.expect(Committed, stream)).filesize == len(content)
+            assert store.in_main
+            assert set(store.in_main) == {not slow}
+        await peer.stream.aclose()
+
+
+def test_what_is_carried_in_memory_needs_no_thread(tmp_path: Path) -> None:
+    store = LocalStore.open(tmp_path)
+    small = store.begin_brief(UploadKey(bytes(16), b"1" * 16), Facts(SafeName.parse("s"), "a/b", 5), 0)
+    large = store.begin_brief(UploadKey(bytes(16), b"2" * 16), Facts(SafeName.parse("l"), "a/b", MIB), 0)
+    assert (small.in_memory, large.in_memory) == (True, False)
+    for upload in (small, large):
+        upload.close()
+    store.close()
+
+
+@pytest.mark.trio
+async def test_a_client_reads_small_files_where_a_slow_disk_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one file has shown counts for the next, however small they are, and whatever reads them."""
+    in_main: list[bool] = []
+    really = bulk._read_whole
+
+    def remembered(one: bulk.Prepared) -> bytes:
+        in_main.append(threading.current_thread() is threading.main_thread())
+        return really(one)
+
+    monkeypatch.setattr(bulk, "_read_whole", remembered)
+    for number in range(6):
+        (tmp_path / f"{number}").write_bytes(bytes_of(100, number))
+    async with serving() as served, served.client() as client:
+        committing.local_disk()._last.extend([committing._SLOW_AT] * 16)
+        jobs = [UploadJob(tmp_path / f"{number}", f"{number}") for number in range(6)]
+        async for _, outcome in client.upload_all(jobs):
+            assert isinstance(outcome, Receipt), outcome
+    assert in_main == [False] * 6

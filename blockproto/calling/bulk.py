@@ -27,6 +27,7 @@ from ..names import show_name
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
 from ..times import mtime_of
+from ..transfer.committing import local_disk
 from ..transfer.sending import OnProgress, Progress
 from ..wire import Committed
 from .brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief
@@ -167,7 +168,7 @@ class Bulk:
         batch: list[Opening] = []
         length = 0
         for one in small:
-            content = self._read(connection, one)
+            content = await self._read(connection, one)
             if content is None:
                 continue
             if len(content) > connection.piece_length():
@@ -181,13 +182,13 @@ class Bulk:
         await _send_batch(connection, batch)
         await self._all_ended.wait()
 
-    def _read(self, connection: Connection, one: Prepared) -> bytes | None:
+    async def _read(self, connection: Connection, one: Prepared) -> bytes | None:
         """The content of a small file; None if it has ended already."""
         if connection.lost is not None:
             self._ended(one, connection.lost, 0.0)
             return None
         try:
-            return _read_whole(one)
+            return await local_disk().run(lambda: _read_whole(one))
         except (OSError, BlockprotoError) as exc:
             self._ended(one, _as_error(one.job, exc), 0.0)
             return None

@@ -59,7 +59,7 @@ from ..store import (
     Work,
 )
 from ..tasks import background_tasks
-from ..transfer.committing import Committer, Disk
+from ..transfer.committing import Committer, Disk, local_disk
 from ..transfer.receiving import BlockInProgress
 from ..transfer.sending import OnProgress, Progress
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
@@ -338,7 +338,7 @@ class BulkDownload:
         delivered: Callable[[], Awaitable[None]],
         committer: Committer | None,
     ) -> bool:
-        disk = Disk()
+        disk = local_disk()
         connection: Connection | None = None
         batch: list[BriefFetch] = []
         async for job in jobs:

@@ -28,7 +28,7 @@ from ..store import (
     UploadStore,
 )
 from ..tasks import background_tasks
-from ..transfer.committing import Committer, Disk, run_in_thread
+from ..transfer.committing import Committer, local_disk, run_in_thread
 from ..transfer.receiving import FetchIncoming
 from ..transfer.sending import OnProgress, Progress
 from ..transfer.uploads import Uploads
@@ -198,7 +198,7 @@ class Downloader:
                 committer = Committer(store)
                 committing = trio.CancelScope(shield=True)
                 nursery.start_soon(_commit_within, committing, committer)
-                uploads = Uploads(store, committer, Disk())
+                uploads = Uploads(store, committer, local_disk())
                 try:
                     connection = await self._lines.connection()
                     fetching = Fetching(connection, uploads, wanted, progress, so_far)

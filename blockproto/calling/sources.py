@@ -23,7 +23,7 @@ from ..errors import Refused, SourceChanged
 from ..names import SafeName, show_name
 from ..store import FOLDER_FILETYPE, Facts, IfExists
 from ..times import SaidOnce
-from ..transfer.committing import Disk
+from ..transfer.committing import local_disk
 
 ENDING_LENGTH_MAX = 32
 """Characters at the end of a name that can decide its MIME type."""
@@ -88,7 +88,6 @@ class FileSource:
             if_exists=if_exists,
         )
         self.end: int | None = self.stat.st_size
-        self._disk = Disk()
         self._lock = threading.Lock()
         self._looks = 0
 
@@ -97,7 +96,7 @@ class FileSource:
         assert self.end is not None
         position, length = block_span(blockno, 0, self.end)
         view = memory[:length]
-        if await self._disk.read(self.read_into, position, view) != length:
+        if await local_disk().read(self.read_into, position, view) != length:
             raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
         return view
 

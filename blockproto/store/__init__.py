@@ -190,6 +190,10 @@ class Upload(Protocol):
     held: BlockSet
     prefixes: dict[int, Prefix]
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the next bytes go to memory: writing them waits for no disk."""
+
     def write(self, position: int, piece: memoryview) -> None:
         """Write ``piece`` at byte ``position``; creates the partial on the first byte.
 

@@ -77,6 +77,11 @@ class BriefUpload:
             self._carried = store.carry(facts.filesize or 0)
         self._settled: os.stat_result | None = None
 
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return self._carried > 0 and not self.exists
+
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. The last byte settles the file and closes it, unless it is carried."""
         store = self._store

@@ -105,6 +105,11 @@ class BriefDownload:
         self._found: os.stat_result | None = None
         self._content = b""
 
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. The last byte settles the file and closes it; a small file is only remembered."""
         filesize = self.facts.filesize

@@ -152,6 +152,11 @@ class MemoryUpload:
         self.brief = brief
         self._store = store
 
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
     def write(self, position: int, piece: memoryview) -> None:
         """Write to the volatile layer."""
         if not self.brief and not self._store.is_alive(self):

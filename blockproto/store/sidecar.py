@@ -67,6 +67,11 @@ class SidecarUpload:
         self.brief = brief
         self._store = store
 
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
     def write(self, position: int, piece: memoryview) -> None:
         """See the port."""
         self._store.write(self, position, piece)

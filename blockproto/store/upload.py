@@ -46,6 +46,11 @@ class LocalUpload:
         self._open = True
         partial.take()
 
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. Durability: none before ``commit``."""
         self._store.check_usable()

@@ -29,8 +29,6 @@ class BriefIncoming:
         realm: whose it becomes.
     """
 
-    waits = False
-
     def __init__(self, connection: Connection, stream: int, uploads: Uploads, realm: Realm) -> None:
         self._connection = connection
         self._stream = stream
@@ -41,6 +39,11 @@ class BriefIncoming:
         self._block: BlockInProgress | None = None
         self._facts: Facts | None = None
         self._reservation = Reservation(uploads.budgets, realm)
+
+    @property
+    def waits(self) -> bool:
+        """See connection.Sink: a disk may be slow."""
+        return self._uploads.disk.slow and self._upload is not None and not self._upload.in_memory
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
@@ -60,7 +63,9 @@ class BriefIncoming:
         block = self._block
         if block is None or self._upload is None:
             return
-        self._upload.write(position, view)
+        await self._uploads.disk.write(self._upload, position, view)
+        if self._block is not block:
+            return  # the stream has ended meanwhile
         block.hasher.update(view)
         block.next = position + len(view)
         if last and block.digest is not None:
