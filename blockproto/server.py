@@ -61,7 +61,7 @@ from .transfer.receiving import Incoming
 from .transfer.receiving_brief import BriefIncoming
 from .transfer.uploads import Uploads
 from .watch import NOBODY, VISITOR, Load, Visitor, Watch
-from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
+from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove, Scopes
 
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
@@ -270,8 +270,16 @@ class Server:
             admission.judge_dialect()
         except BlockprotoError as exc:
             refusal = exc
+        anonymous = self.door.anonymous
         visit = Visit(
-            dialect, caller.endpoint, caller.first, self.uploads, ANONYMOUS.principal, begun_at, refusal
+            dialect,
+            caller.endpoint,
+            caller.first,
+            self.uploads,
+            ANONYMOUS.principal,
+            begun_at,
+            refusal,
+            anonymous is not None and Scopes.READ in anonymous.scopes,
         )
         if refusal is None:
             place.leave()

@@ -34,12 +34,16 @@ class Intake:
         uploads: where it goes.
         on_stopped: called once if the upload is taken away after ``seek``: a newer connection has it, somebody cancelled
             it, or a block could not be kept. Before, ``open`` raises that, so that it can be told.
+        reader: whether the file may be there already (BP1-COM-021).
 
     Attributes:
         stored: the receipt, once the file is complete.
     """
 
-    def __init__(self, uploads: Uploads, on_stopped: Callable[[BlockprotoError], None]) -> None:
+    def __init__(
+        self, uploads: Uploads, on_stopped: Callable[[BlockprotoError], None], reader: bool = False
+    ) -> None:
+        self._reader = reader
         self.stored: StoredFile | None = None
         self._uploads = uploads
         self._on_stopped = on_stopped
@@ -132,7 +136,8 @@ class Intake:
         upload = self._alive()
         if not upload.finishing:
             digests = await upload.digests(blocknum_of(self._filesize))
-            self._alive().commit(self, root_of(digests, len(digests)), self._filesize, upload.facts)
+            root = root_of(digests, len(digests))
+            self._alive().commit(self, root, self._filesize, upload.facts, self._reader)
         while self.stored is None:
             self._alive()
             await self._news.park()

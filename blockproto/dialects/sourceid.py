@@ -58,7 +58,7 @@ class Sourceid:
 
     async def serve(self, visit: Visit) -> None:
         """See Dialect."""
-        intake = Intake(visit.uploads, visit.close)
+        intake = Intake(visit.uploads, visit.close, visit.reader)
         try:
             request, begin, rest = await _answer(visit, intake)
             intake.seek(begin)

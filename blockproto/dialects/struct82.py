@@ -90,7 +90,9 @@ class Struct82:
         if file is None or file.stopped is not None:
             again = self._again.of(identity, trio.current_time())
             key_of = partial(_key, visit, header)
-            file = self._files[identity] = Struct82File(visit.uploads, key_of, header, self._first, again)
+            file = self._files[identity] = Struct82File(
+                visit.uploads, key_of, header, self._first, again, visit.reader
+            )
         file.users += 1
         return file
 

@@ -158,6 +158,7 @@ class Struct82File:
         header: any header of it.
         first: the number of its first block if the operator said so, else None.
         again: the blocks of the complete file that have come again with the same bytes; kept by whoever made this object.
+        reader: whether the file may be there already (BP1-COM-021).
     """
 
     def __init__(
@@ -167,7 +168,9 @@ class Struct82File:
         header: Header,
         first: int | None,
         again: set[int],
+        reader: bool = False,
     ) -> None:
+        self._reader = reader
         if not header.filesize:
             first = 0  # an empty file is the same in both numberings
         self.users = 0
@@ -342,7 +345,8 @@ class Struct82File:
         digests = await upload.digests(self._blocks)
         if side.upload is None:
             return False
-        upload.commit(side, root_of(digests, self._blocks), self._header.filesize, upload.facts)
+        root = root_of(digests, self._blocks)
+        upload.commit(side, root, self._header.filesize, upload.facts, self._reader)
         return True
 
     # ---- versions ---------------------------------------------------------------------------------------------

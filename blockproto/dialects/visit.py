@@ -40,6 +40,7 @@ class Visit:
         uploads: where files go.
         principal: whose they become (16 bytes).
         refusal: why it may bring nothing; None: it may. Its dialect tells the peer and ends.
+        reader: whether it might read too, if its dialect could: then the file may be there already (BP1-COM-021).
 
     Attributes:
         begun_at: the Trio time when the connection stood.
@@ -55,12 +56,14 @@ class Visit:
         principal: bytes,
         begun_at: float,
         refusal: BlockprotoError | None = None,
+        reader: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self.uploads = uploads
         self.principal = principal
         self.begun_at = begun_at
         self.refusal = refusal
+        self.reader = reader
         self.finished = trio.Event()
         self._dialect = dialect
         self._first = memoryview(first)
