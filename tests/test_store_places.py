@@ -257,6 +257,7 @@ def test_a_state_is_not_served_without_the_folder_of_its_partials(
     folder.mkdir()
     with pytest.raises(NotPermitted, match="is its disk mounted"):
         LocalStore.open(folder, state=state)
+    assert list(folder.iterdir()) == []
     shutil.rmtree(folder)
     folder.with_name("put aside").rename(folder)
     store = LocalStore.open(folder, state=state)
@@ -364,6 +365,8 @@ def test_a_start_without_its_folder_of_partials_goes_on_and_says_so(folder: Path
     begin(store)
     store.close()
     remove_partials(folder)
+    assert len(check_store(folder)) == 1
+    assert list((folder / ".blockproto/partials").iterdir()) == []  # a check makes none
     store = LocalStore.open(folder)
     assert len(store.findings) == 1
     assert held(store) == 0

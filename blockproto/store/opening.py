@@ -122,8 +122,12 @@ class _Opening:
         ledger_fd = self._keep(make_folder(state_fd, b"ledger", _PRIVATE))
         ledger = self._ledger = Ledger.open(self._state_path / "ledger")
         beside = _mount_id(root_fd) != _mount_id(state_fd)
+        with ledger.read() as view:
+            state_id, unfinished = view.state_id(), any(True for _ in view.items(b"u"))
+        if beside and state_id is not None and unfinished:
+            self._require_partials(state_id)
         above_fd = self._keep(_open_above(root_fd, state_fd, beside))
-        partials_fd, name = self._open_partials(ledger, above_fd, beside, upgrade)
+        partials_fd, name = self._open_partials(state_id, above_fd, upgrade)
         if upgrade:
             begin(ledger, bytes.fromhex(name), now_ms)
             _adopt(ledger, above_fd, partials_fd)
@@ -158,20 +162,20 @@ class _Opening:
                 "the file system cannot lock a folder: nothing keeps a server with another --state from this one"
             )
 
-    def _open_partials(self, ledger: Ledger, above_fd: int, beside: bool, upgrade: bool) -> tuple[int, str]:
-        """The state's own folder of partials and its name; the folder above, and no name, before an upgrade."""
-        with ledger.read() as view:
-            state_id = view.state_id()
-            unfinished = any(True for _ in view.items(b"u"))
-        if state_id is None and not upgrade:
-            return self._keep(os.dup(above_fd)), ""
-        name = (state_id or secrets.token_bytes(16)).hex()
-        if beside and state_id is not None and unfinished and look(above_fd, name.encode()) is None:
-            shown = show_name(os.path.join(self._folder, RESERVED, "partials", name))
+    def _require_partials(self, state_id: bytes) -> None:
+        """Raise NotPermitted where a folder on another mount does not hold the bytes of what is unfinished."""
+        path = os.path.join(self._folder, RESERVED, "partials", state_id.hex())
+        if not os.path.isdir(path):
             raise NotPermitted(
-                f"the bytes of this state's unfinished uploads belong in {shown}, and that is not there: is this the folder "
-                "they came for, and is its disk mounted? If they are to be given up, make that folder"
+                f"the bytes of this state's unfinished uploads belong in {show_name(path)}, and that is not there: is this "
+                "the folder they came for, and is its disk mounted? If they are to be given up, make that folder"
             )
+
+    def _open_partials(self, state_id: bytes | None, above_fd: int, upgrade: bool) -> tuple[int, str]:
+        """The state's own folder of partials and its name; where none is there and none is made, the folder above."""
+        name = (state_id or secrets.token_bytes(16)).hex()
+        if not upgrade and look(above_fd, name.encode()) is None:
+            return self._keep(os.dup(above_fd)), ""
         fd = self._keep(make_folder(above_fd, name.encode(), _PRIVATE))
         os.fsync(above_fd)
         return fd, name
