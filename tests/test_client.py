@@ -982,6 +982,21 @@ async def test_a_download_into_a_full_disk_says_so_and_resumes(tmp_path: Path) -
 
 
 @quick
+async def test_what_progress_raises_comes_out_of_the_download(tmp_path: Path) -> None:
+    path = _file(tmp_path)
+
+    def fails(_: Progress) -> None:
+        raise KeyError("the caller's own")
+
+    async with serving() as served, served.client() as client:
+        await client.upload(path)
+        with pytest.raises(KeyError), trio.fail_after(60):
+            await client.download("file.bin", tmp_path / "copy", progress=fails)
+        assert (await client.download("file.bin", tmp_path / "copy")).resumed
+        assert served.downloaded(tmp_path / "copy") == path.read_bytes()
+
+
+@quick
 async def test_a_download_into_a_disk_that_fails_raises_its_error(tmp_path: Path) -> None:
     async with serving() as served, served.client() as client:
         await client.upload(_file(tmp_path))

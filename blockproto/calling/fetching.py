@@ -274,6 +274,7 @@ class Fetching:
         self._progress = Progress(wanted.filename, None if wanted.end is None else wanted.end - wanted.first)
         self._done = trio.Event()
         self._outcome: StoredFile | BlockprotoError | None = None
+        self._raised: BaseException | None = None
         self._incoming = FetchIncoming(connection, uploads, wanted.version, self._on_done, self._on_durable)
 
     async def run(self, facts: Facts, dest: Path, attempts: Attempts, priority: Priority) -> Receipt:
@@ -299,6 +300,8 @@ class Fetching:
             if so_far.tries > 1:
                 self.on_resumed()
             await self._done.wait()
+            if self._raised is not None:
+                raise self._raised
         except BaseException as exc:
             self._stop(exc)
             raise
@@ -338,7 +341,11 @@ class Fetching:
     def _on_durable(self, position: int) -> None:
         if self._on_progress is not None:
             self._progress.position_bytes_done = position - self._wanted.first
-            self._on_progress(self._progress)
+            try:
+                self._on_progress(self._progress)
+            except Exception as exc:  # the caller's own: it comes out of the download, not of whoever tells of it
+                self._raised = exc
+                self._done.set()
 
     def _receipt(self, stored: StoredFile, dest: Path) -> Receipt:
         wanted, held = self._wanted, self._so_far.held or BlockSet()
