@@ -119,6 +119,16 @@ async def test_files_of_every_size_come_whole_with_the_receipts_of_download(tmp_
 
 
 @quick
+async def test_nine_bits_of_what_a_server_says_are_applied(tmp_path: Path) -> None:
+    async with serving() as served, _client(served) as client:
+        entries = await _stored(client, tmp_path / "source", {"small": 10, "big": MIB + 1})
+        lying = [replace(entry, mode=0o6755) for entry in entries]
+        outcomes = await _all(client, _jobs(lying, tmp_path / "here"))
+        assert all(isinstance(outcome, Receipt) for outcome in outcomes.values()), outcomes
+        assert {path.stat().st_mode & 0o7777 for path in (tmp_path / "here").iterdir()} == {0o755}
+
+
+@quick
 async def test_nothing_is_asked_that_the_listing_said(tmp_path: Path) -> None:
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", SIZES)

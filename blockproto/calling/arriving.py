@@ -51,6 +51,10 @@ class Rule:
     made: set[tuple[int, int]] = field(default_factory=set)
 
 
+_READ_FLAGS = (
+    os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+)
+
 ANY_RULE = Rule()
 """For what does not depend on the rule."""
 
@@ -254,7 +258,7 @@ def _refused(path: Path) -> FileExists:
 def _read_b3sum(path: Path) -> tuple[bytes, os.stat_result]:
     """The BLAKE3 of a file, and what it was when it had been read."""
     hasher = blake3()
-    with open(path, "rb", buffering=0) as file:
+    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
         memory = memoryview(bytearray(BLOCK_LENGTH))
         while read := file.readinto(memory):
             hasher.update(memory[:read])

@@ -343,7 +343,9 @@ class Fetching:
             self._progress.position_bytes_done = position - self._wanted.first
             try:
                 self._on_progress(self._progress)
-            except Exception as exc:  # the caller's own: it comes out of the download, not of whoever tells of it
+            except (
+                Exception
+            ) as exc:  # the caller's own: it comes out of the download, not of whoever tells of it
                 self._raised = exc
                 self._done.set()
 

@@ -22,6 +22,7 @@ from ..names import show_name
 from ..queue import Direction
 from ..queue.entry import PRIORITIES, Wanted
 from ..queue.face import AT_ONCE, RETRY_FOR_S, default_path, wanted
+from ..results import IfExistsWord
 from .access import access_options, check_access, connect_as_told, token_needs_server
 from .address import Address, parse_address, to_address
 from .get import split_words
@@ -110,12 +111,20 @@ def add(
 
 @queue.command("get")
 @click.argument("words", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME... [DEST]")
+@if_exists_option("here", "the server's")
 @priority_option
 @file_option
 @json_option
 @verbose_option
 @click.pass_context
-def get(ctx: click.Context, words: tuple[str, ...], priority: str, file: Path, as_json: bool) -> int:
+def get(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    if_exists: IfExistsWord,
+    priority: str,
+    file: Path,
+    as_json: bool,
+) -> int:
     """Put files or folders that shall come down from a server into the queue.
 
     They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
@@ -131,7 +140,7 @@ def get(ctx: click.Context, words: tuple[str, ...], priority: str, file: Path, a
         place = Path(os.path.abspath(os.path.join(dest or ".", last) if into else str(dest)))
         many.append(
             _judged(
-                address.text, Direction.DOWNLOAD, address.server, address.path, place, "replace", priority
+                address.text, Direction.DOWNLOAD, address.server, address.path, place, if_exists, priority
             )
         )
     return _add(file, many, as_json)

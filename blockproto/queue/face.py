@@ -121,19 +121,26 @@ class TransferQueue:
         return id_
 
     async def add_download(
-        self, server: str, name: str, dest: str | os.PathLike[str], *, priority: str = "normal"
+        self,
+        server: str,
+        name: str,
+        dest: str | os.PathLike[str],
+        *,
+        if_exists: IfExistsWord = "keep",
+        priority: str = "normal",
     ) -> int:
         """Add a file or folder that shall come down; returns its number. See ``add_upload``.
 
         Args:
             server: ``bp://HOST[:PORT]`` or ``bps://HOST[:PORT]``.
             name: of the file or folder there.
-            dest: what it becomes here; replaced when it is complete.
+            dest: what it becomes here.
+            if_exists: when another file has that name here: as for ``Client.download``.
             priority: ``interactive``, ``normal`` or ``bulk``.
         """
         place = _absolute(dest)
         (id_,) = await self.add(
-            [wanted(Direction.DOWNLOAD, server, name.strip("/"), place, "replace", priority)]
+            [wanted(Direction.DOWNLOAD, server, name.strip("/"), place, if_exists, priority)]
         )
         return id_
 
