@@ -107,20 +107,31 @@ class SingleUploads:
         if BRIEF_LENGTH_MAX < source.stat.st_size < ASKED_LENGTH_MIN and not checksum:
             one.root = next(iter((await self._client.digests.recall([source.stat])).values()), None)
         elif source.stat.st_size >= ASKED_LENGTH_MIN:
-            deciding = Deciding(self._client, checksum=checksum)
-            ended, _ = await self._lines.retrying(partial(deciding.decide, [one]))
-            for _, outcome in ended:
-                if isinstance(outcome, Receipt):
-                    return outcome
-                raise outcome
+            there = await self._decide(one, checksum)
+            if there is not None:
+                return there
         try:
             return await self._send(one, source, priority, checksum, progress)
         except SourceChanged:
             if source.is_another():
                 raise
-        root = await self._client.digests.root(one.job.path, source.stat, checksum=True)
-        one.is_another_content(root)
+            before = one.sourceid
+            there = await self._decide(one, checksum)
+            if one.sourceid == before:  # no earlier content of the file explains it
+                raise
+            if there is not None:
+                return there
         return await self._send(one, source, priority, checksum, progress)
+
+    async def _decide(self, one: Prepared, checksum: bool) -> Receipt | None:
+        """The receipt of a file that the server has already; else None, and ``one`` is ready to be sent."""
+        deciding = Deciding(self._client, checksum=checksum)
+        ended, _ = await self._lines.retrying(partial(deciding.decide, [one]))
+        for _, outcome in ended:
+            if isinstance(outcome, Receipt):
+                return outcome
+            raise outcome
+        return None
 
     async def _send(
         self,

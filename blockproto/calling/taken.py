@@ -38,12 +38,14 @@ class _Listing:
 
     Attributes:
         cursor: where the next page begins; None when there is none.
-        upto: the last name that was listed, as bytes: of what comes before it only ``ahead`` is known still.
-        ahead: what was listed, and nobody has asked for yet.
+        upto: the last name that was listed, as bytes.
+        past: the last name that was asked for: nothing is known any more of what comes before it.
+        ahead: what was listed behind that.
     """
 
     cursor: str | None = ""
     upto: bytes = b""
+    past: bytes = b""
     ahead: dict[str, FileItem] = field(default_factory=dict)
 
 
@@ -101,7 +103,7 @@ class Taken:
         if listing is None:
             listing = self._listings[folder] = _Listing()
         wanted = {name: _key(name) for name in names}
-        passed = [name for name, key in wanted.items() if key <= listing.upto and name not in listing.ahead]
+        passed = [name for name, key in wanted.items() if key <= listing.past]
         try:
             left = await self._list_on(folder, listing, max(wanted.values()), len(names))
         except UnknownFile:
@@ -109,8 +111,8 @@ class Taken:
             del self._listings[folder]
             return
         found.update((name, listing.ahead.pop(name)) for name in names if name in listing.ahead)
-        last = max(wanted.values())
-        listing.ahead = {name: item for name, item in listing.ahead.items() if _key(name) > last}
+        listing.past = max(listing.past, *wanted.values())
+        listing.ahead = {name: item for name, item in listing.ahead.items() if _key(name) > listing.past}
         again = [name for name, key in wanted.items() if left and key > listing.upto]
         await self._ask_each(passed + again, found)
 
