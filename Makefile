@@ -73,12 +73,13 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
 
-attack: $(DEV)  ## the long attacks: crowds of strangers, hostile names and links, broken conversations, a greedy principal
+attack: $(DEV)  ## the long attacks: crowds of strangers, hostile names and links, broken conversations, a greedy principal, what one peer can take
 	cd tests && ../$(BIN)/python -m campaigns.attack_crowd --what dribble --seed $(SEED)
 	cd tests && ../$(BIN)/python -m campaigns.attack_crowd --what heads --seed $(SEED)
 	cd tests && ../$(BIN)/python -m campaigns.attack_names --seed $(SEED)
 	cd tests && ../$(BIN)/python -m campaigns.attack_sessions --seed $(SEED)
 	cd tests && ../$(BIN)/python -m campaigns.attack_greedy --seed $(SEED)
+	cd tests && ../$(BIN)/python -m campaigns.attack_bounds --seed $(SEED)
 
 homes: $(DEV)  ## 5,000 files sent from five homes: one copy of each, and hardly any payload after the first; ARGS for others
 	cd tests && ../$(BIN)/python -m campaigns.homes --seed $(SEED) $(ARGS)

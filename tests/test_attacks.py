@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trio
-from campaigns import attack_crowd, attack_names, attack_sessions
+from campaigns import attack_bounds, attack_crowd, attack_names, attack_sessions
 from campaigns.tools import Place
 from processes import COMMAND, Process, Server
 
@@ -52,6 +52,16 @@ def test_no_name_and_no_link_leads_out(place: Place) -> None:
 
 def test_broken_conversations_are_forgotten(place: Place) -> None:
     assert attack_sessions.run(place, sessions=1000, seed=1)["sessions"] == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "what", ["digests", "no_credit", "descriptors", "sparse", "listing", "metrics", "unknown_ids"]
+)
+def test_what_one_peer_can_take_is_bounded(place: Place, what: str) -> None:
+    """A twentieth of each attack; the machine may be busy with other things, so time is judged by the whole campaign."""
+    figures = attack_bounds.run(place, [what], scale=0.05, seconds=1.0, patience=40.0)
+    assert figures[what]["honest"] > 0
 
 
 # ---- no descriptor left

@@ -90,6 +90,7 @@ class CountingStore(WatchedStore):
 
 
 @quick
+@pytest.mark.clause("BP1-LIM-008")
 async def test_a_file_is_read_once_for_all_who_want_its_digest() -> None:
     store = CountingStore()
     async with serving(store) as served:
@@ -247,6 +248,7 @@ async def test_small_files_are_not_read_without_credit_either() -> None:
 # ---- descriptors ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("BP1-LIM-007")
 def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path)
     store.descriptors._most = 3
@@ -271,6 +273,7 @@ def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.clause("BP1-LIM-007")
 def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
     """Uploads with and without OPEN, more than descriptors; bytes, and what a sync of each would not see, are kept."""
     store = LocalStore.open(tmp_path)

@@ -105,6 +105,7 @@ def test_pages_are_the_listing(
                 assert all_pages(listings, folder, recursive, 1000, cursor) == after, cursor
 
 
+@pytest.mark.clause("BP1-LIM-008")
 def test_a_page_costs_what_it_shows(served: Path, listings: Listings, scans: list[int]) -> None:
     for number in range(300):
         (served / f"{number:03}").touch()

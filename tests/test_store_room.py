@@ -41,6 +41,7 @@ def taken(store: LocalStore, upload: LocalUpload) -> int:
     return found.st_blocks * 512
 
 
+@pytest.mark.clause("BP1-LIM-009")
 def test_a_byte_here_and_there_reserves_nothing(store: LocalStore) -> None:
     upload = begin(store, None)
     for number in range(1, 40):
@@ -49,6 +50,7 @@ def test_a_byte_here_and_there_reserves_nothing(store: LocalStore) -> None:
     upload.close()
 
 
+@pytest.mark.clause("BP1-LIM-009")
 def test_no_more_is_reserved_than_has_come(store: LocalStore) -> None:
     upload = begin(store, None)
     piece = memoryview(bytes_of(256 * 1024))
@@ -98,6 +100,7 @@ def test_nothing_is_reserved_behind_a_finished_file(store: LocalStore, tmp_path:
     again.close()
 
 
+@pytest.mark.clause("BP1-LIM-009")
 def test_the_disk_is_looked_at_while_it_is_taken(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else fills the disk after OPEN: the upload is stopped before the ledger has no room either."""
     upload = begin(store, None)

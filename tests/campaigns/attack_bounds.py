@@ -80,8 +80,10 @@ BOUNDS: dict[str, Bound] = {
     "sparse": Bound(disk=8 * MIB),
     "listing": Bound(p99_s=0.1),
     "recursive": Bound(p99_s=0.1),
-    "one_name": Bound(p99_s=0.4, disk=1 << 40),
-    "unknown_ids": Bound(),
+    "one_name": Bound(
+        p99_s=2.5
+    ),  # both are the anonymous principal: it waits its turn behind 400 of the other's
+    "unknown_ids": Bound(p99_s=2.5),  # so it does behind 2,000 uploads that end at once
     "openings": Bound(memory=48 * MIB),
     "metrics": Bound(files=80, threads=60),
     "pings": Bound(memory=32 * MIB),
@@ -514,8 +516,19 @@ ATTACKS: dict[str, Attack] = {
 # ---- judging ----------------------------------------------------------------------------------------------------
 
 
-def attack(place: Place, what: str, scale: float, seconds: float, *, judge: bool = True) -> Figures:
-    """One attack on a server of its own; raises Broken where it cost more than its bound."""
+def attack(
+    place: Place, what: str, scale: float, seconds: float, *, judge: bool = True, patience: float = 1.0
+) -> Figures:
+    """One attack on a server of its own; raises Broken where it cost more than its bound.
+
+    Args:
+        place: where.
+        what: its name.
+        scale: how much of it.
+        seconds: how long it goes on.
+        judge: whether bounds count.
+        patience: how many times longer than its bound the honest client may wait, on a machine that has other work too.
+    """
     place.served.mkdir(exist_ok=True)
     program = ["prlimit", f"--nofile={FILES_MAX}:{FILES_MAX}", sys.executable, "-m", "blockproto"]
     with socket.socket() as free:
@@ -547,7 +560,7 @@ def attack(place: Place, what: str, scale: float, seconds: float, *, judge: bool
         **scene.notes,
     }
     if judge:
-        _judge(what, figures, honest, watcher)
+        _judge(what, figures, honest, watcher, patience)
     elif honest.failed:
         figures["failed"] = honest.failed[:2]
     return figures
@@ -561,22 +574,27 @@ def _settle(server: Server) -> None:
             require(isinstance(answer, Committed), str(answer))
 
 
-def _judge(what: str, figures: Figures, honest: Honest, watcher: Watcher) -> None:
+def _judge(what: str, figures: Figures, honest: Honest, watcher: Watcher, patience: float) -> None:
     bound = BOUNDS[what]
     memory, files, _, _ = watcher.before
     require(not honest.failed, f"{what}: the honest client was let down: {honest.failed[:2]}")
-    require(honest.p99_s <= bound.p99_s, f"{what}: the honest client waited: {figures}")
+    require(honest.p99_s <= bound.p99_s * patience, f"{what}: the honest client waited: {figures}")
     require(watcher.memory - memory <= bound.memory, f"{what}: memory: {figures}")
     require(watcher.files - files <= bound.files, f"{what}: descriptors: {figures}")
     require(watcher.threads <= bound.threads, f"{what}: threads: {figures}")
     require(watcher.disk <= bound.disk, f"{what}: disk: {figures}")
 
 
-def run(place: Place, what: list[str], scale: float, seconds: float, *, judge: bool = True) -> Figures:
-    """Each of ``what`` in a folder of its own."""
+def run(
+    place: Place, what: list[str], scale: float, seconds: float, *, judge: bool = True, patience: float = 1.0
+) -> Figures:
+    """Each of ``what`` in a folder of its own; see ``attack``."""
     return {
         "campaign": "what one peer can take",
-        **{one: attack(Place(place.folder / one), one, scale, seconds, judge=judge) for one in what},
+        **{
+            one: attack(Place(place.folder / one), one, scale, seconds, judge=judge, patience=patience)
+            for one in what
+        },
     }
 
 
