@@ -13,13 +13,15 @@ import pytest
 import trio
 from blake3 import blake3
 from peers import MIB, RawPeer, Sample, Served, bytes_of, run, serving
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.dialects.sourceid import Sourceid
 from blockproto.errors import Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.identity.register import Register
 from blockproto.realm import EVERYTHING
+from blockproto.server import Server
+from blockproto.serving.logs import Log
 from blockproto.store.finished import LocalReader
 from blockproto.store.local import LocalStore
 from blockproto.store.memory import MemoryStore
@@ -372,3 +374,33 @@ async def test_a_dialect_finds_the_file_that_is_there() -> None:
         await stream.aclose()
         entries, _ = served.store.files("", True, "", 10)
         assert [entry.filename.text for entry in entries] == [SMALL.filename]
+
+
+@real
+async def test_the_log_says_what_became_of_an_upload(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = LocalStore.open(made(tmp_path))
+    server = Server(store, watch=Log())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        here, there = memory_stream_pair()
+        nursery.start_soon(server.serve_stream, there)
+        peer = RawPeer(here)
+        await peer.greet()
+        await brief(peer, 1, SMALL)
+        await brief(peer, 3, again(SMALL, 2))
+        await brief(peer, 5, again(SMALL, 3, content=b"x"), SKIP)
+        await peer.say(7, again(SMALL, 4).open(root=SMALL.root))
+        await peer.expect(Committed, 7)
+        server.stop()
+    said = [record.message for record in caplog.records if record.message.startswith("upload ")]
+    told = [one for one in said if "begun" not in one]
+    events = [
+        "upload committed",
+        "upload was there already",
+        "upload left what was there",
+        "upload was there already",
+    ]
+    assert [one.startswith(event) for one, event in zip(told, events, strict=True)] == [True] * 4

@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import Code
 from ..names import show_lines, show_name
 from ..protocol.session import Limits, Session
-from ..store import Discard, Finish, Remove, StoredFile, Upload, Work
+from ..store import Adopt, Discard, Finish, Remove, StoredFile, Upload, Work
 from ..watch import VISITOR, Entered, Load, Visitor, Watch, WatchedSession
 from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 
@@ -140,7 +140,15 @@ class Log(Watch):
             if isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
                 stored = work.outcome
                 self._tell_of(
-                    "upload committed", work.upload, name=stored.stored_as, filesize=stored.filesize
+                    _what_became(stored), work.upload, name=stored.stored_as, filesize=stored.filesize
+                )
+            elif isinstance(work, Adopt) and isinstance(work.outcome, StoredFile):
+                stored = work.outcome
+                tell(
+                    logging.INFO,
+                    _what_became(stored),
+                    file=stored.file_id.hex(),
+                    name=show_name(stored.stored_as),
                 )
             elif isinstance(work, Remove) and work.outcome is None:
                 name = "" if work.filename is None else work.filename.text
@@ -163,3 +171,10 @@ class Log(Watch):
             filesize=filesize,
             **whose,
         )
+
+
+def _what_became(stored: StoredFile) -> str:
+    """The event of an upload that has ended well."""
+    if stored.left:
+        return "upload left what was there"
+    return "upload was there already" if stored.there else "upload committed"

@@ -97,10 +97,19 @@ class Metrics(Watch):
             if isinstance(work, BlockDone) and work.outcome is None:
                 self._blocks.inc()
                 self._bytes.inc(work.length)
-            elif isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
+            elif (
+                isinstance(work, Finish)
+                and isinstance(work.outcome, StoredFile)
+                and not _is_as_it_was(work.outcome)
+            ):
                 self._files.inc()
                 self._blocks.inc(len(work.blocks))
                 self._bytes.inc(sum(block.length for block in work.blocks))
+
+
+def _is_as_it_was(stored: StoredFile) -> bool:
+    """Whether nothing was stored: the file was there, or what has its name was left."""
+    return stored.there or stored.left
 
 
 class _CountedEndpoint:

@@ -247,7 +247,9 @@ class Checker:
 
     def _check_names(self) -> Iterator[str]:
         receipts = {receipt.file_id for receipt in self._view.receipts()}
-        for _, file_id in self._view.items(b"n"):
+        names = [file_id for _, file_id in self._view.items(b"n")]
+        names += [key[17:] for key, _ in self._view.items(b"e")]
+        for file_id in names:
             if file_id not in receipts:
                 yield f"a name has the file id {file_id.hex()}, of which there is no receipt"
 

@@ -240,7 +240,7 @@ class Incoming:
         key = UploadKey(self._realm.principal, self._sourceid)
         reader = Scopes.READ in self._realm.scopes
         facts = facts_of(message, self._realm)
-        found = await self._uploads.open(key, facts, message.attempt, self, reader=reader, root=message.root)
+        found = await self._uploads.open(key, facts, message.attempt, self, 0, reader, message.root)
         if isinstance(found, StoredFile):
             self.say_committed(found)
             return

@@ -461,7 +461,6 @@ class Uploads:
         attempt: int | None,
         feed: Feed,
         first: int = 0,
-        *,
         reader: bool = False,
         root: bytes | None = None,
     ) -> LiveUpload | StoredFile:
