@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .case import Case
+from .case import Case, Side
 from .clauses import clause
 from .transcript import Transcript
 from .verdicts import Divergence, Verdict
@@ -72,6 +72,17 @@ class Report:
     def counts(self) -> Counter[Verdict]:
         """How many cases ended with each verdict."""
         return Counter(outcome.verdict for outcome in self.outcomes)
+
+    @property
+    def durability(self) -> str:
+        """Whether a kill was survived, or why that was not examined: durability cannot be seen without one."""
+        kills = [outcome for outcome in self.outcomes if "kill" in outcome.case.needs]
+        tried = [outcome for outcome in kills if outcome.verdict is not Verdict.UNSUPPORTED]
+        if tried:
+            return f"durability was examined by {len(tried)} kills of the process, not by a loss of power"
+        if self.outcomes and all(outcome.case.side is Side.CLIENT for outcome in self.outcomes):
+            return "durability was not examined: no case kills a client"
+        return "durability was not examined: that needs an adapter that can kill and start the server (--adapter)"
 
     def of(self, *verdicts: Verdict) -> list[Outcome]:
         """The outcomes with one of these verdicts, by name."""

@@ -26,12 +26,16 @@ from typing import Any, TypeVar
 from .. import wire
 from ..blocks import blocknum_of
 from ..errors import BlockprotoError, Code, Scope
+from ..names import show_name
 from . import forge
 from .judging import Heard as Heard  # what a peer hears is part of its interface
 from .judging import judge_frame, judge_lengths
 from .timing import Patience
 from .transcript import Transcript, describe, describe_bytes, describe_frame
 from .verdicts import Closed, Failed, Hung, first_difference
+
+TEXT_SHOWN_MAX = 120
+"""Characters of an ERROR's text that stand in a message."""
 
 M = TypeVar("M", bound=wire.Message)
 
@@ -256,7 +260,7 @@ class Peer:
         """The failure for a frame that came where something else had to come."""
         message = heard.message
         name = (
-            f"ERROR {code_name(message.code)}"
+            f"ERROR {code_name(message.code)}{_objection(message)}"
             if isinstance(message, wire.Error)
             else type(message).__name__.upper()
         )
@@ -571,6 +575,12 @@ class Peer:
     def came(self, stream: int = 0) -> int:
         """Payload bytes that came on a stream, or on the connection."""
         return self._came[stream]
+
+
+def _objection(error: wire.Error) -> str:
+    """What the other side says that it objects to."""
+    text = error.text if len(error.text) <= TEXT_SHOWN_MAX else f"{error.text[:TEXT_SHOWN_MAX]}…"
+    return f" ({show_name(text)})" if text else ""
 
 
 def code_name(code: int) -> str:

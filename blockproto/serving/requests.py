@@ -259,6 +259,8 @@ class ServedFetch:
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""
         if isinstance(message, Fetch):
+            if message.version == ZERO_ID and (message.held or message.prefixes):
+                raise BadFacts("FETCH names blocks and no version that they are of")
             await self._begin(message)
         elif self._lane is not None:
             await self._lane.received(message, payload_length)

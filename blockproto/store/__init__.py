@@ -177,9 +177,9 @@ ROUNDS_MAX = 8
 class Upload(Protocol):
     """An unfinished upload the store has opened: its facts, what is durable of it, and its bytes.
 
-    ``held``, ``prefixes`` and ``attempt`` are a snapshot for the engine, which keeps them up to date itself
-    from then on; the store decides only by its ledger. One thread at a time may call ``write`` or
-    ``read_into`` of one byte range.
+    ``held``, ``short_end`` (where a short block of an upload of unknown size says that the file ends), ``prefixes``
+    and ``attempt`` are a snapshot for the engine, which keeps them up to date itself from then on; the store decides only
+    by its ledger. One thread at a time may call ``write`` or ``read_into`` of one byte range.
     """
 
     key: UploadKey
@@ -188,6 +188,7 @@ class Upload(Protocol):
     attempt: int
     expires_ms: int | None
     held: BlockSet
+    short_end: int | None
     prefixes: dict[int, Prefix]
 
     @property
@@ -390,6 +391,13 @@ class UploadStore(Protocol):
             StoreFull: not enough free space for what is missing.
             FileExists: the name is taken, and ``facts`` ask to be refused then (BP1-COM-020).
             NotPermitted: something has the name that ``facts`` cannot replace.
+        """
+
+    def check_parent(self, name: SafeName) -> None:
+        """Refuse at once a name that could not be given at the end (BP1-COM-028).
+
+        Raises:
+            NotPermitted: it lies in something that is no folder, or in a folder that may not be entered.
         """
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:

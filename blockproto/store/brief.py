@@ -55,6 +55,7 @@ class BriefUpload:
         "key",
         "partial_name",
         "prefixes",
+        "short_end",
     )
 
     def __init__(self, store: LocalStore, key: UploadKey, facts: Facts, storage_id: bytes) -> None:
@@ -64,6 +65,7 @@ class BriefUpload:
         self.attempt = 0
         self.expires_ms: int | None = None
         self.held = BlockSet()
+        self.short_end: int | None = None
         self.prefixes: dict[int, Prefix] = {}
         self.partial_name = storage_id.hex().encode()
         self.exists = False

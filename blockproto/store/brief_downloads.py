@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..blocks import BlockSet
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from ..names import SafeName
 from . import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
 from .in_progress import NAME, OLD_LEDGER, Names, is_ours, names_of
 from .naming import Complete
@@ -84,6 +85,7 @@ class BriefDownload:
         "partial",
         "prefixes",
         "settled",
+        "short_end",
     )
 
     def __init__(self, dest: Destination, folder: Folder, key: UploadKey, facts: Facts) -> None:
@@ -94,6 +96,7 @@ class BriefDownload:
         self.attempt = 0
         self.expires_ms: int | None = None
         self.held = BlockSet()
+        self.short_end: int | None = None
         self.prefixes: dict[int, Prefix] = {}
         self.dest = dest
         self.folder = folder
@@ -245,6 +248,9 @@ class BriefDownloads:
         except OSError as exc:
             raise refusal(exc) from exc
         return BriefDownload(dest, folder, key, facts)
+
+    def check_parent(self, name: SafeName) -> None:
+        """See the port; the place of a download was opened with its folder."""
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
         """See the port."""

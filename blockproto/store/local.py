@@ -245,6 +245,15 @@ class LocalStore:
             with Folders(self.root_fd) as folders:
                 Twins(folders).check(name)
 
+    @of_one_file
+    def check_parent(self, name: SafeName) -> None:
+        """See the port."""
+        parent = name.text.rpartition("/")[0]
+        if not parent:
+            return
+        with Folders(self.root_fd) as folders, suppress(FileNotFoundError):  # it will be made
+            folders.open(parent)
+
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> BriefUpload:
         """See the port. Makes no system call."""
         if self._failed is not None:
@@ -467,7 +476,7 @@ class LocalStore:
             filename=record.facts.filename,
             filetype=record.facts.filetype,
             filesize=record.facts.filesize,
-            position=held.position(record.facts.filesize),
+            position=held.position(record.shape.known_end),
             held_count=len(held),
             expires_ms=record.expires_ms,
             taken=0 if record.facts.filesize is not None else self._taken(record.storage_id),

@@ -114,7 +114,7 @@ def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
         filename=begun.facts.filename,
         filetype=begun.facts.filetype,
         filesize=begun.facts.filesize,
-        position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.facts.filesize),
+        position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.shape.known_end),
         held_count=len(begun.digests),
         expires_ms=begun.expires_ms,
         taken=len(begun.content),
@@ -147,6 +147,7 @@ class MemoryUpload:
         self.attempt = begun.attempt
         self.expires_ms: int | None = begun.expires_ms
         self.held = BlockSet((blockno, 1) for blockno in sorted(begun.digests))
+        self.short_end = begun.shape.short_end
         self.prefixes = dict(begun.prefixes)
         self.written = written
         self.brief = brief
@@ -272,6 +273,15 @@ class MemoryStore:
         if self.room is not None and facts.filesize is not None and facts.filesize - len(written) > self.room:
             raise StoreFull
         return MemoryUpload(self, key, begun, written)
+
+    def check_parent(self, name: SafeName) -> None:
+        """See the port."""
+        above = name.text
+        while "/" in above:
+            above = above.rpartition("/")[0]
+            there = self._files.get(above)
+            if there is not None and not there.entry.folder:
+                raise NotPermitted("something that is no folder stands in the path")
 
     def _judge_name(self, key: UploadKey, facts: Facts, reader: bool) -> StoredFile | None:
         there = self._files.get(facts.filename.text)

@@ -53,6 +53,11 @@ class Shape:
     end: int | None = None
     short_end: int | None = None
 
+    @property
+    def known_end(self) -> int | None:
+        """Where the file ends, as far as that is known."""
+        return self.short_end if self.end is None else self.end
+
     def blocknos(self, end: int) -> range:
         """The blocks that make up the file when it ends at position ``end``."""
         if end <= self.first:

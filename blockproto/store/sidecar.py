@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from ..blocks import BlockSet
 from ..errors import BlockprotoError, FileExists, NotPermitted, StoreFailed, StoreFull, UnknownUpload
+from ..names import SafeName
 from . import (
     FOLDER_FILETYPE,
     BlockDone,
@@ -63,6 +64,7 @@ class SidecarUpload:
         self.attempt = begun.attempt
         self.expires_ms: int | None = None
         self.held = BlockSet((blockno, 1) for blockno in sorted(begun.blocks))
+        self.short_end = store.short_end
         self.prefixes = dict(begun.prefixes)
         self.brief = brief
         self._store = store
@@ -128,6 +130,11 @@ class SidecarStore:
             self.close()
             raise
         self.incarnation = now_ms() if self._begun is None else self._begun.incarnation
+
+    @property
+    def short_end(self) -> int | None:
+        """Where a short block says that a file of unknown size ends."""
+        return self._shape.short_end
 
     def close(self) -> None:
         """See the port. What the ledger does not know is removed."""
@@ -222,6 +229,9 @@ class SidecarStore:
         except OSError as exc:
             raise refusal(exc) from exc
         return self._begun is not None
+
+    def check_parent(self, name: SafeName) -> None:
+        """See the port; the place of a download was opened with its folder."""
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> SidecarUpload:
         """See the port."""

@@ -30,6 +30,7 @@ class LocalUpload:
         "partial",
         "prefixes",
         "record",
+        "short_end",
     )
 
     def __init__(self, store: LocalStore, record: UploadRecord, partial: Partial) -> None:
@@ -39,6 +40,7 @@ class LocalUpload:
         self.attempt = record.attempt
         self.expires_ms: int | None = record.expires_ms
         self.held = BlockSet()
+        self.short_end = record.shape.short_end
         self.prefixes: dict[int, Prefix] = {}
         self.record = record
         self.partial = partial

@@ -507,12 +507,19 @@ class Sending:
             self.fail(error)
         elif error.code == Code.DIGESTS_DIFFER:
             self._differs = True
-        elif error.blockno is not None:
+        elif error.code == Code.DIGEST_MISMATCH:
             self._send_again(error.blockno, error)
 
-    def _send_again(self, blockno: int, error: BlockprotoError) -> None:
+    def _send_again(self, blockno: int | None, error: BlockprotoError) -> None:
+        if blockno is None or blockno not in self._digested:
+            what = "a block without a number" if blockno is None else f"block {blockno}, which was not sent,"
+            wrong = DigestMismatch(f"the peer says that {what} arrived damaged", code=Code.BAD_FACTS)
+            for lane in self._lanes:
+                lane.connection.refuse(lane.stream, wrong)
+            self.fail(wrong)
+            return
         self._tries[blockno] = self._tries.get(blockno, 0) + 1
-        if self._tries[blockno] > AGAIN_MAX or blockno not in self._digested:
+        if self._tries[blockno] > AGAIN_MAX:
             self.fail(DigestMismatch(f"{error}: sent {AGAIN_MAX} times again", blockno=blockno))
             return
         self.prefixes.pop(blockno, None)

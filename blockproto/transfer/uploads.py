@@ -125,7 +125,7 @@ class LiveUpload:
         self.discarded: trio.Event | None = None
         self._writes: dict[int, trio.Event] = {}
         self._commits: dict[Feed, Finish] = {}
-        self._short_end: int | None = None
+        self._short_end: int | None = stored.short_end
         self._tail: tuple[int, int] | None = None
         self._durable = trio.lowlevel.ParkingLot()
         self._works = 0
@@ -135,7 +135,8 @@ class LiveUpload:
     def position(self) -> int:
         """Where the first byte is that is not durable."""
         held = max(self.first, self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH)
-        return held if self.facts.filesize is None else min(held, self.facts.filesize)
+        end = self._short_end if self.facts.filesize is None else self.facts.filesize
+        return held if end is None else min(held, end)
 
     def length_of(self, blockno: int) -> int | None:
         """The length of a held block; None if it is not held, or might be the last of a file whose size is unknown."""
@@ -546,7 +547,7 @@ class Uploads:
     ) -> LiveUpload | StoredFile:
         ready = self._opening[key] = trio.Event()
         try:
-            found = await run_in_thread(lambda: self.store.open_upload(key, facts, attempt, reader))
+            found = await run_in_thread(lambda: self._open_upload(key, facts, attempt, reader))
             if isinstance(found, StoredFile):
                 return found
             there = await self._adopt(found, facts, root) if reader else None
@@ -558,6 +559,17 @@ class Uploads:
         finally:
             del self._opening[key]
             ready.set()
+
+    def _open_upload(self, key: UploadKey, facts: Facts, attempt: int, reader: bool) -> Upload | StoredFile:
+        """Open it in a thread; one whose file could not get its name is refused before a byte comes (BP1-COM-028)."""
+        found = self.store.open_upload(key, facts, attempt, reader)
+        if not isinstance(found, StoredFile):
+            try:
+                self.store.check_parent(found.facts.filename)
+            except BaseException:
+                found.close()
+                raise
+        return found
 
     async def _adopt(self, found: Upload, facts: Facts, root: bytes | None) -> StoredFile | None:
         """What answers OPEN because the file is there already; then, and when that is refused, the upload is let go."""

@@ -65,7 +65,7 @@ BLK = [
 ]  # fmt: skip
 
 RES = [
-    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", 'return blake3(text + (b"\\0" + again if again else b""), key=secret).digest(16)', "return os.urandom(16)", CLIENT),
     Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
@@ -89,7 +89,7 @@ RES = [
            "self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH", "len(self.held) * BLOCK_LENGTH"),
     Mutant("position-is-not-read", "RES-018", SENDING, "self.held = held\n        self._hold_up_to(position)", "self.held = held", CLIENT),
     Mutant("one-stream-hears-of-durable-blocks", "RES-019", UPLOADS,
-           "for feed in self.feeds:\n            feed.say_durable", "for feed in self.feeds[:1]:\n            feed.say_durable", SERVER),
+           "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds[:1], lambda feed: feed.say_durable(", SERVER),
 ]  # fmt: skip
 
 RES += [
@@ -124,9 +124,9 @@ COM = [
            "< wanted and not contradicted:\n            return",
            "< wanted and not contradicted:\n            self._fail(BadFacts('blocks are missing'))\n            return"),
     Mutant("one-stream-hears-committed", "COM-007", UPLOADS,
-           "for feed in tuple(self.feeds):\n            feed.say_committed", "for feed in tuple(self.feeds)[:1]:\n            feed.say_committed", SERVER),
+           "_tell(self.feeds, lambda feed: feed.say_committed(stored))", "_tell(self.feeds[:1], lambda feed: feed.say_committed(stored))", SERVER),
     Mutant("any-committed-will-do", "COM-008", SENDING,
-           "if filesize not in (None, committed.filesize) or self._root not in (None, committed.root):", "if False:", CLIENT),
+           "if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):", "if False:", CLIENT),
     Mutant("everything-acknowledged-is-success", "COM-009", SENDING,
            "self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)\n        self._report()",
            "if self._root is not None and len(self.held) == self._blocknum:\n"
@@ -184,7 +184,7 @@ LST = [
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
     Mutant("cursors-are-cut", "LST-003", "client.py", 'name=folder.strip("/"), cursor=cursor,', 'name=folder.strip("/"), cursor=cursor[:500],', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
-    Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "message.recursive, message.cursor, limit", "False, message.cursor, limit", SERVER),
+    Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "folder, message.recursive, after, limit", "folder, False, after, limit", SERVER),
     Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "[_upload_item(entry, self._realm) for entry in entries], cursor", "[], cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
            "await self._list_files(message)", SERVER),
@@ -227,4 +227,34 @@ END = [
            "elif isinstance(message, Error):\n            raise ConnectionLost(", "elif False:\n            raise ConnectionLost("),
 ]  # fmt: skip
 
-ALL = [*BLK, *RES, *DIG, *COM, *FET, *LST, *ERR, *END]
+EDGE = [
+    Mutant("all-ones-is-never-a-number", "FRM-015", LINK, "self._life.promised(message.next_s)",
+           "self._life.promised(message.next_s)\n            if message.next_s == 0xFFFFFFFF:\n                raise ConnectionLost('all ones')", SERVER),
+    Mutant("a-short-block-counts-as-a-whole-one", "RES-016", UPLOADS,
+           "end = self._short_end if self.facts.filesize is None else self.facts.filesize", "end = self.facts.filesize", SERVER),
+    Mutant("the-former-owners-end-is-an-error", "BLK-013", RECEIVING,
+           "return  # another stream sends this block now: what came here proves nothing (BP1-BLK)",
+           "raise BadFacts('another stream sends this block')", SERVER),
+    Mutant("a-prefix-that-is-not-there-ends-the-stream", "RES-013", RECEIVING,
+           "if prefix is None or prefix.length != length:\n        return False",
+           "if prefix is None or prefix.length != length:\n        raise BadFacts('there is no such prefix')", SERVER),
+    Mutant("uploads-without-a-byte-are-listed", "LST-005", REQUESTS,
+           "[_upload_item(entry, self._realm) for entry in entries], cursor",
+           "[_upload_item(entry, self._realm) for entry in entries] + [\n"
+           "                UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
+           "                                live.facts.filename.text, live.facts.filetype)\n"
+           "                for live in self._uploads._live.values() if not live.held], cursor", SERVER),
+    Mutant("held-of-no-version-is-left-out", "FET-009", REQUESTS, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
+    Mutant("the-served-folder-is-an-entry", "LST-006", REQUESTS,
+           "name = self._realm.inward(message.name)\n        entry",
+           "if not message.name:\n            return await self._list_files(message)\n        name = self._realm.inward(message.name)\n        entry", SERVER),
+    Mutant("blocks-begin-after-the-clients-goaway", "END-008", LANE, "if leaving is not None:", "if False:", SERVER),
+    Mutant("who-goes-with-nothing-open-is-kept", "END-008", LINK, "if self.going_away is not None and self.quiet:", "if False:", SERVER),
+    Mutant("received-is-a-byte-too-many", "CRD-008", STREAMS, "return Credit(self.granted, self.received)",
+           "return Credit(self.granted, self.received + 1)"),
+    Mutant("have-in-one-page", "FRM-006 DIG-006", SENDING, "most = min(HAVE_DIGESTS_MAX, digests_max(lane.connection.session.head_length_max))",
+           "most = HAVE_DIGESTS_MAX", CLIENT),
+    Mutant("any-block-can-have-been-damaged", "ERR-011", SENDING, "if blockno is None or blockno not in self._digested:", "if False:", CLIENT),
+]  # fmt: skip
+
+ALL = [*BLK, *RES, *DIG, *COM, *FET, *LST, *ERR, *END, *EDGE]

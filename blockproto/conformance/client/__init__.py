@@ -32,6 +32,7 @@ CHAPTERS = (
     "lst",
     "err",
     "end",
+    "edge",
     "nam",
     "ext",
     "tls",

@@ -23,6 +23,7 @@ from ... import wire
 from ...blocks import BLOCK_LENGTH
 from ...errors import Scope
 from ..case import Case
+from ..peer import Heard
 from ..sample import Sample
 from ..timing import Patience
 from ..transcript import Transcript
@@ -45,6 +46,11 @@ LOOK_S = 0.02
 
 START_S = 10.0
 """Seconds that the command may take before it connects, besides what an answer may take."""
+
+
+def _reason(answer: dict[str, Any]) -> str:
+    """The error that the client has printed."""
+    return f" ({answer['error']})" if isinstance(answer.get("error"), str) else ""
 
 
 class Crashed(Failed):
@@ -92,6 +98,7 @@ class Trial:
         self._job: dict[str, Any] = {}
         self._run: Run | None = None
         self._runs = 0
+        self._came_back = 0
         self._files = 0
 
     # ---- files
@@ -207,7 +214,7 @@ class Trial:
         code, answer = self._ended()
         if code != exits.LOST or self._runs >= RUNS_MAX:
             raise Failed(
-                f"the client ended with exit code {code} where it had to connect",
+                f"the client ended with exit code {code}{_reason(answer)} where it had to connect",
                 got=f"{answer} {self._run.words() if self._run else ''}",
             )
         self._start()
@@ -265,38 +272,58 @@ class Trial:
     def end(self) -> int:
         """Wait until the run ends; returns the exit code. Questions are answered meanwhile, on new connections too.
 
-        A transfer that the client begins now has no reason any more: Failed.
+        A transfer that the client begins now has no reason any more: Failed. But a client may come back by itself after a
+        connection that was lost, as often as the job says: then the line breaks again.
         """
         assert self._run is not None
+        known = len(self._visits)
         deadline = time.monotonic() + self.patience.answer_s + START_S * self.patience.slow
         while self._run.running and time.monotonic() < deadline:
             visits = [one for one in self._visits if not one.ended]
             waiting = [one for one in visits if one.readable(0)]
             if waiting:
                 for visit in waiting:
-                    self._serve(visit)
+                    self._serve(visit, late=self._visits.index(visit) >= known)
             elif select.select([self._listener], [], [], LOOK_S)[0]:
                 with suppress(Closed):
                     self.visit()
         return self._ended(max(0.1, deadline - time.monotonic()))[0]
 
-    def _serve(self, visit: Visit) -> None:
-        """Answer what comes before the run ends."""
+    def _serve(self, visit: Visit, *, late: bool) -> None:
+        """Answer what comes before the run ends; ``late``: on a connection that no step of the case has asked for."""
         try:
             heard = visit.hear("a question, or the end")
         except Closed:
             return
         if isinstance(heard.message, wire.Error) and heard.message.scope == Scope.CONNECTION:
             raise Failed("the client ends the connection with ERROR", got=str(heard))
-        if not self.shelf.answer(visit, heard) and isinstance(heard.message, _TRANSFERS) and not self.repeats:
+        if self.shelf.answer(visit, heard) or not isinstance(heard.message, _TRANSFERS):
+            return
+        if late and self._visits[self._visits.index(visit) - 1].lost:
+            self._break_again(visit, heard)
+        elif not self.repeats:
             raise Failed("the client begins another transfer", expected="the end", got=str(heard))
+
+    def _break_again(self, visit: Visit, heard: Heard) -> None:
+        """The client has come back by itself, which it may (conformance.md): for this case the line stays broken."""
+        self._came_back += 1
+        tries = self._job["tries"]
+        if self._came_back > tries:
+            raise Failed(
+                "the client comes back by itself more often than the job says",
+                expected=f"tries: {tries}",
+                got=f"{self._came_back} times, now with {heard}",
+            )
+        visit.reset()
 
     def done(self) -> dict[str, Any]:
         """The job is done: exit code 0; returns what was printed."""
         code = self.end()
         if code != exits.DONE:
             raise Failed(
-                f"exit code {code} where the job is done", expected="0", got=f"{self.answer} {self._words()}"
+                f"exit code {code}{_reason(self.answer)} where the job is done",
+                expected="0",
+                got=f"{self.answer} {self._words()}",
             )
         return self.answer
 

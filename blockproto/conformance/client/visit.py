@@ -30,6 +30,7 @@ class Visit(Peer):
     Attributes:
         answers: whether PINGs are answered by themselves.
         ended: whether the connection has ended.
+        farewell: the ERROR of scope connection that either side has said.
         grease: where set, reserved values come with everything that is said.
         pings: every PING that was not an answer.
         streams: the ids that the client has opened and that are not closed.
@@ -137,6 +138,7 @@ class Visit(Peer):
         self.pings: list[wire.Ping] = []
         self.grease: random.Random | None = None
         self.ended = False
+        self.farewell: wire.Error | None = None
         self._begun: list[int] = []
         self._open: set[int] = set()
 
@@ -149,10 +151,22 @@ class Visit(Peer):
             self.count(stream, len(payload))
             frame = wire.encode_frame(stream, message, len(payload), grease=self.grease)
             self.send(frame + payload + wire.grease_frame(self.grease))
+        self._note_farewell(message)
         if isinstance(message, _ENDS_STREAM) or (
             isinstance(message, wire.Error) and message.scope == Scope.STREAM
         ):
             self._open.discard(stream)
+
+    def _note_farewell(self, message: wire.Message | None) -> None:
+        if isinstance(message, wire.Error) and message.scope == Scope.CONNECTION:
+            self.farewell = message
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is over, and nobody has said that the same again cannot help: a client may come back by itself."""
+        if self.farewell is not None:
+            return self.farewell.retryable
+        return self.ended or self.broken
 
     def _receive(self, what: str, deadline: float) -> None:
         try:
@@ -195,6 +209,7 @@ class Visit(Peer):
             raise Failed("more streams are open than our HELLO allows", got=str(heard), clause="BP1-STR-009")
 
     def _take_in(self, heard: Heard) -> Heard | None:
+        self._note_farewell(heard.message)
         taken = super()._take_in(heard)
         if taken is not None and heard.payload and not isinstance(heard.message, wire.Hello):
             return taken

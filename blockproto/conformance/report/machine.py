@@ -26,6 +26,7 @@ def json_lines(report: Report, replay: Replay) -> str:
     summary = {
         "summary": {
             "counts": counts,
+            "durability": report.durability,
             "elapsed_s": round(report.elapsed_s, 3),
             "exit_code": report.exit_code,
             "clauses_proved": sorted(report.clauses_proved()),

@@ -91,6 +91,7 @@ class Terminal:
             self._console.print(
                 f"  not examined, {number}: {clean(reason)}", style="bright_black", highlight=False
             )
+        self._console.print(f"  {report.durability}", style="bright_black", highlight=False, soft_wrap=True)
         if report.failures:
             self._console.print(f"{len(report.failures)} failures; run them again with --failed", style="red")
 

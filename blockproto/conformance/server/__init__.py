@@ -37,6 +37,7 @@ CHAPTERS = (
     "end",
     "nam",
     "ext",
+    "edge",
     "lim",
     "vec",
     "dialects",

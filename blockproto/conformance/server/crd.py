@@ -14,6 +14,9 @@ from ..verdicts import Closed, Unsupported, require
 
 cases = Chapter("crd", Side.SERVER)
 
+QUIET_S = 0.3
+"""How long payload may still come behind the answer to a PING that was said after it; more with ``--slow``."""
+
 LEAST = wire.Hello(connection_allowance=1 << 20, stream_allowance=1 << 18, piece_length_max=65_536)
 """A client that takes little at once, so that credit matters."""
 
@@ -44,7 +47,9 @@ def hear_payload(peer: Peer, stream: int, total: int) -> None:
 
 
 def hear_until_it_stops(peer: Peer, stream: int = 0) -> int:
-    """Hear what comes until two PINGs in a row bring no payload; returns how much came on the stream.
+    """Hear what comes until two PINGs in a row bring no payload and none comes for a moment; returns how much came.
+
+    The answer to PING may overtake payload that waits (STR-012), so that it alone proves nothing.
 
     A sender need not use the last bytes of an allowance, so nothing is concluded from where it stops: that it never
     sends more is judged with every frame, and that it goes on when it may is judged by what comes then. What was received
@@ -54,7 +59,8 @@ def hear_until_it_stops(peer: Peer, stream: int = 0) -> int:
     while quiet < 2:
         before = peer.came()
         peer.ping(among=(wire.Open, wire.Block, wire.Piece, wire.Commit))
-        quiet = 0 if peer.came() > before else quiet + 1
+        waits = quiet and peer.readable(QUIET_S * max(1.0, peer.patience.slow))
+        quiet = 0 if waits or peer.came() > before else quiet + 1
         peer.grant(0, 0)
     return peer.came(stream)
 

@@ -36,18 +36,19 @@ def plain_sample(trial: Trial, filesize: int) -> Sample:
     return trial.sample(filesize, filename=name, filetype="text")
 
 
-def stored(trial: Trial, sample: Sample) -> None:
-    """Wait until the file is there, hold it against what was sent, and remove it."""
+def stored(trial: Trial, sample: Sample, name: str = "") -> None:
+    """Wait until the file is there, called ``name`` or as it was sent, hold it against what was sent, and remove it."""
+    name = name or sample.filename
     peer = trial.dial()
     deadline = time.monotonic() + trial.patience.answer_s
     stream = 1
-    while moves.stat(peer, sample.filename, stream) is None:
+    while moves.stat(peer, name, stream) is None:
         if time.monotonic() > deadline:
             raise Failed("a file that was sent whole does not appear")
         peer.ping()
         stream += 2
-    moves.fetch(peer, stream + 2, wire.Fetch(sample.filename), sample)
-    peer.say(stream + 4, wire.Remove(wire.RemoveKind.FILE, filename=sample.filename))
+    moves.fetch(peer, stream + 2, wire.Fetch(name), sample)
+    peer.say(stream + 4, wire.Remove(wire.RemoveKind.FILE, filename=name))
     peer.expect(wire.Result, stream + 4)
 
 
@@ -302,7 +303,7 @@ def struct82_changed(trial: Trial) -> None:
     name = peer.raw(256, "the name").rstrip(b"\0").decode("utf-8", "replace")
     require(name != sample.filename, "two files are said to have one name", got=ascii(name))
     stored(trial, sample)
-    stored(trial, other.with_(filename=name))
+    stored(trial, other, name)
 
 
 @cases.table(
