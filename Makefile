@@ -12,7 +12,8 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format bench fuzz simulate conform flakes crash attack homes mutants trace example flap life clean
+.PHONY: help demo test quick check format bench fuzz simulate conform flakes crash attack endure homes mutants trace \
+	example flap life clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -83,6 +84,9 @@ attack: $(DEV)  ## the long attacks: crowds of strangers, hostile names and link
 
 homes: $(DEV)  ## 5,000 files sent from five homes: one copy of each, and hardly any payload after the first; ARGS for others
 	cd tests && ../$(BIN)/python -m campaigns.homes --seed $(SEED) $(ARGS)
+
+endure: $(DEV)  ## half an hour of odd folders, broken and pipelined conversations, floods and lies beside honest clients
+	cd tests && ../$(BIN)/python -m campaigns.endure --seed $(SEED) $(ARGS)
 
 mutants: $(DEV)  ## servers and clients with one rule broken: which case notices which; ARGS=RES-006 for some of them
 	cd tests && ../$(BIN)/python -m mutants.matrix $(ARGS)

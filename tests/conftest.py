@@ -23,8 +23,8 @@ SLOW_ROOMS = {"crash", "simulation"}
 SLOW_MODULES = {
     "test_attacks", "test_blind_clients", "test_blind_mutants", "test_cli_serve", "test_cli_token",
     "test_conformance_client", "test_conformance_identity", "test_conformance_server", "test_dialect_clients",
-    "test_distribution", "test_end_to_end", "test_mutants", "test_operations", "test_second_implementation",
-    "test_struct82_processes", "test_terminal", "test_time_and_networks", "test_wireshark",
+    "test_distribution", "test_end_to_end", "test_endurance", "test_mutants", "test_operations",
+    "test_second_implementation", "test_struct82_processes", "test_terminal", "test_time_and_networks", "test_wireshark",
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ GREEDY_CONNECTIONS = 4
 class Polite:
     """One polite principal: a file every ``EVERY_S``, and how long each took to be durable."""
 
-    def __init__(self, number: int, port: int, token: str) -> None:
+    def __init__(self, number: int, port: int, token: str | None) -> None:
         self.took: list[float] = []
         self._number = number
         self._port = port
@@ -58,9 +58,8 @@ class Polite:
         """Send files until then."""
         stream = await trio.open_tcp_stream("127.0.0.1", self._port)
         async with stream:
-            await stream.send_all(
-                PREFACE + encode_frame(0, Hello(agent="polite")) + encode_frame(1, Auth(self._token))
-            )
+            asked = encode_frame(1, Auth(self._token)) if self._token is not None else b""
+            await stream.send_all(PREFACE + encode_frame(0, Hello(agent="polite")) + asked)
             await self._take(stream, len(PREFACE))
             number = 3
             next_s = trio.current_time() + EVERY_S * (self._number % 50) / 50

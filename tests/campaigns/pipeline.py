@@ -20,7 +20,7 @@ from blockproto.wire import (
 )
 
 AT_ONCE = 400
-ANSWER_S = 60.0
+ANSWER_S = 120.0
 Asked = tuple[Message, bytes]
 
 
@@ -59,6 +59,12 @@ class Pipeline:
                 yield from self._ask_at_once(waiting)
                 waiting = []
         yield from self._ask_at_once(waiting)
+
+    def say(self, questions: Iterable[Asked]) -> None:
+        """Ask, and hear no answer."""
+        for message, payload in questions:
+            self._sock.sendall(encode_frame(self._stream, message, len(payload)) + payload)
+            self._stream += 2
 
     def _ask_at_once(self, questions: list[Asked]) -> list[Message]:
         first = self._stream
