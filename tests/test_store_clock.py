@@ -95,6 +95,7 @@ def test_what_has_had_its_time_expires(machine: Machine) -> None:
     assert machine.unfinished == 0
 
 
+@pytest.mark.clause("BP1-RES-022")
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_jump_ahead_lets_nothing_expire_for_a_day(
     machine: Machine, restart: bool, caplog: pytest.LogCaptureFixture
@@ -168,6 +169,7 @@ def test_a_clock_that_is_set_right_again_costs_nothing(machine: Machine) -> None
     assert machine.unfinished == 0
 
 
+@pytest.mark.clause("BP1-RES-022")
 def test_what_is_uploaded_while_the_clock_is_back_has_its_thirty_days(machine: Machine) -> None:
     """A machine without a battery boots in 1970, and learns what time it is an hour later."""
     right_ms, machine.wall_ms = machine.wall_ms, 100_000
