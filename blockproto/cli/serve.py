@@ -30,6 +30,7 @@ from ..identity.certificates import pin_words
 from ..identity.entrance import OWNER, OWNER_TOKEN_NAME, Entrance
 from ..loopback import is_loopback
 from ..names import RESERVED
+from ..serving.flood import Flood
 from ..serving.logs import FORMATS, Log, log, tell
 from ..serving.passed import passed_sockets
 from ..watch import NOBODY, Both, Watch
@@ -164,6 +165,7 @@ def serve(
 def _log_to_stderr(form: str, level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[form]())
+    handler.addFilter(Flood())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
