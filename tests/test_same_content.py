@@ -19,6 +19,7 @@ from blockproto.dialects.sourceid import Sourceid
 from blockproto.errors import Code, Scope
 from blockproto.identity.admission import Door
 from blockproto.identity.register import Register
+from blockproto.names import SafeName
 from blockproto.realm import EVERYTHING
 from blockproto.server import Server
 from blockproto.serving.logs import Log
@@ -33,6 +34,7 @@ from blockproto.wire import (
     FileItem,
     List,
     ListKind,
+    Open,
     Opened,
     Remove,
     RemoveKind,
@@ -404,3 +406,32 @@ async def test_the_log_says_what_became_of_an_upload(
         "upload was there already",
     ]
     assert [one.startswith(event) for one, event in zip(told, events, strict=True)] == [True] * 4
+
+
+@quick
+async def test_a_file_is_fetched_on_by_either_id_as_its_version() -> None:
+    """BP1-FET-017: who followed the second upload goes on with what it became."""
+    async with serving() as served:
+        peer = await served.peer()
+        ids = [(await brief(peer, 1 + 2 * number, again(SMALL, number))).file_id for number in range(3)]
+        for file_id in ids:
+            peer = await served.peer()
+            await peer.say(1, Fetch("", file_id, version=file_id))
+            opened = await peer.expect(Open, 1)
+            assert (opened.version, opened.file_id) == (file_id, file_id)
+
+
+@quick
+@pytest.mark.parametrize("rule", [KEEP, REFUSE, REPLACE])
+async def test_a_folder_with_a_root_takes_on_its_facts(rule: int) -> None:
+    """BP1-BLK-016 holds whatever OPEN says of the root."""
+    folder = Sample(b"", "folder", "inode/directory", sourceid=b"a folder .......")
+    async with serving() as served:
+        peer = await served.peer()
+        for number in range(2):
+            same = again(folder, number, filetype=folder.filetype)
+            committed = await whole(
+                peer, 1 + 2 * number, same, root=same.root, if_exists=rule, mode=0o700 + number
+            )
+            assert (committed.stored_as, committed.left) == ("folder", False)
+        assert served.store.stat(SafeName.parse("folder")).mode == 0o701

@@ -143,7 +143,8 @@ def test_the_same_content_is_the_file(place: FilePlace, size: int, brief: bool, 
     assert again.file_id != first.file_id
     assert (names(place), entry(place)) == ([NAME], (MTIME_NS, 0o640))
     for stored in (first, again):
-        assert place.files.open_file(None, stored.file_id).entry.filename.text == NAME
+        found = place.files.open_file(None, stored.file_id).entry
+        assert (found.filename.text, found.file_id) == (NAME, stored.file_id)
     assert place.leftovers() == 0
 
 

@@ -11,6 +11,7 @@ import mimetypes
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import replace
 from struct import pack
 
 from blake3 import blake3
@@ -312,7 +313,10 @@ class FinishedFiles:
                     f"the file has {found.st_size} bytes; {FILESIZE_MAX} are the most that travel"
                 )
             with self._ledger.read() as view:
-                return LocalReader(self, self._entry(view, filename, found), fd, self._descriptors)
+                entry = self._entry(view, filename, found)
+            if file_id is not None and entry.file_id != bytes(16):
+                entry = replace(entry, file_id=file_id)  # it has several where the same was sent again
+            return LocalReader(self, entry, fd, self._descriptors)
         except BaseException:
             os.close(fd)
             raise

@@ -571,7 +571,8 @@ class MemoryStore:
             raise UnknownFile
         if kept.entry.folder:
             raise NotPermitted("it is a folder")
-        return MemoryReader(kept.entry, kept.content)
+        entry = kept.entry if file_id is None else replace(kept.entry, file_id=file_id)
+        return MemoryReader(entry, kept.content)
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """See the port."""

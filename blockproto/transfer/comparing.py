@@ -20,7 +20,7 @@ from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from ..errors import BlockprotoError
 from ..link.unexpected import unexpected
 from ..names import SafeName
-from ..store import Adopt, Facts, FileStore, RecordB3sum, StoredFile, StoredReader, UploadKey
+from ..store import FOLDER_FILETYPE, Adopt, Facts, FileStore, RecordB3sum, StoredFile, StoredReader, UploadKey
 from .committing import Committer, Kind, commit_and_wait, run_in_thread
 
 READERS = 2
@@ -57,6 +57,8 @@ class Comparing:
         Raises:
             FileExists, NotPermitted, StoreFull: the upload is refused.
         """
+        if facts.filetype == FOLDER_FILETYPE:
+            return None  # it has no bytes to save, and one that is there takes on its facts (BP1-BLK-016)
         if not await run_in_thread(lambda: self._store.may_be_there(facts)):
             return None
         work = Adopt(key, root, facts)
