@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+from odd_folder import chain, remove
 
 from blockproto.calling.walking import Found, total_of, walk
+from blockproto.names import FILENAME_LENGTH_MAX
 
 
 class Told:
@@ -109,11 +111,21 @@ def test_a_folder_that_vanishes_while_walking_is_told(tmp_path: Path, told: Told
 
 
 def test_a_deep_tree_needs_no_recursion(tmp_path: Path, told: Told) -> None:
-    at = os.open(tmp_path, os.O_RDONLY)
-    for _ in range(600):
-        os.mkdir("d", dir_fd=at)
-        below = os.open("d", os.O_RDONLY, dir_fd=at)
-        os.close(at)
-        at = below
-    os.close(at)
-    assert len(told.walk(tmp_path)) == 601
+    chain(tmp_path, [b"d"] * 500, b"f")
+    assert len(told.walk(tmp_path)) == 502
+    assert told.failed == []
+
+
+@pytest.mark.parametrize("names", [[b"d"] * 2000, [b"x" * 200] * 30, [b"\xff" * 100] * 50])
+def test_a_tree_deeper_than_names_is_told_once_and_the_rest_comes(
+    tmp_path: Path, told: Told, names: list[bytes]
+) -> None:
+    folder = tmp_path / "top"
+    folder.mkdir()
+    chain(folder, names, b"f")
+    (folder / "z").write_bytes(b"1")
+    found = told.walk(folder, "top")
+    assert "top/z" in [one.name for one in found]
+    assert all(len(os.fsencode(one.name)) < FILENAME_LENGTH_MAX for one in found)
+    assert len(told.failed) == 1
+    remove(folder)

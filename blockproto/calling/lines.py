@@ -42,6 +42,8 @@ UNGREETED_S = 10.0
 """The same for one that was connected to and has never answered."""
 AFTER_MOST_S = 2.0
 """The random time on top of a peer's retry_after_ms."""
+AFTER_LONGEST_S = 3600.0
+"""A peer that wants more than so long to pass before the next try has refused (a u32 of ms is 49 days)."""
 JOIN_S = 0.1
 """How long who lost a connection waits at most when there is another one already."""
 WORKED_S = 15.0
@@ -291,7 +293,7 @@ class Lines:
 
     def _wait_s(self, error: BlockprotoError) -> float:
         if error.retry_after_ms:
-            return error.retry_after_ms / 1000 + random.uniform(0, AFTER_MOST_S)
+            return min(error.retry_after_ms / 1000, AFTER_LONGEST_S) + random.uniform(0, AFTER_MOST_S)
         return random.uniform(0, bound_s(self._failures))
 
     def _wake(self) -> None:
@@ -342,13 +344,15 @@ class Retries:
         self._tries += 1
         limit_s = self._lines.retry_for_s
         spent = now - self._since >= limit_s - _ROUNDING_S or self._tries == self._lines.patience.tries
-        if spent or not error.retryable or not _comes_back(error):
+        after_s = error.retry_after_ms / 1000
+        too_late = after_s > min(AFTER_LONGEST_S, limit_s - (now - self._since))
+        if spent or too_late or not error.retryable or not _comes_back(error):
             raise error
         if self._lines.up:
             bound = bound_s(self._tries - 1)
             if isinstance(error, ConnectionLost | GoingAway) and self._lines.first_up:
                 bound = min(bound, JOIN_S)  # somebody was quicker to come back: the connection is another one
-            await trio.sleep(max(random.uniform(0, bound), error.retry_after_ms / 1000))
+            await trio.sleep(max(random.uniform(0, bound), after_s))
         else:
             await self._lines.pause(error, self._since + limit_s)
 

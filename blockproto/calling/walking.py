@@ -9,13 +9,14 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..names import holds_in_progress, is_in_progress, is_reserved
+from ..names import FILENAME_LENGTH_MAX, holds_in_progress, is_in_progress, is_reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,9 @@ def _walk_folder(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iter
         if found is None:
             continue
         level.empty = False
-        if found.folder:
+        if found.folder and len(os.fsencode(found.name)) >= FILENAME_LENGTH_MAX:
+            fail(found.path, OSError(errno.ENAMETOOLONG, "no name in it is short enough to travel"))
+        elif found.folder:
             way += _enter(found.path, found.name, fail)
         else:
             yield found

@@ -179,15 +179,17 @@ def two_files(trial: Trial) -> None:
 @cases.table(
     "length/{}",
     "NAM-003",
-    {"component-of-255-bytes": (255, 1), "name-of-1024-bytes": (0, 0)},
+    {"component-of-255-bytes": (255, 1), "name-of-1024-bytes": (0, 0), "as-many-components-as-fit": (1, 0)},
     why="Limits that are off by one refuse what others may send.",
     layer=4,
 )
 def at_the_limit(trial: Trial, what: tuple[int, int]) -> None:
-    """The longest component, the longest name."""
+    """The longest component, the longest name, the most components."""
     peer = trial.dial()
     folder = trial.target.folder
-    if what[0]:
+    if what[0] == 1:
+        name = folder + "/a" * ((1_024 - len(folder)) // 2)
+    elif what[0]:
         name = f"{folder}/{'x' * 251}.bin"
     else:
         parts, room = [folder], 1_024 - len(folder)
