@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from struct import unpack
@@ -24,6 +25,7 @@ from blockproto.blocks import BLOCK_LENGTH
 from blockproto.cli.output import Status
 from blockproto.errors import NewerLedger, NotPermitted, StoreFailed, StoreInUse
 from blockproto.store.check import check_store, inspect_store
+from blockproto.store.foreign import Foreign
 from blockproto.store.local import LocalStore
 from blockproto.store.records import FORMAT, STATE_KEY
 
@@ -212,24 +214,49 @@ def test_check_lists_what_is_foreign_and_removes_it_when_told(folder: Path, run:
     (other / "part").write_bytes(b"12345")
     odd.write_bytes(b"1")
     (above / "link").symlink_to(folder)
+    own = next(
+        path
+        for path in above.iterdir()
+        if path.name != other.name and path.is_dir() and not path.is_symlink()
+    )
+    (own / "notes").write_bytes(b"123")
+    (own / ("cd" * 16)).mkdir()
     os.mkfifo(above / "fifo")
     ran = run("check", folder)
     lines = ran.out.splitlines()
     assert ran.status == Status.DONE, ran
-    assert len(lines) == 4
+    assert len(lines) == 6
+    assert any(f"partials/{own.name}/notes: an unknown file: 1 file, 3 bytes" in line for line in lines)
     assert any(
-        f"partials/{other.name}: of another state: 1 file, 5 bytes, last changed 0.0 days ago" in line
-        for line in lines
+        f"partials/{other.name}: of another state: 1 file, 5 bytes, last changed " in line for line in lines
     )
     assert any("what\\x1b is this: an unknown file: 1 file, 1 bytes" in line for line in lines)
-    assert run("check", folder).out == ran.out  # nothing was changed
+    assert len(run("check", folder).out.splitlines()) == 6  # nothing was changed
     ran = run("check", folder, "--remove-foreign")
-    assert (ran.status, len(ran.out.splitlines())) == (Status.DONE, 4)
-    assert list(above.iterdir()) == [partials_of(folder / ".blockproto")]
+    assert (ran.status, len(ran.out.splitlines())) == (Status.DONE, 6)
+    assert list(above.iterdir()) == [own]
+    assert len(list(own.iterdir())) == 1
     assert run("check", folder, "--read").out == ""
     store = LocalStore.open(folder)
     assert held(store) == 2
     store.close()
+
+
+def test_a_start_removes_nothing_that_no_store_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockproto.store.recovery, "ORPHAN_GRACE_S", -10)
+    LocalStore.open(folder).close()
+    own = partials_of(folder / ".blockproto")
+    (own / "notes").write_bytes(b"123")
+    (own / ("ab" * 16)).write_bytes(b"an orphan")
+    LocalStore.open(folder).close()
+    assert [path.name for path in own.iterdir()] == ["notes"]
+
+
+def test_ages_are_shown_in_fitting_units() -> None:
+    ages = (-5, 7, 90, 5400, 40 * 86_400)
+    assert [str(Foreign(b"x", "y", 1, 2, time.time() - age)).partition("changed ")[2] for age in ages] == [
+        "0 seconds ago", "7 seconds ago", "1.5 minutes ago", "1.5 hours ago", "40.0 days ago",
+    ]  # fmt: skip
 
 
 def test_without_its_ledger_nothing_is_foreign(folder: Path, tmp_path: Path) -> None:

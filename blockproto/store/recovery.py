@@ -19,6 +19,7 @@ from ..errors import NameRefused, StoreFailed
 from ..names import SafeName, show_name
 from . import IfExists
 from .disk import Folders, look, move_new, move_over, remove_file, syncfs
+from .foreign import is_partial
 from .ledger import View
 from .records import Finalising, Loss, ReceiptRecord, State, UploadRecord
 from .refusals import refusal
@@ -190,7 +191,7 @@ def remove_orphans(partials_fd: int, known: set[bytes]) -> int:
         names = [os.fsencode(entry.name) for entry in entries]
     kept = {storage_id.hex().encode() for storage_id in known}
     for name in names:
-        found = None if name in kept else look(partials_fd, name)
-        if found is not None and stat.S_ISREG(found.st_mode) and found.st_ctime < before_s:
+        found = None if name in kept or not is_partial(partials_fd, name) else look(partials_fd, name)
+        if found is not None and found.st_ctime < before_s:
             removed += remove_file(partials_fd, name)
     return removed
