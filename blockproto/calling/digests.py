@@ -15,10 +15,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from io import FileIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -41,8 +40,7 @@ LOOKS_MAX = 5
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """What tells a file of this machine, and that nobody has written to it, without reading it."""
 
     dev: int
@@ -58,8 +56,7 @@ class Fingerprint:
 
     def packed(self) -> bytes:
         """As bytes of a fixed length."""
-        numbers = (self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
-        return b"".join(number.to_bytes(17, "big", signed=True) for number in numbers)
+        return b"".join([number.to_bytes(17, "big", signed=True) for number in self])
 
     def settled(self, now_s: float) -> bool:
         """Whether the last change is so long ago that another one would show."""
