@@ -154,7 +154,7 @@ class Client:
         """Upload one file; the same call again resumes, or answers at once if the file is there.
 
         A file that is there with the same content is never stored again, whoever sent it and whatever it was called here:
-        the receipt says ``outcome="there"``. For that a file of 8 MiB or more is read and hashed before it is sent if
+        the receipt says ``outcome="there"``. For that a file of 64 MiB or more is read and hashed before it is sent if
         something has its name there; what was read or sent before, and has not changed since, is remembered.
 
         Args:

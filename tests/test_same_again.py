@@ -125,7 +125,7 @@ async def test_the_same_again_is_stored_once_and_sends_nothing(
 
 
 @quick
-@pytest.mark.parametrize("size", [*SIZES, 8 * MIB])
+@pytest.mark.parametrize("size", [*SIZES, ASKED_LENGTH_MIN])
 async def test_a_single_upload_from_another_home_is_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:

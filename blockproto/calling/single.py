@@ -27,7 +27,7 @@ from .words import as_spoken, if_exists_of
 
 BRIEF_LENGTH_MAX = 64 * 1024
 """A single file up to this size is sent without asking first: one round trip."""
-ASKED_LENGTH_MIN = 8 << 20
+ASKED_LENGTH_MIN = 64 << 20
 """A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
 
 
