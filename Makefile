@@ -12,7 +12,7 @@ CLIENTS ?= 50
 JOBS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check format bench fuzz simulate conform flakes crash attack endure homes mutants trace \
+.PHONY: help odd demo test quick check format bench fuzz simulate conform flakes crash attack endure homes mutants trace \
 	example flap life clean
 
 help:  ## this list
@@ -73,6 +73,9 @@ crash: $(DEV)  ## the long crash and power-cut runs (power cuts need root)
 	$(BIN)/python -m pytest -m crash $(ARGS)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what server --seed $(SEED)
 	$(BIN)/python -m tests.campaigns.kill9 --uploads 20 --what client --seed $(SEED)
+
+odd: $(DEV)  ## odd folders, and messages pipelined in every order
+	cd tests && ../$(BIN)/python -m campaigns.odd --seed $(SEED) $(ARGS)
 
 attack: $(DEV)  ## the long attacks: crowds of strangers, hostile names and links, broken conversations, a greedy principal, what one peer can take
 	cd tests && ../$(BIN)/python -m campaigns.attack_crowd --what dribble --seed $(SEED)

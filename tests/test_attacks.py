@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trio
-from campaigns import attack_bounds, attack_crowd, attack_names, attack_sessions
+from campaigns import attack_bounds, attack_crowd, attack_names, attack_sessions, odd
 from campaigns.tools import Place
 from processes import COMMAND, Process, Server
 
@@ -48,6 +48,12 @@ def test_a_crowd_of_strangers_does_not_keep_an_honest_client_waiting(place: Plac
 def test_no_name_and_no_link_leads_out(place: Place) -> None:
     figures = attack_names.run(place, swaps=3000, every=3001, seed=1, share=6)
     assert figures["names"] > 500
+
+
+@pytest.mark.clause("BP1-ERR-010")
+def test_an_odd_folder_and_odd_conversations_end_no_server(place: Place) -> None:
+    """``make odd`` in short: a real process, and from half of the rounds on the system starts no more threads."""
+    assert odd.with_a_process(place, rounds=60, seed=3)["conversations"] == 60
 
 
 def test_broken_conversations_are_forgotten(place: Place) -> None:
