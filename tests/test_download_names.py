@@ -15,7 +15,7 @@ from test_store_sidecar import LABEL, LEDGER, LOCK, PARTIAL
 
 from blockproto.blocks import BLOCK_LENGTH, digest_of
 from blockproto.errors import BlockprotoError, FileExists, InTheWay, NotPermitted, StoreInUse
-from blockproto.names import SafeName, holds_in_progress, is_in_progress
+from blockproto.names import SafeName, fold, holds_in_progress, is_in_progress
 from blockproto.store import (
     BlockDone,
     Destination,
@@ -153,6 +153,35 @@ def test_files_of_one_run_do_not_replace_each_other(kind: str, rule: IfExists, d
     another_run = Destination(dest.path, "cd" * 8)
     assert isinstance(end(*begin(kind, another_run, rule, OURS)), StoredFile)
     assert dest.path.read_bytes() == OURS
+
+
+@pytest.fixture
+def no_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that takes names for the same that differ only in case or normalisation."""
+    for method in ("open_new", "open_existing", "open_to_read", "look", "remove", "move_new", "move_over"):
+        real = getattr(Place, method)
+
+        def folded(place: Place, *names: str, _real: Any = real) -> Any:
+            return _real(place, *map(fold, names))
+
+        monkeypatch.setattr(Place, method, folded)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("one", "other"), [("film", "FILM"), ("caf\u00e9", "cafe\u0301")])
+@pytest.mark.usefixtures("no_case")
+def test_names_that_are_one_to_the_file_system(kind: str, one: str, other: str, tmp_path: Path) -> None:
+    made: set[tuple[int, int]] = set()
+    first = Destination(tmp_path / one, LABEL, None, made)
+    second = Destination(tmp_path / other, "ab" * 8, None, made)
+    assert isinstance(end(*begin(kind, first, IfExists.REPLACE)), StoredFile)
+    outcome = end(*begin(kind, second, IfExists.REPLACE, OURS))
+    assert isinstance(outcome, FileExists)
+    assert (tmp_path / fold(one)).read_bytes() == CONTENT
+    kept = end(*begin(kind, second, IfExists.KEEP, OURS))
+    assert isinstance(kept, StoredFile)
+    assert kept.stored_as == f"{other} (1)"
+    assert (tmp_path / fold(kept.stored_as)).read_bytes() == OURS
 
 
 @pytest.mark.parametrize("kind", KINDS)
