@@ -17,6 +17,7 @@ from blockproto.blocks import FILESIZE_MAX, blocknum_of
 from blockproto.errors import BlockprotoError, NotEmpty, NotPermitted, StoreFailed
 from blockproto.names import FILENAME_LENGTH_MAX, SafeName
 from blockproto.store import Remove, StoredFile, finished
+from blockproto.store.check import check_store
 from blockproto.store.disk import Folders
 from blockproto.store.local import LocalStore
 
@@ -262,3 +263,16 @@ def test_a_name_that_looks_like_a_url_has_a_filetype_that_can_be_said(
         assert entry.filetype.isascii()
         assert entry.filetype.isprintable()
         assert len(entry.filetype) <= 255
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", "中文 \u202e".encode(), b"a\nb", b"%00?mode=ro#x"])
+def test_a_folder_is_served_whatever_its_own_name(folder: Path, name: bytes) -> None:
+    served = Path(os.fsdecode(os.fsencode(folder) + b"/" + name))
+    served.mkdir()
+    store = LocalStore.open(served)
+    put(store, "file", b"content")
+    store.close()
+    assert check_store(served, read=True) == []
+    store = LocalStore.open(served)
+    assert store.stat(SafeName("file")).root is not None
+    store.close()

@@ -401,7 +401,7 @@ class Ledger:
         """
         with translated():
             env = lmdb.open(
-                str(folder),
+                os.fsencode(folder),
                 map_size=MAP_SIZE,
                 max_readers=READERS_MAX,
                 max_spare_txns=0,
