@@ -7,11 +7,11 @@ batch: the works before that point are durable, nobody was told, the others neve
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from blockproto.errors import StoreFailed
-from blockproto.store import Discard, Facts, Finish, Forget, StoredFile, Upload, UploadKey, Work
+from blockproto.names import SafeName
+from blockproto.store import Destination, Discard, Facts, Finish, Forget, StoredFile, Upload, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
 
 
@@ -82,9 +82,9 @@ class SimStore(MemoryStore):
         if self.watcher is not None:
             self.watcher.on_commit(self, batch)
 
-    def _publish(self, work: Finish, upload: MemoryUpload, content: bytes) -> StoredFile:
+    def _publish(self, work: Finish, upload: MemoryUpload, content: bytes, name: SafeName) -> StoredFile:
         names = set(self._files)
-        receipt = super()._publish(work, upload, content)
+        receipt = super()._publish(work, upload, content, name)
         if self.watcher is not None:
             self.watcher.on_publish(self, work, receipt, receipt.stored_as in names)
         return receipt
@@ -107,10 +107,10 @@ _OWN = {"watcher", "on_write", "dies_after", "on_death"}
 class SimDownloads(MemoryStore):
     """Where many small downloads go; the port's ``DownloadStore``. Of what was not finished nothing is kept."""
 
-    def takes(self, dest: Path) -> bool:
+    def takes(self, dest: Destination) -> bool:
         """See the port."""
         return True
 
-    def begin_at(self, dest: Path, key: UploadKey, facts: Facts) -> Upload:
+    def begin_at(self, dest: Destination, key: UploadKey, facts: Facts) -> Upload:
         """See the port."""
         return self.begin_brief(key, facts, 0)
