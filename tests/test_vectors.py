@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import zlib
@@ -21,6 +22,7 @@ import pytest
 import trio
 import trio.testing
 from blake3 import blake3
+from processes import Server as Running
 
 from blockproto import wire
 from blockproto.blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
@@ -644,3 +646,15 @@ def test_names(row: dict[str, Any]) -> None:
         SafeName.parse(text, portable=row["profile"] == "portable")
     assert (caught.value.rule, caught.value.profile) == (row["refused"], row["profile"])
     assert f"(rule {row['refused']}, profile {row['profile']})" in str(caught.value)
+
+
+@pytest.mark.clause("BP1-HEL-009")
+def test_the_usual_hello_is_what_a_running_server_says(server: Running) -> None:
+    usual = next(row for row in rows("frames") if row["name"] == "hello/usual")
+    wanted = wire.PREFACE + bytes.fromhex(usual["head"])
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(wire.PREFACE)
+        said = b""
+        while len(said) < len(wanted):
+            said += connection.recv(len(wanted) - len(said))
+    assert said == wanted

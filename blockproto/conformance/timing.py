@@ -1,8 +1,8 @@
 """How long to wait: a multiple of the measured round trip, at least one second, times one global factor.
 
-No case has a timeout of its own. What must come, comes within ``answer_s``; a slow machine or line is met by
-``--slow 4``, not by touching cases. Deadlines of the protocol itself (10 seconds for a head) are the protocol's: a case
-that waits for one adds it to ``answer_s``.
+No case has a timeout of its own, but for one that gives much to read. What must come, comes within ``answer_s``; a slow
+machine or line is met by ``--slow 4``, not by touching cases. Deadlines of the protocol itself (10 seconds for a head) are
+the protocol's: a case that waits for one adds it to ``answer_s``.
 """
 
 from __future__ import annotations

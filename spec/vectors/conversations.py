@@ -28,6 +28,7 @@ from frames import (
     VERSION,
     ZERO,
     hello,
+    server_hello,
 )  # fmt: skip
 
 
@@ -150,10 +151,10 @@ def _small_upload() -> Conversation:
         ["BP1-HEL-001", "BP1-HEL-002", "BP1-BLK-014", "BP1-COM-006"],
         [
             client("ff 42 4b 50 0d 0a 1a 0a", None),
-            client("versions and limits", hello("blockproto/0.1")),
+            client("versions and limits", hello("blockproto")),
             client("hello.txt, all of it, with END and COMMIT", brief(1)),
             server("ff 42 4b 50 0d 0a 1a 0a", None),
-            server("versions and limits", hello("blockproto/0.1"), "agent"),
+            server("versions and limits", server_hello(), "agent"),
             server("stored as hello.txt, durable", brief_committed(1), "file_id"),
         ], greeted=False,
     )  # fmt: skip

@@ -41,10 +41,15 @@ def hello(agent: str = "", **changed: int) -> Frame:
     """HELLO with the values this project's own programs send."""
     values: dict[str, int] = {
         "version_lowest": 1, "version_highest": 1, "head_length_max": 65_535, "piece_length_max": 1 << 20,
-        "streams_max": 2_048, "connection_allowance": 32 << 20, "stream_allowance": 16 << 20,
+        "streams_max": 2_048, "connection_allowance": 16 << 20, "stream_allowance": 4 << 20,
         "undurable_max": 64 << 20, "features": 0,
     }  # fmt: skip
     return frame("HELLO", 0, **(values | changed), agent=agent)
+
+
+def server_hello() -> Frame:
+    """What this project's own server says: it knows AUTH (bit 0), and if_exists 3 and 4 (bit 2)."""
+    return hello("blockproto", features=5)
 
 
 def least_hello() -> Frame:
@@ -73,8 +78,8 @@ def with_extra(original: Frame, extra: bytes, flags: int = 0) -> Frame:
 
 
 def _greeting() -> Iterator[Vector]:
-    yield Vector("hello/usual", "The HELLO of this project's own server.", ["BP1-HEL-001", "BP1-HEL-009"],
-                 hello("blockproto/0.1"))  # fmt: skip
+    yield Vector("hello/usual", "The HELLO of this project's own server where no token is needed.",
+                 ["BP1-HEL-001", "BP1-HEL-009"], server_hello())  # fmt: skip
     yield Vector("hello/least", "Every value is the least that is legal.", ["BP1-HEL-009"], least_hello())
     yield Vector("hello/greatest", "The greatest values; the agent has 255 bytes.", ["BP1-HEL-009", "BP1-HEL-011"],
                  hello("a" * 255, streams_max=(1 << 32) - 1, connection_allowance=UINT63, stream_allowance=UINT63,

@@ -171,8 +171,8 @@ end
 local function fits(header)
   local down = math.floor(header.filesize / BLOCK_LENGTH)
   local up = math.ceil(header.filesize / BLOCK_LENGTH)
-  return header.filesize > 0 and (header.blocknum == up or header.blocknum == down + 1)
-    and header.blockno >= -1 and header.blockno <= header.blocknum
+  return header.filesize >= 0 and (header.blocknum == up or header.blocknum == down + 1)
+    and header.blockno >= -1 and header.blockno <= math.max(header.blocknum, 1)
 end
 
 local function is_name(text) return text:find("^[^\0\1-\31\127]") ~= nil and not text:match("^[^\0]*"):find("[\1-\31\127]") end
@@ -181,10 +181,14 @@ local function form_of(tvb)
   local first = tvb:raw(0, NAME_LENGTH + TYPE_LENGTH)
   if not first:find("\0") and first:find("=", 1, true) then return nil end
   if not is_name(first:sub(1, NAME_LENGTH)) or not is_name(first:sub(NAME_LENGTH + 1)) then return nil end
-  for _, form in ipairs(FORMS) do
-    if tvb:len() >= form.length and fits(read_header(tvb, 0, form)) then return form end
+  local found, least = nil, nil
+  for _, form in ipairs(FORMS) do  -- where several fit, what follows decides (S82-035); mostly that is the smallest file
+    local header = tvb:len() >= form.length and read_header(tvb, 0, form) or nil
+    if header and fits(header) and (least == nil or header.filesize < least) then
+      found, least = form, header.filesize
+    end
   end
-  return nil
+  return found
 end
 
 local function bytes_of(header, blockno)

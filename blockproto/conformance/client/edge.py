@@ -7,6 +7,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..peer import Heard
+from ..timing import Patience
 from ..verdicts import Closed, require
 from . import giving, taking
 from .dig import DIFFER, hear_have
@@ -16,6 +17,9 @@ from .visit import Visit
 cases = Chapter("client/edge", Side.CLIENT)
 
 EARLY_HEAD = 4_096
+
+READING = 10
+"""So many times as patient with a client that has to read 120 MiB before it can answer."""
 
 
 @cases.table(
@@ -62,10 +66,12 @@ def warning(trial: Trial) -> None:
     "dig/have-keeps-to-the-head-limit",
     "DIG-006 HEL-010 FRM-006",
     why="A receiver with little memory says so; a HAVE of more bytes ends the connection.",
+    slow=True,
 )
 def have_in_pages(trial: Trial) -> None:
     """120 blocks are held, heads of 4,096 bytes at most: HAVE comes in pages that fit."""
     hello = wire.Hello(head_length_max=EARLY_HEAD)
+    trial.patience = Patience(READING * trial.patience.slow)
     visit, upload = trial.uploading(120 * BLOCK_LENGTH, hello=hello)
     held = range(120)
     visit.say(upload.stream, upload.opened(*held, position=120 * BLOCK_LENGTH))

@@ -121,7 +121,8 @@ export class Connection extends EventEmitter {
         return this.post('pong', () => this.session.say(null, {message: 'PING', flags: ['ANSWER'], opaque: message.opaque, next_s: 0}));
       case 'GOAWAY':
         this.wentAway ??= 'they';
-        return this.emit('goaway', message);
+        this.emit('goaway', message);
+        return this.leaveIfQuiet();
       case 'ERROR':
         this.socket.destroySoon();
         return this.finish(Refusal.fromMessage(message));
@@ -331,7 +332,13 @@ export class Connection extends EventEmitter {
     this.waiting.delete(`ack ${stream.id}`);
     this.waiting.delete(`credit ${stream.id}`);
     if (stream.handler === undefined) return;
-    stream.work = (stream.work ?? Promise.resolve()).then(() => stream.handler.onEnd(error)).catch((failure) => this.fail(failure));
+    stream.work = (stream.work ?? Promise.resolve()).then(() => stream.handler.onEnd(error)).catch((failure) => this.fail(failure))
+      .then(() => this.leaveIfQuiet());
+  }
+
+  /** Who was told that the other side stops closes when nothing is open any more (END-008). */
+  leaveIfQuiet() {
+    if (this.wentAway === 'they' && this.ended === null && this.session.streams.size === 0) this.close();
   }
 
   finish(error) {

@@ -27,7 +27,7 @@ export function brokenRule(name, validUtf8 = true) {
     if (component === '.' || component === '..') return 'dot-component';
     if (Buffer.byteLength(component) > 255) return 'component-length';
   }
-  return isReserved(components[0]) ? 'reserved' : null;
+  return components.some(isReserved) ? 'reserved' : null;
 }
 
 /** The rule of profile portable that a name breaks which breaks none of profile wire, or null. */
@@ -41,7 +41,7 @@ export function brokenPortableRule(name) {
   return null;
 }
 
-/** Whether some file system could take a first component for `.blockproto`. */
+/** Whether some file system could take a component for `.blockproto`. */
 function isReserved(component) {
   const visible = component.replace(/\p{Default_Ignorable_Code_Point}/gu, '');
   const folded = visible.normalize('NFKC').toUpperCase().toLowerCase();

@@ -226,7 +226,7 @@ export class Lane {
     await this.expect(message, ends);
   }
 
-  /** The block becomes this lane's; the former owner's last write is waited for (BLK-013). */
+  /** The block becomes this lane's; the former owner's last write is waited for, and its bytes are no prefix (BLK-013, RES-013). */
   async own(unfinished, position) {
     const {owners, part, facts} = this.receiving;
     const {blockno, start} = unfinished;
@@ -236,7 +236,7 @@ export class Lane {
       former.mode = 'lost';
       await former.writing;
     }
-    const prefix = part.prefixes.get(blockno) ?? 0;
+    const prefix = former === undefined ? part.prefixes.get(blockno) ?? 0 : 0;
     part.prefixes.delete(blockno);
     if (unfinished.mode !== 'write') return;
     if (position === start) await part.begin(facts);

@@ -122,10 +122,14 @@ export class Sending {
     this.tries.delete(blockno);
   }
 
-  /** Scope block: the transfer goes on, also after a code that means nothing to us (ERR-002). */
+  /** Scope block: the transfer goes on, also after a code that means nothing to us (ERR-002); but ERR-011. */
   onBlockError(refusal) {
     if (refusal.name === 'DIGESTS_DIFFER') this.differ = true;
-    else if (refusal.name === 'DIGEST_MISMATCH' && refusal.blockno !== null) {
+    else if (refusal.name === 'DIGEST_MISMATCH' && !this.blocknos.includes(refusal.blockno)) {
+      const wrong = new Refusal('BAD_FACTS', 'a block arrived damaged that was not sent');
+      this.connection.refuse(this.stream, wrong);
+      this.onEnd(wrong);
+    } else if (refusal.name === 'DIGEST_MISMATCH') {
       this.tries.set(refusal.blockno, (this.tries.get(refusal.blockno) ?? 0) + 1);
       this.prefixes.delete(refusal.blockno);
       this.undurable.delete(refusal.blockno);

@@ -256,6 +256,7 @@ class FetchedStream {
   describe(message, filename, stat) {
     const version = versionOf(stat);
     const filesize = Number(stat.size);
+    if (message.version === ZEROS16 && message.held.length + message.prefixes.length > 0) throw new Refusal('BAD_FACTS', 'held blocks of no version');
     if (message.version !== ZEROS16 && message.version !== version) throw new Refusal('SOURCE_CHANGED', 'the file is another version now');
     if (filesize > 0 && message.first >= stat.size) throw new Refusal('BAD_FACTS', `the file has ${filesize} bytes`);
     const first = filesize === 0 ? 0 : Number(message.first);
