@@ -301,3 +301,15 @@ def anchors(text: str) -> set[str]:
 def test_the_spec_names_no_path_outside_the_project() -> None:
     for path in in_spec("*.md", "*.py"):
         assert not re.search(r"\.\./shared|/work/", path.read_text(encoding="utf-8")), path.name
+
+
+def test_every_snippet_of_the_guide_is_code_of_the_example_word_for_word() -> None:
+    example = SPEC / "examples" / "node"
+    files = [path for folder in ("src", "bin", "test") for path in (example / folder).glob("*.js")]
+    code = [" ".join(path.read_text(encoding="utf-8").split()) for path in files]
+    snippets = re.findall(
+        r"^```js\n(.*?)^```$", (SPEC / "implementing.md").read_text(encoding="utf-8"), re.M | re.S
+    )
+    assert len(snippets) >= 7
+    for snippet in snippets:
+        assert any(" ".join(snippet.split()) in text for text in code), snippet
