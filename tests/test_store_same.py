@@ -42,7 +42,7 @@ from blockproto.store import (
     Upload,
 )
 from blockproto.store.check import check_store
-from blockproto.store.records import Identity, ReceiptRecord
+from blockproto.store.records import Identity, ReceiptRecord, sealed
 
 KEEP, REFUSE, REPLACE, SKIP, UPDATE = IfExists
 SECOND = "file (1).bin"
@@ -501,6 +501,15 @@ def test_a_receipt_of_an_older_program_counts_as_keep() -> None:
     assert ReceiptRecord.unpack(record.file_id, record.pack()) == record
     older = ReceiptRecord.unpack(record.file_id, record.pack()[:-9])
     assert older == replace(record, if_exists=KEEP, ctime_bound=0)
+
+
+def test_a_receipt_is_sealed_once() -> None:
+    record = ReceiptRecord(
+        key_of(1), b"f" * 16, b"r" * 32, 5, Identity(0, 7, 5, 9), 11, NAME, "text/plain", UPDATE
+    )
+    assert ReceiptRecord.unpack(b"f" * 16, sealed(record.pack(), 13)) == replace(record, ctime_bound=13)
+    assert sealed(sealed(record.pack(), 13), 14) == sealed(record.pack(), 13)
+    assert sealed(record.pack()[:-9], 13) == record.pack()[:-9]
 
 
 def test_receipts_of_the_same_file_do_not_pile_up(local: LocalPlace) -> None:

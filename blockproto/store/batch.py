@@ -42,7 +42,7 @@ from . import (
 )
 from .brief import BriefUpload
 from .disk import SYNC_EACH_MAX, Folders, syncfs
-from .finished import SEALS_MAX, SEALS_PAID
+from .finished import SEALS_PAID, SEALS_SWEPT
 from .ledger import View
 from .partial import Partial
 from .publishing import Publisher
@@ -145,8 +145,8 @@ class Batch:
         store.paid(paid)
 
     def _seals(self) -> int:
-        """How many seals this batch tells the ledger: few while others wait, all when it was made for that."""
-        return SEALS_MAX if any(isinstance(work, Tidy) for work in self._works) else SEALS_PAID
+        """How many seals this batch tells the ledger: few while others wait, many when it was made for that."""
+        return SEALS_SWEPT if any(isinstance(work, Tidy) for work in self._works) else SEALS_PAID
 
     def _start_sync(self) -> None:
         """Let the system write many brief files while their names are planned; nothing changes them after that."""

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 SEALS_PAID = 16
 """Seals (until when a receipt vouches for its root) that a batch tells the ledger; the sweep and the end tell the others."""
 
+SEALS_SWEPT = 1 << 14
+"""Seals that one sweep tells it: some 50 ms."""
+
 SEALS_MAX = 1 << 16
 """Seals that wait for that at most."""
 

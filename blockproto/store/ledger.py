@@ -47,6 +47,7 @@ from .records import (
     name_hash,
     number_of,
     pack_prefixes,
+    sealed,
     unpack_prefixes,
     upload_key,
 )
@@ -177,6 +178,12 @@ class View:
     def change_receipt(self, receipt: ReceiptRecord) -> None:
         """Record a receipt anew whose name stays what it is."""
         self._txn.put(b"i" + receipt.file_id, receipt.pack())
+
+    def seal_receipt(self, file_id: bytes, ctime_ns: int) -> None:
+        """Record until when a receipt vouches for its root, if it is there and that is not known yet."""
+        record = self._get(b"i" + file_id)
+        if record is not None:
+            self._txn.put(b"i" + file_id, sealed(record, ctime_ns))
 
     def put_further(self, receipt: ReceiptRecord) -> None:
         """Record a receipt of a file whose name has a receipt already."""

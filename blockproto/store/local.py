@@ -385,10 +385,7 @@ class LocalStore:
         sealed = self.finished.sealed
         paid = list(islice(sealed, max(seals, len(sealed) - SEALS_MAX)))
         for file_id in paid:
-            receipt = view.receipt(file_id)
-            if receipt is not None and not receipt.ctime_bound:
-                receipt.ctime_bound = sealed[file_id]
-                view.change_receipt(receipt)
+            view.seal_receipt(file_id, sealed[file_id])
         return Paid(len(self.owed), paid, clock)
 
     def paid(self, paid: Paid) -> None:
