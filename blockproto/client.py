@@ -40,7 +40,7 @@ from .calling.mailbox import Mailbox
 from .calling.paging import list_files, list_receipts, list_uploads
 from .calling.single import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
 from .calling.single import SingleUploads
-from .calling.sourceid import Attempts, derive_label, derive_sourceid, installation_secret
+from .calling.sourceid import Attempts, another_sourceid, derive_label, derive_sourceid, installation_secret
 from .calling.sources import FileSource
 from .calling.uploading import Uploader
 from .calling.words import if_exists_of, priority_of
@@ -522,8 +522,9 @@ class Client:
         return hello.features
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
-        """The sourceid of the file at ``path`` when it is sent as ``name``; ``again`` as for ``derive_sourceid``."""
-        return derive_sourceid(self._installation(), self._server, name, self._real(path), facts, again)
+        """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
+        sourceid = derive_sourceid(self._installation(), self._server, name, self._real(path), facts)
+        return another_sourceid(self._installation(), sourceid, again) if again else sourceid
 
     def _installation(self) -> bytes:
         if self._secret is None:

@@ -75,7 +75,7 @@ class Prepared:
 
 
 SourceidOf = Callable[[Path, str, os.stat_result, bytes], bytes]
-"""Gives the sourceid of a file that is sent under a name; see ``derive_sourceid``."""
+"""Gives the sourceid of a file that is sent under a name; with bytes, of another content of it (``another_sourceid``)."""
 
 
 def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None) -> Prepared:

@@ -47,17 +47,22 @@ def installation_secret(folder: Path | None = None) -> bytes:
     return secrets.token_bytes(SECRET_LENGTH)
 
 
-def derive_sourceid(
-    secret: bytes, server: str, name: str, path: str, facts: os.stat_result, again: bytes = b""
-) -> bytes:
+def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
     """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent to ``server`` as ``name``.
 
-    The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent. Of a file that was
-    written to without size or time showing it, the root is given as ``again``: it is another upload.
+    The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent.
     """
     parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return blake3(text + (b"\0" + again if again else b""), key=secret).digest(16)
+    return blake3(text, key=secret).digest(16)
+
+
+def another_sourceid(secret: bytes, sourceid: bytes, content: bytes) -> bytes:
+    """The sourceid of another ``content`` (its root) of the file that ``sourceid`` is of.
+
+    For a file that was written to without its size or times showing it: what is committed under its sourceid is not this.
+    """
+    return blake3(sourceid + content, key=secret).digest(16)
 
 
 def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
