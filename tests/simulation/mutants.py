@@ -176,7 +176,7 @@ def duplicate_commit(patch: Patch) -> None:
 @mutant
 def names_overwritten(patch: Patch) -> None:
     """A name that is taken is taken again."""
-    patch.setattr(MemoryStore, "_free_name", lambda store, facts, folder: facts.filename)
+    patch.setattr(MemoryStore, "_choose", lambda store, work, key, file_id: work.facts.filename)
 
 
 @mutant
