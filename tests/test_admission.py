@@ -19,6 +19,7 @@ from blockproto.serving.company import Company
 from blockproto.wire import (
     FEATURE_AUTH,
     FEATURE_AUTH_REQUIRED,
+    FEATURE_IF_EXISTS,
     Auth,
     Block,
     Commit,
@@ -108,13 +109,13 @@ async def upload(peer: RawPeer, stream: int, sample: Sample = NOTE) -> Committed
 async def test_hello_says_what_is_wanted(town: Town) -> None:
     async with town.serving() as served:
         hello = await RawPeer(served.connect()).greet()
-        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED
+        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED | FEATURE_IF_EXISTS
     town.door.anonymous = ANONYMOUS
     async with town.serving() as served:
-        assert (await RawPeer(served.connect()).greet()).features == FEATURE_AUTH
+        assert (await RawPeer(served.connect()).greet()).features == FEATURE_AUTH | FEATURE_IF_EXISTS
     async with serving() as served:
         peer = RawPeer(served.connect())
-        assert (await peer.greet()).features == 0
+        assert (await peer.greet()).features == FEATURE_IF_EXISTS
         await peer.say(1, Auth(town.tokens["alice"]))
         await peer.expect_error(Code.UNSUPPORTED, Scope.STREAM, 1)
 

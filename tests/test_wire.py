@@ -314,7 +314,7 @@ def test_the_constants_are_those_of_the_design():
     assert max(wire.GREASE_TLVS) < 0x8000
     assert set(wire.GREASE_TYPES) == {n for n in range(128) if n % 31 == 27}
     assert not set(wire.GREASE_TYPES) & set(Type)
-    assert [int(value) for value in IfExists] == [0, 1, 2]
+    assert [int(value) for value in IfExists] == [0, 1, 2, 3, 4]
 
 
 # Facts of a file
