@@ -23,6 +23,7 @@ from .. import __version__
 from ..errors import BlockprotoError
 from ..names import show_lines
 from .output import ShownFormatter, Status, fail, leaves_of, say
+from .streams import secure, silence
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a folder: take uploads into it and hand its files out."),
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: what stands after the command's name; None takes them from ``sys.argv``.
     """
+    secure()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in scripts that this locale cannot write
     if logging.lastResort is not None:
@@ -110,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        _silence_stdout()
+        silence(sys.stdout.fileno())
         return Status.FAILED
     except BaseException as error:
         return _from_trio(error)
@@ -129,8 +131,12 @@ def _from_trio(error: BaseException) -> int:
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return _interrupted()
     if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
-        _silence_stdout()
+        silence(sys.stdout.fileno())
         return Status.FAILED
+    for leaf in leaves:
+        if isinstance(leaf, click.ClickException):
+            leaf.show()
+            return leaf.exit_code
     known = [leaf for leaf in leaves if isinstance(leaf, BlockprotoError)]
     if len(known) != len(leaves):
         raise error
@@ -140,10 +146,3 @@ def _from_trio(error: BaseException) -> int:
 def _interrupted() -> int:
     say("stopped by Ctrl-C; run the same command again: it goes on from what was acknowledged")
     return Status.INTERRUPTED
-
-
-def _silence_stdout() -> None:
-    """Nobody reads stdout any more (``| head``): let the interpreter's last flush not complain."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -238,10 +238,11 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     name = _server_name(wanted, STDIN)
     source: BinaryIO = sys.stdin.buffer
     try:
+        os.read(source.fileno(), 0)  # closed: an error, and no empty file
         receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
     except _ENDS_ALL:
         raise
-    except BlockprotoError as error:
+    except (BlockprotoError, OSError) as error:
         _failed(tally, STDIN_NAME, error)
     else:
         _stored(wanted, tally, meter, "-", receipt)

@@ -14,7 +14,7 @@ import shlex
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from ..watch import NOBODY, Both, Watch
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import verbose_option, verbosity
 from .output import Status, about, say, warn
+from .streams import StdoutFailed
 
 COLLECT_AFTER = (700, 10, 50)
 """The third (Python's own is 10): how many collections of what is young go before one of everything.
@@ -277,7 +278,8 @@ async def _serve(serving: Serving, watch: Watch) -> int:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended:
                 for host, port in await nursery.start(partial(run, reloads=reloads)):
-                    click.echo(f"listening on {show_host_port(host, port)}")
+                    with suppress(StdoutFailed):  # a server that nobody listens to serves all the same
+                        click.echo(f"listening on {show_host_port(host, port)}")
                     tell(logging.INFO, "listening", address=show_host_port(host, port))
                 _tend_memory()
                 ended_by = await anext(ended)
