@@ -24,6 +24,7 @@ from ..errors import (
     ERRORS,
     BadCheck,
     BlockprotoError,
+    Code,
     ConnectionLost,
     GoingAway,
     InTheWay,
@@ -54,6 +55,10 @@ RECEIPT_FIELDS = (
 _RESUME = (
     "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
 )
+_NOT_LET_IN = {
+    Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.UNSUPPORTED_VERSION, Code.NOT_BLOCKPROTO,
+}  # fmt: skip
+"""Why a server that can be reached ends a connection, and would end the next one too."""
 _ASK_AGAIN = "see that the server runs there, then try again"
 
 
@@ -130,14 +135,16 @@ def _advice_for(error: BaseException) -> str:
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
-    if isinstance(error, Untrusted):
+    if isinstance(error, Untrusted | ConnectionLost):
         return ""  # that its code stands for tokens, too, would mislead
     return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""
 
 
 def status_of(error: BaseException) -> Status:
     """The exit code for an error: 3 where the server could not be reached or was lost, else 1."""
-    return Status.UNREACHABLE if isinstance(error, (BadCheck, ConnectionLost, GoingAway)) else Status.FAILED
+    if not isinstance(error, (BadCheck, ConnectionLost, GoingAway)):
+        return Status.FAILED
+    return Status.FAILED if error.code in _NOT_LET_IN and not error.retryable else Status.UNREACHABLE
 
 
 def show_size(count: int) -> str:

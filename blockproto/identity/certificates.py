@@ -96,7 +96,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
             raise NotPermitted(
-                f"{key} is not the key of {certificate}: give the one it was made with"
+                f"{certificate} and {key} are no certificate and its key: {key} is not the key of {certificate}"
             ) from exc
         raise NotPermitted(
             f"{certificate} and {key} are no certificate and its key without a password: {exc.reason}"

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
-from ..errors import ConnectionLost
+from ..errors import Code, ConnectionLost
 from .endpoint import Deadline, Endpoint, Part, never
 
 RECORD_LENGTH_MAX = 5 + (1 << 14) + 256
@@ -73,7 +73,8 @@ class TlsEndpoint:
         """Do the handshake.
 
         Raises:
-            ConnectionLost: it failed.
+            ConnectionLost: it failed; not retryable where the certificate is not trusted, or where a client was answered by
+                something that is no TLS.
 
         Cancellation: close the connection.
         """
@@ -85,7 +86,7 @@ class TlsEndpoint:
             except ssl.SSLError as exc:
                 with contextlib.suppress(ConnectionLost):
                     await self._flush()  # the alert that says why
-                raise ConnectionLost(f"the TLS handshake with {self.peer} failed{_why(exc)}") from exc
+                raise self._failure(exc) from exc
             else:
                 await self._flush()
                 return
@@ -94,6 +95,24 @@ class TlsEndpoint:
             if not came:
                 raise ConnectionLost(f"the TLS handshake with {self.peer} failed: it closed the connection")
             self._incoming.write(view[:came])
+
+    def _failure(self, error: ssl.SSLError) -> ConnectionLost:
+        """What a failed handshake means."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            advice = _CERTIFICATE_ADVICE.get(error.verify_code, "")
+            return ConnectionLost(
+                f"the TLS handshake with {self.peer} failed: its certificate is not trusted: {error.verify_message}{advice}",
+                code=Code.UNAUTHENTICATED,
+                retryable=False,
+            )
+        if error.reason in _NO_TLS and not self.tls.server_side:
+            return ConnectionLost(
+                f"the TLS handshake with {self.peer} failed: it answers, but not in TLS: use bp:// instead of bps:// "
+                "if it is a server without TLS",
+                code=Code.NOT_BLOCKPROTO,
+                retryable=False,
+            )
+        return ConnectionLost(f"the TLS handshake with {self.peer} failed{_why(error)}")
 
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint."""
@@ -223,6 +242,26 @@ async def _shake_hands(inside: TlsEndpoint, until: float) -> None:
         with trio.CancelScope(shield=True):
             await inside.aclose()
         raise
+
+
+_NO_TLS = {
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+}
+"""What OpenSSL says of bytes that are no TLS."""
+_CERTIFICATE_ADVICE = {
+    9: "; it is not valid yet: look at this machine's clock, or have its owner renew it",
+    10: "; have its owner renew it, or look at this machine's clock",
+    18: "; give the certificate itself with --ca FILE, or what the server prints with --pin",
+    19: "; give its authority with --ca FILE, or what the server prints with --pin",
+    20: "; give its authority with --ca FILE, or what the server prints with --pin",
+    62: "; use the name that the certificate is for",
+    64: "; use the name that the certificate is for",
+}
+"""What to do, by OpenSSL's number."""
 
 
 def _why(error: ssl.SSLError) -> str:

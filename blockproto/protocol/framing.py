@@ -18,6 +18,8 @@ Spec: BP1-FRM-002 to 010.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..errors import BadCheck, FrameTooLarge, LocalProtocolError, MalformedFrame
 from ..wire import (
     HEAD_LENGTH_EARLY,
@@ -122,6 +124,11 @@ class FrameReader:
             return None
         self._start += len(expected)
         return True
+
+    def begins_with(self, beginnings: Collection[bytes]) -> bool:
+        """Whether what comes next begins with one of ``beginnings``."""
+        there = bytes(self._view[self._start : self._end])
+        return there.startswith(tuple(beginnings))
 
     def next_frame(self) -> tuple[Header, memoryview] | None:
         """The next frame's header and head; its payload follows. None: needs more bytes.

@@ -83,6 +83,10 @@ _STREAM_CREDIT_SHIFT = 3
 _CONNECTION_TYPES = frozenset({Type.HELLO, Type.CREDIT, Type.PING, Type.ERROR, Type.GOAWAY})
 
 
+TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
+"""How what a TLS server says begins: an alert, or a handshake record."""
+
+
 class Session:
     """One end of one connection.
 
@@ -183,6 +187,8 @@ class Session:
         """Pass over the preface (BP1-HEL-003, 004); False while it is not all there."""
         seen = self._reader.skip_prefix(PREFACE)
         if seen is False:
+            if self.side is Side.CLIENT and self._reader.begins_with(TLS_RECORDS):
+                raise NotBlockproto("the server speaks TLS here: use bps:// instead of bp://")
             raise NotBlockproto
         self._preface_seen = bool(seen)
         return self._preface_seen
