@@ -90,7 +90,7 @@ def test_if_the_name_is_taken(server: Server, tmp_path: Path, run: Run) -> None:
         assert ran.status == (Status.FAILED if policy == "refuse" else Status.DONE), ran.err
         if policy == "refuse":
             assert str(source) in ran.err
-            assert ran.out == ""
+            assert [one["outcome"] for one in ran.objects] == ["failed"]
     assert (server.folder / "a.txt").read_bytes() == b"4"
     assert (server.folder / "a (1).txt").read_bytes() == b"2"
 

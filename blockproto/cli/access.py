@@ -202,6 +202,9 @@ def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[
     from .. import connect
 
     trust = _trust() if server.startswith("bps:") else None
+    from .interruptions import LineTeller
+
+    options.setdefault("on_line", LineTeller(verbosity() > 0))
     token = _token_for(parse_address(server))
     return connect(server, token=token, trust=trust, insecure=bool(_told("insecure")), **options)
 

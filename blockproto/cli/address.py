@@ -101,6 +101,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 def _parse_host_port(text: str, port_default: int | None) -> tuple[str, int]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
+        host = re.sub("%25(?=.)", "%", host, count=1)  # how a URL writes a zone
         if not bracket or (rest and not rest.startswith(":")):
             raise AddressError(f"write an IPv6 address as [::1]:{PORT_DEFAULT}")
         _check_ipv6(host)
@@ -128,9 +129,18 @@ def _parse_port(digits: str | None, port_default: int | None) -> int:
 
 
 def _check_ipv6(host: str) -> None:
+    address, percent, zone = host.partition("%")
+    if percent and not zone:
+        raise AddressError(
+            f"'{host}' names no zone: write the network interface behind '%', as in [fe80::1%eth0]"
+        )
     try:
-        ipaddress.IPv6Address(host.partition("%")[0])
-    except ValueError as error:
+        link_local = ipaddress.IPv6Address(address).is_link_local
+        if link_local and not zone:
+            raise AddressError(
+                f"'{host}' is an address of one link only: say which network interface that is on, as in [{host}%eth0]"
+            )
+    except ipaddress.AddressValueError as error:
         raise AddressError(f"'{host}' is no IPv6 address; write it as in [::1]:{PORT_DEFAULT}") from error
 
 

@@ -36,7 +36,17 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, fail, leaves_of, print_receipt, say, show_count, show_size
+from .output import (
+    Status,
+    ends_run,
+    fail,
+    leaves_of,
+    print_failure,
+    print_receipt,
+    say,
+    show_count,
+    show_size,
+)
 from .progress import Meter
 
 STDOUT = "-"
@@ -74,6 +84,7 @@ class _Tally:
     left: int = 0
     left_out: int = 0
     failed: int = 0
+    as_json: bool = False
     named: set[str] = field(default_factory=set)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
@@ -157,7 +168,13 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
     """The addresses, and DEST if there is one; raises click.UsageError."""
     addresses = [word for word in words if is_address(word)]
     others = [word for word in words if word not in addresses]
-    if not addresses or len(others) > 1 or (others and words[-1] != others[0]):
+    if not addresses:
+        wrong = others[0] if others else ""
+        raise click.UsageError(
+            f"'{wrong}': give one or more addresses {SCHEME}HOST:PORT/NAME, as in {SCHEME}localhost/{wrong.lstrip('/')}, "
+            "then at most one DEST on this machine"
+        )
+    if len(others) > 1 or (others and words[-1] != others[0]):
         wrong = others[0] if others else words[0]
         raise click.UsageError(
             f"'{wrong}': give one or more addresses {SCHEME}HOST:PORT/NAME, then at most one DEST on this machine"
@@ -177,7 +194,7 @@ def _parse_span(text: str | None) -> tuple[int, int] | None:
 
 
 async def _get(addresses: list[Address], wanted: _Wanted) -> int:
-    tally = _Tally()
+    tally = _Tally(as_json=wanted.as_json)
     began = time.monotonic()
     with Meter(0) as meter:
         for server in dict.fromkeys(address.server for address in addresses):
@@ -202,8 +219,10 @@ async def _get_from(
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)
-    except (BlockprotoError, BaseExceptionGroup) as error:
-        lost = leaves_of(error)
+    except (_Ended, BlockprotoError, BaseExceptionGroup) as error:
+        lost = [leaf for leaf in leaves_of(error) if not isinstance(leaf, _Ended)]
+        if not lost:
+            return tally.status
         if not all(isinstance(leaf, BlockprotoError) for leaf in lost):
             raise
         return fail(lost[0], server)
@@ -216,7 +235,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
     except (ConnectionLost, GoingAway):
         raise
     except BlockprotoError as error:
-        _failed(fetch.tally, address.text, error)
+        _refused(fetch, address.text, address.path, error)
         return
     target = _target(fetch.wanted, address.path)
     if fetch.wanted.into and not _make_folder(fetch, None, target.parent):
@@ -282,7 +301,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     try:
         components = SafeName.parse(entry.filename).components
     except NameRefused as error:
-        _failed(tally, entry.filename, error)
+        _failed(tally, entry.filename, error, filename=entry.filename)
         return None
     if any(map(is_in_progress, components)):
         tally.left_out += 1
@@ -290,7 +309,8 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
         return None
     depth = len(above.split("/")) if above else 0
     if "/".join(components[:depth]) != above or len(components) <= depth:
-        _failed(tally, entry.filename, NameRefused("the server named a file outside of what was asked for"))
+        outside = NameRefused("the server named a file outside of what was asked for")
+        _failed(tally, entry.filename, outside, filename=entry.filename)
         return None
     return target.joinpath(*components[depth:])
 
@@ -335,7 +355,8 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
 
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
     fetch.meter.finished(entry.filename, 0)
-    _failed(fetch.tally, str(place) if isinstance(error, OSError) else entry.filename, error, _advice(error))
+    what = str(place) if isinstance(error, OSError) else entry.filename
+    _refused(fetch, what, entry.filename, error, _advice(error))
 
 
 def _advice(error: BaseException) -> str:
@@ -369,9 +390,24 @@ def _describe(receipt: Receipt) -> str:
     return text
 
 
-def _failed(tally: _Tally, what: str, error: BaseException, advice: str = "") -> None:
+class _Ended(Exception):
+    """The run is over: what was refused concerns all of it, and was said."""
+
+
+def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advice: str = "") -> None:
+    """A file did not come. Raises _Ended if no other would."""
+    _failed(fetch.tally, what, error, advice, filename)
+    if ends_run(error):
+        raise _Ended
+
+
+def _failed(
+    tally: _Tally, what: str, error: BaseException, advice: str = "", filename: str | None = None
+) -> None:
     tally.failed += 1
     tally.status = max(tally.status, fail(error, what, advice))
+    if tally.as_json:
+        print_failure(what if filename is None else filename, error)
 
 
 def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:

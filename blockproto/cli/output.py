@@ -59,6 +59,8 @@ _NOT_LET_IN = {
     Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.UNSUPPORTED_VERSION, Code.NOT_BLOCKPROTO,
 }  # fmt: skip
 """Why a server that can be reached ends a connection, and would end the next one too."""
+_FOR_ALL = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED}
+"""Refusals that are not about one file."""
 _ASK_AGAIN = "see that the server runs there, then try again"
 
 
@@ -89,6 +91,20 @@ def print_json(fields: Mapping[str, Any]) -> None:
 def print_receipt(receipt: Any) -> None:
     """Print a receipt with exactly the fields of the contract."""
     print_json({field: getattr(receipt, field) for field in RECEIPT_FIELDS})
+
+
+def print_failure(filename: str, error: BaseException) -> None:
+    """Print the object of a file that did not go: the fields of the contract, and what was wrong."""
+    code = error.code.name if isinstance(error, BlockprotoError) else None
+    fields = dict.fromkeys(RECEIPT_FIELDS) | {"filename": filename, "outcome": "failed"}
+    print_json(fields | {"error": explain(error), "code": code})
+
+
+def ends_run(error: BaseException) -> bool:
+    """Whether every other request of the run would be refused for the same reason: it is said once, and the run ends."""
+    if not isinstance(error, BlockprotoError):
+        return False
+    return error.code in _FOR_ALL or (error.code is Code.QUOTA and error.current == 0)
 
 
 def say(text: str) -> None:
@@ -137,7 +153,12 @@ def _advice_for(error: BaseException) -> str:
         return "use the version that wrote it"
     if isinstance(error, Untrusted | ConnectionLost):
         return ""  # that its code stands for tokens, too, would mislead
-    return ERRORS[error.code].advice if isinstance(error, BlockprotoError) else ""
+    if not isinstance(error, BlockprotoError):
+        return ""
+    advice = ERRORS[error.code].advice
+    if error.code is Code.NOT_PERMITTED and "rights" not in str(error):
+        return "name a folder there, not a file" if "no folder" in str(error) else ""
+    return advice
 
 
 def status_of(error: BaseException) -> Status:

@@ -38,7 +38,7 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, fail, print_receipt, say, show_count, show_size
+from .output import Status, ends_run, fail, print_failure, print_receipt, say, show_count, show_size
 from .progress import Meter
 
 STDIN = "-"
@@ -78,6 +78,7 @@ class _Tally:
     sizes: dict[str, int] = field(default_factory=dict)
     given: int = 0
     answered: int = 0
+    ended: bool = False
 
 
 @click.command("put")
@@ -205,7 +206,7 @@ async def _send_all(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter
     if STDIN in wanted.paths:
         await _send_stdin(client, wanted, tally, meter)
     await _send_jobs(client, wanted, tally, meter, _files(wanted, tally, folders))
-    if not tally.lost:
+    if not tally.lost and not tally.ended:
         await _send_jobs(client, wanted, tally, meter, iter(folders))
 
 
@@ -215,7 +216,9 @@ def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Fou
         if path == STDIN:
             continue
         leave_out = partial(_leave_out, tally, named=path)
-        for found in walk(Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
+        for found in walk(
+            Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, wanted, tally)
+        ):
             if found.folder:
                 folders.append(found)
             else:
@@ -229,9 +232,11 @@ def _leave_out(tally: _Tally, path: Path, why: str, *, named: str) -> None:
         tally.status = max(tally.status, Status.FAILED)
 
 
-def _unreadable(tally: _Tally, path: Path, error: OSError) -> None:
+def _unreadable(wanted: _Wanted, tally: _Tally, path: Path, error: OSError) -> None:
     tally.failed += 1
     tally.status = max(tally.status, fail(error, str(path)))
+    if wanted.as_json:
+        print_failure(str(path), error)
 
 
 async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
@@ -243,7 +248,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     except _ENDS_ALL:
         raise
     except (BlockprotoError, OSError) as error:
-        _failed(tally, STDIN_NAME, error)
+        _failed(wanted, tally, STDIN_NAME, name, error)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -259,9 +264,16 @@ async def _send_jobs(
                 _stored(wanted, tally, meter, str(job.path), outcome)
             elif isinstance(outcome, _ENDS_ALL):
                 tally.lost.append(outcome)
+                if wanted.as_json:
+                    print_failure(job.name, outcome)
             else:
                 meter.finished(job.name, 0)
-                _failed(tally, str(job.path), outcome)
+                tally.ended = ends_run(outcome)
+                _failed(
+                    wanted, tally, wanted.address.server if tally.ended else str(job.path), job.name, outcome
+                )
+                if tally.ended:
+                    break
 
 
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
@@ -271,9 +283,11 @@ def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[Up
         yield UploadJob(one.path, one.name, wanted.if_exists)
 
 
-def _failed(tally: _Tally, about: str, error: BaseException) -> None:
+def _failed(wanted: _Wanted, tally: _Tally, about: str, name: str, error: BaseException) -> None:
     tally.failed += 1
     tally.status = max(tally.status, fail(error, about))
+    if wanted.as_json:
+        print_failure(name, error)
 
 
 def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
@@ -307,6 +321,8 @@ def _describe(receipt: Receipt) -> str:
 
 
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
+    if tally.ended:
+        return  # that was the sentence
     if tally.answered < tally.given and not tally.lost:
         tally.lost.append(ConnectionLost(f"{show_count(tally.given - tally.answered, 'file')} got no answer"))
     if tally.lost:
