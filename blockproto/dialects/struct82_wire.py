@@ -236,7 +236,7 @@ def narrow(forms: tuple[Form, ...], ahead: bytes, *, over: bool) -> tuple[Form, 
         ((form.header_length + length, form) for form, header in fitting for length in header.lengths()),
         key=lambda one: one[0],
     )
-    begun = []
+    begun: list[tuple[int, int, Form]] = []  # how unlike a header what has come behind it is
     for at, (end, form) in enumerate(ends):
         behind = ahead[end:]
         if len(behind) < form.header_length and not over and any(other is not form for _, other in ends[at:]):
@@ -246,8 +246,11 @@ def narrow(forms: tuple[Form, ...], ahead: bytes, *, over: bool) -> tuple[Form, 
             alike = (other for length, other in ends if length == end)
             return tuple(other for other in alike if other.header_length == form.header_length)
         if 0 < len(behind) < form.header_length:
-            begun.append(form)
-    return (begun[0] if begun else ends[-1][1],)
+            same = (
+                behind[:NAMES_LENGTH] == ahead[: min(len(behind), NAMES_LENGTH)]
+            )  # the next block of the same file
+            begun.append((0 if same else 1 if behind[0] and form.may_begin(behind) else 2, at, form))
+    return (min(begun)[2] if begun else ends[-1][1],)
 
 
 def may_begin(head: bytes) -> bool:
