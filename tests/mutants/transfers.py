@@ -65,7 +65,7 @@ BLK = [
 ]  # fmt: skip
 
 RES = [
-    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", 'return blake3(text + (b"\\0" + again if again else b""), key=secret).digest(16)', "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", 'return blake3(text, key=secret).digest(16)', "return os.urandom(16)", CLIENT),
     Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
@@ -182,7 +182,9 @@ LST = [
     Mutant("two-answers-in-one", "LST-001", REQUESTS, "return Result(message.kind, tuple(items), cursor)",
            "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
-    Mutant("cursors-are-cut", "LST-003", "client.py", 'name=folder.strip("/"), cursor=cursor,', 'name=folder.strip("/"), cursor=cursor[:500],', CLIENT),
+    Mutant("cursors-are-cut", "LST-003", "calling/paging.py",
+           'hardly an entry on each")\n        question = replace(question, cursor=page.cursor)',
+           'hardly an entry on each")\n        question = replace(question, cursor=page.cursor[:500])', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "folder, message.recursive, after, limit", "folder, False, after, limit", SERVER),
     Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "[_upload_item(entry, self._realm) for entry in entries], cursor", "[], cursor", SERVER),
