@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import trio
@@ -26,6 +27,7 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of, root_of
 from blockproto.errors import Code, Scope
 from blockproto.names import SafeName
+from blockproto.serving.requests import StoredSource
 from blockproto.store import StoredReader
 from blockproto.wire import (
     Ack,
@@ -647,10 +649,33 @@ async def test_what_is_held_is_not_sent_and_prefixes_are_continued() -> None:
 
 
 @quick
+async def test_a_prefix_of_all_but_one_byte_is_not_read_byte_by_byte() -> None:
+    async with serving() as served:
+        fetcher, _ = await _photo(served)
+        version = served.store.stat(SafeName.parse(PHOTO.filename)).version
+        read: list[int] = []
+        read_into = StoredSource.read_piece
+
+        async def counted(source: StoredSource, position: int, view: memoryview) -> None:
+            read.append(len(view))
+            await read_into(source, position, view)
+
+        with mock.patch.object(StoredSource, "read_piece", counted):
+            message = Fetch(PHOTO.filename, version=version, held=((1, 2),), prefixes=((0, MIB - 1),))
+            await fetcher.fetch(message)
+        assert fetcher.positions[0] == MIB - 1
+        assert fetcher.digests[0] == digest_of(PHOTO.bytes_of(0))
+        assert sum(read) == MIB
+        assert len(read) <= 17
+
+
+@quick
 async def test_a_prefix_of_a_range_begins_where_the_range_does() -> None:
     async with serving() as served:
         fetcher, _ = await _photo(served)
-        await fetcher.fetch(Fetch(PHOTO.filename, first=MIB - 100, length=200, prefixes=((0, 40),)))
+        version = served.store.stat(SafeName.parse(PHOTO.filename)).version
+        message = Fetch(PHOTO.filename, version=version, first=MIB - 100, length=200, prefixes=((0, 40),))
+        await fetcher.fetch(message)
         assert fetcher.positions[0] == MIB - 60
         assert fetcher.digests[0] == digest_of(PHOTO.content[MIB - 100 : MIB])
 
@@ -660,7 +685,8 @@ async def test_a_prefix_of_a_range_begins_where_the_range_does() -> None:
 async def test_holding_four_billion_blocks_costs_the_server_nothing() -> None:
     async with serving() as served:
         fetcher, _ = await _photo(served)
-        commit = await fetcher.fetch(Fetch(PHOTO.filename, held=((0, 0xFFFFFFFE),)))
+        version = served.store.stat(SafeName.parse(PHOTO.filename)).version
+        commit = await fetcher.fetch(Fetch(PHOTO.filename, version=version, held=((0, 0xFFFFFFFE),)))
         assert fetcher.blocks == {}
         assert commit.root == PHOTO.root
 
@@ -695,7 +721,8 @@ async def test_a_damaged_block_of_a_download_is_sent_again() -> None:
 async def test_a_download_whose_root_differs_is_repaired() -> None:
     async with serving() as served:
         fetcher, _ = await _photo(served)
-        message = Fetch(PHOTO.filename, held=((0, 2),))
+        version = served.store.stat(SafeName.parse(PHOTO.filename)).version
+        message = Fetch(PHOTO.filename, version=version, held=((0, 2),))
         await fetcher.fetch(message)
         await fetcher.peer.say(fetcher.stream, Error(Code.DIGESTS_DIFFER, Scope.BLOCK, True))
         have = await fetcher.peer.expect(Have, fetcher.stream)

@@ -331,7 +331,7 @@ class Connection:
         await self._outbox.granted()
 
     def desk(
-        self, stream: int, wanted: Callable[[], int], priority: Priority = Priority.NORMAL
+        self, stream: int, wanted: Callable[[], int], priority: Priority = Priority.NORMAL, least: int = 0
     ) -> contextlib.AbstractAsyncContextManager[memoryview]:
         """Memory for the next piece of ``stream``, as soon as the peer has granted credit for it.
 
@@ -339,10 +339,11 @@ class Connection:
             stream: an open stream.
             wanted: how long the piece would be now, in bytes.
             priority: as for ``send``.
+            least: how many bytes of memory to give in any case, for what is read beside the piece.
 
         Raises as ``send``, on entering. Cancellation: nothing was read or sent.
         """
-        return self._outbox.desk(stream, wanted, priority)
+        return self._outbox.desk(stream, wanted, priority, least)
 
     async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
         """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.

@@ -263,7 +263,7 @@ class Outbox:
 
     @contextlib.asynccontextmanager
     async def desk(
-        self, stream: int, wanted: Callable[[], int], priority: Priority
+        self, stream: int, wanted: Callable[[], int], priority: Priority, least: int
     ) -> AsyncIterator[memoryview]:
         """While inside there is memory for a piece that credit was granted for; see ``Connection.desk``."""
         desk = self._desk = self._desk or Desk()
@@ -278,7 +278,7 @@ class Outbox:
                 raise self.gone
             if not self._session.is_open(stream):
                 raise Cancelled("the peer ended the stream")
-            memory = desk.memory(wanted())
+            memory = desk.memory(max(wanted(), least))
             try:
                 yield memory
             finally:

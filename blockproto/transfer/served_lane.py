@@ -18,6 +18,9 @@ from ..wire import Piece
 from .lane import Lane
 from .sending import Sending, Source
 
+PREFIX_READ_LENGTH = 64 * 1024
+"""How many bytes of a prefix are read at once, however short the piece is that follows it."""
+
 
 class PieceSource(Source, Protocol):
     """A source that can be read from anywhere, any number of bytes."""
@@ -69,7 +72,8 @@ class ServedLane(Lane):
             return min(length - max(at, there), self.connection.piece_length())
 
         while at < length:
-            async with self.connection.desk(self.stream, wanted, sending.priority) as memory:
+            least = min(max(0, there - at), PREFIX_READ_LENGTH)
+            async with self.connection.desk(self.stream, wanted, sending.priority, least) as memory:
                 while at < there:  # the digest covers it too
                     view = memory[: min(there - at, len(memory))]
                     await source.read_piece(begin + at, view)
