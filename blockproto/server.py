@@ -355,7 +355,8 @@ class Server:
             reason = await ended
             if isinstance(reason, StoreFailed):
                 self._fail(reason)
-            log.debug("%s: %s", connection.endpoint.peer, reason)
+            refused = isinstance(connection, Visit) and not isinstance(reason, ConnectionLost)
+            log.log(logging.INFO if refused else logging.DEBUG, "%s: %s", connection.endpoint.peer, reason)
         finally:
             self._connections.pop(connection, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -103,3 +104,14 @@ def test_no_bar_and_no_rich_without_a_terminal(
     )
     assert ran.stdout == "0 False\n"
     assert ran.stderr == f"{source}: stored as 'a', 1 B in 0.0 s\n"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_an_empty_bar_does_not_stay(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with Meter(10, shown=True) as meter:
+        bar = meter._bar
+        if moved:
+            meter.finished("a", 10)
+    assert bar is not None
+    assert bar._progress.live.transient is not moved

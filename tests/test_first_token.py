@@ -63,7 +63,7 @@ async def test_who_came_without_a_token_has_to_leave_when_there_is_the_first() -
             await peer.expect_error(Code.UNAUTHENTICATED, Scope.CONNECTION, 0)
         newcomer = RawPeer(served.connect())
         hello = await newcomer.greet()
-        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED
+        assert hello.features & 3 == FEATURE_AUTH | FEATURE_AUTH_REQUIRED
         await newcomer.say(1, sample.open())
         await newcomer.expect_error(Code.UNAUTHENTICATED, Scope.STREAM, 1)
         await newcomer.say(3, Auth(token))
@@ -206,3 +206,16 @@ def test_the_start_says_that_nobody_can_come_in(tmp_path: Path, run: Run) -> Non
         err = process.communicate(timeout=30)[1]
     assert "nobody can come in" in err
     assert "--dialect struct82 are not let in" in err
+
+
+@quick
+async def test_a_refused_upload_of_a_dialect_is_in_the_log_at_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "blockproto")
+    async with serving(dialects=dialects_of(["sourceid"])) as served:
+        stream = served.connect()
+        await stream.send_all(b"Content-Length=3;filename=.blockproto;sourceid=\r\nabc")
+        assert (await stream.receive_some()).startswith(b"error=")
+        await stream.aclose()
+    assert any(
+        record.levelname == "INFO" and "rule reserved" in record.getMessage() for record in caplog.records
+    )

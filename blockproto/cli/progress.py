@@ -62,7 +62,7 @@ class Meter:
     ) -> None:
         if self._bar is not None:
             self._bar.move(self.done, self.total, "")
-            self._bar.stop()
+            self._bar.stop(keep=self.done > 0 or self.files_ended > 0)
 
     def update(self, progress: Advance) -> None:
         """Take note of one file's progress."""
@@ -122,7 +122,9 @@ class _Bar:
     def start(self) -> None:
         self._progress.start()
 
-    def stop(self) -> None:
+    def stop(self, *, keep: bool) -> None:
+        """Leave the bar as it is, or take away one that shows nothing."""
+        self._progress.live.transient = not keep
         self._progress.stop()
 
     def move(self, done: int, total: int | None, name: str) -> None:
