@@ -97,7 +97,12 @@ class DownloadJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class UploadInfo:
-    """An unfinished upload on the server; ``position`` bytes are durable without a gap, ``held_count`` blocks in all."""
+    """An unfinished upload on the server.
+
+    Attributes:
+        position: bytes that are durable without a gap from the file's beginning.
+        held_count: blocks that are durable, wherever in the file.
+    """
 
     sourceid: str
     file_id: str

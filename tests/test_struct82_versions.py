@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,3 +215,18 @@ def test_put_keeps_a_changed_file_beside_the_old_one(
     assert {one.read_bytes() for one in server.folder.glob("*.bin")} == set(versions)
     again = run("put", "--dialect", "struct82", path, f"{server.address}/", "--json")
     assert again.objects[0]["payload_bytes_sent"] == 0
+
+
+def test_uploads_shows_the_bytes_that_are_there_though_the_first_block_is_missing(
+    start_server: Callable[..., Server], run: Callable[..., Ran]
+) -> None:
+    server = start_server(None, "--dialect", "struct82")
+    file = Sent(bytes_of(3 * MIB + 5))
+    with socket.create_connection(("127.0.0.1", server.port), 30) as program:
+        program.sendall(file.header(-1))
+        assert len(program.recv(49, socket.MSG_WAITALL)) == 49
+        for number in (2, 1):
+            program.sendall(file.block(number))
+            assert len(program.recv(48, socket.MSG_WAITALL)) == 48
+        shown = run("uploads", server.address)
+    assert "2.0 MiB of 3.0 MiB (2 blocks)" in shown.out

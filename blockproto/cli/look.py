@@ -13,6 +13,7 @@ import click
 import trio
 
 from .. import FileInfo, UploadInfo
+from ..blocks import BLOCK_LENGTH
 from ..names import show_name
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
@@ -140,9 +141,15 @@ def _print_upload(upload: UploadInfo, as_json: bool) -> None:
     size = "?" if upload.filesize is None else show_size(upload.filesize)
     expiry = "never" if upload.expires_ms is None else show_time(upload.expires_ms * 10**6)
     click.echo(
-        f"{upload.sourceid}  {show_size(upload.position)} of {size} ({upload.held_count} blocks)  "
+        f"{upload.sourceid}  {show_size(_held_bytes(upload))} of {size} ({upload.held_count} blocks)  "
         f"expires {expiry}  {show_name(upload.filename)}"
     )
+
+
+def _held_bytes(upload: UploadInfo) -> int:
+    """Bytes that are durable, wherever in the file; by a part of a block too many where the short last one is among them."""
+    held = upload.held_count * BLOCK_LENGTH
+    return max(upload.position, held if upload.filesize is None else min(held, upload.filesize))
 
 
 def upload_fields(upload: UploadInfo) -> dict[str, Any]:
