@@ -24,7 +24,7 @@ from typing import Any, cast
 import lmdb
 
 from ..blocks import BlockSet
-from ..errors import NameRefused, StoreFailed, StoreFull
+from ..errors import NameRefused, NewerLedger, StoreFailed, StoreFull
 from . import Prefix, UploadKey
 from .clock import ClockRecord
 from .disk import reserve
@@ -107,6 +107,8 @@ class View:
         try:
             return State.unpack(record)
         except (ValueError, struct_error) as exc:
+            if State.is_newer(record):
+                raise NewerLedger(f"a newer version wrote the ledger: {exc}") from exc
             raise StoreFailed(f"the ledger is not one of ours: {exc}") from exc
 
     def put_state(self, state: State) -> None:

@@ -33,7 +33,6 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from ..blocks import Run
-from ..errors import NewerLedger
 from ..names import SafeName
 from . import FOLDER_FILETYPE, Facts, IfExists, Prefix, StoredFile, UploadKey
 from .rules import Shape
@@ -117,18 +116,16 @@ class State:
 
     @classmethod
     def unpack(cls, record: bytes) -> State:
-        """Parse the record.
-
-        Raises:
-            NewerLedger: a newer version wrote it.
-            ValueError: it is none of ours.
-        """
+        """Parse the record; ValueError if its format is not understood."""
         number, incarnation, secret = _STATE.unpack(record)
-        if number > FORMAT:
-            raise NewerLedger(f"its ledger has format {number}, and this version knows none after {FORMAT}")
-        if number < FORMAT_FIRST:
-            raise ValueError(f"ledger format {number}")
+        if not FORMAT_FIRST <= number <= FORMAT:
+            raise ValueError(f"ledger format {number}, not {FORMAT}")
         return cls(incarnation, secret, number)
+
+    @staticmethod
+    def is_newer(record: bytes) -> bool:
+        """Whether a newer version wrote the record."""
+        return len(record) == _STATE.size and _STATE.unpack(record)[0] > FORMAT
 
     def raised(self, now_ms: int) -> State:
         """The state with a greater incarnation."""
