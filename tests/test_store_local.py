@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import gc
 import os
 import shutil
 import subprocess
@@ -417,6 +418,7 @@ class TestLocalStore(FileStoreContract):
         live.close()
 
     def test_files_stay_closed_while_small_ones_wait(self, place: LocalPlace) -> None:
+        gc.collect()  # what other tests left is not closed in the middle of this one
         before = len(os.listdir("/proc/self/fd"))
         works = [brief_of(place.store, b"x", number=n, name=f"d{n}/x") for n in range(1, 400)]
         assert len(os.listdir("/proc/self/fd")) == before
@@ -434,6 +436,7 @@ class TestLocalStore(FileStoreContract):
             place.store.commit([Remove(SafeName.parse(f"a/{number}"))])
 
         round_trip(1)
+        gc.collect()  # what other tests left is not closed in the middle of this one
         before = len(os.listdir("/proc/self/fd"))
         for number in range(2, 10):
             round_trip(number)
