@@ -34,7 +34,9 @@ _NOT_TAKEN = {getattr(errno, name) for name in ("EINVAL", "ERANGE", "EOVERFLOW")
 
 def clamp(mtime_ns: int) -> int:
     """The nearest time that the wire carries."""
-    return min(max(mtime_ns, MTIME_MIN_NS), MTIME_MAX_NS)
+    if MTIME_MIN_NS <= mtime_ns <= MTIME_MAX_NS:  # as good as always, and asked many times for each file
+        return mtime_ns
+    return MTIME_MIN_NS if mtime_ns < 0 else MTIME_MAX_NS
 
 
 def mtime_of(found: os.stat_result) -> int:
@@ -45,11 +47,6 @@ def mtime_of(found: os.stat_result) -> int:
 def ctime_of(found: os.stat_result) -> int:
     """When anything about a file changed last, likewise; nobody can set it."""
     return clamp(found.st_ctime_ns)
-
-
-def is_clamped(found: os.stat_result) -> bool:
-    """Whether the time of a file is said as another one."""
-    return found.st_mtime_ns != mtime_of(found)
 
 
 def same_mtime(one_ns: int, other_ns: int) -> bool:

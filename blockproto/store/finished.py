@@ -19,7 +19,7 @@ from blake3 import blake3
 from ..blocks import FILESIZE_MAX
 from ..errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from ..names import SafeName, is_hidden, show_name
-from ..times import SaidOnce, ctime_of, is_clamped, mtime_of
+from ..times import SaidOnce, ctime_of, mtime_of
 from . import FOLDER_FILETYPE, FileEntry, IfExists, StoredFile, UploadKey
 from .descriptors import Descriptor, Descriptors
 from .disk import Folders, look, open_to_read, read_into
@@ -144,14 +144,17 @@ class FinishedFiles:
     def version(self, found: os.stat_result) -> bytes:
         """16 bytes that change whenever the file does."""
         dev = 0 if found.st_dev == self._dev else found.st_dev
-        facts = pack(">QQQq", dev, found.st_ino, found.st_size, mtime_of(found))
-        if is_clamped(found):  # a change of the time from one that cannot be said to another is one, too
+        mtime_ns = mtime_of(found)
+        facts = pack(">QQQq", dev, found.st_ino, found.st_size, mtime_ns)
+        if (
+            mtime_ns != found.st_mtime_ns
+        ):  # a change of the time from one that cannot be said to another is one, too
             facts += str(found.st_mtime_ns).encode()
         return blake3(facts).digest(16)
 
     def stamp(self, found: os.stat_result) -> bytes:
         """The version and the ctime, which nobody can set: 24 bytes, the key of cached digests (BP1-COM-024)."""
-        return self.version(found) + ctime_of(found).to_bytes(8, "big", signed=True)
+        return _stamp(self.version(found), found)
 
     def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
         """What stands under a name if it is a file or a folder, else None; nothing does under one that is hidden."""
@@ -249,8 +252,11 @@ class FinishedFiles:
         return receipt.file_id not in self._hidden and self.identity(found) == receipt.identity
 
     def _vouches(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
-        bound = receipt.ctime_bound or self.sealed.get(receipt.file_id, 0)
-        return ctime_of(found) <= bound and self.identity(found) == receipt.identity
+        return self._is_sealed(receipt, found) and self.identity(found) == receipt.identity
+
+    def _is_sealed(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
+        """Whether nothing about the file of a receipt is later than its root."""
+        return ctime_of(found) <= (receipt.ctime_bound or self.sealed.get(receipt.file_id, 0))
 
     def sync_folders_of(self, filename: SafeName) -> None:
         """Make a file's name durable, and those of the folders above it; raises OSError."""
@@ -277,9 +283,9 @@ class FinishedFiles:
         receipt = None if file_id is None else view.receipt(file_id)
         if receipt is not None and self.identity(found) != receipt.identity:
             receipt = None
-        stamp = self.stamp(found)
+        stamp = _stamp(version, found)
         b3sum, root = (None, None) if folder else view.digests_of(filename.text, stamp)
-        if receipt is not None and (folder or self._vouches(receipt, found)):
+        if receipt is not None and (folder or self._is_sealed(receipt, found)):
             root = receipt.root
         return FileEntry(
             filename=filename,
@@ -341,6 +347,10 @@ class FinishedFiles:
         if not is_within(receipt.stored_as, within) or found is None or not self.is_true(found):
             raise UnknownFile
         return SafeName.parse(found.stored_as)
+
+
+def _stamp(version: bytes, found: os.stat_result) -> bytes:
+    return version + ctime_of(found).to_bytes(8, "big", signed=True)
 
 
 def _is_served(found: os.stat_result) -> bool:
