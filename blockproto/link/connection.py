@@ -92,6 +92,8 @@ class Connection:
 
     __slots__ = (
         "_accept",
+        "_advanced_s",
+        "_advancing",
         "_begun_by_peer",
         "_closed",
         "_crediting",
@@ -109,7 +111,6 @@ class Connection:
         "_parting",
         "_resting",
         "_unheard",
-        "advanced_s",
         "answered",
         "endpoint",
         "going_away",
@@ -131,7 +132,8 @@ class Connection:
         self.going_away: GoAway | None = None
         self.lost: BlockprotoError | None = None
         self.answered = False
-        self.advanced_s = trio.current_time()
+        self._advanced_s = trio.current_time()
+        self._advancing = False
         self.patient = 0
         self._greeted: trio.Event | None = None
         self._finished: trio.Event | None = None
@@ -267,7 +269,12 @@ class Connection:
         self._life.busy = not self._dispatch.idle
 
     def _advanced(self) -> None:
-        self.advanced_s = trio.current_time()
+        self._advanced_s = trio.current_time()
+
+    @property
+    def advanced_s(self) -> float:
+        """When something got a stream further last (Trio's clock); now, while what came is being handled."""
+        return trio.current_time() if self._advancing else self._advanced_s
 
     @property
     def awaits_peer(self) -> bool:
@@ -431,13 +438,15 @@ class Connection:
         # The time that handling took is ours: the peer's silence begins now.
         now = trio.current_time()
         self._life.heard(now, in_head=self.session.head_begun)
+        if self._advancing:
+            self._advanced_s, self._advancing = now, False
         self._crediting.received(received, now)
         while self._outbox.overfull:
             await self._outbox.drained()
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Payload):
-            self._advanced()
+            self._advancing = True
             await self._dispatch.handle(event)
         elif isinstance(event, Received):
             await self._handle_message(event)
@@ -467,8 +476,7 @@ class Connection:
         else:
             if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
                 self._least_rate.block_began(trio.current_time(), self.session.payload_received)
-            self.answered = True
-            self._advanced()
+            self.answered = self._advancing = True
             await self._dispatch.handle(event)
 
     def _handle_own(self, message: Message) -> None:
