@@ -124,14 +124,15 @@ class Arriving:
         return met
 
     def _look(self, item: FileItem, dest: Destination, rule: Rule, name: str) -> Met:
-        path = dest.path.with_name(name)
         found = self._files.look(dest, name)
+        first = name == dest.path.name
+        path = dest.path if first else dest.path.with_name(name)
         if found is None:
             return Met(None, path)
         if not stat.S_ISREG(found.st_mode):
             if rule.if_exists is IfExists.SKIP:
                 return Met(Verdict.LEAVE, path, found)
-            return Met(None if name == dest.path.name else Verdict.NEXT, path)  # the store refuses it
+            return Met(None if first else Verdict.NEXT, path)  # the store refuses it
         verdict = judge_taken(
             rule.if_exists, equal=_equal(item, found, rule), newer=is_newer(item.mtime_ns, found.st_mtime_ns)
         )

@@ -55,8 +55,8 @@ class Fingerprint(NamedTuple):
         return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
     def packed(self) -> bytes:
-        """As bytes of a fixed length."""
-        return b"".join([number.to_bytes(17, "big", signed=True) for number in self])
+        """As bytes that no other one has."""
+        return b"%d %d %d %d %d" % self
 
     def settled(self, now_s: float) -> bool:
         """Whether the last change is so long ago that another one would show."""

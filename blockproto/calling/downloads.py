@@ -553,16 +553,17 @@ def _may_help(error: BlockprotoError) -> bool:
 
 
 def _receipt(job: DownloadJob, stored: StoredFile, elapsed_s: float) -> Receipt:
-    entry = job.entry
+    entry, dest = job.entry, job.dest
+    root = stored.root.hex()
     return Receipt(
         filename=entry.filename,
         filetype=entry.filetype,
         filesize=entry.filesize,
         blocknum=blocknum_of(entry.filesize),
         sourceid=entry.version,
-        root=stored.root.hex(),
-        b3sum=stored.root.hex(),
-        stored_as=str(job.dest.with_name(stored.stored_as)),
+        root=root,
+        b3sum=root,
+        stored_as=str(dest if stored.stored_as == dest.name else dest.with_name(stored.stored_as)),
         resumed=False,
         blocks_sent=blocknum_of(entry.filesize),
         blocks_skipped=0,

@@ -21,7 +21,7 @@ import trio
 
 from .. import BlockprotoError, Client, FileInfo, Receipt
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
-from ..names import SafeName, is_in_progress, show_name
+from ..names import SafeName, holds_in_progress, show_name
 from ..results import IfExistsWord
 from ..store.places import Place
 from .access import access_options, check_access, connect_as_told
@@ -303,7 +303,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     except NameRefused as error:
         _failed(tally, entry.filename, error, filename=entry.filename)
         return None
-    if any(map(is_in_progress, components)):
+    if holds_in_progress(entry.filename):
         tally.left_out += 1
         say(show_name(f"{entry.filename}: a download in progress there, left out"))
         return None
@@ -373,7 +373,7 @@ def _arrived(fetch: _Fetch, receipt: Receipt) -> None:
     tally.left += receipt.outcome == "left"
     if fetch.wanted.as_json:
         print_receipt(receipt)
-    other = Path(receipt.stored_as).name != receipt.filename.rpartition("/")[2]
+    other = os.path.basename(receipt.stored_as) != receipt.filename.rpartition("/")[2]
     if fetch.wanted.verbosity or receipt.filename in tally.named or (other and receipt.outcome == "sent"):
         say(show_name(f"{receipt.filename}: {_describe(receipt)}"))
 

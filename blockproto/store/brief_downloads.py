@@ -215,7 +215,7 @@ class BriefDownloads:
 
     def __init__(self) -> None:
         self._devices: dict[int, int] = {}
-        self._folders: dict[tuple[Path, Path | None], Folder] = {}
+        self._folders: dict[tuple[str, Path | None], Folder] = {}
         self._failed: StoreFailed | None = None
 
     def close(self) -> None:
@@ -288,7 +288,7 @@ class BriefDownloads:
         Raises:
             OSError, NotPermitted: it cannot be looked into.
         """
-        key = dest.path.parent, dest.below
+        key = os.path.dirname(dest.path), dest.below
         folder = self._folders.get(key)
         if folder is not None:
             return folder

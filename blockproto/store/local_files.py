@@ -20,7 +20,7 @@ class FolderFiles:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[Path, Path | None], Place] | None = None
+        self._last: tuple[tuple[str, Path | None], Place] | None = None
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -53,10 +53,10 @@ class FolderFiles:
             os.close(fd)
 
     def _place(self, dest: Destination) -> Place:
-        key = dest.path.parent, dest.below
+        key = os.path.dirname(dest.path), dest.below
         if self._last is not None and self._last[0] == key and self._last[1].is_there():
             return self._last[1]
-        place = Place(*key)
+        place = Place(dest.path.parent, dest.below)
         if self._last is not None:
             self._last[1].close()
         self._last = key, place

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from ..errors import UnknownUpload
 
@@ -56,14 +55,9 @@ class OpenFile:
             if self._closing:
                 self._close()
 
-    @contextmanager
-    def use(self, open_it: Callable[[], int]) -> Iterator[int]:
-        """``take`` and ``give``."""
-        fd = self.take(open_it)
-        try:
-            yield fd
-        finally:
-            self.give()
+    def use(self, open_it: Callable[[], int]) -> Use:
+        """``take`` and ``give``, as a context."""
+        return Use(self, open_it)
 
     def rest(self) -> None:
         """Close it as soon as nobody uses it; the next use opens it again."""
@@ -81,3 +75,23 @@ class OpenFile:
         if self._fd >= 0 and not self._closing:
             fd, self._fd = self._fd, -1
             os.close(fd)
+
+
+class Use:
+    """One use of an open file; a class, for a generator would take as long as what it is used for.
+
+    Args:
+        file, open_it: as for ``OpenFile.take``.
+    """
+
+    __slots__ = ("_file", "_open_it")
+
+    def __init__(self, file: OpenFile, open_it: Callable[[], int]) -> None:
+        self._file = file
+        self._open_it = open_it
+
+    def __enter__(self) -> int:
+        return self._file.take(self._open_it)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.give()

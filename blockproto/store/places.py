@@ -12,7 +12,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ..errors import InTheWay
@@ -93,16 +93,8 @@ class Place:
             raise InTheWay("another folder stands in the place of the one that files were going to")
         return fd
 
-    @contextmanager
-    def _use(self) -> Iterator[int | None]:
-        if not _BY_FD:
-            yield None
-            return
-        fd = self._file.take(self._open)
-        try:
-            yield fd
-        finally:
-            self._file.give()
+    def _use(self) -> AbstractContextManager[int | None]:
+        return self._file.use(self._open) if _BY_FD else nullcontext()
 
     def _at(self, fd: int | None, name: str) -> str:
         return name if fd is not None else os.path.join(self.path, name)
