@@ -189,7 +189,7 @@ def test_what_has_the_name_already(
         assert claim["outcome"] == ("left" if rule == "skip" else "sent")
     again = run("get", address, *([] if folder else ["top/"]), "--if-exists", rule, "--json", cwd=here)
     assert contents(here) == expected[rule]
-    assert sum(claim["payload_bytes_sent"] for claim in again.objects) == 0
+    assert sum(claim["payload_bytes_sent"] or 0 for claim in again.objects) == 0
 
 
 def test_keep_is_the_default(server: Server, here: Path, run: Run) -> None:
