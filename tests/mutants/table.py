@@ -10,7 +10,6 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 NONE: dict[str, str] = {
-    "BP1-FRM-006": "ours take the greatest head that a header can name: none is too long",
     "BP1-HEL-007": "there is no other version yet whose things a client could use too early",
     "BP1-CRD-003": "ours grant anew as fast as a burst comes: no sender can be sure to exceed what was granted",
     **identity.NONE,
