@@ -67,11 +67,11 @@ def everything_acknowledged_is_success(put: Put) -> None:
 
     def early(self: Sending, message: Message) -> None:
         on_message(self, message)
-        whole = self._root is not None and self._blocknum is not None and len(self.held) == self._blocknum
+        whole = self.root is not None and self._blocknum is not None and len(self.held) == self._blocknum
         if isinstance(message, Ack) and whole and self.committed is None:
-            assert self._root is not None
+            assert self.root is not None
             name, filesize = self.source.facts.filename.text, self._filesize()
-            self.committed = Committed(self.sourceid, bytes(16), self._root, filesize, name)
+            self.committed = Committed(self.sourceid, bytes(16), self.root, filesize, name)
 
     put(Sending, "on_message", early)
 
