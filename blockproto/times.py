@@ -34,14 +34,15 @@ _NOT_TAKEN = {getattr(errno, name) for name in ("EINVAL", "ERANGE", "EOVERFLOW")
 
 def clamp(mtime_ns: int) -> int:
     """The nearest time that the wire carries."""
-    if MTIME_MIN_NS <= mtime_ns <= MTIME_MAX_NS:  # as good as always, and asked many times for each file
+    if MTIME_MIN_NS <= mtime_ns <= MTIME_MAX_NS:  # as good as always, and asked some times for each file
         return mtime_ns
     return MTIME_MIN_NS if mtime_ns < 0 else MTIME_MAX_NS
 
 
 def mtime_of(found: os.stat_result) -> int:
     """The modification time of a file as it is said: ``clamp`` of what the file system keeps."""
-    return clamp(found.st_mtime_ns)
+    mtime_ns = found.st_mtime_ns
+    return mtime_ns if MTIME_MIN_NS <= mtime_ns <= MTIME_MAX_NS else clamp(mtime_ns)
 
 
 def ctime_of(found: os.stat_result) -> int:

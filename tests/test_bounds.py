@@ -453,7 +453,8 @@ async def test_a_file_without_open_is_written_where_a_slow_disk_holds_up_nobody(
         peer = await served.peer()
         sample = Sample(bytes_of(300_000), "brief")
         for slow in (False, True):
-            served.server.disk._last.extend([committing._SLOW_AT * slow] * 16)
+            for _ in range(16):
+                served.server.disk.took(1.0 if slow else 0.0)
             store.in_main.clear()
             stream = 3 if slow else 1
             message, content = sample.block(0, commit=True, sourceid=bytes([stream]) * 16)
@@ -490,7 +491,7 @@ async def test_a_client_reads_small_files_where_a_slow_disk_holds_up_nobody(
     for number in range(6):
         (tmp_path / f"{number}").write_bytes(bytes_of(100, number))
     async with serving() as served, served.client() as client:
-        committing.local_disk()._last.extend([committing._SLOW_AT] * 16)
+        committing.local_disk().took(1.0)
         jobs = [UploadJob(tmp_path / f"{number}", f"{number}") for number in range(6)]
         async for _, outcome in client.upload_all(jobs):
             assert isinstance(outcome, Receipt), outcome

@@ -348,19 +348,20 @@ class Disk:
     """
 
     def __init__(self) -> None:
+        self._slow = False
         self._last: deque[int] = deque([0] * _LAST_CALLS, maxlen=_LAST_CALLS)
 
     @property
     def slow(self) -> bool:
         """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
-        return sum(self._last) >= _SLOW_AT
+        return self._slow
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
         """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
-        if self.slow and not upload.in_memory:
-            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
-        elif upload.in_memory:
+        if upload.in_memory:
             upload.write(position, piece)  # how quick that was tells nothing of the disk
+        elif self.slow:
+            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
         else:
             self._timed(lambda: upload.write(position, piece))
 
@@ -377,8 +378,14 @@ class Disk:
         try:
             return work()
         finally:
-            took_s = time.perf_counter() - begun
-            self._last.append(_SLOW_AT if took_s > HANGING_S else int(took_s > QUICK_S))
+            self.took(time.perf_counter() - begun)
+
+    def took(self, duration_s: float) -> None:
+        """A call took so long."""
+        points = _SLOW_AT if duration_s > HANGING_S else int(duration_s > QUICK_S)
+        self._last.append(points)
+        if points or self._slow:
+            self._slow = sum(self._last) >= _SLOW_AT
 
 
 _local_disk: trio.lowlevel.RunVar[Disk] = trio.lowlevel.RunVar("local_disk")
