@@ -23,7 +23,7 @@ from blake3 import blake3
 from ..blocks import BLOCK_LENGTH, blocknum_of
 from ..errors import FileExists, Refused, SourceChanged
 from ..names import free_entries, show_name
-from ..results import Outcome, Receipt
+from ..results import FileInfo, Outcome, Receipt
 from ..store import MODE_BITS, Destination, IfExists, LocalFiles, Verdict, judge_taken
 from ..times import is_newer, same_mtime
 from ..transfer.committing import run_in_thread
@@ -106,7 +106,7 @@ class Arriving:
         self._digests = digests
         self._ask = ask
 
-    def look(self, item: FileItem, dest: Destination, rule: Rule) -> Met:
+    def look(self, item: FileItem | FileInfo, dest: Destination, rule: Rule) -> Met:
         """What ``item`` meets at ``dest``, quickly; ``COMPARE`` if that cannot be told without reading.
 
         Raises:
@@ -123,7 +123,7 @@ class Arriving:
             raise _refused(met.path)
         return met
 
-    def _look(self, item: FileItem, dest: Destination, rule: Rule, name: str) -> Met:
+    def _look(self, item: FileItem | FileInfo, dest: Destination, rule: Rule, name: str) -> Met:
         found = self._files.look(dest, name)
         first = name == dest.path.name
         path = dest.path if first else dest.path.with_name(name)
@@ -192,7 +192,7 @@ class Arriving:
         except (SourceChanged, Refused, OSError):
             return None  # it cannot be read, or somebody is writing to it: it counts as another file
 
-    def receipt(self, item: FileItem, met: Met, elapsed_s: float) -> Receipt:
+    def receipt(self, item: FileItem | FileInfo, met: Met, elapsed_s: float) -> Receipt:
         """The receipt of a file that was not fetched; of what is on the disk it says no more than was looked at."""
         assert met.found is not None
         outcome: Outcome = "left" if met.verdict is Verdict.LEAVE else "there"
@@ -204,7 +204,7 @@ class Arriving:
             filetype=item.filetype,
             filesize=filesize,
             blocknum=blocknum,
-            sourceid=item.version.hex(),
+            sourceid=item.version if isinstance(item, FileInfo) else item.version.hex(),
             root=root,
             b3sum=root if blocknum <= 1 else None,
             stored_as=str(met.path),
@@ -229,7 +229,7 @@ def _candidates(name: str, rule: Rule) -> Iterator[str]:
         yield from islice(free_entries(name), CANDIDATES_MAX)
 
 
-def _equal(item: FileItem, found: os.stat_result, rule: Rule) -> bool | None:
+def _equal(item: FileItem | FileInfo, found: os.stat_result, rule: Rule) -> bool | None:
     """Whether a file here is ``item``, as far as size and time tell; None if its content must be read for that."""
     if found.st_size != item.filesize:
         return False

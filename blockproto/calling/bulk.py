@@ -27,7 +27,7 @@ from ..names import show_name
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
 from ..times import mtime_of
-from ..transfer.committing import local_disk
+from ..transfer.committing import Disk, local_disk
 from ..transfer.sending import OnProgress, Progress
 from ..wire import Committed
 from .brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief
@@ -167,8 +167,9 @@ class Bulk:
         self._all_ended = trio.Event()
         batch: list[Opening] = []
         length = 0
+        disk = local_disk()
         for one in small:
-            content = await self._read(connection, one)
+            content = await self._read(connection, disk, one)
             if content is None:
                 continue
             if len(content) > connection.piece_length():
@@ -182,13 +183,13 @@ class Bulk:
         await _send_batch(connection, batch)
         await self._all_ended.wait()
 
-    async def _read(self, connection: Connection, one: Prepared) -> bytes | None:
+    async def _read(self, connection: Connection, disk: Disk, one: Prepared) -> bytes | None:
         """The content of a small file; None if it has ended already."""
         if connection.lost is not None:
             self._ended(one, connection.lost, 0.0)
             return None
         try:
-            return await local_disk().run(lambda: _read_whole(one))
+            return await disk.run(lambda: _read_whole(one))
         except (OSError, BlockprotoError) as exc:
             self._ended(one, _as_error(one.job, exc), 0.0)
             return None
@@ -317,11 +318,11 @@ def _read_whole(one: Prepared) -> bytes:
     filesize = one.facts.filesize or 0
     fd = os.open(one.job.path, _READ_FLAGS)
     try:
-        for _ in range(LOOKS_MAX):
-            before = os.fstat(fd)
-            os.lseek(fd, 0, os.SEEK_SET)
+        for again in range(LOOKS_MAX):
+            if again:
+                os.lseek(fd, 0, os.SEEK_SET)
             content = os.read(fd, filesize + 1)
-            one.stat = os.fstat(fd)
+            before, one.stat = one.stat, os.fstat(fd)
             if (len(content), mtime_of(one.stat)) != (filesize, one.facts.mtime_ns):
                 break
             if Fingerprint.of(before) == Fingerprint.of(one.stat):

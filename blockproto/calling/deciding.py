@@ -24,7 +24,7 @@ from typing import Protocol
 from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
 from ..names import SafeName, refuse_in_progress, show_name
 from ..results import Receipt, UploadJob
-from ..store import FOLDER_FILETYPE, Facts, IfExists
+from ..store import Facts, IfExists
 from ..times import same_mtime
 from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, List, ReceiptItem, Result
 from .asking import at_once
@@ -53,6 +53,7 @@ class Prepared:
         another: gives the sourceid of another content of the same file, by its root.
         root: its root, where that is to be said at OPEN.
         asks: whether OPEN asks first, because the name is taken.
+        is_folder: whether it is a folder.
     """
 
     job: UploadJob
@@ -63,11 +64,7 @@ class Prepared:
     another: Callable[[bytes], bytes]
     root: bytes | None = None
     asks: bool = False
-
-    @property
-    def is_folder(self) -> bool:
-        """Whether it is a folder."""
-        return self.facts.filetype == FOLDER_FILETYPE
+    is_folder: bool = False
 
     def is_another_content(self, root: bytes) -> None:
         """It was written to without that showing: under its sourceid the server has something else."""
@@ -93,7 +90,8 @@ def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None
     another = partial(sourceid_of, job.path, job.name, found)
     sourceid = another(b"")
     if stat.S_ISDIR(found.st_mode):
-        return Prepared(job, folder_facts(job.name, found), IfExists.KEEP, found, sourceid, another)
+        facts = folder_facts(job.name, found)
+        return Prepared(job, facts, IfExists.KEEP, found, sourceid, another, is_folder=True)
     if not stat.S_ISREG(found.st_mode):
         raise Refused(f"{show_name(str(job.path))} is neither a file nor a folder")
     facts = Facts(

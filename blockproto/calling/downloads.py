@@ -381,19 +381,19 @@ class BulkDownload:
 
     def _way_of(self, job: DownloadJob, committer: Committer | None) -> Destination | None:
         """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
-        item = file_item(job.entry)
+        entry = job.entry
         try:
-            dest = self._host.destination(item.filename, job.dest, self._rule)
-            met = self._host.arriving.look(item, dest, self._rule)
+            dest = self._host.destination(entry.filename, job.dest, self._rule)
+            met = self._host.arriving.look(entry, dest, self._rule)
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None
         if (met.verdict is Verdict.THERE and self._rule.if_exists is not IfExists.REPLACE) or (
             met.verdict is Verdict.LEAVE
         ):
-            self._finish(job, self._host.arriving.receipt(item, met, 0.0))
+            self._finish(job, self._host.arriving.receipt(entry, met, 0.0))
             return None
-        if self._store is None or committer is None or not met.fetched or item.filesize > BLOCK_LENGTH:
+        if self._store is None or committer is None or not met.fetched or entry.filesize > BLOCK_LENGTH:
             return None
         return dest if self._store.takes(dest) else None
 

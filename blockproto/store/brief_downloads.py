@@ -157,8 +157,7 @@ class BriefDownload:
             if self._content:
                 write_at(fd, 0, memoryview(self._content))
                 self._content = b""
-            path = self.folder.place.path / self.partial
-            set_facts(fd, path, self.facts.mode, self.facts.mtime_ns)
+            set_facts(fd, self.folder.place.path, self.partial, self.facts.mode, self.facts.mtime_ns)
             self._found = os.fstat(fd)
         self.settled = True
         mode = self.facts.mode

@@ -37,7 +37,8 @@ class Names(NamedTuple):
 def names_of(label: str) -> Names:
     """The names of the files of ``label``."""
     assert LABEL.fullmatch(label), label
-    return Names(*(f"{IN_PROGRESS}{label}.{ending}" for ending in ("part", "ledger", "lock")))
+    stem = f"{IN_PROGRESS}{label}"
+    return Names(f"{stem}.part", f"{stem}.ledger", f"{stem}.lock")
 
 
 def is_ours(found: os.stat_result) -> bool:

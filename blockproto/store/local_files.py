@@ -48,7 +48,7 @@ class FolderFiles:
             fd = place.open_to_read(name)
         try:
             check_regular(os.fstat(fd))
-            set_facts(fd, place.path / name, mode, mtime_ns)
+            set_facts(fd, place.path, name, mode, mtime_ns)
         finally:
             os.close(fd)
 

@@ -60,12 +60,13 @@ def sync_file(fd: int) -> None:
         os.fsync(fd)
 
 
-def set_facts(fd: int, path: Path, mode: int | None, mtime_ns: int | None) -> None:
+def set_facts(fd: int, folder: Path, name: str, mode: int | None, mtime_ns: int | None) -> None:
     """Give an open file its permission bits and modification time, as far as the system has them.
 
     Args:
         fd: the file, made for its owner only.
-        path: of the same file, for systems that set times by path only.
+        folder: where it is, for systems that set times by path only.
+        name: its name there.
         mode: nine bits are applied; None: those that a new file gets here.
         mtime_ns: nanoseconds since 1970, or None.
     """
@@ -73,7 +74,7 @@ def set_facts(fd: int, path: Path, mode: int | None, mtime_ns: int | None) -> No
         with suppress(PermissionError):
             os.fchmod(fd, _usual_mode() if mode is None else mode & MODE_BITS)
     if mtime_ns is not None:
-        times.set_mtime(fd if _UTIME_BY_FD else path, mtime_ns)
+        times.set_mtime(fd if _UTIME_BY_FD else folder / name, mtime_ns)
 
 
 @cache

@@ -153,7 +153,7 @@ class SidecarFiles:
         """Give the partial its final size, mode and mtime."""
         with self._mutex, self._file.use(self._open_partial) as fd:
             os.ftruncate(fd, finish.filesize - self._first)
-            set_facts(fd, self._place.path / self._names.partial, finish.facts.mode, finish.facts.mtime_ns)
+            set_facts(fd, self._place.path, self._names.partial, finish.facts.mode, finish.facts.mtime_ns)
 
     def sync(self, *, metadata: bool) -> None:
         """Make the partial's bytes durable, with ``metadata`` its mode and mtime too.
