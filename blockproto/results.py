@@ -47,7 +47,8 @@ class Receipt:
         root: digest of the block digests, or None of a file that was left; b3sum: BLAKE3 of the file, or None while nobody
             computed it.
         resumed: whether something was there already.
-        blocks_sent, blocks_skipped: blocks that travelled, and that did not have to.
+        blocks_sent, blocks_skipped: blocks that travelled, however often, and those that did not have to; ``blocknum``
+            together.
         payload_bytes_sent: bytes of file content that were put on the wire by this call.
         connections: over how many.
         elapsed_s: seconds from OPEN or the first byte to COMMITTED.

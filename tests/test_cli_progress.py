@@ -8,14 +8,19 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
 
 import pytest
 from processes import COMMAND, Process, Ran, Server
 
+from blockproto import QueuedTransfer, TransferState
 from blockproto.cli.output import Status
 from blockproto.cli.progress import Meter
+from blockproto.cli.queue import _Watcher
 
 
 @dataclass
@@ -36,9 +41,9 @@ def test_the_sum_counts_every_byte_once() -> None:
         assert (meter.done, meter.files_ended) == (10, 0)
         meter.finished("a", 10)
         assert (meter.done, meter.files_ended) == (13, 1)
-        meter.finished("b", 0)
+        meter.failed("b")
         meter.finished("never begun", 4)
-        assert (meter.done, meter.files_ended) == (14, 3)
+        assert (meter.done, meter.files_ended) == (14, 2)
         meter.expect(5)
         assert meter.total == 35
     unknown = Meter(None, shown=False)
@@ -115,3 +120,69 @@ def test_an_empty_bar_does_not_stay(moved: bool, monkeypatch: pytest.MonkeyPatch
             meter.finished("a", 10)
     assert bar is not None
     assert bar._progress.live.transient is not moved
+
+
+def test_the_sum_comes_to_the_total() -> None:
+    with Meter(0, shown=False) as meter:
+        for name in ("same", "grown", "gone"):
+            meter.expect(10, name)
+        meter.finished("same", 10)
+        meter.finished("grown", 15)
+        meter.failed("gone")
+        assert (meter.done, meter.total) == (25, 35)
+        meter.complete()
+        assert (meter.done, meter.total) == (25, 25)
+
+
+def test_what_waits_in_a_queue_and_runs_again_counts_once() -> None:
+    states = TransferState
+    meter = Meter(0, shown=False)
+    watcher = _Watcher(meter, as_json=False)
+    steps = [
+        (states.WAITING, None, 0), (states.RUNNING, 100, 0), (states.RUNNING, 100, 60), (states.WAITING, 100, 60),
+        (states.RUNNING, 100, 70), (states.FAILED, 100, 70), (states.RUNNING, 100, 70), (states.DONE, 100, 90),
+    ]  # fmt: skip
+    for revision, (state, filesize, position) in enumerate(steps, 1):
+        watcher.see(_queued(1, revision, state, filesize, position))
+        assert (meter.done, meter.total) == (100 if state is states.DONE else position, filesize or 0)
+    watcher.see(_queued(2, 100, states.RUNNING, 50, 20))
+    assert (meter.done, meter.total) == (120, 150)
+    watcher.see(_queued(2, 101, states.CANCELLED, 50, 20))
+    assert (meter.done, meter.total) == (100, 100)
+
+
+def _queued(
+    number: int, revision: int, state: TransferState, filesize: int | None, position: int
+) -> QueuedTransfer:
+    one = Mock(spec=QueuedTransfer, id=number, revision=revision, state=state, filesize=filesize)
+    one.position, one.name, one.became, one.stored_as, one.error, one.code, one.retryable = (
+        position, "name", None, "name", None, None, False,
+    )  # fmt: skip
+    return cast(QueuedTransfer, one)
+
+
+@pytest.mark.parametrize(
+    ("words", "end"),
+    [
+        (["get", "{}/film", "{here}/part", "--range", "5-1028"], "1.0/1.0 KiB"),
+        (["get", "{}/film", "{here}/other", "--if-exists", "skip"], "5/5 bytes"),
+        (["put", "{here}/empty", "{}/"], "0/0 bytes"),
+        (["put", "-", "{}/"], "2.0/2.0 MiB"),
+    ],
+)
+def test_a_bar_comes_to_its_end(server: Server, tmp_path: Path, words: list[str], end: str) -> None:
+    (server.folder / "film").write_bytes(bytes(3 << 20))
+    (tmp_path / "other").write_bytes(b"other")
+    (tmp_path / "empty").write_bytes(b"")
+    master, slave = pty.openpty()
+    command = [*COMMAND, *(word.format(server.address, here=tmp_path) for word in words)]
+    with Process(
+        command, stdin=subprocess.PIPE, stderr=slave, env=os.environ | {"COLUMNS": "300", "TERM": "xterm"}
+    ) as process:
+        os.close(slave)
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(bytes(2 << 20) if "-" in words else b"")
+        shown = _read_all(master)
+    assert process.returncode == Status.DONE, shown
+    assert end in shown.splitlines()[-1] + shown.splitlines()[-2], shown[-2000:]

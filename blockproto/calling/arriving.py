@@ -210,7 +210,7 @@ class Arriving:
             stored_as=str(met.path),
             resumed=outcome == "there",
             blocks_sent=0,
-            blocks_skipped=blocknum if outcome == "there" else 0,
+            blocks_skipped=blocknum,
             payload_bytes_sent=0,
             connections=1,
             elapsed_s=elapsed_s,

@@ -28,7 +28,7 @@ from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
 from ..times import mtime_of
 from ..transfer.committing import Disk, local_disk
-from ..transfer.sending import OnProgress, Progress
+from ..transfer.sending import OnProgress, tell_all_done
 from ..wire import Committed
 from .brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief
 from .deciding import Asked, Deciding, Prepared, prepare
@@ -124,11 +124,7 @@ class Bulk:
         prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._deciding.decide(prepared)
         for one, outcome in ended:
-            if isinstance(outcome, Receipt):
-                self._report(one, 0)
-                self._finish(one.job, outcome)
-            else:
-                self._finish(one.job, _as_error(one.job, outcome))
+            self._end(one, outcome if isinstance(outcome, Receipt) else _as_error(one.job, outcome))
         small, asked, big = [], [], []
         for one in rest:
             if one.asks and (one.facts.filesize or 0) <= ASKED_LENGTH_MAX:
@@ -141,6 +137,13 @@ class Bulk:
         await self._send_asked(asked)
         for one in big:
             await self._send_big(one)
+
+    def _end(self, one: Prepared, outcome: Outcome) -> None:
+        """Deliver an outcome, and tell of a file that is there now."""
+        if isinstance(outcome, Receipt):
+            size, payload = one.facts.filesize or 0, outcome.payload_bytes_sent
+            tell_all_done(self._on_progress, one.facts.filename.text, size, payload)
+        self._finish(one.job, outcome)
 
     def _finish(self, job: UploadJob, outcome: Outcome) -> None:
         """Deliver an outcome; a job that only lost its connection, or came too late on it, stays open."""
@@ -202,16 +205,15 @@ class Bulk:
         if begun and isinstance(outcome, ConnectionLost) and (one.facts.filesize or 0) > CUT_LENGTH_MIN:
             self._cut.add(one.sourceid)
         if isinstance(outcome, Committed):
-            self._finish(one.job, self._sent(one, outcome, begun))
+            self._end(one, self._sent(one, outcome, begun))
         else:
-            self._finish(one.job, _left_or(one, outcome))
+            self._end(one, _left_or(one, outcome))
         self._under_way -= 1
         if self._under_way == 0:
             self._all_ended.set()
 
     def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
         size = one.facts.filesize or 0
-        self._report(one, size)
         if not one.is_folder and not committed.left:
             self._host.digests.learn(one.stat, committed.root)
         return sent_receipt(
@@ -223,11 +225,6 @@ class Bulk:
             connections=1,
             elapsed_s=time.perf_counter() - begun,
         )
-
-    def _report(self, one: Prepared, sent: int) -> None:
-        if self._on_progress is not None:
-            size = one.facts.filesize or 0
-            self._on_progress(Progress(one.facts.filename.text, size, size, sent))
 
     # ---- files with OPEN --------------------------------------------------------------------------------------
 
@@ -266,7 +263,7 @@ class Bulk:
             outcome = _left_or(one, _as_error(one.job, exc))
         finally:
             source.close()
-        self._finish(one.job, outcome)
+        self._end(one, outcome)
 
 
 class _Jobs:

@@ -61,7 +61,7 @@ from ..store import (
 from ..tasks import background_tasks
 from ..transfer.committing import Committer, Disk, local_disk
 from ..transfer.receiving import BlockInProgress
-from ..transfer.sending import OnProgress, Progress
+from ..transfer.sending import OnProgress, tell_all_done
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
 from .arriving import Arriving, Rule
 
@@ -391,6 +391,7 @@ class BulkDownload:
         if (met.verdict is Verdict.THERE and self._rule.if_exists is not IfExists.REPLACE) or (
             met.verdict is Verdict.LEAVE
         ):
+            tell_all_done(self._on_progress, entry.filename, entry.filesize, 0)
             self._finish(job, self._host.arriving.receipt(entry, met, 0.0))
             return None
         if self._store is None or committer is None or not met.fetched or entry.filesize > BLOCK_LENGTH:
@@ -455,7 +456,7 @@ class BulkDownload:
         self._fetches.pop(id(job), None)
         self._news.unpark_all()
         if isinstance(outcome, StoredFile):
-            self._report(job.entry)
+            tell_all_done(self._on_progress, job.entry.filename, job.entry.filesize, job.entry.filesize)
             self._finish(job, _receipt(job, outcome, time.perf_counter() - begun))
         elif self._leaving:
             return
@@ -465,10 +466,6 @@ class BulkDownload:
             self._start(job)
         else:
             self._finish(job, outcome)
-
-    def _report(self, entry: FileInfo) -> None:
-        if self._on_progress is not None:
-            self._on_progress(Progress(entry.filename, entry.filesize, entry.filesize))
 
     # ---- the others -------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from ..store import (
 from ..tasks import background_tasks
 from ..transfer.committing import Committer, local_disk, run_in_thread
 from ..transfer.receiving import FetchIncoming
-from ..transfer.sending import OnProgress, Progress
+from ..transfer.sending import OnProgress, Progress, tell_all_done
 from ..transfer.uploads import Uploads
 from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 from .arriving import Arriving, Rule
@@ -105,13 +105,15 @@ class Downloader:
             except SourceChanged:
                 if known is not None or so_far.tries < 2:
                     raise
-                entry, so_far = None, SoFar()
+                entry, so_far = None, SoFar(begun=so_far.begun, payload_bytes=so_far.payload_bytes)
             except BlockprotoError as exc:
                 if so_far.reached > best:
                     retries.progressed(so_far.reached - best)
                 await retries.wait(exc)
             else:
                 self._lines.worked()
+                filesize = entry.filesize if receipt.outcome == "left" else receipt.filesize
+                tell_all_done(progress, entry.filename, filesize, receipt.payload_bytes_sent)
                 return receipt
 
     async def _finished(
@@ -171,6 +173,7 @@ class Downloader:
                 await retries.wait(exc)
             else:
                 self._lines.worked()
+                tell_all_done(progress, upload.filename, receipt.filesize, receipt.payload_bytes_sent)
                 return receipt
 
     async def _once(
@@ -244,6 +247,7 @@ class SoFar:
         tries: how many there were.
         reached: the most bytes that were here when one asked; -1 before any did.
         held: the blocks that were here before the first; None before it asked.
+        arrived: the blocks that came since.
         payload_bytes: bytes of content that came.
     """
 
@@ -251,6 +255,7 @@ class SoFar:
     tries: int = 0
     reached: int = -1
     held: BlockSet | None = None
+    arrived: BlockSet = field(default_factory=BlockSet)
     payload_bytes: int = 0
 
 
@@ -275,7 +280,9 @@ class Fetching:
         self._done = trio.Event()
         self._outcome: StoredFile | BlockprotoError | None = None
         self._raised: BaseException | None = None
-        self._incoming = FetchIncoming(connection, uploads, wanted.version, self._on_done, self._on_durable)
+        self._incoming = FetchIncoming(
+            connection, uploads, wanted.version, self._on_done, self._on_durable, so_far.arrived
+        )
 
     async def run(self, facts: Facts, dest: Path, attempts: Attempts, priority: Priority) -> Receipt:
         """Fetch what is missing; returns when the file is complete."""
@@ -341,6 +348,7 @@ class Fetching:
     def _on_durable(self, position: int) -> None:
         if self._on_progress is not None:
             self._progress.position_bytes_done = position - self._wanted.first
+            self._progress.payload_bytes_sent = self._so_far.payload_bytes + self._incoming.payload_bytes
             try:
                 self._on_progress(self._progress)
             except (
@@ -350,9 +358,10 @@ class Fetching:
                 self._done.set()
 
     def _receipt(self, stored: StoredFile, dest: Path) -> Receipt:
-        wanted, held = self._wanted, self._so_far.held or BlockSet()
+        wanted, held = self._wanted, self._so_far.held or ()
         end = stored.filesize if wanted.end is None else wanted.end
         blocknum = blocknum_of(end) - wanted.first // BLOCK_LENGTH
+        blocks_sent = min(len(self._so_far.arrived), blocknum)
         whole = wanted.first == 0 and end == wanted.filesize
         return Receipt(
             filename=wanted.filename,
@@ -364,8 +373,8 @@ class Fetching:
             b3sum=b3sum_hex(stored.root, stored.b3sum or (wanted.b3sum if whole else None), blocknum),
             stored_as=str(dest.with_name(stored.stored_as)),
             resumed=len(held) > 0,
-            blocks_sent=blocknum - len(held),
-            blocks_skipped=len(held),
+            blocks_sent=blocks_sent,
+            blocks_skipped=blocknum - blocks_sent,
             payload_bytes_sent=self._so_far.payload_bytes,
             connections=1,
             elapsed_s=time.perf_counter() - self._so_far.begun,

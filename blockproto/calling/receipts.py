@@ -83,7 +83,7 @@ def left_receipt(
         stored_as=facts.filename.text if there is None else there.stored_as,
         resumed=False,
         blocks_sent=0,
-        blocks_skipped=0,
+        blocks_skipped=blocknum_of(filesize),
         payload_bytes_sent=payload,
         connections=1,
         elapsed_s=elapsed_s,

@@ -16,7 +16,7 @@ from ..errors import FileExists, SourceChanged
 from ..names import SafeName
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
-from ..transfer.sending import OnProgress
+from ..transfer.sending import OnProgress, tell_all_done
 from ..wire import Priority
 from .deciding import Asked, Deciding, Prepared, prepare
 from .lines import Lines
@@ -64,7 +64,10 @@ class SingleUploads:
         """Upload a stream whose end is not known; see ``Client.upload``."""
         facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, word)
         spoken = await self._spoken(facts)
-        return await _or_left(facts, self._uploader.stream(source, spoken, progress, priority))
+        receipt = await _or_left(facts, self._uploader.stream(source, spoken, progress, priority))
+        if receipt.outcome != "left":  # else nobody knows how long the stream is
+            tell_all_done(progress, receipt.filename, receipt.filesize, receipt.payload_bytes_sent)
+        return receipt
 
     async def file(
         self,
@@ -82,7 +85,9 @@ class SingleUploads:
             source.facts = await self._spoken(facts)
             another = partial(self._client.sourceid_of, job.path, job.name, source.stat)
             one = Prepared(job, source.facts, word, source.stat, another(b""), another)
-            return await _or_left(facts, self._file(one, source, priority, checksum, progress))
+            receipt = await _or_left(facts, self._file(one, source, priority, checksum, progress))
+            tell_all_done(progress, receipt.filename, source.stat.st_size, receipt.payload_bytes_sent)
+            return receipt
         finally:
             source.close()
 

@@ -18,7 +18,7 @@ from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
 from ..results import Receipt
 from ..store import Facts
 from ..transfer.lane import Lane
-from ..transfer.sending import OnProgress, Progress, Sending
+from ..transfer.sending import OnProgress, Sending
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .asking import ask_once
 from .brief import CUT_LENGTH_MIN, send_brief
@@ -170,9 +170,6 @@ class Uploader:
                 if size > CUT_LENGTH_MIN and isinstance(exc, ConnectionLost):
                     return await self.source(source, sourceid, progress, priority, retries)
         self._lines.worked()
-        state = Progress(source.facts.filename.text, size, size, size)
-        if progress is not None:
-            progress(state)
         return sent_receipt(
             source.facts,
             committed,
@@ -246,7 +243,7 @@ def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
     sending = Sending(
         before.source, before.sourceid, priority=before.priority, on_progress=progress
     )  # no root: it moved
-    sending.progress, sending.blocks_sent = before.progress, before.blocks_sent
+    sending.progress, sending.travelled = before.progress, before.travelled
     sending.held_before = before.held_before
     return sending
 
@@ -254,14 +251,15 @@ def _read_anew(before: Sending, progress: OnProgress | None) -> Sending:
 def _upload_receipt(sending: Sending, connections: int, elapsed_s: float) -> Receipt:
     committed = sending.committed
     assert committed is not None
-    at_once = sending.held_before is None
+    blocknum = blocknum_of(committed.filesize)
+    blocks_sent = min(len(sending.travelled), blocknum)
     return sent_receipt(
         sending.source.facts,
         committed,
-        blocks_sent=sending.blocks_sent,
-        blocks_skipped=blocknum_of(committed.filesize) if at_once else len(sending.held_before or ()),
+        blocks_sent=blocks_sent,
+        blocks_skipped=blocknum - blocks_sent,
         payload=sending.progress.payload_bytes_sent,
         connections=connections,
         elapsed_s=elapsed_s,
-        at_once=at_once,
+        at_once=sending.held_before is None,
     )

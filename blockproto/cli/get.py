@@ -242,12 +242,18 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
         return
     if entry is not None and not entry.folder:
         fetch.tally.named.add(entry.filename)
-        fetch.meter.expect(entry.filesize)
+        fetch.meter.expect(_length_of(entry, fetch.wanted.span), entry.filename)
         await _get_file(fetch, entry, target)
     elif fetch.wanted.span is not None:
         raise click.UsageError(f"--range is for one file: '{address.text}' is a folder")
     else:
         await _get_folder(fetch, address.path, entry, target)
+
+
+def _length_of(entry: FileInfo, span: tuple[int, int] | None) -> int:
+    """How many bytes are to come; of a range that begins behind the end, none."""
+    first, last = span or (0, entry.filesize - 1)
+    return max(0, min(last + 1, entry.filesize) - first)
 
 
 def _target(wanted: _Wanted, path: str) -> Path:
@@ -292,7 +298,7 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
             if entry.folder:
                 _make_folder(fetch, entry, place)
             else:
-                fetch.meter.expect(entry.filesize)
+                fetch.meter.expect(entry.filesize, entry.filename)
                 yield entry, place
 
 
@@ -354,7 +360,7 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
 
 
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
-    fetch.meter.finished(entry.filename, 0)
+    fetch.meter.failed(entry.filename)
     what = str(place) if isinstance(error, OSError) else entry.filename
     _refused(fetch, what, entry.filename, error, _advice(error))
 

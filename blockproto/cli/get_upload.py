@@ -53,7 +53,7 @@ async def get_upload(
     log: Path | None,
 ) -> int:
     """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
-    with about(address.text), Meter(0) as meter:
+    with about(address.text), Meter(None) as meter:
         teller = LineTeller(verbosity() > 0)
         async with connect_as_told(
             address.server, retry_for_s=retry_for_s, on_line=teller, log=log
@@ -64,6 +64,7 @@ async def get_upload(
                 meter.expect(upload.filesize)
             receipt = await client.download_upload(upload, place, if_exists=if_exists, progress=meter.update)
         meter.finished(receipt.filename, receipt.filesize)
+        meter.complete()
     if as_json:
         print_receipt(receipt)
     else:

@@ -44,6 +44,7 @@ class Meter:
         self.bytes_ended = 0
         self.files_ended = 0
         self._under_way: dict[str, int] = {}
+        self._expected: dict[str, int] = {}
         self._drawn_at = 0.0
         self._bar = _Bar(total) if (sys.stderr.isatty() if shown is None else shown) else None
 
@@ -61,7 +62,7 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.move(self.done, self.total, "")
+            self._bar.move(self.done, self._shown_total(), "")
             self._bar.stop(keep=self.done > 0 or self.files_ended > 0)
 
     def update(self, progress: Advance) -> None:
@@ -70,15 +71,33 @@ class Meter:
         self._draw(progress.filename)
 
     def finished(self, filename: str, filesize: int) -> None:
-        """Take note that a file ended with ``filesize`` bytes on the other side (0 if it failed)."""
+        """Take note that a file ended well, with ``filesize`` bytes on the other side."""
         self._under_way.pop(filename, None)
+        expected = self._expected.pop(filename, None)
+        if expected is not None and self.total is not None:
+            self.total += filesize - expected  # it became another one after it was listed
         self.bytes_ended += filesize
         self.files_ended += 1
         self._draw(filename)
 
-    def expect(self, count: int) -> None:
-        """Add ``count`` bytes to the total that was not known when this began."""
+    def failed(self, filename: str) -> None:
+        """Take note that a file ended badly: what there is of it does not count."""
+        self._under_way.pop(filename, None)
+        self._expected.pop(filename, None)
+        self._draw(filename)
+
+    def expect(self, count: int, filename: str | None = None) -> None:
+        """Add ``count`` bytes to the total that was not known when this began; of a file, if it has a name."""
         self.total = (self.total or 0) + count
+        if filename is not None:
+            self._expected[filename] = count
+
+    def complete(self) -> None:
+        """Everything has come that was to come: what is done is the total."""
+        self.total = self.done
+
+    def _shown_total(self) -> int | None:
+        return None if self.total is None else max(self.total, self.done)
 
     def _draw(self, filename: str) -> None:
         if self._bar is None:
@@ -86,7 +105,7 @@ class Meter:
         now = time.monotonic()
         if now - self._drawn_at >= _REDRAW_S:
             self._drawn_at = now
-            self._bar.move(self.done, self.total, show_name(filename))
+            self._bar.move(self.done, self._shown_total(), show_name(filename))
 
 
 class _Bar:

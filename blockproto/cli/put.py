@@ -184,6 +184,8 @@ async def _put(wanted: _Wanted, connections: int) -> int:
                 log=wanted.log,
             ) as client:
                 await _send_all(client, wanted, tally, meter)
+            if tally.status == Status.DONE and tally.answered == tally.given and not tally.lost:
+                meter.complete()  # also of what grew or shrank meanwhile, and of stdin
         except _ENDS_ALL as error:
             tally.lost.append(error)
     _sum_up(wanted, tally, time.monotonic() - began)
@@ -267,7 +269,7 @@ async def _send_jobs(
                 if wanted.as_json:
                     print_failure(job.name, outcome)
             else:
-                meter.finished(job.name, 0)
+                meter.failed(job.name)
                 tally.ended = ends_run(outcome)
                 _failed(
                     wanted, tally, wanted.address.server if tally.ended else str(job.path), job.name, outcome

@@ -87,7 +87,7 @@ async def put_in_dialect(
 ) -> int:
     """Send the files one after another; returns the exit code."""
     status = Status.DONE
-    with Meter(None, sys.stderr.isatty()) as meter:
+    with Meter(_total(paths), sys.stderr.isatty()) as meter:
         for path in paths:
             sender: Sender = SENDERS[dialect](connections)
             try:
@@ -105,12 +105,17 @@ async def put_in_dialect(
                 return max(status, fail(error, address.server))
             except (BlockprotoError, OSError) as error:
                 status = max(status, fail(error, path))
+                meter.failed(as_name or Path(path).name)
                 continue
             meter.finished(sent.filename, sent.filesize)
             if as_json:
                 print_json({field: getattr(sent, field) for field in SENT_FIELDS})
             say(show_name(f"{path}: {_describe(sent)}"))
     return status
+
+
+def _total(paths: tuple[str, ...]) -> int:
+    return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
 
 
 def _describe(sent: Sent) -> str:

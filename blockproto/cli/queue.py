@@ -397,6 +397,7 @@ class _Watcher:
         self._as_json = as_json
         self._shown: dict[int, QueuedTransfer] = {}
         self._before = 0
+        self._expected: dict[int, int] = {}
 
     async def watch(
         self, queue: TransferQueue, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -416,15 +417,18 @@ class _Watcher:
         if self._as_json:
             print_json(fields_of(one))
         name = f"{one.id}: {one.name}"
-        if one.filesize is not None and (last is None or last.filesize is None):
-            self._meter.expect(one.filesize)
-        if one.state is TransferState.RUNNING:
-            self._meter.update(_Position(name, one.filesize, one.position))
-        elif last is None or last.state is not one.state:
-            self._meter.finished(
-                name, (one.filesize or 0) if one.state is TransferState.DONE else one.position
-            )
+        self._meter_of(name, one)
+        if one.state is not TransferState.RUNNING and (last is None or last.state is not one.state):
             self._tell(one)
+
+    def _meter_of(self, name: str, one: QueuedTransfer) -> None:
+        """Show how far it is: it may fail or wait, and run again, so that nothing of it is ever added twice."""
+        cancelled = one.state is TransferState.CANCELLED
+        size = 0 if cancelled else one.filesize or 0
+        self._meter.expect(size - self._expected.get(one.id, 0))
+        self._expected[one.id] = size
+        done = one.state is TransferState.DONE
+        self._meter.update(_Position(name, one.filesize, size if done else min(one.position, size)))
 
     def _tell(self, one: QueuedTransfer) -> None:
         what = show_name(f"{one.id}: {one.name}")

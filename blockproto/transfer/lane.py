@@ -174,8 +174,9 @@ class Lane:
             message = (
                 Piece(begin + at, digest=end) if started else self._block_message(blockno, begin + at, end)
             )
+            if self.connection.lost is None:
+                sending.payload_sent(length)  # before: of what is cut short nobody knows how much went out
             await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
-            sending.payload_sent(length)
             started = True
             at += length
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from blake3 import blake3
 
-from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, blocknum_of
+from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, BlockSet, Run, blocknum_of
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -399,6 +399,7 @@ class FetchIncoming(Incoming):
         version: what the file must still be (16 bytes).
         done: called with the receipt, or with why there is none; the first call counts.
         on_durable: called with the position after each block that became durable.
+        arrived: the numbers of the blocks that came whole are added to it.
 
     The rest is as for ``Incoming``.
     """
@@ -410,8 +411,10 @@ class FetchIncoming(Incoming):
         version: bytes,
         done: Callable[[StoredFile | BlockprotoError], None],
         on_durable: Callable[[int], None],
+        arrived: BlockSet,
     ) -> None:
         super().__init__(connection, 0, uploads, ANONYMOUS)
+        self._arrived = arrived
         self.payload_bytes = 0
         self._opening: Open | None = None
         self._version = version
@@ -433,6 +436,10 @@ class FetchIncoming(Incoming):
         """See uploads.Feed."""
         super().say_durable(position, runs)
         self._on_durable(position)
+
+    def _end_block(self, block: BlockInProgress) -> None:
+        self._arrived.add(block.blockno)
+        super()._end_block(block)
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.Sink."""

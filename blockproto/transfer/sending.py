@@ -113,6 +113,8 @@ class BlockSource(Source, Protocol):
 class Progress:
     """How far a transfer is.
 
+    The last one of a transfer that ended well says that all of it is done.
+
     Attributes:
         filename: which file.
         filesize: its size in bytes, or None while unknown.
@@ -127,6 +129,14 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def tell_all_done(on_progress: OnProgress | None, filename: str, filesize: int, payload: int) -> None:
+    """Tell of a transfer that has ended well: the whole file is on the other side, or left as it is there."""
+    if on_progress is not None:
+        on_progress(Progress(filename, filesize, filesize, payload))
+
+
 Replace = Callable[["Lane"], Awaitable["Lane"]]
 """Makes a lane that has joined in the place of one that was lost; raises ConnectionLost."""
 
@@ -143,6 +153,7 @@ class Sending:
 
     Attributes:
         root: the file's, as far as it is known.
+        travelled: the blocks that were sent, however often.
         bytes_there: what the receiver said at last that it has, unfinished blocks included.
         reached: the most bytes that the receiver had at once, unfinished blocks included; tells whether trying again helps.
     """
@@ -160,7 +171,7 @@ class Sending:
         self.sourceid = sourceid
         self.priority = priority
         self.progress = Progress(source.facts.filename.text, source.end)
-        self.blocks_sent = 0
+        self.travelled = BlockSet()
         self.held_before: BlockSet | None = None
         self.held = BlockSet()
         self.reached = -1
@@ -172,6 +183,7 @@ class Sending:
         self._digests = bytearray()
         self._digested = BlockSet()
         self._in_flight: dict[int, int] = {}
+        self._tail: tuple[int, int] | None = None
         self._undurable = 0
         self._missing: Iterator[int] = iter(())
         self._ahead: int | None = None
@@ -427,7 +439,9 @@ class Sending:
         """A lane sends this block now."""
         self._reserve(blockno, length)
         self._untouched_from = max(self._untouched_from, blockno + 1)
-        self.blocks_sent += 1
+        self.travelled.add(blockno)
+        if self.source.end is None and length < BLOCK_LENGTH:
+            self._tail = (blockno, length)
 
     def _reserve(self, blockno: int, length: int) -> None:
         """Count ``length`` bytes of a block as sent and not durable."""
@@ -537,9 +551,16 @@ class Sending:
     def _report(self) -> None:
         if self._on_progress is None:
             return
-        held = len(self.held) * BLOCK_LENGTH
-        self.progress.position_bytes_done = held if self.source.end is None else min(held, self.source.end)
+        self.progress.position_bytes_done = self._bytes_held()
         self._on_progress(self.progress)
+
+    def _bytes_held(self) -> int:
+        """Bytes that are durable on the other side, in whole blocks; the last one may be short."""
+        tail, end = self._tail, self.source.end
+        if end is not None and end % BLOCK_LENGTH:
+            tail = (end // BLOCK_LENGTH, end % BLOCK_LENGTH)
+        lacking = BLOCK_LENGTH - tail[1] if tail is not None and tail[0] in self.held else 0
+        return len(self.held) * BLOCK_LENGTH - lacking
 
 
 def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> None:
