@@ -41,6 +41,7 @@ from blockproto.wire import (
     Have,
     Header,
     Message,
+    Scopes,
     Type,
     check_frame,
     decode_header,
@@ -300,18 +301,23 @@ def early_commit_refused(put: Put) -> None:
     """A COMMIT that comes before every block is refused, instead of waiting for those that come on other streams."""
     commit = LiveUpload.commit
 
-    def impatient(self: LiveUpload, feed: Feed, root: bytes, filesize: int, facts: Facts) -> None:
+    def impatient(
+        self: LiveUpload, feed: Feed, root: bytes, filesize: int, facts: Facts, reader: bool = False
+    ) -> None:
         if len(self.held) + len(self.pending) < blocknum_of(filesize) - self.first // BLOCK_LENGTH:
             raise BadFacts("COMMIT, and blocks are missing")
-        commit(self, feed, root, filesize, facts)
+        commit(self, feed, root, filesize, facts, reader)
 
     put(LiveUpload, "commit", impatient)
 
 
 @server("BP1-COM-010")
 def brief_file_without_receipt(put: Put) -> None:
-    """A file without OPEN is stored and forgotten: no receipt is kept, so the same one again is stored once more."""
-    begin, finished = BriefIncoming._begin, BriefIncoming._on_finished
+    """A file without OPEN is stored and forgotten: no receipt is kept, so the same one again is stored once more.
+
+    (Were it compared with what has its name, the same one again would be that file.)
+    """
+    begin, end, finished = BriefIncoming._begin, BriefIncoming._end, BriefIncoming._on_finished
 
     async def begin_anew(self: BriefIncoming, message: Block, payload_length: int) -> None:
         vars(self)["said_sourceid"] = message.sourceid
@@ -322,7 +328,14 @@ def brief_file_without_receipt(put: Put) -> None:
             work.outcome = replace(work.outcome, sourceid=vars(self)["said_sourceid"])
         finished(self, work)
 
+    def compare_with_nothing(self: BriefIncoming, block: BlockInProgress) -> None:
+        realm = self._realm
+        self._realm = replace(realm, scopes=realm.scopes & ~Scopes.READ)
+        end(self, block)
+        self._realm = realm
+
     put(BriefIncoming, "_begin", begin_anew)
+    put(BriefIncoming, "_end", compare_with_nothing)
     put(BriefIncoming, "_on_finished", answer)
 
 
