@@ -32,6 +32,7 @@ from .foreign import Foreign, foreign_in, remove_foreign
 from .ledger import View
 from .opening import Opened, open_places
 from .records import Loss, ReceiptRecord, UploadRecord
+from .soundness import damage_of
 
 
 @dataclass(slots=True)
@@ -81,7 +82,7 @@ def inspect_store(
     ledger_folder = (folder / RESERVED if state is None else state) / "ledger"
     if not (ledger_folder / "data.mdb").exists():
         return Report(False, foreign=_foreign_without_ledger(folder, drop_foreign))
-    report = Report(True, _damage(ledger_folder))
+    report = Report(True, damage_of(ledger_folder))
     try:
         opened = open_places(folder, state, 0, upgrade=False)
     except (NotPermitted, StoreInUse):
@@ -134,18 +135,6 @@ def _remove(above_fd: int, foreign: list[Foreign]) -> None:
         remove_foreign(above_fd, foreign)
     except OSError as exc:
         raise NotPermitted(f"what is foreign cannot be removed: {exc.strerror}") from exc
-
-
-def _damage(ledger_folder: Path) -> list[str]:
-    """What LMDB's own structural check finds."""
-    try:
-        from lmdb import verify
-    except ImportError:
-        return []
-    try:
-        return [f"the ledger is damaged: {problem}" for problem in verify.verify(str(ledger_folder))]  # type: ignore[no-untyped-call]
-    except verify.VerifyError as exc:
-        return [f"the ledger is damaged: {exc}"]
 
 
 class Checker:

@@ -20,6 +20,7 @@ from ..names import RESERVED, show_name
 from .disk import Watched, look, make_folder, move_new, open_root
 from .ledger import Ledger
 from .refusals import refusal
+from .soundness import require_whole
 from .upgrading import begin
 
 _PRIVATE = 0o700
@@ -120,6 +121,7 @@ class _Opening:
         state_fd = self._keep(_open_state(root_fd, self._folder, self._state))
         lock_fd = self._keep(_lock_state(state_fd))
         ledger_fd = self._keep(make_folder(state_fd, b"ledger", _PRIVATE))
+        require_whole(self._state_path / "ledger", self._folder / RESERVED / "partials")
         ledger = self._ledger = Ledger.open(self._state_path / "ledger")
         beside = _mount_id(root_fd) != _mount_id(state_fd)
         with ledger.read() as view:
