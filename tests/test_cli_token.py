@@ -163,6 +163,16 @@ def test_a_token_is_added_listed_and_revoked(tmp_path: Path, run: Run) -> None:
     assert "no token of that name or id" in unknown.err
 
 
+@pytest.mark.parametrize("folder", ["", "/", "./", "..", "a//b", "/a", ".blockproto", "\x1b[31m"])
+def test_a_folder_that_is_no_part_of_the_served_one_is_refused(tmp_path: Path, run: Run, folder: str) -> None:
+    """'' is an unset variable of a shell: it must not mean all there is."""
+    ran = run("token", "add", "eve", "--folder", folder, "--state", tmp_path)
+    assert ran.status == Status.USAGE
+    assert "--folder" in ran.err
+    assert "\x1b" not in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../out", "", "a/../b", ".blockproto", "\x1b[31m"])
 def test_a_name_that_can_be_no_folder_is_refused(tmp_path: Path, run: Run, name: str) -> None:
     ran = run("token", "add", name, "--state", tmp_path)

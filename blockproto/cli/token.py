@@ -95,7 +95,7 @@ def add(
         kept = name if known is None else known.folder
         changed, text = register.with_token(
             name,
-            folder=kept if folder is None else None if folder in (".", "") else folder.strip("/"),
+            folder=kept if folder is None else None if folder == "." else folder.removesuffix("/"),
             quota=known.quota if quota is None and known is not None else quota,
             scopes=scopes,
             now_ms=now_ms,
@@ -109,11 +109,24 @@ def add(
             SafeName.parse(name)
     except NameRefused as error:
         return fail(error, show_name(name), "choose a NAME that can be a folder, or say --folder")
+    if folder is not None and folder != ".":
+        _require_folder(folder)
     with about(name):
         registers.change(state, one_more)
     click.echo(made[0])
     say("this is the only time it is shown; a running server takes it after: kill -HUP")
     return 0
+
+
+def _require_folder(folder: str) -> None:
+    """Raise a usage error for what names no part of the served folder: '' is an unset variable, not all of it."""
+    try:
+        SafeName.parse(folder.removesuffix("/"))
+    except NameRefused as error:
+        raise click.BadParameter(
+            f"{show_name(folder)!r} is no folder below the served one: {error}; '.' is all of it",
+            param_hint="--folder",
+        ) from error
 
 
 @token.command("list")
