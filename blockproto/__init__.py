@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from .client import Client
     from .errors import BlockprotoError
     from .queue import QueuedTransfer, TransferQueue, TransferState
-    from .results import DownloadJob, FileInfo, Receipt, UploadInfo, UploadJob
+    from .results import DownloadJob, FileInfo, LeftOut, Receipt, UploadInfo, UploadJob
     from .transfer.sending import Progress
 
 __all__ = [
-    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
+    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LeftOut", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
     "Reconnected", "Reconnecting", "Resumed", "TransferQueue", "TransferState", "UploadInfo", "UploadJob", "connect",
     "serve",
 ]  # fmt: skip
@@ -37,6 +37,7 @@ _HOMES = {
     "Client": ".client",
     "DownloadJob": ".results",
     "FileInfo": ".results",
+    "LeftOut": ".results",
     "LineEvent": ".calling.lines",
     "Progress": ".transfer.sending",
     "QueuedTransfer": ".queue",

@@ -52,11 +52,13 @@ from .results import (
     DownloadJob,
     FileInfo,
     IfExistsWord,
+    LeftOut,
     Receipt,
     UploadInfo,
     UploadJob,
     file_info,
     file_item,
+    left_out,
     upload_info,
     upload_item,
 )
@@ -460,14 +462,28 @@ class Client:
 
     # ---- questions --------------------------------------------------------------------------------------------
 
-    async def listing(self, folder: str = "", *, recursive: bool = False) -> AsyncGenerator[FileInfo, None]:
+    async def listing(
+        self,
+        folder: str = "",
+        *,
+        recursive: bool = False,
+        on_left_out: Callable[[LeftOut], None] | None = None,
+    ) -> AsyncGenerator[FileInfo, None]:
         """The entries of a folder on the server, in byte order of their names; with ``recursive`` all below it.
+
+        Args:
+            folder: "" is the whole served folder.
+            recursive: also what is in its folders.
+            on_left_out: called, between entries, with what the server passed over: links, special files, names that cannot
+                travel, what it cannot read. Servers of older versions do not say.
 
         Raises:
             UnknownFile: there is no such folder.
             ConnectionLost: see ``upload``.
         """
-        async with aclosing(list_files(self._lines, folder.strip("/"), recursive=recursive)) as items:
+        told = None if on_left_out is None else lambda group: on_left_out(left_out(group))
+        listed = list_files(self._lines, folder.strip("/"), recursive=recursive, on_left_out=told)
+        async with aclosing(listed) as items:
             async for item in items:
                 yield file_info(item)
 

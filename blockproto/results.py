@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from . import wire
 from .wire import EntryKind, FileItem, UploadItem
 
 IfExistsWord = Literal["keep", "refuse", "replace", "skip", "update"]
@@ -89,6 +90,33 @@ class FileInfo:
     b3sum: str | None
 
 
+LeftOutReason = Literal["link", "special", "name", "unreadable", "other"]
+"""Why a listing passed over something: a symbolic link, a pipe or the like, a name that cannot travel, something that the
+server cannot read, or a reason that a newer server has."""
+
+_LEFT_OUT_REASONS: dict[int, LeftOutReason] = {1: "link", 2: "special", 3: "name", 4: "unreadable"}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a listing passed over for one reason; it may come in several parts.
+
+    Attributes:
+        reason: why.
+        count: how many there are.
+        names: of some of them, as text for people: it may hold escapes, and nothing has these names for certain.
+    """
+
+    reason: LeftOutReason
+    count: int
+    names: tuple[str, ...]
+
+    @property
+    def missed(self) -> bool:
+        """Whether something that should have come did not; links and special files never do."""
+        return self.reason not in ("link", "special")
+
+
 class DownloadJob(NamedTuple):
     """One file for ``Client.download_all``: its entry in a listing, and the path it shall get here."""
 
@@ -145,6 +173,13 @@ def file_item(info: FileInfo) -> FileItem:
         filetype=info.filetype,
         root=bytes.fromhex(info.root) if info.root else None,
         b3sum=bytes.fromhex(info.b3sum) if info.b3sum else None,
+    )
+
+
+def left_out(group: wire.LeftOut) -> LeftOut:
+    """The public form of a group of LEFT_OUT."""
+    return LeftOut(
+        _LEFT_OUT_REASONS.get(group.reason, "other"), group.count, group.names[: wire.LEFT_OUT_NAMES_MAX]
     )
 
 

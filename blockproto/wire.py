@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
@@ -746,16 +746,86 @@ class _Items:
         return tuple(items), offset
 
 
+class LeftOutReason(IntEnum):
+    """Why a listing passes over what is there (BP1-LST-017)."""
+
+    LINK = 1
+    SPECIAL = 2
+    NAME = 3
+    UNREADABLE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What a page passed over for one reason: how many, and the names of some, as text for people.
+
+    Attributes:
+        reason: see ``LeftOutReason``; a later version may have more.
+        count: how many, at most 2^32 − 1.
+        names: of the first of them.
+    """
+
+    LAYOUT: ClassVar[Layout] = Layout(_fixed(reason=U8, count=U32))
+
+    reason: int
+    count: int
+    names: tuple[str, ...] = ()
+
+
+class _LeftOutTlv(Tlv):
+    """Groups, each a reason, a count and a list of strings, to the last byte of the value."""
+
+    def encode(self, value: Any) -> bytes:
+        """The whole TLV; raises LocalProtocolError or struct.error."""
+        raw = b"".join(
+            LeftOut.LAYOUT.encode(group)[1]
+            + _U16.pack(len(group.names))
+            + b"".join([_STRING.encode(name) for name in group.names])
+            for group in value
+        )
+        return _U16.pack(self.number) + _U16.pack(len(raw)) + raw
+
+    def decode(self, raw: bytes) -> Any:
+        """The groups; raises MalformedFrame if they do not end with the value."""
+        groups: list[LeftOut] = []
+        offset = 0
+        while offset < len(raw):
+            head, offset = raw[offset : offset + 5], offset + 7
+            if offset > len(raw):
+                raise MalformedFrame("a group of LEFT_OUT runs past its TLV")
+            names: list[str] = []
+            for _ in range(int.from_bytes(raw[offset - 2 : offset], "big")):
+                name, offset = _STRING.decode(raw, offset, {})
+                names.append(name)
+            groups.append(LeftOut(**LeftOut.LAYOUT.decode(0, head), names=tuple(names)))
+        return tuple(groups)
+
+
+TLV_LEFT_OUT = _LeftOutTlv(12, "")
+
+LEFT_OUT_NAMES_MAX = 32
+"""Names in one group (BP1-LST-018)."""
+_COUNTS_LENGTH = 4 + 7 * len(LeftOutReason)
+"""Bytes of LEFT_OUT with a group for each reason and no names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to AUTH, LIST and REMOVE: one page; an empty cursor says that it is the last."""
+    """The answer to AUTH, LIST and REMOVE: one page; an empty cursor says that it is the last.
+
+    Attributes:
+        left_out: what the page of a listing of files passed over, a group for each reason.
+    """
 
     TYPE: ClassVar[Type] = Type.RESULT
-    LAYOUT: ClassVar[Layout] = Layout(_fixed(kind=U8), {"items": _Items(), "cursor": _STRING})
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(kind=U8), {"items": _Items(), "cursor": _STRING}, tlvs={"left_out": TLV_LEFT_OUT}
+    )
 
     kind: int
     items: tuple[Item, ...] = ()
     cursor: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         cls = _ITEM_OF.get(self.kind)
@@ -978,14 +1048,30 @@ def grease_frame(rng: random.Random) -> bytes:
 def page_items(items: tuple[Item, ...] | list[Item], head_length_max: int) -> int:
     """How many of ``items``, from the first, fit one RESULT for a peer that takes heads of ``head_length_max`` bytes.
 
-    Room is kept for a cursor of ``CURSOR_LENGTH_MAX`` bytes. At least 1 if there are any: a single item always fits.
+    Room is kept for a cursor of ``CURSOR_LENGTH_MAX`` bytes and for what LEFT_OUT counts. At least 1 if there are any: a
+    single item always fits.
     """
-    room = head_length_max - 5 - CURSOR_LENGTH_MAX
+    room = head_length_max - 5 - CURSOR_LENGTH_MAX - _COUNTS_LENGTH
     for count, item in enumerate(items):
         room -= 2 + len(item.LAYOUT.encode(item)[1])
         if room < 0:
             return max(count, 1)
     return min(len(items), 0xFFFF)
+
+
+def fit_left_out(page: Result, head_length_max: int) -> Result:
+    """``page`` with as many names in LEFT_OUT, the first of each group, as the head takes; the counts stay."""
+    room = head_length_max - len(page.LAYOUT.encode(replace(page, left_out=()))[1]) - _COUNTS_LENGTH
+    groups: list[LeftOut] = []
+    for group in reversed(page.left_out):  # what should have come is named before links are
+        fitting = 0
+        for name in group.names[:LEFT_OUT_NAMES_MAX]:
+            room -= len(_STRING.encode(name))
+            if room < 0:
+                break
+            fitting += 1
+        groups.append(replace(group, names=group.names[:fitting]))
+    return replace(page, left_out=tuple(reversed(groups)))
 
 
 def runs_max(head_length_max: int) -> int:

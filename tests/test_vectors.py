@@ -210,6 +210,8 @@ def item_of(item: Mapping[str, Any]) -> wire.Item:
 def tlv_of(name: str, value: Any) -> Any:
     if name == "IDS":
         return tuple(bytes.fromhex(sourceid) for sourceid in value)
+    if name == "LEFT_OUT":
+        return tuple(wire.LeftOut(group["reason"], group["count"], tuple(group["names"])) for group in value)
     return int(value) if name in {"MTIME", "MODE", "PRIORITY", "IF_EXISTS"} else bytes.fromhex(value)
 
 

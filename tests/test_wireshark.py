@@ -129,6 +129,12 @@ def expected_of(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _expected(name: str, value: Any) -> Iterator[tuple[str, str]]:
     if name == "tlvs":
         for tlv, inside in value.items():
+            if tlv == "LEFT_OUT":
+                for group in inside:
+                    yield "left_out", str(group["reason"])
+                    yield "left_out.count", str(group["count"])
+                    yield from (("left_out.name", name) for name in group["names"])
+                continue
             for one in inside if isinstance(inside, list) else [inside]:
                 yield from _expected("mtime_ns" if tlv == "MTIME" else tlv.lower(), one)
     elif name == "items":

@@ -5,17 +5,17 @@ Rules:
     2. The names of files rise in byte order; an upload comes once.
     3. Pages that hold next to nothing are followed ``PAGES_MAX`` times at most.
 
-Spec: BP1-LST-002, BP1-LST-004, BP1-LST-016.
+Spec: BP1-LST-002, BP1-LST-004, BP1-LST-016, BP1-LST-018.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 from ..errors import RemoteProtocolError
-from ..wire import FileItem, Item, List, ListKind, ReceiptItem, UploadItem
+from ..wire import FileItem, Item, LeftOut, List, ListKind, ReceiptItem, UploadItem
 from .asking import ask, ask_once
 from .lines import Lines
 
@@ -26,8 +26,12 @@ UPLOADS_MAX = 1_000_000
 """Unfinished uploads of one principal that are listed."""
 
 
-async def list_files(lines: Lines, folder: str, *, recursive: bool) -> AsyncGenerator[FileItem, None]:
+async def list_files(
+    lines: Lines, folder: str, *, recursive: bool, on_left_out: Callable[[LeftOut], None] | None = None
+) -> AsyncGenerator[FileItem, None]:
     """The entries of a folder in byte order of their names; with ``recursive`` all below it.
+
+    ``on_left_out`` is called with what each page passed over, after the page's entries.
 
     Raises:
         RemoteProtocolError: what the server says cannot be a listing.
@@ -35,7 +39,7 @@ async def list_files(lines: Lines, folder: str, *, recursive: bool) -> AsyncGene
     """
     last = b""
     question = List(kind=ListKind.FILES, name=folder, recursive=recursive)
-    async with aclosing(_items(lines, question)) as items:
+    async with aclosing(_items(lines, question, on_left_out)) as items:
         async for item in items:
             assert isinstance(item, FileItem)
             name = item.filename.encode("utf-8", "surrogateescape")
@@ -83,12 +87,20 @@ async def list_receipts(
         question = replace(question, cursor=page.cursor)
 
 
-async def _items(lines: Lines, question: List) -> AsyncGenerator[Item, None]:
+async def _items(
+    lines: Lines, question: List, on_left_out: Callable[[LeftOut], None] | None = None
+) -> AsyncGenerator[Item, None]:
     pages = count = 0
     while True:
         page = await ask(lines, question)
         for item in page.items:
             yield item
+        reasons = [group.reason for group in page.left_out]
+        if reasons != sorted(set(reasons)):
+            raise RemoteProtocolError("the server says one reason for what it left out twice")
+        if on_left_out is not None:
+            for group in page.left_out:
+                on_left_out(group)
         if not page.cursor:
             return
         pages += 1

@@ -14,12 +14,13 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import click
 import trio
 
-from .. import BlockprotoError, Client, FileInfo, Receipt
+from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
 from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
 from ..names import SafeName, holds_in_progress, show_name
 from ..results import IfExistsWord
@@ -27,6 +28,7 @@ from ..store.places import Place
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
+from .left_out import missed_of, tell_left_out
 from .options import (
     checksum_option,
     if_exists_option,
@@ -290,7 +292,8 @@ async def _get_folder(fetch: _Fetch, above: str, folder: FileInfo | None, target
 
 async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[tuple[FileInfo, Path], None]:
     """The files below a folder that are to be fetched, and where each goes; makes the folders on the way."""
-    async with aclosing(fetch.client.listing(above, recursive=True)) as entries:
+    told = partial(_passed_over, fetch.tally, above)
+    async with aclosing(fetch.client.listing(above, recursive=True, on_left_out=told)) as entries:
         async for entry in entries:
             place = _place(fetch.tally, above, entry, target)
             if place is None:
@@ -300,6 +303,17 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
             else:
                 fetch.meter.expect(entry.filesize, entry.filename)
                 yield entry, place
+
+
+def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
+    """Tell what the server's listing left out: it fails the run unless it is links and special files."""
+    if not part.missed:
+        tally.left_out += tell_left_out(part)
+        return
+    before = tally.failed
+    for missed in missed_of(part, above):
+        _failed(tally, missed.name, missed.error, missed.advice, filename=missed.name)
+    tally.failed = before + part.count
 
 
 def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | None:

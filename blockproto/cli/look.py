@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import stat as modes
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import click
 import trio
 
-from .. import FileInfo, UploadInfo
+from .. import FileInfo, LeftOut, UploadInfo
 from ..blocks import BLOCK_LENGTH
 from ..names import show_name
 from .access import access_options, check_access, connect_as_told
 from .address import Address, to_address
+from .left_out import missed_of, say_missed, tell_left_out
 from .options import json_option, verbose_option
 from .output import Status, about, print_json, say, show_size, show_time
 
@@ -42,10 +44,21 @@ async def _ls(address: Address, recursive: bool, as_json: bool) -> int:
         if entry is not None and not entry.folder:
             _print_entry(entry, address.path.rpartition("/")[0], as_json)
             return Status.DONE
-        async with aclosing(client.listing(address.path, recursive=recursive)) as entries:
+        told = partial(_passed_over, address.path)
+        listing = client.listing(address.path, recursive=recursive, on_left_out=told)
+        async with aclosing(listing) as entries:
             async for entry in entries:
                 _print_entry(entry, address.path, as_json)
     return Status.DONE
+
+
+def _passed_over(above: str, part: LeftOut) -> None:
+    """Tell what is there and not listed."""
+    if not part.missed:
+        tell_left_out(part)
+        return
+    for missed in missed_of(part, above):
+        say_missed(missed)
 
 
 def _print_entry(entry: FileInfo, above: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ Spec: BP1-FET, BP1-LST.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -24,13 +25,14 @@ from ..errors import (
     Unsupported,
 )
 from ..link.connection import Connection
-from ..names import SafeName
+from ..names import ESCAPED_LENGTH_MAX, SafeName, cut_in_the_middle, show_name
 from ..realm import Realm
 from ..store import (
     Facts,
     FileEntry,
     FileStore,
     IfExists,
+    LeftOut,
     Remove,
     StoredFile,
     StoredReader,
@@ -59,8 +61,10 @@ from ..wire import (
     RemoveKind,
     Result,
     UploadItem,
+    fit_left_out,
     page_items,
 )
+from ..wire import LeftOut as LeftOutGroup
 from ..wire import Remove as RemoveMessage
 from .answers import Answers
 from .digesting import Digesting
@@ -69,6 +73,8 @@ from .ward import Ward
 PAGE_ITEMS_MAX = 1000
 ITEM_LENGTH_LIKELY = 160
 """Bytes of an item in a page, beside the folder's name: a page that turns out too long has to be read twice."""
+COUNT_MAX = 2**32 - 1
+"""What LEFT_OUT counts at most."""
 RECEIPTS_MAX = 4000
 _RECEIPT_CURSOR = re.compile(r"[0-9]{0,9}", re.ASCII)
 """What a cursor of ours among receipts can be: how many of the ids were looked at."""
@@ -196,34 +202,36 @@ class Answerer:
         folder = self._realm.inward(message.name).text if message.name else top
         after = self._realm.cursor_inward(message.cursor)
 
-        def page(limit: int) -> tuple[list[Item], str]:
+        def page(limit: int) -> Result:
+            left_out = LeftOut()
             try:
-                entries, cursor = self._store.files(folder, message.recursive, after, limit)
+                entries, cursor = self._store.files(folder, message.recursive, after, limit, left_out)
             except UnknownFile:
                 if message.name:
                     raise
-                return [], ""  # the realm's folder is made with the first file in it
-            items: list[Item] = [_file_item(entry, entry.b3sum, self._realm) for entry in entries]
-            return items, self._realm.cursor_outward(cursor)
+                return Result(message.kind)  # the realm's folder is made with the first file in it
+            items = tuple(_file_item(entry, entry.b3sum, self._realm) for entry in entries)
+            groups = _left_out_groups(left_out, self._realm)
+            return Result(message.kind, items, self._realm.cursor_outward(cursor), groups)
 
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
     async def _list_uploads(self, message: List) -> Result:
-        def page(limit: int) -> tuple[list[Item], str]:
+        def page(limit: int) -> Result:
             entries, cursor = self._store.uploads(self._realm.principal, message.cursor, limit)
-            return [_upload_item(entry, self._realm) for entry in entries], cursor
+            return Result(message.kind, tuple(_upload_item(entry, self._realm) for entry in entries), cursor)
 
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
-    def _fit(self, message: List, page: object) -> Result:
+    def _fit(self, message: List, page: Callable[[int], Result]) -> Result:
         """A page of as many items as were asked for and as the peer's head takes."""
-        likely = self._connection.session.head_length_max // (ITEM_LENGTH_LIKELY + len(message.name))
-        limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))
-        items, cursor = page(limit)  # type: ignore[operator]
-        fitting = page_items(items, self._connection.session.head_length_max)
-        if fitting < len(items):
-            items, cursor = page(fitting)  # type: ignore[operator]
-        return Result(message.kind, tuple(items), cursor)
+        head_length_max = self._connection.session.head_length_max
+        likely = head_length_max // (ITEM_LENGTH_LIKELY + len(message.name))
+        result = page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))
+        fitting = page_items(result.items, head_length_max)
+        if fitting < len(result.items):
+            result = page(fitting)
+        return fit_left_out(result, head_length_max) if result.left_out else result
 
 
 class ServedFetch:
@@ -472,6 +480,23 @@ def _file_item(entry: FileEntry, b3sum: bytes | None, realm: Realm) -> FileItem:
         root=entry.root,
         b3sum=b3sum,
     )
+
+
+def _left_out_groups(left_out: LeftOut, realm: Realm) -> tuple[LeftOutGroup, ...]:
+    """What a page passed over as the wire says it: its names as text for people, as they are called in the realm."""
+    return tuple(
+        LeftOutGroup(
+            int(reason),
+            min(count, COUNT_MAX),
+            tuple(_shown(realm, name.decode("utf-8", "surrogateescape")) for name in left_out.names[reason]),
+        )
+        for reason, count in sorted(left_out.counts.items())
+    )
+
+
+def _shown(realm: Realm, name: str) -> str:
+    inside = "" if name + "/" == realm.above else realm.outward(name)
+    return cut_in_the_middle(show_name(inside), ESCAPED_LENGTH_MAX)
 
 
 def _upload_item(entry: UploadEntry, realm: Realm) -> UploadItem:

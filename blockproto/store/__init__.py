@@ -526,6 +526,50 @@ class StoredReader(Protocol):
         """Let go of the file. Harmless when repeated."""
 
 
+LEFT_OUT_NAMES_MAX = 32
+"""Names that are kept of those that are left out for one reason."""
+
+
+class Reason(IntEnum):
+    """Why a listing passes over what is there; the numbers are those of the wire."""
+
+    LINK = 1
+    SPECIAL = 2
+    NAME = 3
+    UNREADABLE = 4
+
+
+class LeftOut:
+    """What one page passed over.
+
+    Attributes:
+        counts: how many, for each reason there is.
+        names: whole paths in the served folder of the first ``LEFT_OUT_NAMES_MAX`` of them, as bytes.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[Reason, int] = {}
+        self.names: dict[Reason, list[bytes]] = {}
+        self._waiting: dict[Reason, tuple[int, list[bytes]]] = {}
+
+    def add(self, reason: Reason, count: int, names: list[bytes]) -> None:
+        """What was passed over, with the names of the first; it counts once ``keep`` is called."""
+        before, first = self._waiting.get(reason, (0, []))
+        self._waiting[reason] = before + count, (first + names)[:LEFT_OUT_NAMES_MAX]
+
+    def drop(self) -> None:
+        """None of it: it lies behind the page's last entry."""
+        self._waiting.clear()
+
+    def keep(self) -> None:
+        """All of it belongs to this page: an entry behind it is on the page, or the listing ends with it."""
+        for reason, (count, names) in self._waiting.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            kept = self.names.setdefault(reason, [])
+            kept += names[: LEFT_OUT_NAMES_MAX - len(kept)]
+        self._waiting.clear()
+
+
 class FileStore(UploadStore, Protocol):
     """An upload store that also serves its finished files."""
 
@@ -540,11 +584,14 @@ class FileStore(UploadStore, Protocol):
     def stat(self, filename: SafeName) -> FileEntry:
         """One entry. Raises UnknownFile."""
 
-    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+    def files(
+        self, folder: str, recursive: bool, cursor: str, limit: int, left_out: LeftOut | None = None
+    ) -> tuple[list[FileEntry], str]:
         """Up to ``limit`` entries of ``folder`` in byte order of their names, after ``cursor``.
 
         ``folder`` "" is the whole served folder. Returns the entries and the next cursor ("" after the last
-        page). Raises UnknownFile if there is no such folder.
+        page). ``left_out`` is told what the page passed over, each thing once over all pages. Raises UnknownFile if there
+        is no such folder.
         """
 
     def open_file(

@@ -20,7 +20,7 @@ from ..blocks import FILESIZE_MAX
 from ..errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from ..names import SafeName, is_hidden, show_name
 from ..times import SaidOnce, ctime_of, mtime_of
-from . import FOLDER_FILETYPE, FileEntry, IfExists, StoredFile, UploadKey
+from . import FOLDER_FILETYPE, FileEntry, IfExists, LeftOut, StoredFile, UploadKey
 from .descriptors import Descriptor, Descriptors
 from .disk import Folders, look, open_to_read, read_into
 from .ledger import Ledger, View
@@ -301,9 +301,11 @@ class FinishedFiles:
             stamp=stamp,
         )
 
-    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+    def files(
+        self, folder: str, recursive: bool, cursor: str, limit: int, left_out: LeftOut | None = None
+    ) -> tuple[list[FileEntry], str]:
         """A page of entries; see the port."""
-        found, following = self._listings.page(folder, recursive, cursor, limit)
+        found, following = self._listings.page(folder, recursive, cursor, limit, left_out)
         with self._ledger.read() as view:
             return [self._entry(view, name, status) for name, status in found], following
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from ..blocks import BLOCK_LENGTH
 from ..errors import StoreFailed, StoreFull
 from ..names import SafeName
-from . import Facts, FileEntry, IfExists, StoredFile, UploadEntry, UploadKey, Work
+from . import Facts, FileEntry, IfExists, LeftOut, StoredFile, UploadEntry, UploadKey, Work
 from .batch import Batch
 from .brief import BriefUpload
 from .choosing import early_choice
@@ -431,9 +431,11 @@ class LocalStore:
         """See the port."""
         return self.finished.stat(filename)
 
-    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
+    def files(
+        self, folder: str, recursive: bool, cursor: str, limit: int, left_out: LeftOut | None = None
+    ) -> tuple[list[FileEntry], str]:
         """See the port."""
-        return self.finished.files(folder, recursive, cursor, limit)
+        return self.finished.files(folder, recursive, cursor, limit, left_out)
 
     def open_file(
         self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None

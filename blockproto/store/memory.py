@@ -40,6 +40,7 @@ from . import (
     Forget,
     IfExists,
     KeepPrefixes,
+    LeftOut,
     Outcome,
     Prefix,
     RecordB3sum,
@@ -547,8 +548,10 @@ class MemoryStore:
         """See the port."""
         return self._find(filename, None).entry
 
-    def files(self, folder: str, recursive: bool, cursor: str, limit: int) -> tuple[list[FileEntry], str]:
-        """See the port."""
+    def files(
+        self, folder: str, recursive: bool, cursor: str, limit: int, left_out: LeftOut | None = None
+    ) -> tuple[list[FileEntry], str]:
+        """See the port: nothing is ever left out."""
         if folder and not self._find(SafeName.parse(folder), None).entry.folder:
             raise UnknownFile("it is no folder")
         above = folder + "/" if folder else ""

@@ -71,9 +71,13 @@ ITEM_LAYOUTS = {
     3: "sourceid:16 file_id:16 root:32 filesize:u64 stored_as:str",
 }
 
+GROUP_LAYOUT = "reason:u8 count:u32 names:strings"
+"""A group in the value of LEFT_OUT."""
+
 TLVS = {
     "MTIME": (1, "i64"), "MODE": (2, "u32"), "B3SUM": (3, "32"), "ROOT": (4, "32"), "HELD_ROOT": (5, "32"),
     "IDS": (6, "ids"), "VERSION": (7, "16"), "FILE_ID": (8, "16"), "PRIORITY": (9, "u8"), "IF_EXISTS": (10, "u8"),
+    "LEFT_OUT": (12, "left_out"),
 }  # fmt: skip
 
 _STRUCT = {"u8": ">B", "u16": ">H", "u32": ">I", "u64": ">Q", "i64": ">q"}
@@ -168,6 +172,9 @@ def _field(name: str, kind: str, value: Any, values: Mapping[str, Any], end: boo
         return [Field(name, value, "BLAKE3 of the block")] if end else []
     if kind == "str":
         return _string(name, value)
+    if kind == "strings":
+        count = Field(f"{name} count", struct.pack(">H", len(value)), str(len(value)))
+        return [count, *(part for one in value for part in _string(name, one))]
     if kind == "runs":
         return _pairs(name, value, "count")
     if kind == "prefixes":
@@ -195,6 +202,8 @@ def tlv_fields(tlvs: Mapping[str, Any]) -> list[Field]:
             raw, meaning = value, f"{len(value)} bytes nobody knows"
         elif kind == "ids":
             raw, meaning = b"".join(value), f"{len(value)} sourceids"
+        elif kind == "left_out":
+            raw, meaning = b"".join(map(_group, value)), f"{len(value)} groups"
         else:
             [only] = _field(name, kind, value, {}, False)
             raw, meaning = only.raw, only.meaning
@@ -205,6 +214,11 @@ def tlv_fields(tlvs: Mapping[str, Any]) -> list[Field]:
         if raw:
             fields.append(Field(f"TLV {name}", raw, meaning))
     return fields
+
+
+def _group(group: Mapping[str, Any]) -> bytes:
+    """The bytes of one group of LEFT_OUT."""
+    return join(_layout(GROUP_LAYOUT, group, False))
 
 
 def flag_names(message: str, bits: int) -> str:

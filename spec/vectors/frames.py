@@ -277,6 +277,15 @@ def _results() -> Iterator[Vector]:
                  frame("RESULT", 1, kind=1, items=[], cursor=""))  # fmt: skip
     yield Vector("result/files", "A folder and a file; there is another page.", ["BP1-LST-002", "BP1-LST-004"],
                  frame("RESULT", 1, kind=1, items=[folder_item, file_item], cursor=PHOTO_NAME))  # fmt: skip
+    yield Vector("result/files-left-out", "A folder, and what was passed over: a link, and three that cannot be called.",
+                 ["BP1-LST-017"],
+                 frame("RESULT", 1, kind=1, items=[folder_item], cursor="photos",
+                       tlvs={"LEFT_OUT": [{"reason": 1, "count": 1, "names": ["latest"]},
+                                          {"reason": 3, "count": 3, "names": ["caf\\xe9", "naïve\\x0a"]}]}))  # fmt: skip
+    yield Vector("result/files-left-out-only", "Nothing to list, and a folder that could not be read, not named.",
+                 ["BP1-LST-017"],
+                 frame("RESULT", 1, kind=1, items=[], cursor="",
+                       tlvs={"LEFT_OUT": [{"reason": 4, "count": 1, "names": []}]}))  # fmt: skip
     yield Vector(
         "result/uploads",
         "One of known size, one of unknown size that does not expire.",

@@ -41,6 +41,8 @@ local FLAGS = {  -- name in protocol.md to bit; which of them a message has is s
 }
 local GREASE_FLAG = 0x0800
 
+local LEFT_OUT = { [1] = "symbolic links", [2] = "special files", [3] = "names that cannot travel", [4] = "unreadable" }
+
 local TLVS = {
   [1] = { name = "MTIME", field = "mtime_ns", kind = "i64", length = 8 },
   [2] = { name = "MODE", field = "mode", kind = "mode", length = 4 },
@@ -52,6 +54,7 @@ local TLVS = {
   [8] = { name = "FILE_ID", field = "file_id", kind = "id", length = 16 },
   [9] = { name = "PRIORITY", field = "priority", kind = "u8", length = 1 },
   [10] = { name = "IF_EXISTS", field = "if_exists", kind = "u8", length = 1 },
+  [12] = { name = "LEFT_OUT", field = "left_out", kind = "left_out" },
 }
 
 -- ---- the layouts ----------------------------------------------------------------------------------------------------
@@ -104,7 +107,8 @@ local MESSAGES = {
   [0x8D] = { name = "LIST", { "kind", "u8" }, { "limit", "u16" }, { "name", "string" }, { "cursor", "string" },
     tlvs = { 6, 10 }, flags = { "RECURSIVE", "EXACT", "FOLLOW", "B3SUM" } },
   [0x8E] = { name = "REMOVE", { "kind", "u8" }, { "id", "id" }, { "filename", "string" }, flags = { "RECURSIVE" } },
-  [0x8F] = { name = "RESULT", { "kind", "u8" }, { "items", "items" }, { "cursor", "string" } },
+  [0x8F] = { name = "RESULT", { "kind", "u8" }, { "items", "items" }, { "cursor", "string" },
+    tlvs = { 12 } },
   [0x90] = { name = "CANCEL", { "reason", "u16" }, { "text", "string" }, flags = { "DISCARD" } },
   [0x91] = { name = "PING", { "opaque", "opaque" }, { "next_s", "u32" }, flags = { "ANSWER" } },
   [0x92] = { name = "ERROR", { "code", "u16" }, { "scope", "u8" }, { "retryable", "u8" }, { "retry_after_ms", "u32" },
@@ -133,6 +137,7 @@ local MAKE = {
   mode = function(name, label) return ProtoField.uint32(name, label, base.OCT) end,
   id = function(name, label) return ProtoField.bytes(name, label) end,
   string = function(name, label) return ProtoField.string(name, label) end,
+  left_out = function(name, label) return ProtoField.uint8(name, label, base.DEC, LEFT_OUT) end,
   list = function(name, label) return ProtoField.uint16(name, label, base.DEC) end,
 }
 MAKE.digest, MAKE.opaque = MAKE.id, MAKE.id
@@ -170,6 +175,8 @@ local f = {  -- header, and what stands in no layout
   have = ProtoField.string("blockproto.have", "block"),
   have_blockno = ProtoField.uint32("blockproto.have.blockno", "blockno", base.DEC),
   have_digest = ProtoField.bytes("blockproto.have.digest", "digest"),
+  left_out_count = ProtoField.uint32("blockproto.left_out.count", "count", base.DEC),
+  left_out_name = ProtoField.string("blockproto.left_out.name", "name", base.UNICODE),
   item = ProtoField.string("blockproto.item", "item"),
   item_length = ProtoField.uint16("blockproto.item.length", "item length", base.DEC),
   tlv = ProtoField.string("blockproto.tlv", "TLV"),
@@ -407,6 +414,13 @@ READ.digests = pairs_of(function(reader, tree)
   return tostring(part(0, 4):uint())
 end)
 
+-- One group of LEFT_OUT: the reason, how many, and some of their names.
+function READ.left_out(reader, tree, field)
+  local branch = tree:add(field, reader:take(1))
+  branch:add(f.left_out_count, reader:take(4))
+  for _ = 1, reader:take(2):uint() do READ.string(reader, branch, f.left_out_name) end
+end
+
 local read_layout  -- for items, which are heads of their own
 
 function READ.items(reader, tree, field, _, values)
@@ -438,6 +452,13 @@ local function read_tlv(reader, tree, known, last)
   item:add(f.tlv_length, length_part)
   if kind <= last then
     item:add_proto_expert_info(e.malformed, "TLVs stand in strictly rising order of their types (BP1-FRM-014)")
+  end
+  if tlv and not tlv.length then
+    local start_of_value = reader.at
+    if length > 0 then reader:take(length) end
+    local groups = Reader.new(reader.tvb, start_of_value, reader.at)
+    while groups:left() > 0 do READ[tlv.kind](groups, item, fields[tlv.field]) end
+    return kind
   end
   if tlv and (tlv.many and length % tlv.length == 0 or length == tlv.length) then
     for _ = 1, length / tlv.length do READ[tlv.kind](reader, item, fields[tlv.field]) end

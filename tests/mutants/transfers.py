@@ -179,15 +179,15 @@ FET = [
 LST = [
     Mutant("receipts-are-listed-of-any-rule", "LST-015", REQUESTS,
            "rule = None if message.if_exists is None else IfExists(message.if_exists)", "rule = None", SERVER),
-    Mutant("two-answers-in-one", "LST-001", REQUESTS, "return Result(message.kind, tuple(items), cursor)",
-           "return Result(message.kind, tuple(items) * 2, cursor)", SERVER),
-    Mutant("pages-of-any-length", "LST-002", REQUESTS, "limit = max(1, min(message.limit, PAGE_ITEMS_MAX, likely))", "limit = PAGE_ITEMS_MAX", SERVER),
+    Mutant("two-answers-in-one", "LST-001", REQUESTS, "if fitting < len(result.items):",
+           "result = Result(message.kind, result.items * 2, result.cursor)\n        if False:", SERVER),
+    Mutant("pages-of-any-length", "LST-002", REQUESTS, "page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))", "page(PAGE_ITEMS_MAX)", SERVER),
     Mutant("cursors-are-cut", "LST-003", "calling/paging.py",
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor)',
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor[:500])', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "folder, message.recursive, after, limit", "folder, False, after, limit", SERVER),
-    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "[_upload_item(entry, self._realm) for entry in entries], cursor", "[], cursor", SERVER),
+    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(_upload_item(entry, self._realm) for entry in entries), cursor", "(), cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
            "await self._list_files(message)", SERVER),
     Mutant("b3sum-only-where-it-is-known", "LST-007", REQUESTS, "if message.b3sum and b3sum is None and not entry.folder:", "if False:", SERVER),
@@ -241,11 +241,11 @@ EDGE = [
            "if prefix is None or prefix.length != length:\n        return False",
            "if prefix is None or prefix.length != length:\n        raise BadFacts('there is no such prefix')", SERVER),
     Mutant("uploads-without-a-byte-are-listed", "LST-005", REQUESTS,
-           "[_upload_item(entry, self._realm) for entry in entries], cursor",
-           "[_upload_item(entry, self._realm) for entry in entries] + [\n"
+           "tuple(_upload_item(entry, self._realm) for entry in entries), cursor",
+           "tuple([_upload_item(entry, self._realm) for entry in entries] + [\n"
            "                UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
            "                                live.facts.filename.text, live.facts.filetype)\n"
-           "                for live in self._uploads._live.values() if not live.held], cursor", SERVER),
+           "                for live in self._uploads._live.values() if not live.held]), cursor", SERVER),
     Mutant("held-of-no-version-is-left-out", "FET-009", REQUESTS, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
     Mutant("the-served-folder-is-an-entry", "LST-006", REQUESTS,
            "name = self._realm.inward(message.name)\n        entry",

@@ -13,12 +13,14 @@ export const HEADER = 16;
 export const UNKNOWN_LENGTH_MAX = 65536;
 
 const MTIME = 1, MODE = 2, B3SUM = 3, ROOT = 4, HELD_ROOT = 5, IDS = 6, VERSION = 7, FILE_ID = 8, PRIORITY = 9, IF_EXISTS = 10;
+const LEFT_OUT = 12;
 
 /** TLV type → its name and the kind of its value. */
 const TLVS = {
   [MTIME]: ['MTIME', 'i64'], [MODE]: ['MODE', 'u32'], [B3SUM]: ['B3SUM', 'raw32'], [ROOT]: ['ROOT', 'raw32'],
   [HELD_ROOT]: ['HELD_ROOT', 'raw32'], [IDS]: ['IDS', 'ids'], [VERSION]: ['VERSION', 'raw16'],
   [FILE_ID]: ['FILE_ID', 'raw16'], [PRIORITY]: ['PRIORITY', 'u8'], [IF_EXISTS]: ['IF_EXISTS', 'u8'],
+  [LEFT_OUT]: ['LEFT_OUT', 'left_out'],
 };
 
 /** fields: [name, kind]; a kind with ? knows "all ones". flags: name → bit. tlvs: the types known in this message. */
@@ -70,7 +72,7 @@ const LAYOUTS = {
     flags: {RECURSIVE: 1, EXACT: 2, FOLLOW: 4, B3SUM: 8}, tlvs: [IDS, IF_EXISTS],
   },
   REMOVE: {type: 0x8e, fields: [['kind', 'u8'], ['id', 'raw16'], ['filename', 'string']], flags: {RECURSIVE: 1}},
-  RESULT: {type: 0x8f, fields: [['kind', 'u8'], ['items', 'items'], ['cursor', 'string']]},
+  RESULT: {type: 0x8f, fields: [['kind', 'u8'], ['items', 'items'], ['cursor', 'string']], tlvs: [LEFT_OUT]},
   CANCEL: {type: 0x90, fields: [['reason', 'u16'], ['text', 'string']], flags: {DISCARD: 1}},
   PING: {type: 0x91, fields: [['opaque', 'raw8'], ['next_s', 'u32']], flags: {ANSWER: 1}},
   ERROR: {
@@ -196,6 +198,14 @@ class Taker {
       if (bytes < 1 || bytes > 1048576) throw malformed('a prefix has from 1 to 1,048,576 bytes');
       return bytes;
     });
+  }
+
+  /** The groups of LEFT_OUT, to the last byte. */
+  left_out() {
+    const groups = [];
+    while (this.at < this.bytes.length)
+      groups.push({reason: this.u8(), count: this.u32(), names: this.list(() => this.string('names'))});
+    return groups;
   }
 
   field(name, kind, flags) {
@@ -333,6 +343,8 @@ function encodeField(kind, value, message) {
     case 'u64': case 'u64?': return u64(value);
     case 'i64': return i64(value);
     case 'ids': return Buffer.from(value.join(''), 'hex');
+    case 'left_out': return Buffer.concat(value.map(({reason, count, names}) => Buffer.concat([
+      unsigned(1)(reason), u32(count), listed(names, (name) => withLength(Buffer.from(name)))])));
     case 'string': return withLength(Buffer.from(value));
     case 'runs': case 'prefixes': return listed(value, ([first, count]) => Buffer.concat([u32(first), u32(count)]));
     case 'digests': return listed(value, ([blockno, digest]) => Buffer.concat([u32(blockno), Buffer.from(digest, 'hex')]));
