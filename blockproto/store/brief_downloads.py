@@ -42,6 +42,8 @@ OPEN_MAX = 64
 """Folders held open; with more of them each is opened when it is used."""
 CARRIED_MAX = 64 * 1024
 """Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
+KEPT_OPEN_MAX = 64
+"""So many files of a batch stay open until they have their names; others are opened once more for that."""
 _HAS_SYNCFS = sys.platform == "linux"
 
 
@@ -149,8 +151,8 @@ class BriefDownload:
                 self.folder.rest()
         self.gone = True
 
-    def settle(self) -> None:
-        """Give it its mode and mtime and close it; repeated without effect."""
+    def settle(self, *, keep_open: bool = False) -> None:
+        """Give it its mode and mtime and close it, unless it is to stay open; repeated without effect."""
         if self.settled:
             return
         with self._file.use(self._open) as fd:
@@ -161,7 +163,7 @@ class BriefDownload:
             self._found = os.fstat(fd)
         self.settled = True
         mode = self.facts.mode
-        if mode is None or mode & 0o400:
+        if not keep_open and (mode is None or mode & 0o400):
             self.rest()  # else it stays open: it could not be opened again to be synced
 
     def sync(self) -> None:
@@ -268,7 +270,8 @@ class BriefDownloads:
         """
         self._check_usable()
         try:
-            settled = [work for work in batch if isinstance(work, Finish) and self._settled(work)]
+            finishes = [work for work in batch if isinstance(work, Finish)]
+            settled = [work for at, work in enumerate(finishes) if self._settled(work, at < KEPT_OPEN_MAX)]
             ready = self._sync_bytes(settled)
             named = [(work, name) for work in ready if (name := self._named(work)) is not None]
             self._sync_folders([work for work, _ in named])
@@ -311,11 +314,11 @@ class BriefDownloads:
 
     # -- a batch
 
-    def _settled(self, work: Finish) -> bool:
+    def _settled(self, work: Finish, keep_open: bool) -> bool:
         work.outcome = None
         try:
             check_brief(work)
-            _download_of(work).settle()
+            _download_of(work).settle(keep_open=keep_open and _HAS_SYNCFS)
             return True
         except (OSError, BlockprotoError) as exc:
             work.outcome = _of_one_file(exc)
@@ -325,8 +328,6 @@ class BriefDownloads:
         """Sync every file; returns those that are durable."""
         devices = {_download_of(work).folder.place.device for work in works}
         if len(works) > SYNC_EACH_MAX * len(devices) and _HAS_SYNCFS:
-            for work in works:
-                _download_of(work).rest()
             self._syncfs(devices)
             return works
         return [work for work in works if self._try(work, _download_of(work).sync, syncing=True)]
