@@ -154,7 +154,7 @@ class FinishedFiles:
 
     def stamp(self, found: os.stat_result) -> bytes:
         """The version and the ctime, which nobody can set: 24 bytes, the key of cached digests (BP1-COM-024)."""
-        return _stamp(self.version(found), found)
+        return _stamp(self.version(found), ctime_of(found))
 
     def look(self, name: str, folders: Folders | None = None) -> os.stat_result | None:
         """What stands under a name if it is a file or a folder, else None; nothing does under one that is hidden."""
@@ -252,11 +252,11 @@ class FinishedFiles:
         return receipt.file_id not in self._hidden and self.identity(found) == receipt.identity
 
     def _vouches(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
-        return self._is_sealed(receipt, found) and self.identity(found) == receipt.identity
+        return self._is_sealed(receipt, ctime_of(found)) and self.identity(found) == receipt.identity
 
-    def _is_sealed(self, receipt: ReceiptRecord, found: os.stat_result) -> bool:
-        """Whether nothing about the file of a receipt is later than its root."""
-        return ctime_of(found) <= (receipt.ctime_bound or self.sealed.get(receipt.file_id, 0))
+    def _is_sealed(self, receipt: ReceiptRecord, ctime_ns: int) -> bool:
+        """Whether nothing about a file that has this ctime is later than the root of its receipt."""
+        return ctime_ns <= (receipt.ctime_bound or self.sealed.get(receipt.file_id, 0))
 
     def sync_folders_of(self, filename: SafeName) -> None:
         """Make a file's name durable, and those of the folders above it; raises OSError."""
@@ -283,15 +283,18 @@ class FinishedFiles:
         receipt = None if file_id is None else view.receipt(file_id)
         if receipt is not None and self.identity(found) != receipt.identity:
             receipt = None
-        stamp = _stamp(version, found)
+        mtime_ns, ctime_ns = mtime_of(found), ctime_of(found)
+        if mtime_ns != found.st_mtime_ns:
+            self._times.look(found, show_name(filename.text))
+        stamp = _stamp(version, ctime_ns)
         b3sum, root = (None, None) if folder else view.digests_of(filename.text, stamp)
-        if receipt is not None and (folder or self._is_sealed(receipt, found)):
+        if receipt is not None and (folder or self._is_sealed(receipt, ctime_ns)):
             root = receipt.root
         return FileEntry(
             filename=filename,
             folder=folder,
             filesize=0 if folder else found.st_size,
-            mtime_ns=self._times.look(found, show_name(filename.text)),
+            mtime_ns=mtime_ns,
             mode=stat.S_IMODE(found.st_mode) & 0o777,
             version=version,
             file_id=bytes(16) if receipt is None else receipt.file_id,
@@ -351,8 +354,8 @@ class FinishedFiles:
         return SafeName.parse(found.stored_as)
 
 
-def _stamp(version: bytes, found: os.stat_result) -> bytes:
-    return version + ctime_of(found).to_bytes(8, "big", signed=True)
+def _stamp(version: bytes, ctime_ns: int) -> bytes:
+    return version + ctime_ns.to_bytes(8, "big", signed=True)
 
 
 def _is_served(found: os.stat_result) -> bool:

@@ -277,7 +277,7 @@ class ReceiptRecord:
             committed_ms,
             name,
             filetype,
-            IfExists(if_exists),
+            IfExists(if_exists) if if_exists else IfExists.KEEP,  # an enumeration is slow to look into
             bound,
         )
 
