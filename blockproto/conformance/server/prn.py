@@ -94,14 +94,14 @@ def relative(trial: Trial) -> None:
         one.filename for one in moves.list_(mine, 7, name=folder).items if isinstance(one, wire.FileItem)
     ]
     require(sample.filename in names, "LIST of the folder does not name it")
-    moves.brief(mine, trial.sample(10, filename=f"{folder}/zz-the-last"), 13)
-    cursor = moves.list_(mine, 15, name=folder, limit=1).cursor
+    moves.brief(mine, trial.sample(10, filename=f"{folder}/zz-the-last"), 9)
+    cursor = moves.list_(mine, 11, name=folder, limit=1).cursor
     require(f"/{folder}/" not in f"{cursor}/", "the cursor says where the principal's folder lies")
-    opened, _ = moves.fetch(mine, 9, wire.Fetch(sample.filename), sample)
+    opened, _ = moves.fetch(mine, 13, wire.Fetch(sample.filename), sample)
     require(opened.filename == sample.filename, "OPEN has another name")
     require(moves.stat(theirs, sample.filename, 3) is None, "another principal sees it")
     moves.brief(theirs, trial.sample(100, filename=sample.filename), 5)
-    moves.fetch(mine, 11, wire.Fetch(sample.filename), sample)
+    moves.fetch(mine, 15, wire.Fetch(sample.filename), sample)
 
 
 @cases.add(
