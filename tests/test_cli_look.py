@@ -81,7 +81,9 @@ def test_rm(filled: Server, run: Run) -> None:
     ran = run("rm", filled.address + "/sub", filled.address + "/a", "--json")
     assert ran.status == Status.FAILED
     assert f"{filled.address}/sub: " in ran.err
-    assert ran.objects == [{"filename": "a", "removed": True}]
+    refused, removed = ran.objects
+    assert (refused["filename"], refused["removed"], refused["code"]) == ("sub", False, "NOT_EMPTY")
+    assert removed == {"filename": "a", "removed": True}
     assert not (filled.folder / "a").exists()
     assert run("rm", "-r", "-v", filled.address + "/sub").err == f"{filled.address}/sub: removed\n"
     assert sorted(path.name for path in filled.folder.iterdir()) == [".blockproto"]

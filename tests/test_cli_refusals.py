@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile_server import CLOSE, Asked, HostileServer, frame
@@ -135,3 +137,99 @@ def test_the_advice_fits_a_file_in_the_place_of_a_folder(server: Server, tmp_pat
     assert missing.status == Status.FAILED
     assert "no.pem" in missing.err
     assert "rights" not in missing.err
+
+
+def _objects(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+_ID = "5" * 32
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["put", "{many}", "{}/"], COUNT),
+        (["get", "{}/a", "{}/b", "{to}/"], 2),
+        (["rm", "{}/a", "{}/b", "{}/c"], 3),
+        (["cancel", _ID, "6" * 32, "{}"], 2),
+        (["get", "--upload", _ID, "{}", "{to}/x"], 1),
+        (["ls", "{}"], 0),
+        (["stat", "{}/a"], 0),
+        (["uploads", "{}"], 0),
+    ],
+)
+@pytest.mark.parametrize("how", ["a token that is refused", "a right that is missing", "nobody there"])
+def test_what_ends_the_run_is_one_sentence_and_an_object_for_each(
+    words: list[str], count: int, how: str, many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(asked: Asked) -> Iterable[object]:
+        code = Code.FORBIDDEN if "right" in how else Code.UNAUTHENTICATED
+        yield frame(asked.stream, Error(int(code), 2, False, "no", 0, None, None))
+
+    with HostileServer(answer) as server:
+        address = "bp://127.0.0.1:1" if how == "nobody there" else server.address
+        said = [word.format(address, many=many, to=tmp_path / "to") for word in words]
+        expected = Status.UNREACHABLE if how == "nobody there" else Status.FAILED
+        assert main([*said, "--json"]) == expected
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    failed = _objects(captured.out)
+    assert len(failed) == count
+    key = "sourceid" if words[0] == "cancel" else "filename"
+    assert len({one[key] for one in failed}) == count
+    for one in failed:
+        assert (one["outcome"], bool(one["error"]), bool(one["code"])) == ("failed", True, True)
+
+
+def test_one_file_that_cannot_be_removed_has_its_object(server: Server, run: Run) -> None:
+    (server.folder / "a").write_bytes(b"1")
+    ran = run("rm", f"{server.address}/nothing", f"{server.address}/a", "--json")
+    assert ran.status == Status.FAILED
+    bad, good = ran.objects
+    assert (bad["filename"], bad["removed"], bad["outcome"], bad["code"]) == (
+        "nothing", False, "failed", "UNKNOWN_FILE",
+    )  # fmt: skip
+    assert good == {"filename": "a", "removed": True}
+    ran = run("cancel", _ID, server.address, "--json")
+    assert ran.status == Status.FAILED
+    [bad] = ran.objects
+    assert (bad["sourceid"], bad["cancelled"], bad["outcome"]) == (_ID, False, "failed")
+
+
+def test_files_that_got_no_answer_have_their_objects(
+    many: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The connection ends after some answers, for good."""
+    answered = 0
+
+    def answer(asked: Asked) -> Iterable[object]:
+        nonlocal answered
+        answered += 1
+        if isinstance(asked.message, List) and answered < 3:
+            yield frame(asked.stream, Result(asked.message.kind))
+        else:
+            yield CLOSE
+
+    with HostileServer(answer) as server:
+        words = ["put", str(many), f"{server.address}/", "--json", "--retry-for", "0"]
+        assert main(words) == Status.UNREACHABLE
+    said = capsys.readouterr()
+    names = {one["filename"] for one in _objects(said.out) if one["outcome"] == "failed"}
+    assert names == {f"many/{no}" for no in range(COUNT)}
+    assert said.err.count("\n") == 1
+
+
+def test_a_queue_says_once_what_concerns_all(many: Path, tmp_path: Path, server: Server, run: Run) -> None:
+    file = tmp_path / "queue"
+    paths = [many / str(no) for no in range(20)]
+    assert run("queue", "add", *paths, f"{server.address}/", "--queue", file).status == Status.DONE
+    token = {"BLOCKPROTO_TOKEN": new_token()}
+    only = ("--server", server.address, "--until-empty", "--json")
+    ran = run("queue", "run", "--queue", file, *only, env=token)
+    assert ran.status == Status.FAILED
+    assert ran.err.count("\n") == 2, ran.err
+    assert "19 other transfers failed for the same reason" in ran.err
+    failed = [one for one in ran.objects if one["state"] == "failed"]
+    assert {one["name"] for one in failed} == {str(no) for no in range(20)}
+    assert all(one["error"] for one in failed)

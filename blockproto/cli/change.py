@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 import trio
@@ -12,7 +15,7 @@ from ..errors import ConnectionLost, GoingAway
 from .access import access_options, check_access, connect_as_told
 from .address import Address, AddressError, parse_address, to_address
 from .options import json_option, verbose_option, verbosity
-from .output import Status, about, fail, print_json, say
+from .output import Status, about, ends_run, fail, leaves_of, print_failed, print_json, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -34,31 +37,56 @@ def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
     status: int = Status.DONE
     for server in dict.fromkeys(address.server for address in wanted):
         here = [address for address in wanted if address.server == server]
-        with about(server):
-            status = max(status, trio.run(_rm, here, recursive, as_json))
+        try:
+            with about(server):
+                status = max(status, trio.run(_rm, here, recursive, as_json))
+        except click.exceptions.Exit as ended:  # the other servers know nothing of it
+            status = max(status, ended.exit_code)
     return status
 
 
 async def _rm(addresses: list[Address], recursive: bool, as_json: bool) -> int:
     status: int = Status.DONE
-    async with connect_as_told(addresses[0].server) as client:
-        for address in addresses:
-            status = max(status, await _rm_one(client, address, recursive, as_json))
+    left = list(addresses)
+    with _telling_of([{"filename": one.path, "removed": False} for one in addresses], left, as_json):
+        async with connect_as_told(addresses[0].server) as client:
+            while left:
+                status = max(status, await _rm_one(client, left[0], recursive, as_json))
+                del left[0]
     return status
 
 
 async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bool) -> int:
     try:
         await client.remove(address.path, recursive=recursive)
-    except (ConnectionLost, GoingAway):
-        raise
     except BlockprotoError as error:
+        if _ends_all(error):
+            raise
+        if as_json:
+            print_failed({"filename": address.path, "removed": False}, error)
         return fail(error, address.text)
     if as_json:
         print_json({"filename": address.path, "removed": True})
     elif verbosity():
         say(f"{address.text}: removed")
     return Status.DONE
+
+
+def _ends_all(error: BlockprotoError) -> bool:
+    return isinstance(error, ConnectionLost | GoingAway) or ends_run(error)
+
+
+@contextmanager
+def _telling_of(objects: list[dict[str, Any]], left: Sequence[object], as_json: bool) -> Iterator[None]:
+    """Print the last of ``objects``, one for each of what is ``left``, if an error ends the command before its turn."""
+    try:
+        yield
+    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
+        cause = leaves_of(error)[0]
+        if as_json and isinstance(cause, BlockprotoError | OSError):
+            for fields in objects[len(objects) - len(left) :]:
+                print_failed(fields, cause)
+        raise
 
 
 @click.command("cancel")
@@ -93,18 +121,23 @@ def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
 
 async def _cancel(address: Address, sourceids: list[str], as_json: bool) -> int:
     status: int = Status.DONE
-    async with connect_as_told(address.server) as client:
-        for sourceid in sourceids:
-            status = max(status, await _cancel_one(client, sourceid, as_json))
+    left = list(sourceids)
+    with _telling_of([{"sourceid": one, "cancelled": False} for one in sourceids], left, as_json):
+        async with connect_as_told(address.server) as client:
+            while left:
+                status = max(status, await _cancel_one(client, left[0], as_json))
+                del left[0]
     return status
 
 
 async def _cancel_one(client: Client, sourceid: str, as_json: bool) -> int:
     try:
         await client.cancel_upload(sourceid)
-    except (ConnectionLost, GoingAway):
-        raise
     except BlockprotoError as error:
+        if _ends_all(error):
+            raise
+        if as_json:
+            print_failed({"sourceid": sourceid, "cancelled": False}, error)
         return fail(error, sourceid)
     if as_json:
         print_json({"sourceid": sourceid, "cancelled": True})

@@ -88,6 +88,7 @@ class _Tally:
     failed: int = 0
     as_json: bool = False
     named: set[str] = field(default_factory=set)
+    pending: dict[str, None] = field(default_factory=dict)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
 
@@ -214,6 +215,7 @@ async def _get_from(
     server: str, addresses: list[Address], wanted: _Wanted, tally: _Tally, meter: Meter
 ) -> int:
     """Fetch what is wanted from one server; returns the exit code for the server itself."""
+    tally.pending = dict.fromkeys(address.path for address in addresses)
     try:
         teller = LineTeller(wanted.verbosity > 0)
         options = {"retry_for_s": wanted.retry_for_s, "on_line": teller, "log": wanted.log}
@@ -221,13 +223,18 @@ async def _get_from(
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)
-    except (_Ended, BlockprotoError, BaseExceptionGroup) as error:
-        lost = [leaf for leaf in leaves_of(error) if not isinstance(leaf, _Ended)]
-        if not lost:
-            return tally.status
-        if not all(isinstance(leaf, BlockprotoError) for leaf in lost):
+                tally.pending.pop(address.path, None)
+    except (_Ended, BlockprotoError, OSError, BaseExceptionGroup) as error:
+        leaves = leaves_of(error)
+        lost = [leaf for leaf in leaves if not isinstance(leaf, _Ended)]
+        if not all(isinstance(leaf, BlockprotoError | OSError) for leaf in lost):
             raise
-        return fail(lost[0], server)
+        why = lost[0] if lost else leaves[0].__cause__
+        assert why is not None
+        if wanted.as_json:
+            for name in tally.pending:
+                print_failure(name, why)
+        return fail(lost[0], "" if isinstance(lost[0], OSError) else server) if lost else tally.status
     return Status.DONE
 
 
@@ -302,6 +309,7 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
                 _make_folder(fetch, entry, place)
             else:
                 fetch.meter.expect(entry.filesize, entry.filename)
+                fetch.tally.pending[entry.filename] = None
                 yield entry, place
 
 
@@ -386,6 +394,7 @@ def _advice(error: BaseException) -> str:
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:
     """A file came, was here already, or was left as it was."""
     tally = fetch.tally
+    tally.pending.pop(receipt.filename, None)
     fetch.meter.finished(receipt.filename, receipt.filesize)
     tally.files += 1
     tally.filesize += receipt.filesize
@@ -416,9 +425,10 @@ class _Ended(Exception):
 
 def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advice: str = "") -> None:
     """A file did not come. Raises _Ended if no other would."""
+    fetch.tally.pending.pop(filename, None)
     _failed(fetch.tally, what, error, advice, filename)
     if ends_run(error):
-        raise _Ended
+        raise _Ended from error
 
 
 def _failed(

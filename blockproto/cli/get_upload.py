@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import aclosing
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import click
 
-from .. import Client, UploadInfo
+from .. import BlockprotoError, Client, UploadInfo
 from ..errors import NameRefused, UnknownUpload
 from ..names import SafeName, show_name
 from ..results import IfExistsWord
@@ -17,7 +18,7 @@ from .access import connect_as_told
 from .address import Address
 from .interruptions import LineTeller
 from .options import verbosity
-from .output import Status, about, print_receipt, say, show_size
+from .output import Status, about, leaves_of, print_failure, print_receipt, say, show_size
 from .progress import Meter
 
 _ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -53,12 +54,14 @@ async def get_upload(
     log: Path | None,
 ) -> int:
     """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
-    with about(address.text), Meter(None) as meter:
+    named = [wanted.lower()]
+    with about(address.text), _telling_of(named, as_json), Meter(None) as meter:
         teller = LineTeller(verbosity() > 0)
         async with connect_as_told(
             address.server, retry_for_s=retry_for_s, on_line=teller, log=log
         ) as client:
             upload = await _find(client, wanted.lower())
+            named.append(upload.filename)
             place = _place(upload, dest)
             if upload.filesize is not None:
                 meter.expect(upload.filesize)
@@ -71,6 +74,18 @@ async def get_upload(
         size = show_size(receipt.filesize)
         say(show_name(f"{receipt.filename}: complete, as '{receipt.stored_as}', {size}"))
     return Status.DONE
+
+
+@contextmanager
+def _telling_of(named: list[str], as_json: bool) -> Iterator[None]:
+    """Print the object of a file that did not come, under the last of its names."""
+    try:
+        yield
+    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
+        cause = leaves_of(error)[0]
+        if as_json and isinstance(cause, BlockprotoError | OSError):
+            print_failure(named[-1], cause)
+        raise
 
 
 async def _find(client: Client, wanted: str) -> UploadInfo:

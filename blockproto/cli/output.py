@@ -95,16 +95,25 @@ def print_receipt(receipt: Any) -> None:
 
 def print_failure(filename: str, error: BaseException) -> None:
     """Print the object of a file that did not go: the fields of the contract, and what was wrong."""
+    print_failed(dict.fromkeys(RECEIPT_FIELDS) | {"filename": filename}, error)
+
+
+def print_failed(fields: Mapping[str, Any], error: BaseException) -> None:
+    """Print the object of something that did not work: ``fields``, and what was wrong."""
     code = error.code.name if isinstance(error, BlockprotoError) else None
-    fields = dict.fromkeys(RECEIPT_FIELDS) | {"filename": filename, "outcome": "failed"}
-    print_json(fields | {"error": explain(error), "code": code})
+    print_json({**fields, "outcome": "failed", "error": explain(error), "code": code})
 
 
 def ends_run(error: BaseException) -> bool:
     """Whether every other request of the run would be refused for the same reason: it is said once, and the run ends."""
     if not isinstance(error, BlockprotoError):
         return False
-    return error.code in _FOR_ALL or (error.code is Code.QUOTA and error.current == 0)
+    return is_for_all(error.code) or (error.code is Code.QUOTA and error.current == 0)
+
+
+def is_for_all(code: int | None) -> bool:
+    """Whether an error of that code is not about one file."""
+    return code in _FOR_ALL
 
 
 def say(text: str) -> None:
@@ -213,7 +222,8 @@ def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None =
             for leaf in leaves
         ):
             raise
-        told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in leaves]
+        unlike = {str(leaf): leaf for leaf in leaves}.values()
+        told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in unlike]
         raise click.exceptions.Exit(max(told)) from error
 
 

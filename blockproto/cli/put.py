@@ -78,7 +78,8 @@ class _Tally:
     sizes: dict[str, int] = field(default_factory=dict)
     given: int = 0
     answered: int = 0
-    ended: bool = False
+    ended: BlockprotoError | None = None
+    waiting: dict[str, None] = field(default_factory=dict)
 
 
 @click.command("put")
@@ -174,6 +175,8 @@ async def _put(wanted: _Wanted, connections: int) -> int:
     began = time.monotonic()
     shown = sys.stderr.isatty()
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
+    folders: list[Found] = []
+    found = _files(wanted, tally, folders)
     with Meter(total, shown) as meter:
         try:
             async with connect_as_told(
@@ -183,11 +186,22 @@ async def _put(wanted: _Wanted, connections: int) -> int:
                 on_line=LineTeller(wanted.verbosity > 0),
                 log=wanted.log,
             ) as client:
-                await _send_all(client, wanted, tally, meter)
+                await _send_all(client, wanted, tally, meter, found, folders)
             if tally.status == Status.DONE and tally.answered == tally.given and not tally.lost:
                 meter.complete()  # also of what grew or shrank meanwhile, and of stdin
         except _ENDS_ALL as error:
             tally.lost.append(error)
+        except OSError as error:
+            tally.failed += 1
+            tally.status = fail(error)
+            _tell_of_the_rest(wanted, tally, error, found)
+            return tally.status
+    why = tally.ended or next(iter(tally.lost), None)
+    if why is None and tally.waiting:
+        why = ConnectionLost(f"{show_count(len(tally.waiting), 'file')} got no answer")
+        tally.lost.append(why)
+    if why is not None:
+        _tell_of_the_rest(wanted, tally, why, found)
     _sum_up(wanted, tally, time.monotonic() - began)
     return tally.status
 
@@ -203,11 +217,18 @@ def _total(wanted: _Wanted) -> int | None:
     return sum(total_of(walk(Path(path), "", ignore, ignore)) for path in wanted.paths)
 
 
-async def _send_all(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
-    folders: list[Found] = []
+async def _send_all(
+    client: Client,
+    wanted: _Wanted,
+    tally: _Tally,
+    meter: Meter,
+    found: Iterator[Found],
+    folders: list[Found],
+) -> None:
     if STDIN in wanted.paths:
         await _send_stdin(client, wanted, tally, meter)
-    await _send_jobs(client, wanted, tally, meter, _files(wanted, tally, folders))
+    if not tally.ended:
+        await _send_jobs(client, wanted, tally, meter, found)
     if not tally.lost and not tally.ended:
         await _send_jobs(client, wanted, tally, meter, iter(folders))
 
@@ -247,10 +268,14 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     try:
         os.read(source.fileno(), 0)  # closed: an error, and no empty file
         receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
-    except _ENDS_ALL:
+    except _ENDS_ALL as error:
+        if wanted.as_json:
+            print_failure(name, error)
         raise
     except (BlockprotoError, OSError) as error:
-        _failed(wanted, tally, STDIN_NAME, name, error)
+        if isinstance(error, BlockprotoError) and ends_run(error):
+            tally.ended = error
+        _failed(wanted, tally, wanted.address.server if tally.ended else STDIN_NAME, name, error)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -262,6 +287,7 @@ async def _send_jobs(
     async with aclosing(client.upload_all(jobs, checksum=wanted.checksum, progress=meter.update)) as ended:
         async for job, outcome in ended:
             tally.answered += 1
+            tally.waiting.pop(job.name, None)
             if isinstance(outcome, Receipt):
                 _stored(wanted, tally, meter, str(job.path), outcome)
             elif isinstance(outcome, _ENDS_ALL):
@@ -270,7 +296,7 @@ async def _send_jobs(
                     print_failure(job.name, outcome)
             else:
                 meter.failed(job.name)
-                tally.ended = ends_run(outcome)
+                tally.ended = outcome if ends_run(outcome) else None
                 _failed(
                     wanted, tally, wanted.address.server if tally.ended else str(job.path), job.name, outcome
                 )
@@ -281,6 +307,7 @@ async def _send_jobs(
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
     for one in found:
         tally.given += 1
+        tally.waiting[one.name] = None
         tally.sizes[one.name] = one.filesize
         yield UploadJob(one.path, one.name, wanted.if_exists)
 
@@ -290,6 +317,18 @@ def _failed(wanted: _Wanted, tally: _Tally, about: str, name: str, error: BaseEx
     tally.status = max(tally.status, fail(error, about))
     if wanted.as_json:
         print_failure(name, error)
+
+
+def _tell_of_the_rest(
+    wanted: _Wanted, tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]
+) -> None:
+    """Print the objects of the files whose turn did not come: what ended the run is why they did not go."""
+    if not wanted.as_json:
+        return
+    for name in tally.waiting:
+        print_failure(name, error)
+    for one in found:
+        print_failure(one.name, error)
 
 
 def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
@@ -325,8 +364,6 @@ def _describe(receipt: Receipt) -> str:
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.ended:
         return  # that was the sentence
-    if tally.answered < tally.given and not tally.lost:
-        tally.lost.append(ConnectionLost(f"{show_count(tally.given - tally.answered, 'file')} got no answer"))
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))

@@ -17,7 +17,7 @@ import click
 import trio
 
 from .. import Client, QueuedTransfer, TransferQueue, TransferState
-from ..errors import NameRefused, NotPermitted
+from ..errors import Code, NameRefused, NotPermitted
 from ..names import show_name
 from ..queue import Direction
 from ..queue.entry import PRIORITIES, Wanted
@@ -28,7 +28,7 @@ from .address import Address, parse_address, to_address
 from .get import split_words
 from .interruptions import LineTeller
 from .options import if_exists_option, json_option, retry_option, verbose_option, verbosity
-from .output import Status, about, print_json, say, show_count, show_size, warn
+from .output import Status, about, is_for_all, print_json, say, show_count, show_size, warn
 from .progress import Meter
 from .put import name_of
 
@@ -384,6 +384,7 @@ async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> 
                 nursery.cancel_scope.cancel()
         for one in queue.transfers():  # what ended in the last instant
             watcher.see(one)
+        watcher.sum_up()
         status = watcher.status
     return status
 
@@ -398,6 +399,7 @@ class _Watcher:
         self._shown: dict[int, QueuedTransfer] = {}
         self._before = 0
         self._expected: dict[int, int] = {}
+        self._alike: dict[tuple[str, int | None], int] = {}
 
     async def watch(
         self, queue: TransferQueue, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -433,7 +435,9 @@ class _Watcher:
     def _tell(self, one: QueuedTransfer) -> None:
         what = show_name(f"{one.id}: {one.name}")
         if one.state is TransferState.FAILED:
-            self.status = max(self.status, Status.UNREACHABLE if one.code == 8 else Status.FAILED)
+            self.status = max(self.status, Status.UNREACHABLE if one.code == Code.TIMEOUT else Status.FAILED)
+            if self._was_said(one):
+                return
             again = f"; `blockproto queue retry {one.id}` tries again"
             warn(f"{what}: {show_name(one.error or '')}{again if one.retryable else ''}")
         elif one.state is TransferState.DONE and one.became is not None:
@@ -442,6 +446,21 @@ class _Watcher:
             say(f"{what}: done, {show_size(one.filesize or 0)}, as '{show_name(one.stored_as or '')}'")
         elif one.state is not TransferState.WAITING:
             say(f"{what}: {one.state.value}")
+
+    def _was_said(self, one: QueuedTransfer) -> bool:
+        """Whether what failed concerns all transfers with its server, and was said of another."""
+        if not is_for_all(one.code) and one.code != Code.TIMEOUT:
+            return False
+        before = self._alike.get((one.server, one.code), 0)
+        self._alike[one.server, one.code] = before + 1
+        return before > 0
+
+    def sum_up(self) -> None:
+        """Say how many failed for a reason that was said once."""
+        for (server, _), count in self._alike.items():
+            if count > 1:
+                more = show_count(count - 1, "other transfer")
+                say(f"{server}: {more} failed for the same reason; `blockproto queue retry all` tries again")
 
 
 class _Position:
