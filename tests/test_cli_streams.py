@@ -31,13 +31,14 @@ def shell(server: Server, tmp_path: Path) -> Callable[..., tuple[int, str, str]]
     (tmp_path / "b").write_bytes(b"2")
     (tmp_path / ".blockproto").mkdir()
 
-    def run(words: list[str], redirection: str) -> tuple[int, str, str]:
+    def run(words: list[str], redirection: str, **more: str) -> tuple[int, str, str]:
         words = [word.format(server.address) for word in words]
         script = f'"$@" {redirection}'
         ran = subprocess.run(
             ["sh", "-c", script, "sh", *COMMAND, *words],
             cwd=tmp_path,
-            env={"BLOCKPROTO_QUEUE": str(tmp_path / "queue"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+            env={"BLOCKPROTO_QUEUE": str(tmp_path / "queue"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+            | more,
             capture_output=True,
             timeout=TIMEOUT_S,
         )
@@ -46,7 +47,7 @@ def shell(server: Server, tmp_path: Path) -> Callable[..., tuple[int, str, str]]
     return run
 
 
-Shell = Callable[[list[str], str], tuple[int, str, str]]
+Shell = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("words", PRINTS, ids=" ".join)
@@ -108,3 +109,28 @@ def test_a_server_serves_without_any_of_them(tmp_path: Path) -> None:
         wait_until(lambda: (tmp_path / "served/.blockproto/ledger").exists())
         process.terminate()
         assert process.wait() in (Status.DONE, -15)
+
+
+UNBUFFERED = [
+    ["--version"],
+    ["put", "--help"],
+    ["get", "{}/a", "here", "--json"],
+    ["ls", "{}"],
+    ["token", "add", "x"],
+]
+
+
+@pytest.mark.parametrize("words", UNBUFFERED, ids=" ".join)
+def test_streams_without_a_buffer_fail_as_the_others_do(words: list[str], shell: Shell) -> None:
+    """Containers set PYTHONUNBUFFERED."""
+    status, _, err = shell(words, ">/dev/full", PYTHONUNBUFFERED="1")
+    assert (status, err.count("\n"), "stdout: " in err) == (Status.FAILED, 1, True), err
+    status, _, _ = shell(["put", "b", "{}/"], "2>/dev/full", PYTHONUNBUFFERED="1")
+    assert status == Status.DONE
+
+
+def test_a_token_that_nobody_saw_does_not_stay(shell: Shell) -> None:
+    for redirection in (">/dev/full", ">&-"):
+        assert shell(["token", "add", "x"], redirection)[0] == Status.FAILED
+    status, out, _ = shell(["token", "list", "--json"], "")
+    assert (status, out) == (Status.DONE, "")

@@ -83,7 +83,7 @@ def _is_ours(stream: Any, fd: int) -> bool:
     if stream is None:
         return True
     buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", None)
+    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
     return isinstance(raw, io.FileIO) and raw.fileno() == fd
 
 

@@ -89,6 +89,7 @@ def add(
     now_ms = time.time_ns() // 1_000_000
     scopes = (Scopes.READ if reads else Scopes(0)) | (Scopes.WRITE if writes else Scopes(0)) or EVERYTHING
     made: list[str] = []
+    ids: list[str] = []
 
     def one_more(register: Register) -> Register:
         known = register.principals.get(name)
@@ -102,6 +103,7 @@ def add(
             expires_ms=None if lasts_s is None else now_ms + int(lasts_s * 1000),
         )
         made.append(text)
+        ids.extend(one.id for one in changed.tokens if one not in register.tokens)
         return changed
 
     try:
@@ -113,7 +115,11 @@ def add(
         _require_folder(folder)
     with about(name):
         registers.change(state, one_more)
-    click.echo(made[0])
+    try:
+        click.echo(made[0])
+    except (OSError, click.ClickException):  # nobody has seen it, and nobody ever will
+        registers.change(state, lambda register: register.without(ids[0])[0])
+        raise
     say("this is the only time it is shown; a running server takes it after: kill -HUP")
     return 0
 
