@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from ..errors import Unsupported
 from ..results import IF_EXISTS
 from ..store import IfExists
 from ..wire import FEATURE_IF_EXISTS, Priority
 
 
+@cache
 def if_exists_of(word: str) -> IfExists:
     """What to do about a taken name; raises ValueError."""
     if word not in IF_EXISTS:
