@@ -249,6 +249,18 @@ def test_what_is_gone_is_not_told_and_want_of_descriptors_is_said(
     assert raised.value.code is Code.BUSY
 
 
+def test_what_became_a_link_between_two_pages_is_not_listed(served: Path, listings: Listings) -> None:
+    for name in ("a", "b", "c"):
+        (served / name).touch()
+    _, cursor = listings.page("", False, "", 1)
+    (served / "b").unlink()
+    (served / "b").symlink_to("a")
+    left_out = LeftOut()
+    page, _ = listings.page("", False, cursor, 10, left_out)
+    assert [name.text for name, _ in page] == ["c"]
+    assert left_out.names == {Reason.LINK: [b"b"]}
+
+
 def test_the_memory_store_leaves_nothing_out() -> None:
     left_out = LeftOut()
     assert MemoryStore().files("", True, "", 10, left_out) == ([], "")

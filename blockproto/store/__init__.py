@@ -545,29 +545,30 @@ class LeftOut:
     Attributes:
         counts: how many, for each reason there is.
         names: whole paths in the served folder of the first ``LEFT_OUT_NAMES_MAX`` of them, as bytes.
+        waiting: what was passed over since the page's last entry: for each reason how many, and the first names.
     """
 
     def __init__(self) -> None:
         self.counts: dict[Reason, int] = {}
         self.names: dict[Reason, list[bytes]] = {}
-        self._waiting: dict[Reason, tuple[int, list[bytes]]] = {}
+        self.waiting: dict[Reason, tuple[int, list[bytes]]] = {}
 
     def add(self, reason: Reason, count: int, names: list[bytes]) -> None:
         """What was passed over, with the names of the first; it counts once ``keep`` is called."""
-        before, first = self._waiting.get(reason, (0, []))
-        self._waiting[reason] = before + count, (first + names)[:LEFT_OUT_NAMES_MAX]
+        before, first = self.waiting.get(reason, (0, []))
+        self.waiting[reason] = before + count, (first + names)[:LEFT_OUT_NAMES_MAX]
 
     def drop(self) -> None:
         """None of it: it lies behind the page's last entry."""
-        self._waiting.clear()
+        self.waiting.clear()
 
     def keep(self) -> None:
         """All of it belongs to this page: an entry behind it is on the page, or the listing ends with it."""
-        for reason, (count, names) in self._waiting.items():
+        for reason, (count, names) in self.waiting.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             kept = self.names.setdefault(reason, [])
             kept += names[: LEFT_OUT_NAMES_MAX - len(kept)]
-        self._waiting.clear()
+        self.waiting.clear()
 
 
 class FileStore(UploadStore, Protocol):

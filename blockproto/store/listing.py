@@ -129,7 +129,8 @@ class Listings:
                     walk.left_out.drop()
                     return page, page[-1][0].text
                 page.append(found)
-                walk.left_out.keep()
+                if walk.left_out.waiting:
+                    walk.left_out.keep()
             walk.left_out.keep()
             return page, ""
 
@@ -241,11 +242,13 @@ class _Walk:
         except OSError as exc:
             self._unreadable(whole, exc)
             return None
-        reason = None if status is None else _kind_left_out(status.st_mode)
-        if reason is not None:
-            self.left_out.add(reason, 1, [whole])  # it was something else when the names were read
+        if status is None:
             return None
-        return None if status is None else (name, status)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+            return name, status
+        reason = Reason.LINK if stat.S_ISLNK(status.st_mode) else Reason.SPECIAL
+        self.left_out.add(reason, 1, [whole])  # it was something else when the names were read
+        return None
 
     def _unreadable(self, whole: bytes, exc: OSError) -> None:
         """An entry that the system does not show is left out; raises Refused if that may change at once."""
@@ -363,10 +366,3 @@ def _judge(entry: os.DirEntry[str]) -> tuple[Reason | None, bool]:
     except UnicodeEncodeError:
         return Reason.NAME, is_folder
     return None, is_folder
-
-
-def _kind_left_out(mode: int) -> Reason | None:
-    """Why something of this mode is not listed, or None."""
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
-    return Reason.LINK if stat.S_ISLNK(mode) else Reason.SPECIAL
