@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -16,7 +20,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from blockproto.blocks import digest_of, root_of
 from blockproto.calling import bulk
-from blockproto.errors import BlockprotoError, Code, Scope, SourceChanged, UnknownFile
+from blockproto.errors import BlockprotoError, Code, FileExists, Scope, SourceChanged, UnknownFile
 from blockproto.names import SafeName
 from blockproto.results import Receipt, UploadJob
 from blockproto.serving import digesting
@@ -25,6 +29,8 @@ from blockproto.store import (
     Discard,
     Facts,
     Finish,
+    IfExists,
+    Remove,
     StoredFile,
     StoredReader,
     Upload,
@@ -33,14 +39,32 @@ from blockproto.store import (
     batch,
     disk,
 )
-from blockproto.store.choosing import Chooser
+from blockproto.store.check import check_store
+from blockproto.store.choosing import COMPARED_MAX, Chooser
 from blockproto.store.descriptors import Descriptor, Descriptors
+from blockproto.store.finished import FinishedFiles
 from blockproto.store.ledger import READERS_MAX, View
 from blockproto.store.local import LocalStore
-from blockproto.store.memory import MemoryUpload
+from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.transfer import committing
 from blockproto.transfer.committing import Kind, run_in_thread
-from blockproto.wire import Ack, Commit, Committed, Credit, Fetch, Hello, List, ListKind, Opened, Result
+from blockproto.watch import VISITOR, Visitor
+from blockproto.wire import (
+    Ack,
+    Commit,
+    Committed,
+    Credit,
+    Error,
+    Fetch,
+    Hello,
+    List,
+    ListKind,
+    Message,
+    Opened,
+    RemoveKind,
+    Result,
+)
+from blockproto.wire import Remove as RemoveMessage
 
 quick = pytest.mark.trio(run=run)
 
@@ -170,6 +194,106 @@ async def test_no_kind_of_work_waits_for_the_threads_of_another() -> None:
                 assert await run_in_thread(lambda: 7, kind) == 7
         let_go.set()
     assert sum(kind.threads for kind in Kind) < 40
+
+
+@pytest.mark.trio
+@pytest.mark.clause("BP1-LIM-007")
+async def test_what_one_peer_looks_up_keeps_no_other_waiting(tmp_path: Path) -> None:
+    """FETCH and OPEN on very many streams: a few of them are looked up at once, whatever they are."""
+    let_go, all_look, store = trio.Event(), trio.Event(), CountingStore()
+    open_file, open_upload, held, looking = store.open_file, store.open_upload, True, 0
+
+    async def wait() -> None:
+        nonlocal looking
+        looking += 1
+        if looking == Kind.LOOK.of_one:
+            all_look.set()
+        await let_go.wait()
+
+    def hold() -> None:
+        if held:
+            trio.from_thread.run(wait)
+
+    def open_file_late(*args: Any, **options: Any) -> StoredReader:
+        hold()
+        return open_file(*args, **options)
+
+    def open_upload_late(*args: Any, **options: Any) -> Upload | StoredFile:
+        hold()
+        return open_upload(*args, **options)
+
+    store.open_file, store.open_upload = open_file_late, open_upload_late  # type: ignore[method-assign]
+    async with serving(store) as served:
+        first, second = await served.peer(), await served.peer()
+        try:
+            for stream in range(1, 81, 4):
+                await first.say(stream, Fetch("", file_id=bytes([stream]) * 16))
+                sample = Sample(bytes_of(2 * MIB), f"begun{stream}", sourceid=bytes([stream]) * 16)
+                await first.say(stream + 2, sample.open())
+            with trio.fail_after(20):
+                await all_look.wait()
+            await wait_all_tasks_blocked()
+            held = False
+            with trio.fail_after(20):
+                await second.say(1, Fetch("", file_id=b"x" * 16))
+                await second.expect_error(Code.UNKNOWN_FILE, Scope.STREAM, 1)
+                await second.say(3, PHOTO.open())
+                await second.expect(Opened, 3)
+            assert looking == Kind.LOOK.of_one
+        finally:
+            let_go.set()
+        with trio.fail_after(20):
+            answers: set[int] = set()
+            while len(answers) < 40:
+                heard = await first.hear()
+                if isinstance(heard.message, Error if heard.stream % 4 == 1 else Opened):
+                    answers.add(heard.stream)
+    assert Kind.LOOK.of_one <= Kind.LOOK.threads // 2
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    "question",
+    [
+        Fetch("", file_id=b"x" * 16),
+        Fetch("nothing", first=1),
+        List(ListKind.FILES, "nothing", exact=True, b3sum=True),
+        RemoveMessage(RemoveKind.FILE, bytes(16), "nothing"),
+        RemoveMessage(RemoveKind.UPLOAD, b"x" * 16, ""),
+    ],
+    ids=["fetch-id", "fetch-range", "digest", "remove", "discard"],
+)
+async def test_refusals_leave_nothing_to_collect(question: Message) -> None:
+    """Collecting what thousands of them left in cycles would hold everybody for a quarter of a second."""
+    async with serving(MemoryStore()) as served:
+        peer = await served.peer()
+
+        async def ask(first: int) -> None:
+            for stream in range(first, first + 20, 2):
+                await peer.say(stream, question)
+                await peer.expect(Error, stream)
+
+        await ask(1)
+        gc.collect()
+        gc.disable()
+        try:
+            await ask(21)
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
+            await peer.stream.aclose()
+
+
+@pytest.mark.trio
+async def test_a_share_of_the_threads_is_forgotten_with_its_last_user() -> None:
+    token = VISITOR.set(Visitor(1, "somebody"))
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3 * Kind.LOOK.of_one):
+                nursery.start_soon(run_in_thread, lambda: None)
+    finally:
+        VISITOR.reset(token)
+    assert committing._all_threads()._shares == {}
 
 
 # ---- what is fetched --------------------------------------------------------------------------------------------
@@ -402,6 +526,79 @@ def test_many_files_of_one_name_cost_no_more_each(tmp_path: Path) -> None:
     assert finish.outcome.stored_as == "name (1001).txt"
     assert looks <= 60
     store.close()
+
+
+def _of_one_name(store: LocalStore, numbers: range, **facts: Any) -> list[Finish]:
+    works = []
+    for number in numbers:
+        content = number.to_bytes(8, "big")
+        wanted = Facts(SafeName.parse("name.txt"), "a/b", len(content), **facts)
+        upload = store.begin_brief(UploadKey(bytes(16), content * 2), wanted, 0)
+        upload.write(0, memoryview(content))
+        done = BlockDone(upload, 0, 0, len(content), digest_of(content))
+        works.append(Finish(upload, 0, digest_of(content), len(content), wanted, (done,), reader=True))
+    return works
+
+
+def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
+    """Also where every one of them is compared with all that were given before it."""
+    store = LocalStore.open(tmp_path)
+    store.commit(_of_one_name(store, range(200)))
+    looked: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    look, root_of = Chooser.look, FinishedFiles.root_of
+
+    def looking(self: Chooser, name: str) -> os.stat_result | None:
+        looked[name] += 1
+        return look(self, name)
+
+    def asking(self: FinishedFiles, view: View, name: str, found: os.stat_result) -> bytes | None:
+        asked[name] += 1
+        return root_of(self, view, name, found)
+
+    batch = _of_one_name(store, range(200, 500))
+    with mock.patch.object(Chooser, "look", looking), mock.patch.object(FinishedFiles, "root_of", asking):
+        store.commit(batch)
+    names = [work.outcome.stored_as for work in batch if isinstance(work.outcome, StoredFile)]
+    assert names == [f"name ({number}).txt" for number in range(200, 500)]
+    assert sum(looked.values()) <= len(looked) + 1  # once more of the last, when it has its name
+    assert max(asked.values()) == 1
+    assert len(asked) <= COMPARED_MAX
+    store.close()
+
+
+def test_what_a_batch_remembers_of_a_name_ends_with_what_has_it(tmp_path: Path) -> None:
+    """A name that is removed is free for the next work of the batch."""
+    store = LocalStore.open(tmp_path)
+    store.commit(_of_one_name(store, range(1)))
+    refused, taken = _of_one_name(store, range(1, 3), if_exists=IfExists.REFUSE)
+    remove = Remove(SafeName.parse("name.txt"), None, False)
+    store.commit([refused, remove, taken])
+    assert isinstance(refused.outcome, FileExists)
+    assert remove.outcome is None
+    assert isinstance(taken.outcome, StoredFile)
+    store.close()
+    assert check_store(tmp_path, read=True) == []
+
+
+def test_works_of_one_batch_that_set_the_time_of_a_file_keep_each_other_s_receipts(tmp_path: Path) -> None:
+    """Each is the same file again, which has another mtime since the one before."""
+    store = LocalStore.open(tmp_path)
+    (first,) = _of_one_name(store, range(1))
+    store.commit([first])
+    again = []
+    for number in range(1, 4):
+        facts = replace(first.facts, if_exists=IfExists.REPLACE, mtime_ns=number * 10**18)
+        upload = store.begin_brief(UploadKey(bytes(16), bytes([number]) * 16), facts, 0)
+        upload.write(0, memoryview(bytes(8)))
+        again.append(Finish(upload, 0, first.root, 8, facts, (BlockDone(upload, 0, 0, 8, first.root),), True))
+    store.commit(again)
+    assert [isinstance(work.outcome, StoredFile) and work.outcome.there for work in again] == [True] * 3
+    assert (tmp_path / "name.txt").stat().st_mtime_ns == 3 * 10**18
+    ids = [work.upload.key.sourceid for work in (first, *again)]
+    assert [receipt.sourceid for receipt in store.receipts(bytes(16), ids)] == ids
+    store.close()
+    assert check_store(tmp_path, read=True) == []
 
 
 # ---- places for readers of the ledger ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from blockproto.blocks import digest_of
 from blockproto.errors import StoreFailed, StoreFull
 from blockproto.names import SafeName
 from blockproto.server import Server
-from blockproto.store import BlockDone, Facts, Finish, RecordB3sum, Tidy, UploadKey, Work
+from blockproto.store import BlockDone, Facts, Finish, IfExists, RecordB3sum, Tidy, UploadKey, Work
 from blockproto.store.memory import MemoryStore, MemoryUpload
 from blockproto.transfer.committing import (
     BATCH_LENGTH_MAX,
@@ -24,10 +25,14 @@ from blockproto.transfer.committing import (
     LAST_BATCHES,
     QUICK_S,
     WORKS_OF_ONE_MAX,
+    WORKS_OF_PEER_MAX,
     Committer,
     Disk,
     run_in_thread,
 )
+from blockproto.transfer.queueing import REPLACING_COST
+from blockproto.transfer.uploads import LiveUpload
+from blockproto.watch import VISITOR, Visitor
 
 quick = pytest.mark.trio(run=run)
 ALICE, BOB = b"alice".ljust(16), b"bob".ljust(16)
@@ -181,6 +186,125 @@ async def test_a_long_queue_has_a_share_of_the_batches_while_there_are_others() 
     assert first == 1 + WORKS_OF_ONE_MAX
     assert shared == [WORKS_OF_ONE_MAX] * LAST_BATCHES
     assert alone == 2 * WORKS_OF_ONE_MAX
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-007")
+async def test_peers_of_one_principal_are_served_in_turn() -> None:
+    """A long queue of one connection does not hold up a small file on another, of the same (anonymous) principal."""
+    store = Recorder()
+    many, one = [Tidy() for _ in range(1000)], Tidy()
+
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, many, principal=ALICE, small=True, peer=1)
+        committer.submit(one, lambda _: None, principal=ALICE, small=True, peer=2)
+
+    batches = await _commit_all(store, submit)
+    assert one in batches[0][:2]
+    assert [work for batch in batches for work in batch if work is not one] == many
+
+
+@quick
+async def test_a_small_work_of_any_peer_goes_before_the_big_ones_of_its_principal() -> None:
+    store = Recorder()
+    big = _blocks(_upload(store), 100)
+    small = Tidy()
+
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, big, principal=ALICE, peer=1)
+        committer.submit(small, lambda _: None, principal=ALICE, small=True, peer=2)
+
+    assert (await _commit_all(store, submit))[0][0] is small
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-007")
+async def test_a_peer_has_a_share_of_the_batches_while_its_principal_has_others() -> None:
+    """Whatever it queues, small or big; and it has all of a batch again when it is alone."""
+    store = Recorder()
+    many = [Tidy() for _ in range(WORKS_OF_PEER_MAX * (LAST_BATCHES + 3))]
+    half = len(many) // 2
+
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, many[:half], principal=ALICE, peer=1)
+        _submit_all(committer, many[half:], principal=ALICE, peer=1, small=True)
+        committer.submit(Tidy(), lambda _: None, principal=ALICE, peer=2)
+
+    first, *shared, alone = [len(batch) for batch in await _commit_all(store, submit)]
+    assert first == 1 + WORKS_OF_PEER_MAX
+    assert shared == [WORKS_OF_PEER_MAX] * LAST_BATCHES
+    assert alone == 2 * WORKS_OF_PEER_MAX
+
+
+@quick
+async def test_of_works_that_cost_more_a_peer_has_fewer_in_a_batch() -> None:
+    store = Recorder()
+    upload = _upload(store)
+
+    def submit(committer: Committer) -> None:
+        for peer, rule in ((1, IfExists.REPLACE), (2, IfExists.KEEP)):
+            facts = replace(upload.facts, if_exists=rule)
+            works = [Finish(upload, 0, bytes(32), 0, facts) for _ in range(100)]
+            _submit_all(committer, works, principal=ALICE, peer=peer, small=True)
+
+    rules = [
+        work.facts.if_exists for work in (await _commit_all(store, submit))[0] if isinstance(work, Finish)
+    ]
+    assert rules.count(IfExists.REPLACE) == WORKS_OF_PEER_MAX // REPLACING_COST
+    assert rules.count(IfExists.KEEP) == WORKS_OF_PEER_MAX
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-007")
+async def test_many_peers_of_a_principal_have_no_more_than_one_against_other_principals() -> None:
+    store = Recorder()
+
+    def submit(committer: Committer) -> None:
+        for peer in range(1, 11):
+            _submit_all(committer, [Tidy()] * 50, principal=ALICE, peer=peer)
+        _submit_all(committer, [Tidy()], principal=BOB, peer=11)
+
+    assert len((await _commit_all(store, submit))[0]) == 1 + WORKS_OF_ONE_MAX
+
+
+@quick
+async def test_what_works_for_nobody_in_particular_takes_from_no_peer() -> None:
+    """A sweep, say: the batches of a client that is alone stay long."""
+    store = Recorder()
+
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, [Tidy()], principal=ALICE)
+        _submit_all(committer, [Tidy()] * 200, principal=ALICE, peer=1)
+
+    assert [len(batch) for batch in await _commit_all(store, submit)] == [201]
+
+
+class Mute:
+    """A stream of an upload that says nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+@quick
+async def test_works_of_an_upload_keep_their_order_whoever_sends_it() -> None:
+    """A connection that joins with an empty queue does not overtake what the first one has queued."""
+    store = Recorder()
+    upload = _upload(store)
+
+    def submit(committer: Committer) -> None:
+        live = LiveUpload(upload, committer, Disk(), lambda _: None)
+        for number, blocknos in ((1, (0, 1, 2)), (2, (3,)), (1, (4,))):
+            token = VISITOR.set(Visitor(number, "somebody"))
+            try:
+                live.enter(Mute(), upload.facts, 1)
+                for blockno in blocknos:
+                    live.block_verified(blockno, MIB, bytes(32))
+            finally:
+                VISITOR.reset(token)
+
+    works = [work for batch in await _commit_all(store, submit) for work in batch]
+    assert [work.blockno for work in works if isinstance(work, BlockDone)] == [0, 1, 2, 3, 4]
 
 
 @quick

@@ -265,7 +265,10 @@ class Batch:
             case Discard():
                 self._plan_discard(view, work)
             case Remove():
-                remove_entry(view, self._folders, self._store.finished, work)
+                try:
+                    remove_entry(view, self._folders, self._store.finished, work)
+                finally:
+                    self._publisher.changed()
             case RecordB3sum():
                 self._plan_digests(view, work)
             case Tidy():
@@ -282,6 +285,7 @@ class Batch:
         stamp = finished.stamp(found)
         if finished.version(found) == work.version and work.stamp in (None, stamp):
             view.put_digests(work.filename.text, stamp, work.b3sum, work.root)
+            self._publisher.changed(work.filename.text)
 
     def _change(self, view: View, upload: Upload, attempt: int) -> _Change:
         """What the batch does to an upload so far, if ``attempt`` may do something to it.

@@ -9,6 +9,9 @@
 What has the same bytes is only known where its digest was computed from them (``FinishedFiles.root_of``). Where it was not,
 nothing is decided: ``Undecided`` names what is to be read, by somebody who holds nobody up.
 
+Many works of a batch can want one name, and each asks for all that was given before it. So what was found under a name is
+remembered while the batch is planned; what changes it there is told (``forget``).
+
 Spec: BP1-COM-013, BP1-COM-021 to 025.
 """
 
@@ -17,7 +20,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import count, islice
 
 from ..blocks import EMPTY_DIGEST
 from ..errors import FileExists, NameRefused, NotPermitted
@@ -28,7 +31,7 @@ from .disk import Folders, look
 from .finished import FinishedFiles
 from .ledger import View
 from .records import ReceiptRecord
-from .rules import first_free, free_names
+from .rules import first_free, free_name
 from .twins import Twins
 
 COMPARED_MAX = 100
@@ -66,6 +69,9 @@ class Chooser:
         self._folders = folders
         self._twins = twins
         self._planned: dict[str, ReceiptRecord | None] = {}
+        self._found: dict[str, os.stat_result | None] = {}
+        self._roots: dict[str, bytes | None] = {}
+        self._free_names: dict[tuple[SafeName, int], SafeName] = {}
 
     def plan(self, name: str, receipt: ReceiptRecord | None) -> None:
         """A file of this batch gets that name."""
@@ -74,6 +80,18 @@ class Chooser:
     def unplan(self, name: str) -> None:
         """It does not: somebody else was first."""
         self._planned.pop(name, None)
+        self.forget()  # others of the batch have their names already
+
+    def forget(self, name: str | None = None) -> None:
+        """What was found under a name, or under any, is not there any more, or there is more now."""
+        if name is None:
+            self._found.clear()
+            self._roots.clear()
+            return
+        self._roots.pop(name, None)
+        while name:
+            self._found.pop(name, None)
+            name = name.rpartition("/")[0]
 
     def is_planned(self, name: str) -> bool:
         """Whether a file of this batch gets that name."""
@@ -90,7 +108,7 @@ class Chooser:
             OSError: as the system reports it.
         """
         name, facts = work.facts.filename.text, work.facts
-        found = self.look(name)
+        found = self._look(name)
         if found is None and name not in self._planned:
             return Choice(name)
         if facts.if_exists is IfExists.KEEP:
@@ -109,10 +127,10 @@ class Chooser:
 
     def _keep(self, view: View, work: Finish | Adopt) -> Choice:
         unread: list[str] = []
-        names = chain((work.facts.filename,), free_names(work.facts.filename))
+        names = (self._free_name(work.facts.filename, number) for number in count())
         free = None
         for name in islice(names, COMPARED_MAX) if work.reader else ():
-            found = self.look(name.text)
+            found = self._look(name.text)
             if found is None and name.text not in self._planned:
                 free = name
                 break
@@ -120,7 +138,7 @@ class Chooser:
                 return Choice(name.text, there=found)
         self._demand(unread)
         if free is None or not self._is_free(free):
-            free = first_free(work.facts.filename, self._is_free)
+            free = first_free(work.facts.filename, self._is_free, self._free_name)
         return Choice(free.text)
 
     def _refuse(self, view: View, work: Finish | Adopt, found: os.stat_result | None) -> Choice:
@@ -169,7 +187,7 @@ class Chooser:
             return False
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != _wanted(work)[0]:
             return False
-        root = EMPTY_DIGEST if found.st_size == 0 else self._finished.root_of(view, name, found)
+        root = EMPTY_DIGEST if found.st_size == 0 else self._root_of(view, name, found)
         if root is None and work.rounds < ROUNDS_MAX:
             unread.append(name)
         return root == work.root
@@ -180,12 +198,30 @@ class Chooser:
             raise Undecided(tuple(unread))
 
     def look(self, name: str) -> os.stat_result | None:
-        """What has a name, a symlink itself included."""
+        """What has a name now, a symlink itself included."""
         folder, _, last = name.rpartition("/")
         try:
             return look(self._folders.open(folder), last.encode())
         except FileNotFoundError:
             return None
+
+    def _look(self, name: str) -> os.stat_result | None:
+        if name not in self._found:
+            self._found[name] = self.look(name)
+        return self._found[name]
+
+    def _root_of(self, view: View, name: str, found: os.stat_result) -> bytes | None:
+        if name not in self._roots:
+            self._roots[name] = self._finished.root_of(view, name, found)
+        return self._roots[name]
+
+    def _free_name(self, filename: SafeName, number: int) -> SafeName:
+        if number == 0:
+            return filename
+        name = self._free_names.get((filename, number))
+        if name is None:
+            name = self._free_names[filename, number] = free_name(filename, number)
+        return name
 
     def _is_free(self, name: SafeName) -> bool:
         if self._twins is not None:
@@ -193,7 +229,7 @@ class Chooser:
                 self._twins.check(name)
             except NameRefused:
                 return False
-        return name.text not in self._planned and self.look(name.text) is None
+        return name.text not in self._planned and self._look(name.text) is None
 
 
 def _wanted(work: Finish | Adopt) -> tuple[int | None, bytes]:

@@ -118,6 +118,10 @@ class Publisher:
         self._now_ms = store.now_ms()
         self._ctime_ns: int | None = None
 
+    def changed(self, name: str | None = None) -> None:
+        """A work of the batch changed what has a name, or what is known of it; None: perhaps of many names."""
+        self._chooser.forget(name)
+
     def has(self, file_id: bytes) -> bool:
         """Whether an upload's file is being published."""
         return file_id in self._publications
@@ -287,6 +291,7 @@ class Publisher:
                 os.fchmod(fd, wanted_mode)
             set_mtime(fd, wanted_mtime)
             os.fsync(fd)
+            self._chooser.forget(name)
             return os.fstat(fd)
         finally:
             os.close(fd)
@@ -313,6 +318,7 @@ class Publisher:
             return
         self._forget(view, view.receipt(work.upload.file_id))
         fd = self._folders.make(name)
+        self._chooser.forget(name)
         if facts.mode is not None:
             os.fchmod(fd, facts.mode | 0o700)
         if facts.mtime_ns is not None:

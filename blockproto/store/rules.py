@@ -185,25 +185,30 @@ def free_name(filename: SafeName, number: int) -> SafeName:
     return SafeName.parse("/".join([*folders, free]))
 
 
-def first_free(filename: SafeName, is_free: Callable[[SafeName], bool]) -> SafeName:
+def first_free(
+    filename: SafeName,
+    is_free: Callable[[SafeName], bool],
+    name_of: Callable[[SafeName, int], SafeName] = free_name,
+) -> SafeName:
     """The first of ``free_names`` that is free; behind many that are taken, one whose predecessor is.
 
-    It asks for ``TRIED_IN_TURN`` names and then for as many as the number of those taken has bits, twice.
+    It asks for ``TRIED_IN_TURN`` names and then for as many as the number of those taken has bits, twice. ``name_of`` makes
+    them, as ``free_name`` does.
 
     Raises:
         NameRefused: there is no room for a number, or no number.
     """
     for number in range(1, TRIED_IN_TURN):
-        if is_free(name := free_name(filename, number)):
+        if is_free(name := name_of(filename, number)):
             return name
     taken, number = TRIED_IN_TURN - 1, TRIED_IN_TURN
-    while not is_free(name := free_name(filename, number)):
+    while not is_free(name := name_of(filename, number)):
         taken, number = number, 2 * number
         if number > NUMBERS_MAX:
             raise NameRefused("there are too many files of that name", rule="length")
     while number - taken > 1:
         middle = (taken + number) // 2
-        if is_free(between := free_name(filename, middle)):
+        if is_free(between := name_of(filename, middle)):
             number, name = middle, between
         else:
             taken = middle

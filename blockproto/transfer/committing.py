@@ -2,12 +2,13 @@
 
 One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
 server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
-``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, one with a long queue has a share of
-the batches while there are others, and of each principal the small works (files of one block, removals, prefixes) go before
-the blocks of big ones.
+``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, and so are the peers (connections) of
+each; one with a long queue has a share of the batches while there are others. Of each principal the small works (files of
+one block, removals) go before the blocks of big ones.
 
 Rules:
-    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload.
+    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload, and
+       those of an upload that is alive are in the queue of one peer, whoever else sends it.
     2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
     3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
        acknowledged after that.
@@ -32,12 +33,15 @@ from ..blocks import BLOCK_LENGTH
 from ..errors import BlockprotoError, Code, Refused, StoreFailed
 from ..link.unexpected import unexpected
 from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
-from ..watch import NOBODY, Watch
+from ..watch import NOBODY, VISITOR, Watch
+from .queueing import Done, Lane, Queued, Share
 
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
 WORKS_OF_ONE_MAX = 16
 """Of a principal in a batch while there are others: who comes when it has begun waits for the whole of it."""
+WORKS_OF_PEER_MAX = 64
+"""Of a peer in a batch while its principal has others, which are mostly one user's; of works that cost more, fewer."""
 LAST_BATCHES = 32
 """Whoever was in one of so many is there."""
 QUICK_S = 0.005
@@ -53,40 +57,76 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
-Done = Callable[[Work], None]
 Compare = Callable[[tuple[str, ...], bytes, Callable[[], None]], None]
 """Reads the files of those names for a principal, then calls."""
 
 
 class Kind(Enum):
-    """What a worker thread is wanted for, and how many threads there are for that.
+    """What a worker thread is wanted for, how many threads there are for that, and how many of them one peer has.
 
     Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
+    One peer can ask on thousands of streams at once: what it asks beyond its threads waits for its own answers only.
     """
 
-    COMMIT = "commit", 2
-    WRITE = "write", 16
-    READ = "read", 8
-    LOOK = "look", 8
-    LIST = "list", 2
-    HASH = "hash", 1
+    COMMIT = "commit", 2, 2
+    WRITE = "write", 16, 16
+    READ = "read", 8, 8
+    LOOK = "look", 8, 2
+    LIST = "list", 2, 2
+    HASH = "hash", 1, 1
 
     @property
     def threads(self) -> int:
         """How many of the kind work at once."""
         return self.value[1]
 
+    @property
+    def of_one(self) -> int:
+        """How many of them work for one peer."""
+        return self.value[2]
 
-_limiters: trio.lowlevel.RunVar[dict[Kind, trio.CapacityLimiter]] = trio.lowlevel.RunVar("threads")
+
+class _Threads:
+    """The worker threads of each kind, and who waits for them."""
+
+    def __init__(self) -> None:
+        self._limiters = {kind: trio.CapacityLimiter(kind.threads) for kind in Kind}
+        self._shares: dict[tuple[Kind, int], trio.Semaphore] = {}
+
+    async def run(self, kind: Kind, peer: int, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread of its kind, as soon as ``peer`` may have one more of them."""
+        limiter = self._limiters[kind]
+        if not peer or kind.of_one == kind.threads:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        key = kind, peer
+        share = self._shares.setdefault(key, trio.Semaphore(kind.of_one))
+        try:
+            share.acquire_nowait()
+        except trio.WouldBlock:
+            await share.acquire()
+        try:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        finally:
+            share.release()
+            if share.value == kind.of_one:
+                del self._shares[key]  # it has none now, and waits for none
 
 
-def _limiter(kind: Kind) -> trio.CapacityLimiter:
+_threads: trio.lowlevel.RunVar[_Threads] = trio.lowlevel.RunVar("threads")
+
+
+def _all_threads() -> _Threads:
     try:
-        limiters = _limiters.get()
+        return _threads.get()
     except LookupError:
-        limiters = {one: trio.CapacityLimiter(one.threads) for one in Kind}
-        _limiters.set(limiters)
-    return limiters[kind]
+        _threads.set(_Threads())
+        return _threads.get()
+
+
+def present_peer() -> int:
+    """The peer, by its number, for which the present task works; 0 for nobody in particular."""
+    visitor = VISITOR.get()
+    return 0 if visitor is None else visitor.number
 
 
 class NoThread(Refused):
@@ -105,18 +145,28 @@ async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
     Cancellation: while it waits for a thread, nothing was done; then it is waited for: a store call is never abandoned.
     """
     begun = False
+    results: list[T] = []
+    errors: list[Exception] = []
 
-    def begin() -> T:
+    def begin() -> None:
         nonlocal begun
         begun = True
-        return work()
+        try:
+            results.append(
+                work()
+            )  # an error that passes through Trio would be in a cycle, which only a collection ends
+        except Exception as exc:
+            errors.append(exc)
 
     try:
-        return await trio.to_thread.run_sync(begin, limiter=_limiter(kind))
+        await _all_threads().run(kind, present_peer(), begin)
     except (RuntimeError, MemoryError, OSError) as exc:
         if begun:
             raise
         raise NoThread from exc
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
 async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
@@ -131,18 +181,6 @@ async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
 async def commit_in_thread(work: Callable[[], T]) -> T:
     """Run a commit, as ``run_anyhow``."""
     return await run_anyhow(work, Kind.COMMIT)
-
-
-class _Lane:
-    """What one principal has queued."""
-
-    def __init__(self) -> None:
-        self.small: deque[tuple[Work, Done]] = deque()
-        self.big: deque[tuple[Work, Done]] = deque()
-
-    def pop(self) -> tuple[Work, Done] | None:
-        queue = self.small or self.big
-        return queue.popleft() if queue else None
 
 
 def _length(work: Work) -> int:
@@ -188,17 +226,26 @@ class Committer:
         self._store = store
         self._run_blocking = run_blocking
         self._watch = watch
-        self._lanes: dict[bytes, _Lane] = {}
+        self._lanes: dict[bytes, Lane] = {}
         self._turn: deque[bytes] = deque()
-        self._last: deque[frozenset[bytes]] = deque(maxlen=LAST_BATCHES)
+        self._last: deque[frozenset[tuple[bytes, int]]] = deque(maxlen=LAST_BATCHES)
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
         self.compare: Compare | None = None
         self._compared = 0
 
-    def submit(self, work: Work, done: Done, *, principal: bytes, small: bool = False) -> None:
+    def submit(
+        self, work: Work, done: Done, *, principal: bytes, small: bool = False, peer: int | None = None
+    ) -> None:
         """Queue ``work``; ``done(work)`` is called when its outcome is set and durable.
+
+        Args:
+            work: the work.
+            done: called on the Trio thread.
+            principal: whose it is.
+            small: it goes before the big ones of the principal.
+            peer: in whose queue; None: of the one for which the present task works.
 
         Raises:
             StoreFailed: the store has failed; nothing is taken any more.
@@ -207,9 +254,10 @@ class Committer:
             raise self.failed
         lane = self._lanes.get(principal)
         if lane is None:
-            lane = self._lanes[principal] = _Lane()
+            lane = self._lanes[principal] = Lane()
             self._turn.append(principal)
-        (lane.small if small else lane.big).append((work, done))
+        queued = Queued(work, done, present_peer() if peer is None else peer)
+        (lane.small if small else lane.big).put(queued)
         self._idle = self._idle if not self._idle.is_set() else trio.Event()
         self._wake.set()
 
@@ -241,8 +289,8 @@ class Committer:
         if self.failed is None:
             await self._idle.wait()
 
-    async def _commit(self, batch: list[tuple[Work, Done]]) -> None:
-        works = [work for work, _ in batch]
+    async def _commit(self, batch: list[Queued]) -> None:
+        works = [queued.work for queued in batch]
         begun = time.perf_counter()
         allowed = self._admit(works)
         try:
@@ -260,11 +308,12 @@ class Committer:
             for work in works:
                 self.accounts.settle(work)
         self._told(self._watch.committed, works, time.perf_counter() - begun)
-        for work, done in batch:
+        for queued in batch:
+            work = queued.work
             if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
-                self._again(work, work.outcome.names, done, self.compare)
+                self._again(queued, work, work.outcome.names, self.compare)
             else:
-                self._told(done, work)
+                self._told(queued.done, work)
 
     def _admit(self, works: Sequence[Work]) -> list[Work]:
         """The works whose bytes may become durable, and those that store none."""
@@ -279,7 +328,7 @@ class Committer:
             allowed.append(work)
         return allowed
 
-    def _again(self, work: Finish | Adopt, names: tuple[str, ...], done: Done, compare: Compare) -> None:
+    def _again(self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare) -> None:
         """Submit a work again once the files of those names were read; others' works are done meanwhile."""
         principal = work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
         work.rounds += 1
@@ -288,7 +337,7 @@ class Committer:
         def submit() -> None:
             self._compared -= 1
             if self.failed is None:
-                self.submit(work, done, principal=principal, small=True)
+                self.submit(work, queued.done, principal=principal, small=True, peer=queued.peer)
 
         if names:
             compare(names, principal, submit)
@@ -308,27 +357,37 @@ class Committer:
         except Exception as exc:
             unexpected("what waits for a work", exc)
 
-    def _take(self) -> list[tuple[Work, Done]]:
-        batch: list[tuple[Work, Done]] = []
+    def _take(self) -> list[Queued]:
+        batch: list[Queued] = []
+        had: list[bytes] = []
         length = 0
-        works: Counter[bytes] = Counter()
-        there = frozenset(self._turn).union(*self._last)
-        most = WORKS_OF_ONE_MAX if len(there) > 1 else BATCH_WORKS_MAX
+        shares = self._shares()
         while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
-            if works[self._turn[0]] >= most:
-                break
             principal = self._turn.popleft()
-            taken = self._lanes[principal].pop()
-            if taken is None:
-                del self._lanes[principal]
+            queued = shares[principal].pop()
+            if queued is None:
+                if self._lanes[principal].peers:
+                    had.append(principal)
+                else:
+                    del self._lanes[principal]
                 continue
             self._turn.append(principal)
-            batch.append(taken)
-            works[principal] += 1
-            length += _length(taken[0])
+            batch.append(queued)
+            length += _length(queued.work)
+        self._turn.extend(had)
         if batch:
-            self._last.append(frozenset(works))
+            self._last.append(frozenset((one, peer) for one, share in shares.items() for peer in share.costs))
         return batch
+
+    def _shares(self) -> dict[bytes, Share]:
+        """What each principal may have in the next batch; nobody's queue (peer 0) takes from no peer."""
+        there = {(one, peer) for one, lane in self._lanes.items() for peer in lane.peers}.union(*self._last)
+        most = WORKS_OF_ONE_MAX if len({one for one, _ in there}) > 1 else BATCH_WORKS_MAX
+        peers = Counter(one for one, peer in there if peer)
+        return {
+            one: Share(lane, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX)
+            for one, lane in self._lanes.items()
+        }
 
 
 async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
@@ -336,8 +395,18 @@ async def commit_and_wait(committer: Committer, work: Work, principal: bytes) ->
     done = trio.Event()
     committer.submit(work, lambda _: done.set(), principal=principal, small=True)
     await done.wait()
-    if isinstance(work.outcome, BlockprotoError):
-        raise work.outcome
+    raise_outcome(work)
+
+
+def raise_outcome(work: Work) -> None:
+    """Raise the outcome of a work if it is an error. The work forgets it: they would keep each other, and many frames."""
+    error = work.outcome
+    if isinstance(error, BlockprotoError):
+        work.outcome = None
+        try:
+            raise error
+        finally:
+            del error
 
 
 class Disk:

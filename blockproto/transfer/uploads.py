@@ -50,7 +50,7 @@ from ..store import (
 )
 from ..watch import NOBODY, Entered, Watch
 from .budgets import Budgets
-from .committing import Committer, Disk, run_in_thread
+from .committing import Committer, Disk, present_peer, raise_outcome, run_in_thread
 from .comparing import Comparing
 
 PREFIXES_MAX = 64
@@ -129,6 +129,7 @@ class LiveUpload:
         self._tail: tuple[int, int] | None = None
         self._durable = trio.lowlevel.ParkingLot()
         self._works = 0
+        self._peer = present_peer()
         self._prefixes_changed = False
 
     @property
@@ -181,6 +182,8 @@ class LiveUpload:
         older = tuple(self.feeds) if attempt > self.attempt else ()
         self.attempt = attempt
         self.facts = replace(self.facts, if_exists=facts.if_exists, mtime_ns=facts.mtime_ns, mode=facts.mode)
+        if not self._works:
+            self._peer = present_peer()  # else they would overtake those that are queued
         self.feeds.append(feed)  # before the older ones leave: an upload without any stream rests
         taken = Superseded(f"attempt {attempt} took this upload over", current=attempt)
         _tell(older, lambda other: other.say_stopped(taken))
@@ -343,8 +346,7 @@ class LiveUpload:
         work = Forget(self.stored, self.attempt, differing)
         self._submit(work, lambda _: forgotten.set())
         await forgotten.wait()
-        if isinstance(work.outcome, BlockprotoError):
-            raise work.outcome
+        raise_outcome(work)
         for blockno in differing:
             self.held.discard(blockno)
         _tell(self.followers, lambda follower: follower.say_withdrawn())
@@ -402,7 +404,7 @@ class LiveUpload:
             finally:
                 self.rest()
 
-        self._committer.submit(work, finished, principal=self.stored.key.principal)
+        self._committer.submit(work, finished, principal=self.stored.key.principal, peer=self._peer)
         self._works += 1
 
     def rest(self) -> None:
@@ -520,8 +522,7 @@ class Uploads:
         finally:
             del self._opening[key]
             done.set()
-        if isinstance(work.outcome, BlockprotoError):
-            raise work.outcome
+        raise_outcome(work)
 
     async def _settled(self, key: UploadKey) -> LiveUpload | None:
         """The live upload of ``key`` once nobody is opening or discarding it."""

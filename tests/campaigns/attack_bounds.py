@@ -19,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blockproto.blocks import BLOCK_LENGTH, digest_of
+from blockproto.store import IfExists
 from blockproto.wire import (
     HEADER_LENGTH,
     PREFACE,
@@ -80,10 +81,9 @@ BOUNDS: dict[str, Bound] = {
     "sparse": Bound(disk=8 * MIB),
     "listing": Bound(p99_s=0.1),
     "recursive": Bound(p99_s=0.1),
-    "one_name": Bound(
-        p99_s=2.5
-    ),  # both are the anonymous principal: it waits its turn behind 400 of the other's
-    "unknown_ids": Bound(p99_s=2.5),  # so it does behind 2,000 uploads that end at once
+    "one_name": Bound(p99_s=0.4),
+    "replacing": Bound(p99_s=0.4),
+    "unknown_ids": Bound(),
     "openings": Bound(memory=48 * MIB),
     "metrics": Bound(files=80, threads=60),
     "pings": Bound(memory=32 * MIB),
@@ -384,21 +384,32 @@ def recursive(scene: Scene) -> None:
     peer.close()
 
 
-def one_name(scene: Scene) -> None:
-    """Very many uploads of one name, each of other bytes."""
+def _send_one_name(scene: Scene, rule: IfExists) -> None:
     times = []
     with Pipeline(scene.server.port) as pipeline:
         step = scene.count(500)
         for first in range(0, scene.count(3000), step):
             begun = time.monotonic()
-            asked = [
+            blocks = (
                 block("one name.txt", at + (1 << 70), at.to_bytes(8, "big"))
                 for at in range(first, first + step)
-            ]
-            for answer in pipeline.ask(asked):
+            )
+            for answer in pipeline.ask(
+                [(replace(head, if_exists=rule), content) for head, content in blocks]
+            ):
                 require(isinstance(answer, Committed), str(answer))
             times.append(round(time.monotonic() - begun, 3))
     scene.notes["seconds_each_500"] = times
+
+
+def one_name(scene: Scene) -> None:
+    """Very many uploads of one name, each of other bytes; all are kept."""
+    _send_one_name(scene, IfExists.KEEP)
+
+
+def replacing(scene: Scene) -> None:
+    """The same, and each replaces the one before."""
+    _send_one_name(scene, IfExists.REPLACE)
 
 
 def unknown_ids(scene: Scene) -> None:
@@ -507,8 +518,8 @@ def receipts(scene: Scene) -> None:
 ATTACKS: dict[str, Attack] = {
     one.__name__: one
     for one in (
-        digests, no_credit, descriptors, held, sparse, listing, recursive, one_name, unknown_ids, openings, metrics,
-        pings, removals, receipts,
+        digests, no_credit, descriptors, held, sparse, listing, recursive, one_name, replacing, unknown_ids, openings,
+        metrics, pings, removals, receipts,
     )
 }  # fmt: skip
 
