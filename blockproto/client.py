@@ -44,7 +44,7 @@ from .calling.sourceid import Attempts, another_sourceid, derive_label, derive_s
 from .calling.sources import FileSource
 from .calling.uploading import Uploader
 from .calling.words import if_exists_of, priority_of
-from .errors import BlockprotoError, ConnectionLost
+from .errors import BlockprotoError, ConnectionLost, NotPermitted
 from .link.connection import Connection
 from .link.keepalive import KeepAlive
 from .names import refuse_in_progress
@@ -419,7 +419,10 @@ class Client:
 
         Raises:
             NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
+            NotPermitted: ``path`` names no file.
         """
+        if path.name in ("", ".."):
+            raise NotPermitted(f"'{path}' is a folder: name the file that is to be made")
         refuse_in_progress(name)
         refuse_in_progress(path.name)
         label = derive_label(self._installation(), self._server, name.strip("/"), self._real(path))

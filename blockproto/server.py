@@ -36,7 +36,7 @@ from .errors import (
     Unauthenticated,
     Unsupported,
 )
-from .identity.admission import LOCKED, Admission, Admitting, Door
+from .identity.admission import LOCKED, WANTS_TLS, Admission, Admitting, Door
 from .identity.register import Register
 from .link.connection import GREETING_S, Acceptor, Connection, Sink
 from .link.endpoint import Endpoint, SocketEndpoint, endpoint_of
@@ -332,7 +332,7 @@ class Server:
         """Let nobody stay who has not said in time who they are (BP1-AUT-010); who has needs no place any more."""
         await connection.greeted.wait()
         if admission.door is LOCKED:
-            connection.end_with(Unauthenticated("this server wants TLS: use bps:// instead of bp://"))
+            connection.end_with(Unauthenticated(WANTS_TLS))
             return
         if not admission.admitted and connection.lost is None:
             admitted = self._unknown[connection] = trio.Event()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import logging
 import sys
 from collections.abc import Sequence
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.lastResort.setFormatter(ShownFormatter())
     sys.excepthook = _show_bug
     try:
+        _refuse_empty(sys.argv[1:] if arguments is None else arguments)
         result: Any = commands.main(args=arguments, prog_name="blockproto", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else Status.DONE
@@ -116,6 +118,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.FAILED
     except BaseException as error:
         return _from_trio(error)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse what is empty: no argument of ours means anything then, and as a path it would be the current folder.
+
+    Raises:
+        click.UsageError: one is. What stands behind "--" may be a command of somebody else's.
+    """
+    for at, word in enumerate(itertools.takewhile(lambda word: word != "--", arguments)):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            before = f" behind '{arguments[at - 1]}'" if at else ""
+            where = f" '{word}'" if word else before
+            raise click.UsageError(f"the argument{where} is empty: is a variable of the shell not set?")
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

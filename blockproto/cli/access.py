@@ -23,7 +23,7 @@ import click
 
 from .address import SCHEME, Address, AddressError, is_address, parse_address
 from .options import verbosity
-from .output import say, warn
+from .output import WITHHELD, say, warn
 
 if TYPE_CHECKING:
     from ..calling.trust import Trust
@@ -33,6 +33,7 @@ TOKEN_VARIABLE = "BLOCKPROTO_TOKEN"
 SERVER_VARIABLE = "BLOCKPROTO_TOKEN_FOR"
 SYSTEM = "system"
 _ASK = "-"
+_TOKEN_FILE_LENGTH_MAX = 65_536
 _KEY = "blockproto.access"
 _SENT_KEY = "blockproto.access.server"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -134,9 +135,14 @@ def _read_token(name: str | None) -> tuple[str, str | None]:
     if name is None:
         return f"${TOKEN_VARIABLE}", os.environ.get(TOKEN_VARIABLE, "").strip() or None
     if name == _ASK:
+        if not sys.stdin.isatty():
+            raise click.BadParameter(
+                f"'{_ASK}' asks for the token on a terminal, and stdin is none: name a file, or set ${TOKEN_VARIABLE}"
+            )
         return "what was typed", click.prompt("Token", hide_input=True, err=True).strip()
     try:
-        return name, Path(name).read_text(encoding="utf-8", errors="replace").strip()
+        with open(name, encoding="utf-8", errors="replace") as file:
+            return name, file.read(_TOKEN_FILE_LENGTH_MAX).strip()
     except OSError as error:
         raise click.BadParameter(f"'{name}': {error.strerror}") from error
 
@@ -161,6 +167,10 @@ def _token_for(address: Address) -> str | None:
     if token is None:
         return None
     if not token.is_for(address):
+        assert token.server is not None
+        click.get_current_context().meta[WITHHELD] = (
+            f"the token in {token.where} was not sent: ${SERVER_VARIABLE} says that it is for {token.server.server}"
+        )
         if verbosity():
             say(f"{address.server}: the token in {token.where} is for another server and is not sent")
         return None

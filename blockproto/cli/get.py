@@ -191,7 +191,7 @@ def _parse_span(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text)
     if match is None or int(match[1]) > int(match[2]):
         raise click.UsageError(
-            f"--range '{text}': write FIRST-LAST, two byte positions of which the second is not the smaller, as in 0-1023"
+            f"--range '{text}': write FIRST-LAST, two byte positions, FIRST not above LAST, as in 0-1023"
         )
     return int(match[1]), int(match[2])
 

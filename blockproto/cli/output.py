@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -61,6 +62,10 @@ _NOT_LET_IN = {
 """Why a server that can be reached ends a connection, and would end the next one too."""
 _FOR_ALL = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED}
 """Refusals that are not about one file."""
+WITHHELD = "blockproto.withheld"
+"""Where a command's context says why no token was sent."""
+_MAY_NOT = "change its rights, or those of the folders it is in, or run this as a user who may"
+_LOCAL_ADVICE = {errno.EACCES: _MAY_NOT, errno.EPERM: _MAY_NOT}
 _ASK_AGAIN = "see that the server runs there, then try again"
 
 
@@ -145,11 +150,12 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
     if isinstance(error, OSError):
         why = error.strerror or str(error) or type(error).__name__
         what = what or (os.fsdecode(error.filename) if error.filename else "")
-        advice = advice or "look at that file or folder on this machine"
+        advice = advice or _LOCAL_ADVICE.get(error.errno or 0, "look at that file or folder on this machine")
     else:
         why = str(error)
         advice = advice or _advice_for(error)
-    sentence = f"{what}: {why}" if what else why
+    said = why.startswith(tuple(f"{name}{end}" for name in {what, show_name(what)} for end in (": ", " ")))
+    sentence = f"{what}: {why}" if what and not said else why
     return show_name(f"{sentence}; {advice}" if advice and advice not in sentence else sentence)
 
 
@@ -162,8 +168,13 @@ def _advice_for(error: BaseException) -> str:
         return "use the version that wrote it"
     if isinstance(error, Untrusted | ConnectionLost):
         return ""  # that its code stands for tokens, too, would mislead
-    if not isinstance(error, BlockprotoError):
-        return ""
+    if not isinstance(error, BlockprotoError) or "use bps://" in str(error):
+        return ""  # nobody is to send a token where everybody on the way could read it
+    withheld: str | None = None
+    if (ctx := click.get_current_context(silent=True)) is not None:
+        withheld = ctx.meta.get(WITHHELD)
+    if error.code is Code.UNAUTHENTICATED and withheld is not None:
+        return withheld
     advice = ERRORS[error.code].advice
     if error.code is Code.NOT_PERMITTED and "rights" not in str(error):
         return "name a folder there, not a file" if "no folder" in str(error) else ""

@@ -343,7 +343,8 @@ def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: R
     tally.left += receipt.outcome == "left"
     if wanted.as_json:
         print_receipt(receipt)
-    if wanted.verbosity or about in wanted.paths or receipt.stored_as != receipt.filename:
+    named = about == STDIN or about in {str(Path(path)) for path in wanted.paths}
+    if wanted.verbosity or named or receipt.stored_as != receipt.filename:
         say(show_name(f"{about}: {_describe(receipt)}"))
 
 

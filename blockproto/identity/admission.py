@@ -106,6 +106,7 @@ class Door:
         return self._plaintext or is_loopback(host)
 
 
+WANTS_TLS = "this server wants TLS: use bps:// instead of bp://"
 LOCKED = Door(None, None)
 """Where nobody comes in: for who comes without TLS although it is wanted."""
 
@@ -162,7 +163,8 @@ class Admission:
         if self._grant is None:
             realm = self.door.anonymous
             if realm is None:
-                raise Unauthenticated("say who you are first: this server wants a token")
+                first = "say who you are first: this server wants a token"
+                raise Unauthenticated(WANTS_TLS if self.door is LOCKED else first)
         else:
             realm = self._grant.realm
             self._judge_time(self._grant)
@@ -203,6 +205,8 @@ class Admission:
         return self._refusals >= REFUSALS_MAX
 
     def _grant_for(self, message: Auth) -> Grant:
+        if self.door is LOCKED:
+            raise Unauthenticated(WANTS_TLS)
         register = self.door.register
         fits = message.scheme == Scheme.TOKEN and len(message.credential) <= CREDENTIAL_LENGTH_MAX
         grant = None if register is None else register.find(message.credential if fits else "")
