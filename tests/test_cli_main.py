@@ -185,3 +185,24 @@ def _connected(pid: int) -> bool:
         return any(os.readlink(fd).startswith("socket:") for fd in folder.iterdir())
     except OSError:
         return False
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+import blockproto.__main__ as command
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "blockproto.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+sys.meta_path.insert(0, Interrupts())
+sys.exit(command.main())
+"""
+
+
+def test_ctrl_c_while_it_starts_is_no_traceback() -> None:
+    program = [sys.executable, "-c", INTERRUPTED_IMPORT]
+    ran = subprocess.run(program, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
