@@ -99,6 +99,17 @@ class OldStore:
             record[16:32] = blake3(self.principal + sourceid, key=secret).digest(16)
             txn.put(b"u" + self.principal + sourceid, bytes(record))
 
+    def rename_receipt(self, name: str, sourceid: bytes) -> None:
+        """Let a finished file's receipt be known by another sourceid, likewise."""
+        with self.ledger() as txn:
+            secret = txn.get(b"m")[12:]
+            at = b"n" + blake3(name.encode()).digest(16)
+            record = bytearray(txn.pop(b"i" + txn.get(at)))
+            record[16:32] = sourceid
+            file_id = blake3(self.principal + sourceid, key=secret).digest(16)
+            txn.put(b"i" + file_id, bytes(record))
+            txn.put(at, file_id)
+
     def point_queue_at(self, address: str) -> None:
         """Let the queue's transfers be those of the unpacked files and of a server that runs now (``bp://HOST:PORT``)."""
         with closing(sqlite3.connect(self.queue)) as journal, journal:

@@ -154,6 +154,35 @@ def test_an_upload_goes_on(old: OldStore, start_server: Start, run: Run) -> None
     assert (old.served / "cut.bin").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["its receipt", "another installation"])
+@pytest.mark.parametrize("name", ["film.bin", "small.txt", "empty"])
+def test_a_file_it_has_is_not_sent_or_stored_again(
+    name: str, same: bool, old: OldStore, start_server: Start, run: Run
+) -> None:
+    """Neither by the client that brought it, whose receipt it has, nor by one that nobody knows."""
+    source = old.here / name
+    server = start_server(old.served, port=0)
+    server.stop()
+    if same:
+        secret = (old.config / "secret").read_bytes()
+        where = f"127.0.0.1:{server.port}", f"docs/{name}", os.path.realpath(source)
+        old.rename_receipt(f"docs/{name}", derive_sourceid(secret, *where, source.stat()))
+    before = {path: path.stat().st_ino for path in old.served.rglob("*") if ".blockproto" not in path.parts}
+    server = start_server(old.served, port=server.port)
+    for config in (old.config, old.config if same else old.place / "other"):
+        ran = run(
+            *("put", source, server.address + "/docs/", "--json", *token(old)),
+            env={"BLOCKPROTO_CONFIG": str(config)},
+        )
+        assert ran.status == Status.DONE, ran.err
+        (receipt,) = ran.objects
+        assert (receipt["stored_as"], receipt["payload_bytes_sent"]) == (f"docs/{name}", 0)
+    after = {path: path.stat().st_ino for path in old.served.rglob("*") if ".blockproto" not in path.parts}
+    assert after == before
+    server.stop()
+    assert check_store(old.served, read=True) == []
+
+
 def test_a_download_goes_on(old: OldStore, start_server: Start, run: Run) -> None:
     server = start_server(old.served)
     there = (old.here / "copy.bin.blockproto-part").stat().st_size
