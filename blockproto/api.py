@@ -59,6 +59,8 @@ async def connect(
         log: a file that is written anew with what happens on the connections, for ``blockproto explain``. Names and sizes
             of files are in it, their contents and credentials are not.
 
+    What is asked of the client after the end of its ``async with`` raises LocalProtocolError.
+
     Raises:
         ValueError: ``url`` is not of that form.
         NotPermitted: ``token`` would travel without TLS (BP1-TLS-006).

@@ -41,7 +41,7 @@ from .calling.paging import list_files, list_receipts, list_uploads
 from .calling.single import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
 from .calling.single import SingleUploads
 from .calling.sourceid import Attempts, another_sourceid, derive_label, derive_sourceid, installation_secret
-from .calling.sources import FileSource
+from .calling.sources import FileSource, reader_of
 from .calling.uploading import Uploader
 from .calling.words import if_exists_of, priority_of
 from .errors import BlockprotoError, ConnectionLost, NotPermitted
@@ -173,6 +173,7 @@ class Client:
             progress: called with a ``Progress`` after each change.
 
         Raises:
+            ValueError, TypeError: an argument is not of those named here.
             OSError: the file cannot be read.
             FileExists: the name is taken, and ``if_exists`` is ``refuse``.
             Unsupported: the server does not know ``update``.
@@ -184,6 +185,7 @@ class Client:
         """
         word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
+            reader_of(source)  # raises TypeError
             if name is None:
                 raise ValueError("a stream has no name of its own: give one")
             refuse_in_progress(name)
@@ -204,6 +206,7 @@ class Client:
         """
         ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]] = Mailbox()
         scope = trio.CancelScope()
+        self._lines.demand_open()
         self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope, checksum)
         try:
             while some := await ended.take():
@@ -374,6 +377,7 @@ class Client:
         over = trio.Event()
         taken = download_jobs(jobs, failed)
         rule = _rule(if_exists, checksum, below, made)
+        self._lines.demand_open()
         self._nursery.start_soon(self._run_downloads, taken, rule, ended, progress, scope, over)
         try:
             while some := await ended.take():
@@ -557,6 +561,10 @@ class Client:
             self._real_folders = {folder: os.path.realpath(folder)}
         return f"{self._real_folders[folder]}/{base}"
 
+    def close(self) -> None:
+        """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
+        self._lines.close()
+
     async def keep_connected(self) -> None:
         """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
 
@@ -628,6 +636,7 @@ async def connect_with(
         try:
             yield client
         finally:
+            client.close()
             await client.digests.close()
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from peers import MIB, RawPeer, Sample, Served, assert_untouched, names_in, run, serving
 from trio.testing import MockClock
 
-from blockproto.errors import Code, Scope
-from blockproto.identity.admission import Door
+from blockproto.errors import Code, Scope, Unauthenticated
+from blockproto.identity.admission import LOCKED, Admission, Door
 from blockproto.identity.register import Register
 from blockproto.identity.tokens import new_token
 from blockproto.realm import ANONYMOUS, EVERYTHING
@@ -386,3 +387,16 @@ async def test_an_ended_connection_is_forgotten(town: Town) -> None:
         peer = await enter(served, town.tokens["alice"])
         await peer.stream.aclose()
     assert served.server._admissions == {}
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_who_should_speak_tls_is_not_asked_for_a_token(token: bool) -> None:
+    """It would be sent so that everybody on the way can read it."""
+    admission = Admission(LOCKED)
+    ask = (
+        partial(admission.judge, Auth(new_token()))
+        if token
+        else partial(admission.realm_for, List(ListKind.FILES))
+    )
+    with pytest.raises(Unauthenticated, match="use bps:// instead of bp://"):
+        ask()

@@ -70,6 +70,14 @@ def test_up_and_down_with_names_as_they_are(
     assert cli("queue", "list", "--json").objects == []
 
 
+@pytest.mark.parametrize("words", [["list"], ["cancel", "1"], ["move", "1", "--first"]], ids=" ".join)
+def test_a_queue_that_is_not_there_is_not_made_by_looking(words: list[str], tmp_path: Path, cli: Run) -> None:
+    ran = cli("queue", *words, "--queue", tmp_path / "mistyped/queue")
+    assert ran.status == Status.USAGE
+    assert "mistyped/queue' is not there" in ran.err
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_a_killed_run_goes_on_and_sends_nothing_again(
     server: Server, slow_line: Chaos, tmp_path: Path, queue_file: Path, cli: Run
 ) -> None:

@@ -44,6 +44,7 @@ from blockproto.errors import (
     Code,
     ConnectionLost,
     FileExists,
+    LocalProtocolError,
     NameRefused,
     NotEmpty,
     Scope,
@@ -56,6 +57,7 @@ from blockproto.errors import (
 )
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.protocol.session import Limits
+from blockproto.results import UploadJob
 from blockproto.server import RETRY_AFTER_MS
 from blockproto.store import UploadStore
 from blockproto.store.memory import MemoryStore
@@ -147,8 +149,9 @@ async def test_what_a_caller_gets_wrong_is_told_at_once(tmp_path: Path) -> None:
             await client.upload(path, if_exists="perhaps")
         with pytest.raises(ValueError, match="name"):
             await client.upload(io.BytesIO(b"x"))
-        with pytest.raises(TypeError):
-            await client.upload(object(), name="x")
+        for source in (object(), 5, b"name.txt", None):
+            with pytest.raises(TypeError, match="neither a path"):
+                await client.upload(source)
         with pytest.raises(FileNotFoundError):
             await client.upload(tmp_path / "absent")
         with pytest.raises(NameRefused):
@@ -156,6 +159,23 @@ async def test_what_a_caller_gets_wrong_is_told_at_once(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="sourceid"):
             await client.cancel_upload("00")
         assert served.lines == []
+
+
+@quick
+async def test_a_client_that_was_closed_says_so(tmp_path: Path) -> None:
+    path = _file(tmp_path, 10)
+    async with serving() as served:
+        async with served.client() as client:
+            await client.upload(path)
+            entry = await client.stat(path.name)
+        with pytest.raises(LocalProtocolError, match="this client is closed"):
+            await client.stat(path.name)
+        with pytest.raises(LocalProtocolError, match="this client is closed"):
+            await client.upload(path)
+        with pytest.raises(LocalProtocolError, match="this client is closed"):
+            [one async for one in client.upload_all([UploadJob(path, "x")])]
+        with pytest.raises(LocalProtocolError, match="this client is closed"):
+            [one async for one in client.download_all([(entry, tmp_path / "y")])]
 
 
 @quick
@@ -1153,7 +1173,9 @@ def test_addresses(url: str, name: str) -> None:
     assert tcp_dial(url)[1] == name
 
 
-@pytest.mark.parametrize("url", ["http://host", "host:99", "bp://", ""])
+@pytest.mark.parametrize(
+    "url", ["http://host", "host:99", "bp://", "", "bp://h:65536", "bp://h:x", "bp://h/folder/"]
+)
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError, match="bp://HOST:PORT"):
         tcp_dial(url)

@@ -105,6 +105,15 @@ def test_files_that_do_not_belong_together_are_said_so(tmp_path: Path, own: tupl
             server_context(certificate, key)
     with pytest.raises(NotPermitted, match="holds no certificate"):
         pin_of_file(own[1])
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no PEM")
+    for certificate, key, wrong in (
+        (notes, own[1], f"{notes} holds no certificate in PEM"),
+        (own[0], notes, f"{notes} is no key in PEM"),
+    ):
+        with pytest.raises(NotPermitted, match=f"no certificate and its key: {wrong}") as refused:
+            server_context(certificate, key)
+        assert "None" not in str(refused.value)
 
 
 @pytest.mark.clause("BP1-TLS-008")

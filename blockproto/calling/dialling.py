@@ -30,10 +30,19 @@ def tcp_dial(url: str) -> tuple[Dial, str]:
 
 def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
     """Host and port of ``SCHEME://HOST[:PORT]``, and what the server is called: ``HOST:PORT``. Raises ValueError."""
-    parts = urlsplit(url)
-    if parts.scheme != scheme or not parts.hostname:
-        raise ValueError(f"{url!r} is no address: write {scheme}://HOST:PORT")
-    host, port = parts.hostname, parts.port or PORT_DEFAULT
+    wrong = f"{url!r} is no address: write {scheme}://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORT_DEFAULT
+    except ValueError as exc:
+        raise ValueError(f"{wrong} ({exc})") from exc
+    host = parts.hostname
+    if parts.scheme != scheme or not host:
+        raise ValueError(wrong)
+    if parts.path.strip("/"):
+        raise ValueError(
+            f"{url!r} names a folder or file: write {scheme}://HOST:PORT, and give the name to what is called"
+        )
     return host, port, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

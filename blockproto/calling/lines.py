@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway
+from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway, LocalProtocolError
 from ..link.connection import Connection
 from ..link.keepalive import KeepAlive
 from ..link.pace import Pace
@@ -149,6 +149,7 @@ class Lines:
         self._missed = self._trusted = False
         self._pausing = trio.Lock()
         self._nudge = trio.Event()
+        self._closed = False
 
     @property
     def count(self) -> int:
@@ -176,12 +177,23 @@ class Lines:
         first = self._connections[0]
         return first is not None and _usable(first)
 
+    def close(self) -> None:
+        """Let nothing begin any more: the nursery of the connections is about to end."""
+        self._closed = True
+
+    def demand_open(self) -> None:
+        """Raise LocalProtocolError if this was closed."""
+        if self._closed:
+            raise LocalProtocolError("this client is closed: use it inside its `async with`")
+
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
 
         Raises:
             ConnectionLost: the server cannot be reached.
+            LocalProtocolError: the client was closed.
         """
+        self.demand_open()
         async with self._dialling[index]:
             current = self._connections[index]
             if current is not None and _usable(current):

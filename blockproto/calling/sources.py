@@ -73,7 +73,8 @@ class FileSource:
         if not stat.S_ISREG(
             os.stat(path).st_mode
         ):  # before it is opened: opening a pipe waits for its writer
-            raise Refused(f"{show_name(str(path))} is not a regular file")
+            more = ": upload_all sends folders" if os.path.isdir(path) else ""
+            raise Refused(f"{show_name(str(path))} is not a regular file{more}")
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
         self.stat = os.fstat(self._file.fileno())
         if self.stat.st_size > FILESIZE_MAX:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import click
 import trio
+from click.core import ParameterSource
 
 from .. import Client, QueuedTransfer, TransferQueue, TransferState
 from ..errors import Code, NameRefused, NotPermitted
@@ -44,7 +45,7 @@ file_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     default=default_path,
     show_default=f"${FILE_VARIABLE}, or this user's own",
-    help="The queue's file; made if it is not there. On a local disk.",
+    help="The queue's file, on a local disk; add, get and run make it if it is not there.",
 )
 priority_option = click.option(
     "--priority",
@@ -165,7 +166,7 @@ def _add(file: Path, many: list[Wanted], as_json: bool) -> int:
         if not as_json and not await queue.is_running():
             say("nothing runs this queue yet: `blockproto queue run` does")
 
-    return _with_queue(file, add)
+    return _with_queue(file, add, makes=True)
 
 
 # ---- looking
@@ -369,7 +370,7 @@ def run(
     async def running(queue: TransferQueue) -> int:
         return await _run(queue, as_json, options)
 
-    return _with_queue(file, running)
+    return _with_queue(file, running, makes=True)
 
 
 async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> int:
@@ -481,7 +482,16 @@ def _connect(server: str, **options: Any) -> AbstractAsyncContextManager[Client]
     return connect_as_told(server, **options)
 
 
-def _with_queue(file: Path, work: Callable[[TransferQueue], Awaitable[int | None]]) -> int:
+def _with_queue(
+    file: Path, work: Callable[[TransferQueue], Awaitable[int | None]], *, makes: bool = False
+) -> int:
+    """Open the queue, and do something with it; ``makes``: also if the file that ``--queue`` names is not there."""
+    told = click.get_current_context().get_parameter_source("file") is ParameterSource.COMMANDLINE
+    if told and not makes and not file.exists():
+        raise click.UsageError(
+            f"--queue '{file}' is not there: `blockproto queue add` and `queue get` make it"
+        )
+
     async def main() -> int:
         async with TransferQueue.open(file, connect=_connect) as queue:
             return await work(queue) or Status.DONE

@@ -207,6 +207,8 @@ class Admission:
     def _grant_for(self, message: Auth) -> Grant:
         if self.door is LOCKED:
             raise Unauthenticated(WANTS_TLS)
+        if self.door is LOCKED:
+            raise Unauthenticated(WANTS_TLS)
         register = self.door.register
         fits = message.scheme == Scheme.TOKEN and len(message.credential) <= CREDENTIAL_LENGTH_MAX
         grant = None if register is None else register.find(message.credential if fits else "")

@@ -98,12 +98,20 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
             raise NotPermitted(
                 f"{certificate} and {key} are no certificate and its key: {key} is not the key of {certificate}"
             ) from exc
-        raise NotPermitted(
-            f"{certificate} and {key} are no certificate and its key without a password: {exc.reason}"
-        ) from exc
+        wrong = _what_is_wrong(certificate) or f"{key} is no key in PEM without a password"
+        raise NotPermitted(f"{certificate} and {key} are no certificate and its key: {wrong}") from exc
     except OSError as exc:
         raise NotPermitted(f"{certificate} or {key} cannot be read: {exc.strerror}") from exc
     return context
+
+
+def _what_is_wrong(certificate: Path) -> str:
+    """Why a file cannot be a certificate; "" if it holds one."""
+    try:
+        pin_of_file(certificate)
+    except NotPermitted as error:
+        return str(error)
+    return ""
 
 
 def time_worry(certificate: Path, now: datetime.datetime) -> str | None:
@@ -121,7 +129,7 @@ def time_worry(certificate: Path, now: datetime.datetime) -> str | None:
     try:
         chain = x509.load_pem_x509_certificates(certificate.read_bytes())
     except (OSError, ValueError) as exc:
-        raise NotPermitted(f"{certificate} holds no certificate") from exc
+        raise NotPermitted(f"{certificate} holds no certificate in PEM") from exc
     effect = "clients that ask an authority (--ca) will not trust this server; renew it"
     for at, one in enumerate(chain):
         which = f"{certificate}" if at == 0 else f"certificate {at + 1} in {certificate}"
@@ -172,7 +180,7 @@ def pin_of_file(certificate: Path) -> bytes:
     try:
         return pin_of(load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER))
     except (OSError, ValueError) as exc:
-        raise NotPermitted(f"{certificate} holds no certificate") from exc
+        raise NotPermitted(f"{certificate} holds no certificate in PEM") from exc
 
 
 def pin_of(certificate_der: bytes) -> bytes:

@@ -356,7 +356,9 @@ class LocalStore:
         filesize = upload.facts.filesize
         missing = BLOCK_LENGTH if filesize is None else filesize - len(upload.held) * BLOCK_LENGTH
         if missing > 0 and missing > free:
-            raise StoreFull(f"{missing} bytes are missing and {max(0, free)} are free")
+            raise StoreFull(
+                f"there is no room on the server: {missing} more bytes are needed and {max(0, free)} are free"
+            )
         if not upload.partial.recorded and self.ledger.crowded():
             raise StoreFull("the ledger is too full for new uploads")
 

@@ -249,8 +249,12 @@ class SidecarStore:
             return
         held = sum(length for length, _ in begun.blocks.values())
         missing = begun.facts.filesize - self._first - held
-        if missing > shutil.disk_usage(self._dest.path.parent).free:
-            raise StoreFull(f"{missing} bytes are missing")
+        folder = self._dest.path.parent
+        free = shutil.disk_usage(folder).free
+        if missing > free:
+            raise StoreFull(
+                f"there is no room on this machine: {missing} more bytes are needed and {free} are free in {folder}"
+            )
 
     def _check_usable(self) -> None:
         if self._failed is not None:
