@@ -17,9 +17,13 @@ from test_admission import Town, enter
 from blockproto import UploadInfo
 from blockproto.blocks import digest_of
 from blockproto.cli import main
+from blockproto.cli.get_upload import WAIT_S, _tell_of_waiting
 from blockproto.cli.output import Status
+from blockproto.cli.progress import Meter
 from blockproto.client import Client
 from blockproto.errors import Cancelled, Code, Scope
+from blockproto.tasks import background_tasks
+from blockproto.transfer.sending import Progress
 from blockproto.wire import (
     Ack,
     Block,
@@ -461,3 +465,28 @@ def test_the_command_reads_a_file_that_is_being_sent(
 def test_what_cannot_be_meant(words: list[str], what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["get", *words]) == Status.USAGE
     assert what in capsys.readouterr().err
+
+
+async def wait_on_the_clock(seconds: float) -> None:
+    """The clock jumps: nothing else happens meanwhile."""
+    with trio.move_on_after(seconds):
+        await trio.sleep_forever()
+
+
+@quick
+async def test_who_reads_along_is_told_that_the_sender_stands_still(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    upload = UploadInfo("1" * 32, "2" * 32, "film", "", 10 * MIB, 10, 0, 0, None)
+    meter = Meter(10 * MIB, shown=False)
+    async with background_tasks() as nursery:
+        nursery.start_soon(_tell_of_waiting, meter, upload)
+        meter.update(Progress("film", 10 * MIB, 2 * MIB))
+        await wait_on_the_clock(WAIT_S * 1.5)
+        assert capsys.readouterr().err == ""
+        await wait_on_the_clock(WAIT_S * 3)
+        line = "film: 2.0 MiB of 10.0 MiB are here; waiting for its sender to go on\n"
+        assert capsys.readouterr().err == line
+        meter.update(Progress("film", 10 * MIB, 3 * MIB))
+        await wait_on_the_clock(WAIT_S * 4)
+        assert capsys.readouterr().err == line.replace("2.0", "3.0")

@@ -9,11 +9,13 @@ from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import click
+import trio
 
 from .. import BlockprotoError, Client, UploadInfo
 from ..errors import NameRefused, UnknownUpload
 from ..names import SafeName, show_name
 from ..results import IfExistsWord
+from ..tasks import background_tasks
 from .access import connect_as_told
 from .address import Address
 from .interruptions import LineTeller
@@ -21,6 +23,8 @@ from .options import verbosity
 from .output import Status, about, leaves_of, print_failure, print_receipt, say, show_size
 from .progress import Meter
 
+WAIT_S = 5.0
+"""Nothing that came for so long is worth a word."""
 _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -65,7 +69,11 @@ async def get_upload(
             place = _place(upload, dest)
             if upload.filesize is not None:
                 meter.expect(upload.filesize)
-            receipt = await client.download_upload(upload, place, if_exists=if_exists, progress=meter.update)
+            async with background_tasks() as nursery:
+                nursery.start_soon(_tell_of_waiting, meter, upload)
+                receipt = await client.download_upload(
+                    upload, place, if_exists=if_exists, progress=meter.update
+                )
         meter.finished(receipt.filename, receipt.filesize)
         meter.complete()
     if as_json:
@@ -86,6 +94,19 @@ def _telling_of(named: list[str], as_json: bool) -> Iterator[None]:
         if as_json and isinstance(cause, BlockprotoError | OSError):
             print_failure(named[-1], cause)
         raise
+
+
+async def _tell_of_waiting(meter: Meter, upload: UploadInfo) -> None:
+    """Say so when nothing has come for ``WAIT_S``; and again only after something did."""
+    before, said = -1, False
+    while True:
+        await trio.sleep(WAIT_S)
+        moved, before = meter.done != before, meter.done
+        if not moved and not said:
+            total = "" if upload.filesize is None else f" of {show_size(upload.filesize)}"
+            name = show_name(upload.filename)
+            say(f"{name}: {show_size(before)}{total} are here; waiting for its sender to go on")
+        said = not moved
 
 
 async def _find(client: Client, wanted: str) -> UploadInfo:

@@ -106,6 +106,7 @@ class Door:
         return self._plaintext or is_loopback(host)
 
 
+WANTS_TOKEN = "say who you are first: this server wants a token"
 WANTS_TLS = "this server wants TLS: use bps:// instead of bp://"
 LOCKED = Door(None, None)
 """Where nobody comes in: for who comes without TLS although it is wanted."""
@@ -163,8 +164,7 @@ class Admission:
         if self._grant is None:
             realm = self.door.anonymous
             if realm is None:
-                first = "say who you are first: this server wants a token"
-                raise Unauthenticated(WANTS_TLS if self.door is LOCKED else first)
+                raise Unauthenticated(WANTS_TLS if self.door is LOCKED else WANTS_TOKEN)
         else:
             realm = self._grant.realm
             self._judge_time(self._grant)

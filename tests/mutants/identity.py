@@ -82,7 +82,7 @@ ALL = [
     Mutant("auth-without-effect", "AUT-003", ADMISSION,
            "self._grant = grant\n        return Result", "return Result", SERVER),
     Mutant("nobody-is-asked", "AUT-004", ADMISSION,
-           'raise Unauthenticated("say who you are first: this server wants a token")', "return Realm()", SERVER),
+           'raise Unauthenticated(WANTS_TLS if self.door is LOCKED else WANTS_TOKEN)', "return Realm()", SERVER),
     Mutant("strangers-may-look", "AUT-004", ADMISSION,
            "            if realm is None:\n                raise", "            if isinstance(message, (List, Fetch)):\n                return Realm()\n            if realm is None:\n                raise", SERVER),
     Mutant("full-limits-for-strangers", "AUT-005", "protocol/session.py",
