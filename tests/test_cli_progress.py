@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ import pytest
 from processes import COMMAND, Process, Ran, Server
 
 from blockproto import QueuedTransfer, TransferState
-from blockproto.cli.output import Status
+from blockproto.cli.output import Status, say
 from blockproto.cli.progress import Meter
 from blockproto.cli.queue import _Watcher
 
@@ -64,6 +65,27 @@ def test_the_bar_shows_names_that_cannot_move_the_terminal(
     assert said.out == ""
     assert "\x1b[2J" not in said.err
     assert "[bold]" in said.err
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 100])
+def test_on_a_narrow_terminal_the_figures_stay_whole(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, for the bar
+    monkeypatch.setenv("TERM", "xterm")
+    left_out = (
+        "some folder/with a long name/link: a symbolic link, left out; and so on to the end of the line"
+    )
+    with Meter(345 << 20, shown=True) as meter:
+        meter.update(Step("a long name of a big file.bin", 5 << 20))
+        say(left_out)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).replace("\r", "\n").split("\n")
+    assert left_out in lines
+    shown = [line.rstrip() for line in lines if "a long" in line and line != left_out]
+    assert shown
+    assert all(len(line) <= width and "5.0/345.0 MiB" in line for line in shown), shown
+    assert all("MB/s" not in line for line in lines)
 
 
 def test_a_bar_on_a_terminal_and_json_untouched(server: Server, tmp_path: Path) -> None:

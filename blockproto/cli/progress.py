@@ -16,8 +16,15 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..names import show_name
+from .output import show_size
 
 _REDRAW_S = 0.1
+_WIDE = 70
+"""Columns of a terminal on which everything has room."""
+_NAME_LENGTH = 32
+_NAME_LENGTH_MIN = 8
+_FIGURES_LENGTH = 26
+"""What a size and the time left take at most."""
 
 
 class Advance(Protocol):
@@ -109,34 +116,37 @@ class Meter:
 
 
 class _Bar:
-    """The bar itself: rich's, with the current name, size, rate and time left."""
+    """The bar itself: rich's, with the current name, size, rate and time left.
+
+    A narrow terminal shows the size and the time left, and as much of the name as fits beside them.
+    """
 
     def __init__(self, total: int | None) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
+        console = Console(stderr=True, soft_wrap=True)  # what is said beside the bar is not broken into lines
+        narrow = console.width < _WIDE
+        name_length = max(_NAME_LENGTH_MIN, console.width - _FIGURES_LENGTH) if narrow else _NAME_LENGTH
+
+        def whole() -> Column:
+            return Column(no_wrap=True)
+
+        figures = [DownloadColumn(binary_units=True, table_column=whole())]
+        left = TimeRemainingColumn(compact=narrow, table_column=whole())
+        rate = TextColumn("{task.fields[rate]}", style="progress.data.speed", table_column=whole())
         self._progress = Progress(
             TextColumn(
                 "{task.description}",
                 markup=False,
-                table_column=Column(max_width=32, no_wrap=True, overflow="ellipsis"),
+                table_column=Column(max_width=name_length, no_wrap=True, overflow="ellipsis"),
             ),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+            *([*figures, left] if narrow else [BarColumn(), *figures, rate, left]),
+            console=console,
             redirect_stdout=False,
         )
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=total, rate="")
 
     def start(self) -> None:
         self._progress.start()
@@ -147,7 +157,7 @@ class _Bar:
         self._progress.stop()
 
     def move(self, done: int, total: int | None, name: str) -> None:
-        if name:
-            self._progress.update(self._task, completed=done, total=total, description=name)
-        else:
-            self._progress.update(self._task, completed=done, total=total)
+        self._progress.update(self._task, completed=done, total=total, description=name or None)
+        task = self._progress.tasks[0]
+        speed = task.finished_speed or task.speed
+        self._progress.update(self._task, rate="" if speed is None else f"{show_size(int(speed))}/s")
