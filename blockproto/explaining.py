@@ -133,7 +133,7 @@ def explain(lines: Iterable[str]) -> Explanation:
     """
     events = list(_parsed(lines))
     if not events or events[0].get("event") != "begin":
-        raise ValueError("this is no log of a transfer: `put --log FILE` and `get --log FILE` write one")
+        raise ValueError(_NO_LOG)
     if events[0].get("format") != FORMAT:
         raise ValueError(f"the log has the format {events[0].get('format')}, this program knows {FORMAT}")
     told = Explanation(elapsed_s=float(events[-1]["t"]))
@@ -145,25 +145,31 @@ def explain(lines: Iterable[str]) -> Explanation:
     return told
 
 
+_NO_LOG = "this is no log of a transfer: `put --log FILE` and `get --log FILE` write one"
+
+
 def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
     """The events; a last line that was cut off is left out."""
     waiting: str | None = None
-    for line in lines:
+    for number, line in enumerate(lines):
         if waiting is not None:
-            yield _event(waiting)
+            yield _event(waiting, number)
         waiting = line.strip() or None
     if waiting is not None:
         try:
-            last = _event(waiting)
+            last = _event(waiting, 0)
         except ValueError:
             return
         yield last
 
 
-def _event(line: str) -> dict[str, Any]:
-    event = json.loads(line)
+def _event(line: str, number: int) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
     if not isinstance(event, dict) or not isinstance(event.get("t"), int | float):
-        raise ValueError(f"{line[:60]!r} is no event of a log")
+        raise ValueError(_NO_LOG if number == 1 else f"line {number} is damaged: it is no event of a log")
     return event
 
 

@@ -74,7 +74,7 @@ class Realm:
     def demand(self, scope: Scopes) -> None:
         """Raises Forbidden if the principal may not do what needs ``scope`` (BP1-PRN-004)."""
         if scope not in self.scopes:
-            raise Forbidden(f"this credential does not allow to {(scope.name or '').lower()}")
+            raise Forbidden(f"you may not {(scope.name or '').lower()} here")
 
 
 ANONYMOUS = Realm()

@@ -89,6 +89,11 @@ def test_listen_says_what_is_wrong(text: str) -> None:
         parse_listen(text)
 
 
+def test_a_port_that_is_missing_is_said_to_be_missing() -> None:
+    with pytest.raises(AddressError, match="the port is missing; write HOST:PORT"):
+        parse_listen("127.0.0.1")
+
+
 def test_server_is_what_connect_takes() -> None:
     assert Address("::1", 7).server == "bp://[::1]:7"
     assert show_host_port("h", 7) == "h:7"

@@ -141,6 +141,7 @@ def test_the_help_shows_uses_one_a_line(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_port_that_is_taken(server: Server, run: Run) -> None:
     ran = run("chaos", "--listen", f"127.0.0.1:{server.port}")
     assert ran.status == Status.FAILED
+    assert f"--listen 127.0.0.1:{server.port}: " in ran.err
     assert "choose an address of this machine and a port that is free" in ran.err
     assert ran.err.count("\n") == 1
 

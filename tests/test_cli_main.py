@@ -68,6 +68,8 @@ USAGE = [
     (["put", "a", "bp://localhost/", "--as", "/"], "--as needs a name"),
     (["put", "-", "-", "bp://localhost/"], "'-' is stdin"),
     (["put", "/", "bp://localhost/"], "no name of its own"),
+    (["token", "add", "x", "--expires", "0", "--state", "."], "expired already"),
+    (["serve", ".", "--dialect", "struct82-from-0", "--dialect", "struct82-from-1"], "contradict each other"),
     (["put", "a", "bp://localhost/", "--connections", "0"], "--connections"),
     (["put", "a", "bp://localhost/", "--if-exists", "perhaps"], "--if-exists"),
     (["get", "x"], "'x': give one or more addresses"),

@@ -78,6 +78,20 @@ def test_a_queue_that_is_not_there_is_not_made_by_looking(words: list[str], tmp_
     assert not (tmp_path / "mistyped").exists()
 
 
+def test_why_nothing_was_cancelled_is_said(
+    server: Server, tmp_path: Path, queue_file: Path, cli: Run
+) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    assert cli("queue", "add", tmp_path / "a", server.address).status == Status.DONE
+    assert cli("queue", "run", "--until-empty").status == Status.DONE
+    ran = cli("queue", "cancel", "1")
+    assert ran.status == Status.FAILED
+    assert "1 is done: that cannot be cancelled" in ran.err
+    stdin = cli("queue", "add", "-", server.address)
+    assert stdin.status == Status.USAGE
+    assert "stdin, cannot wait in a queue" in stdin.err
+
+
 def test_a_killed_run_goes_on_and_sends_nothing_again(
     server: Server, slow_line: Chaos, tmp_path: Path, queue_file: Path, cli: Run
 ) -> None:

@@ -338,3 +338,14 @@ def test_the_command_writes_and_explains(
     (tmp_path / "text").write_text("no log\n")
     assert main(["explain", str(tmp_path / "text")]) == Status.USAGE
     assert "text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", ["\x89PNG", "notes", '{"event": "other"}'])
+def test_what_is_no_log_is_said_to_be_none(first: str) -> None:
+    with pytest.raises(ValueError, match="this is no log of a transfer"):
+        explain([first, "more", "and more"])
+
+
+def test_a_damaged_line_is_named() -> None:
+    with pytest.raises(ValueError, match="line 2 is damaged"):
+        explain(['{"t": 0, "event": "begin"}', "\0\0", '{"t": 1, "event": "second"}'])

@@ -237,7 +237,7 @@ async def _ask(server: str, pin: bytes) -> bool:
     from ..identity.certificates import pin_words
 
     say(f"nothing is known of {server} yet. Its certificate is:\n\n  {pin.hex()}\n  {pin_words(pin)}\n")
-    question = "Does the server, or its owner, show the same? It is remembered then"
+    question = "Does the server, or its owner, show the same? Then answer y: it is remembered. Trust it?"
     return await trio.to_thread.run_sync(
         lambda: click.confirm(question, default=False, err=True), abandon_on_cancel=True
     )

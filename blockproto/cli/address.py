@@ -121,6 +121,8 @@ def _parse_host_port(text: str, port_default: int | None) -> tuple[str, int]:
 def _parse_port(digits: str | None, port_default: int | None) -> int:
     if digits is None and port_default is not None:
         return port_default
+    if digits is None:
+        raise AddressError(f"the port is missing; write HOST:PORT, as in localhost:{PORT_DEFAULT}")
     if not digits or not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
         raise AddressError(f"the port must be a number from 0 to 65535, as in localhost:{PORT_DEFAULT}")
     if port_default is not None and int(digits) == 0:

@@ -151,7 +151,11 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     "--first", type=click.IntRange(1), metavar="N", help="Only the first N connections end like that."
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Another seed, another fate; the same, the same."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Of what happens at random: the same seed does the same again.",
 )
 @click.option("--insecure", is_flag=True, help="Listen to other machines too: a phone has to reach this one.")
 @json_option
@@ -193,7 +197,8 @@ def chaos(
     )
     report = _print_report if as_json else _say_report
     proxy = ChaosProxy(target, conditions, seed=seed, endings_max=first, report=report)
-    with about(f"--listen {show_host_port(*listen)}", _advise):
+    where = f"--listen {show_host_port(*listen)}"
+    with about(where, lambda _: (where, "choose an address of this machine and a port that is free")):
         return trio.run(_run, proxy, listen, as_json)
 
 
@@ -210,10 +215,6 @@ def _ending(heal_after: float | None, **whens: tuple[str, Amount] | None) -> End
         after_bytes, after_s = (amount, None) if kind == "size" else (None, amount)
         return Ending(how, after_bytes, after_s, heal_after)
     return None
-
-
-def _advise(error: BaseException) -> tuple[str, str]:
-    return "--listen", "choose an address of this machine and a port that is free"
 
 
 async def _run(proxy: ChaosProxy, listen: tuple[str, int], as_json: bool) -> int:

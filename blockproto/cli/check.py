@@ -35,7 +35,7 @@ from .output import Status, fail, say, show_count, show_time, warn
 @click.option(
     "--forget-losses",
     is_flag=True,
-    help="Show what earlier starts found lost for the last time.",
+    help="Show once more what earlier starts found lost, then forget it.",
 )
 @verbose_option
 def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forget_losses: bool) -> int:
@@ -47,7 +47,7 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
     try:
         report = inspect_store(folder, state, read, drop_foreign=drop_foreign, forget_losses=forget_losses)
     except StoreInUse as error:
-        return fail(error, str(folder), "it is in use by a server: stop that server, then check")
+        return fail(error, str(folder), "stop that server, then check")
     except BlockprotoError as error:
         return fail(error, str(folder))
     _show(report, drop_foreign)

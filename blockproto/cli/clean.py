@@ -32,7 +32,7 @@ from .output import Status, fail, print_json, say, show_count, show_size
 @json_option
 @verbose_option
 def clean(folder: Path, yes: bool, older_than_s: float, as_json: bool) -> int:
-    """List what unfinished downloads have left in DIR and below it, and remove it.
+    """List what unfinished downloads have left in DIR and below it, and remove it with --yes, or after asking on a terminal.
 
     A download that is left can go on: the `get` that began it finds it again. What runs now is not touched.
     """

@@ -102,6 +102,8 @@ def add(
         raise click.UsageError("--as names one PATH: give one, and a name")
     many = []
     for path in paths:
+        if path == "-":
+            raise click.UsageError("'-', stdin, cannot wait in a queue: send it with put")
         if not os.path.lexists(path):
             raise click.UsageError(f"'{path}' is not there")
         name = "/".join(filter(None, (address.path, (as_name or name_of(path)).strip("/"))))
@@ -319,6 +321,9 @@ def _change(
     async def changing(queue: TransferQueue) -> int:
         changed = await change(queue, numbers)
         say(f"{show_count(len(changed), 'transfer')} {became}")
+        for one in queue.transfers():
+            if one.id in numbers and one.id not in changed:
+                say(f"{one.id} is {one.state.value}: that cannot be {became}")
         return Status.DONE if changed or not numbers else Status.FAILED
 
     return _with_queue(file, changing)

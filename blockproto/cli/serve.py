@@ -197,6 +197,10 @@ def _check_usage(serving: Serving, metrics: tuple[str, int] | None) -> None:
         and click.get_current_context().get_parameter_source("listen") is not ParameterSource.DEFAULT
     ):
         raise click.UsageError("sockets were passed to listen on: leave out --listen, or start without them")
+    if {"struct82-from-0", "struct82-from-1"} <= set(serving.dialects):
+        raise click.UsageError(
+            "--dialect struct82-from-0 and struct82-from-1 contradict each other: give one of them"
+        )
     if metrics is not None and not is_loopback(metrics[0]) and not serving.insecure:
         raise click.UsageError(
             f"--metrics {show_host_port(*metrics)} is not encrypted and asks nobody who is there: name 127.0.0.1, or add "
@@ -223,7 +227,9 @@ def _advise(serving: Serving, error: BaseException) -> tuple[str, str]:
     if isinstance(error, OSError) and not error.filename and not serving.sockets:
         return (
             f"--listen {show_host_port(*serving.listen)}",
-            "choose an address of this machine and a port that is free",
+            "ports below 1024 are for root: choose a greater one"
+            if isinstance(error, PermissionError) and 0 < serving.listen[1] < 1024
+            else "choose an address of this machine and a port that is free",
         )
     return str(serving.folder), ""
 

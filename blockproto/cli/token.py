@@ -69,8 +69,15 @@ def token() -> None:
     "--read", "reads", is_flag=True, help="May fetch and list. Default, without --read and --write: both."
 )
 @click.option("--write", "writes", is_flag=True, help="May send and remove.")
-@click.option("--quota", metavar="SIZE", callback=to_size, help="How much may be there of NAME, as in 10GB.")
-@click.option("--expires", "lasts_s", metavar="TIME", type=Duration(), help="How long it counts, as in 30d.")
+@click.option(
+    "--quota",
+    metavar="SIZE",
+    callback=to_size,
+    help="How many bytes NAME may keep on the server, as in 10GB.",
+)
+@click.option(
+    "--expires", "lasts_s", metavar="TIME", type=Duration(), help="How long the token is valid, as in 30d."
+)
 @state_option
 def add(
     name: str,
@@ -86,6 +93,10 @@ def add(
     A NAME that has tokens already gets one more: its files and uploads are the same. Its folder stays what it is unless
     --folder says otherwise.
     """
+    if lasts_s == 0:
+        raise click.UsageError(
+            "--expires 0 would make a token that has expired already: write a time, as in 30d"
+        )
     now_ms = time.time_ns() // 1_000_000
     scopes = (Scopes.READ if reads else Scopes(0)) | (Scopes.WRITE if writes else Scopes(0)) or EVERYTHING
     made: list[str] = []

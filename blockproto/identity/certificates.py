@@ -203,7 +203,9 @@ def parse_pin(text: str) -> bytes:
     if len(words) == 1 and (found := _HEX.fullmatch(words[0])):
         return bytes.fromhex(found[1].replace(":", ""))
     if len(words) != 24:
-        raise ValueError(f"a pin is 24 words or 64 hexadecimal digits; this has {len(words)} words")
+        raise ValueError(
+            f"a pin is 24 words or 64 hexadecimal digits; this has {len(words)} word{'' if len(words) == 1 else 's'}"
+        )
     english = Mnemonic("english")
     for word in words:
         if word not in english.wordlist:
