@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -272,6 +273,17 @@ class TestSidecarStore(UploadStoreContract):
             ledger.close()
         path.write_bytes(whole)
         place.store = place.open()
+
+    def test_a_disk_that_is_too_small_is_said_to_be_this_machines(
+        self, place: SidecarPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        begin(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
+            with pytest.raises(
+                StoreFull, match=r"on this machine: \d+ more bytes are needed and 5 are free in "
+            ):
+                opened(place.store, 3 * BLOCK_LENGTH)
 
     def test_a_full_disk_in_the_ledger(self, place: SidecarPlace, monkeypatch: pytest.MonkeyPatch) -> None:
         begin(place)

@@ -47,7 +47,7 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
     try:
         report = inspect_store(folder, state, read, drop_foreign=drop_foreign, forget_losses=forget_losses)
     except StoreInUse as error:
-        return fail(error, str(folder), "stop that server, then check")
+        return fail(error, str(folder), "stop the server that is using it, then check")
     except BlockprotoError as error:
         return fail(error, str(folder))
     _show(report, drop_foreign)
