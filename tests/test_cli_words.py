@@ -103,7 +103,7 @@ def test_a_file_is_named_once_and_said_however_it_was_typed(
     for text in ("x", "./x", ".//x"):
         assert "as 'x'" in run("put", text, server.address + "/").err
     assert explain(Refused("a/b: Permission denied"), "a/b").startswith("a/b: Permission denied")
-    assert explain(Refused("a/b changed"), "a/b").startswith("a/b changed")
+    assert explain(Refused("a/b changed"), "a/b").startswith("a/b: changed")
     assert explain(Refused("other"), "a/b").startswith("a/b: other")
 
 

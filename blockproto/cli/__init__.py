@@ -127,6 +127,8 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         click.UsageError: one is. What stands behind "--" may be a command of somebody else's.
     """
     for at, word in enumerate(itertools.takewhile(lambda word: word != "--", arguments)):
+        if list(arguments[:at]) == ["token", "add"]:
+            continue  # it says itself what is wrong with a NAME
         if not word or (word.startswith("--") and word.endswith("=")):
             before = f" behind '{arguments[at - 1]}'" if at else ""
             where = f" '{word}'" if word else before

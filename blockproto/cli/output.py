@@ -154,9 +154,11 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
     else:
         why = str(error)
         advice = advice or _advice_for(error)
-    said = why.startswith(tuple(f"{name}{end}" for name in {what, show_name(what)} for end in (": ", " ")))
-    sentence = f"{what}: {why}" if what and not said else why
-    return show_name(f"{sentence}; {advice}" if advice and advice not in sentence else sentence)
+    if what:
+        begins = [f"{name}{end}" for name in (what, show_name(what)) for end in (": ", " ")]
+        said = next((begin for begin in begins if why.startswith(begin)), "")
+        why = f"{what}: {why.removeprefix(said)}"
+    return show_name(f"{why}; {advice}" if advice and advice not in why else why)
 
 
 def _advice_for(error: BaseException) -> str:
