@@ -17,8 +17,10 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -45,6 +47,7 @@ from .pipeline import Pipeline
 from .tools import (
     DONE,
     FAILED,
+    INTERRUPTED,
     MIB,
     UNREACHABLE,
     Figures,
@@ -63,6 +66,7 @@ RESIDENT_MAX = 150 * MIB
 LOOK_EVERY_S = 1.0
 TREE_FILES = 40
 ANSWER_S = 30.0
+PATIENCE_S = 15.0
 GREETING = PREFACE + encode_frame(0, Hello(agent="endure"))
 FLOOD_WORDS = 150
 """Requests of one flood: many more than anybody needs, and few enough that they end before the next one."""
@@ -220,7 +224,7 @@ def lies(rng: random.Random) -> Callable[[Asked], Iterable[object]]:
 
 
 def hostile(arena: Arena, rng: random.Random) -> None:
-    """Our own client against a server that lies: it fails with a sentence, in time."""
+    """Our own client against a server that lies: it fails with a sentence, or waits until Ctrl-C ends it."""
     source = make_file(arena.place.folder / f"source-{rng.getrandbits(40):x}", 2 * MIB, 1)
     back = arena.place.folder / f"{source.name}-back"
     with HostileServer(lies(rng)) as server:
@@ -232,7 +236,12 @@ def hostile(arena: Arena, rng: random.Random) -> None:
             ("rm", f"{server.address}/a"),
             ("uploads", f"{server.address}/"),
         ):
-            arena.command(*words, statuses=(DONE, FAILED, UNREACHABLE))
+            command = arena.place.start(*words)
+            with suppress(subprocess.TimeoutExpired):  # a digest or a commit may take a server hours
+                command.process.wait(PATIENCE_S)
+            command.signal(signal.SIGINT)
+            command.end().require(DONE, FAILED, UNREACHABLE, INTERRUPTED, -signal.SIGINT)
+            arena.count("commands")
     source.unlink()
     if os.path.lexists(back):
         odd_folder.remove(back)
