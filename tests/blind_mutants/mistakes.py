@@ -378,12 +378,12 @@ def cursor_is_an_index(put: Put) -> None:
 
     def by_index(files: Callable[..., tuple[list[FileEntry], str]]) -> Callable[..., Any]:
         def page(
-            self: FileStore, folder: str, recursive: bool, cursor: str, limit: int
+            self: FileStore, folder: str, recursive: bool, cursor: str, limit: int, left_out: Any = None
         ) -> tuple[list[FileEntry], str]:
             if cursor and not cursor.isdecimal():
                 raise NotPermitted("the cursor is none of ours")
             at = int(cursor or 0)
-            entries, more = files(self, folder, recursive, "", at + limit)
+            entries, more = files(self, folder, recursive, "", at + limit, left_out)
             return entries[at:], str(len(entries)) if more else ""
 
         return page
