@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import Code
+
 FORMAT = 1
 SILENT_S = 20.0
 """A side that is there answers a PING before so much time has passed."""
@@ -30,7 +32,7 @@ _DOING = {
         _FASTER,
     ),
     "credit": (
-        "the line was free, and the other side had no room for more: it is busy, or writing takes it long",
+        "the line was free, and the other side had no room for more: it is busy, or writing takes long there",
         "look at the disk and the load of the other side",
     ),
     "acknowledgement": (
@@ -46,7 +48,7 @@ _DOING = {
         "see that the server runs, and that no firewall or mobile network silently drops the connection",
     ),
     "connecting": (
-        "there was no connection",
+        "there was no connection yet, or none any more",
         "see that the server runs there and that the network holds; --retry-for says how long to come back",
     ),
 }
@@ -119,10 +121,10 @@ class Explanation:
 
     def _figures(self) -> str:
         moved = max(self.payload_sent, self.payload_received)
-        rate = moved / self.elapsed_s / 1e6 if self.elapsed_s else 0.0
+        rate = moved / self.elapsed_s / 2**20 if self.elapsed_s else 0.0
         trip = "" if self.round_trip_s is None else f", round trip {self.round_trip_s * 1000:.0f} ms at best"
         lag = f", up to {self.ack_lag_s:.1f} s until durable" if self.ack_lag_s else ""
-        return f"{moved / 1e6:.1f} MB in {self.elapsed_s:.1f} s, {rate:.2f} MB/s{trip}{lag}."
+        return f"{moved / 2**20:.1f} MiB in {self.elapsed_s:.1f} s, {rate:.2f} MiB/s{trip}{lag}."
 
 
 def explain(lines: Iterable[str]) -> Explanation:
@@ -138,7 +140,10 @@ def explain(lines: Iterable[str]) -> Explanation:
         raise ValueError(f"the log has the format {events[0].get('format')}, this program knows {FORMAT}")
     told = Explanation(elapsed_s=float(events[-1]["t"]))
     silences: dict[int, Counter[str]] = {}
+    own = _own_questions(events)
     for event in events:
+        if event["event"] == "error" and event.get("code") == Code.UNKNOWN_FILE and _stream(event) in own:
+            continue
         _take(told, event, silences)
     for silence in silences.values():
         _settle(told, silence, lost=False)
@@ -146,6 +151,21 @@ def explain(lines: Iterable[str]) -> Explanation:
 
 
 _NO_LOG = "this is no log of a transfer: `put --log FILE` and `get --log FILE` write one"
+
+
+def _own_questions(events: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
+    """The streams on which an upload asked what is there: that a file is not there yet is no refusal then.
+
+    A download asks, too; there it is one.
+    """
+    begun = [event for event in events if event["event"] == "transfer"]
+    if not any(event.get("message") in ("OPEN", "BLOCK") for event in begun):
+        return set()
+    return {_stream(event) for event in begun if event.get("message") == "LIST"}
+
+
+def _stream(event: Mapping[str, Any]) -> tuple[int, int]:
+    return int(event.get("connection", 0)), int(event.get("stream", 0))
 
 
 def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:

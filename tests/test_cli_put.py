@@ -157,7 +157,7 @@ def test_the_rest_of_the_command_still_goes(server: Server, tmp_path: Path, run:
     (tmp_path / "bad\udcff").write_bytes(b"2")
     ran = run("put", tmp_path / "missing", tmp_path / "bad\udcff", tmp_path / "good", server.address + "/")
     assert ran.status == Status.FAILED
-    assert f"{tmp_path}/missing: No such file or directory; " in ran.err
+    assert f"{tmp_path}/missing: No such file or directory" in ran.err
     assert "bad" in ran.err
     assert (server.folder / "good").read_bytes() == b"1"
 
@@ -194,6 +194,29 @@ def test_as_and_percent(server: Server, tmp_path: Path, run: Run) -> None:
     source.write_bytes(b"1")
     assert run("put", source, server.address + "/my%20folder/", "--as", "100%25 中文").status == Status.DONE
     assert (server.folder / "my folder" / "100%25 中文").read_bytes() == b"1"
+
+
+def test_a_dot_at_the_beginning_of_a_remote_name_means_nothing(
+    server: Server, tmp_path: Path, run: Run
+) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(b"1")
+    assert run("put", source, server.address + "/./q/").status == Status.DONE
+    assert run("put", source, server.address + "/././", "--as", "./q/b").status == Status.DONE
+    assert sorted(os.listdir(server.folder / "q")) == ["a", "b"]
+    assert run("put", source, server.address + "/q/./r/").status == Status.FAILED
+
+
+def test_as_with_a_slash_names_a_folder_only(server: Server, tmp_path: Path, run: Run) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a").write_bytes(b"1")
+    refused = run("put", folder / "a", server.address + "/", "--as", "q/")
+    assert refused.status == Status.USAGE
+    assert "write --as 'q/a'" in refused.err
+    assert not (server.folder / "q").exists()
+    assert run("put", folder, server.address + "/", "--as", "q/").status == Status.DONE
+    assert (server.folder / "q" / "a").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("connections", [2, 4])

@@ -23,7 +23,7 @@ from blockproto.chaos import Amount, Conditions, Ending, How
 from blockproto.cli import main
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
-from blockproto.errors import BlockprotoError, ConnectionLost
+from blockproto.errors import BlockprotoError, Code, ConnectionLost
 from blockproto.explaining import Explanation, explain
 from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.link.recording import Recorder
@@ -300,6 +300,29 @@ def test_a_long_silence_is_nobody_a_short_one_is_what_was_waited_for() -> None:
     assert explain([BEGIN, *quiet[:6], heard, lost]).reason == "acknowledgement"
 
 
+@pytest.mark.parametrize(
+    ("begun", "code", "told"),
+    [
+        ([(1, "LIST"), (2, "OPEN")], Code.UNKNOWN_FILE, False),
+        ([(1, "LIST"), (2, "BLOCK")], Code.UNKNOWN_FILE, False),
+        ([(1, "LIST"), (2, "OPEN")], Code.FORBIDDEN, True),
+        ([(1, "OPEN")], Code.UNKNOWN_FILE, True),
+        ([(1, "LIST")], Code.UNKNOWN_FILE, True),
+        ([(1, "FETCH")], Code.UNKNOWN_FILE, True),
+    ],
+)
+def test_what_an_upload_asks_itself_is_no_refusal(
+    begun: list[tuple[int, str]], code: Code, told: bool
+) -> None:
+    events: list[dict[str, Any]] = [
+        {"t": 1, "event": "transfer", "connection": 1, "stream": stream, "message": message}
+        for stream, message in begun
+    ]
+    events.append({"t": 2, "event": "error", "connection": 1, "stream": 1, "code": int(code), "text": "no"})
+    errors = explain([BEGIN, *map(json.dumps, events)]).errors
+    assert errors == (["no"] if told else [])
+
+
 def test_nothing_happened() -> None:
     told = explain([BEGIN, json.dumps({"t": 0.1, "event": "end"})])
     assert (told.reason, told.advice, told.complete) == (None, "", True)
@@ -328,9 +351,10 @@ def test_the_command_writes_and_explains(
     assert main(["explain", str(log), "--json"]) == Status.DONE
     told = json.loads(capsys.readouterr().out)
     assert (told["payload_sent"], told["files"], told["complete"]) == (3 * MIB, ["电影.bin"], True)
+    assert told["errors"] == [], "the client's own question whether the file is there was counted"
     ran = partial(run, "explain")(f"{log}2")
     assert ran.status == Status.DONE
-    assert "3.1 MB in" in ran.out
+    assert "3.0 MiB in" in ran.out
     assert (
         main(["put", str(log), server.address + "/", "--log", str(tmp_path / "no" / "log")]) == Status.USAGE
     )

@@ -533,7 +533,7 @@ def test_the_command_says_what_it_sent_what_was_there_and_what_it_left(
     assert (again.status, [one["outcome"] for one in again.objects]) == (0, ["there"] * 6)
     assert sum(one["payload_bytes_sent"] for one in again.objects) == 0
     assert again.err.startswith("6 files")
-    assert "0 sent; 6 of them were there already" in again.err
+    assert "0 sent; 6 already there" in again.err
     for at in range(3):
         _file(folder, f"{at}", 1000, at + 100)
     _file(folder, "new", 10, 50)
@@ -541,10 +541,10 @@ def test_the_command_says_what_it_sent_what_was_there_and_what_it_left(
     assert left.status == 0
     assert sorted(one["outcome"] for one in left.objects) == ["left"] * 6 + ["sent"]
     assert left.err.startswith("7 files")
-    assert "1 sent; 6 of them left as they are there" in left.err
+    assert "1 sent; 6 left as they are there" in left.err
     kept = run("put", folder, address, env=other)
     assert "7 files" in kept.err
-    assert "3 sent; 4 of them were there already" in kept.err
+    assert "3 sent; 4 already there" in kept.err
     assert run("put", "--if-exists", "refuse", "--checksum", folder, address, env=other).status == 1
     names = sorted(path.name for path in (server.folder / "in" / "tree").iterdir())
     assert names == ["0", "0 (1)", "1", "1 (1)", "2", "2 (1)", "3", "4", "5", "new"]

@@ -55,7 +55,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "blake3 platformdirs trio",
     ),
     "chaos": ("", "trio"),
-    "explaining": ("", ""),
+    "explaining": ("errors", ""),
     "client": ("errors names wire link transfer store calling results tasks", "trio"),
     "listening": ("serving errors link loopback names identity server dialects transfer store watch", "trio"),
     "routing": ("wire dialects", ""),

@@ -41,7 +41,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("check", "Check a served folder against its ledger, while no server runs."),
     "clean": ("clean", "List what unfinished downloads have left in a folder, and remove it."),
     "chaos": ("chaos", "Put a bad line between an app and a server: slow, far away, breaking off."),
-    "conform": ("conform", "Hold a server or client, whoever wrote it, against the spec."),
+    "conform": ("conform", "Test a server or client, whoever wrote it, against the spec."),
     "demo": ("demo", "Kill a server in the middle of an upload and watch the file arrive."),
 }
 """command: (module of this package, one line of help), in the order of ``--help``."""

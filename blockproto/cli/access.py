@@ -61,8 +61,8 @@ def access_options(command: _Command) -> _Command:
             metavar="FILE",
             expose_value=False,
             callback=_keep_token,
-            help=f"Come in with the token in FILE; '{_ASK}' asks for it. Else with ${TOKEN_VARIABLE}, if it is set, where "
-            f"${SERVER_VARIABLE}, if that is set, names the server.",
+            help=f"Use the token in FILE; '{_ASK}' asks for it. Default: ${TOKEN_VARIABLE}, but only for the server that "
+            f"${SERVER_VARIABLE} names, if that is set.",
         ),
         click.option(
             "--insecure",

@@ -71,8 +71,8 @@ def parse_address(text: str) -> Address:
             "there are no user names or passwords in an address: take away what stands before '@'"
         )
     host, port = _parse_host_port(authority, PORT_DEFAULT)
-    name = _decode(path)
-    folder = not path or name.endswith("/")
+    name = without_dot(_decode(path))
+    folder = not name or name.endswith("/")
     return Address(
         host, port, name.rstrip("/"), folder, text if slash else text + "/", scheme == SECURE_SCHEME
     )
@@ -146,6 +146,13 @@ def _check_ipv6(host: str) -> None:
         raise AddressError(f"'{host}' is no IPv6 address; write it as in [::1]:{PORT_DEFAULT}") from error
 
 
+def without_dot(name: str) -> str:
+    """``name`` without "./" at its beginning, which means nothing on a server."""
+    while name.startswith("./"):
+        name = name[2:]
+    return name
+
+
 def _decode(path: str) -> str:
     if "%" not in path:
         return path
@@ -171,6 +178,22 @@ def to_address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> A
         return parse_address(text)
     except AddressError as error:
         raise click.BadParameter(f"'{text}': {error}") from error
+
+
+def to_last_address(ctx: click.Context, parameter: click.Parameter, text: str) -> Address:
+    """``to_address`` for the address behind ``PATH...``: also says if one of the two is missing or they are reversed."""
+    paths: tuple[str, ...] = ctx.params["paths"]
+    if is_address(text) and not paths:
+        raise click.UsageError(f"say what to send: a PATH is missing before '{text}'")
+    if not is_address(text) and not paths:
+        raise click.UsageError(
+            f"the server's address is missing: write it behind '{text}', as in {SCHEME}HOST:PORT/"
+        )
+    if not is_address(text) and any(map(is_address, paths)):
+        raise click.UsageError(
+            "the server's address comes last, behind every PATH; to fetch files, use `blockproto get`"
+        )
+    return to_address(ctx, parameter, text)
 
 
 def to_listen(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, int] | None:

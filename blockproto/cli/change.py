@@ -13,14 +13,22 @@ import trio
 from .. import BlockprotoError, Client
 from ..errors import ConnectionLost, GoingAway
 from .access import access_options, check_access, connect_as_told
-from .address import Address, AddressError, parse_address, to_address
-from .options import json_option, verbose_option, verbosity
+from .address import Address, AddressError, is_address, parse_address, to_address
+from .options import EXIT_CODES, json_option, verbose_option, verbosity
 from .output import Status, about, ends_run, fail, leaves_of, print_failed, print_json, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
 
 
-@click.command("rm")
+_EXAMPLES = f"""\b
+blockproto rm bp://localhost/notes.txt
+blockproto rm -r bp://localhost/2026
+
+{EXIT_CODES}
+"""
+
+
+@click.command("rm", epilog=_EXAMPLES)
 @click.argument("addresses", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME...")
 @click.option("-r", "--recursive", is_flag=True, help="Also folders that are not empty.")
 @json_option
@@ -107,8 +115,8 @@ def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
     sourceids = [word.lower() for word in words if _SOURCEID.fullmatch(word)]
     others = [word for word in words if not _SOURCEID.fullmatch(word)]
     if len(others) != 1 or not sourceids:
-        wrong = next((word for word in others if not word.lower().startswith("bp://")), None)
-        told = f"'{wrong}' is neither; " if wrong is not None else ""
+        wrong = next((word for word in others if not is_address(word)), None)
+        told = f"'{wrong}' is not a sourceid; " if wrong is not None else ""
         raise click.UsageError(
             f"{told}give one address bp://HOST:PORT and at least one sourceid "
             "(32 hexadecimal digits, as `uploads` lists them)"

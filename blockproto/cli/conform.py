@@ -52,9 +52,17 @@ def to_tokens(
         raise click.BadParameter(f"'{error.filename}': {error.strerror}") from error
 
 
-@click.group("conform")
+_EXAMPLES = """\b
+blockproto conform server localhost:7878
+blockproto conform client -- ./my-client
+
+Exit codes: 0 all required cases pass, 1 failures, 2 usage, 3 the harness is wrong, 4 there is nothing to examine.
+"""
+
+
+@click.group("conform", epilog=_EXAMPLES)
 def conform() -> None:
-    """Hold a server or a client, whoever wrote it, against the spec."""
+    """Test a server or a client, whoever wrote it, against the spec."""
 
 
 @conform.command("server")

@@ -30,7 +30,7 @@ def run_options(command: _Command) -> _Command:
                 "patterns",
                 multiple=True,
                 metavar="WORDS",
-                help="Only cases whose name holds WORDS, is it, or matches it (*); or of a clause (RES-006). Repeatable.",
+                help="Only cases whose name contains WORDS or matches them (with *), or of a clause (RES-006). Repeatable.",
             ),
             click.option("--failed", is_flag=True, help="Only what failed the last time."),
             click.option(

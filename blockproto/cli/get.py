@@ -30,6 +30,7 @@ from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
 from .left_out import missed_of, tell_left_out
 from .options import (
+    EXIT_CODES,
     checksum_option,
     if_exists_option,
     json_option,
@@ -103,7 +104,17 @@ class _Fetch:
     meter: Meter
 
 
-@click.command("get")
+_EXAMPLES = f"""\b
+blockproto get "bp://localhost/holiday photos" ~/Pictures
+blockproto get bp://localhost/film.mp4 - | mpv -
+
+%20 and the like in an address are decoded; write a % itself as %25 where two hexadecimal digits follow it.
+
+{EXIT_CODES}
+"""
+
+
+@click.command("get", epilog=_EXAMPLES)
 @click.argument("words", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME... [DEST]")
 @click.option(
     "--range", "span", metavar="FIRST-LAST", help="Only these bytes of one file, both counted from 0."
@@ -455,7 +466,7 @@ def _sum_up(tally: _Tally, elapsed_s: float) -> None:
     if tally.files + tally.failed + tally.left_out <= 1 and not tally.folders:
         return
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
-    parts += [f"{tally.here_already} of them were here already"] if tally.here_already else []
+    parts += [f"{tally.here_already} already here"] if tally.here_already else []
     parts += [f"{tally.left} left as they were"] if tally.left else []
     parts += [f"{tally.left_out} left out"] if tally.left_out else []
     parts += [f"{tally.failed} failed"] if tally.failed else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 import click
 
 from ..results import IF_EXISTS
+from .address import to_last_address, without_dot
+
+EXIT_CODES = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost (run it again to resume), 130 Ctrl-C."
+"""How the commands that transfer files end, for their ``--help``."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -58,6 +63,42 @@ def if_exists_option(here_or_there: str, whose: str) -> Callable[[_Command], _Co
     return click.option(
         "--if-exists", type=click.Choice(IF_EXISTS), default="keep", show_default=True, help=text
     )
+
+
+def paths_and_address(command: _Command) -> _Command:
+    """The arguments of what sends: ``PATH... bp://HOST:PORT[/FOLDER/]``."""
+    address = click.argument("address", callback=to_last_address, metavar="bp://HOST:PORT[/FOLDER/]")
+    return click.argument("paths", nargs=-1, metavar="PATH...")(address(command))
+
+
+def as_option(command: _Command) -> _Command:
+    """``--as``: another name on the server."""
+    text = "The name it gets on the server (one PATH only)."
+    return click.option("--as", "as_name", metavar="NAME", callback=_to_name, help=text)(command)
+
+
+def _to_name(_ctx: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    return None if name is None else without_dot(name)
+
+
+def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
+    """Look whether ``--as`` can name what is sent.
+
+    Raises:
+        click.UsageError: there are several paths, it is no name, or it is a folder's and the path is none.
+    """
+    if as_name is None:
+        return
+    if len(paths) > 1:
+        raise click.UsageError("--as names one PATH; give one PATH with it")
+    if not as_name.strip("/"):
+        raise click.UsageError("--as needs a name")
+    if as_name.endswith("/") and not os.path.isdir(paths[0]):
+        name = "NAME" if paths[0] == "-" else os.path.basename(paths[0])
+        raise click.UsageError(
+            f"--as '{as_name}' ends with '/' and so names a folder, which '{paths[0]}' is not: "
+            f"write --as '{as_name}{name}' to put it in there"
+        )
 
 
 def checksum_option(command: _Command) -> _Command:

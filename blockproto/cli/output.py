@@ -62,6 +62,12 @@ _NOT_LET_IN = {
 """Why a server that can be reached ends a connection, and would end the next one too."""
 _FOR_ALL = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED}
 """Refusals that are not about one file."""
+_COMMANDS_FOR = {
+    Code.UNKNOWN_FILE: "`blockproto ls` shows what is there",
+    Code.NOT_EMPTY: "add -r to remove it with what is in it",
+    Code.FILE_EXISTS: "choose another name, or give --if-exists keep or replace",
+}
+"""What to do, in the words of this command, where the error table has a library's."""
 WITHHELD = "blockproto.withheld"
 """Where a command's context says why no token was sent."""
 _MAY_NOT = "change its rights, or those of the folders it is in, or run this as a user who may"
@@ -150,7 +156,7 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
     if isinstance(error, OSError):
         why = error.strerror or str(error) or type(error).__name__
         what = what or (os.fsdecode(error.filename) if error.filename else "")
-        advice = advice or _LOCAL_ADVICE.get(error.errno or 0, "look at that file or folder on this machine")
+        advice = advice or _LOCAL_ADVICE.get(error.errno or 0, "")
     else:
         why = str(error)
         advice = advice or _advice_for(error)
@@ -177,7 +183,7 @@ def _advice_for(error: BaseException) -> str:
         withheld = ctx.meta.get(WITHHELD)
     if error.code is Code.UNAUTHENTICATED and withheld is not None:
         return withheld
-    advice = ERRORS[error.code].advice
+    advice = _COMMANDS_FOR.get(error.code, ERRORS[error.code].advice)
     if error.code is Code.NOT_PERMITTED and "rights" not in str(error):
         return "name a folder there, not a file" if "no folder" in str(error) else ""
     return advice

@@ -27,13 +27,17 @@ from ..names import show_name
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
-from .address import Address, to_address
+from .address import Address
 from .interruptions import LineTeller
 from .options import (
+    EXIT_CODES,
+    as_option,
+    check_as_name,
     checksum_option,
     if_exists_option,
     json_option,
     log_option,
+    paths_and_address,
     retry_option,
     verbose_option,
     verbosity,
@@ -82,17 +86,25 @@ class _Tally:
     waiting: dict[str, None] = field(default_factory=dict)
 
 
-@click.command("put")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.argument("address", callback=to_address, metavar="bp://HOST:PORT[/FOLDER/]")
+_EXAMPLES = f"""\b
+blockproto put film.mp4 bp://localhost/2026/
+tar c /etc | blockproto put - bps://example.org/ --as etc.tar
+
+%20 and the like in an address are decoded; write a % itself as %25 where two hexadecimal digits follow it.
+
+{EXIT_CODES}
+"""
+
+
+@click.command("put", epilog=_EXAMPLES)
+@paths_and_address
 @click.option(
     "--connections",
     metavar="N",
     type=click.IntRange(1, 64),
-    show_default="1; with --dialect struct82 5",
-    help="Send over this many connections.",
+    help="Send over this many connections. Default: 1 (with --dialect struct82: 5).",
 )
-@click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
+@as_option
 @if_exists_option("there", "yours")
 @checksum_option
 @click.option(
@@ -146,10 +158,7 @@ def _check_usage(wanted: _Wanted) -> None:
             f"'{wanted.address.text}' may mean a folder or a name: end it with '/' for the folder, "
             f"or give the folder it goes into and --as '{name}'"
         )
-    if wanted.as_name is not None and len(wanted.paths) > 1:
-        raise click.UsageError("--as names one PATH; give one PATH with it")
-    if wanted.as_name is not None and not wanted.as_name.strip("/"):
-        raise click.UsageError("--as needs a name")
+    check_as_name(wanted.as_name, wanted.paths)
     if wanted.paths.count(STDIN) > 1:
         raise click.UsageError("'-' is stdin and can be given once")
     for path in wanted.paths:
@@ -373,8 +382,8 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     if tally.there_already or tally.left:
         parts.append(f"{tally.files - tally.there_already - tally.left} sent")
-    parts += [f"{tally.there_already} of them were there already"] if tally.there_already else []
-    parts += [f"{tally.left} of them left as they are there"] if tally.left else []
+    parts += [f"{tally.there_already} already there"] if tally.there_already else []
+    parts += [f"{tally.left} left as they are there"] if tally.left else []
     parts += [f"{tally.left_out} left out"] if tally.left_out else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))

@@ -28,7 +28,17 @@ from .access import access_options, check_access, connect_as_told, token_needs_s
 from .address import Address, parse_address, to_address
 from .get import split_words
 from .interruptions import LineTeller
-from .options import if_exists_option, json_option, retry_option, verbose_option, verbosity
+from .options import (
+    EXIT_CODES,
+    as_option,
+    check_as_name,
+    if_exists_option,
+    json_option,
+    paths_and_address,
+    retry_option,
+    verbose_option,
+    verbosity,
+)
 from .output import Status, about, is_for_all, print_json, say, show_count, show_size, warn
 from .progress import Meter
 from .put import name_of
@@ -57,7 +67,15 @@ priority_option = click.option(
 ids_argument = click.argument("ids", nargs=-1, required=True, metavar="ID...|all")
 
 
-@click.group("queue")
+_EXAMPLES = f"""\b
+blockproto queue add film.mp4 bp://localhost/ --priority bulk
+blockproto queue run --until-empty
+
+{EXIT_CODES}
+"""
+
+
+@click.group("queue", epilog=_EXAMPLES)
 def queue() -> None:
     """Let transfers wait for their turn, pause them, go on after a restart.
 
@@ -74,9 +92,8 @@ def queue() -> None:
 
 
 @queue.command("add")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.argument("address", callback=to_address, metavar="bp://HOST:PORT[/FOLDER/]")
-@click.option("--as", "as_name", metavar="NAME", help="The name it gets on the server (one PATH only).")
+@paths_and_address
+@as_option
 @if_exists_option("there", "yours")
 @priority_option
 @file_option
@@ -91,15 +108,14 @@ def add(
     file: Path,
     as_json: bool,
 ) -> int:
-    """Put files or folders that shall go up to a server into the queue.
+    """Queue files or folders to send to a server.
 
     Adding again what is in the queue already changes nothing but --if-exists. Symbolic links and special files in folders
     stay behind.
     """
     if not address.folder:
         raise click.UsageError(f"'{address.text}' may mean a folder or a name: end it with '/', or use --as")
-    if as_name is not None and (len(paths) > 1 or not as_name.strip("/")):
-        raise click.UsageError("--as names one PATH: give one, and a name")
+    check_as_name(as_name, paths)
     many = []
     for path in paths:
         if path == "-":
@@ -128,7 +144,7 @@ def get(
     file: Path,
     as_json: bool,
 ) -> int:
-    """Put files or folders that shall come down from a server into the queue.
+    """Queue files or folders to fetch from a server.
 
     They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
     """
@@ -180,7 +196,10 @@ def _add(file: Path, many: list[Wanted], as_json: bool) -> int:
 @json_option
 @verbose_option
 def list_(everything: bool, file: Path, as_json: bool) -> int:
-    """Show what is in the queue, the next first: number, state, priority, how far, what and with which server."""
+    """Show what is in the queue, the next transfer first.
+
+    A line has the ID, state, priority, progress, what is transferred and with which server.
+    """
 
     async def show(queue: TransferQueue) -> None:
         runs = await queue.is_running()
@@ -234,7 +253,7 @@ def _print(one: QueuedTransfer, runs: bool) -> None:
 @file_option
 @verbose_option
 def pause(ids: tuple[str, ...], file: Path) -> int:
-    """Stop transfers where they are; `queue resume` lets them go on from there."""
+    """Stop transfers where they are, until `queue resume`."""
     return _change(file, ids, "paused", lambda queue, numbers: queue.pause(*numbers))
 
 
@@ -252,7 +271,10 @@ def resume(ids: tuple[str, ...], file: Path) -> int:
 @file_option
 @verbose_option
 def retry(ids: tuple[str, ...], file: Path) -> int:
-    """Let failed (or, by number, cancelled) transfers wait for their turn again."""
+    """Let failed transfers wait for their turn again.
+
+    Cancelled ones too, if they are given by ID.
+    """
     return _change(file, ids, "waiting", lambda queue, numbers: queue.retry(*numbers))
 
 
@@ -261,7 +283,10 @@ def retry(ids: tuple[str, ...], file: Path) -> int:
 @file_option
 @verbose_option
 def cancel(ids: tuple[str, ...], file: Path) -> int:
-    """Give transfers up; what is there of them is removed, by the `queue run` that runs or the next one."""
+    """Cancel transfers and remove what has arrived of them.
+
+    The `queue run` that is running removes it, or the next one.
+    """
     return _change(file, ids, "cancelled", lambda queue, numbers: queue.cancel(*numbers))
 
 
@@ -283,7 +308,10 @@ def move(
     priority: str | None,
     file: Path,
 ) -> int:
-    """Let transfers stand elsewhere in the queue; a more urgent priority still goes before."""
+    """Move transfers to another place in the queue.
+
+    A more urgent priority still goes first.
+    """
     places = [first, last, before is not None, after is not None]
     if sum(places) > 1 or (not any(places) and priority is None):
         raise click.UsageError(
@@ -306,7 +334,7 @@ def _numbers(ids: tuple[str, ...]) -> tuple[int, ...]:
         return ()
     wrong = next((word for word in ids if not (word.isascii() and word.isdigit()) or len(word) > 18), None)
     if wrong is not None:
-        raise click.UsageError(f"'{wrong}' is no number of a transfer: `blockproto queue list` shows them")
+        raise click.UsageError(f"'{wrong}' is no transfer's ID: `blockproto queue list` shows them")
     return tuple(map(int, ids))
 
 
@@ -353,9 +381,10 @@ def _change(
 def run(
     until_empty: bool, at_once: int, server: str | None, retry_for_s: float | None, file: Path, as_json: bool
 ) -> int:
-    """Do what is in the queue, and what is added meanwhile; Ctrl-C stops it, nothing is lost.
+    """Do what is in the queue, and what is added meanwhile.
 
-    A server that cannot be reached is tried again and again, and the transfers with other servers do not wait for it.
+    Ctrl-C stops it, and nothing is lost. A server that cannot be reached is tried again and again, and the transfers with
+    other servers do not wait for it.
     """
     address = (
         None if server is None else to_address(click.get_current_context(), click.Argument(["a"]), server)

@@ -69,7 +69,15 @@ class Serving(NamedTuple):
         return next((host for host in hosts if not is_loopback(host)), hosts[0])
 
 
-@click.command("serve")
+_EXAMPLES = """\b
+blockproto serve ~/inbox
+blockproto serve ~/inbox --listen 0.0.0.0:7878
+
+Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the folder cannot be served, 2 usage; a second Ctrl-C: 130.
+"""
+
+
+@click.command("serve", epilog=_EXAMPLES)
 @click.argument("folder", metavar="[DIR]", default=".", type=click.Path(path_type=Path))
 @click.option(
     "--listen",

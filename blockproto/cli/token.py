@@ -19,7 +19,7 @@ from ..identity.register import Register, Token
 from ..names import RESERVED, SafeName, show_name
 from ..realm import EVERYTHING
 from ..wire import Scopes
-from .options import Duration
+from .options import Duration, json_option
 from .output import about, fail, print_json, say, show_size
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt])(i?)b?", re.I)
@@ -53,7 +53,15 @@ def to_size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) 
     return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
-@click.group("token")
+_EXAMPLES = """\b
+blockproto token add ann --quota 10GB --state ~/inbox/.blockproto
+blockproto token revoke ann --state ~/inbox/.blockproto
+
+Exit codes: 0 done, 1 refused or failed, 2 usage.
+"""
+
+
+@click.group("token", epilog=_EXAMPLES)
 def token() -> None:
     """Make, list and revoke the tokens with which clients come in."""
 
@@ -147,7 +155,7 @@ def _require_folder(folder: str) -> None:
 
 
 @token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@json_option
 @state_option
 def list_tokens(as_json: bool, state: Path) -> int:
     """List the tokens: whose they are, what they allow and how long. The tokens themselves are not kept anywhere."""

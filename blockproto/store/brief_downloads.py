@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..blocks import BlockSet
 from ..errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
-from ..names import SafeName
+from ..names import SafeName, show_name
 from . import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
 from .in_progress import NAME, OLD_LEDGER, Names, is_ours, names_of
 from .naming import Complete
@@ -245,7 +245,7 @@ class BriefDownloads:
         try:
             folder = self._folder_of(dest)
         except FileNotFoundError:
-            raise NotPermitted("the folder of the destination is not there") from None
+            raise NotPermitted(f"the folder {show_name(str(dest.path.parent))} does not exist") from None
         except OSError as exc:
             raise refusal(exc) from exc
         return BriefDownload(dest, folder, key, facts)

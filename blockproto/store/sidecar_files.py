@@ -10,6 +10,7 @@ from contextlib import suppress
 from blake3 import blake3
 
 from ..errors import NotPermitted, StoreFailed
+from ..names import show_name
 from ..times import mtime_of
 from . import Destination, Finish, UploadKey
 from .in_progress import (
@@ -57,7 +58,7 @@ class SidecarFiles:
         try:
             self._place = Place(dest.path.parent, dest.below)
         except FileNotFoundError as exc:
-            raise NotPermitted("the folder of the destination is not there") from exc
+            raise NotPermitted(f"the folder {show_name(str(dest.path.parent))} does not exist") from exc
         except OSError as exc:
             raise refusal(exc) from exc
         try:
