@@ -56,6 +56,8 @@ RECEIPT_FIELDS = (
 _RESUME = (
     "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
 )
+_SAID_OF_IT = ("changed", "cannot ", "is ", "was ")
+"""How a sentence goes on that begins with its input."""
 _NOT_LET_IN = {
     Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.UNSUPPORTED_VERSION, Code.NOT_BLOCKPROTO,
 }  # fmt: skip
@@ -161,9 +163,12 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
         why = str(error)
         advice = advice or _advice_for(error)
     if what:
-        begins = [f"{name}{end}" for name in (what, show_name(what)) for end in (": ", " ")]
-        said = next((begin for begin in begins if why.startswith(begin)), "")
-        why = f"{what}: {why.removeprefix(said)}"
+        for name in (what, show_name(what)):
+            rest = why.removeprefix(f"{name}: ").removeprefix(f"{name} ")
+            if why.startswith(f"{name}: ") or rest.startswith(_SAID_OF_IT):
+                why = rest  # not merely a word that is the name: "a folder" is none of a file 'a'
+                break
+        why = f"{what}: {why}"
     return show_name(f"{why}; {advice}" if advice and advice not in why else why)
 
 
