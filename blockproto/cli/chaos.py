@@ -117,7 +117,7 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     type=_TIME,
     default="0ms",
     metavar="TIME",
-    help="How far: the time there AND back, what ping shows. Each way takes half of it. Connecting itself takes no time.",
+    help="Latency: the round-trip time, as ping shows it; each way takes half of it. Connecting itself takes no time.",
 )
 @click.option(
     "--buffer",
