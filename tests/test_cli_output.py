@@ -56,6 +56,8 @@ def test_an_error_says_which_input_what_and_what_to_do() -> None:
     assert explain(FileExists(), "a.txt") == (
         "a.txt: the name is taken; choose another name, or give --if-exists keep or replace"
     )
+    assert explain(Refused("a folder is there"), "a", "ask") == "a: a folder is there; ask"
+    assert explain(Refused("a.txt: gone"), "a.txt", "ask") == "a.txt: gone; ask"
     assert explain(UnknownFile(), "a").endswith("; `blockproto ls` shows what is there")
     assert explain(NotEmpty(), "a").endswith("; add -r to remove it with what is in it")
     assert explain(StoreFull("no room"), "a") == "a: no room; make room, then resume"
