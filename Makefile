@@ -6,6 +6,7 @@ DEV := .venv/.dev-installed
 BENCH := .venv/.bench-installed
 ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
+WORKERS ?= $(shell expr $(CORES) + 1)
 COUNT ?= 1000000
 SEED ?= 1
 CLIENTS ?= 50
@@ -32,12 +33,13 @@ $(BENCH): $(DEV)
 demo: $(DEV)  ## a file goes there, the server is killed in the middle, the file arrives all the same
 	$(BIN)/blockproto demo
 
-# One process a core; they have to collect the tests in the same order, which a random hash would shuffle.
+# One process more than cores, since some tests wait for others' processes; all have to collect the tests in the same order,
+# which a random hash would shuffle.
 test: $(DEV)  ## every test; options for pytest in ARGS
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(CORES) --dist worksteal $(ARGS)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 quick: $(DEV)  ## the tests that start no process and take no time: for the inner loop, within a minute
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(CORES) --dist worksteal -q -m "not slow and not fuzz" $(ARGS)
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -m "not slow and not fuzz" $(ARGS)
 
 format: $(DEV)  ## put the code into its form
 	$(BIN)/ruff format .

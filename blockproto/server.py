@@ -355,8 +355,7 @@ class Server:
             reason = await ended
             if isinstance(reason, StoreFailed):
                 self._fail(reason)
-            refused = isinstance(connection, Visit) and not isinstance(reason, ConnectionLost)
-            log.log(logging.INFO if refused else logging.DEBUG, "%s: %s", connection.endpoint.peer, reason)
+            log.debug("%s: %s", connection.endpoint.peer, reason)
         finally:
             self._connections.pop(connection, None)
 

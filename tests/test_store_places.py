@@ -163,7 +163,7 @@ def test_servers_on_one_folder(folder: Path, tmp_path: Path, start_server: Start
         assert "another process serves this folder" in ran.err
         ran = run("check", folder, "--remove-foreign")
         assert ran.status == Status.FAILED
-        assert "in use by a server" in ran.err
+        assert "stop the server that is using it" in ran.err
 
 
 # ---- partials of other states

@@ -131,8 +131,8 @@ def test_a_pin_is_24_words_and_64_digits() -> None:
     ("text", "why"),
     [
         ("", "0 words"),
-        ("abandon", "1 words"),
-        ("ab" * 31, "1 words"),
+        ("abandon", "1 word$"),
+        ("ab" * 31, "1 word$"),
         (" ".join(["abandon"] * 24), "a word of it is wrong"),
         (" ".join(["blockproto"] * 24), "'blockproto' is no word"),
     ],
