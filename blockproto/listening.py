@@ -27,7 +27,7 @@ from .watch import Watch
 log = logging.getLogger(__name__)
 
 FINDINGS_TOLD_MAX = 20
-"""So many lines the log gets of what a start found."""
+"""The most lines a start logs about what it found."""
 
 
 async def serve_folder(

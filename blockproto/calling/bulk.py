@@ -39,7 +39,7 @@ from .sources import FileSource
 PAGE_JOBS = 2000
 """Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
 ASKED_AT_ONCE = 32
-"""So many files whose names are taken are asked for at once, and sent if the server has not got them."""
+"""How many files with taken names are offered by digest at once; those the server does not have are sent."""
 ASKED_LENGTH_MAX = 16 << 20
 """What is longer has the line for itself."""
 BATCH_LENGTH = 64 * 1024

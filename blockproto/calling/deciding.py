@@ -35,7 +35,7 @@ from .taken import Taken
 from .words import as_spoken, if_exists_of
 
 TOGETHER_MAX = 16
-"""For so many files both questions are asked at once, unless an earlier run knows some of them."""
+"""For up to this many files both questions are asked at once, unless an earlier run knows some of them."""
 
 Ended = tuple["Prepared", Receipt | BlockprotoError | OSError]
 

@@ -34,7 +34,7 @@ STEP_BYTES = 64 << 20
 """So much is read at a time: whoever gives up meanwhile waits no longer than for that."""
 SMALL_BYTES = 1 << 20
 BATCH_FILES = 32
-"""So many files of at most ``SMALL_BYTES`` are read in one go."""
+"""How many files of at most ``SMALL_BYTES`` are read in one thread call."""
 LOOKS_MAX = 5
 """How often a file is read anew because its inode changed while it was being read."""
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -21,7 +21,7 @@ from .lines import Lines
 
 PAGES_MAX = 10_000
 ITEMS_LEAST = 8
-"""After ``PAGES_MAX`` pages so many entries a page must have come on the average."""
+"""How many entries a page must hold on average once ``PAGES_MAX`` pages have come."""
 UPLOADS_MAX = 1_000_000
 """Unfinished uploads of one principal that are listed."""
 

@@ -27,9 +27,9 @@ Ask = Callable[[List], Awaitable[Result]]
 AT_ONCE = 32
 """Questions under way at once."""
 FEW = 4
-"""So many names of one folder are asked for one by one."""
+"""Up to this many names of one folder are asked for one by one."""
 SPARE = 1000
-"""So many entries that nobody asked for may a listing have before the rest is asked for one by one."""
+"""How many unrelated entries a listing may contain before the rest of the names is asked for one by one."""
 
 
 @dataclass(slots=True)

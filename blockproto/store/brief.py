@@ -126,10 +126,8 @@ class BriefUpload:
         carried, self._carried, self._content = self._carried, 0, b""
         if carried:
             self._store.carry(-carried)
-        made, self.gone = (
-            self.exists and not self.gone,
-            True,
-        )  # nothing is made any more by a write that comes too late
+        made = self.exists and not self.gone
+        self.gone = True  # a write that comes too late makes no file
         if made:
             with suppress(OSError):
                 remove_file(self._store.partials_fd, self.partial_name)

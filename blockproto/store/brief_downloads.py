@@ -43,7 +43,7 @@ OPEN_MAX = 64
 CARRIED_MAX = 64 * 1024
 """Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
 KEPT_OPEN_MAX = 64
-"""So many files of a batch stay open until they have their names; others are opened once more for that."""
+"""How many files of a batch stay open until they are named; the others are opened again for it."""
 _HAS_SYNCFS = sys.platform == "linux"
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 RESTING_MAX = 128
 """Open files that nobody uses at this moment, where the system lets us open many."""
 RESTING_SHARE = 8
-"""Else one in so many of those."""
+"""Otherwise this fraction (one in N) of them."""
 
 
 def resting_max() -> int:

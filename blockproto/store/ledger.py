@@ -69,7 +69,7 @@ FURTHER_MAX = 1 << 20
 
 _DIGESTS_LENGTH = STAMP_LENGTH + 64
 LOSSES_MAX = 1000
-"""So many of the losses that starts found are remembered, the latest."""
+"""How many of the losses found by starts are remembered; the latest are kept."""
 
 TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
