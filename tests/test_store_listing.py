@@ -156,7 +156,28 @@ def test_what_is_kept_is_bounded(served: Path, listings: Listings, monkeypatch: 
             (served / str(number) / f"{inside:02}").touch()
     settle(served, *(served / str(number) for number in range(10)))
     assert len(all_pages(listings, "", True, 3)) == 510
-    assert listings._names_kept() <= 40
+    kept = [window for windows in listings._kept.values() for window in windows]
+    assert listings._cost == sum(window.cost for window in kept) <= 40
+    assert kept
+
+
+def test_a_folder_more_costs_the_same_however_many_are_kept(
+    served: Path, listings: Listings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    cost_of = listing._Window.cost.fget
+    assert cost_of is not None
+
+    def counted(window: object) -> int:
+        nonlocal looks
+        looks += 1
+        return int(cost_of(window))
+
+    monkeypatch.setattr(listing._Window, "cost", property(counted))
+    for number in range(300):
+        (served / str(number)).mkdir()
+    assert len(all_pages(listings, "", True, 100)) == 300
+    assert looks <= 4 * 301
 
 
 def test_a_deep_folder_is_listed_without_recursion(served: Path, listings: Listings) -> None:

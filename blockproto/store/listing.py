@@ -40,6 +40,9 @@ WINDOW = 131_072
 KEPT_NAMES_MAX = 2 * WINDOW
 """Names kept of all folders together, about 80 bytes each; the folder read last is kept in any case."""
 
+_WINDOW_COST = 8
+"""A window takes as much memory as so many names, even if it is empty."""
+
 GOES_ON_S = 10.0
 """How old the names may be that a page behind a cursor uses, when the folder has changed since."""
 
@@ -87,8 +90,13 @@ class _Window:
 
     @property
     def count(self) -> int:
-        """How many names are kept here."""
+        """How many names there are, listed or not."""
         return len(self.names) + self.left_out.count
+
+    @property
+    def cost(self) -> int:
+        """What keeping it takes, in names."""
+        return self.count + _WINDOW_COST
 
 
 class Listings:
@@ -101,6 +109,7 @@ class Listings:
     def __init__(self, root_fd: int) -> None:
         self._root_fd = root_fd
         self._kept: OrderedDict[tuple[int, int], list[_Window]] = OrderedDict()
+        self._cost = 0  # of all that is kept: a sum over all windows for each new one would be quadratic
         self._lock = threading.Lock()
         self._reading = threading.Lock()
 
@@ -168,19 +177,18 @@ class Listings:
 
     def _keep(self, key: tuple[int, int], window: _Window) -> None:
         with self._lock:
-            others = [other for other in self._kept.get(key, ()) if other.stamp == window.stamp is not None]
-            self._kept[key] = [*others, window]
+            before = self._kept.get(key, [])
+            after = [other for other in before if other.stamp == window.stamp is not None] + [window]
+            self._kept[key] = after
             self._kept.move_to_end(key)
-            while self._names_kept() > KEPT_NAMES_MAX:
+            self._cost += sum(one.cost for one in after) - sum(one.cost for one in before)
+            while self._cost > KEPT_NAMES_MAX:
                 windows = next(iter(self._kept.values()))
                 if len(self._kept) == 1 and len(windows) == 1:
                     return
-                del windows[0]
+                self._cost -= windows.pop(0).cost
                 if not windows:
                     self._kept.popitem(last=False)
-
-    def _names_kept(self) -> int:
-        return sum(window.count for windows in self._kept.values() for window in windows)
 
 
 class _Walk:
