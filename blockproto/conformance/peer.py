@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import time
@@ -30,6 +29,7 @@ from ..names import show_name
 from . import forge
 from .judging import Heard as Heard  # what a peer hears is part of its interface
 from .judging import judge_frame, judge_lengths
+from .ready import readable, wait_for
 from .timing import Patience
 from .transcript import Transcript, describe, describe_bytes, describe_frame
 from .verdicts import Closed, Failed, Hung, first_difference
@@ -402,7 +402,7 @@ class Peer:
 
     def readable(self, timeout_s: float) -> bool:
         """Whether there is something to hear, or the end, within that time."""
-        return bool(self._inbox or self._buffer) or bool(select.select([self._sock], [], [], timeout_s)[0])
+        return bool(self._inbox or self._buffer) or readable(self._sock, timeout_s)
 
     def raw(self, count: int, what: str, deadline: float | None = None) -> bytes:
         """Exactly so many bytes, whatever they mean."""
@@ -460,10 +460,11 @@ class Peer:
                 view = view[sent:]
                 deadline = time.monotonic() + self.patience.answer_s
             except BlockingIOError:
-                readable, _, _ = select.select(
-                    [] if deaf else [self._sock], [self._sock], [], max(0.0, deadline - time.monotonic())
-                )
-                if readable:
+                if wait_for(
+                    read=() if deaf else (self._sock,),
+                    write=(self._sock,),
+                    timeout_s=max(0.0, deadline - time.monotonic()),
+                ):
                     more = self._sock.recv(1 << 16)
                     self._buffer += more
                     if not more:

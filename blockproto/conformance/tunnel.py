@@ -8,10 +8,11 @@ The harness trusts any certificate, unless it is told a pin: it examines what th
 from __future__ import annotations
 
 import hashlib
-import select
 import socket
 import ssl
 import threading
+
+from .ready import wait_for
 
 ALPN = "blockproto/1"
 _READ = 1 << 16
@@ -65,24 +66,24 @@ def _carry(secure: ssl.SSLSocket, plain: socket.socket) -> None:
     with plain, secure:
         try:
             while True:
-                ready = [secure] if secure.pending() else select.select([secure, plain], [], [])[0]
-                if plain in ready:
+                heard = [secure] if secure.pending() else wait_for(read=(secure, plain))
+                if plain in heard:
                     said = plain.recv(_READ)
                     if not said:
                         secure.setblocking(False)
                         secure.unwrap()
                         return
                     secure.sendall(said)
-                if secure in ready:
+                if secure in heard:
                     secure.setblocking(False)
                     try:
-                        heard = secure.recv(_READ)
+                        answer = secure.recv(_READ)
                     except ssl.SSLWantReadError:
                         continue
                     finally:
                         secure.setblocking(True)
-                    if not heard:
+                    if not answer:
                         return
-                    plain.sendall(heard)
+                    plain.sendall(answer)
         except OSError:
             return  # one of them is gone; the other one is closed, which its user sees

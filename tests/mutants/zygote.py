@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -86,7 +86,9 @@ class Forked:
 
     def _look(self, timeout: float | None) -> int | None:
         if self.returncode is None:
-            ready, _, _ = select.select([self._status], [], [], timeout)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._status, selectors.EVENT_READ)
+                ready = selector.select(timeout)
             if ready:
                 said = os.read(self._status, 1)
                 self.returncode = said[0] if said else -signal.SIGKILL

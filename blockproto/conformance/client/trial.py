@@ -7,7 +7,6 @@ by itself, and ends with the exit code for a lost connection, is started again w
 from __future__ import annotations
 
 import random
-import select
 import shutil
 import socket
 import ssl
@@ -24,6 +23,7 @@ from ...blocks import BLOCK_LENGTH
 from ...errors import Scope
 from ..case import Case
 from ..peer import Heard
+from ..ready import readable
 from ..sample import Sample
 from ..timing import Patience
 from ..transcript import Transcript
@@ -189,7 +189,7 @@ class Trial:
             yield self._accept()
         deadline = time.monotonic() + START_S * self.patience.slow + self.patience.answer_s
         while time.monotonic() < deadline:
-            if select.select([self._listener], [], [], LOOK_S)[0]:
+            if readable(self._listener, LOOK_S):
                 yield self._listener.accept()[0]
             elif not self._run.running:
                 return
@@ -203,7 +203,7 @@ class Trial:
         deadline = time.monotonic() + START_S * self.patience.slow + self.patience.answer_s
         assert self._run is not None
         while time.monotonic() < deadline:
-            if select.select([self._listener], [], [], LOOK_S)[0]:
+            if readable(self._listener, LOOK_S):
                 return self._listener.accept()[0]
             if not self._run.running:
                 self._start_again()
@@ -284,7 +284,7 @@ class Trial:
             if waiting:
                 for visit in waiting:
                     self._serve(visit, late=self._visits.index(visit) >= known)
-            elif select.select([self._listener], [], [], LOOK_S)[0]:
+            elif readable(self._listener, LOOK_S):
                 with suppress(Closed):
                     self.visit()
         return self._ended(max(0.1, deadline - time.monotonic()))[0]

@@ -346,6 +346,25 @@ def received_tells(trial: Trial) -> None:
 
 
 @cases.add(
+    "upload/received-is-what-came",
+    "CRD-008",
+    why="A sender measures the line by it; one that is told too much sends too much.",
+    layer=4,
+)
+def received_is_what_came(trial: Trial) -> None:
+    """A block of 64 pieces, each after the answer to a PING behind the one before: no CREDIT says more than was sent."""
+    peer, sample = trial.dial(), trial.sample(BLOCK_LENGTH)
+    moves.begin(peer, sample)
+    for at in range(0, BLOCK_LENGTH, 16_384):
+        last = at + 16_384 == BLOCK_LENGTH
+        message = sample.piece(0, at, ends=last) if at else sample.head(0, at, ends=False)
+        peer.say(1, message, sample.content[at : at + 16_384])
+        peer.ping()
+    moves.commit(peer, sample)
+    require(bool(peer.credits), "no CREDIT came at all")
+
+
+@cases.add(
     "upload/whole-blocks-need-no-further-byte",
     "CRD-011 RES-019",
     why="A receiver that makes durable only when more comes waits for a sender that waits for its acknowledgement.",
