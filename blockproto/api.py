@@ -24,7 +24,7 @@ from .watch import NOBODY, Watch
 if TYPE_CHECKING:
     from .calling.memory import Memory
     from .calling.trust import Trust
-    from .identity.entrance import Entrance
+    from .identity.entrance import Entrance, Wishes
     from .link.recording import Recorder
 
 
@@ -106,6 +106,7 @@ async def serve(
     insecure: bool = False,
     certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     anonymous: Collection[str] | None = None,
+    anonymous_quota: int | None = None,
     dialects: Collection[str] = (),
     on_entrance: Callable[[Entrance], None] | None = None,
     reloads: AsyncIterable[object] | None = None,
@@ -125,13 +126,15 @@ async def serve(
         certificate: PEM files of a certificate and its key to use instead of the server's own.
         anonymous: what one may do without a token, of "read" and "write". None: everything on loopback (or where
             ``insecure``) until the first token was made, then nothing; the clients of dialects need "write".
+        anonymous_quota: how many bytes all files in ``folder`` may have for somebody without a token to add to it; or None.
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
         on_entrance: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
         watch: hears what the server does, for metrics and logs (``blockproto.watch``).
         portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
             normalisation from one that is there.
-        connections_each: how many connections one principal may have, at least 1; None: 4,096, or half of the descriptors.
+        connections_each: how many connections one principal (of those without a token: one address) may have, at least 1,
+            at most half of the descriptors; None: 4,096.
         task_status: Trio's.
 
     Raises:
@@ -144,18 +147,14 @@ async def serve(
 
     Cancellation: clients are told, what was received is made durable, then this returns.
     """
-    from .identity.entrance import Wishes
-    from .identity.register import scopes_of
     from .listening import serve_folder
 
-    chain, key = (None, None) if certificate is None else map(Path, certificate)
-    wishes = Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous))
-    state = None if state is None else Path(state)
+    wishes = _wishes(insecure, certificate, anonymous, anonymous_quota)
     await serve_folder(
         Path(folder),
         listen,
         sockets,
-        state,
+        None if state is None else Path(state),
         wishes,
         dialects,
         on_entrance,
@@ -165,6 +164,20 @@ async def serve(
         connections_each,
         task_status,
     )
+
+
+def _wishes(
+    insecure: bool,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
+    anonymous: Collection[str] | None,
+    anonymous_quota: int | None,
+) -> Wishes:
+    """What was said of who may come in."""
+    from .identity.entrance import Wishes
+    from .identity.register import scopes_of
+
+    chain, key = (None, None) if certificate is None else map(Path, certificate)
+    return Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous), anonymous_quota)
 
 
 @contextmanager

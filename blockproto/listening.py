@@ -19,7 +19,7 @@ from .loopback import is_loopback
 from .names import RESERVED
 from .server import Server
 from .serving.arrivals import places_for, scarcity_of
-from .serving.company import CONNECTIONS_EACH, connections_for
+from .serving.company import connections_for
 from .store.local import LocalStore
 from .transfer.committing import run_in_thread
 from .watch import Watch
@@ -55,7 +55,7 @@ async def serve_folder(
     files = _raise_file_limit()
     if (scarcity := scarcity_of(files)) is not None:
         log.warning("%s", scarcity)
-    each = min(connections_each or CONNECTIONS_EACH, connections_for(files))
+    each = connections_for(files, connections_each)
     listeners = await _listeners(listen, sockets)
     try:
         store = await run_in_thread(lambda: LocalStore.open(folder, state=state, portable=portable_names))

@@ -82,7 +82,7 @@ class Server:
         dialects: what else is answered on the same port.
         tls: certificate and key; None: TLS is not answered.
         places: how many may be connected at once of whom it is not known who they are.
-        connections_each: how many connections one principal may have.
+        connections_each: how many connections one principal may have; of those who say no token, one address.
         watch: hears what happens.
     """
 
@@ -108,6 +108,7 @@ class Server:
         self._watch = watch
         self._numbers = itertools.count(1)
         self.door = door or Door()
+        self._budgets.hold(self.door.anonymous or ANONYMOUS)
         self._limits = replace(
             limits or Limits(agent="blockproto"), features=self.door.features | FEATURE_IF_EXISTS
         )
@@ -283,6 +284,7 @@ class Server:
         )
         if refusal is None:
             place.leave()
+            self._count(visit, admission)
         else:
             log.warning("%s was not let in: %s", caller.endpoint.peer, refusal)
             place.go = visit.close
@@ -291,6 +293,7 @@ class Server:
             await self._serve_until_ended(visit, visit.run(), dialect.name)
         finally:
             del self._visits[visit]
+            self._company.leave(visit)
 
     def _admission_for(self, caller: Caller) -> Admission:
         open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
@@ -317,9 +320,12 @@ class Server:
 
     def _admit(self, connection: Connection, admission: Admission) -> None:
         self._tell_admitted(connection)
-        if admission.realm.quota is not None:
-            self._budgets.of(admission.realm)
-        self._company.join(admission.principal, connection)
+        self._budgets.hold(admission.realm)
+        self._count(connection, admission)
+
+    def _count(self, connection: Connection | Visit, admission: Admission) -> None:
+        """Count a connection, whatever it speaks, among those of its principal (BP1-PRN-009)."""
+        self._company.join(admission.principal, connection.endpoint.host, connection)
 
     def _tell_admitted(self, connection: Connection) -> None:
         waiting = self._unknown.get(connection)
@@ -343,6 +349,8 @@ class Server:
                 connection.end_with(ConnectionLost("nobody has said who is asking"))
                 return
         place.leave()
+        if connection in self._admissions:  # else it has ended meanwhile
+            self._count(connection, admission)
 
     async def _serve_until_ended(
         self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError], kind: str

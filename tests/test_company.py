@@ -9,6 +9,7 @@ from blockproto.realm import ANONYMOUS
 from blockproto.serving.company import CONNECTIONS_EACH, Company, connections_for
 
 ALICE, BOB = b"a" * 16, b"b" * 16
+HERE, THERE = "192.0.2.1", "192.0.2.2"
 
 
 class Member:
@@ -30,12 +31,12 @@ def members(*heard_s: float) -> list[Member]:
 def test_the_one_that_was_silent_longest_goes_and_no_other() -> None:
     company = Company(2)
     ours, theirs = members(5, 3, 1), members(0)
-    company.join(BOB, theirs[0])
+    company.join(BOB, HERE, theirs[0])
     for member in ours:
-        company.join(ALICE, member)
+        company.join(ALICE, HERE, member)
     assert [one.ended for one in (*ours, *theirs)] == [[], [Code.TIMEOUT], [], []]
     later = Member(9)
-    company.join(ALICE, later)
+    company.join(ALICE, HERE, later)
     assert ours[2].ended == [Code.TIMEOUT]
     assert len(ours[1].ended) == 1, "who has to go makes no room twice"
 
@@ -45,10 +46,10 @@ def test_who_left_makes_room_and_who_says_auth_again_takes_none() -> None:
     company = Company(2)
     one, two, three = members(1, 2, 3)
     for member in (one, two, one, two):
-        company.join(ALICE, member)
+        company.join(ALICE, HERE, member)
     company.leave(one)
     company.leave(one)
-    company.join(ALICE, three)
+    company.join(ALICE, HERE, three)
     assert [member.ended for member in (one, two, three)] == [[], [], []]
 
 
@@ -56,19 +57,48 @@ def test_with_one_place_the_newest_has_it() -> None:
     company = Company(1)
     one, two, three = members(9, 2, 1)
     for member in (one, two, three):
-        company.join(ALICE, member)
+        company.join(ALICE, HERE, member)
     assert [member.ended for member in (one, two, three)] == [[Code.TIMEOUT], [Code.TIMEOUT], []]
 
 
 @pytest.mark.clause("BP1-PRN-009")
-def test_the_anonymous_one_is_everybody() -> None:
+def test_of_those_who_say_no_token_each_address_is_counted_alone() -> None:
+    company = Company(2)
+    here, there, alice = members(3, 1, 2), members(0, 0), Member(0)
+    company.join(ALICE, HERE, alice)
+    for member in there:
+        company.join(ANONYMOUS.principal, THERE, member)
+    for member in here:
+        company.join(ANONYMOUS.principal, HERE, member)
+    assert [member.ended for member in (*here, *there, alice)] == [[], [Code.TIMEOUT], [], [], [], []]
+
+
+@pytest.mark.clause("BP1-PRN-009")
+def test_the_addresses_of_one_household_are_one() -> None:
     company = Company(1)
-    crowd = members(*range(10))
-    for member in crowd:
-        company.join(ANONYMOUS.principal, member)
-    assert not any(member.ended for member in crowd)
+    one, two = members(1, 2)
+    company.join(ANONYMOUS.principal, "2001:db8::1", one)
+    company.join(ANONYMOUS.principal, "2001:db8::2", two)
+    assert one.ended == [Code.TIMEOUT]
+
+
+def test_who_says_a_token_later_is_of_the_address_no_more() -> None:
+    company = Company(1)
+    one, two, three = members(1, 2, 3)
+    company.join(ANONYMOUS.principal, HERE, one)
+    company.join(ALICE, HERE, one)
+    company.join(ANONYMOUS.principal, HERE, two)
+    assert not one.ended
+    company.leave(one)
+    company.join(ALICE, HERE, three)
+    assert not any(member.ended for member in (one, two, three))
 
 
 @pytest.mark.parametrize(("files", "each"), [(1, 1), (1024, 512), (1 << 20, CONNECTIONS_EACH)])
 def test_one_principal_gets_half_of_the_descriptors_at_most(files: int, each: int) -> None:
     assert connections_for(files) == each
+
+
+def test_the_operator_may_allow_more_and_less() -> None:
+    assert [connections_for(1 << 20, wanted) for wanted in (3, 10_000)] == [3, 10_000]
+    assert connections_for(1024, 10_000) == 512

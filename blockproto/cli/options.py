@@ -27,6 +27,19 @@ def json_option(command: _Command) -> _Command:
     )(command)
 
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt])(i?)b?", re.I)
+
+
+def to_size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    """Parse ``10GB``, ``500MiB``, ``1000000``, as a click callback."""
+    if text is None:
+        return None
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise click.BadParameter(f"'{text}': write a number of bytes, as in 500MB or 10GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
+
+
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 
 

@@ -35,7 +35,7 @@ from ..serving.logs import FORMATS, Log, log, tell
 from ..serving.passed import passed_sockets
 from ..watch import NOBODY, Both, Watch
 from .address import PORT_DEFAULT, show_host_port, to_listen
-from .options import verbose_option, verbosity
+from .options import to_size, verbose_option, verbosity
 from .output import Status, about, say, warn
 from .streams import StdoutFailed
 
@@ -58,6 +58,7 @@ class Serving(NamedTuple):
     insecure: bool
     certificate: tuple[Path, Path] | None
     anonymous: tuple[str, ...] | None
+    anonymous_quota: int | None
     dialects: tuple[str, ...]
     portable_names: bool
     connections_each: int | None
@@ -103,6 +104,12 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the folder cannot be served, 2 usage
     help="What one may do without a token; dialects need write. Default: write on this machine (with --insecure: anywhere) "
     "until the first token was made, then none, also after the last one was revoked.",
 )
+@click.option(
+    "--anonymous-quota",
+    metavar="SIZE",
+    callback=to_size,
+    help="Take files without a token, those of dialects too, until all files in DIR have so many bytes, as in 10GB.",
+)
 @click.option("--insecure", is_flag=True, help="Let other machines in without TLS too.")
 @click.option(
     "--dialect",
@@ -122,7 +129,8 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the folder cannot be served, 2 usage
     "--connections-each",
     type=click.IntRange(1),
     metavar="N",
-    help="How many connections one token's owner may have; one more ends the one that was silent longest.  [default: 4096]",
+    help="How many connections one token's owner may have, and of those without a token one address; one more ends the one "
+    "that was silent longest.  [default: 4096]",
 )
 @click.option(
     "--metrics",
@@ -205,6 +213,14 @@ def _check_usage(serving: Serving, metrics: tuple[str, int] | None) -> None:
         and click.get_current_context().get_parameter_source("listen") is not ParameterSource.DEFAULT
     ):
         raise click.UsageError("sockets were passed to listen on: leave out --listen, or start without them")
+    if (
+        serving.anonymous_quota is not None
+        and serving.anonymous is not None
+        and "write" not in serving.anonymous
+    ):
+        raise click.UsageError(
+            "--anonymous-quota is for files that come without a token: leave it out, or say --anonymous write"
+        )
     if {"struct82-from-0", "struct82-from-1"} <= set(serving.dialects):
         raise click.UsageError(
             "--dialect struct82-from-0 and struct82-from-1 contradict each other: give one of them"

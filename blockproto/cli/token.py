@@ -5,7 +5,6 @@ A token is shown once, on stdout, when it is made; the server keeps only a hash 
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,8 @@ from ..identity.register import Register, Token
 from ..names import RESERVED, SafeName, show_name
 from ..realm import EVERYTHING
 from ..wire import Scopes
-from .options import Duration, json_option
+from .options import Duration, json_option, to_size
 from .output import about, fail, print_json, say, show_size
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|[kmgt])(i?)b?", re.I)
 
 
 def to_state(_ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
@@ -41,16 +38,6 @@ state_option = click.option(
     callback=to_state,
     help="The server's state: DIR/.blockproto of the folder it serves, or its --state.  [default: the one here]",
 )
-
-
-def to_size(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
-    """Parse ``10GB``, ``500MiB``, ``1000000``, as a click callback."""
-    if text is None:
-        return None
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise click.BadParameter(f"'{text}': write a number of bytes, as in 500MB or 10GiB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " "))
 
 
 _EXAMPLES = """\b

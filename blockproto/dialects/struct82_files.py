@@ -199,6 +199,8 @@ class Struct82File:
         """The last connection has gone."""
         for side in self._sides:
             side.leave()
+        if self._uploads.budgets is not None:
+            self._uploads.budgets.count_apart(self._key_of(1, 0))
 
     async def open(self) -> None:
         """Find what is there of it; harmless when repeated.
@@ -209,6 +211,8 @@ class Struct82File:
         async with self._turn:
             if self._opened:
                 return
+            if self._told is None and self._uploads.budgets is not None:
+                self._uploads.budgets.count_as_one(self._key_of(0, 0), self._key_of(1, 0))
             for side in self._sides:
                 if self._told in (None, side.first) and side.upload is None:
                     await side.open(self._uploads, self._key_of(side.first, 0), self._header)

@@ -44,6 +44,7 @@ class Visit:
 
     Attributes:
         begun_at: the Trio time when the connection stood.
+        heard_s: the Trio time when something came last.
         finished: set when it has ended.
     """
 
@@ -62,6 +63,7 @@ class Visit:
         self.uploads = uploads
         self.principal = principal
         self.begun_at = begun_at
+        self.heard_s = trio.current_time()
         self.refusal = refusal
         self.reader = reader
         self.finished = trio.Event()
@@ -101,7 +103,7 @@ class Visit:
         self._scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
-        """The store failed: nothing that comes now can be kept."""
+        """End it for a reason that no dialect has words for."""
         self.close(error)
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
@@ -123,6 +125,7 @@ class Visit:
         received = await self.endpoint.receive_into(view, lambda: trio.current_time() + silence_s)
         if received is None:
             raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silence_s:.0f} s")
+        self.heard_s = trio.current_time()
         return received
 
     async def send(self, parts: list[Part]) -> None:

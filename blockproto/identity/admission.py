@@ -140,7 +140,7 @@ class Admission:
     @property
     def realm(self) -> Realm:
         """Who was let in, and what is the whole world to them; the anonymous one until then."""
-        return ANONYMOUS if self._grant is None else self._grant.realm
+        return self.door.anonymous or ANONYMOUS if self._grant is None else self._grant.realm
 
     @property
     def revoked(self) -> bool:

@@ -42,12 +42,14 @@ class Wishes:
         insecure: other machines may come in without TLS too.
         certificate, key: PEM files to use instead of the server's own certificate; both or neither.
         anonymous: what one may do without a token; None: as the module says.
+        anonymous_quota: bytes that the folder may have where somebody without a token adds to it; None: no quota.
     """
 
     insecure: bool = False
     certificate: Path | None = None
     key: Path | None = None
     anonymous: Scopes | None = None
+    anonymous_quota: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def _anonymous(register: Register, wishes: Wishes, *, free: bool) -> Realm | Non
     scopes = wishes.anonymous
     if scopes is None:
         scopes = EVERYTHING if free and not register.principals else Scopes(0)
-    return replace(ANONYMOUS, scopes=scopes) if scopes else None
+    return replace(ANONYMOUS, scopes=scopes, quota=wishes.anonymous_quota) if scopes else None
 
 
 def _add_owner(state: Path) -> tuple[Register, Path]:

@@ -4,9 +4,9 @@
     reserved = the filesize of every unfinished upload (of one of unknown size: up to its furthest block, or what it has)
     used + reserved ≤ quota
 
-Streams reserve early, so that what does not fit is refused before its bytes come. What counts is the committer: it asks here
-before anything becomes durable (``admit``), whatever door it came through, and tells what became of it (``settle``). A work
-that is not covered by what its upload has reserved is covered now or not done.
+``Uploads`` reserves for whoever opens an upload, in whatever protocol, so that what does not fit is refused before its bytes
+come. What counts is the committer: it asks here before anything becomes durable (``admit``), and tells what became of it
+(``settle``). A work that is not covered by what its upload has reserved is covered now or not done.
 
 An upload whose stream is open, or whose works are under way, keeps what was reserved for it, also before the store has
 anything of it: many begun at once cannot have more together than one after another.
@@ -35,16 +35,36 @@ _LOOKS = 3
 
 
 class Budget:
-    """What one principal has."""
+    """What one principal has.
 
-    def __init__(self) -> None:
-        self.quota = 0
+    Args:
+        realm: its realm, which has a quota.
+    """
+
+    def __init__(self, realm: Realm) -> None:
+        self.realm = realm
         self.used: int | None = None
         self.stored = 0
         self.reserved: dict[UploadKey, int] = {}
         self.streams: Counter[UploadKey] = Counter()
         self.works: Counter[UploadKey] = Counter()
+        self.same: dict[UploadKey, UploadKey] = {}
         self.looking = trio.Lock()
+
+    @property
+    def quota(self) -> int:
+        """Bytes that it may have."""
+        assert self.realm.quota is not None
+        return self.realm.quota
+
+    @property
+    def busy(self) -> set[UploadKey]:
+        """What keeps its reservation whatever the store has of it."""
+        return {self.key_of(key) for key in self.streams.keys() | self.works.keys()}
+
+    def key_of(self, key: UploadKey) -> UploadKey:
+        """Under which key is counted what ``key`` has."""
+        return self.same.get(key, key)
 
     def room(self, key: UploadKey) -> int:
         """Bytes that ``key`` may have; negative if the quota is overdrawn already, or nobody has looked."""
@@ -73,25 +93,58 @@ class Budgets:
         self._store = store
         self._budgets: dict[bytes, Budget] = {}
 
-    def of(self, realm: Realm) -> Budget:
-        """The budget of a principal that has a quota; from now on it is held against it, whatever door it uses."""
-        assert realm.quota is not None
-        budget = self._budgets.setdefault(realm.principal, Budget())
-        budget.quota = realm.quota
-        return budget
+    def hold(self, realm: Realm) -> None:
+        """Hold a principal to its quota from now on, whatever door it uses; one that has none is free."""
+        if realm.quota is not None:
+            self._budgets.setdefault(realm.principal, Budget(realm)).realm = realm
 
-    async def reserve(self, realm: Realm, key: UploadKey, length: int) -> None:
+    # ---- what those who open uploads say --------------------------------------------------------------------------
+
+    def begin(self, key: UploadKey) -> None:
+        """A stream brings an upload: what is reserved for it stays so until ``end``."""
+        budget = self._budgets.get(key.principal)
+        if budget is not None:
+            budget.streams[key] += 1
+
+    def end(self, key: UploadKey) -> None:
+        """A stream has ended; what the store has nothing of is forgotten with the next look."""
+        budget = self._budgets.get(key.principal)
+        if budget is not None:
+            _less(budget.streams, key)
+
+    def count_as_one(self, key: UploadKey, other: UploadKey) -> None:
+        """Only one of two uploads can become a file, and it is not known yet which: ``other`` needs no room beside it."""
+        budget = self._budgets.get(key.principal)
+        if budget is not None:
+            budget.same[other] = key
+            budget.used = None
+
+    def count_apart(self, other: UploadKey) -> None:
+        """The end of ``count_as_one``. Harmless when repeated."""
+        budget = self._budgets.get(other.principal)
+        if budget is not None and budget.same.pop(other, None) is not None:
+            budget.used = None
+
+    def covers(self, key: UploadKey, length: int) -> bool:
+        """Reserve ``length`` bytes for an upload, if that can be decided without looking; False: ``reserve`` looks."""
+        budget = self._budgets.get(key.principal)
+        return budget is None or (budget.used is not None and budget.cover(budget.key_of(key), length))
+
+    async def reserve(self, key: UploadKey, length: int) -> None:
         """Let an upload have ``length`` bytes; if it has more already, it keeps them.
 
         Raises:
             QuotaExceeded: they do not fit; what was reserved stays so.
         """
-        budget = self.of(realm)
+        budget = self._budgets.get(key.principal)
+        if budget is None:
+            return
         async with budget.looking:
-            if budget.used is None or not budget.cover(key, length):
-                await self._look(realm, budget)
-            if not budget.cover(key, length):
-                raise self._exceeded(budget, key, length)
+            if self.covers(key, length):
+                return
+            await self._look(budget)
+            if not budget.cover(budget.key_of(key), length):
+                raise self._exceeded(budget, budget.key_of(key), length)
 
     def _exceeded(self, budget: Budget, key: UploadKey, length: int) -> QuotaExceeded:
         return QuotaExceeded(
@@ -109,15 +162,15 @@ class Budgets:
         if budget is None:
             return None
         budget.works[key] += 1
-        length = _durable_after(work)
+        key, length = budget.key_of(key), _durable_after(work)
         return None if budget.cover(key, length) else self._exceeded(budget, key, length)
 
     def settle(self, work: Work) -> None:
         """A work was done, or not: see its outcome."""
         if isinstance(work, Discard):
             budget = self._budgets.get(work.key.principal)
-            if budget is not None and work.outcome is None:
-                budget.reserved.pop(work.key, None)
+            if budget is not None and work.outcome is None and budget.key_of(work.key) not in budget.busy:
+                budget.reserved.pop(budget.key_of(work.key), None)
             return
         if not isinstance(work, BlockDone | Finish):
             return
@@ -125,11 +178,9 @@ class Budgets:
         budget = self._budgets.get(key.principal)
         if budget is None:
             return
-        budget.works[key] -= 1
-        if budget.works[key] <= 0:
-            del budget.works[key]
+        _less(budget.works, key)
         if isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
-            budget.reserved.pop(key, None)
+            budget.reserved.pop(budget.key_of(key), None)
             if work.veto is None and not work.outcome.there and not work.outcome.left:
                 budget.stored += work.outcome.filesize
                 if budget.used is not None:
@@ -152,17 +203,18 @@ class Budgets:
         if budget is not None:
             budget.used = None
 
-    async def _look(self, realm: Realm, budget: Budget) -> None:
+    async def _look(self, budget: Budget) -> None:
         """Count what there is; what is committed meanwhile may be counted twice, and never not at all."""
         for _ in range(_LOOKS):
             before = budget.stored
-            used, begun = await run_in_thread(lambda: self._measure(realm), Kind.LIST)
+            used, begun = await run_in_thread(lambda: self._measure(budget.realm), Kind.LIST)
             if budget.stored == before:
                 break
         budget.used = used + budget.stored - before
-        busy = budget.streams.keys() | budget.works.keys()
-        kept = {key: budget.reserved[key] for key in busy if key in budget.reserved}
-        budget.reserved = kept | {key: max(length, kept.get(key, 0)) for key, length in begun.items()}
+        kept = {key: budget.reserved[key] for key in budget.busy if key in budget.reserved}
+        for key, length in begun.items():
+            kept[budget.key_of(key)] = max(length, kept.get(budget.key_of(key), 0))
+        budget.reserved = kept
 
     def _measure(self, realm: Realm) -> tuple[int, dict[UploadKey, int]]:
         """The bytes of the files in the realm's folder, and those of each unfinished upload of its principal."""
@@ -185,45 +237,11 @@ class Budgets:
                 return used, begun
 
 
-class Reservation:
-    """What one stream of an upload has reserved in its realm's budget; nothing, where there is no quota.
-
-    Args:
-        budgets: all budgets; None: there are no quotas here.
-        realm: whose.
-    """
-
-    def __init__(self, budgets: Budgets | None, realm: Realm) -> None:
-        self._budgets = budgets if realm.quota is not None else None
-        self._realm = realm
-        self._key: UploadKey | None = None
-
-    async def take(self, key: UploadKey, length: int) -> None:
-        """Have room for ``length`` bytes of that upload; one that is a file already needs none.
-
-        Raises:
-            QuotaExceeded: they do not fit.
-        """
-        if self._budgets is None:
-            return
-        if self._key is None:
-            self._key = key
-            self._budgets.of(self._realm).streams[key] += 1
-        try:
-            await self._budgets.reserve(self._realm, key, length)
-        except QuotaExceeded:
-            if not await self._budgets.is_there(key):
-                raise
-
-    def leave(self) -> None:
-        """The stream has ended; what the store has nothing of is forgotten with the next look. Harmless when repeated."""
-        key, self._key = self._key, None
-        if self._budgets is None or key is None:
-            return
-        streams = self._budgets.of(self._realm).streams
-        streams[key] -= 1
-        if not streams[key]:
-            del streams[key]
+def _less(counts: Counter[UploadKey], key: UploadKey) -> None:
+    """One less of ``key``; who came before the quota did is not counted."""
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]
 
 
 def _durable_after(work: BlockDone | Finish) -> int:

@@ -41,7 +41,6 @@ from ..store import (
     UploadKey,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece, Scopes
-from .budgets import Reservation
 from .committing import Kind, run_in_thread
 from .uploads import LiveUpload, Uploads
 
@@ -164,7 +163,6 @@ class Incoming:
         self._said: tuple[int | None, str, str] | None = None
         self._cancelled: Cancelled | None = None
         self._block: BlockInProgress | None = None
-        self._reservation = Reservation(uploads.budgets, realm)
 
     # ---- what the connection tells ----------------------------------------------------------------------------
 
@@ -245,7 +243,6 @@ class Incoming:
             self.say_committed(found)
             return
         self.upload = found
-        await self._reservation.take(key, message.filesize or found.position)
         if not self._connection.session.is_open(self._stream):
             self._leave()
             return
@@ -311,8 +308,6 @@ class Incoming:
         block.continue_with(message.position, payload_length, message.digest)
         block.known = upload.digest_of(message.blockno)
         if block.known is None:
-            if message.filesize is None:
-                await self._reservation.take(upload.stored.key, (message.blockno + 1) * BLOCK_LENGTH)
             await upload.take_block(block.blockno, self)
             block.dropped = not await continue_prefix(upload, block)
         elif block.next != begin:
@@ -386,7 +381,6 @@ class Incoming:
 
     def _leave(self) -> None:
         self._abandon()
-        self._reservation.leave()
         upload, self.upload = self.upload, None
         if upload is not None:
             upload.leave(self)

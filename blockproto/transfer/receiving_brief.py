@@ -15,7 +15,6 @@ from ..link.connection import Connection, error_of
 from ..realm import Realm
 from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
 from ..wire import Block, Cancel, Error, Message, Piece, Scopes
-from .budgets import Reservation
 from .receiving import BlockInProgress, committed_message, facts_of
 from .uploads import Uploads
 
@@ -38,7 +37,7 @@ class BriefIncoming:
         self._upload: Upload | None = None
         self._block: BlockInProgress | None = None
         self._facts: Facts | None = None
-        self._reservation = Reservation(uploads.budgets, realm)
+        self._counted: UploadKey | None = None
 
     @property
     def waits(self) -> bool:
@@ -77,7 +76,7 @@ class BriefIncoming:
             self._upload.close()
         self._block = None
         if not self._finishing:
-            self._reservation.leave()
+            self._count_no_more()
 
     def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
         if message.digest is not None and not message.commit:
@@ -99,9 +98,12 @@ class BriefIncoming:
         self._continue(block, message, payload_length)
         sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
         key = UploadKey(self._realm.principal, sourceid)
-        await self._reservation.take(key, facts.filesize)
-        self._upload = self._uploads.store.begin_brief(key, facts, 0)
-        self._block = block
+        upload = await self._uploads.begin_brief(key, facts)
+        if not self._connection.session.is_open(self._stream):
+            upload.close()
+            self._uploads.end_brief(key)
+            return
+        self._upload, self._counted, self._block = upload, key, block
 
     def _end(self, block: BlockInProgress) -> None:
         upload, facts, digest = self._upload, self._facts, block.digest
@@ -134,4 +136,9 @@ class BriefIncoming:
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)
-        self._reservation.leave()
+        self._count_no_more()
+
+    def _count_no_more(self) -> None:
+        key, self._counted = self._counted, None
+        if key is not None:
+            self._uploads.end_brief(key)

@@ -28,6 +28,7 @@ from ..errors import (
     BlockprotoError,
     Cancelled,
     DigestsDiffer,
+    QuotaExceeded,
     SourceChanged,
     Superseded,
     UnknownFile,
@@ -97,6 +98,7 @@ class LiveUpload:
         committer, disk: where works and writes go.
         on_idle: called when nobody uses it any more.
         first: the position where the wanted bytes begin (not 0 only for a ranged download).
+        budgets: who says whether its principal may have so much; None: nobody.
     """
 
     def __init__(
@@ -106,8 +108,10 @@ class LiveUpload:
         disk: Disk,
         on_idle: Callable[[LiveUpload], None],
         first: int = 0,
+        budgets: Budgets | None = None,
     ) -> None:
         self.stored = stored
+        self._budgets = budgets
         self.first = first
         self.facts = stored.facts
         self.attempt = stored.attempt
@@ -185,6 +189,8 @@ class LiveUpload:
         if not self._works:
             self._peer = present_peer()  # else they would overtake those that are queued
         self.feeds.append(feed)  # before the older ones leave: an upload without any stream rests
+        if self._budgets is not None:
+            self._budgets.begin(self.stored.key)
         taken = Superseded(f"attempt {attempt} took this upload over", current=attempt)
         _tell(older, lambda other: other.say_stopped(taken))
 
@@ -192,6 +198,8 @@ class LiveUpload:
         """``feed`` has ended, and its COMMIT with it; with the last one, what is known of unfinished blocks is recorded."""
         if feed in self.feeds:
             self.feeds.remove(feed)
+            if self._budgets is not None:
+                self._budgets.end(self.stored.key)
         self._commits.pop(feed, None)
         for blockno in [blockno for blockno, owner in self.owners.items() if owner is feed]:
             del self.owners[blockno]
@@ -240,7 +248,13 @@ class LiveUpload:
             self.rest()
 
     async def take_block(self, blockno: int, feed: Feed) -> None:
-        """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned."""
+        """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned.
+
+        Raises:
+            QuotaExceeded: it makes a file of unknown size too big for its principal's quota.
+        """
+        if self._budgets is not None and self.facts.filesize is None:
+            await self._budgets.reserve(self.stored.key, (blockno + 1) * BLOCK_LENGTH)
         self.owners[blockno] = feed
         returned = self._writes.get(blockno)
         if returned is not None:
@@ -481,18 +495,20 @@ class Uploads:
         Raises:
             Superseded, SourceChanged, StoreFull: see ``LiveUpload.enter`` and ``UploadStore.open_upload``.
             FileExists, NotPermitted: the name is taken.
+            QuotaExceeded: it does not fit its principal's quota.
         """
-        live = await self._settled(key)
-        if live is not None and live.outcome is not None and self._comparing is not None:
-            self._detach(live)  # the store knows whether that is a receipt for these facts (BP1-COM-027)
-            live = None
-        if live is None:
-            found = await self._load(key, facts, attempt or 0, first, reader, root)
-            if isinstance(found, StoredFile):
-                return _receipt_for(found, facts, root)
-            live = found
-        if live.outcome is not None:
-            return _receipt_for(live.outcome, facts, root)
+        while True:
+            live = await self._find_or_load(key, facts, attempt or 0, first, reader, root)
+            if isinstance(live, StoredFile):
+                return _receipt_for(live, facts, root)
+            length = live.position if live.facts.filesize is None else live.facts.filesize
+            if self.budgets is None or self.budgets.covers(key, length):
+                break
+            try:
+                await self.budgets.reserve(key, length)
+            except BaseException:
+                live.rest()
+                raise
         how = _how(live, attempt)
         try:
             live.enter(feed, facts, attempt)
@@ -501,6 +517,49 @@ class Uploads:
             raise
         self._watch.entered(live.stored, how)
         return live
+
+    async def _find_or_load(
+        self,
+        key: UploadKey,
+        facts: Facts,
+        attempt: int,
+        first: int,
+        reader: bool,
+        root: bytes | None,
+    ) -> LiveUpload | StoredFile:
+        live = await self._settled(key)
+        if live is not None and live.outcome is not None and self._comparing is not None:
+            self._detach(live)  # the store knows whether that is a receipt for these facts (BP1-COM-027)
+            live = None
+        if live is None:
+            return await self._load(key, facts, attempt, first, reader, root)
+        return live.outcome or live
+
+    async def begin_brief(self, key: UploadKey, facts: Facts) -> Upload:
+        """Begin an upload of one block that nobody else joins; ``end_brief`` follows. One that is a file needs no room.
+
+        Raises:
+            QuotaExceeded: it does not fit its principal's quota.
+        """
+        assert facts.filesize is not None
+        if self.budgets is None:
+            return self.store.begin_brief(key, facts, 0)
+        self.budgets.begin(key)
+        try:
+            try:
+                await self.budgets.reserve(key, facts.filesize)
+            except QuotaExceeded:
+                if not await self.budgets.is_there(key):
+                    raise
+            return self.store.begin_brief(key, facts, 0)
+        except BaseException:
+            self.end_brief(key)
+            raise
+
+    def end_brief(self, key: UploadKey) -> None:
+        """Its stream has ended."""
+        if self.budgets is not None:
+            self.budgets.end(key)
 
     async def discard(self, key: UploadKey) -> None:
         """Cancel and remove an upload, alive or not.
@@ -554,7 +613,7 @@ class Uploads:
             there = await self._adopt(found, facts, root) if reader else None
             if there is not None:
                 return there
-            live = LiveUpload(found, self.committer, self.disk, self._retire, first)
+            live = LiveUpload(found, self.committer, self.disk, self._retire, first, self.budgets)
             self._live[key] = self._by_id[found.file_id] = live
             return live
         finally:
