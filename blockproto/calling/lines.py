@@ -156,6 +156,10 @@ class Lines:
         """How many connections there may be."""
         return len(self._connections)
 
+    def index_of(self, connection: Connection) -> int:
+        """Which one ``connection`` is or was; 0 if another has its place."""
+        return next((index for index, one in enumerate(self._connections) if one is connection), 0)
+
     @property
     def retry_for_s(self) -> float:
         """How long to come back without any progress."""

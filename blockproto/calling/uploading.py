@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -109,15 +109,16 @@ class Uploader:
         lanes: list[Lane] = []
         sending.begin_again(lanes)
         try:
-            for index in range(wanted):
-                with suppress(ConnectionLost) if lanes else nullcontext():
-                    lanes.append(await self._open_lane(index, sending, message, ahead=not lanes))
-                if sending.committed is not None:
-                    sending.check_committed(sending.committed)
-                    return len(lanes)
+            lanes.append(await self._open_lane(0, sending, message, ahead=True))
+            if sending.committed is not None:
+                sending.check_committed(sending.committed)
+                return len(lanes)
             if resumed:
                 self._lines.tell(Resumed(sending.progress.filename, sending.bytes_there))
-            await sending.run(lanes, partial(self._replace, lanes, sending, message))
+            joins = [
+                partial(self._open_lane, index, sending, message, joins=True) for index in range(1, wanted)
+            ]
+            await sending.run(lanes, partial(self._replace, sending, message), joins)
             return len(lanes)
         finally:
             if sending.committed is None:
@@ -135,14 +136,16 @@ class Uploader:
             raise
         return lane
 
-    async def _replace(self, lanes: list[Lane], sending: Sending, message: Open, lost: Lane) -> Lane:
+    async def _replace(self, sending: Sending, message: Open, lost: Lane) -> Lane:
         """A lane that joins in the place of ``lost``: over a new connection, or else beside another one (BP1-RES-025)."""
-        at = lanes.index(lost)
+        at = self._lines.index_of(lost.connection)
         why: BlockprotoError = lost.lost or ConnectionLost()
         for index in (at, *(index for index in range(self._lines.count) if index != at)):
             try:
                 return await self._open_lane(index, sending, message, joins=True)
-            except ConnectionLost as exc:
+            except BlockprotoError as exc:
+                if not exc.retryable:
+                    raise
                 why = exc
         raise why
 

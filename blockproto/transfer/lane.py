@@ -20,7 +20,7 @@ from ..errors import (
     LocalProtocolError,
     UnexpectedMessage,
 )
-from ..link.connection import Connection
+from ..link.connection import Connection, error_of
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
 from .sending import BlockSource, Sending
 
@@ -61,8 +61,10 @@ class Lane:
             return
         if isinstance(message, Opened | Committed | Error):
             self.opened.set()
-        if isinstance(message, Opened) and self._joins and self.joined is None:
+        if self._joining and isinstance(message, Opened):
             self.joined = message
+        elif self._joining and isinstance(message, Error):
+            self.lost = self.lost or error_of(message)
         else:
             self.sending.on_message(message)
 
@@ -74,10 +76,16 @@ class Lane:
         """See connection.Sink."""
         if self.released:
             return
+        joining = self._joining
         self.lost = self.lost or error
         self.opened.set()
-        if self.sending.committed is None:
+        if self.sending.committed is None and not joining:
             self.sending.lane_ended(error)
+
+    @property
+    def _joining(self) -> bool:
+        """Whether it is no lane of the file yet: what goes wrong with it concerns only who asked it to join."""
+        return self._joins and self.joined is None
 
     def release(self) -> None:
         """Carry no more blocks; the receiver keeps what it has, and what it still says here is not listened to."""

@@ -3,7 +3,8 @@
 ``Sending`` is the file as its sender sees it: what the receiver holds, what is under way, the digests. A ``Lane`` is one
 stream that carries some of its blocks; lanes take the next missing block when they are free, so a slow connection
 carries fewer. Whatever the receiver held before is read and hashed beside (not sent), because the root is over all.
-A lane that is lost while others go on is replaced by one that joins: its OPENED tells what of the lost one arrived.
+Others join when they are there. One that does not come is one fewer, and one that is lost while others go on is replaced by
+one that joins: its OPENED tells what of the lost one arrived.
 
     missing blocks → lanes → COMMIT → COMMITTED
                         ↑ DIGESTS_DIFFER → HAVE → OPENED ┘
@@ -137,6 +138,8 @@ def tell_all_done(on_progress: OnProgress | None, filename: str, filesize: int, 
         on_progress(Progress(filename, filesize, filesize, payload))
 
 
+Join = Callable[[], Awaitable["Lane"]]
+"""Makes one more lane that has joined; raises BlockprotoError."""
 Replace = Callable[["Lane"], Awaitable["Lane"]]
 """Makes a lane that has joined in the place of one that was lost; raises ConnectionLost."""
 
@@ -198,6 +201,7 @@ class Sending:
             self._blocknum = self._first_block
         self._lanes: list[Lane] = []
         self._replace: Replace | None = None
+        self._carrying: trio.Nursery | None = None
         self._failed: BlockprotoError | None = None
         self._opened = trio.Event()
         self._differs = False
@@ -205,12 +209,15 @@ class Sending:
 
     # ---- the whole of it --------------------------------------------------------------------------------------
 
-    async def run(self, lanes: list[Lane], replace: Replace | None = None) -> Committed:
+    async def run(
+        self, lanes: list[Lane], replace: Replace | None = None, joins: Sequence[Join] = ()
+    ) -> Committed:
         """Send what is missing over ``lanes`` and commit; the streams were opened with OPEN, and answered.
 
         Args:
             lanes: the streams; one that was replaced is taken out and the new one put in.
             replace: replaces one that was lost while others go on; None: any loss ends this.
+            joins: make more lanes, which are put in when they have joined; nobody waits for them.
 
         Raises:
             ConnectionLost: the connections ended; call again with new lanes to go on.
@@ -224,11 +231,15 @@ class Sending:
         self._begin_round(lanes)
         reason: BlockprotoError | OSError | None = None
         try:
-            while self.committed is None:
-                await self._send_missing()
-                if not self.source.unchanged():
-                    raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
-                await self._commit()
+            async with trio.open_nursery() as joining:
+                for join in joins:
+                    joining.start_soon(self._add, join)
+                while self.committed is None:
+                    await self._send_missing()
+                    if not self.source.unchanged():
+                        raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
+                    await self._commit()
+                joining.cancel_scope.cancel()
         except* (BlockprotoError, OSError) as group:
             reason = self._failed or _first_of(group)
         if self.committed is None:
@@ -297,9 +308,20 @@ class Sending:
 
     async def _send_missing(self) -> None:
         async with trio.open_nursery() as nursery:
+            self._carrying = nursery
             nursery.start_soon(self._digest_held)
             for lane in self._lanes:
                 nursery.start_soon(self._carry, lane)
+
+    async def _add(self, join: Join) -> None:
+        """Let one more lane carry blocks; where it cannot be had, there is one fewer."""
+        try:
+            lane = await join()
+        except BlockprotoError:
+            return  # what decides over the file is said on the lanes that carry it, too
+        self._lanes.append(lane)
+        if self._carrying is not None and self._carrying.child_tasks:
+            self._carrying.start_soon(self._carry, lane)
 
     async def _carry(self, lane: Lane) -> None:
         """Send blocks over ``lane``, and over what replaces it."""
