@@ -321,10 +321,15 @@ def run(
         honest = context.Process(target=be_honest, args=(server.port, 60 * minutes, found), daemon=True)
         honest.start()
         hands = [threading.Thread(target=again_and_again, args=(arena, work)) for work in works]
-        for hand in (*hands, watcher := threading.Thread(target=watch, args=(arena,))):
-            hand.start()
-        for hand in (*hands, watcher):
-            hand.join()
+        watcher = threading.Thread(target=watch, args=(arena,))
+        try:
+            for hand in (*hands, watcher):
+                hand.start()
+            for hand in (*hands, watcher):
+                hand.join()
+        except BaseException:
+            arena.until = 0  # Ctrl-C ends the others, too
+            raise
         resident = peak_bytes(server.pid)
         require(not arena.failures, "\n".join(arena.failures))
         took = found.get()
