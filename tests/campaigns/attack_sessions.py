@@ -9,6 +9,7 @@ first tenth, within ``DRIFT_MAX``; it has no more open files; and a good upload 
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import struct
@@ -74,9 +75,18 @@ def say(port: int, seed: int) -> None:
             if rng.random() < 0.2:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 return
-            sock.shutdown(socket.SHUT_WR)
+            _say_no_more(sock)
             while sock.recv(65_536):
                 pass
+
+
+def _say_no_more(sock: socket.socket) -> None:
+    """Shut the sending side; a server that has reset the connection before is as good."""
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        if error.errno != errno.ENOTCONN:
+            raise
 
 
 def resident(pid: int) -> int:
