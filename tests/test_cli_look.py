@@ -57,6 +57,37 @@ def test_stat(filled: Server, run: Run) -> None:
     ran = run("stat", filled.address + "/sub/中%20文")
     assert "filename  sub/中 文\n" in ran.out
     assert "filesize  2000 (2.0 KiB)\n" in ran.out
+    folder = run("stat", filled.address + "/sub").out
+    assert "filetype  inode/directory\n" in folder
+    assert "filesize" not in folder
+    assert "file_id" not in folder
+
+
+def test_ls_takes_several_addresses(filled: Server, run: Run) -> None:
+    """As ls does: each folder is named above what is in it, and one that is not there keeps nothing from the others."""
+    at = filled.address
+    ran = run("ls", at + "/sub", at + "/nothing", at + "/a", at + "/sub/empty")
+    assert ran.status == Status.FAILED
+    assert f"{at}/nothing: " in ran.err
+    assert [line[45:] if line[0] in "d-" else line for line in ran.out.splitlines() if line] == [
+        f"{at}/sub:",
+        "empty/",
+        "中 文",
+        "a",
+        f"{at}/sub/empty:",
+    ]
+    ran = run("ls", "--json", at + "/sub", at + "/a")
+    assert [one["filename"] for one in ran.objects] == ["sub/empty", "sub/中 文", "a"]
+
+
+def test_ls_of_two_servers_lists_the_one_that_is_there(
+    filled: Server, start_server: Callable[..., Server], tmp_path: Path, run: Run
+) -> None:
+    gone = start_server(tmp_path / "gone")
+    gone.stop()
+    ran = run("ls", gone.address, filled.address)
+    assert ran.status == Status.UNREACHABLE
+    assert "  a\n" in ran.out
 
 
 @pytest.mark.parametrize("command", ["ls", "stat", "rm"])

@@ -433,6 +433,9 @@ def test_modes_and_times_are_shown_as_far_as_they_mean_something(
     out = capsys.readouterr().out
     assert out.startswith("-rwxrwxrwx")
     assert '"mode": "0777"' in out
+    with HostileServer(honest) as server:
+        assert main(["uploads", server.address]) == Status.DONE
+    assert f"{ID.hex()}  less than a block of 10 B (0 blocks)  expires" in capsys.readouterr().out
     with HostileServer(LIES["a time of 2^63"]) as server:
         assert main(["uploads", server.address]) == Status.DONE
     assert "after the year 9999" in capsys.readouterr().out

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile_server import Asked, HostileServer, frame
 from peers import RawPeer, run, serving
 from processes import Ran, Server
 from test_admission import say_who
 from test_realm_cursors import door
 
 from blockproto import wire
+from blockproto.cli import main
 from blockproto.cli.output import Status
 from blockproto.errors import BlockprotoError, Code
 from blockproto.results import LeftOut as Told
@@ -404,6 +406,21 @@ def test_ls_names_what_it_does_not_list(server: Server, run: Run) -> None:
     flat = run("ls", server.address + "/tree")
     assert "tree/link: a symbolic link, left out" in flat.err
     assert "broken" not in flat.err
+
+
+@pytest.mark.parametrize(("reason", "status"), [(1, 0), (2, 0), (3, 0), (4, 1), (99, 1)])
+def test_ls_fails_only_where_the_server_could_not_read(
+    reason: int, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What hides behind a reason that nobody knows may be anything, too."""
+    passed = wire.LeftOut(reason, 1, ("x",))
+
+    def answer(asked: Asked) -> Iterator[object]:
+        yield frame(asked.stream, Result(ListKind.FILES, (), "", (passed,)))
+
+    with HostileServer(answer) as server:
+        assert main(["ls", "-r", server.address]) == status
+    assert "x: " in capsys.readouterr().err
 
 
 def test_reasons_that_nobody_knows_are_failures() -> None:

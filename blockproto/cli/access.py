@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import trio
 
 from .address import SCHEME, Address, AddressError, is_address, parse_address
 from .options import verbosity
-from .output import WITHHELD, say, warn
+from .output import WITHHELD, Status, about, say, warn
 
 if TYPE_CHECKING:
     from ..calling.trust import Trust
@@ -205,6 +206,22 @@ def check_access(address: Address) -> None:
             "--insecure if everybody on the way may read and change what is sent"
         )
     warn(f"not encrypted: everybody between here and {address.host} can read and change what is sent")
+
+
+def for_each_server(addresses: Sequence[Address], work: Callable[[Sequence[Address]], Awaitable[int]]) -> int:
+    """Do ``work`` with the addresses of one server after those of another; returns the most telling of the exit codes.
+
+    What ends the work with one server is said, and ends nothing with the others.
+    """
+    status: int = Status.DONE
+    for server in dict.fromkeys(address.server for address in addresses):
+        here = [address for address in addresses if address.server == server]
+        try:
+            with about(here[0].text if len(here) == 1 else server):
+                status = max(status, trio.run(work, here))
+        except click.exceptions.Exit as ended:
+            status = max(status, ended.exit_code)
+    return status
 
 
 def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[Client]:

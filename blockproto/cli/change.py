@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
 import trio
 
 from .. import BlockprotoError, Client
-from ..errors import ConnectionLost, GoingAway
-from .access import access_options, check_access, connect_as_told
+from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, AddressError, is_address, parse_address, to_address
 from .options import EXIT_CODES, json_option, verbose_option, verbosity
-from .output import Status, about, ends_run, fail, leaves_of, print_failed, print_json, say
+from .output import Status, about, ends_all, fail, leaves_of, print_failed, print_json, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -42,18 +42,10 @@ def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
         check_access(address)
         if not address.path:
             raise click.UsageError(f"'{address.text}' is the whole served folder: name what is to be removed")
-    status: int = Status.DONE
-    for server in dict.fromkeys(address.server for address in wanted):
-        here = [address for address in wanted if address.server == server]
-        try:
-            with about(server):
-                status = max(status, trio.run(_rm, here, recursive, as_json))
-        except click.exceptions.Exit as ended:  # the other servers know nothing of it
-            status = max(status, ended.exit_code)
-    return status
+    return for_each_server(wanted, partial(_rm, recursive, as_json))
 
 
-async def _rm(addresses: list[Address], recursive: bool, as_json: bool) -> int:
+async def _rm(recursive: bool, as_json: bool, addresses: Sequence[Address]) -> int:
     status: int = Status.DONE
     left = list(addresses)
     with _telling_of([{"filename": one.path, "removed": False} for one in addresses], left, as_json):
@@ -68,7 +60,7 @@ async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bo
     try:
         await client.remove(address.path, recursive=recursive)
     except BlockprotoError as error:
-        if _ends_all(error):
+        if ends_all(error):
             raise
         if as_json:
             print_failed({"filename": address.path, "removed": False}, error)
@@ -78,10 +70,6 @@ async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bo
     elif verbosity():
         say(f"{address.text}: removed")
     return Status.DONE
-
-
-def _ends_all(error: BlockprotoError) -> bool:
-    return isinstance(error, ConnectionLost | GoingAway) or ends_run(error)
 
 
 @contextmanager
@@ -142,7 +130,7 @@ async def _cancel_one(client: Client, sourceid: str, as_json: bool) -> int:
     try:
         await client.cancel_upload(sourceid)
     except BlockprotoError as error:
-        if _ends_all(error):
+        if ends_all(error):
             raise
         if as_json:
             print_failed({"sourceid": sourceid, "cancelled": False}, error)

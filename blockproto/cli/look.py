@@ -6,59 +6,113 @@ Listings are what was asked for, so they go to stdout, as lines for people or, w
 from __future__ import annotations
 
 import stat as modes
+from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import click
 import trio
 
-from .. import FileInfo, LeftOut, UploadInfo
+from .. import BlockprotoError, Client, FileInfo, LeftOut, UploadInfo
 from ..blocks import BLOCK_LENGTH
 from ..names import show_name
-from .access import access_options, check_access, connect_as_told
+from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, to_address
 from .left_out import missed_of, say_missed, tell_left_out
-from .options import json_option, verbose_option
-from .output import Status, about, print_json, say, show_size, show_time
+from .options import EXIT_CODES, json_option, verbose_option
+from .output import Status, about, ends_all, fail, print_json, say, show_count, show_size, show_time
 
 _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
+_NO_ID = "0" * 32
+_BEGUN = "less than a block"
+"""What is there of an upload without a whole block: a server lists none of which nothing is there (BP1-LST-005)."""
 
 
-@click.command("ls")
-@click.argument("address", callback=to_address, metavar=_FOLDER_ARGUMENT)
+_LS_EXAMPLES = f"""\b
+blockproto ls -r bp://localhost/2026
+blockproto ls --json bp://localhost/ | jq -r .filename
+
+{EXIT_CODES}
+"""
+
+
+@click.command("ls", epilog=_LS_EXAMPLES)
+@click.argument("addresses", nargs=-1, required=True, metavar=f"{_FOLDER_ARGUMENT}...")
 @click.option("-r", "--recursive", is_flag=True, help="Also what is in its folders.")
 @json_option
 @access_options
 @verbose_option
-def ls(address: Address, recursive: bool, as_json: bool) -> int:
-    """List the files and folders in a folder of a server (or one file)."""
-    check_access(address)
-    with about(address.text):
-        return trio.run(_ls, address, recursive, as_json)
+@click.pass_context
+def ls(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json: bool) -> int:
+    """List the files and folders in folders of a server (or single files).
+
+    What is there and is not listed is named on stderr. Where the server could not read something the exit code is 1.
+    """
+    wanted = [to_address(ctx, ctx.command.params[0], text) for text in addresses]
+    for address in wanted:
+        check_access(address)
+    return for_each_server(wanted, partial(_ls, _Listing(recursive, as_json, heads=len(wanted) > 1)))
 
 
-async def _ls(address: Address, recursive: bool, as_json: bool) -> int:
-    async with connect_as_told(address.server) as client:
-        entry = await client.stat(address.path) if address.path and not address.folder else None
-        if entry is not None and not entry.folder:
-            _print_entry(entry, address.path.rpartition("/")[0], as_json)
-            return Status.DONE
-        told = partial(_passed_over, address.path)
-        listing = client.listing(address.path, recursive=recursive, on_left_out=told)
-        async with aclosing(listing) as entries:
-            async for entry in entries:
-                _print_entry(entry, address.path, as_json)
-    return Status.DONE
+@dataclass(slots=True)
+class _Listing:
+    """What one ``ls`` was asked for, and what became of it; ``heads``: each folder is named above what is in it."""
+
+    recursive: bool
+    as_json: bool
+    heads: bool
+    begun: bool = False
+    status: int = Status.DONE
+
+    def head(self, address: Address) -> None:
+        """Name a folder, for people."""
+        if self.heads and not self.as_json:
+            click.echo(("\n" if self.begun else "") + show_name(address.text) + ":")
+        self.begun = True
 
 
-def _passed_over(above: str, part: LeftOut) -> None:
+async def _ls(listing: _Listing, addresses: Sequence[Address]) -> int:
+    async with connect_as_told(addresses[0].server) as client:
+        for address in addresses:
+            try:
+                await _ls_one(client, address, listing)
+            except BlockprotoError as error:
+                if ends_all(error):
+                    raise
+                listing.status = max(listing.status, fail(error, address.text))
+    return listing.status
+
+
+async def _ls_one(client: Client, address: Address, listing: _Listing) -> None:
+    entry = await client.stat(address.path) if address.path and not address.folder else None
+    if entry is not None and not entry.folder:
+        _print_entry(entry, address.path.rpartition("/")[0], listing.as_json)
+        listing.begun = True
+        return
+    told = partial(_passed_over, listing, address.path)
+    entries = client.listing(address.path, recursive=listing.recursive, on_left_out=told)
+    begun = False
+    async with aclosing(entries):
+        async for entry in entries:
+            if not begun:
+                listing.head(address)
+                begun = True
+            _print_entry(entry, address.path, listing.as_json)
+    if not begun:
+        listing.head(address)
+
+
+def _passed_over(listing: _Listing, above: str, part: LeftOut) -> None:
     """Tell what is there and not listed."""
     if not part.missed:
         tell_left_out(part)
         return
     for missed in missed_of(part, above):
         say_missed(missed)
+    if part.reason != "name":  # such a name is as its owner wants it; the others hide what may be anything
+        listing.status = max(listing.status, Status.FAILED)
 
 
 def _print_entry(entry: FileInfo, above: str, as_json: bool) -> None:
@@ -116,8 +170,9 @@ async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
         "mtime": show_time(entry.mtime_ns),
         "filesize": f"{entry.filesize} ({show_size(entry.filesize)})",
     }
+    hidden = {"folder", "mtime_ns", "version"} | ({"filesize"} if entry.folder else set())
     for key, value in fields.items():
-        if value is not None and key not in ("folder", "mtime_ns", "version"):
+        if value is not None and key not in hidden and value != _NO_ID:
             click.echo(f"{key:<9} {show_name(str(value))}")
     return Status.DONE
 
@@ -152,9 +207,10 @@ def _print_upload(upload: UploadInfo, as_json: bool) -> None:
         print_json(upload_fields(upload))
         return
     size = "?" if upload.filesize is None else show_size(upload.filesize)
+    held = _held_bytes(upload)
     expiry = "never" if upload.expires_ms is None else show_time(upload.expires_ms * 10**6)
     click.echo(
-        f"{upload.sourceid}  {show_size(_held_bytes(upload))} of {size} ({upload.held_count} blocks)  "
+        f"{upload.sourceid}  {show_size(held) if held else _BEGUN} of {size} ({show_count(upload.held_count, 'block')})  "
         f"expires {expiry}  {show_name(upload.filename)}"
     )
 

@@ -124,6 +124,11 @@ def ends_run(error: BaseException) -> bool:
     return is_for_all(error.code) or (error.code is Code.QUOTA and error.current == 0)
 
 
+def ends_all(error: BlockprotoError) -> bool:
+    """Whether nothing more can be asked of this server: it is lost, or would refuse everything."""
+    return isinstance(error, ConnectionLost | GoingAway) or ends_run(error)
+
+
 def is_for_all(code: int | None) -> bool:
     """Whether an error of that code is not about one file."""
     return code in _FOR_ALL
