@@ -20,6 +20,7 @@ from test_realm_cursors import door
 
 from blockproto import wire
 from blockproto.cli import main
+from blockproto.cli.left_out import NAMED_MAX
 from blockproto.cli.output import Status
 from blockproto.errors import BlockprotoError, Code
 from blockproto.results import LeftOut as Told
@@ -391,8 +392,13 @@ def test_links_and_special_files_alone_are_no_failure(server: Server, tmp_path: 
     assert ran.status == Status.DONE, ran.err
     assert ran.objects == []
     assert "tree/many 00: a symbolic link, left out" in ran.err
-    assert "9 more symbolic links, left out" in ran.err
+    assert ran.err.count(", left out\n") == NAMED_MAX
+    assert "and 32 more left out; -v names more\n" in ran.err
     assert "42 left out" in ran.err
+    told = run("get", server.address + "/tree", tmp_path / "copy", "-v").err
+    assert told.count(", left out\n") == 33  # the server names 32 links, and a pipe
+    assert "and 9 more left out\n" in told
+    assert "and 32 more left out; -v names more\n" in run("ls", server.address + "/tree").err
     assert run("put", tmp_path / "copy", server.address + "/").status == Status.DONE
 
 
@@ -421,6 +427,22 @@ def test_ls_fails_only_where_the_server_could_not_read(
     with HostileServer(answer) as server:
         assert main(["ls", "-r", server.address]) == status
     assert "x: " in capsys.readouterr().err
+
+
+def test_put_names_the_first_of_many_and_what_was_typed(server: Server, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "many").mkdir()
+    for number in range(15):
+        (tmp_path / f"many/{number:02}").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    ran = run("put", "many", "pipe", server.address + "/", cwd=tmp_path)
+    assert ran.status == Status.FAILED  # of the pipe, which was typed
+    lines = ran.err.splitlines()
+    assert lines[:NAMED_MAX] == [f"many/{number:02}: a symbolic link, left out" for number in range(10)]
+    assert lines[NAMED_MAX:-1] == ["pipe: a pipe, left out", "and 5 more left out; -v names all"]
+    assert "16 left out" in lines[-1]
+    told = run("put", "-v", "many", server.address + "/", cwd=tmp_path).err
+    assert told.count("a symbolic link, left out") == 15
+    assert "more left out" not in told
 
 
 def test_reasons_that_nobody_knows_are_failures() -> None:

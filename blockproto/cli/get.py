@@ -28,7 +28,7 @@ from ..store.places import Place
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
-from .left_out import missed_of, tell_left_out
+from .left_out import LeftOutTeller, missed_of
 from .options import (
     EXIT_CODES,
     checksum_option,
@@ -80,12 +80,12 @@ class _Wanted:
 class _Tally:
     """What became of it."""
 
+    left_out: LeftOutTeller
     status: int = Status.DONE
     files: int = 0
     filesize: int = 0
     here_already: int = 0
     left: int = 0
-    left_out: int = 0
     failed: int = 0
     as_json: bool = False
     named: set[str] = field(default_factory=set)
@@ -208,7 +208,7 @@ def _parse_span(text: str | None) -> tuple[int, int] | None:
 
 
 async def _get(addresses: list[Address], wanted: _Wanted) -> int:
-    tally = _Tally(as_json=wanted.as_json)
+    tally = _Tally(LeftOutTeller(wanted.verbosity > 0), as_json=wanted.as_json)
     began = time.monotonic()
     with Meter(0) as meter:
         for server in dict.fromkeys(address.server for address in addresses):
@@ -327,7 +327,7 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
 def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
     """Tell what the server's listing left out: it fails the run unless it is links and special files."""
     if not part.missed:
-        tally.left_out += tell_left_out(part)
+        tally.left_out.tell_part(part)
         return
     before = tally.failed
     for missed in missed_of(part, above):
@@ -343,8 +343,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
         _failed(tally, entry.filename, error, filename=entry.filename)
         return None
     if holds_in_progress(entry.filename):
-        tally.left_out += 1
-        say(show_name(f"{entry.filename}: a download in progress there, left out"))
+        tally.left_out.tell(entry.filename, "a download in progress there")
         return None
     depth = len(above.split("/")) if above else 0
     if "/".join(components[:depth]) != above or len(components) <= depth:
@@ -463,11 +462,12 @@ def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
 
 
 def _sum_up(tally: _Tally, elapsed_s: float) -> None:
-    if tally.files + tally.failed + tally.left_out <= 1 and not tally.folders:
+    tally.left_out.sum_up()
+    if tally.files + tally.failed + tally.left_out.count <= 1 and not tally.folders:
         return
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     parts += [f"{tally.here_already} already here"] if tally.here_already else []
     parts += [f"{tally.left} left as they were"] if tally.left else []
-    parts += [f"{tally.left_out} left out"] if tally.left_out else []
+    parts += [f"{tally.left_out.count} left out"] if tally.left_out.count else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))

@@ -1,15 +1,18 @@
-"""What is said of entries that a server's listing passed over: a sentence for each, and one for those it did not name."""
+"""What is said of entries that do not travel, here and in a server's listing: a sentence for each of the first, then one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .. import BlockprotoError, LeftOut
 from ..errors import NameRefused, NotPermitted
 from ..names import show_name
-from .output import explain, say, show_count
+from .output import explain, say
 
+NAMED_MAX = 10
+"""How many things that are left out are named where nobody asked for more."""
 _WHY = {"link": "a symbolic link", "special": "a special file"}
 _NAME = "its name cannot travel"
 _UNREADABLE = "the server cannot read it"
@@ -30,14 +33,45 @@ class Missed:
     advice: str
 
 
-def tell_left_out(part: LeftOut) -> int:
-    """Name links and special files, as ``put`` does; returns how many there were."""
-    for name in part.names:
-        say(f"{show_name(name)}: {_WHY[part.reason]}, left out")
-    more = part.count - len(part.names)
-    if more > 0:
-        say(f"{show_count(more, 'more ' + _WHY[part.reason].removeprefix('a '))}, left out")
-    return part.count
+class LeftOutTeller:
+    """Tells what is left out without being missed, and counts it: links, special files, downloads in progress.
+
+    Args:
+        everything: name all of it, as ``-v`` asks; else the first ``NAMED_MAX``.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    def __init__(self, everything: bool) -> None:
+        self.count = 0
+        self._most = math.inf if everything else NAMED_MAX
+        self._named = self._withheld = self._nameless = 0
+
+    def tell(self, name: str, why: str, *, typed: bool = False) -> None:
+        """Name one; ``typed``: it was an argument of the command, which is always named."""
+        self.count += 1
+        if self._named < self._most or typed:
+            self._named += 1
+            say(show_name(f"{name}: {why}, left out"))
+        else:
+            self._withheld += 1
+
+    def tell_part(self, part: LeftOut) -> None:
+        """Name links or special files of a server's listing; it names some of many."""
+        for name in part.names:
+            self.tell(name, _WHY[part.reason])
+        more = max(0, part.count - len(part.names))
+        self.count += more
+        self._nameless += more
+
+    def sum_up(self) -> None:
+        """Say how many were not named."""
+        more = self._withheld + self._nameless
+        if not more:
+            return
+        advice = f"; -v names {'more' if self._nameless else 'all'}" if self._withheld else ""
+        say(f"and {more:,} more left out{advice}")
 
 
 def missed_of(part: LeftOut, above: str) -> Iterator[Missed]:

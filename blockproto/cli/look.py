@@ -20,8 +20,8 @@ from ..blocks import BLOCK_LENGTH
 from ..names import show_name
 from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, to_address
-from .left_out import missed_of, say_missed, tell_left_out
-from .options import EXIT_CODES, json_option, verbose_option
+from .left_out import LeftOutTeller, missed_of, say_missed
+from .options import EXIT_CODES, json_option, verbose_option, verbosity
 from .output import Status, about, ends_all, fail, print_json, say, show_count, show_size, show_time
 
 _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
@@ -53,7 +53,10 @@ def ls(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
     wanted = [to_address(ctx, ctx.command.params[0], text) for text in addresses]
     for address in wanted:
         check_access(address)
-    return for_each_server(wanted, partial(_ls, _Listing(recursive, as_json, heads=len(wanted) > 1)))
+    listing = _Listing(recursive, as_json, len(wanted) > 1, LeftOutTeller(verbosity() > 0))
+    status = for_each_server(wanted, partial(_ls, listing))
+    listing.left_out.sum_up()
+    return status
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class _Listing:
     recursive: bool
     as_json: bool
     heads: bool
+    left_out: LeftOutTeller
     begun: bool = False
     status: int = Status.DONE
 
@@ -107,7 +111,7 @@ async def _ls_one(client: Client, address: Address, listing: _Listing) -> None:
 def _passed_over(listing: _Listing, above: str, part: LeftOut) -> None:
     """Tell what is there and not listed."""
     if not part.missed:
-        tell_left_out(part)
+        listing.left_out.tell_part(part)
         return
     for missed in missed_of(part, above):
         say_missed(missed)

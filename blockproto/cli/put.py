@@ -29,6 +29,7 @@ from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
 from .address import Address
 from .interruptions import LineTeller
+from .left_out import LeftOutTeller
 from .options import (
     EXIT_CODES,
     as_option,
@@ -70,13 +71,13 @@ class _Wanted:
 class _Tally:
     """What became of it."""
 
+    left_out: LeftOutTeller
     status: int = Status.DONE
     files: int = 0
     filesize: int = 0
     payload: int = 0
     there_already: int = 0
     left: int = 0
-    left_out: int = 0
     failed: int = 0
     lost: list[BlockprotoError] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -180,7 +181,7 @@ def _server_name(wanted: _Wanted, path: str) -> str:
 
 
 async def _put(wanted: _Wanted, connections: int) -> int:
-    tally = _Tally()
+    tally = _Tally(LeftOutTeller(wanted.verbosity > 0))
     began = time.monotonic()
     shown = sys.stderr.isatty()
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
@@ -258,9 +259,9 @@ def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Fou
 
 
 def _leave_out(tally: _Tally, path: Path, why: str, *, named: str) -> None:
-    say(show_name(f"{path}: {why}, left out"))
-    tally.left_out += 1
-    if str(path) == str(Path(named)):
+    typed = str(path) == str(Path(named))
+    tally.left_out.tell(str(path), why, typed=typed)
+    if typed:
         tally.status = max(tally.status, Status.FAILED)
 
 
@@ -372,18 +373,19 @@ def _describe(receipt: Receipt) -> str:
 
 
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
+    tally.left_out.sum_up()
     if tally.ended:
         return  # that was the sentence
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
-    if tally.files + tally.failed + tally.left_out <= 1:
+    if tally.files + tally.failed + tally.left_out.count <= 1:
         return
     parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
     if tally.there_already or tally.left:
         parts.append(f"{tally.files - tally.there_already - tally.left} sent")
     parts += [f"{tally.there_already} already there"] if tally.there_already else []
     parts += [f"{tally.left} left as they are there"] if tally.left else []
-    parts += [f"{tally.left_out} left out"] if tally.left_out else []
+    parts += [f"{tally.left_out.count} left out"] if tally.left_out.count else []
     parts += [f"{tally.failed} failed"] if tally.failed else []
     say("; ".join(parts))
