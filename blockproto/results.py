@@ -94,6 +94,13 @@ LeftOutReason = Literal["link", "special", "name", "unreadable", "other"]
 """Why a listing passed over something: a symbolic link, a pipe or the like, a name that cannot travel, something that the
 server cannot read, or a reason that a newer server has."""
 
+_WHY_LEFT_OUT: dict[LeftOutReason, str] = {
+    "link": "a symbolic link",
+    "special": "a special file",
+    "name": "its name cannot travel",
+    "unreadable": "the server cannot read it",
+    "other": "the server left it out, for a reason that this version does not know",
+}
 _LEFT_OUT_REASONS: dict[int, LeftOutReason] = {1: "link", 2: "special", 3: "name", 4: "unreadable"}
 
 
@@ -115,6 +122,11 @@ class LeftOut:
     def missed(self) -> bool:
         """Whether something that should have come did not; links and special files never do."""
         return self.reason not in ("link", "special")
+
+    @property
+    def why(self) -> str:
+        """The reason for people."""
+        return _WHY_LEFT_OUT[self.reason]
 
 
 class DownloadJob(NamedTuple):

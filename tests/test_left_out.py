@@ -445,6 +445,41 @@ def test_put_names_the_first_of_many_and_what_was_typed(server: Server, tmp_path
     assert "more left out" not in told
 
 
+def test_a_queue_tells_what_does_not_come(server: Server, tmp_path: Path, run: Run) -> None:
+    """What should have come fails the folder, and only that: what is in it goes."""
+    odd(server.folder / "tree")
+    queue = ("--queue", tmp_path / "queue")
+    run("queue", "get", server.address + "/tree", tmp_path / "copy", *queue)
+    ran = run("queue", "run", "--until-empty", *queue)
+    assert ran.status == Status.FAILED
+    assert "tree/link: a symbolic link, left out\n" in ran.err
+    assert "tree/sub/pipe: a special file, left out\n" in ran.err
+    assert "tree/caf\\xe9: its name cannot travel; rename it there\n" in ran.err
+    assert "1: tree: 3 of what is in it did not come; tree/caf\\xe9: its name cannot travel\n" in ran.err
+    assert (tmp_path / "copy/sub/inside").read_bytes() == b"x"
+    (folder,) = (one for one in run("queue", "list", "--json", *queue).objects if one["state"] == "failed")
+    assert (folder["became"], folder["code"], folder["retryable"]) == (5, Code.NAME_REFUSED, False)
+    for name in ("caf\udce9", "line\nend"):
+        (server.folder / "tree" / name).unlink()
+    shutil.rmtree(server.folder / "tree/folder\t")
+    run("queue", "retry", folder["id"], *queue)
+    again = run("queue", "run", "--until-empty", *queue)
+    assert again.status == Status.DONE, again.err
+
+
+def test_a_queue_names_the_links_that_stay_here(server: Server, tmp_path: Path, run: Run) -> None:
+    odd(tmp_path / "here/tree")
+    for name in ("caf\udce9", "line\nend"):
+        (tmp_path / "here/tree" / name).unlink()
+    shutil.rmtree(tmp_path / "here/tree/folder\t")
+    queue = ("--queue", tmp_path / "queue")
+    run("queue", "add", tmp_path / "here/tree", server.address + "/", *queue)
+    ran = run("queue", "run", "--until-empty", *queue)
+    assert ran.status == Status.DONE, ran.err
+    assert f"{tmp_path}/here/tree/link: a symbolic link, left out\n" in ran.err
+    assert ran.err.count(", left out\n") == 4
+
+
 def test_reasons_that_nobody_knows_are_failures() -> None:
     assert [Told(reason, 1, ()).missed for reason in ("link", "special", "name", "unreadable", "other")] == [
         False, False, True, True, True,

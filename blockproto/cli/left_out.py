@@ -13,10 +13,6 @@ from .output import explain, say
 
 NAMED_MAX = 10
 """How many things that are left out are named where nobody asked for more."""
-_WHY = {"link": "a symbolic link", "special": "a special file"}
-_NAME = "its name cannot travel"
-_UNREADABLE = "the server cannot read it"
-_OTHER = "the server left it out, for a reason that this version does not know"
 _ADVICE = {
     "name": "rename it there",
     "unreadable": "let the server's user read it",
@@ -60,7 +56,7 @@ class LeftOutTeller:
     def tell_part(self, part: LeftOut) -> None:
         """Name links or special files of a server's listing; it names some of many."""
         for name in part.names:
-            self.tell(name, _WHY[part.reason])
+            self.tell(name, part.why)
         more = max(0, part.count - len(part.names))
         self.count += more
         self._nameless += more
@@ -90,6 +86,4 @@ def say_missed(missed: Missed) -> None:
 
 
 def _error_of(part: LeftOut) -> BlockprotoError:
-    if part.reason == "name":
-        return NameRefused(_NAME)
-    return NotPermitted(_UNREADABLE if part.reason == "unreadable" else _OTHER)
+    return NameRefused(part.why) if part.reason == "name" else NotPermitted(part.why)

@@ -7,7 +7,7 @@ once, also when no server can be reached: a folder is looked into when its turn 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ import click
 import trio
 from click.core import ParameterSource
 
-from .. import Client, QueuedTransfer, TransferQueue, TransferState
+from .. import Client, LeftOut, QueuedTransfer, TransferQueue, TransferState
 from ..errors import Code, NameRefused, NotPermitted
 from ..names import show_name
 from ..queue import Direction
@@ -28,6 +28,7 @@ from .access import access_options, check_access, connect_as_told, token_needs_s
 from .address import Address, parse_address, to_address
 from .get import split_words
 from .interruptions import LineTeller
+from .left_out import LeftOutTeller, missed_of, say_missed
 from .options import (
     EXIT_CODES,
     as_option,
@@ -399,6 +400,7 @@ def run(
         "server": None if address is None else address.server,
         "retry_for_s": RETRY_FOR_S if retry_for_s is None else retry_for_s,
         "on_line": LineTeller(verbosity() > 0),
+        "on_left_out": _passed_over,
     }
 
     async def running(queue: TransferQueue) -> int:
@@ -422,6 +424,18 @@ async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> 
         watcher.sum_up()
         status = watcher.status
     return status
+
+
+def _passed_over(folder: QueuedTransfer, parts: Sequence[LeftOut]) -> None:
+    """Tell what of a folder does not come."""
+    teller = LeftOutTeller(verbosity() > 0)
+    for part in parts:
+        if not part.missed:
+            teller.tell_part(part)
+            continue
+        for missed in missed_of(part, folder.name):
+            say_missed(missed)
+    teller.sum_up()
 
 
 class _Watcher:

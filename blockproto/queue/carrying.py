@@ -9,28 +9,58 @@ from __future__ import annotations
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from ..api import discard_download
 from ..calling.walking import Found, walk
 from ..client import Client
-from ..errors import ConnectionLost, GoingAway, NameRefused, SourceChanged, UnknownUpload
+from ..errors import (
+    BlockprotoError,
+    ConnectionLost,
+    GoingAway,
+    NameRefused,
+    NotPermitted,
+    SourceChanged,
+    UnknownUpload,
+)
 from ..names import SafeName
-from ..results import Receipt, UploadJob
+from ..results import LeftOut, Receipt, UploadJob
 from ..transfer.committing import run_in_thread
 from ..transfer.sending import OnProgress
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
 
 Stored = tuple[str, int]
 """Under which name, and how many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a folder consists of: the transfers that it becomes, and what was passed over."""
+
+    entries: list[Wanted] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def missed(self) -> BlockprotoError | None:
+        """Why the folder is not whole without what should have come and did not; None if it is."""
+        missed = [part for part in self.left_out if part.missed]
+        if not missed:
+            return None
+        first, count = missed[0], sum(part.count for part in missed)
+        text = f"{count:,} of what is in it did not come"
+        text += f"; {first.names[0] or 'the folder itself'}: {first.why}" if first.names else f": {first.why}"
+        return NameRefused(text) if first.reason == "name" else NotPermitted(text)
+
+
 OnFound = Callable[[int, str | None], Awaitable[None]]
 """Called with the size and, for an upload, the sourceid, before the first byte moves."""
 
 
 async def carry(
     client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
-) -> Stored | list[Wanted]:
+) -> Stored | Contents:
     """Do it: returns what was stored, or what a folder consists of.
 
     Raises:
@@ -61,7 +91,7 @@ async def tidy(client: Client, one: QueuedTransfer) -> None:
 
 async def _upload(
     client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
-) -> Stored | list[Wanted]:
+) -> Stored | Contents:
     facts = await run_in_thread(one.path.stat)
     if stat.S_ISDIR(facts.st_mode):
         if one.folder_id is None:
@@ -80,20 +110,20 @@ async def _upload(
     return receipt.stored_as, receipt.filesize
 
 
-def _files_here(one: QueuedTransfer) -> list[Wanted]:
+def _files_here(one: QueuedTransfer) -> Contents:
     """The files in a folder here, and its empty folders; links and special files stay here, as with ``put``."""
+    left_out = []
 
-    def leave_out(_path: Path, _why: str) -> None:
-        pass
+    def leave_out(path: Path, _why: str) -> None:
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # else it is of ours: a download in progress
+            left_out.append(LeftOut("link" if stat.S_ISLNK(mode) else "special", 1, (str(path),)))
 
     def fail(_path: Path, error: OSError) -> None:
         raise error
 
-    return [
-        _part_of(one, found.name, found.path)
-        for found in walk(one.path, one.name, leave_out, fail)
-        if _travels(found)
-    ]
+    walked = walk(one.path, one.name, leave_out, fail)
+    return Contents([_part_of(one, found.name, found.path) for found in walked if _travels(found)], left_out)
 
 
 def _travels(found: Found) -> bool:
@@ -115,7 +145,7 @@ async def _make_folder(client: Client, one: QueuedTransfer) -> Stored:
 
 async def _download(
     client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
-) -> Stored | list[Wanted]:
+) -> Stored | Contents:
     entry = await client.stat(one.name)
     if entry.folder:
         return await _files_there(client, one)
@@ -133,11 +163,12 @@ async def _download(
     return receipt.stored_as, receipt.filesize
 
 
-async def _files_there(client: Client, one: QueuedTransfer) -> list[Wanted]:
+async def _files_there(client: Client, one: QueuedTransfer) -> Contents:
     """The files below a folder of the server, each with its place here; what the server names is judged first."""
-    found: list[Wanted] = []
+    found = Contents()
     depth = len(one.name.split("/"))
-    async with aclosing(client.listing(one.name, recursive=True)) as entries:
+    listing = client.listing(one.name, recursive=True, on_left_out=found.left_out.append)
+    async with aclosing(listing) as entries:
         async for entry in entries:
             components = SafeName.parse(entry.filename).components
             if "/".join(components[:depth]) != one.name or len(components) <= depth:
@@ -146,7 +177,7 @@ async def _files_there(client: Client, one: QueuedTransfer) -> list[Wanted]:
             if entry.folder:
                 await run_in_thread(partial(place.mkdir, parents=True, exist_ok=True))
             else:
-                found.append(_part_of(one, entry.filename, place))
+                found.entries.append(_part_of(one, entry.filename, place))
     return found
 
 

@@ -24,7 +24,7 @@ from ..tasks import background_tasks
 from ..transfer.committing import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
 from .journal import Journal
-from .runner import Runner
+from .runner import OnLeftOut, Runner
 
 AT_ONCE = 3
 RETRY_FOR_S = 86_400.0
@@ -227,6 +227,7 @@ class TransferQueue:
         until_empty: bool = False,
         server: str | None = None,
         retry_for_s: float = RETRY_FOR_S,
+        on_left_out: OnLeftOut | None = None,
         **options: object,
     ) -> None:
         """Do the transfers, until cancelled or, with ``until_empty``, until nothing waits or runs.
@@ -239,6 +240,9 @@ class TransferQueue:
             until_empty: return when all have ended or are paused.
             server: run only what concerns this one, ``bp://HOST:PORT`` as it was added.
             retry_for_s: for how long to come back after a lost connection while nothing gets further.
+            on_left_out: called with a folder whose turn has come, and what was passed over in it: links and special files;
+                and what a server names that cannot come (``LeftOut.missed``), for which the folder fails while what is in
+                it goes on.
             options: more for ``connect``, such as ``on_line``.
 
         Raises:
@@ -255,7 +259,7 @@ class TransferQueue:
         except Timeout:
             raise StoreInUse(f"another process runs the queue '{self._journal.path}' already") from None
         to_server = partial(self._connect, retry_for_s=retry_for_s, **options)
-        self._runner = Runner(self._journal, to_server, at_once, server)  # type: ignore[arg-type]
+        self._runner = Runner(self._journal, to_server, at_once, server, on_left_out)  # type: ignore[arg-type]
         try:
             await self._runner.run(until_empty=until_empty)
         finally:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from ..errors import NotPermitted, StoreFailed, StoreFull
+from ..errors import BlockprotoError, NotPermitted, StoreFailed, StoreFull
 from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
 
 FORMAT = 1
@@ -168,15 +168,28 @@ class Journal:
         with self._change() as database:
             return [self._add(database, one, None, None) for one in wanted]
 
-    def expand(self, folder: QueuedTransfer, entries: Sequence[Wanted]) -> None:
-        """Let a folder whose turn has come be done, and what is in it stand where it stood."""
+    def expand(
+        self, folder: QueuedTransfer, entries: Sequence[Wanted], missed: BlockprotoError | None
+    ) -> None:
+        """Let a folder whose turn has come be done, and what is in it stand where it stood.
+
+        If something of it was ``missed``, the folder has failed for that reason; what is in it goes all the same.
+        """
         folder_id = folder.folder_id or folder.id
         with self._change() as database:
             for one in entries:
                 self._add(database, one, folder_id, folder.place)
             database.execute(
-                f"UPDATE transfers SET state = 'done', became = :count, untidy = 0, {_STAMP} WHERE id = :id",
-                {"count": len(entries), "id": folder.id, "now": _now_ms()},
+                "UPDATE transfers SET state = :state, became = :count, untidy = 0, error = :error, code = :code, "
+                f"retryable = 0, {_STAMP} WHERE id = :id",
+                {
+                    "state": (TransferState.DONE if missed is None else TransferState.FAILED).value,
+                    "count": len(entries),
+                    "error": None if missed is None else str(missed),
+                    "code": None if missed is None else int(missed.code),
+                    "id": folder.id,
+                    "now": _now_ms(),
+                },
             )
 
     def _add(

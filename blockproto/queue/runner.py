@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +20,18 @@ import trio
 
 from ..client import Client
 from ..errors import BlockprotoError
+from ..results import LeftOut
 from ..transfer.committing import run_in_thread
 from ..transfer.sending import Progress
-from .carrying import carry, tidy
+from .carrying import Contents, carry, tidy
 from .entry import PRIORITIES, QueuedTransfer, TransferState
 from .journal import Journal
 
 ConnectTo = Callable[[str], AbstractAsyncContextManager[Client]]
 """Makes a client of ``bp://HOST:PORT``."""
+
+OnLeftOut = Callable[[QueuedTransfer, Sequence[LeftOut]], None]
+"""Called with a folder whose turn has come and what was passed over in it."""
 
 LINGER_S = 10.0
 """How long the connection to a server is kept when nothing of it runs any more."""
@@ -67,9 +71,18 @@ class Runner:
         connect: makes clients.
         at_once: how many transfers of one priority run together with one server.
         server: run only what concerns this one; None: everything.
+        on_left_out: hears of links and the like in folders; None: nobody does.
     """
 
-    def __init__(self, journal: Journal, connect: ConnectTo, at_once: int, server: str | None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        connect: ConnectTo,
+        at_once: int,
+        server: str | None,
+        on_left_out: OnLeftOut | None = None,
+    ) -> None:
+        self._on_left_out = on_left_out
         self._journal = journal
         self._connect = connect
         self._at_once = at_once
@@ -190,8 +203,10 @@ class Runner:
         else:
             self._positions.pop(one.id, None)
             with trio.CancelScope(shield=True):  # it is done: a cancellation in this instant came too late
-                if isinstance(outcome, list):
-                    await run_in_thread(lambda: journal.expand(one, outcome))
+                if isinstance(outcome, Contents):
+                    await run_in_thread(lambda: journal.expand(one, outcome.entries, outcome.missed))
+                    if outcome.left_out and self._on_left_out is not None:
+                        self._on_left_out(one, outcome.left_out)
                 else:
                     await run_in_thread(lambda: journal.done(one.id, *outcome))
 
