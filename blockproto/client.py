@@ -83,7 +83,7 @@ class Client:
 
     Args:
         dial: makes a byte stream to the server.
-        server: what the server is called, part of what a sourceid is derived from.
+        server: what the server is called, part of what the label of a download in progress is derived from.
         nursery: where connections live.
         open_sidecar: opens the download store for a destination and the position where its bytes begin.
         connections: over how many connections a big file is sent.
@@ -546,7 +546,7 @@ class Client:
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
-        sourceid = derive_sourceid(self._installation(), self._server, name, self._real(path), facts)
+        sourceid = derive_sourceid(self._installation(), name, self._real(path), facts)
         return another_sourceid(self._installation(), sourceid, again) if again else sourceid
 
     def _installation(self) -> bytes:

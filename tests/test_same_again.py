@@ -26,6 +26,7 @@ from blockproto.client import Client, connect_with
 from blockproto.errors import BlockprotoError, FileExists, SourceChanged, UnexpectedMessage, Unsupported
 from blockproto.link.connection import Connection
 from blockproto.results import IfExistsWord, Receipt, UploadJob
+from blockproto.transfer.sending import Progress
 from blockproto.wire import FEATURE_IF_EXISTS, Block, Committed, Hello, List, Open
 
 quick = pytest.mark.trio(run=run)
@@ -148,16 +149,43 @@ async def test_a_single_upload_from_another_home_is_stored_once(
 async def test_what_is_remembered_is_said_at_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Sent by this home, and now to the same server by another name: nothing but OPEN with ROOT."""
+    """Sent by this home, and now by another name of the same file: nothing but OPEN with ROOT."""
     path = _file(tmp_path, size=size)
+    linked = tmp_path / "linked"
+    linked.hardlink_to(path)
     monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
     async with serving() as served:
         async with home(served, tmp_path / "home", monkeypatch) as client:
             await client.upload(path)
         before = served.payload_sent
-        async with home(served, tmp_path / "home", monkeypatch, server="another spelling") as client:
-            again = await client.upload(path)
+        async with home(served, tmp_path / "home", monkeypatch) as client:
+            again = await client.upload(linked, name="a.bin")
         assert (again.outcome, again.stored_as, served.payload_sent) == ("there", "a.bin", before)
+
+
+@quick
+@pytest.mark.clause("BP1-RES-002")
+async def test_an_upload_goes_on_under_another_spelling_of_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _file(tmp_path, size=8 * MIB)
+    async with serving() as served:
+        with trio.CancelScope() as stopped:
+
+            def stop(progress: Progress) -> None:
+                if progress.position_bytes_done >= 3 * MIB:
+                    stopped.cancel()
+
+            async with home(served, tmp_path / "home", monkeypatch, server="127.0.0.1:1") as client:
+                await client.upload(path, progress=stop)
+        assert stopped.cancelled_caught
+        async with home(served, tmp_path / "home", monkeypatch, server="localhost:2") as client:
+            (begun,) = [one async for one in client.uploads()]
+            assert begun.held_count >= 3
+            receipt = await client.upload(path)
+        assert receipt.resumed
+        assert receipt.blocks_skipped >= begun.held_count
+        assert receipt.payload_bytes_sent <= (8 - begun.held_count) * MIB
 
 
 @quick

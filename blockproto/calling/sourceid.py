@@ -1,7 +1,8 @@
 """How a client names its uploads, so that the same command resumes without any database.
 
-A sourceid is derived with keyed BLAKE3 from an installation secret and what makes the upload the same one: server, target
-name, path, size, modification time and inode. Another machine, or a changed file, gives another id. The id is no
+A sourceid is derived with keyed BLAKE3 from an installation secret and what makes the upload the same one: target name,
+path, size, modification time and inode. Another machine, or a changed file, gives another id. How the server is called is
+no part of it: one server has many spellings and ports, and sourceids of different servers never meet. The id is no
 credential; the secret only keeps ids from telling who has which file.
 
 Spec: BP1-RES.
@@ -47,12 +48,12 @@ def installation_secret(folder: Path | None = None) -> bytes:
     return secrets.token_bytes(SECRET_LENGTH)
 
 
-def derive_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
-    """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent to ``server`` as ``name``.
+def derive_sourceid(secret: bytes, name: str, path: str, facts: os.stat_result) -> bytes:
+    """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent as ``name`` to whatever server.
 
     The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent.
     """
-    parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
+    parts = (name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
     text = "\0".join(parts).encode("utf-8", "surrogateescape")
     return blake3(text, key=secret).digest(16)
 

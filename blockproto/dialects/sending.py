@@ -125,7 +125,7 @@ class Outgoing:
         """A positive number of 63 bits that is this file's, as long as it does not change (BP1-SID-021)."""
         real = os.path.realpath(self.path)
         secret = installation_secret()
-        derived = derive_sourceid(secret, self.server, self.filename, real, self._facts)
+        derived = derive_sourceid(secret, self.filename, real, self._facts)
         return str(1 + int.from_bytes(derived, "big") % ((1 << 63) - 1))
 
     def reached(self, position: int) -> None:

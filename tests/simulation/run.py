@@ -175,9 +175,7 @@ def _quiet() -> Iterator[None]:
 def _derived_alike() -> Iterator[None]:
     """Derive sourceids from what is the same in every run: name, size and time, not inode and folder."""
 
-    def derive(
-        secret: bytes, server: str, name: str, path: str, facts: os.stat_result, again: bytes = b""
-    ) -> bytes:
+    def derive(secret: bytes, name: str, path: str, facts: os.stat_result, again: bytes = b"") -> bytes:
         text = f"{name} {facts.st_size} {facts.st_mtime_ns - int(EPOCH_S * 1e9)}"
         return blake3(text.encode() + again).digest(16)
 

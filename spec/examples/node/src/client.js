@@ -2,7 +2,7 @@
  * Who dials: upload, download, list, remove; and going on after the line broke.
  *
  * The same call again resumes, because everything that names the transfer is derived from it: an upload's sourceid from
- * the server, the target, and the source's path, size, time and inode (RES-002), a download's from where it goes.
+ * the target, and the source's path, size, time and inode (RES-002), a download's from where it goes.
  */
 import {constants} from 'node:fs';
 import {mkdir, open, readFile, rename, stat as statOfFile, unlink, writeFile} from 'node:fs/promises';
@@ -120,7 +120,7 @@ export class Client {
    */
   async uploadStream(readable, filename, identity, options = {}) {
     judgeOwnName(filename);
-    const sourceid = keyedId(await installationSecret(), JSON.stringify([this.host, this.port, filename, identity].map(String)));
+    const sourceid = keyedId(await installationSecret(), JSON.stringify([filename, identity].map(String)));
     const where = path.join(STATE, `stream-${sourceid}`);
     const handle = await open(where, 'w+');
     try {
@@ -158,7 +158,7 @@ export class Client {
   }
 
   async sourceidOf(source, filename, stat) {
-    const words = [this.host, this.port, filename, path.resolve(source), stat.size, stat.mtimeNs, stat.ino];
+    const words = [filename, path.resolve(source), stat.size, stat.mtimeNs, stat.ino];
     return keyedId(await installationSecret(), JSON.stringify(words.map(String)));
   }
 
