@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -9,6 +10,7 @@ import sys
 def main() -> int:
     """Run the command; returns its exit code.
 
+    Where the reader of stdout has gone, SIGPIPE ends the process, as it ends others in a pipeline.
     Ctrl-C before the command can say anything about it ends the process by the signal, not with a traceback of imports.
     """
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -18,7 +20,11 @@ def main() -> int:
 
     if heeded:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return run()
+    status = run()
+    if hasattr(signal, "SIGPIPE") and status == 128 + signal.SIGPIPE:  # what a shell calls the end by it
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGPIPE)
+    return status
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +33,9 @@ def shell(server: Server, tmp_path: Path) -> Callable[..., tuple[int, str, str]]
     (tmp_path / "b").write_bytes(b"2")
     (tmp_path / ".blockproto").mkdir()
 
-    def run(words: list[str], redirection: str, **more: str) -> tuple[int, str, str]:
+    def run(
+        words: list[str], redirection: str = "", *, stdout: int = subprocess.PIPE, **more: str
+    ) -> tuple[int, str, str]:
         words = [word.format(server.address) for word in words]
         script = f'"$@" {redirection}'
         ran = subprocess.run(
@@ -39,10 +43,11 @@ def shell(server: Server, tmp_path: Path) -> Callable[..., tuple[int, str, str]]
             cwd=tmp_path,
             env={"BLOCKPROTO_QUEUE": str(tmp_path / "queue"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
             | more,
-            capture_output=True,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
             timeout=TIMEOUT_S,
         )
-        return ran.returncode, ran.stdout.decode(), ran.stderr.decode()
+        return ran.returncode, (ran.stdout or b"").decode(), ran.stderr.decode()
 
     return run
 
@@ -58,6 +63,19 @@ def test_output_that_cannot_be_written_is_a_failure(words: list[str], redirectio
     assert "stdout" in err
     assert "Traceback" not in err
     assert "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("words", PRINTS, ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_it_by_sigpipe(words: list[str], unbuffered: str, shell: Shell) -> None:
+    """As it ends every other command of a pipeline."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        status, _, err = shell(words, stdout=write, PYTHONUNBUFFERED=unbuffered)
+    finally:
+        os.close(write)
+    assert (status, err) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize("words", SILENT, ids=" ".join)

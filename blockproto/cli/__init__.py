@@ -2,7 +2,8 @@
 
 Rules:
     1. What scripts read goes to stdout (JSON lines, listings, ``listening on``); everything said to people goes to stderr.
-    2. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost after retries, 130 Ctrl-C.
+    2. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost after retries, 130 Ctrl-C,
+       141 stdout's reader has gone.
     3. This module imports nothing heavy, so that ``--version`` and ``--help`` answer at once; the engine is imported by
        the command's own module.
 """
@@ -24,7 +25,7 @@ from .. import __version__
 from ..errors import BlockprotoError
 from ..names import show_lines
 from .output import ShownFormatter, Status, fail, leaves_of, say
-from .streams import secure, silence
+from .streams import secure
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Serve a folder: take uploads into it and hand its files out."),
@@ -113,9 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
-        silence(sys.stdout.fileno())
-        return Status.FAILED
     except BaseException as error:
         return _from_trio(error)
 
@@ -147,9 +145,6 @@ def _from_trio(error: BaseException) -> int:
     leaves = leaves_of(error)
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return _interrupted()
-    if any(isinstance(leaf, BrokenPipeError) for leaf in leaves):
-        silence(sys.stdout.fileno())
-        return Status.FAILED
     for leaf in leaves:
         if isinstance(leaf, click.ClickException):
             leaf.show()

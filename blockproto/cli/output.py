@@ -246,10 +246,7 @@ def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None =
         yield
     except (BlockprotoError, OSError, BaseExceptionGroup) as error:
         leaves = leaves_of(error)
-        if any(
-            not isinstance(leaf, (BlockprotoError, OSError)) or isinstance(leaf, BrokenPipeError)
-            for leaf in leaves
-        ):
+        if not all(isinstance(leaf, (BlockprotoError, OSError)) for leaf in leaves):
             raise
         unlike = {str(leaf): leaf for leaf in leaves}.values()
         told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in unlike]

@@ -2,7 +2,8 @@
 
     closed at the start   the descriptor is taken by one on which the stream's use fails, so that no file or connection that
                           is opened later gets its number and what is said to people never lands in it
-    stdout                what cannot be written ends the command with ``StdoutFailed``: exit code 1, one sentence
+    stdout                what cannot be written ends the command with ``StdoutFailed``: exit code 1, one sentence; where its
+                          reader has gone with ``NoReader``: SIGPIPE, and not a word
     stderr                what cannot be written is dropped: nobody is left to be told
 
 Rule: a command whose output nobody wanted, because it has none, is not failed by a stream that it does not use.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from typing import Any
 
@@ -29,6 +31,15 @@ class StdoutFailed(click.ClickException):
     def show(self, file: Any = None) -> None:
         """See click.ClickException."""
         click.echo(f"blockproto: {self.message}", err=True)
+
+
+class NoReader(StdoutFailed):
+    """Who read stdout has gone: nobody is told, and the process ends as SIGPIPE ends others in a pipeline."""
+
+    exit_code = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+
+    def show(self, file: Any = None) -> None:
+        """See click.ClickException."""
 
 
 class _Raw(io.RawIOBase):
@@ -51,13 +62,10 @@ class _Raw(io.RawIOBase):
         """Write some; raises StdoutFailed, or drops what cannot be written."""
         try:
             return os.write(self._fd, data)
-        except BrokenPipeError:
-            if not self._drops:
-                raise
         except OSError as exc:
             if not self._drops:
                 silence(self._fd)
-                raise StdoutFailed(exc) from exc
+                raise (NoReader if isinstance(exc, BrokenPipeError) else StdoutFailed)(exc) from exc
         return memoryview(data).nbytes
 
 
