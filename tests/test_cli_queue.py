@@ -165,7 +165,6 @@ def test_what_failed_is_told_and_ends_with_1(
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["add", "not there", "bp://localhost/"], "'not there' is not there"),
         (["add", ".", "bp://localhost/a"], "end it with '/'"),
         (["add", ".", "..", "bp://localhost/", "--as", "x"], "--as names one PATH"),
         (["add", __file__, "bp://localhost/", "--as", "b/"], "ends with '/'"),
@@ -183,6 +182,21 @@ def test_what_cannot_be_meant_is_a_usage_error(
 ) -> None:
     assert main(["queue", *words]) == Status.USAGE
     assert what in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_there_is_a_failure_as_with_put(
+    queue_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is added then, also of what is there."""
+    words = [__file__, "not there", "bp://127.0.0.1:1/"]
+    said = []
+    for command in (["queue", "add"], ["put"]):
+        assert main([*command, *words]) == (Status.FAILED if command[0] == "queue" else Status.UNREACHABLE)
+        said.append(next(line for line in capsys.readouterr().err.splitlines() if "not there" in line))
+    assert said == ["blockproto: not there: No such file or directory"] * 2
+    assert main(["put", "not there", "bp://127.0.0.1:1/"]) == Status.FAILED
+    assert main(["queue", "list"]) == Status.DONE
+    assert "nothing is left to do" in capsys.readouterr().err
 
 
 def test_a_token_is_for_one_server(

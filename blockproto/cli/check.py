@@ -1,7 +1,8 @@
 """``blockproto check``: the invariants of a served folder, against its ledger and the disk.
 
 Findings go to stdout, one a line; so do losses that earlier starts found, and partials that are not this state's. Exit code
-0 is clean, whatever lies there that is not its own; 1 is findings, losses, or a folder that a server is using.
+0 is clean, whatever lies there that is not its own; 1 is findings, losses, a folder that a server is using, or one that was
+never served: most likely the name is mistyped.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
     """Check a served folder against its ledger, while no server runs on it.
 
     Prints what is wrong, what earlier starts found lost, and partials of other states; without the options that say so it
-    changes nothing.
+    changes nothing. The exit code is 0 if the folder is clean, and 1 if it is not, was never served, or is being served.
     """
     try:
         report = inspect_store(folder, state, read, drop_foreign=drop_foreign, forget_losses=forget_losses)
@@ -57,9 +58,12 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
         return Status.FAILED
     if not report.served:
         where = f" in {state}" if state else ""
-        say(show_name(f"{folder}: was never served: there is no ledger{where}"))
-    else:
-        say(show_name(f"{folder}: clean{', every block read' if read else ''}"))
+        advice = "name the folder that is served" + (
+            "" if state else ", and --state if its ledger is elsewhere"
+        )
+        warn(show_name(f"blockproto: {folder}: was never served: there is no ledger{where}; {advice}"))
+        return Status.FAILED
+    say(show_name(f"{folder}: clean{', every block read' if read else ''}"))
     return Status.DONE
 
 

@@ -40,7 +40,7 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, about, is_for_all, print_json, say, show_count, show_size, warn
+from .output import Status, about, fail, is_for_all, print_json, say, show_count, show_size, warn
 from .progress import Meter
 from .put import name_of
 
@@ -121,8 +121,10 @@ def add(
     for path in paths:
         if path == "-":
             raise click.UsageError("'-', stdin, cannot wait in a queue: send it with put")
-        if not os.path.lexists(path):
-            raise click.UsageError(f"'{path}' is not there")
+        try:
+            os.lstat(path)
+        except OSError as error:
+            return fail(error, path)
         name = "/".join(filter(None, (address.path, (as_name or name_of(path)).strip("/"))))
         place = Path(os.path.abspath(path))
         many.append(_judged(path, Direction.UPLOAD, address.server, name, place, if_exists, priority))
