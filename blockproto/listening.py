@@ -54,7 +54,7 @@ async def serve_folder(
     spoken = dialects_of(dialects)
     files = _raise_file_limit()
     if (scarcity := scarcity_of(files)) is not None:
-        log.warning("%s", scarcity)
+        log.warning("%s", scarcity, extra={"event": "few descriptors"})
     each = connections_for(files, connections_each)
     listeners = await _listeners(listen, sockets)
     try:
@@ -90,11 +90,12 @@ async def serve_folder(
 def _tell_findings(findings: Sequence[str]) -> None:
     """Say what the start found; ``blockproto check`` shows the losses again, all of them."""
     for finding in findings[:FINDINGS_TOLD_MAX]:
-        log.warning("%s", finding)
+        log.warning("%s", finding, extra={"event": "found at the start"})
     if len(findings) > FINDINGS_TOLD_MAX:
         log.warning(
             "%d more of that kind: `blockproto check` shows them when the server has stopped",
             len(findings) - FINDINGS_TOLD_MAX,
+            extra={"event": "found at the start"},
         )
 
 
@@ -115,9 +116,9 @@ async def _reload(server: Server, entrance: Entrance, reloads: AsyncIterable[obj
     async for _ in reloads:
         try:
             server.use_register(await run_in_thread(entrance.reload))
-            log.info("tokens and certificate were read anew")
+            log.info("tokens and certificate were read anew", extra={"event": "read anew"})
         except BlockprotoError as exc:
-            log.error("nothing was changed: %s", exc)
+            log.error("nothing was changed: %s", exc, extra={"event": "not read anew"})
         except Exception as exc:
             unexpected("reading tokens and certificate anew", exc)
 

@@ -183,7 +183,7 @@ class Server:
 
     def _fail(self, failure: StoreFailed) -> None:
         """The disk cannot be trusted any more: tell everybody and leave."""
-        log.error("the store failed: %s", failure)
+        log.error("the store failed: %s", failure, extra={"event": "store failed"})
         self._failure = self._failure or failure
         self.stop()
 
@@ -286,7 +286,9 @@ class Server:
             place.leave()
             self._count(visit, admission)
         else:
-            log.warning("%s was not let in: %s", caller.endpoint.peer, refusal)
+            facts = {"dialect": dialect.name, "code": refusal.code.name, "text": str(refusal)}
+            extra = {"event": "not let in", "facts": facts}
+            log.warning("%s was not let in: %s", caller.endpoint.peer, refusal, extra=extra)
             place.go = visit.close
         self._visits[visit] = admission
         try:
@@ -363,7 +365,8 @@ class Server:
             reason = await ended
             if isinstance(reason, StoreFailed):
                 self._fail(reason)
-            log.debug("%s: %s", connection.endpoint.peer, reason)
+            extra = {"event": "connection ended", "facts": {"why": str(reason)}}
+            log.debug("%s: %s", connection.endpoint.peer, reason, extra=extra)
         finally:
             self._connections.pop(connection, None)
 
@@ -419,7 +422,8 @@ class Server:
                 self._fail(exc)
                 return
             except BlockprotoError as exc:
-                log.warning("what has expired is looked for again in an hour: %s", exc)
+                extra = {"event": "expiry postponed"}
+                log.warning("what has expired is looked for again in an hour: %s", exc, extra=extra)
             except Exception as exc:
                 unexpected("looking for what has expired", exc)
                 works = ()

@@ -556,6 +556,9 @@ async def test_what_comes_beyond_the_declared_length_is_dropped(caplog: pytest.L
         await asked.close()
         assert content_of(served.store, "a.bin") == CONTENT[:1_000_000]
         assert "400000 bytes were dropped" in caplog.text
+        (record,) = (one for one in caplog.records if one.levelname == "WARNING")
+        assert vars(record)["event"] == "bytes dropped"
+        assert vars(record)["facts"] == {"dialect": "sourceid", "name": "a.bin", "dropped": 400_000}
 
 
 @pytest.mark.clause("BP1-SID-016")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import socket
@@ -13,6 +14,7 @@ import pytest
 from peers import Sample
 from processes import COMMAND, Process
 
+import blockproto
 from blockproto.cli.output import ShownFormatter
 from blockproto.errors import Code, Scope
 from blockproto.serving.logs import FORMATS
@@ -59,6 +61,43 @@ def test_no_character_that_a_terminal_obeys(form: type[logging.Formatter], what:
         assert "\x1b" not in "".join(map(str, said.values()))
         assert "\n2026" not in "".join(map(str, said.values()))
     assert not any(line.startswith("2026-01-01") for line in below)
+
+
+def test_a_sentence_has_the_name_of_its_event_and_the_peer_once() -> None:
+    """Programs look for a name that stays the same; people read the sentence."""
+    named = {
+        "event": "upload answered",
+        "facts": {"name": "x", "position": 0},
+        "visitor": Visitor(7, "peer:1"),
+    }
+    sentence = record(msg="%s: %s is taken from byte 0 on", args=("peer:1", "x"), **named)
+    said = json.loads(FORMATS["json"]().format(sentence))
+    assert {key: said[key] for key in said if key != "time"} == {
+        "level": "error", "event": "upload answered", "connection": 7, "peer": "peer:1", "name": "x", "position": 0,
+    }  # fmt: skip
+    assert (
+        FORMATS["text"]().format(sentence).endswith("ERROR peer:1: x is taken from byte 0 on  connection=7")
+    )
+    without = json.loads(FORMATS["json"]().format(record(event="store failed")))
+    assert (without["event"], without["text"][-4:]) == ("store failed", "ends")
+    assert json.loads(FORMATS["json"]().format(record()))["event"] == "message"
+
+
+SERVING = [
+    path
+    for path in Path(blockproto.__file__).parent.rglob("*.py")
+    if not {"calling", "cli", "conformance"} & set(path.relative_to(Path(blockproto.__file__).parent).parts)
+]
+
+
+LOGGING = {f"log.{name}" for name in ("debug", "info", "warning", "error", "exception", "critical", "log")}
+
+
+@pytest.mark.parametrize("path", SERVING, ids=lambda path: path.name)
+def test_every_record_of_a_server_has_the_name_of_its_event(path: Path) -> None:
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in LOGGING:
+            assert "extra" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}"
 
 
 @pytest.mark.parametrize("form", list(FORMATS))

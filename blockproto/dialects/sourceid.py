@@ -44,8 +44,6 @@ from .visit import Visit
 
 _RECEIVE_LENGTH = 256 * 1024
 
-log = logging.getLogger(__name__)
-
 
 class Sourceid:
     """The dialect ``sourceid``."""
@@ -86,7 +84,9 @@ async def _answer(visit: Visit, intake: Intake) -> tuple[Request, int, bytes]:
     except (RemoteProtocolError, TransferError, StoreError) as exc:
         await visit.say_last(error_line(exc))
         raise
-    log.info("%s: %s from %d on", visit.endpoint.peer, show_name(request.filename.text), position)
+    name = show_name(request.filename.text)
+    text = f"{name} is taken from byte {position} on"
+    visit.tell(logging.INFO, "upload answered", text, name=name, position=position)
     await visit.send([reply(sourceid, position, durable=request.durable)])
     return request, position if request.durable else min(position, POSITION_MAX), rest
 
@@ -136,4 +136,5 @@ async def _receive(visit: Visit, request: Request, intake: Intake, rest: bytes, 
         await intake.commit()
     beyond += await visit.drain()
     if beyond:
-        log.warning("%s sent more of %s than it had declared: %d bytes were dropped", peer, name, beyond)
+        text = f"more of {name} came than was declared: {beyond} bytes were dropped"
+        visit.tell(logging.WARNING, "bytes dropped", text, name=name, dropped=beyond)

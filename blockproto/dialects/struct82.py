@@ -54,8 +54,6 @@ AGAIN_FILES_MAX = 1_024
 Identity = tuple[str, bytes, bytes, int]
 """What a file is known by: host, filename, filetype, filesize (BP1-S82-012)."""
 
-log = logging.getLogger(__name__)
-
 
 class Struct82:
     """The dialect ``struct82``; one object for each server.
@@ -197,12 +195,8 @@ class _Connection:
                 self._replies.know(self._replies.expect(), await self._answer(self._file, header))
             elif not await self._take_block(self._file, header):
                 name = show_name(header.filename.decode(errors="replace"))
-                log.info(
-                    "%s: ended in the middle of block %d of %s",
-                    self._visit.endpoint.peer,
-                    header.blockno,
-                    name,
-                )
+                text = f"ended in the middle of block {header.blockno} of {name}"
+                self._visit.tell(logging.INFO, "upload broke off", text, name=name, blockno=header.blockno)
                 return
 
     async def _next_header(self) -> Header | None:
@@ -355,5 +349,7 @@ class _Connection:
     def _refusal_of(self, blockno: int, error: BlockprotoError) -> bytes:
         if str(error) != self._told:
             self._told = str(error)  # a refused file has up to 2,048 blocks
-            log.info("%s: block %d is refused: %s", self._visit.endpoint.peer, blockno, show_name(self._told))
+            told, code = show_name(self._told), error.code.name
+            text = f"block {blockno} is refused: {told}"
+            self._visit.tell(logging.INFO, "refused", text, blockno=blockno, code=code, text=told)
         return self._form.write_reply(Reply(int(error.code), blockno, 0, False))

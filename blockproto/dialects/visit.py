@@ -94,8 +94,14 @@ class Visit:
                 await self.endpoint.aclose()
             self.finished.set()
         if self._lost is not None:  # its client heard little of it or nothing: whoever runs the server does
-            log.info("%s: %s ended: %s", self.endpoint.peer, self._dialect.name, show_name(str(self._lost)))
+            why = show_name(str(self._lost))
+            self.tell(logging.INFO, "connection ended", f"{self._dialect.name} ended: {why}", why=why)
         return self._lost or ConnectionLost(f"{self.endpoint.peer} has ended")
+
+    def tell(self, level: int, event: str, text: str, /, **facts: object) -> None:
+        """Log a sentence of this visit: ``event`` is what it is called where programs read, with ``facts``."""
+        extra = {"event": event, "facts": {"dialect": self._dialect.name, **facts}}
+        log.log(level, "%s: %s", self.endpoint.peer, text, extra=extra, stacklevel=2)
 
     def close(self, reason: BlockprotoError | None = None) -> None:
         """End the connection now. Harmless when repeated."""

@@ -84,7 +84,7 @@ class Entrance:
             self.tls.load_cert_chain(*self.certificate)
             worry = time_worry(self.certificate[0], datetime.now(UTC))
             if worry is not None:
-                log.warning("%s", worry)
+                log.warning("%s", worry, extra={"event": "certificate not valid now"})
         return register
 
 

@@ -595,7 +595,9 @@ class Connection:
 
     async def _refuse(self, error: BlockprotoError) -> None:
         """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
-        log.info("ending the connection to %s: %s", self.endpoint.peer, error)
+        facts = {"code": error.code.name, "why": str(error)}
+        extra = {"event": "ending the connection", "facts": facts}
+        log.info("ending the connection to %s: %s", self.endpoint.peer, error, extra=extra)
         with trio.move_on_after(DISCARD_S):
             async with self._outbox.control_turn():
                 try:

@@ -220,7 +220,8 @@ class Outbox:
                 async with self.control_turn():
                     await self.write([b"".join(self.take_control_frames())])
         except ConnectionLost:
-            log.debug("%s takes nothing more", self._endpoint.peer)
+            extra: dict[str, object] = {"event": "peer takes nothing more", "facts": {}}
+            log.debug("%s takes nothing more", self._endpoint.peer, extra=extra)
         finally:
             self._pumping = False
             self._owner.said_all()

@@ -39,7 +39,12 @@ def unexpected(what: str, error: BaseException) -> InternalError:
         what: what it ends, as the beginning of a sentence: "stream 3 of 192.0.2.1:4000".
         error: what was raised.
     """
-    log.error("%s ends because of an error that nobody expected", what, exc_info=error)
+    log.error(
+        "%s ends because of an error that nobody expected",
+        what,
+        exc_info=error,
+        extra={"event": "unexpected error", "facts": {"ends": what}},
+    )
     told = InternalError("an error that nobody expected; the log of the side that says this has the details")
     told.__cause__ = error
     return told

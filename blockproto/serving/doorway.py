@@ -224,7 +224,8 @@ class Doorway:
         self._poll.modify(self._listener.fileno(), 0)
         if now >= self._told_at + TELL_EVERY_S:
             self._told_at = now
-            log.warning("new connections wait until others end: %s", why)
+            extra = {"event": "no room for connections"}
+            log.warning("new connections wait until others end: %s", why, extra=extra)
 
     # ---- going ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,9 @@ file id, which stays the same through resumes, takeovers and restarts. Foreign n
 Whatever a record says, text of the other side is shown escaped: the formatters see to it, for messages, facts and tracebacks
 alike, whoever writes the record. A line of the log is one line, and of a traceback each line is indented.
 
+A record that is a sentence has the name of its event beside it, in ``extra``: ``event``, and ``facts`` where the sentence
+says things that programs want apart. Text shows the sentence; JSON the event and the facts, or the sentence as ``text``.
+
 No library is needed for that: a record is a dict, a line is what json.dumps makes of it.
 """
 
@@ -31,6 +34,8 @@ from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 log = logging.getLogger("blockproto")
 
 NOT_LET_IN = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED}
+_NO_NAME = "message"
+"""The event of a record that somebody else's code wrote."""
 LOUD = {Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED, Code.BUSY}
 
 
@@ -40,15 +45,15 @@ def tell(level: int, event: str, visitor: Visitor | None = None, **facts: object
         log.log(level, event, extra={"facts": facts, "visitor": visitor})
 
 
-def _facts_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says besides its text: the connection, then the facts."""
+def _connection_of(record: logging.LogRecord) -> dict[str, Any]:
+    """For which connection a record was written."""
     visitor: Visitor | None = getattr(record, "visitor", None) or VISITOR.get()
     facts: dict[str, Any] = {}
     if visitor is not None:
         facts = {"connection": visitor.number, "peer": visitor.peer}
         if visitor.principal:
             facts["principal"] = show_name(visitor.principal)
-    return facts | getattr(record, "facts", {})
+    return facts
 
 
 class TextFormatter(logging.Formatter):
@@ -56,8 +61,14 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        said = " ".join(f"{name}={_plain(value)}" for name, value in _facts_of(record).items())
-        line = f"{self.formatTime(record)} {record.levelname} {show_name(record.getMessage())}"
+        message = record.getMessage()
+        facts = _connection_of(record)
+        if facts and facts["peer"] in message:
+            del facts["peer"]
+        if not hasattr(record, "event"):
+            facts |= getattr(record, "facts", {})
+        said = " ".join(f"{name}={_plain(value)}" for name, value in facts.items())
+        line = f"{self.formatTime(record)} {record.levelname} {show_name(message)}"
         text = f"{line}  {said}" if said else line
         return "\n".join((text, *map(show_lines, _below(self, record))))
 
@@ -80,9 +91,13 @@ class JsonFormatter(logging.Formatter):
         """See logging.Formatter."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         line = {"time": f"{at}.{int(record.msecs):03d}Z", "level": record.levelname.lower()}
-        line["event"] = show_name(record.getMessage())
-        facts = _facts_of(record).items()
-        line |= {name: show_name(value) if isinstance(value, str) else value for name, value in facts}
+        message = record.getMessage()
+        facts: dict[str, Any] | None = getattr(record, "facts", None)
+        line["event"] = getattr(record, "event", show_name(message) if facts is not None else _NO_NAME)
+        if facts is None:
+            facts = {"text": message}
+        said = (_connection_of(record) | facts).items()
+        line |= {name: show_name(value) if isinstance(value, str) else value for name, value in said}
         if below := _below(self, record):
             line["traceback"] = "\n".join(map(show_lines, below))
         return json.dumps(line, default=lambda value: show_name(str(value)))

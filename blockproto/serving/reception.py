@@ -78,7 +78,7 @@ async def receive(
             heard = await _recognise(endpoint, new_session, (), until, secured=True)
         caller = heard
     except ConnectionLost as exc:
-        log.info("%s", exc)
+        log.info("%s", exc, extra={"event": "connection lost"})
     finally:
         if caller is None:
             with trio.CancelScope(shield=True):

@@ -60,5 +60,6 @@ class Ward:
 def out_of_memory(peer: str) -> ConnectionLost:
     """Say it, look for memory that nobody uses, and why the connection to ``peer`` ends."""
     gc.collect()
-    log.error("no memory was left for the connection to %s: it ends, the others go on", peer)
+    extra: dict[str, object] = {"event": "out of memory", "facts": {}}
+    log.error("no memory was left for the connection to %s: it ends, the others go on", peer, extra=extra)
     return ConnectionLost(f"no memory was left for the connection to {peer}")

@@ -83,7 +83,9 @@ class ExpiryClock:
         self._lock = threading.Lock()
         if recorded.hold_ms:
             log.warning(
-                "the clock is not trusted yet: nothing expires for another %s", _hours(recorded.hold_ms)
+                "the clock is not trusted yet: nothing expires for another %s",
+                _hours(recorded.hold_ms),
+                extra={"event": "clock not trusted"},
             )
 
     def look(self) -> int:
@@ -95,7 +97,10 @@ class ExpiryClock:
             latest, hold = max(before.latest_ms, wall_ms), max(0, before.hold_ms - passed)
             if before.hold_ms and not hold:
                 latest = wall_ms
-                log.warning("the clock has gone on as it should: uploads and receipts expire again")
+                log.warning(
+                    "the clock has gone on as it should: uploads and receipts expire again",
+                    extra={"event": "clock trusted again"},
+                )
             jumped = wall_ms - before.wall_ms
             if abs(jumped) > JUMP_MS:
                 hold = HOLD_MS
@@ -104,6 +109,7 @@ class ExpiryClock:
                     abs(jumped) / 86_400_000,
                     "ahead" if jumped > 0 else "short",
                     _hours(HOLD_MS),
+                    extra={"event": "clock jumped"},
                 )
             self._now = ClockRecord(wall_ms, latest, hold)
             return wall_ms

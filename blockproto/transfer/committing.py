@@ -174,7 +174,8 @@ async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
     try:
         return await run_in_thread(work, kind)
     except NoThread as exc:
-        log.debug("on the main thread, and everybody waits meanwhile: %s", exc)
+        extra = {"event": "no thread"}
+        log.debug("on the main thread, and everybody waits meanwhile: %s", exc, extra=extra)
     return work()
 
 
