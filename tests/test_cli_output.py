@@ -89,9 +89,21 @@ def test_json_is_one_line_with_exactly_the_fields(capsys: pytest.CaptureFixture[
     assert text.count("\n") == 1
     assert text.isascii()
     assert list(json.loads(text)) == list(RECEIPT_FIELDS)
-    assert json.loads(text)["filename"] == receipt.filename
+    assert json.loads(text)["filename"] == "a\n中\\xff"
     print_json({"a": None})
     assert capsys.readouterr().out == '{"a": null}\n'
+
+
+@pytest.mark.parametrize("name", ["\udc80x\udcff", "\ud800", "😀\udcff", "plain 😀"])
+def test_json_has_no_lone_surrogates_anywhere(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strict readers refuse them; a pair, of what is not in the first plane, is none."""
+    print_json({"name": name, "more": [name, {"deep": (name,)}]})
+    said = json.loads(capsys.readouterr().out)
+    said["name"].encode()
+    assert said["more"] == [said["name"], {"deep": [said["name"]]}]
+    assert said["name"] == name.replace("\udc80", "\\x80").replace("\udcff", "\\xff").replace(
+        "\ud800", "\\ud800"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ RECEIPT_FIELDS = (
 _RESUME = (
     "see that the server runs there, then run the same command again: it goes on from what was acknowledged"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SAID_OF_IT = ("changed", "cannot ", "is ", "was ")
 """How a sentence goes on that begins with its input."""
 _NOT_LET_IN = {
@@ -97,8 +99,17 @@ class Status(IntEnum):
 
 
 def print_json(fields: Mapping[str, Any]) -> None:
-    """Print one object on one line of stdout, at once. Names that are not Unicode come as escaped surrogates."""
-    click.echo(json.dumps(fields, ensure_ascii=True, separators=(", ", ": ")))
+    r"""Print one object on one line of stdout, at once. Bytes that are no UTF-8 come as ``\xff``, as in sentences."""
+    click.echo(json.dumps(_readable(fields), ensure_ascii=True, separators=(", ", ": ")))
+
+
+def _readable(value: Any) -> Any:
+    """``value`` without lone surrogates, which strict readers of JSON refuse together with the rest of the object."""
+    if isinstance(value, str):
+        return _SURROGATE.sub(lambda found: show_name(found[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _readable(member) for key, member in value.items()}
+    return [_readable(member) for member in value] if isinstance(value, list | tuple) else value
 
 
 def print_receipt(receipt: Any) -> None:
