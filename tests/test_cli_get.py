@@ -10,6 +10,7 @@ import pytest
 from processes import Ran, Server
 
 from blockproto.cli.get import _place, _Tally
+from blockproto.cli.left_out import LeftOutTeller
 from blockproto.cli.output import RECEIPT_FIELDS, Status
 from blockproto.results import FileInfo
 
@@ -169,11 +170,35 @@ def _entry(name: str) -> FileInfo:
     "name", ["../x", "/etc/x", "top/../../x", "other/x", "top", "topper/x", "top/\x00", "", "top//x"]
 )
 def test_a_foreign_server_cannot_name_its_way_out(name: str, here: Path) -> None:
-    tally = _Tally()
+    tally = _Tally(LeftOutTeller(False))
     assert _place(tally, "top", _entry(name), here) is None
     assert (tally.failed, tally.status) == (1, Status.FAILED)
 
 
 def test_places(here: Path) -> None:
-    assert _place(_Tally(), "top", _entry("top/a/b"), here) == here / "a" / "b"
-    assert _place(_Tally(), "", _entry("a/b"), here) == here / "a" / "b"
+    assert _place(_Tally(LeftOutTeller(False)), "top", _entry("top/a/b"), here) == here / "a" / "b"
+    assert _place(_Tally(LeftOutTeller(False)), "", _entry("a/b"), here) == here / "a" / "b"
+
+
+def test_what_stands_here_where_a_folder_should_be_is_said_once(server: Server, here: Path, run: Run) -> None:
+    for name in ("2026/sub/1", "2026/sub/deep/2", "2026/sub.txt"):
+        (server.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (server.folder / name).write_text(name)
+    (here / "file").write_text("mine")
+    whole = run("get", server.address + "/2026", here / "file")
+    assert whole.status == Status.FAILED
+    assert whole.err.startswith(
+        f"blockproto: 2026: it is a folder on the server, and '{here}/file' here is none; move it away, or give another DEST"
+    )
+    (here / "2026").mkdir()
+    (here / "2026/sub").write_text("mine")
+    part = run("get", server.address + "/2026", here, "--json")
+    assert part.status == Status.FAILED
+    first, last = part.err.splitlines()
+    assert first.startswith("blockproto: 2026/sub: it is a folder on the server")
+    assert last.endswith("; 4 failed")
+    assert [one["filename"] for one in part.objects if one["outcome"] == "failed"] == [
+        "2026/sub", "2026/sub/1", "2026/sub/deep", "2026/sub/deep/2",
+    ]  # fmt: skip
+    assert (here / "2026/sub.txt").read_text() == "2026/sub.txt"
+    assert (here / "2026/sub").read_text() == "mine"

@@ -348,6 +348,33 @@ def test_ctrl_c_while_it_waits_for_the_server(tmp_path: Path) -> None:
         client.communicate()
 
 
+def test_what_stands_where_a_folder_should_be_is_said_once_and_first(
+    server: Server, tmp_path: Path, run: Run
+) -> None:
+    (server.folder / "a").mkdir()
+    (server.folder / "a/taken").write_text("a file")
+    for name in ("a/taken/1", "a/taken/sub/2", "a/free"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    ran = run("put", "a", server.address + "/", "--if-exists", "replace", "--json", cwd=tmp_path)
+    assert ran.status == Status.FAILED
+    first, *rest = ran.err.splitlines()
+    assert first.startswith("blockproto: a/taken: something there has the name of this folder")
+    assert "--if-exists" not in first
+    assert len(rest) == 1
+    assert rest[0].startswith("1 file, ")
+    assert rest[0].endswith("; 4 failed")
+    failed = [one for one in ran.objects if one["outcome"] == "failed"]
+    assert sorted(one["filename"] for one in failed) == [
+        "a/taken",
+        "a/taken/1",
+        "a/taken/sub",
+        "a/taken/sub/2",
+    ]
+    typed = run("put", tmp_path / "a/free", server.address + "/a/taken/")
+    assert "free: something that is no folder stands in the path; name a folder there" in typed.err
+
+
 @pytest.mark.parametrize("wrong", ["soon", "10", "-1s", "1w", "1 2s"])
 def test_a_time_without_a_unit_is_refused(wrong: str, run: Run) -> None:
     ran = run("put", __file__, "bp://localhost/", "--retry-for", wrong)

@@ -21,7 +21,7 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
-from ..errors import BadFacts, ConnectionLost, GoingAway, NameRefused, SourceChanged
+from ..errors import BadFacts, ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
 from ..names import SafeName, holds_in_progress, show_name
 from ..results import IfExistsWord
 from ..store.places import Place
@@ -92,6 +92,7 @@ class _Tally:
     pending: dict[str, None] = field(default_factory=dict)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
+    blocked: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -316,12 +317,27 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
             place = _place(fetch.tally, above, entry, target)
             if place is None:
                 continue
+            if _is_blocked(fetch.tally, entry):
+                continue
             if entry.folder:
-                _make_folder(fetch, entry, place)
+                if not _make_folder(fetch, entry, place):
+                    fetch.tally.blocked.add(entry.filename)
             else:
                 fetch.meter.expect(entry.filesize, entry.filename)
                 fetch.tally.pending[entry.filename] = None
                 yield entry, place
+
+
+def _is_blocked(tally: _Tally, entry: FileInfo) -> bool:
+    """Whether an entry's folder could not be made here: that was said, and is not said again of all that is in it."""
+    if not tally.blocked or not any(
+        entry.filename[: at.start()] in tally.blocked for at in re.finditer("/", entry.filename)
+    ):
+        return False
+    tally.failed += 1
+    if tally.as_json:
+        print_failure(entry.filename, InTheWay("its folder could not be made here"))
+    return True
 
 
 def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
@@ -357,7 +373,11 @@ def _make_folder(fetch: _Fetch, folder: FileInfo | None, path: Path) -> bool:
     try:
         Place(path, _below(fetch.wanted, path), make=True).close()
     except (OSError, BlockprotoError) as error:
-        _failed(fetch.tally, str(path), error)
+        if folder is None or not os.path.lexists(path) or os.path.isdir(path):
+            _failed(fetch.tally, str(path), error)
+        else:
+            met = InTheWay(f"it is a folder on the server, and '{path}' here is none")
+            _failed(fetch.tally, folder.filename, met)
         return False
     if folder is not None:
         fetch.tally.folders.append((path, folder))

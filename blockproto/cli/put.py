@@ -22,7 +22,7 @@ import trio
 
 from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..calling.walking import Found, total_of, walk
-from ..errors import ConnectionLost, GoingAway, ProtocolError, Unsupported
+from ..errors import Code, ConnectionLost, FileExists, GoingAway, ProtocolError, Unsupported
 from ..names import show_name
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
@@ -85,6 +85,7 @@ class _Tally:
     answered: int = 0
     ended: BlockprotoError | None = None
     waiting: dict[str, None] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
 
 
 _EXAMPLES = f"""\b
@@ -304,6 +305,8 @@ async def _send_jobs(
                 tally.lost.append(outcome)
                 if wanted.as_json:
                     print_failure(job.name, outcome)
+            elif _is_blocked(wanted, tally, job, outcome):
+                meter.failed(job.name)
             else:
                 meter.failed(job.name)
                 tally.ended = outcome if ends_run(outcome) else None
@@ -312,6 +315,30 @@ async def _send_jobs(
                 )
                 if tally.ended:
                     break
+
+
+def _is_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: BlockprotoError) -> bool:
+    """Whether something stands on the server where a folder of ours should be: said once, not for each file in it."""
+    if error.code is Code.FILE_EXISTS and os.path.isdir(job.path):
+        name, path = job.name, job.path
+    elif error.code is Code.NOT_PERMITTED and "no folder" in str(error) and not _is_typed(wanted, job.path):
+        name, path = job.name.rpartition("/")[0], job.path.parent
+    else:
+        return False
+    tally.failed += 1
+    if not any(f"{name}/".startswith(f"{told}/") or told.startswith(f"{name}/") for told in tally.blocked):
+        tally.blocked.append(name)
+        why = FileExists("something there has the name of this folder, or of one above it, and is no folder")
+        advice = "remove it there, or send the folder under another name with --as"
+        tally.status = max(tally.status, fail(why, str(path), advice))
+    if wanted.as_json:
+        print_failure(job.name, error)
+    return True
+
+
+def _is_typed(wanted: _Wanted, path: Path) -> bool:
+    """Whether a path is an argument of the command, and not found in a folder."""
+    return str(path) in {str(Path(one)) for one in wanted.paths}
 
 
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
@@ -353,8 +380,12 @@ def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: R
     tally.left += receipt.outcome == "left"
     if wanted.as_json:
         print_receipt(receipt)
-    named = about == STDIN or about in {str(Path(path)) for path in wanted.paths}
-    if wanted.verbosity or named or receipt.stored_as != receipt.filename:
+    if (
+        wanted.verbosity
+        or about == STDIN
+        or _is_typed(wanted, Path(about))
+        or receipt.stored_as != receipt.filename
+    ):
         say(show_name(f"{about}: {_describe(receipt)}"))
 
 
