@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from processes import COMMAND, Ran
+from processes import COMMAND, Ran, Server
 
 from blockproto import wire
 from blockproto.cli import main
@@ -88,6 +88,15 @@ def test_our_server_passes_everything(conform: Conform, tmp_path: Path) -> None:
     assert len(left) <= 3, left
     assert all(path.stat().st_size > 10_000 for path in files)
     assert [path.name for path in folder.iterdir()] == [".blockproto"], "a run removes what it stored"
+
+
+def test_our_server_with_portable_names_passes_too(
+    conform: Conform, start_server: Callable[..., Server]
+) -> None:
+    """It may refuse names (NAM-005), so the harness asks no other case to store such ones."""
+    server = start_server(None, "--names", "portable")
+    ran = conform(f"127.0.0.1:{server.port}", "--quick")
+    assert ran.status == EXIT_PASSED, ran.err[-8_000:]
 
 
 # ---- nobody, or somebody else

@@ -21,7 +21,7 @@ def tree(trial: Trial, count: int = 5) -> tuple[Peer, str, list[str]]:
     folder = trial.name("")
     names = [f"{folder}/{letter}" for letter in "cabde"[:count]] + [
         f"{folder}/sub/deep",
-        f"{folder}/B",
+        f"{folder}/Z",
         f"{folder}/ä",
     ]
     for no, name in enumerate(names):
