@@ -23,6 +23,7 @@ from blockproto.cli.output import (
     show_time,
     status_of,
 )
+from blockproto.cli.streams import NoReader
 from blockproto.errors import (
     BadCheck,
     BlockprotoError,
@@ -130,7 +131,7 @@ def test_errors_of_a_whole_command_become_its_exit_code(capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("bp://h:1: ") == 2
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError(), BrokenPipeError()])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError(), NoReader(BrokenPipeError())])
 def test_bugs_and_interrupts_pass_through(error: BaseException) -> None:
     with pytest.raises(BaseExceptionGroup), about("x"):
         raise BaseExceptionGroup("", [error, Refused("no")])
