@@ -57,9 +57,9 @@ check: $(DEV)  ## format, lint, types, tests, tidy, coverage: what must be green
 bench: $(BENCH)  ## side by side with what is installed of rsync, nginx, vsftpd, scp, and with the bare floor
 	$(BIN)/python -m benchmarks $(ARGS)
 
-fuzz: $(DEV)  ## a million random and mutated inputs through decode and session, and through routing; COUNT and SEED choose others
+fuzz: $(DEV)  ## a million random and mutated inputs through decode and session, and through the detection of dialects; COUNT and SEED choose others
 	$(BIN)/python tests/fuzz.py $(COUNT) $(SEED)
-	$(BIN)/python tests/fuzz_routing.py $(COUNT) $(SEED)
+	$(BIN)/python tests/fuzz_detection.py $(COUNT) $(SEED)
 
 simulate: COUNT = 10000
 simulate: $(DEV)  ## seeds of the simulation with 50 clients each; SEED, COUNT, CLIENTS, JOBS choose others

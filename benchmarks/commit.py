@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from blockproto.blocks import BLOCK_LENGTH
+from blockproto.common.blocks import BLOCK_LENGTH
 
 from .arena import Arena
 from .contest import Options

@@ -25,8 +25,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from blockproto.blocks import digest_of
-from blockproto.calling.lines import bound_s
+from blockproto.client_side.connections import bound_s
+from blockproto.common.blocks import digest_of
 from blockproto.wire import (
     HEADER_LENGTH,
     PREFACE,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from blockproto.blocks import BLOCK_LENGTH, digest_of
-from blockproto.names import SafeName
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.names import SafeName
 from blockproto.store import BlockDone, Facts, StoredFile, UploadKey
-from blockproto.store.local import LocalStore
+from blockproto.store.local.store import LocalStore
 
 from .processes import CommandFailed
 from .rawupload import FILETYPE, fresh_sourceid

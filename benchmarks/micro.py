@@ -6,7 +6,7 @@ import timeit
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from blockproto.blocks import BLOCK_LENGTH
+from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.wire import (
     HEADER_LENGTH,
     Ack,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.wire import Ack, Block, Commit, Committed, Message, Open, Opened
 
 from .processes import CommandFailed

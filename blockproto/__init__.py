@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import connect, serve
-    from .calling.lines import LineEvent, Reconnected, Reconnecting, Resumed
     from .client import Client
+    from .client_side.connections import LineEvent, Reconnected, Reconnecting, Resumed
     from .errors import BlockprotoError
     from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, LeftOut, Receipt, UploadInfo, UploadJob
-    from .transfer.sending import Progress
+    from .transfer.sender import Progress
 
 __all__ = [
     "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LeftOut", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
@@ -38,13 +38,13 @@ _HOMES = {
     "DownloadJob": ".results",
     "FileInfo": ".results",
     "LeftOut": ".results",
-    "LineEvent": ".calling.lines",
-    "Progress": ".transfer.sending",
+    "LineEvent": ".client_side.connections",
+    "Progress": ".transfer.sender",
     "QueuedTransfer": ".queue",
     "Receipt": ".results",
-    "Reconnected": ".calling.lines",
-    "Reconnecting": ".calling.lines",
-    "Resumed": ".calling.lines",
+    "Reconnected": ".client_side.connections",
+    "Reconnecting": ".client_side.connections",
+    "Resumed": ".client_side.connections",
     "TransferQueue": ".queue",
     "TransferState": ".queue",
     "UploadInfo": ".results",

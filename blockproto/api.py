@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from .calling.dialling import Dial, tcp_dial
-from .calling.introducing import Introduction, OnPrincipal
-from .calling.lines import OnLine
-from .calling.sourceid import state_folder
 from .client import Client, connect_with
+from .client_side.authenticate import Authenticator, OnPrincipal
+from .client_side.connections import OnLine
+from .client_side.dial import Dial, tcp_dial
+from .client_side.resume_id import state_folder
 from .errors import NotPermitted
-from .loopback import is_loopback
+from .identity.loopback import is_loopback
+from .observability.observer import NULL_OBSERVER, Observer
 from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
-from .watch import NOBODY, Watch
 
 if TYPE_CHECKING:
-    from .calling.memory import Memory
-    from .calling.trust import Trust
-    from .identity.entrance import Entrance, Wishes
-    from .link.recording import Recorder
+    from .client_side.digest_cache import DigestCache
+    from .client_side.trust import Trust
+    from .identity.server_auth import AuthOptions, ServerAuth
+    from .observability.recorder import Recorder
 
 
 @asynccontextmanager
@@ -71,12 +71,12 @@ async def connect(
         async with connect_with(
             dial,
             server,
-            _open_sidecar,
+            _open_part_file,
             connections=connections,
             retry_for_s=retry_for_s,
             mobile=mobile,
             on_line=on_line,
-            introduction=Introduction(token, on_principal),
+            authenticator=Authenticator(token, on_principal),
             open_downloads=_open_downloads,
             files=files,
             open_memory=_open_memory,
@@ -88,7 +88,7 @@ async def connect(
 def _dial(url: str, token: str | None, trust: Trust | None, insecure: bool) -> tuple[Dial, str]:
     """How ``url`` is reached, and what the server is called; raises as ``connect``."""
     if url.startswith("bps:"):
-        from .calling.trust import tls_dial
+        from .client_side.trust import tls_dial
 
         return tls_dial(url, trust)
     dial, server = tcp_dial(url)
@@ -108,9 +108,9 @@ async def serve(
     anonymous: Collection[str] | None = None,
     anonymous_quota: int | None = None,
     dialects: Collection[str] = (),
-    on_entrance: Callable[[Entrance], None] | None = None,
+    on_server_auth: Callable[[ServerAuth], None] | None = None,
     reloads: AsyncIterable[object] | None = None,
-    watch: Watch = NOBODY,
+    observer: Observer = NULL_OBSERVER,
     portable_names: bool = False,
     connections_each: int | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
@@ -128,9 +128,9 @@ async def serve(
             ``insecure``) until the first token was made, then nothing; the clients of dialects need "write".
         anonymous_quota: how many bytes all files in ``folder`` may have for somebody without a token to add to it; or None.
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
-        on_entrance: called with who may come in and how, before anybody can.
+        on_server_auth: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
-        watch: hears what the server does, for metrics and logs (``blockproto.watch``).
+        observer: hears what the server does, for metrics and logs (``blockproto.observability.observer``).
         portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
             normalisation from one that is there.
         connections_each: how many connections one principal (of those without a token: one address) may have, at least 1,
@@ -147,19 +147,19 @@ async def serve(
 
     Cancellation: clients are told, what was received is made durable, then this returns.
     """
-    from .listening import serve_folder
+    from .serving.serve_folder import serve_folder
 
-    wishes = _wishes(insecure, certificate, anonymous, anonymous_quota)
+    auth_options = _wishes(insecure, certificate, anonymous, anonymous_quota)
     await serve_folder(
         Path(folder),
         listen,
         sockets,
         None if state is None else Path(state),
-        wishes,
+        auth_options,
         dialects,
-        on_entrance,
+        on_server_auth,
         reloads,
-        watch,
+        observer,
         portable_names,
         connections_each,
         task_status,
@@ -171,13 +171,15 @@ def _wishes(
     certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
     anonymous: Collection[str] | None,
     anonymous_quota: int | None,
-) -> Wishes:
+) -> AuthOptions:
     """What was said of who may come in."""
-    from .identity.entrance import Wishes
-    from .identity.register import scopes_of
+    from .identity.principals import scopes_of
+    from .identity.server_auth import AuthOptions
 
     chain, key = (None, None) if certificate is None else map(Path, certificate)
-    return Wishes(insecure, chain, key, None if anonymous is None else scopes_of(anonymous), anonymous_quota)
+    return AuthOptions(
+        insecure, chain, key, None if anonymous is None else scopes_of(anonymous), anonymous_quota
+    )
 
 
 @contextmanager
@@ -186,7 +188,7 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
     if log is None:
         yield None
         return
-    from .link.recording import Recorder
+    from .observability.recorder import Recorder
 
     with open(log, "w", encoding="utf-8", errors="backslashreplace") as file:
         yield Recorder(file, server=server)
@@ -199,9 +201,9 @@ def discard_download(client: Client, name: str, dest: Path) -> None:
         StoreInUse: that download is running.
         StoreFailed, NotPermitted: it cannot be removed.
     """
-    from .store.sidecar import SidecarStore
+    from .store.part_file.store import PartFileStore
 
-    store = SidecarStore(client.destination(name, dest))
+    store = PartFileStore(client.destination(name, dest))
     try:
         begun = store.begun()
         if begun is not None:
@@ -210,27 +212,27 @@ def discard_download(client: Client, name: str, dest: Path) -> None:
         store.close()
 
 
-def _open_sidecar(dest: Destination, first: int) -> UploadStore:
-    from .store.sidecar import SidecarStore
+def _open_part_file(dest: Destination, first: int) -> UploadStore:
+    from .store.part_file.store import PartFileStore
 
-    return SidecarStore(dest, first=first)
+    return PartFileStore(dest, first=first)
 
 
-def _open_memory(secret: bytes) -> Memory:
-    from .calling.memory import Memory
+def _open_memory(secret: bytes) -> DigestCache:
+    from .client_side.digest_cache import DigestCache
 
-    return Memory(state_folder() / "digests.sqlite3", secret)
+    return DigestCache(state_folder() / "digests.sqlite3", secret)
 
 
 def _open_downloads() -> DownloadStore:
-    from .store.brief_downloads import BriefDownloads
+    from .store.part_file.brief_downloads import BriefDownloads
 
     return BriefDownloads()
 
 
 @contextmanager
 def _local_files() -> Iterator[LocalFiles]:
-    from .store.local_files import FolderFiles
+    from .store.part_file.local_files import FolderFiles
 
     files = FolderFiles()
     try:

@@ -5,7 +5,7 @@
 
 A connection is made when it is first needed and made again when it is gone. An upload that loses its connections takes
 over with a greater attempt and goes on where the server says it stands: to its caller it just takes longer. Only when
-nothing got further for as long as its ``Patience`` lasts, ``ConnectionLost`` says so, and the same call resumes.
+nothing got further for as long as its ``RetryPolicy`` lasts, ``ConnectionLost`` says so, and the same call resumes.
 
 Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 """
@@ -27,27 +27,34 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .calling.arriving import ANY_RULE, Arriving, NoFiles, Rule
-from .calling.asking import ask, ask_once
-from .calling.bulk import Bulk
-from .calling.dialling import Dial
-from .calling.digests import Digests
-from .calling.downloads import BulkDownload, download_jobs, give_up
-from .calling.fetching import Downloader, OpenSidecar, stat_item
-from .calling.introducing import Introduction
-from .calling.lines import Lines, OnLine, Patience, Retries
-from .calling.mailbox import Mailbox
-from .calling.paging import list_files, list_receipts, list_uploads
-from .calling.single import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
-from .calling.single import SingleUploads
-from .calling.sourceid import Attempts, another_sourceid, derive_label, derive_sourceid, installation_secret
-from .calling.sources import FileSource, reader_of
-from .calling.uploading import Uploader
-from .calling.words import if_exists_of, priority_of
+from .client_side.authenticate import Authenticator
+from .client_side.batch_queue import BatchQueue
+from .client_side.connections import Connections, OnLine, Retries, RetryPolicy
+from .client_side.dial import Dial
+from .client_side.download import Downloader, OpenPartFile, stat_item
+from .client_side.download_many import DownloadMany, download_jobs, give_up
+from .client_side.existing_file import ANY_RULE, ExistingFileCheck, NoFiles, Rule
+from .client_side.file_digests import FileDigests
+from .client_side.option_names import if_exists_of, priority_of
+from .client_side.paging import list_files, list_receipts, list_uploads
+from .client_side.request import ask, ask_once
+from .client_side.resume_id import (
+    Attempts,
+    another_sourceid,
+    derive_label,
+    derive_sourceid,
+    installation_secret,
+)
+from .client_side.sources import FileSource, reader_of
+from .client_side.upload import Uploader
+from .client_side.upload_many import UploadMany
+from .client_side.upload_one import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
+from .client_side.upload_one import SingleUploads
+from .common.names import refuse_in_progress
+from .common.tasks import background_tasks
+from .connection.connection import Connection
+from .connection.keepalive import KeepAlive
 from .errors import BlockprotoError, ConnectionLost, NotPermitted
-from .link.connection import Connection
-from .link.keepalive import KeepAlive
-from .names import refuse_in_progress
 from .results import (
     DownloadJob,
     FileInfo,
@@ -63,18 +70,17 @@ from .results import (
     upload_item,
 )
 from .store import Destination, DownloadStore, IfExists, LocalFiles
-from .tasks import background_tasks
-from .transfer.sending import OnProgress
+from .transfer.sender import OnProgress
 from .wire import FileItem, List, ReceiptItem, Remove, RemoveKind, Result
 
 if TYPE_CHECKING:
-    from .calling.memory import Memory
-    from .link.recording import Recorder
+    from .client_side.digest_cache import DigestCache
+    from .observability.recorder import Recorder
 
 RECEIPTS_MAX = 2000
 
 OpenDownloads = Callable[[], DownloadStore]
-OpenMemory = Callable[[bytes], "Memory"]
+OpenMemory = Callable[[bytes], "DigestCache"]
 """Opens what is remembered of this machine's files, by the installation's secret."""
 
 
@@ -85,13 +91,13 @@ class Client:
         dial: makes a byte stream to the server.
         server: what the server is called, part of what the label of a download in progress is derived from.
         nursery: where connections live.
-        open_sidecar: opens the download store for a destination and the position where its bytes begin.
+        open_part_file: opens the download store for a destination and the position where its bytes begin.
         connections: over how many connections a big file is sent.
-        retry_for_s: how long to come back without any progress; None: see ``lines.Patience``.
+        retry_for_s: how long to come back without any progress; None: see ``connections.RetryPolicy``.
         tries: how often at most; None: as often as there is time for.
         mobile: whether an idle connection may be silent as long as the network lets it; else PING comes every 15 s.
         on_line: hears when the connection is lost and made again, and when a transfer goes on.
-        introduction: says who we are; None: nobody in particular.
+        authenticator: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
         files: the finished files of this machine; None: nothing is ever there.
         open_memory: opens what is remembered of files between runs; None: nothing is.
@@ -103,14 +109,14 @@ class Client:
         dial: Dial,
         server: str,
         nursery: trio.Nursery,
-        open_sidecar: OpenSidecar,
+        open_part_file: OpenPartFile,
         *,
         connections: int = 1,
         retry_for_s: float | None = None,
         tries: int | None = None,
         mobile: bool = False,
         on_line: OnLine | None = None,
-        introduction: Introduction | None = None,
+        authenticator: Authenticator | None = None,
         open_downloads: OpenDownloads | None = None,
         files: LocalFiles | None = None,
         open_memory: OpenMemory | None = None,
@@ -120,22 +126,22 @@ class Client:
         self._nursery = nursery
         self._open_downloads = open_downloads
         keep_alive = KeepAlive(mobile=mobile)
-        self._lines = Lines(
+        self._connections = Connections(
             dial,
             nursery,
             connections,
-            Patience(retry_for_s, tries),
+            RetryPolicy(retry_for_s, tries),
             keep_alive,
             on_line,
-            introduction,
+            authenticator,
             recorder,
         )
         attempts = Attempts()
-        self._single = SingleUploads(self, self._lines, Uploader(self._lines, attempts))
+        self._single = SingleUploads(self, self._connections, Uploader(self._connections, attempts))
         self._secret: bytes | None = None
-        self.digests = Digests(None if open_memory is None else lambda: open_memory(self._installation()))
+        self.digests = FileDigests(None if open_memory is None else lambda: open_memory(self._installation()))
         self._downloader = Downloader(
-            self._lines, attempts, open_sidecar, NoFiles() if files is None else files, self.digests
+            self._connections, attempts, open_part_file, NoFiles() if files is None else files, self.digests
         )
         self._real_folders: dict[str, str] = {}
 
@@ -204,9 +210,9 @@ class Client:
 
         Cancellation: as for ``upload``.
         """
-        ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]] = Mailbox()
+        ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]] = BatchQueue()
         scope = trio.CancelScope()
-        self._lines.demand_open()
+        self._connections.demand_open()
         self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope, checksum)
         try:
             while some := await ended.take():
@@ -237,17 +243,17 @@ class Client:
             UnknownUpload: there is none of that sourceid.
             ValueError: ``sourceid`` is not 32 hex digits.
         """
-        await ask(self._lines, Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
+        await ask(self._connections, Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
 
     async def _run_bulk(
         self,
         jobs: Iterable[UploadJob],
-        ended: Mailbox[tuple[UploadJob, Receipt | BlockprotoError]],
+        ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]],
         progress: OnProgress | None,
         scope: trio.CancelScope,
         checksum: bool,
     ) -> None:
-        retries = Retries(self._lines)
+        retries = Retries(self._connections)
         cut: set[bytes] = set()
 
         def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
@@ -257,7 +263,7 @@ class Client:
         try:
             with scope:
                 while jobs:
-                    bulk = Bulk(self, deliver, progress, cut, checksum=checksum)
+                    bulk = UploadMany(self, deliver, progress, cut, checksum=checksum)
                     jobs = await bulk.run(jobs, ended.emptied)
                     if jobs:
                         await retries.wait(bulk.lost or ConnectionLost())
@@ -371,13 +377,13 @@ class Client:
 
         Cancellation: as for ``download``, but of files of at most one block nothing is kept.
         """
-        ended: Mailbox[tuple[DownloadJob, Receipt | BlockprotoError]] = Mailbox()
+        ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]] = BatchQueue()
         scope = trio.CancelScope()
         failed: list[Exception] = []
         over = trio.Event()
         taken = download_jobs(jobs, failed)
         rule = _rule(if_exists, checksum, below, made)
-        self._lines.demand_open()
+        self._connections.demand_open()
         self._nursery.start_soon(self._run_downloads, taken, rule, ended, progress, scope, over)
         try:
             while some := await ended.take():
@@ -410,13 +416,13 @@ class Client:
     async def fetch_known(
         self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
     ) -> Receipt:
-        """See ``downloads.Host``."""
+        """See ``download_many.DownloadHost``."""
         return await self._downloader.file(entry.filename, dest, rule, None, progress, entry)
 
     @property
-    def arriving(self) -> Arriving:
-        """See ``downloads.Host``."""
-        return self._downloader.arriving
+    def existing(self) -> ExistingFileCheck:
+        """See ``download_many.DownloadHost``."""
+        return self._downloader.existing
 
     def destination(self, name: str, path: Path, rule: Rule = ANY_RULE) -> Destination:
         """Where the file ``name`` of the server goes, and what is called there that is in progress of it.
@@ -436,13 +442,13 @@ class Client:
         self,
         jobs: AsyncGenerator[DownloadJob, None],
         rule: Rule,
-        ended: Mailbox[tuple[DownloadJob, Receipt | BlockprotoError]],
+        ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]],
         progress: OnProgress | None,
         scope: trio.CancelScope,
         over: trio.Event,
     ) -> None:
         store = None if self._open_downloads is None else self._open_downloads()
-        retries = Retries(self._lines)
+        retries = Retries(self._connections)
 
         def deliver(job: DownloadJob, outcome: Receipt | BlockprotoError) -> None:
             retries.progressed()
@@ -453,7 +459,7 @@ class Client:
             with scope:
                 async with aclosing(jobs):
                     while left is not None:
-                        bulk = BulkDownload(self, store, rule, deliver, progress)
+                        bulk = DownloadMany(self, store, rule, deliver, progress)
                         left = await bulk.run(left, jobs, ended.emptied)
                         if bulk.lost is not None and left is not None:
                             try:
@@ -489,7 +495,7 @@ class Client:
             ConnectionLost: see ``upload``.
         """
         told = None if on_left_out is None else lambda group: on_left_out(left_out(group))
-        listed = list_files(self._lines, folder.strip("/"), recursive=recursive, on_left_out=told)
+        listed = list_files(self._connections, folder.strip("/"), recursive=recursive, on_left_out=told)
         async with aclosing(listed) as items:
             async for item in items:
                 yield file_info(item)
@@ -500,11 +506,11 @@ class Client:
         Raises:
             UnknownFile: there is none of that name.
         """
-        return file_info(await stat_item(self._lines, name, b3sum=b3sum))
+        return file_info(await stat_item(self._connections, name, b3sum=b3sum))
 
     async def uploads(self) -> AsyncGenerator[UploadInfo, None]:
         """The unfinished uploads on the server."""
-        async with aclosing(list_uploads(self._lines)) as items:
+        async with aclosing(list_uploads(self._connections)) as items:
             async for item in items:
                 yield upload_info(item)
 
@@ -515,7 +521,9 @@ class Client:
             UnknownFile: there is none of that name.
             NotEmpty: a folder with something in it, without ``recursive``.
         """
-        await ask(self._lines, Remove(kind=RemoveKind.FILE, filename=name.strip("/"), recursive=recursive))
+        await ask(
+            self._connections, Remove(kind=RemoveKind.FILE, filename=name.strip("/"), recursive=recursive)
+        )
 
     async def receipts(
         self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
@@ -526,14 +534,14 @@ class Client:
         most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
         for at in range(0, len(sourceids), most):
             ids = tuple(sourceids[at : at + most])
-            async with aclosing(list_receipts(self._lines, ids, most, if_exists)) as items:
+            async with aclosing(list_receipts(self._connections, ids, most, if_exists)) as items:
                 async for item in items:
                     found[item.sourceid] = item
         return found
 
     async def ask(self, message: List) -> Result:
         """The answer to one question, not asked again after a lost connection."""
-        return await ask_once(self._lines, message)
+        return await ask_once(self._connections, message)
 
     async def features(self) -> int:
         """What the server's HELLO says that it can do; waits for it. Raises ConnectionLost."""
@@ -563,7 +571,7 @@ class Client:
 
     def close(self) -> None:
         """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
-        self._lines.close()
+        self._connections.close()
 
     async def keep_connected(self) -> None:
         """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
@@ -573,7 +581,7 @@ class Client:
 
         Cancellation: the connection stays until the client ends.
         """
-        await self._lines.keep_connected()
+        await self._connections.keep_connected()
 
     def network_changed(self) -> None:
         """Tell that this machine has another address or another network.
@@ -581,11 +589,11 @@ class Client:
         What runs comes back at once, instead of waiting for an answer that cannot come; what was learned of the old
         network is forgotten.
         """
-        self._lines.network_changed()
+        self._connections.network_changed()
 
     def use_token(self, token: str) -> None:
         """Come in with a newer token of the same principal from now on, without connecting anew (spec: BP1-AUT-013)."""
-        self._lines.use_token(token)
+        self._connections.use_token(token)
 
     async def connection(self, index: int = 0) -> Connection:
         """A live connection, made now if there is none.
@@ -593,21 +601,21 @@ class Client:
         Raises:
             ConnectionLost: the server cannot be reached.
         """
-        return await self._lines.connection(index)
+        return await self._connections.connection(index)
 
 
 @asynccontextmanager
 async def connect_with(
     dial: Dial,
     server: str,
-    open_sidecar: OpenSidecar,
+    open_part_file: OpenPartFile,
     *,
     connections: int = 1,
     retry_for_s: float | None = None,
     tries: int | None = None,
     mobile: bool = False,
     on_line: OnLine | None = None,
-    introduction: Introduction | None = None,
+    authenticator: Authenticator | None = None,
     open_downloads: OpenDownloads | None = None,
     files: LocalFiles | None = None,
     open_memory: OpenMemory | None = None,
@@ -621,13 +629,13 @@ async def connect_with(
             dial,
             server,
             nursery,
-            open_sidecar,
+            open_part_file,
             connections=connections,
             retry_for_s=retry_for_s,
             tries=tries,
             mobile=mobile,
             on_line=on_line,
-            introduction=introduction,
+            authenticator=authenticator,
             open_downloads=open_downloads,
             files=files,
             open_memory=open_memory,

@@ -5,8 +5,8 @@ can help (``retryable``). The text is for people; nothing is ever decided from i
 
 Rules:
     1. Foreign exceptions are translated at one border each (construct in ``wire``, lmdb and OS errors in ``store``,
-       Trio in ``connection``), always with ``from``. Anything else is a bug: ``link/unexpected`` logs it and ends what it
-       belongs to, a stream or a connection, never the server.
+       Trio in ``connection``), always with ``from``. Anything else is a bug: ``connection/unexpected_errors`` logs it and
+       ends what it belongs to, a stream or a connection, never the server.
     2. Every error that crosses the wire has a row in ``ERRORS``; the spec's table has the same rows.
 
 Spec: BP1-ERR.

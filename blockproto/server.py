@@ -1,8 +1,9 @@
 """The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
 
-    listener → doorway: a place among strangers, until enough was said → reception
-        → Connection → stream's first message → Admitting · Incoming · BriefIncoming · ServedFetch · ServedBrief · Answerer
-        → Visit → a dialect, where one is enabled
+    listener → acceptor: a slot among strangers, until enough was said → detect
+        → Connection → stream's first message
+        → AuthHandler · UploadReceiver · BriefReceiver · ServedFetch · ServedBrief · RequestHandler
+        → DialectConnection → a dialect, where one is enabled
 
 One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
 what is in flight, then what is known of unfinished blocks is recorded and everything queued is made durable.
@@ -25,8 +26,11 @@ from functools import partial
 
 import trio
 
+from .connection.connection import GREETING_S, AcceptStream, Connection, StreamHandler
+from .connection.endpoint import Endpoint, SocketEndpoint, endpoint_of
+from .connection.unexpected_errors import unexpected
 from .dialects import Dialect
-from .dialects.visit import Visit
+from .dialects.dialect_connection import DialectConnection
 from .errors import (
     BlockprotoError,
     Code,
@@ -36,31 +40,28 @@ from .errors import (
     Unauthenticated,
     Unsupported,
 )
-from .identity.admission import LOCKED, WANTS_TLS, Admission, Admitting, Door
-from .identity.register import Register
-from .link.connection import GREETING_S, Acceptor, Connection, Sink
-from .link.endpoint import Endpoint, SocketEndpoint, endpoint_of
-from .link.unexpected import unexpected
+from .identity.connection_auth import DENY_ALL, WANTS_TLS, AuthHandler, AuthPolicy, ConnectionAuth
+from .identity.principals import Register
+from .identity.realm import ANONYMOUS
+from .observability.observer import CURRENT_CONNECTION, NULL_OBSERVER, ConnectionLabel, Load, Observer
 from .protocol.session import Limits
-from .realm import ANONYMOUS
-from .routing import Verdict
-from .serving.answers import Answers
-from .serving.arrivals import PLACES, Arrivals, Place
-from .serving.briefs import Briefs, ServedBrief, is_brief
-from .serving.company import CONNECTIONS_EACH, Company
-from .serving.digesting import Digesting
-from .serving.doorway import Doorway, Stranger
-from .serving.reception import Caller, receive
-from .serving.requests import Answerer, ServedFetch
-from .serving.ward import Ward, out_of_memory
+from .serving.acceptor import Acceptor, PendingSocket
+from .serving.connection_limits import CONNECTIONS_EACH, ConnectionLimits
+from .serving.detect import DetectedConnection, detect
+from .serving.detect_rules import Detection
+from .serving.handlers.brief_fetch import BriefFetches, ServedBrief, is_brief
+from .serving.handlers.file_hashing import FileHashing
+from .serving.handlers.requests import RequestHandler, ServedFetch
+from .serving.handshake_slots import SLOTS, HandshakeSlots, Slot
+from .serving.pending_requests import PendingRequests
+from .serving.task_guard import TaskGuard, out_of_memory
 from .store import FileStore, Work
-from .transfer.budgets import Budgets
-from .transfer.committing import Committer, Disk, run_anyhow, run_in_thread
-from .transfer.comparing import Comparing
-from .transfer.receiving import Incoming
-from .transfer.receiving_brief import BriefIncoming
-from .transfer.uploads import Uploads
-from .watch import NOBODY, VISITOR, Load, Visitor, Watch
+from .transfer.brief_receiver import BriefReceiver
+from .transfer.committer import Committer, Disk, run_anyhow, run_in_thread
+from .transfer.compare_files import FileComparer
+from .transfer.live_uploads import LiveUploads
+from .transfer.quota import Quotas
+from .transfer.receiver import UploadReceiver
 from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove, Scopes
 
 GRACE_S = 2.0
@@ -78,12 +79,12 @@ class Server:
     Args:
         store: what is served; closed by ``run``.
         limits: what HELLO says; None for the defaults.
-        door: who may come in; None: everybody, anonymously.
+        policy: who may come in; None: everybody, anonymously.
         dialects: what else is answered on the same port.
         tls: certificate and key; None: TLS is not answered.
         places: how many may be connected at once of whom it is not known who they are.
         connections_each: how many connections one principal may have; of those who say no token, one address.
-        watch: hears what happens.
+        observer: hears what happens.
     """
 
     def __init__(
@@ -91,35 +92,37 @@ class Server:
         store: FileStore,
         *,
         limits: Limits | None = None,
-        door: Door | None = None,
+        policy: AuthPolicy | None = None,
         dialects: Sequence[Dialect] = (),
         tls: ssl.SSLContext | None = None,
-        places: int = PLACES,
+        places: int = SLOTS,
         connections_each: int = CONNECTIONS_EACH,
-        watch: Watch = NOBODY,
+        observer: Observer = NULL_OBSERVER,
     ) -> None:
         self.store = store
-        self.committer = Committer(store, watch=watch)
+        self.committer = Committer(store, observer=observer)
         self.disk = Disk()
-        self.committer.accounts = self._budgets = Budgets(store)
-        self._comparing = Comparing(store, self.committer)
-        self.uploads = Uploads(store, self.committer, self.disk, self._budgets, watch, self._comparing)
-        self._digesting = Digesting(store, self.committer)
-        self._watch = watch
+        self.committer.accounts = self._quotas = Quotas(store)
+        self._comparer = FileComparer(store, self.committer)
+        self.uploads = LiveUploads(store, self.committer, self.disk, self._quotas, observer, self._comparer)
+        self._file_hashing = FileHashing(store, self.committer)
+        self._observer = observer
         self._numbers = itertools.count(1)
-        self.door = door or Door()
-        self._budgets.hold(self.door.anonymous or ANONYMOUS)
+        self.policy = policy or AuthPolicy()
+        self._quotas.hold(self.policy.anonymous or ANONYMOUS)
         self._limits = replace(
-            limits or Limits(agent="blockproto"), features=self.door.features | FEATURE_IF_EXISTS
+            limits or Limits(agent="blockproto"), features=self.policy.features | FEATURE_IF_EXISTS
         )
         self._dialects = tuple(dialects)
         self._tls = tls
-        self._connections: dict[Connection | Visit, str] = {}  # its kind; in the order in which they came
-        self._admissions: dict[Connection, Admission] = {}
-        self._visits: dict[Visit, Admission] = {}
+        self._connections: dict[
+            Connection | DialectConnection, str
+        ] = {}  # its kind; in the order in which they came
+        self._connection_auths: dict[Connection, ConnectionAuth] = {}
+        self._dialect_connections: dict[DialectConnection, ConnectionAuth] = {}
         self._unknown: dict[Connection, trio.Event] = {}  # who waits to be told who that is
-        self._arrivals = Arrivals(places)
-        self._company = Company(connections_each)
+        self._slots = HandshakeSlots(places)
+        self._connection_limits = ConnectionLimits(connections_each)
         self._stopping = trio.Event()
         self._stopped = False
         self._failure: StoreFailed | None = None
@@ -154,13 +157,13 @@ class Server:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._commit)
-                nursery.start_soon(self._comparing.run)
+                nursery.start_soon(self._comparer.run)
                 nursery.start_soon(self._sweep)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept_from, listener)
                     self._started.set()
-                    self._watch.serving(self.load)
+                    self._observer.serving(self.load)
                     task_status.started()
                     await self._stopping.wait()
                     accepting.cancel_scope.cancel()
@@ -193,22 +196,24 @@ class Server:
         Connections that came in with one that is gone end (BP1-AUT-009), and so do those that came in without one where
         one is needed now (BP1-AUT-014, BP1-DIA-020).
         """
-        self.door.use_register(register)
-        self._limits = replace(self._limits, features=self.door.features | FEATURE_IF_EXISTS)
-        for connection, admission in self._admissions.items():
-            if admission.revoked:
+        self.policy.use_register(register)
+        self._limits = replace(self._limits, features=self.policy.features | FEATURE_IF_EXISTS)
+        for connection, connection_auth in self._connection_auths.items():
+            if connection_auth.revoked:
                 connection.end_with(Unauthenticated("the credential was revoked"))
-            elif admission.shut_out:
+            elif connection_auth.shut_out:
                 connection.end_with(Unauthenticated("this server wants a token now: say who you are"))
-        for visit, admission in self._visits.items():
-            if admission.shut_out:
-                visit.end_with(Unauthenticated("this server wants a token now, and dialects have none"))
+        for dialect_connection, connection_auth in self._dialect_connections.items():
+            if connection_auth.shut_out:
+                dialect_connection.end_with(
+                    Unauthenticated("this server wants a token now, and dialects have none")
+                )
 
     def load(self) -> Load:
         """What there is to do at this moment."""
         kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
         kinds.update(self._connections.values())
-        return Load(kinds, self.uploads.count, self.committer.queued, self.disk.slow, self._budgets.used())
+        return Load(kinds, self.uploads.count, self.committer.queued, self.disk.slow, self._quotas.used())
 
     def stop(self) -> None:
         """Begin to leave; ``run`` returns when everything is durable."""
@@ -222,36 +227,36 @@ class Server:
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
         """Serve one connection; returns when it has ended."""
         scope = trio.CancelScope()
-        place = self._arrivals.take(endpoint.host, scope.cancel)
-        await self._serve_stranger(endpoint, place, scope, trio.current_time())
+        place = self._slots.take(endpoint.host, scope.cancel)
+        await self._serve_pending(endpoint, place, scope, trio.current_time())
 
-    def _let_in(self, stranger: Stranger) -> None:
-        """Serve who was at the door."""
+    def _let_in(self, pending: PendingSocket) -> None:
+        """Serve a connection that has said enough."""
         assert self._nursery is not None
-        assert stranger.place is not None
+        assert pending.place is not None
         scope = trio.CancelScope()
-        stranger.place.go = scope.cancel
-        endpoint, begun_at = SocketEndpoint(stranger.sock), stranger.until - GREETING_S
-        self._nursery.start_soon(self._serve_stranger, endpoint, stranger.place, scope, begun_at)
+        pending.place.go = scope.cancel
+        endpoint, begun_at = SocketEndpoint(pending.sock), pending.until - GREETING_S
+        self._nursery.start_soon(self._serve_pending, endpoint, pending.place, scope, begun_at)
 
-    async def _serve_stranger(
-        self, endpoint: Endpoint, place: Place, scope: trio.CancelScope, begun_at: float
+    async def _serve_pending(
+        self, endpoint: Endpoint, place: Slot, scope: trio.CancelScope, begun_at: float
     ) -> None:
         """Serve one connection that has a place; whatever goes wrong in it, it ends and the others go on."""
-        VISITOR.set(Visitor(next(self._numbers), endpoint.peer))
-        new_session = partial(self._watch.session, self._limits)
-        endpoint = self._watch.endpoint(endpoint)
+        CURRENT_CONNECTION.set(ConnectionLabel(next(self._numbers), endpoint.peer))
+        new_session = partial(self._observer.session, self._limits)
+        endpoint = self._observer.endpoint(endpoint)
         try:
             with scope:
-                caller = await receive(
+                detected = await detect(
                     endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S
                 )
-            if scope.cancel_called or caller is None:
+            if scope.cancel_called or detected is None:
                 await endpoint.aclose()
-            elif isinstance(caller.spoken, Verdict):
-                await self._converse(caller, place, begun_at)
+            elif isinstance(detected.spoken, Detection):
+                await self._converse(detected, place, begun_at)
             else:
-                await self._visit(caller, caller.spoken, place, begun_at)
+                await self._serve_dialect(detected, detected.spoken, place, begun_at)
         except* MemoryError:
             out_of_memory(endpoint.peer)
             with trio.CancelScope(shield=True):
@@ -263,19 +268,21 @@ class Server:
         finally:
             place.leave()
 
-    async def _visit(self, caller: Caller, dialect: Dialect, place: Place, begun_at: float) -> None:
+    async def _serve_dialect(
+        self, detected: DetectedConnection, dialect: Dialect, place: Slot, begun_at: float
+    ) -> None:
         """Serve a connection that speaks a dialect, as the anonymous principal."""
-        admission = self._admission_for(caller)
+        connection_auth = self._admission_for(detected)
         refusal: BlockprotoError | None = None
         try:
-            admission.judge_dialect()
+            connection_auth.judge_dialect()
         except BlockprotoError as exc:
             refusal = exc
-        anonymous = self.door.anonymous
-        visit = Visit(
+        anonymous = self.policy.anonymous
+        dialect_connection = DialectConnection(
             dialect,
-            caller.endpoint,
-            caller.first,
+            detected.endpoint,
+            detected.first,
             self.uploads,
             ANONYMOUS.principal,
             begun_at,
@@ -284,50 +291,50 @@ class Server:
         )
         if refusal is None:
             place.leave()
-            self._count(visit, admission)
+            self._count(dialect_connection, connection_auth)
         else:
             facts = {"dialect": dialect.name, "code": refusal.code.name, "text": str(refusal)}
             extra = {"event": "not let in", "facts": facts}
-            log.warning("%s was not let in: %s", caller.endpoint.peer, refusal, extra=extra)
-            place.go = visit.close
-        self._visits[visit] = admission
+            log.warning("%s was not let in: %s", detected.endpoint.peer, refusal, extra=extra)
+            place.go = dialect_connection.close
+        self._dialect_connections[dialect_connection] = connection_auth
         try:
-            await self._serve_until_ended(visit, visit.run(), dialect.name)
+            await self._serve_until_ended(dialect_connection, dialect_connection.run(), dialect.name)
         finally:
-            del self._visits[visit]
-            self._company.leave(visit)
+            del self._dialect_connections[dialect_connection]
+            self._connection_limits.leave(dialect_connection)
 
-    def _admission_for(self, caller: Caller) -> Admission:
-        open_to_all = caller.secured or self.door.plaintext_for(caller.endpoint.host)
-        return Admission(self.door if open_to_all else LOCKED)
+    def _admission_for(self, detected: DetectedConnection) -> ConnectionAuth:
+        open_to_all = detected.secured or self.policy.plaintext_for(detected.endpoint.host)
+        return ConnectionAuth(self.policy if open_to_all else DENY_ALL)
 
-    async def _converse(self, caller: Caller, place: Place, begun_at: float) -> None:
+    async def _converse(self, detected: DetectedConnection, place: Slot, begun_at: float) -> None:
         """Serve a native connection."""
         assert self._nursery is not None
-        admission = self._admission_for(caller)
+        connection_auth = self._admission_for(detected)
         connection = Connection(
-            caller.endpoint, caller.session, accept=self._acceptor(self._nursery, admission)
+            detected.endpoint, detected.session, accept=self._acceptor(self._nursery, connection_auth)
         )
         place.go = connection.close
-        self._admissions[connection] = admission
-        ward = Ward(self._nursery, connection)
-        ward.start_soon(self._see_in, connection, admission, place, begun_at)
+        self._connection_auths[connection] = connection_auth
+        guard = TaskGuard(self._nursery, connection)
+        guard.start_soon(self._see_in, connection, connection_auth, place, begun_at)
         try:
-            kind = "tls" if caller.secured else "native"
-            await self._serve_until_ended(connection, connection.run(caller.received, begun_at), kind)
+            kind = "tls" if detected.secured else "native"
+            await self._serve_until_ended(connection, connection.run(detected.received, begun_at), kind)
         finally:
-            del self._admissions[connection]
-            self._company.leave(connection)
+            del self._connection_auths[connection]
+            self._connection_limits.leave(connection)
             self._tell_admitted(connection)
 
-    def _admit(self, connection: Connection, admission: Admission) -> None:
+    def _admit(self, connection: Connection, connection_auth: ConnectionAuth) -> None:
         self._tell_admitted(connection)
-        self._budgets.hold(admission.realm)
-        self._count(connection, admission)
+        self._quotas.hold(connection_auth.realm)
+        self._count(connection, connection_auth)
 
-    def _count(self, connection: Connection | Visit, admission: Admission) -> None:
+    def _count(self, connection: Connection | DialectConnection, connection_auth: ConnectionAuth) -> None:
         """Count a connection, whatever it speaks, among those of its principal (BP1-PRN-009)."""
-        self._company.join(admission.principal, connection.endpoint.host, connection)
+        self._connection_limits.join(connection_auth.principal, connection.endpoint.host, connection)
 
     def _tell_admitted(self, connection: Connection) -> None:
         waiting = self._unknown.get(connection)
@@ -335,14 +342,14 @@ class Server:
             waiting.set()
 
     async def _see_in(
-        self, connection: Connection, admission: Admission, place: Place, begun_at: float
+        self, connection: Connection, connection_auth: ConnectionAuth, place: Slot, begun_at: float
     ) -> None:
         """Let nobody stay who has not said in time who they are (BP1-AUT-010); who has needs no place any more."""
         await connection.greeted.wait()
-        if admission.door is LOCKED:
+        if connection_auth.policy is DENY_ALL:
             connection.end_with(Unauthenticated(WANTS_TLS))
             return
-        if not admission.admitted and connection.lost is None:
+        if not connection_auth.admitted and connection.lost is None:
             admitted = self._unknown[connection] = trio.Event()
             with trio.move_on_at(begun_at + GREETING_S) as waiting:
                 await admitted.wait()
@@ -351,14 +358,17 @@ class Server:
                 connection.end_with(ConnectionLost("nobody has said who is asking"))
                 return
         place.leave()
-        if connection in self._admissions:  # else it has ended meanwhile
-            self._count(connection, admission)
+        if connection in self._connection_auths:  # else it has ended meanwhile
+            self._count(connection, connection_auth)
 
     async def _serve_until_ended(
-        self, connection: Connection | Visit, ended: Coroutine[object, object, BlockprotoError], kind: str
+        self,
+        connection: Connection | DialectConnection,
+        ended: Coroutine[object, object, BlockprotoError],
+        kind: str,
     ) -> None:
         self._connections[connection] = kind
-        self._watch.came(kind)
+        self._observer.came(kind)
         if self._stopped:
             connection.close(GoingAway())
         try:
@@ -370,32 +380,36 @@ class Server:
         finally:
             self._connections.pop(connection, None)
 
-    def _acceptor(self, nursery: trio.Nursery, admission: Admission) -> Acceptor:
-        briefs: Briefs | None = None
-        answers: Answers | None = None
+    def _acceptor(self, nursery: trio.Nursery, connection_auth: ConnectionAuth) -> AcceptStream:
+        briefs: BriefFetches | None = None
+        answers: PendingRequests | None = None
 
-        def accept(connection: Connection, stream: int, message: Message) -> Sink:
+        def accept(connection: Connection, stream: int, message: Message) -> StreamHandler:
             nonlocal briefs, answers
             if self._stopping.is_set():
                 raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
             if isinstance(message, Auth):
-                if self.door.register is None:
+                if self.policy.register is None:
                     raise Unsupported("this server knows no principals")
-                return Admitting(connection, stream, admission, self._admit)
-            realm = admission.realm_for(message)
+                return AuthHandler(connection, stream, connection_auth, self._admit)
+            realm = connection_auth.realm_for(message)
             if isinstance(message, Open):
-                return Incoming(connection, stream, self.uploads, realm)
+                return UploadReceiver(connection, stream, self.uploads, realm)
             if isinstance(message, Block):
-                return BriefIncoming(connection, stream, self.uploads, realm)
+                return BriefReceiver(connection, stream, self.uploads, realm)
             if isinstance(message, Fetch) and is_brief(message):
-                briefs = briefs or Briefs(connection, Ward(nursery, connection), self.store, self.disk)
+                briefs = briefs or BriefFetches(
+                    connection, TaskGuard(nursery, connection), self.store, self.disk
+                )
                 return ServedBrief(briefs, stream, realm)
-            ward = Ward(nursery, connection, stream)
+            guard = TaskGuard(nursery, connection, stream)
             if isinstance(message, Fetch):
-                return ServedFetch(connection, stream, ward, self.store, self.uploads, self.disk, realm)
+                return ServedFetch(connection, stream, guard, self.store, self.uploads, self.disk, realm)
             assert isinstance(message, List | Remove)
-            answers = answers or Answers(ward)
-            return Answerer(connection, stream, answers, self.store, self.uploads, self._digesting, realm)
+            answers = answers or PendingRequests(guard)
+            return RequestHandler(
+                connection, stream, answers, self.store, self.uploads, self._file_hashing, realm
+            )
 
         return accept
 
@@ -404,7 +418,7 @@ class Server:
             while True:
                 try:
                     with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
-                        await Doorway(sock, self._arrivals, self._dialects, self._let_in).run()
+                        await Acceptor(sock, self._slots, self._dialects, self._let_in).run()
                 except* Exception as group:
                     unexpected("accepting connections for a second", group)
                 await trio.sleep(ACCEPT_AGAIN_S)
@@ -433,7 +447,7 @@ class Server:
                 await trio.sleep(SWEEP_EVERY_S)
 
     async def _leave(self) -> None:
-        self._arrivals.close()
+        self._slots.close()
         connections = tuple(self._connections)
         for connection in connections:
             if self._failure is not None:

@@ -25,10 +25,25 @@ from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
 
-from . import layout as lay
-from .blocks import BLOCK_LENGTH, Run, blocknum_of
+from .common import head_layout as lay
+from .common.blocks import BLOCK_LENGTH, Run, blocknum_of
+from .common.head_layout import (
+    DIGEST,
+    I64,
+    ID,
+    OPAQUE,
+    PREFIXES,
+    RUNS,
+    U8,
+    U16,
+    U32,
+    U64,
+    Layout,
+    String,
+    Tlv,
+    construct,
+)
 from .errors import BadFacts, LocalProtocolError, MalformedFrame, Scope, Unsupported
-from .layout import DIGEST, I64, ID, OPAQUE, PREFIXES, RUNS, U8, U16, U32, U64, Layout, String, Tlv, construct
 
 PREFACE = b"\xffBKP\r\n\x1a\n"
 """The first bytes of both directions (BP1-HEL-001): 0xFF begins no text, CR LF SUB LF shows text-mode damage."""

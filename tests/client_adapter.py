@@ -18,18 +18,18 @@ from typing import Any
 
 import trio
 
-from blockproto.api import _dial, _local_files, _open_downloads, _open_sidecar
-from blockproto.calling import sourceid
-from blockproto.calling.dialling import Dial
-from blockproto.calling.introducing import Introduction
-from blockproto.calling.trust import Trust
+from blockproto.api import _dial, _local_files, _open_downloads, _open_part_file
 from blockproto.cli.output import leaves_of
 from blockproto.client import Client, connect_with
+from blockproto.client_side import resume_id
+from blockproto.client_side.authenticate import Authenticator
+from blockproto.client_side.dial import Dial
+from blockproto.client_side.trust import Trust
+from blockproto.connection import keepalive
 from blockproto.errors import BadCheck, BlockprotoError, ConnectionLost, GoingAway
 from blockproto.identity.certificates import parse_pin
-from blockproto.link import keepalive
 from blockproto.results import Receipt, UploadJob
-from blockproto.transfer.sending import Progress
+from blockproto.transfer.sender import Progress
 
 Job = dict[str, Any]
 Answer = dict[str, Any]
@@ -193,10 +193,10 @@ async def do(job: Job) -> Answer:
         async with connect_with(
             dial,
             server,
-            _open_sidecar,
+            _open_part_file,
             open_downloads=_open_downloads,
             files=files,
-            introduction=Introduction(token),
+            authenticator=Authenticator(token),
             **options,
         ) as client:
             return await work(client, job)
@@ -211,7 +211,7 @@ def main(words: Sequence[str]) -> int:
         return USAGE
     if not known:
         return UNKNOWN_JOB
-    os.environ[sourceid.SECRET_VARIABLE] = job["state"]
+    os.environ[resume_id.SECRET_VARIABLE] = job["state"]
     if "keepalive_s" in job:
         keepalive.ACTIVE_S = job["keepalive_s"]
     try:

@@ -10,17 +10,17 @@ import trio
 from peers import Line, RawPeer
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from blockproto.connection.connection import Connection, StreamHandler
+from blockproto.connection.endpoint import StreamEndpoint
+from blockproto.connection.keepalive import KeepAlive
 from blockproto.errors import BlockprotoError
-from blockproto.link.connection import Connection, Sink
-from blockproto.link.endpoint import StreamEndpoint
-from blockproto.link.keepalive import KeepAlive
 from blockproto.protocol.session import Limits, Session, Side
 from blockproto.wire import PREFACE, Hello, Message, encode_frame
 
 
 @dataclass
 class Recorder:
-    """A sink that remembers what it is told."""
+    """A handler that remembers what it is told."""
 
     messages: list[Message] = field(default_factory=list)
     payload_bytes: bytearray = field(default_factory=bytearray)
@@ -49,7 +49,7 @@ class Ends:
     connection: Connection
     peer: RawPeer
     line: Line
-    sinks: list[Recorder] = field(default_factory=list)
+    handlers: list[Recorder] = field(default_factory=list)
     reason: BlockprotoError | None = None
 
     async def ended(self) -> BlockprotoError:
@@ -67,16 +67,16 @@ async def connected(
     limits: Limits | None = None,
     greet: bool = True,
     hello: Hello | None = None,
-    sink: Callable[[], Recorder] = Recorder,
+    handler: Callable[[], Recorder] = Recorder,
 ) -> AsyncIterator[Ends]:
     """A connection that runs, as ``side``, and a peer that has greeted it."""
     here, there = memory_stream_pair()
     line = Line(here)
-    sinks: list[Recorder] = []
+    handlers: list[Recorder] = []
 
-    def accept(connection: Connection, stream: int, message: Message) -> Sink:
-        sinks.append(sink())
-        return sinks[-1]
+    def accept(connection: Connection, stream: int, message: Message) -> StreamHandler:
+        handlers.append(handler())
+        return handlers[-1]
 
     connection = Connection(
         StreamEndpoint(line, "the peer"),
@@ -84,7 +84,7 @@ async def connected(
         accept=accept if side is Side.SERVER else None,
         keep_alive=KeepAlive() if side is Side.CLIENT else None,
     )
-    ends = Ends(connection, RawPeer(there), line, sinks)
+    ends = Ends(connection, RawPeer(there), line, handlers)
 
     async def live() -> None:
         ends.reason = await connection.run()

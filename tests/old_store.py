@@ -22,7 +22,7 @@ from zlib import crc32
 import lmdb
 from blake3 import blake3
 
-from blockproto.blocks import BLOCK_LENGTH
+from blockproto.common.blocks import BLOCK_LENGTH
 
 ARCHIVE = Path(__file__).parent / "data/store-1.tar.xz"
 DAY_MS = 24 * 3600 * 1000

@@ -18,17 +18,17 @@ from unittest import mock
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.client import Client, connect_with
+from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from blockproto.common.names import SafeName
+from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.dialects import Dialect
 from blockproto.errors import BlockprotoError, Code, Scope
-from blockproto.identity.admission import Door
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
-from blockproto.names import SafeName
+from blockproto.identity.connection_auth import AuthPolicy
 from blockproto.protocol.session import Limits
 from blockproto.server import Server
 from blockproto.store import BlockDone, Destination, UploadEntry, UploadStore, Work
-from blockproto.store.memory import MemoryStore
+from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import (
     HEADER_LENGTH,
     PAYLOAD_TYPES,
@@ -493,14 +493,14 @@ class Served:
         async with connect_with(
             self.dial,
             "memory",
-            self.open_sidecar,
+            self.open_part_file,
             connections=connections,
             tries=tries,
             retry_for_s=retry_for_s,
         ) as client:
             yield client
 
-    def open_sidecar(self, place: Destination | Path, first: int) -> UploadStore:
+    def open_part_file(self, place: Destination | Path, first: int) -> UploadStore:
         """The memory store that stands beside ``place``; what was durable is there when it is opened again."""
         dest = place if isinstance(place, Path) else place.path
         before = self.sidecars.get((str(dest), first))
@@ -526,7 +526,7 @@ async def serving(
     store: MemoryStore | None = None,
     *,
     limits: Limits | None = None,
-    door: Door | None = None,
+    policy: AuthPolicy | None = None,
     dialects: Sequence[Dialect] = (),
     fails: type[BlockprotoError] | None = None,
 ) -> AsyncIterator[Served]:
@@ -535,12 +535,12 @@ async def serving(
     Args:
         store: None for a new MemoryStore.
         limits: what it takes.
-        door: who may come in; None: everybody.
+        policy: who may come in; None: everybody.
         dialects: what else it speaks.
         fails: the error that ``Server.run`` is expected to raise, or None.
     """
     store = WatchedStore() if store is None else store
-    server = Server(store, limits=limits, door=door, dialects=dialects)
+    server = Server(store, limits=limits, policy=policy, dialects=dialects)
     failures: list[BlockprotoError] = []
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:

@@ -1,4 +1,4 @@
-"""Clients whose lines to a server are lines of ``blockproto.chaos``: slow, far away or breaking, on a clock that jumps."""
+"""Clients whose lines to a server are lines of ``testing.chaos``: slow, far away or breaking, on a clock that jumps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import trio
 from peers import Served
 
-from blockproto.chaos import Conditions, How, Line
 from blockproto.client import Client, connect_with
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
+from blockproto.connection.endpoint import Endpoint, StreamEndpoint
+from blockproto.testing.chaos import Conditions, How, Line
 
 
 async def wait_out(timeout_s: float) -> None:
@@ -45,5 +45,5 @@ class SlowLines:
     @asynccontextmanager
     async def client(self, server: str = "memory", **options: Any) -> AsyncIterator[Client]:
         """A client; ``options`` as for ``connect_with``."""
-        async with connect_with(self.dial, server, self._served.open_sidecar, **options) as client:
+        async with connect_with(self.dial, server, self._served.open_part_file, **options) as client:
             yield client

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import pytest
 
-from blockproto.blocks import (
+from blockproto.common.blocks import (
     BLOCK_LENGTH,
     EMPTY_DIGEST,
     BlockSet,
@@ -25,6 +25,7 @@ from blockproto.blocks import (
     digest_of,
     root_of,
 )
+from blockproto.common.names import SafeName
 from blockproto.errors import (
     BadFacts,
     BlockprotoError,
@@ -39,7 +40,6 @@ from blockproto.errors import (
     UnknownFile,
     UnknownUpload,
 )
-from blockproto.names import SafeName
 from blockproto.store import (
     FOLDER_FILETYPE,
     BlockDone,
@@ -1035,7 +1035,7 @@ class FileStoreContract(UploadStoreContract):
 
     # -- uploads
 
-    def test_uploads(self, place: FilePlace) -> None:
+    def test_live_uploads(self, place: FilePlace) -> None:
         content = pattern(3 * BLOCK_LENGTH)
         for number in range(1, 6):
             upload = opened(place.store, len(content), number=number, name=f"f{number}")

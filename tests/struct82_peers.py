@@ -1,6 +1,7 @@
 """Senders of the dialect ``struct82`` for tests, written from the dialect's text: ``struct`` and bytes.
 
-``Layout`` is one of the four ways in which a C program lays the header out; ``Sender`` puts blocks on a stream of Trio's.
+``Layout`` is one of the four ways in which a C program lays the header out; ``DialectSender`` puts blocks on a stream of
+Trio's.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from blake3 import blake3
 from peers import WatchedStore
 from trio.testing import memory_stream_pair
 
+from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.dialects.struct82 import Struct82
-from blockproto.link.endpoint import StreamEndpoint
 from blockproto.server import Server
 from blockproto.store import FileStore, Work
 

@@ -19,11 +19,11 @@ from campaigns.tools import Place
 from processes import COMMAND, Process, Server
 
 import blockproto
-from blockproto.calling.trust import Trust
 from blockproto.cli.output import Status
+from blockproto.client_side.trust import Trust
 from blockproto.errors import BlockprotoError, ConnectionLost, Unauthenticated
 from blockproto.identity.certificates import pin_of_file
-from blockproto.identity.entrance import OWNER_TOKEN_NAME
+from blockproto.identity.server_auth import OWNER_TOKEN_NAME
 from blockproto.identity.tokens import new_token
 from blockproto.wire import HEADER_LENGTH, PREFACE, Hello, decode_head, decode_header, encode_frame
 
@@ -277,7 +277,7 @@ async def served(tmp_path: Path, *, everybody: bool) -> AsyncIterator[tuple[int,
     """A folder on a loopback port (or for other machines): port, the owner's token, the folder."""
     folder = tmp_path / "served"
     folder.mkdir()
-    entrances: list[Any] = []
+    server_auths: list[Any] = []
     async with trio.open_nursery() as nursery:
         serve = blockproto.serve
         listening = await nursery.start(
@@ -285,7 +285,7 @@ async def served(tmp_path: Path, *, everybody: bool) -> AsyncIterator[tuple[int,
                 folder,
                 listen=("0.0.0.0" if everybody else "127.0.0.1", 0),
                 anonymous=(),
-                on_entrance=entrances.append,
+                on_server_auth=server_auths.append,
                 task_status=task_status,
             )
         )

@@ -21,12 +21,12 @@ from peers import MIB, RawPeer, Sample, bytes_of, run, serving
 from processes import TIMEOUT_S, Server
 from trio.testing import memory_stream_pair
 
-from blockproto.blocks import digest_of
 from blockproto.client import Client, connect_with
+from blockproto.common.blocks import digest_of
+from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Superseded
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.protocol.events import stream_error
-from blockproto.store.memory import MemoryStore
+from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import (
     Ack,
     Block,

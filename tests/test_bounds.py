@@ -18,12 +18,13 @@ from blake3 import blake3
 from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.blocks import digest_of, root_of
-from blockproto.calling import bulk
+from blockproto.client_side import upload_many
+from blockproto.common.blocks import digest_of, root_of
+from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, FileExists, Scope, SourceChanged, UnknownFile
-from blockproto.names import SafeName
+from blockproto.observability.observer import CURRENT_CONNECTION, ConnectionLabel
 from blockproto.results import Receipt, UploadJob
-from blockproto.serving import digesting
+from blockproto.serving.handlers import file_hashing
 from blockproto.store import (
     BlockDone,
     Discard,
@@ -36,19 +37,18 @@ from blockproto.store import (
     Upload,
     UploadKey,
     Work,
-    batch,
-    disk,
+    folder_io,
 )
-from blockproto.store.check import check_store
-from blockproto.store.choosing import COMPARED_MAX, Chooser
-from blockproto.store.descriptors import Descriptor, Descriptors
-from blockproto.store.finished import FinishedFiles
-from blockproto.store.ledger import READERS_MAX, View
-from blockproto.store.local import LocalStore
-from blockproto.store.memory import MemoryStore, MemoryUpload
-from blockproto.transfer import committing
-from blockproto.transfer.committing import Kind, run_in_thread
-from blockproto.watch import VISITOR, Visitor
+from blockproto.store.local import batch
+from blockproto.store.local.check import check_store
+from blockproto.store.local.descriptors import Descriptor, Descriptors
+from blockproto.store.local.finished_files import FinishedFiles
+from blockproto.store.local.ledger import READERS_MAX, View
+from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
+from blockproto.store.local.store import LocalStore
+from blockproto.testing.memory_store import MemoryStore, MemoryUpload
+from blockproto.transfer import committer
+from blockproto.transfer.committer import Kind, run_in_thread
 from blockproto.wire import (
     Ack,
     Commit,
@@ -134,8 +134,8 @@ async def test_a_file_is_read_once_for_all_who_want_its_digest() -> None:
 
 @quick
 async def test_who_waits_on_reads_on_when_who_asked_first_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digesting, "STEP_LENGTH", 64 * 1024)
-    monkeypatch.setattr(digesting, "READ_LENGTH", 64 * 1024)
+    monkeypatch.setattr(file_hashing, "STEP_LENGTH", 64 * 1024)
+    monkeypatch.setattr(file_hashing, "READ_LENGTH", 64 * 1024)
     store = CountingStore()
     async with serving(store) as served:
         first, second = await served.peer(), await served.peer()
@@ -159,8 +159,8 @@ async def test_who_waits_on_reads_on_when_who_asked_first_has_gone(monkeypatch: 
 
 @quick
 async def test_nothing_is_read_any_more_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digesting, "STEP_LENGTH", 64 * 1024)
-    monkeypatch.setattr(digesting, "READ_LENGTH", 64 * 1024)
+    monkeypatch.setattr(file_hashing, "STEP_LENGTH", 64 * 1024)
+    monkeypatch.setattr(file_hashing, "READ_LENGTH", 64 * 1024)
     store = CountingStore()
     async with serving(store) as served:
         peer = await served.peer()
@@ -169,7 +169,7 @@ async def test_nothing_is_read_any_more_when_nobody_waits(monkeypatch: pytest.Mo
         await peer.say(3, List(ListKind.FILES, PHOTO.filename, exact=True, b3sum=True))
         await wait_all_tasks_blocked()
         assert 0 < store.read < len(PHOTO.content)
-        assert served.server._digesting.count == 0
+        assert served.server._file_hashing.count == 0
         assert store.open_now == 0
 
 
@@ -286,14 +286,14 @@ async def test_refusals_leave_nothing_to_collect(question: Message) -> None:
 
 @pytest.mark.trio
 async def test_a_share_of_the_threads_is_forgotten_with_its_last_user() -> None:
-    token = VISITOR.set(Visitor(1, "somebody"))
+    token = CURRENT_CONNECTION.set(ConnectionLabel(1, "somebody"))
     try:
         async with trio.open_nursery() as nursery:
             for _ in range(3 * Kind.LOOK.of_one):
                 nursery.start_soon(run_in_thread, lambda: None)
     finally:
-        VISITOR.reset(token)
-    assert committing._all_threads()._shares == {}
+        CURRENT_CONNECTION.reset(token)
+    assert committer._all_threads()._shares == {}
 
 
 # ---- what is fetched --------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
         for number, upload in uploads.items():
             upload.write(at, memoryview(contents[number])[at : at + MIB // 2])
             assert store.descriptors.count <= 3
-    with mock.patch.object(batch, "syncfs", lambda fd: synced.append(fd) or disk.syncfs(fd)):
+    with mock.patch.object(batch, "syncfs", lambda fd: synced.append(fd) or folder_io.syncfs(fd)):
         for number, upload in uploads.items():
             content = contents[number]
             upload.write(2 * MIB, memoryview(content)[2 * MIB :])
@@ -507,15 +507,15 @@ def test_many_files_of_one_name_cost_no_more_each(tmp_path: Path) -> None:
     for number in range(1, 1001):
         (tmp_path / f"name ({number}).txt").touch()
     looks = 0
-    really = Chooser.look
+    really = NameChooser.look
 
-    def counting(self: Chooser, name: str) -> object:
+    def counting(self: NameChooser, name: str) -> object:
         nonlocal looks
         looks += 1
         return really(self, name)
 
     content = b"other"
-    with mock.patch.object(Chooser, "look", counting):
+    with mock.patch.object(NameChooser, "look", counting):
         facts = Facts(SafeName.parse("name.txt"), "a/b", len(content))
         upload = store.begin_brief(UploadKey(bytes(16), b"s" * 16), facts, 0)
         upload.write(0, memoryview(content))
@@ -546,9 +546,9 @@ def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
     store.commit(_of_one_name(store, range(200)))
     looked: Counter[str] = Counter()
     asked: Counter[str] = Counter()
-    look, root_of = Chooser.look, FinishedFiles.root_of
+    look, root_of = NameChooser.look, FinishedFiles.root_of
 
-    def looking(self: Chooser, name: str) -> os.stat_result | None:
+    def looking(self: NameChooser, name: str) -> os.stat_result | None:
         looked[name] += 1
         return look(self, name)
 
@@ -557,7 +557,7 @@ def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
         return root_of(self, view, name, found)
 
     batch = _of_one_name(store, range(200, 500))
-    with mock.patch.object(Chooser, "look", looking), mock.patch.object(FinishedFiles, "root_of", asking):
+    with mock.patch.object(NameChooser, "look", looking), mock.patch.object(FinishedFiles, "root_of", asking):
         store.commit(batch)
     names = [work.outcome.stored_as for work in batch if isinstance(work.outcome, StoredFile)]
     assert names == [f"name ({number}).txt" for number in range(200, 500)]
@@ -678,17 +678,17 @@ async def test_a_client_reads_small_files_where_a_slow_disk_holds_up_nobody(
 ) -> None:
     """What one file has shown counts for the next, however small they are, and whatever reads them."""
     in_main: list[bool] = []
-    really = bulk._read_whole
+    really = upload_many._read_whole
 
-    def remembered(one: bulk.Prepared) -> bytes:
+    def remembered(one: upload_many.Prepared) -> bytes:
         in_main.append(threading.current_thread() is threading.main_thread())
         return really(one)
 
-    monkeypatch.setattr(bulk, "_read_whole", remembered)
+    monkeypatch.setattr(upload_many, "_read_whole", remembered)
     for number in range(6):
         (tmp_path / f"{number}").write_bytes(bytes_of(100, number))
     async with serving() as served, served.client() as client:
-        committing.local_disk().took(1.0)
+        committer.local_disk().took(1.0)
         jobs = [UploadJob(tmp_path / f"{number}", f"{number}") for number in range(6)]
         async for _, outcome in client.upload_all(jobs):
             assert isinstance(outcome, Receipt), outcome

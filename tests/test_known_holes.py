@@ -23,15 +23,15 @@ from store_contract import opened, outcomes, put, written
 
 import blockproto
 from blockproto import wire
-from blockproto.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, NotPermitted, RemoteProtocolError, Scope, UnknownFile
 from blockproto.identity.certificates import client_context
-from blockproto.names import SafeName
 from blockproto.protocol.session import Session, Side
-from blockproto.serving import briefs, requests
+from blockproto.serving.handlers import brief_fetch, requests
 from blockproto.store import IfExists
-from blockproto.store.disk import Folders
-from blockproto.store.local import LocalStore
+from blockproto.store.folder_io import Folders
+from blockproto.store.local.store import LocalStore
 from blockproto.wire import PREFACE, Committed, Error, Hello, Type, encode_frame
 
 quick = pytest.mark.trio(run=run)
@@ -246,7 +246,7 @@ async def test_a_server_that_answers_with_another_name_chooses_no_place(
 ) -> None:
     """What was asked for decides where it goes, whatever the answer calls itself."""
     answer = requests.open_message
-    for module in (requests, briefs):
+    for module in (requests, brief_fetch):
         monkeypatch.setattr(module, "open_message", lambda *args: replace(answer(*args), filename=name))
     async with serving() as served, served.client() as client:
         source = tmp_path / "asked.txt"

@@ -18,11 +18,11 @@ from said_together import HELD, _error, _made_wrongly
 from test_said_together import nothing_unexpected
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from blockproto.api import _local_files, _open_downloads, _open_sidecar
-from blockproto.blocks import digest_of
+from blockproto.api import _local_files, _open_downloads, _open_part_file
 from blockproto.client import Client, connect_with
+from blockproto.common.blocks import digest_of
+from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Scope
-from blockproto.link.endpoint import Endpoint, StreamEndpoint
 from blockproto.results import FileInfo, UploadJob
 from blockproto.wire import (
     PREFACE,
@@ -227,7 +227,7 @@ async def meet(here: Path, doing_what: str, says: tuple[str, ...]) -> None:
                 async with connect_with(
                     hostile.dial,
                     "memory",
-                    _open_sidecar,
+                    _open_part_file,
                     tries=2,
                     open_downloads=_open_downloads,
                     files=files,

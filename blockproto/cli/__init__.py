@@ -22,8 +22,8 @@ from typing import Any
 import click
 
 from .. import __version__
+from ..common.names import show_lines
 from ..errors import BlockprotoError
-from ..names import show_lines
 from .output import ShownFormatter, Status, fail, leaves_of, say
 from .streams import secure
 

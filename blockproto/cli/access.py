@@ -27,8 +27,8 @@ from .options import verbosity
 from .output import WITHHELD, Status, about, say, warn
 
 if TYPE_CHECKING:
-    from ..calling.trust import Trust
     from ..client import Client
+    from ..client_side.trust import Trust
 
 TOKEN_VARIABLE = "BLOCKPROTO_TOKEN"
 SERVER_VARIABLE = "BLOCKPROTO_TOKEN_FOR"
@@ -237,8 +237,8 @@ def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[
 
 
 def _trust() -> Trust:
-    from ..calling.trust import Trust
-    from ..identity.known import known_servers
+    from ..client_side.trust import Trust
+    from ..identity.known_servers import known_servers
 
     authorities = _told("ca")
     if authorities is not None:

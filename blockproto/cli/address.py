@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import click
 
-from ..loopback import is_loopback
+from ..identity.loopback import is_loopback
 
 PORT_DEFAULT = 7878
 SCHEME = "bp://"

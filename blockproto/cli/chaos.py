@@ -1,6 +1,6 @@
 """``blockproto chaos``: a bad line between an app and a server, to see what the app does on it.
 
-The model of the line is ``blockproto.chaos``; here are the words in which people say what they want.
+The model of the line is ``blockproto.testing.chaos``; here are the words in which people say what they want.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import click
 import trio
 
-from ..chaos import Amount, ChaosProxy, Conditions, Ending, How, Report
-from ..loopback import is_loopback
+from ..identity.loopback import is_loopback
+from ..testing.chaos import Amount, ChaosProxy, Conditions, Ending, How, Report
 from .address import AddressError, parse_listen, show_host_port, to_listen
 from .options import json_option
 from .output import Status, about, print_json, say, show_count, show_size, warn

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+from ..common.names import show_name
 from ..errors import BlockprotoError, StoreInUse
-from ..names import show_name
-from ..store.check import Report, inspect_store
+from ..store.local.check import Report, inspect_store
 from .options import verbose_option
 from .output import Status, fail, say, show_count, show_time, warn
 

@@ -1,6 +1,6 @@
 """``blockproto clean``: what is left of downloads that were given up, listed and removed.
 
-What goes on is never touched, and nothing that is not certainly ours: see ``store.strays``.
+What goes on is never touched, and nothing that is not certainly ours: see ``store.part_file.leftovers``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+from ..common.names import show_name
 from ..errors import BlockprotoError
-from ..names import show_name
-from ..store.strays import FailedFolder, Stray, find_strays, remove_stray
+from ..store.part_file.leftovers import FailedFolder, Leftover, find_leftovers, remove_leftover
 from .options import Duration, json_option, verbose_option
 from .output import Status, fail, print_json, say, show_count, show_size
 
@@ -43,7 +43,7 @@ def clean(folder: Path, yes: bool, older_than_s: float, as_json: bool) -> int:
         nonlocal status
         status = max(status, fail(error, str(path)))
 
-    found = [one for one in find_strays(folder, now_s, failed) if now_s - one.changed_s >= older_than_s]
+    found = [one for one in find_leftovers(folder, now_s, failed) if now_s - one.changed_s >= older_than_s]
     for one in found:
         if not as_json:
             say(show_name(_describe(one, now_s)))
@@ -56,7 +56,7 @@ def clean(folder: Path, yes: bool, older_than_s: float, as_json: bool) -> int:
     return status
 
 
-def _agreed(chosen: list[Stray], as_json: bool) -> bool:
+def _agreed(chosen: list[Leftover], as_json: bool) -> bool:
     """Ask, where somebody can answer."""
     if as_json or not sys.stdin.isatty():
         return False
@@ -64,18 +64,18 @@ def _agreed(chosen: list[Stray], as_json: bool) -> bool:
     return click.confirm(f"Remove what is left of {show_count(len(chosen), 'download')} ({size})?", err=True)
 
 
-def _remove(chosen: list[Stray], folder: Path, failed: FailedFolder) -> list[Path]:
+def _remove(chosen: list[Leftover], folder: Path, failed: FailedFolder) -> list[Path]:
     removed = []
     for one in chosen:
         try:
-            if remove_stray(one, folder):
+            if remove_leftover(one, folder):
                 removed.append(one.path)
         except (OSError, BlockprotoError) as error:
             failed(one.path, error)
     return removed
 
 
-def _sum_up(folder: Path, found: list[Stray], chosen: list[Stray], removed: set[Path]) -> None:
+def _sum_up(folder: Path, found: list[Leftover], chosen: list[Leftover], removed: set[Path]) -> None:
     if not found:
         say(show_name(f"{folder}: nothing is left of downloads"))
         return
@@ -91,7 +91,7 @@ def _sum_up(folder: Path, found: list[Stray], chosen: list[Stray], removed: set[
     say(show_name(f"{folder}: {'; '.join(parts)}"))
 
 
-def _describe(one: Stray, now_s: float) -> str:
+def _describe(one: Leftover, now_s: float) -> str:
     of = f"of '{one.of}'" if one.of is not None else "of a small file"
     held = f", {one.held} of {one.blocknum} blocks" if one.blocknum is not None else ""
     running = "  (in use)" if one.running else ""
@@ -105,7 +105,7 @@ def _show_age(age_s: float) -> str:
     return f"{max(age_s, 0):.0f} s"
 
 
-def _object(one: Stray, now_s: float, removed: bool) -> dict[str, object]:
+def _object(one: Leftover, now_s: float, removed: bool) -> dict[str, object]:
     return {
         "path": str(one.path),
         "files": [str(one.folder / name) for name in one.names],

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..explaining import explain as explained
-from ..names import show_name
+from ..common.names import show_name
+from ..observability.explain import explain as explained
 from .options import json_option
 from .output import Status, print_json
 

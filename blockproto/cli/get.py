@@ -21,10 +21,10 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
+from ..common.names import SafeName, holds_in_progress, show_name
 from ..errors import BadFacts, ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
-from ..names import SafeName, holds_in_progress, show_name
 from ..results import IfExistsWord
-from ..store.places import Place
+from ..store.part_file.target_folder import TargetFolder
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
 from .interruptions import LineTeller
@@ -371,7 +371,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
 
 def _make_folder(fetch: _Fetch, folder: FileInfo | None, path: Path) -> bool:
     try:
-        Place(path, _below(fetch.wanted, path), make=True).close()
+        TargetFolder(path, _below(fetch.wanted, path), make=True).close()
     except (OSError, BlockprotoError) as error:
         if folder is None or not os.path.lexists(path) or os.path.isdir(path):
             _failed(fetch.tally, str(path), error)
@@ -474,7 +474,7 @@ def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
     """Give the folders their rights and times, the deepest first, now that nothing is made in them any more."""
     for path, folder in reversed(tally.folders):
         try:
-            place = Place(path, _below(wanted, path))
+            place = TargetFolder(path, _below(wanted, path))
             place.set_facts(folder.mode, folder.mtime_ns)
             place.close()
         except (OSError, BlockprotoError) as error:

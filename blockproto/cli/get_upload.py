@@ -12,10 +12,10 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, UploadInfo
+from ..common.names import SafeName, show_name
+from ..common.tasks import background_tasks
 from ..errors import NameRefused, UnknownUpload
-from ..names import SafeName, show_name
 from ..results import IfExistsWord
-from ..tasks import background_tasks
 from .access import connect_as_told
 from .address import Address
 from .interruptions import LineTeller

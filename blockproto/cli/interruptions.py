@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..calling.lines import LineEvent, Reconnected, Reconnecting
-from ..names import show_name
+from ..client_side.connections import LineEvent, Reconnected, Reconnecting
+from ..common.names import show_name
 from .output import say, show_size
 
 TELL_WAIT_S = 1.0

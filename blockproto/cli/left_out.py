@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .. import BlockprotoError, LeftOut
+from ..common.names import show_name
 from ..errors import NameRefused, NotPermitted
-from ..names import show_name
 from .output import explain, say
 
 NAMED_MAX = 10

@@ -16,8 +16,8 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo, LeftOut, UploadInfo
-from ..blocks import BLOCK_LENGTH
-from ..names import show_name
+from ..common.blocks import BLOCK_LENGTH
+from ..common.names import show_name
 from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, to_address
 from .left_out import LeftOutTeller, missed_of, say_missed

@@ -151,7 +151,7 @@ def verbose_option(command: _Command) -> _Command:
 def _set_verbosity(ctx: click.Context, _parameter: click.Parameter, count: int) -> None:
     ctx.obj = (ctx.obj or 0) + count
     if ctx.obj >= 2:
-        from ..serving.logs import TextFormatter
+        from ..observability.logs import TextFormatter
 
         handler = logging.StreamHandler()
         handler.setFormatter(TextFormatter())

@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from ..common.names import show_lines, show_name
 from ..errors import (
     ERRORS,
     BadCheck,
@@ -33,7 +34,6 @@ from ..errors import (
     NewerLedger,
     Untrusted,
 )
-from ..names import show_lines, show_name
 
 RECEIPT_FIELDS = (
     "filename",

@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..names import show_name
+from ..common.names import show_name
 from .output import show_size
 
 _REDRAW_S = 0.1

@@ -21,9 +21,9 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, Receipt, UploadJob
-from ..calling.walking import Found, total_of, walk
+from ..client_side.walk import Found, total_of, walk
+from ..common.names import show_name
 from ..errors import Code, ConnectionLost, FileExists, GoingAway, ProtocolError, Unsupported
-from ..names import show_name
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from ..calling.lines import OnLine
-from ..dialects.known import ONE_CONNECTION, SENDERS
-from ..dialects.sending import Sender, Sent, send_file
+from ..client_side.connections import OnLine
+from ..common.names import refuse_in_progress, show_name
+from ..dialects.registry import ONE_CONNECTION, SENDERS
+from ..dialects.sending import DialectSender, Sent, send_file
 from ..errors import BlockprotoError, ConnectionLost
-from ..names import refuse_in_progress, show_name
 from .address import SCHEME, Address
 from .output import Status, fail, print_json, say, show_size
 from .progress import Meter
@@ -89,7 +89,7 @@ async def put_in_dialect(
     status = Status.DONE
     with Meter(_total(paths), sys.stderr.isatty()) as meter:
         for path in paths:
-            sender: Sender = SENDERS[dialect](connections)
+            sender: DialectSender = SENDERS[dialect](connections)
             try:
                 refuse_in_progress(as_name or Path(path).name)
                 sent = await send_file(

@@ -18,11 +18,11 @@ import trio
 from click.core import ParameterSource
 
 from .. import Client, LeftOut, QueuedTransfer, TransferQueue, TransferState
+from ..common.names import show_name
 from ..errors import Code, NameRefused, NotPermitted
-from ..names import show_name
 from ..queue import Direction
 from ..queue.entry import PRIORITIES, Wanted
-from ..queue.face import AT_ONCE, RETRY_FOR_S, default_path, wanted
+from ..queue.transfer_queue import AT_ONCE, RETRY_FOR_S, default_path, wanted
 from ..results import IfExistsWord
 from .access import access_options, check_access, connect_as_told, token_needs_server
 from .address import Address, parse_address, to_address

@@ -24,16 +24,16 @@ import trio
 from click.core import ParameterSource
 
 from .. import serve as serve_folder
-from ..dialects.known import DIALECTS
+from ..common.names import RESERVED
+from ..dialects.registry import DIALECTS
 from ..errors import StoreInUse
 from ..identity.certificates import pin_words
-from ..identity.entrance import OWNER, OWNER_TOKEN_NAME, Entrance
-from ..loopback import is_loopback
-from ..names import RESERVED
-from ..serving.flood import Flood
-from ..serving.logs import FORMATS, Log, log, tell
-from ..serving.passed import passed_sockets
-from ..watch import NOBODY, Both, Watch
+from ..identity.loopback import is_loopback
+from ..identity.server_auth import OWNER, OWNER_TOKEN_NAME, ServerAuth
+from ..observability.log_limiter import LogLimiter
+from ..observability.logs import FORMATS, Log, log, tell
+from ..observability.observer import NULL_OBSERVER, Observer, ObserverPair
+from ..serving.socket_activation import passed_sockets
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import to_size, verbose_option, verbosity
 from .output import Status, about, say, warn
@@ -175,32 +175,32 @@ def serve(
     )
     _check_usage(serving, metrics)
     _log_to_stderr(log_format, log_level or ("debug" if verbosity() else "warning"))
-    with about(str(folder), partial(_advise, serving)), _watch(metrics) as watch:
-        return trio.run(_serve, serving, watch)
+    with about(str(folder), partial(_advise, serving)), _observer(metrics) as observer:
+        return trio.run(_serve, serving, observer)
 
 
 def _log_to_stderr(form: str, level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(FORMATS[form]())
-    handler.addFilter(Flood())
+    handler.addFilter(LogLimiter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 @contextmanager
-def _watch(metrics: tuple[str, int] | None) -> Iterator[Watch]:
+def _observer(metrics: tuple[str, int] | None) -> Iterator[Observer]:
     """Who hears what the server does: the log, if it is to say anything of that; whoever reads the metrics."""
-    watch: Watch = Log() if log.isEnabledFor(logging.WARNING) else NOBODY
+    observer: Observer = Log() if log.isEnabledFor(logging.WARNING) else NULL_OBSERVER
     if metrics is None:
-        yield watch
+        yield observer
         return
     try:
-        from ..serving.metrics import Metrics, shown
+        from ..observability.metrics import Metrics, shown
     except ImportError as error:
         raise click.UsageError("--metrics needs more: pip install 'blockproto[metrics]'") from error
     counts = Metrics()
     with shown(counts, *metrics) as port:
         say(f"metrics: http://{show_host_port(metrics[0], port)}/metrics")
-        yield Both(watch, counts)
+        yield ObserverPair(observer, counts)
 
 
 def _check_usage(serving: Serving, metrics: tuple[str, int] | None) -> None:
@@ -258,21 +258,21 @@ def _advise(serving: Serving, error: BaseException) -> tuple[str, str]:
     return str(serving.folder), ""
 
 
-def _welcome(serving: Serving, entrance: Entrance) -> None:
+def _welcome(serving: Serving, server_auth: ServerAuth) -> None:
     """Say how a client comes in, where it needs to know more than the address."""
-    if entrance.pin is not None:
-        say(f"certificate: {entrance.pin.hex()}\n  in words: {pin_words(entrance.pin)}")
-    if entrance.worry is not None:
-        warn(entrance.worry)
-    if entrance.owner_token is not None:
+    if server_auth.pin is not None:
+        say(f"certificate: {server_auth.pin.hex()}\n  in words: {pin_words(server_auth.pin)}")
+    if server_auth.worry is not None:
+        warn(server_auth.worry)
+    if server_auth.owner_token is not None:
         state = str(serving.state or serving.folder / RESERVED)
         say(
-            f"made the first token, for '{OWNER}': {entrance.owner_token}\n"
-            f"  a client, with a copy of that file: {_example(serving, entrance)}\n"
+            f"made the first token, for '{OWNER}': {server_auth.owner_token}\n"
+            f"  a client, with a copy of that file: {_example(serving, server_auth)}\n"
             f"  more tokens: blockproto token add NAME --state {shlex.quote(state)}"
         )
-    anonymous = entrance.door.anonymous
-    register = entrance.door.register
+    anonymous = server_auth.policy.anonymous
+    register = server_auth.policy.register
     if anonymous is None and register is not None and not register.tokens:
         warn(
             "no token is left, so nobody can come in: make one with `blockproto token add NAME`, or add --anonymous"
@@ -287,21 +287,21 @@ def _welcome(serving: Serving, entrance: Entrance) -> None:
         warn(f"no token is asked for: everybody who can reach this port can {rights} what is in the folder")
 
 
-def _example(serving: Serving, entrance: Entrance) -> str:
+def _example(serving: Serving, server_auth: ServerAuth) -> str:
     """How somebody on another machine sends a file here for the first time."""
-    scheme = "bp" if entrance.tls is None else "bps"
+    scheme = "bp" if server_auth.tls is None else "bps"
     port = f":{serving.listen[1]}" if serving.listen[1] and not serving.sockets else ":PORT"
-    pin = "" if entrance.pin is None else f" --pin {entrance.pin.hex()}"
+    pin = "" if server_auth.pin is None else f" --pin {server_auth.pin.hex()}"
     return f"blockproto put FILE {scheme}://HOST{port}/ --token-file {OWNER_TOKEN_NAME}{pin}"
 
 
-async def _serve(serving: Serving, watch: Watch) -> int:
+async def _serve(serving: Serving, observer: Observer) -> int:
     run = partial(
         serve_folder,
         serving.folder,
         **{name: value for name, value in serving._asdict().items() if name != "folder"},
-        on_entrance=partial(_welcome, serving),
-        watch=watch,
+        on_server_auth=partial(_welcome, serving),
+        observer=observer,
     )
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is put back at the end: it never ends a server
     with trio.open_signal_receiver(signal.SIGHUP) as reloads:

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
+from ..common.names import RESERVED, SafeName, show_name
 from ..errors import NameRefused, UnknownFile
-from ..identity import register as registers
-from ..identity.register import Register, Token
-from ..names import RESERVED, SafeName, show_name
-from ..realm import EVERYTHING
+from ..identity import principals as registers
+from ..identity.principals import Register, Token
+from ..identity.realm import EVERYTHING
 from ..wire import Scopes
 from .options import Duration, json_option, to_size
 from .output import about, fail, print_json, say, show_size

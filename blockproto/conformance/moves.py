@@ -7,7 +7,7 @@ raises when the server does something else.
 from __future__ import annotations
 
 from .. import wire
-from ..blocks import BLOCK_LENGTH, block_span, digest_of, root_of
+from ..common.blocks import BLOCK_LENGTH, block_span, digest_of, root_of
 from ..errors import Code, Scope
 from .peer import Heard, Peer
 from .sample import Sample

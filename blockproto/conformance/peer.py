@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .. import wire
-from ..blocks import blocknum_of
+from ..common.blocks import blocknum_of
+from ..common.names import show_name
 from ..errors import BlockprotoError, Code, Scope
-from ..names import show_name
 from . import forge
 from .judging import Heard as Heard  # what a peer hears is part of its interface
 from .judging import judge_frame, judge_lengths

@@ -10,7 +10,7 @@ from typing import Any
 from blake3 import blake3
 
 from .. import wire
-from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from ..common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 
 
 @dataclass(frozen=True)

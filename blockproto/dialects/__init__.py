@@ -1,6 +1,6 @@
 """What a dialect is: an older wire format that a server answers on the same port, into the same store.
 
-    first bytes → routing → Visit(dialect, endpoint, first) → dialect.serve(visit) → Intake → LiveUpload → committer
+    first bytes → serving.detect_rules → DialectConnection → dialect.serve → SequentialReceiver → LiveUpload → committer
 
 A dialect brings files and nothing else: it cannot list, fetch or remove, and it can neither encrypt nor say who speaks. What
 it brings goes through the same live uploads, ledger, committer and name rules as everything else, under the anonymous
@@ -22,7 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from .visit import Visit
+    from .dialect_connection import DialectConnection
 
 FIRST_LENGTH_MAX = 84
 """With so many bytes every dialect knows whether it is spoken (BP1-DIA)."""
@@ -68,7 +68,7 @@ class Dialect(Protocol):
             MORE only for less than ``FIRST_LENGTH_MAX`` bytes.
         """
 
-    async def serve(self, visit: Visit) -> None:
+    async def serve(self, dialect_connection: DialectConnection) -> None:
         """Answer one connection until it has ended; whoever called closes it.
 
         Raises:

@@ -1,7 +1,8 @@
 """Sending a file to a server that speaks an older dialect only.
 
 What is common to all of them: the file, which must not change while it is sent; coming back after the line broke; and what
-can be told in the end. A dialect adds one class, its ``Sender``: one connection's worth of words (see ``known.SENDERS``).
+can be told in the end. A dialect adds one class, its ``DialectSender``: one connection's worth of words (see
+``registry.SENDERS``).
 
     send_file → Sender.send → ConnectionLost → again, until there was no progress ``TRIES`` times, or for ``retry_for_s``
                             → Unanswered     → told at once: who never answers does not speak the dialect
@@ -21,13 +22,13 @@ from typing import Protocol
 
 import trio
 
-from ..calling.dialling import Dial, tcp_dial
-from ..calling.lines import OnLine, Reconnecting
-from ..calling.sourceid import derive_sourceid, installation_secret
+from ..client_side.connections import OnLine, Reconnecting
+from ..client_side.dial import Dial, tcp_dial
+from ..client_side.resume_id import derive_sourceid, installation_secret
+from ..common.names import SafeName
+from ..connection.endpoint import Endpoint
 from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, SourceChanged
-from ..link.endpoint import Endpoint
-from ..names import SafeName
-from ..transfer.sending import Progress
+from ..transfer.sender import Progress
 
 TRIES = 8
 """How often a client comes back without any progress."""
@@ -168,14 +169,14 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one ``Sender.send`` ended well; the fields are those of ``Sent``."""
+    """How one ``DialectSender.send`` ended well; the fields are those of ``Sent``."""
 
     sourceid: str | None
     confirmed: bool
     stored_as: str | None = None
 
 
-class Sender(Protocol):
+class DialectSender(Protocol):
     """The client's side of a dialect."""
 
     async def send(self, dial: Dial, file: Outgoing) -> Ending:
@@ -190,7 +191,7 @@ class Sender(Protocol):
 
 
 async def send_file(
-    sender: Sender,
+    sender: DialectSender,
     url: str,
     path: str | os.PathLike[str],
     *,
@@ -240,7 +241,7 @@ async def send_file(
 
 
 async def _send_again_and_again(
-    sender: Sender,
+    sender: DialectSender,
     dial: Dial,
     file: Outgoing,
     retry_for_s: float | None = None,

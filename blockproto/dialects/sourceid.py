@@ -15,6 +15,8 @@ import secrets
 
 import trio
 
+from ..common.names import show_name
+from ..connection.connection import GREETING_S
 from ..errors import (
     Code,
     ConnectionLost,
@@ -24,12 +26,10 @@ from ..errors import (
     StoreFailed,
     TransferError,
 )
-from ..link.connection import GREETING_S
-from ..names import show_name
 from ..store import Facts, UploadKey
 from . import Recognition
-from .intake import Intake
-from .keys import derived_key
+from .dialect_connection import DialectConnection
+from .sequential_receiver import SequentialReceiver
 from .sourceid_line import (
     LINE_LENGTH_MAX,
     POSITION_MAX,
@@ -40,7 +40,7 @@ from .sourceid_line import (
     recognise,
     reply,
 )
-from .visit import Visit
+from .upload_keys import derived_key
 
 _RECEIVE_LENGTH = 256 * 1024
 
@@ -54,15 +54,17 @@ class Sourceid:
         """See Dialect."""
         return recognise(first)
 
-    async def serve(self, visit: Visit) -> None:
+    async def serve(self, dialect_connection: DialectConnection) -> None:
         """See Dialect."""
-        intake = Intake(visit.uploads, visit.close, visit.reader)
+        receiver = SequentialReceiver(
+            dialect_connection.uploads, dialect_connection.close, dialect_connection.reader
+        )
         try:
-            request, begin, rest = await _answer(visit, intake)
-            intake.seek(begin)
-            await _receive(visit, request, intake, rest, request.filesize - begin)
+            request, begin, rest = await _answer(dialect_connection, receiver)
+            receiver.seek(begin)
+            await _receive(dialect_connection, request, receiver, rest, request.filesize - begin)
         finally:
-            intake.leave()
+            receiver.leave()
 
 
 def new_sourceid() -> str:
@@ -70,48 +72,50 @@ def new_sourceid() -> str:
     return str(1 + secrets.randbelow((1 << 63) - 1))
 
 
-async def _answer(visit: Visit, intake: Intake) -> tuple[Request, int, bytes]:
+async def _answer(
+    dialect_connection: DialectConnection, receiver: SequentialReceiver
+) -> tuple[Request, int, bytes]:
     """Read the line and answer it: what is asked for, where its bytes begin, and those that came with the line."""
     try:
-        line, rest = await _read_line(visit)
+        line, rest = await _read_line(dialect_connection)
         request = parse(line)
-        if visit.refusal is not None:
-            raise visit.refusal
+        if dialect_connection.refusal is not None:
+            raise dialect_connection.refusal
         sourceid = request.sourceid or new_sourceid()
-        position = await intake.open(_key(visit, request, sourceid), _facts(request))
+        position = await receiver.open(_key(dialect_connection, request, sourceid), _facts(request))
     except StoreFailed:
         raise
     except (RemoteProtocolError, TransferError, StoreError) as exc:
-        await visit.say_last(error_line(exc))
+        await dialect_connection.say_last(error_line(exc))
         raise
     name = show_name(request.filename.text)
     text = f"{name} is taken from byte {position} on"
-    visit.tell(logging.INFO, "upload answered", text, name=name, position=position)
-    await visit.send([reply(sourceid, position, durable=request.durable)])
+    dialect_connection.tell(logging.INFO, "upload answered", text, name=name, position=position)
+    await dialect_connection.send([reply(sourceid, position, durable=request.durable)])
     return request, position if request.durable else min(position, POSITION_MAX), rest
 
 
-async def _read_line(visit: Visit) -> tuple[bytes, bytes]:
+async def _read_line(dialect_connection: DialectConnection) -> tuple[bytes, bytes]:
     """The client's line without its end, and what came behind it."""
     received = bytearray()
     view = memoryview(bytearray(LINE_LENGTH_MAX))
-    with trio.move_on_at(visit.begun_at + GREETING_S):
+    with trio.move_on_at(dialect_connection.begun_at + GREETING_S):
         while (end := end_of_line(bytes(received[:LINE_LENGTH_MAX]))) is None:
             if len(received) >= LINE_LENGTH_MAX:
                 raise FrameTooLarge(f"the line has more than {LINE_LENGTH_MAX} bytes")
-            count = await visit.receive_into(view)
+            count = await dialect_connection.receive_into(view)
             if not count:
-                raise ConnectionLost(f"{visit.endpoint.peer} closed before its line ended")
+                raise ConnectionLost(f"{dialect_connection.endpoint.peer} closed before its line ended")
             received += view[:count]
         return bytes(received[: end[0]]), bytes(received[end[1] :])
     raise RemoteProtocolError(f"the line did not end within {GREETING_S:.0f} s", code=Code.TIMEOUT)
 
 
-def _key(visit: Visit, request: Request, sourceid: str) -> UploadKey:
+def _key(dialect_connection: DialectConnection, request: Request, sourceid: str) -> UploadKey:
     """An upload is known by all of these, so that another name or size is another upload (BP1-SID-011)."""
     name, filesize = request.filename.text.encode(), request.filesize.to_bytes(8, "big")
-    host = visit.endpoint.host
-    return derived_key(visit.principal, Sourceid.name, host, sourceid.encode(), name, filesize)
+    host = dialect_connection.endpoint.host
+    return derived_key(dialect_connection.principal, Sourceid.name, host, sourceid.encode(), name, filesize)
 
 
 def _facts(request: Request) -> Facts:
@@ -119,22 +123,28 @@ def _facts(request: Request) -> Facts:
     return Facts(request.filename, filetype, request.filesize)
 
 
-async def _receive(visit: Visit, request: Request, intake: Intake, rest: bytes, left: int) -> None:
+async def _receive(
+    dialect_connection: DialectConnection,
+    request: Request,
+    receiver: SequentialReceiver,
+    rest: bytes,
+    left: int,
+) -> None:
     """Take the ``left`` bytes of the file, those in ``rest`` first; then commit, and drop what comes until the close."""
-    peer, name = visit.endpoint.peer, show_name(request.filename.text)
-    await intake.take(memoryview(rest)[:left])
+    peer, name = dialect_connection.endpoint.peer, show_name(request.filename.text)
+    await receiver.take(memoryview(rest)[:left])
     beyond = max(0, len(rest) - left)
     left -= len(rest) - beyond
     buffer = memoryview(bytearray(min(left, _RECEIVE_LENGTH)))
     while left:
-        count = await visit.receive_into(buffer[:left])
+        count = await dialect_connection.receive_into(buffer[:left])
         if not count:
             raise ConnectionLost(f"{peer} closed with {left} bytes of {name} missing")
-        await intake.take(buffer[:count])
+        await receiver.take(buffer[:count])
         left -= count
-    if intake.stored is None:
-        await intake.commit()
-    beyond += await visit.drain()
+    if receiver.stored is None:
+        await receiver.commit()
+    beyond += await dialect_connection.drain()
     if beyond:
         text = f"more of {name} came than was declared: {beyond} bytes were dropped"
-        visit.tell(logging.WARNING, "bytes dropped", text, name=name, dropped=beyond)
+        dialect_connection.tell(logging.WARNING, "bytes dropped", text, name=name, dropped=beyond)

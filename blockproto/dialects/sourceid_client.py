@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import trio
 
-from ..calling.dialling import Dial
+from ..client_side.dial import Dial
+from ..connection.endpoint import Endpoint
 from ..errors import ConnectionLost
-from ..link.endpoint import Endpoint
+from .dialect_connection import SILENCE_S
 from .sending import PIECE_LENGTH, Ending, Outgoing, Unanswered
 from .sourceid_line import LINE_LENGTH_MAX, Answer, answer_ended, check_name, parse_answer, request_line
-from .visit import SILENCE_S
 
 ANSWER_S = 60.0
 """How long a server may take to answer the line: it makes durable what came before."""

@@ -18,7 +18,8 @@ import contextlib
 import re
 from dataclasses import dataclass
 
-from ..blocks import BLOCK_LENGTH
+from ..common.blocks import BLOCK_LENGTH
+from ..common.names import SafeName, cut_in_the_middle, show_character, show_name
 from ..errors import (
     ERRORS,
     BadFacts,
@@ -28,7 +29,6 @@ from ..errors import (
     NameRefused,
     error_from_code,
 )
-from ..names import SafeName, cut_in_the_middle, show_character, show_name
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 
 LINE_LENGTH_MAX = 4096

@@ -18,7 +18,8 @@ from functools import partial
 
 import trio
 
-from ..blocks import BLOCK_LENGTH
+from ..common.blocks import BLOCK_LENGTH
+from ..common.names import show_name
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -28,10 +29,9 @@ from ..errors import (
     StoreFailed,
     Unauthenticated,
 )
-from ..names import show_name
 from ..store import UploadKey
 from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
-from .keys import derived_key
+from .dialect_connection import SILENCE_S, DialectConnection
 from .struct82_files import Struct82File
 from .struct82_line import FOLLOWS_S, Received, Replies
 from .struct82_wire import (
@@ -46,7 +46,7 @@ from .struct82_wire import (
     write_bitmap,
     write_stored_as,
 )
-from .visit import SILENCE_S, Visit
+from .upload_keys import derived_key
 
 AGAIN_FILES_MAX = 1_024
 """Complete files of which it is remembered at once which blocks have come again."""
@@ -77,19 +77,19 @@ class Struct82:
             return Recognition.NO
         return Recognition.MORE if recognise(head) is None else Recognition.YES
 
-    async def serve(self, visit: Visit) -> None:
+    async def serve(self, dialect_connection: DialectConnection) -> None:
         """See Dialect."""
-        await _Connection(visit, self).run()
+        await _Connection(dialect_connection, self).run()
 
-    def enter(self, visit: Visit, header: Header) -> Struct82File:
+    def enter(self, dialect_connection: DialectConnection, header: Header) -> Struct82File:
         """The file that ``header`` is about, for one more connection."""
-        identity = visit.endpoint.host, header.filename, header.filetype, header.filesize
+        identity = dialect_connection.endpoint.host, header.filename, header.filetype, header.filesize
         file = self._files.get(identity)
         if file is None or file.stopped is not None:
             again = self._again.of(identity, trio.current_time())
-            key_of = partial(_key, visit, header)
+            key_of = partial(_key, dialect_connection, header)
             file = self._files[identity] = Struct82File(
-                visit.uploads, key_of, header, self._first, again, visit.reader
+                dialect_connection.uploads, key_of, header, self._first, again, dialect_connection.reader
             )
         file.users += 1
         return file
@@ -103,12 +103,12 @@ class Struct82:
                 del self._files[identity]
 
 
-def _key(visit: Visit, header: Header, first: int, version: int) -> UploadKey:
+def _key(dialect_connection: DialectConnection, header: Header, first: int, version: int) -> UploadKey:
     """The key of a version of a file, if its blocks are numbered from ``first`` (BP1-S82-012, BP1-S82-032)."""
     fields = [header.filename, header.filetype, str(header.filesize).encode(), str(first).encode()]
     if version:
         fields.append(str(version).encode())
-    return derived_key(visit.principal, Struct82.name, visit.endpoint.host, *fields)
+    return derived_key(dialect_connection.principal, Struct82.name, dialect_connection.endpoint.host, *fields)
 
 
 class Again:
@@ -134,11 +134,11 @@ class Again:
 class _Connection:
     """One connection."""
 
-    def __init__(self, visit: Visit, dialect: Struct82) -> None:
-        self._visit = visit
+    def __init__(self, dialect_connection: DialectConnection, dialect: Struct82) -> None:
+        self._connection = dialect_connection
         self._dialect = dialect
-        self._received = Received(visit)
-        self._replies = Replies(visit)
+        self._received = Received(dialect_connection)
+        self._replies = Replies(dialect_connection)
         self._forms: tuple[Form, ...] = FORMS
         self._about: Header | None = None
         self._file: Struct82File | None = None
@@ -173,8 +173,8 @@ class _Connection:
                     self._dialect.leave(self._file)
             self._replies.end()
         if self._replies.asked and not isinstance(failure, ConnectionLost):
-            await self._visit.endpoint.end_sending()
-            await self._visit.drain()
+            await self._connection.endpoint.end_sending()
+            await self._connection.drain()
         if failure is not None:
             raise failure
 
@@ -182,12 +182,12 @@ class _Connection:
 
     async def _read(self) -> None:
         while (header := await self._next_header()) is not None:
-            if self._visit.refusal is not None:
+            if self._connection.refusal is not None:
                 if header.blockno == QUESTION:
                     self._replies.ask()
-                    told = self._refusal_of(QUESTION, self._visit.refusal)
+                    told = self._refusal_of(QUESTION, self._connection.refusal)
                     self._replies.know(self._replies.expect(), told)
-                raise self._visit.refusal
+                raise self._connection.refusal
             await self._turn_to(header)
             assert self._file is not None
             if header.blockno == QUESTION:
@@ -196,7 +196,9 @@ class _Connection:
             elif not await self._take_block(self._file, header):
                 name = show_name(header.filename.decode(errors="replace"))
                 text = f"ended in the middle of block {header.blockno} of {name}"
-                self._visit.tell(logging.INFO, "upload broke off", text, name=name, blockno=header.blockno)
+                self._connection.tell(
+                    logging.INFO, "upload broke off", text, name=name, blockno=header.blockno
+                )
                 return
 
     async def _next_header(self) -> Header | None:
@@ -224,7 +226,7 @@ class _Connection:
         file, about = self._file, self._about
         same = about is not None and about.is_about_the_file_of(header)
         if file is None or not same or file.stopped is not None:
-            self._file = self._dialect.enter(self._visit, header)
+            self._file = self._dialect.enter(self._connection, header)
             self._about = header
             if file is not None:
                 self._dialect.leave(file)
@@ -351,5 +353,5 @@ class _Connection:
             self._told = str(error)  # a refused file has up to 2,048 blocks
             told, code = show_name(self._told), error.code.name
             text = f"block {blockno} is refused: {told}"
-            self._visit.tell(logging.INFO, "refused", text, blockno=blockno, code=code, text=told)
+            self._connection.tell(logging.INFO, "refused", text, blockno=blockno, code=code, text=told)
         return self._form.write_reply(Reply(int(error.code), blockno, 0, False))

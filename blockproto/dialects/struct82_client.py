@@ -18,9 +18,11 @@ from collections import Counter, deque
 
 import trio
 
-from ..blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
-from ..calling.dialling import Dial
-from ..calling.sources import filetype_of
+from ..client_side.dial import Dial
+from ..client_side.sources import filetype_of
+from ..common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from ..common.tasks import background_tasks
+from ..connection.endpoint import Endpoint
 from ..errors import (
     ERRORS,
     Code,
@@ -32,8 +34,6 @@ from ..errors import (
     SourceChanged,
     error_from_code,
 )
-from ..link.endpoint import Endpoint
-from ..tasks import background_tasks
 from . import begins_with_key
 from .sending import Ending, Outgoing, Unanswered
 from .struct82_wire import (

@@ -32,7 +32,7 @@ from typing import cast
 import trio
 from blake3 import blake3
 
-from ..blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, block_span, blocknum_of, root_of
+from ..common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, block_span, blocknum_of, root_of
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -42,8 +42,8 @@ from ..errors import (
     UnknownFile,
 )
 from ..store import FileStore, StoredFile, UploadKey
-from ..transfer.committing import run_in_thread
-from ..transfer.uploads import LiveUpload, Uploads
+from ..transfer.committer import run_in_thread
+from ..transfer.live_uploads import LiveUpload, LiveUploads
 from .struct82_wire import Header, Reply, facts_of
 
 UNDURABLE_MAX = 60
@@ -76,8 +76,8 @@ class Side:
         """Whether a block is durable."""
         return self.upload is not None and index in self.upload.held
 
-    async def open(self, uploads: Uploads, key: UploadKey, header: Header) -> None:
-        """Find or begin the upload; raises what ``Uploads.open`` raises."""
+    async def open(self, uploads: LiveUploads, key: UploadKey, header: Header) -> None:
+        """Find or begin the upload; raises what ``LiveUploads.open`` raises."""
         found = await uploads.open(key, facts_of(header), 0, self)
         if isinstance(found, StoredFile):
             self.stored = found
@@ -163,7 +163,7 @@ class Struct82File:
 
     def __init__(
         self,
-        uploads: Uploads,
+        uploads: LiveUploads,
         key_of: Callable[[int, int], UploadKey],
         header: Header,
         first: int | None,
@@ -199,8 +199,8 @@ class Struct82File:
         """The last connection has gone."""
         for side in self._sides:
             side.leave()
-        if self._uploads.budgets is not None:
-            self._uploads.budgets.count_apart(self._key_of(1, 0))
+        if self._uploads.quotas is not None:
+            self._uploads.quotas.count_apart(self._key_of(1, 0))
 
     async def open(self) -> None:
         """Find what is there of it; harmless when repeated.
@@ -211,8 +211,8 @@ class Struct82File:
         async with self._turn:
             if self._opened:
                 return
-            if self._told is None and self._uploads.budgets is not None:
-                self._uploads.budgets.count_as_one(self._key_of(0, 0), self._key_of(1, 0))
+            if self._told is None and self._uploads.quotas is not None:
+                self._uploads.quotas.count_as_one(self._key_of(0, 0), self._key_of(1, 0))
             for side in self._sides:
                 if self._told in (None, side.first) and side.upload is None:
                     await side.open(self._uploads, self._key_of(side.first, 0), self._header)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import trio
 
 from ..errors import ConnectionLost
+from .dialect_connection import DialectConnection
 from .struct82_wire import HEADER_LENGTH_MIN, Form, narrow
-from .visit import Visit
 
 FOLLOWS_S = 60.0
 """So long it is waited for what follows a header that can be read in several ways (BP1-S82-018, BP1-S82-035)."""
@@ -23,10 +23,10 @@ LAST_REPLIES_S = 5.0
 
 
 class Received:
-    """The bytes of a visit, with those that were looked at before their time."""
+    """The bytes of a connection, with those that were looked at before their time."""
 
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
+    def __init__(self, dialect_connection: DialectConnection) -> None:
+        self._connection = dialect_connection
         self._ahead = bytearray()
 
     async def fill(self, view: memoryview) -> int:
@@ -35,7 +35,7 @@ class Received:
         view[:filled] = self._ahead[:filled]
         del self._ahead[:filled]
         while filled < len(view):
-            received = await self._visit.receive_into(view[filled:])
+            received = await self._connection.receive_into(view[filled:])
             if not received:
                 break
             filled += received
@@ -48,7 +48,7 @@ class Received:
         """
         view = memoryview(bytearray(length))
         while len(self._ahead) < length:
-            received = await self._visit.receive_into(view[: length - len(self._ahead)])
+            received = await self._connection.receive_into(view[: length - len(self._ahead)])
             if not received:
                 break
             self._ahead += view[:received]
@@ -78,11 +78,11 @@ class Replies:
     A sender that reads nothing holds nobody up: what waits for it is bounded, and then nothing more is said.
     """
 
-    def __init__(self, visit: Visit) -> None:
+    def __init__(self, dialect_connection: DialectConnection) -> None:
         self.asked = False
         self._hushed = False
         self._sending = trio.CancelScope()
-        self._visit = visit
+        self._connection = dialect_connection
         self._known: dict[int, bytes] = {}
         self._expected = 0
         self._sent = 0
@@ -137,7 +137,7 @@ class Replies:
                 self._sending.deadline = trio.current_time() + LAST_REPLIES_S
             try:
                 with self._sending:
-                    await self._visit.send([raw])
+                    await self._connection.send([raw])
             except ConnectionLost:  # what the peer had sent before it left is still to be read
                 self.hush()
             if self._sending.cancelled_caught:

@@ -20,10 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..blocks import BLOCK_LENGTH, blocknum_of
+from ..common.blocks import BLOCK_LENGTH, blocknum_of
+from ..common.head_layout import construct
+from ..common.names import SafeName
 from ..errors import BadFacts, NameRefused
-from ..layout import construct
-from ..names import SafeName
 from ..store import FOLDER_FILETYPE, Facts
 
 FILENAME_LENGTH = 50

@@ -20,7 +20,7 @@ from pathlib import Path
 from mnemonic import Mnemonic
 
 from ..errors import NotPermitted
-from .private import write_private
+from .private_files import write_private
 
 ALPN = "blockproto/1"
 """The only application protocol (BP1-TLS-002)."""

@@ -17,6 +17,6 @@ Rules:
 """
 
 from .entry import Direction, QueuedTransfer, TransferState
-from .face import TransferQueue
+from .transfer_queue import TransferQueue
 
 __all__ = ["Direction", "QueuedTransfer", "TransferQueue", "TransferState"]

@@ -21,11 +21,11 @@ import trio
 from ..client import Client
 from ..errors import BlockprotoError
 from ..results import LeftOut
-from ..transfer.committing import run_in_thread
-from ..transfer.sending import Progress
-from .carrying import Contents, carry, tidy
+from ..transfer.committer import run_in_thread
+from ..transfer.sender import Progress
 from .entry import PRIORITIES, QueuedTransfer, TransferState
 from .journal import Journal
+from .run_transfer import Contents, carry, tidy
 
 ConnectTo = Callable[[str], AbstractAsyncContextManager[Client]]
 """Makes a client of ``bp://HOST:PORT``."""

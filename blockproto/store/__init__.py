@@ -26,9 +26,9 @@ from enum import Enum, IntEnum, auto
 from pathlib import Path
 from typing import Protocol
 
-from ..blocks import BlockSet
+from ..common.blocks import BlockSet
+from ..common.names import SafeName
 from ..errors import BlockprotoError, Code
-from ..names import SafeName
 
 FOLDER_FILETYPE = "inode/directory"
 """The filetype of a folder entry (BP1-BLK)."""

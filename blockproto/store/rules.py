@@ -1,6 +1,6 @@
 """What every store must decide alike: attempts, block lengths, roots, and the next free name.
 
-Pure functions over plain values, so that the local store, the sidecar and the memory store cannot differ.
+Pure functions over plain values, so that the local store, the part files and the memory store cannot differ.
 
 Spec: spec/store.md §3.
 """
@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
+from ..common.blocks import BLOCK_LENGTH, block_span, blocknum_of, root_of
+from ..common.names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, NUMBERS_MAX, SafeName, numbered
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -21,7 +22,6 @@ from ..errors import (
     SourceChanged,
     Superseded,
 )
-from ..names import COMPONENT_LENGTH_MAX, FILENAME_LENGTH_MAX, NUMBERS_MAX, SafeName, numbered
 from . import BlockDone, Finish, StoredFile
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000

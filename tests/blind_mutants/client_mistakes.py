@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blockproto.blocks import blocknum_of, digest_of, root_of
+from blockproto.common.blocks import blocknum_of, digest_of, root_of
+from blockproto.connection.connection import Connection, error_of
 from blockproto.errors import BlockprotoError, Code, ConnectionLost
-from blockproto.link.connection import Connection, error_of
 from blockproto.protocol.session import Session
-from blockproto.transfer import sending
-from blockproto.transfer.lane import Lane
-from blockproto.transfer.receiving import FetchIncoming
-from blockproto.transfer.sending import Sending
+from blockproto.transfer import sender
+from blockproto.transfer.receiver import FetchReceiver
+from blockproto.transfer.send_stream import SendStream
+from blockproto.transfer.sender import Sender
 from blockproto.wire import Ack, Commit, Committed, Error, Message, Ping
 
 from .mistakes import Mutant, Put, mutant
@@ -39,13 +39,13 @@ def stream_allowance_overlooked(put: Put) -> None:
 @client("BP1-BLK-009")
 def digest_of_what_was_sent(put: Put) -> None:
     """Behind a prefix, END carries the digest of the bytes that were sent, not of the whole block."""
-    send = Lane._send_block
+    send = SendStream._send_block
 
-    async def partial(self: Lane, blockno: int, block: memoryview, digest: bytes) -> None:
+    async def partial(self: SendStream, blockno: int, block: memoryview, digest: bytes) -> None:
         at = self.sending.prefixes.get(blockno, 0)
         await send(self, blockno, block, digest_of(block[at:]) if 0 < at < len(block) else digest)
 
-    put(Lane, "_send_block", partial)
+    put(SendStream, "_send_block", partial)
 
 
 @client("BP1-RES-011")
@@ -57,15 +57,15 @@ def superseded_tries_again(put: Put) -> None:
             return ConnectionLost(message.text, retryable=True)
         return error_of(message)
 
-    put(sending, "error_of", stubborn)
+    put(sender, "error_of", stubborn)
 
 
 @client("BP1-COM-009")
 def everything_acknowledged_is_success(put: Put) -> None:
     """Once COMMIT was said and every block acknowledged, the upload is reported as done: COMMITTED is not waited for."""
-    on_message = Sending.on_message
+    on_message = Sender.on_message
 
-    def early(self: Sending, message: Message) -> None:
+    def early(self: Sender, message: Message) -> None:
         on_message(self, message)
         whole = self.root is not None and self._blocknum is not None and len(self.held) == self._blocknum
         if isinstance(message, Ack) and whole and self.committed is None:
@@ -73,15 +73,15 @@ def everything_acknowledged_is_success(put: Put) -> None:
             name, filesize = self.source.facts.filename.text, self._filesize()
             self.committed = Committed(self.sourceid, bytes(16), self.root, filesize, name)
 
-    put(Sending, "on_message", early)
+    put(Sender, "on_message", early)
 
 
 @client("BP1-FET-012")
 def root_of_a_download_not_compared(put: Put) -> None:
     """Every block of a download was verified, so the root that came with COMMIT is taken for right."""
-    commit = FetchIncoming._commit
+    commit = FetchReceiver._commit
 
-    def trusting(self: FetchIncoming, message: Commit) -> None:
+    def trusting(self: FetchReceiver, message: Commit) -> None:
         upload = self._opened_upload()
         blocknum = blocknum_of(upload.facts.filesize or 0)
         digests = [upload.digest_of(blockno) for blockno in range(upload.first >> 20, blocknum)]
@@ -90,7 +90,7 @@ def root_of_a_download_not_compared(put: Put) -> None:
             message = Commit(message.sourceid, root_of(whole, len(whole)), message.filesize, message.blocknum)
         commit(self, message)
 
-    put(FetchIncoming, "_commit", trusting)
+    put(FetchReceiver, "_commit", trusting)
 
 
 @client("BP1-END-002")

@@ -14,24 +14,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blockproto import layout, names
-from blockproto.blocks import BLOCK_LENGTH, blocknum_of
+from blockproto.common import head_layout, names
+from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of
+from blockproto.common.names import COMPONENT_LENGTH_MAX
+from blockproto.connection.connection import Connection
 from blockproto.errors import BadFacts, NameRefused, NotPermitted, Superseded, UnsupportedVersion
-from blockproto.link.connection import Connection
-from blockproto.names import COMPONENT_LENGTH_MAX
 from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
-from blockproto.serving.requests import ServedFetch
+from blockproto.serving.handlers.requests import ServedFetch
 from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, StoredReader, Work
-from blockproto.store.local import LocalStore
-from blockproto.store.memory import MemoryStore
-from blockproto.transfer import receiving
-from blockproto.transfer.lane import Lane
-from blockproto.transfer.receiving import BlockInProgress, Incoming
-from blockproto.transfer.receiving_brief import BriefIncoming
-from blockproto.transfer.sending import Sending
-from blockproto.transfer.uploads import Feed, LiveUpload
+from blockproto.store.local.store import LocalStore
+from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer import receiver
+from blockproto.transfer.brief_receiver import BriefReceiver
+from blockproto.transfer.live_uploads import Feed, LiveUpload
+from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
+from blockproto.transfer.send_stream import SendStream
+from blockproto.transfer.sender import Sender
 from blockproto.wire import (
     VERSION,
     Block,
@@ -105,7 +105,7 @@ def payload_frames_unchecked(put: Put) -> None:
 @server("BP1-EXT-003")
 def must_understand_tlv_skipped(put: Put) -> None:
     """An unknown TLV is skipped, whatever its type: the top bit is read for message types only."""
-    put(layout, "CRITICAL_TLV", 0)
+    put(head_layout, "CRITICAL_TLV", 0)
 
 
 @server("BP1-HEL-002")
@@ -198,29 +198,29 @@ def the_last_credit_counts(put: Put) -> None:
 @server("BP1-BLK-012")
 def repeated_block_not_compared(put: Put) -> None:
     """A block that is held already is acknowledged again without a look at the digest it came with."""
-    end = Incoming._end_block
+    end = UploadReceiver._end_block
 
-    def trusting(self: Incoming, block: BlockInProgress) -> None:
+    def trusting(self: UploadReceiver, block: BlockInProgress) -> None:
         if block.known is not None:
             block.digest = block.known
         end(self, block)
 
-    put(Incoming, "_end_block", trusting)
+    put(UploadReceiver, "_end_block", trusting)
 
 
 @server("BP1-BLK-020")
 def facts_of_block_unread(put: Put) -> None:
     """On a stream with OPEN the facts of BLOCK are taken for a repetition and not compared (its sourceid is)."""
-    begin = Incoming._begin_block
+    begin = UploadReceiver._begin_block
 
-    async def hasty(self: Incoming, message: Block, payload_length: int) -> None:
+    async def hasty(self: UploadReceiver, message: Block, payload_length: int) -> None:
         if self.upload is not None:
             facts = self.upload.facts
             message = replace(message, filesize=facts.filesize, blocknum=_blocknum(facts.filesize))
-        self._said = receiving._said(message)
+        self._said = receiver._said(message)
         await begin(self, message, payload_length)
 
-    put(Incoming, "_begin_block", hasty)
+    put(UploadReceiver, "_begin_block", hasty)
 
 
 def _blocknum(filesize: int | None) -> int | None:
@@ -282,9 +282,9 @@ def ack_only_where_the_block_came(put: Put) -> None:
 @server("BP1-DIG-007")
 def have_forgets_what_it_does_not_name(put: Put) -> None:
     """HAVE is taken for the whole truth: held blocks that none of its pages names are forgotten as well."""
-    repair = Incoming._repair
+    repair = UploadReceiver._repair
 
-    async def literal(self: Incoming, message: Have) -> None:
+    async def literal(self: UploadReceiver, message: Have) -> None:
         named: set[int] = vars(self).setdefault("named_blocks", set())
         named.update(blockno for blockno, _ in message.digests)
         if not message.more and self.upload is not None:
@@ -293,7 +293,7 @@ def have_forgets_what_it_does_not_name(put: Put) -> None:
             named.clear()
         await repair(self, message)
 
-    put(Incoming, "_repair", literal)
+    put(UploadReceiver, "_repair", literal)
 
 
 @server("BP1-COM-004")
@@ -317,37 +317,37 @@ def brief_file_without_receipt(put: Put) -> None:
 
     (Were it compared with what has its name, the same one again would be that file.)
     """
-    begin, end, finished = BriefIncoming._begin, BriefIncoming._end, BriefIncoming._on_finished
+    begin, end, finished = BriefReceiver._begin, BriefReceiver._end, BriefReceiver._on_finished
 
-    async def begin_anew(self: BriefIncoming, message: Block, payload_length: int) -> None:
+    async def begin_anew(self: BriefReceiver, message: Block, payload_length: int) -> None:
         vars(self)["said_sourceid"] = message.sourceid
         await begin(self, replace(message, sourceid=secrets.token_bytes(16)), payload_length)
 
-    def answer(self: BriefIncoming, work: Work) -> None:
+    def answer(self: BriefReceiver, work: Work) -> None:
         if isinstance(work.outcome, StoredFile):
             work.outcome = replace(work.outcome, sourceid=vars(self)["said_sourceid"])
         finished(self, work)
 
-    def compare_with_nothing(self: BriefIncoming, block: BlockInProgress) -> None:
+    def compare_with_nothing(self: BriefReceiver, block: BlockInProgress) -> None:
         realm = self._realm
         self._realm = replace(realm, scopes=realm.scopes & ~Scopes.READ)
         end(self, block)
         self._realm = realm
 
-    put(BriefIncoming, "_begin", begin_anew)
-    put(BriefIncoming, "_end", compare_with_nothing)
-    put(BriefIncoming, "_on_finished", answer)
+    put(BriefReceiver, "_begin", begin_anew)
+    put(BriefReceiver, "_end", compare_with_nothing)
+    put(BriefReceiver, "_on_finished", answer)
 
 
 @server("BP1-COM-016")
 def cancel_always_discards(put: Put) -> None:
     """CANCEL removes what is held, with or without the flag DISCARD."""
-    cancel = Incoming._cancel
+    cancel = UploadReceiver._cancel
 
-    def thorough(self: Incoming, message: Cancel) -> None:
+    def thorough(self: UploadReceiver, message: Cancel) -> None:
         cancel(self, replace(message, discard=True))
 
-    put(Incoming, "_cancel", thorough)
+    put(UploadReceiver, "_cancel", thorough)
 
 
 # ---- fetch and list ---------------------------------------------------------------------------------------------
@@ -358,14 +358,16 @@ def range_with_the_root_of_the_file(put: Put) -> None:
     """COMMIT of a ranged fetch names the root that is stored with the file, not that of the range."""
     post, send = Connection.post, ServedFetch._send
 
-    async def remembering(self: ServedFetch, sending: Sending, lane: Lane, reader: StoredReader) -> None:
+    async def remembering(
+        self: ServedFetch, sending: Sender, send_stream: SendStream, reader: StoredReader
+    ) -> None:
         vars(self)["reader"] = reader
-        await send(self, sending, lane, reader)
+        await send(self, sending, send_stream, reader)
 
     def mistaken(self: Connection, stream: int, message: Message) -> None:
-        sink = self._dispatch._sinks.get(stream)
-        if isinstance(message, Commit) and isinstance(sink, ServedFetch):
-            message = replace(message, root=vars(sink)["reader"].entry.root or message.root)
+        handler = self._dispatch._handlers.get(stream)
+        if isinstance(message, Commit) and isinstance(handler, ServedFetch):
+            message = replace(message, root=vars(handler)["reader"].entry.root or message.root)
         post(self, stream, message)
 
     put(ServedFetch, "_send", remembering)

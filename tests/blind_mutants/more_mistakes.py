@@ -17,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from blockproto import layout
+from blockproto.common import head_layout
+from blockproto.common.head_layout import Layout, String, Tlv
+from blockproto.common.names import SafeName
+from blockproto.connection.connection import Connection
 from blockproto.errors import (
     BadFacts,
     Cancelled,
@@ -27,22 +30,19 @@ from blockproto.errors import (
     TooManyStreams,
     Unsupported,
 )
-from blockproto.layout import Layout, String, Tlv
-from blockproto.link.connection import Connection
-from blockproto.names import SafeName
+from blockproto.identity.realm import Realm
 from blockproto.protocol.events import Rejected
 from blockproto.protocol.session import Session
 from blockproto.protocol.streams import Stream
-from blockproto.realm import Realm
-from blockproto.serving import requests
-from blockproto.serving.requests import StoredSource
+from blockproto.serving.handlers import requests
+from blockproto.serving.handlers.requests import StoredSource
 from blockproto.store import Facts, FileEntry, FileStore
-from blockproto.store.local import LocalStore
-from blockproto.store.memory import MemoryStore
-from blockproto.transfer import receiving
-from blockproto.transfer.committing import Disk
-from blockproto.transfer.receiving import BlockInProgress, Incoming
-from blockproto.transfer.uploads import Feed, LiveUpload
+from blockproto.store.local.store import LocalStore
+from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer import receiver
+from blockproto.transfer.committer import Disk
+from blockproto.transfer.live_uploads import Feed, LiveUpload
+from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
 from blockproto.wire import (
     HEAD_LENGTH_EARLY,
     MESSAGES,
@@ -99,7 +99,7 @@ def digests_go_into_a_map(put: Put) -> None:
     def unordered(pairs: object, error: type[Exception]) -> None:
         return
 
-    put(layout.DIGESTS, "_judge", unordered)
+    put(head_layout.DIGESTS, "_judge", unordered)
 
 
 @server("BP1-HEL-005")
@@ -182,27 +182,27 @@ def dropped_payload_costs_credit(put: Put) -> None:
 @server("BP1-BLK-006")
 def late_pieces_ignored(put: Put) -> None:
     """A PIECE without an unfinished block is dropped in silence: it belongs to one that was refused, surely."""
-    follow, proceed = Stream.follow, Incoming._continue_block
+    follow, proceed = Stream.follow, UploadReceiver._continue_block
 
     def lax(self: Stream, message: Message, payload_length: int) -> int:
         if isinstance(message, Piece) and self.end < 0:
             return message.position
         return follow(self, message, payload_length)
 
-    async def deaf(self: Incoming, message: Piece, payload_length: int) -> None:
+    async def deaf(self: UploadReceiver, message: Piece, payload_length: int) -> None:
         if self._block is not None:
             await proceed(self, message, payload_length)
 
     put(Stream, "follow", lax)
-    put(Incoming, "_continue_block", deaf)
+    put(UploadReceiver, "_continue_block", deaf)
 
 
 @server("BP1-BLK-015")
 def facts_of_the_last_block(put: Put) -> None:
     """MTIME and MODE of a BLOCK replace those of OPEN, as those of COMMIT do."""
-    begin = Incoming._begin_block
+    begin = UploadReceiver._begin_block
 
-    async def latest(self: Incoming, message: Block, payload_length: int) -> None:
+    async def latest(self: UploadReceiver, message: Block, payload_length: int) -> None:
         if self.upload is not None:
             facts = self.upload.facts
             self.upload.facts = replace(
@@ -212,7 +212,7 @@ def facts_of_the_last_block(put: Put) -> None:
             )
         await begin(self, message, payload_length)
 
-    put(Incoming, "_begin_block", latest)
+    put(UploadReceiver, "_begin_block", latest)
 
 
 # ---- resume -----------------------------------------------------------------------------------------------------
@@ -234,14 +234,14 @@ def first_open_decides(put: Put) -> None:
 @server("BP1-RES-013")
 def unknown_prefix_ends_the_stream(put: Put) -> None:
     """A BLOCK behind a prefix that is not there is refused with BAD_FACTS, as a position outside of the block is."""
-    proceed = receiving.continue_prefix
+    proceed = receiver.continue_prefix
 
     async def severe(upload: LiveUpload, block: BlockInProgress) -> bool:
         if not await proceed(upload, block):
             raise BadFacts(f"block {block.blockno}: nothing is there before {block.next}")
         return True
 
-    put(receiving, "continue_prefix", severe)
+    put(receiver, "continue_prefix", severe)
 
 
 # ---- repair and cancel ------------------------------------------------------------------------------------------
@@ -250,25 +250,25 @@ def unknown_prefix_ends_the_stream(put: Put) -> None:
 @server("BP1-DIG-007")
 def opened_for_every_page(put: Put) -> None:
     """Every HAVE is answered by OPENED: a question, an answer."""
-    repair = Incoming._repair
+    repair = UploadReceiver._repair
 
-    async def polite(self: Incoming, message: Have) -> None:
+    async def polite(self: UploadReceiver, message: Have) -> None:
         await repair(self, replace(message, more=False))
 
-    put(Incoming, "_repair", polite)
+    put(UploadReceiver, "_repair", polite)
 
 
 @server("BP1-COM-017")
 def discard_tells_only_who_asked(put: Put) -> None:
     """CANCEL with DISCARD is answered where it came; the upload's other streams find out when they go on."""
-    cancel = Incoming._cancel
+    cancel = UploadReceiver._cancel
 
-    def private(self: Incoming, message: Cancel) -> None:
+    def private(self: UploadReceiver, message: Cancel) -> None:
         if message.discard and self.upload is not None:
             self.upload.feeds = [self]
         cancel(self, message)
 
-    put(Incoming, "_cancel", private)
+    put(UploadReceiver, "_cancel", private)
 
 
 # ---- fetch and list ---------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def one_table_of_tlvs(put: Put) -> None:
     def everywhere(self: Layout, head: bytes, offset: int, values: dict[str, Any]) -> None:
         decode(self, head, offset, values)
         while offset < len(head):
-            number, length = layout._TLV.unpack_from(head, offset)
+            number, length = head_layout._TLV.unpack_from(head, offset)
             raw = head[offset + 4 : offset + 4 + length]
             if number in table and number not in self._tlv_of:
                 table[number].decode(raw)

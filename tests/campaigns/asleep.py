@@ -68,7 +68,7 @@ class Sleeping:
         self._proxy = stack.enter_context(Proxy(lambda: self._server.port, self.referee))
         self._here = place.folder / "film.bin"
         self._there = place.served / "film.bin"
-        self._lines = 0
+        self._connections = 0
         make_file(self._here if case.way == "up" else self._there, FILESIZE, str(case))
         self._client = self._start()
 
@@ -86,13 +86,13 @@ class Sleeping:
     def fall_asleep(self) -> None:
         """Stop the process; what it had handed to its kernel goes on."""
         self._signal(signal.SIGSTOP)
-        self._lines = len(self._proxy.lines)
+        self._connections = len(self._proxy.lines)
         self._proxy.release()
 
     def wake_up(self) -> None:
         """Let it go on, and wait until bytes move; when they do, the seconds are known."""
         self._woke_at = time.monotonic()
-        self.connects_asleep = len(self._proxy.lines) - self._lines
+        self.connects_asleep = len(self._proxy.lines) - self._connections
         self._passed = self.referee.payload_bytes
         self._signal(signal.SIGCONT)
 
@@ -100,7 +100,7 @@ class Sleeping:
         """(seconds from waking until bytes of the file passed, connections made meanwhile)."""
         wait_until(lambda: self.referee.payload_bytes > self._passed, f"{self.case}: bytes after waking")
         moving_s = time.monotonic() - self._woke_at
-        return moving_s, len(self._proxy.lines) - self._lines - self.connects_asleep
+        return moving_s, len(self._proxy.lines) - self._connections - self.connects_asleep
 
     def end(self) -> float:
         """The client's end, and everything judged; returns the seconds since it woke up."""

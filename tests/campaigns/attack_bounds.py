@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from blockproto.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of
 from blockproto.store import IfExists
 from blockproto.wire import (
     HEADER_LENGTH,

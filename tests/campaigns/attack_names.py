@@ -20,8 +20,8 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 
-from blockproto.blocks import digest_of
-from blockproto.names import SafeName
+from blockproto.common.blocks import digest_of
+from blockproto.common.names import SafeName
 from blockproto.store import IfExists
 from blockproto.wire import Block, Committed, Fetch, List, ListKind, Message, Remove, RemoveKind, Result
 

@@ -3,7 +3,7 @@
     client → proxy → server        BLOCK and PIECE: which bytes of which file (``Tally.sent``)
     client ← proxy ← server        ACK, OPENED, COMMITTED: which bytes will never be asked for (``Tally.acked``)
 
-It can say when something passes (``watch``), stop everything exactly there (``hold``), and turn every connection into a
+It can say when something passes (``observer``), stop everything exactly there (``hold``), and turn every connection into a
 black hole that neither forwards nor closes (``freeze``), with what it swallowed let go again later (``thaw``).
 
 What it judges (``Cut``), whoever was killed: nothing acknowledged travels again, and
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from blockproto.blocks import BLOCK_LENGTH, Run
+from blockproto.common.blocks import BLOCK_LENGTH, Run
 from blockproto.errors import BlockprotoError
 from blockproto.wire import (
     HEADER_LENGTH,
@@ -307,7 +307,7 @@ class Proxy:
         """``bp://HOST:PORT/``."""
         return f"bp://{_HOST}:{self.port}/"
 
-    def watch(self, *, payload_bytes: int | None = None, message: type[Message] | None = None) -> Gate:
+    def observer(self, *, payload_bytes: int | None = None, message: type[Message] | None = None) -> Gate:
         """Say when so many more payload bytes have passed, or when such a message passes; nothing is held up."""
         return self._set_gate(Gate(payload_bytes, message, holds=False, lines_before=0))
 

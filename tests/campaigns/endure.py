@@ -298,7 +298,7 @@ def again_and_again(arena: Arena, work: Work) -> None:
             raise
 
 
-def watch(arena: Arena) -> None:
+def observer(arena: Arena) -> None:
     """Look at the server's memory until it is time to end."""
     while not arena.over:
         wait_out(timeout_s=LOOK_EVERY_S)
@@ -321,7 +321,7 @@ def run(
         honest = context.Process(target=be_honest, args=(server.port, 60 * minutes, found), daemon=True)
         honest.start()
         hands = [threading.Thread(target=again_and_again, args=(arena, work)) for work in works]
-        watcher = threading.Thread(target=watch, args=(arena,))
+        watcher = threading.Thread(target=observer, args=(arena,))
         try:
             for hand in (*hands, watcher):
                 hand.start()

@@ -28,9 +28,9 @@ from pathlib import Path
 import trio
 
 from blockproto import QueuedTransfer, TransferQueue, TransferState
-from blockproto.chaos import Amount, ChaosProxy, Conditions, Ending, How
 from blockproto.client import BRIEF_LENGTH_MAX
-from blockproto.tasks import background_tasks
+from blockproto.common.tasks import background_tasks
+from blockproto.testing.chaos import Amount, ChaosProxy, Conditions, Ending, How
 
 from .counting_proxy import Proxy, Referee
 from .tools import (
@@ -223,7 +223,7 @@ class Round:
         begun_bytes = self._referee.payload_bytes
         async with background_tasks() as nursery:
             ended = trio.Event()
-            await nursery.start(self._watch, len(files.sizes), ended)
+            await nursery.start(self._observer, len(files.sizes), ended)
             for name in files.others:
                 await self._add(files, name, self._rng.choice(("normal", "bulk")))
             todo = sum(files.sizes[name] for name in files.others)
@@ -270,7 +270,7 @@ class Round:
         self.pictures.append(Picture(name, time.monotonic(), others, behind))
         await self._add(files, name, "interactive")
 
-    async def _watch(
+    async def _observer(
         self, count: int, ended: trio.Event, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Wait until so many transfers are done; none may fail."""

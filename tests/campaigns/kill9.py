@@ -151,11 +151,11 @@ class Kill9:
     def _next_moment(self, proxy: Proxy, filesize: int) -> Gate:
         kind = self._rng.random()
         if kind < 0.1:
-            return proxy.watch(message=Open)
+            return proxy.observer(message=Open)
         if kind < 0.25:
-            return proxy.watch(message=Commit)
+            return proxy.observer(message=Commit)
         missing = max(MIB, filesize - proxy.tally.acked_bytes())
-        return proxy.watch(payload_bytes=self._rng.randrange(1, missing))
+        return proxy.observer(payload_bytes=self._rng.randrange(1, missing))
 
     def _kill(
         self, server: Server, proxy: Proxy, client: Running, source: Path, name: str, cuts: list[Cut]

@@ -20,8 +20,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from blockproto.link.keepalive import ACTIVE_S
-from blockproto.link.life import ANSWER_S
+from blockproto.connection.keepalive import ACTIVE_S
+from blockproto.connection.liveness import ANSWER_S
 
 from .clocks import hurried
 from .counting_proxy import Proxy, Referee

@@ -15,10 +15,10 @@ from functools import partial
 
 import trio
 
-from blockproto.chaos import ChaosProxy, Conditions
-from blockproto.link.keepalive import ACTIVE_S
-from blockproto.link.life import ANSWER_S
-from blockproto.tasks import background_tasks
+from blockproto.common.tasks import background_tasks
+from blockproto.connection.keepalive import ACTIVE_S
+from blockproto.connection.liveness import ANSWER_S
+from blockproto.testing.chaos import ChaosProxy, Conditions
 from blockproto.wire import PREFACE, Hello, Opened, Ping, encode_frame
 
 from .clocks import hurried

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from blockproto.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.wire import (
     HEADER_LENGTH,
     PREFACE,

@@ -37,7 +37,7 @@ def run(place: Place, what: str, connections: int) -> Figures:
     stuck = place.folder / "the disk is stuck"
     with Server(place, program=stuck_disk(stuck)) as server, Proxy(lambda: server.port) as proxy:
         stuck.touch()
-        gate = proxy.watch(payload_bytes=WINDOW)
+        gate = proxy.observer(payload_bytes=WINDOW)
         client = _start(place, proxy, source, connections)
         gate.wait()
         proxy.release()

@@ -11,10 +11,10 @@ import time
 from dataclasses import dataclass
 from unittest.mock import patch
 
-from blockproto.blocks import BLOCK_LENGTH, digest_of
-from blockproto.names import SafeName
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.names import SafeName
 from blockproto.store import BlockDone, Facts, StoredFile, UploadKey
-from blockproto.store.local import LocalStore
+from blockproto.store.local.store import LocalStore
 from blockproto.wire import Open, Opened
 
 from .raw import Raw

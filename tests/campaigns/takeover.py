@@ -48,7 +48,7 @@ def before(sync):
         return sync(fd)
     return synced
 os.fdatasync, os.fsync = before(os.fdatasync), before(os.fsync)
-import blockproto.store.disk as disk
+import blockproto.store.folder_io as disk
 disk._syncfs = before(disk._syncfs)
 from blockproto.cli import main
 sys.exit(main())
@@ -239,7 +239,7 @@ def past_a_commit_under_way(place: Place) -> None:
     source = make_file(place.folder / "committing.bin", 20 * MIB, "committing")
     with Server(place, program=stuck_disk(stuck)) as server, Proxy(lambda: server.port) as proxy:
         stuck.touch()
-        committing = proxy.watch(message=Commit)
+        committing = proxy.observer(message=Commit)
         first = place.start("put", source, proxy.address)
         committing.wait()
         sending = proxy.hold(payload_bytes=5 * MIB + 5, new_lines=True)

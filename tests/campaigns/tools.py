@@ -26,9 +26,9 @@ from blake3 import blake3
 from lmdb import verify as lmdb_verify
 
 from blockproto import connect
-from blockproto.store import recovery
-from blockproto.store.check import check_store
-from blockproto.store.local import LocalStore
+from blockproto.store.local import recovery
+from blockproto.store.local.check import check_store
+from blockproto.store.local.store import LocalStore
 
 MIB = 1 << 20
 STEP_S = 120.0

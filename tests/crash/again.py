@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from blockproto.blocks import BLOCK_LENGTH, digest_of, root_of
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of, root_of
+from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError
-from blockproto.names import SafeName
 from blockproto.store import (
     Adopt,
     BlockDone,
@@ -21,8 +21,8 @@ from blockproto.store import (
     Undecided,
     UploadKey,
 )
-from blockproto.store.check import check_store
-from blockproto.store.local import LocalStore
+from blockproto.store.local.check import check_store
+from blockproto.store.local.store import LocalStore
 
 from .checks import Executioner, Killed, abandon, killing, now_ms
 from .client import ANYBODY, Job, Promises, send, send_brief

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-import blockproto.store.batch as batch_module
-import blockproto.store.disk as disk_module
-import blockproto.store.opening as opening_module
-import blockproto.store.partial as partial_module
-import blockproto.store.publishing as publishing_module
-import blockproto.store.recovery as recovery_module
-from blockproto.blocks import BLOCK_LENGTH
+import blockproto.store.folder_io as disk_module
+import blockproto.store.local.batch as batch_module
+import blockproto.store.local.opening as opening_module
+import blockproto.store.local.partial as partial_module
+import blockproto.store.local.publishing as publishing_module
+import blockproto.store.local.recovery as recovery_module
+from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.errors import StoreFailed
 from blockproto.store import StoredFile
-from blockproto.store.check import check_store
-from blockproto.store.ledger import Ledger, View
-from blockproto.store.local import LocalStore
+from blockproto.store.local.check import check_store
+from blockproto.store.local.ledger import Ledger, View
+from blockproto.store.local.store import LocalStore
 
 from .client import Job, Promises, broken_promises, send, send_brief
 from .trace import recording, violations

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from blockproto.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
+from blockproto.common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
+from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError
-from blockproto.names import SafeName
 from blockproto.store import (
     BlockDone,
     Facts,

@@ -12,22 +12,22 @@ from typing import Any
 import pytest
 from mistakes import Mutants, Patch, nothing
 
-import blockproto.store.batch as batch_module
-import blockproto.store.disk as disk_module
-import blockproto.store.opening as opening_module
-import blockproto.store.publishing as publishing_module
-import blockproto.store.recovery as recovery_module
-from blockproto.blocks import BLOCK_LENGTH, BlockSet
+import blockproto.store.folder_io as disk_module
+import blockproto.store.local.batch as batch_module
+import blockproto.store.local.opening as opening_module
+import blockproto.store.local.publishing as publishing_module
+import blockproto.store.local.recovery as recovery_module
+from blockproto.common.blocks import BLOCK_LENGTH, BlockSet
 from blockproto.store import StoredFile
-from blockproto.store.batch import Batch
-from blockproto.store.clock import ExpiryClock
-from blockproto.store.disk import Folders
-from blockproto.store.finished import FinishedFiles
-from blockproto.store.ledger import View
-from blockproto.store.local import LocalStore
-from blockproto.store.partial import Partial
-from blockproto.store.publishing import Publication, Publisher
-from blockproto.store.recovery import Recovery
+from blockproto.store.folder_io import Folders
+from blockproto.store.local.batch import Batch
+from blockproto.store.local.expiry_clock import ExpiryClock
+from blockproto.store.local.finished_files import FinishedFiles
+from blockproto.store.local.ledger import View
+from blockproto.store.local.partial import Partial
+from blockproto.store.local.publishing import Publication, Publisher
+from blockproto.store.local.recovery import Recovery
+from blockproto.store.local.store import LocalStore
 
 MUTANTS = mutant = Mutants()
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from struct import pack
 
 from blockproto.errors import BlockprotoError
-from blockproto.store.check import check_store
-from blockproto.store.local import LocalStore
+from blockproto.store.local.check import check_store
+from blockproto.store.local.store import LocalStore
 
 from .client import Job, Promises, broken_promises, send
 

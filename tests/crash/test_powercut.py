@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from old_store import unpack
 
-from blockproto.store.check import check_store
-from blockproto.store.local import LocalStore
+from blockproto.store.local.check import check_store
+from blockproto.store.local.store import LocalStore
 
 from .powercut import Disk, cut_power, why_not
 
@@ -35,7 +35,7 @@ def test_a_few_cuts_break_no_promise() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", ["os.fsync", "blockproto.store.opening.begin", "blockproto.store.opening.move_new"]
+    "call", ["os.fsync", "blockproto.store.local.opening.begin", "blockproto.store.local.opening.move_new"]
 )
 def test_a_cut_while_a_store_of_the_version_before_is_upgraded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

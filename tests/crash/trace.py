@@ -20,16 +20,16 @@ from typing import Any
 
 import pytest
 
-import blockproto.store.batch as batch_module
-import blockproto.store.brief as brief_module
-import blockproto.store.disk as disk_module
-import blockproto.store.partial as partial_module
-import blockproto.store.publishing as publishing_module
-import blockproto.store.recovery as recovery_module
+import blockproto.store.folder_io as disk_module
+import blockproto.store.local.batch as batch_module
+import blockproto.store.local.brief_upload as brief_module
+import blockproto.store.local.partial as partial_module
+import blockproto.store.local.publishing as publishing_module
+import blockproto.store.local.recovery as recovery_module
 from blockproto.store import BlockDone, Finish, KeepPrefixes, Work
-from blockproto.store.brief import BriefUpload
-from blockproto.store.ledger import Ledger, View
-from blockproto.store.local import LocalStore
+from blockproto.store.local.brief_upload import BriefUpload
+from blockproto.store.local.ledger import Ledger, View
+from blockproto.store.local.store import LocalStore
 
 EVERYTHING = "*"
 

@@ -12,11 +12,11 @@ from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
-from blockproto.blocks import BLOCK_LENGTH
+from blockproto.common.blocks import BLOCK_LENGTH
+from blockproto.common.names import SafeName
 from blockproto.errors import StoreFailed
-from blockproto.names import SafeName
 from blockproto.store import Remove
-from blockproto.store.local import LocalStore
+from blockproto.store.local.store import LocalStore
 
 from .client import Job, Promises, good, send, send_brief
 from .mutants import MUTANTS

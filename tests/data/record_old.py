@@ -26,16 +26,16 @@ import trio
 from blake3 import blake3
 
 import blockproto
-from blockproto.blocks import BLOCK_LENGTH, digest_of, root_of
-from blockproto.calling.sourceid import derive_sourceid
-from blockproto.calling.trust import Trust
-from blockproto.identity.known import KnownServers
-from blockproto.names import SafeName
+from blockproto.client_side.resume_id import derive_sourceid
+from blockproto.client_side.trust import Trust
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of, root_of
+from blockproto.common.names import SafeName
+from blockproto.identity.known_servers import KnownServers
 from blockproto.queue import TransferQueue
 from blockproto.store import BlockDone, Facts, Finish, IfExists, KeepPrefixes, Prefix, UploadKey
-from blockproto.store.local import LocalStore
-from blockproto.store.publishing import Publisher
-from blockproto.transfer.sending import OnProgress
+from blockproto.store.local.publishing import Publisher
+from blockproto.store.local.store import LocalStore
+from blockproto.transfer.sender import OnProgress
 
 MTIME_S = 1_600_000_000
 """Of every file that a client sent; whole seconds, which every archive keeps."""
@@ -139,11 +139,11 @@ class Recording:
         self.facts["unfinished"][name] = {"sourceid": sourceid.hex(), "filesize": path.stat().st_size}
 
     def _cancel(self, scope: trio.CancelScope) -> OnProgress:
-        def watch(progress: blockproto.Progress) -> None:
+        def observer(progress: blockproto.Progress) -> None:
             if progress.position_bytes_done >= BLOCK_LENGTH:
                 scope.cancel()
 
-        return watch
+        return observer
 
     # -- what a crash leaves
 

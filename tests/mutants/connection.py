@@ -5,7 +5,7 @@ from __future__ import annotations
 from .edits import Mutant
 
 SERVER = ("server",)
-FOLLOWING, REQUESTS = "transfer/following.py", "serving/requests.py"
+FOLLOWING, REQUESTS = "transfer/follow_upload.py", "serving/handlers/requests.py"
 
 ALL = [
     Mutant("ranges-of-nobody-knows-what", "FET-016", FOLLOWING,

@@ -105,14 +105,14 @@ def _functions(source: str) -> list[tuple[int, int, str]]:
     """(first line, last line, qualified name) of every function that is not inside another."""
     found: list[tuple[int, int, str]] = []
 
-    def visit(node: ast.AST, prefix: str) -> None:
+    def dialect_connection(node: ast.AST, prefix: str) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 found.append((child.lineno, child.end_lineno or child.lineno, prefix + child.name))
             elif isinstance(child, ast.ClassDef):
-                visit(child, f"{prefix}{child.name}.")
+                dialect_connection(child, f"{prefix}{child.name}.")
 
-    visit(ast.parse(source), "")
+    dialect_connection(ast.parse(source), "")
     return found
 
 

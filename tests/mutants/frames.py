@@ -5,9 +5,9 @@ from __future__ import annotations
 from .edits import BOTH, Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
-FRAMING, LAYOUT, WIRE = "protocol/framing.py", "layout.py", "wire.py"
+FRAMING, LAYOUT, WIRE = "protocol/framing.py", "common/head_layout.py", "wire.py"
 SESSION, STREAMS = "protocol/session.py", "protocol/streams.py"
-LINK, DISPATCH = "link/connection.py", "link/dispatch.py"
+LINK, DISPATCH = "connection/connection.py", "connection/dispatch.py"
 
 FRM = [
     Mutant("strings-have-little-endian-lengths", "FRM-001", LAYOUT,
@@ -99,13 +99,13 @@ STR = [
            "            if header.stream:\n                self._stream_of(header.stream)\n            return None"),
     Mutant("what-the-table-lacks-is-ignored", "STR-005", STREAMS,
            "return None if state is None else (role, state)", "return (role, self.state if state is None else state)"),
-    Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/receiving.py",
+    Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/receiver.py",
            "self._connection.post(self._stream, message)\n        self._connection.forget(self._stream)\n        self._leave()\n        self._done(stored)",
            "self._leave()\n        self._done(stored)", CLIENT),
-    Mutant("answered-but-not-said", "STR-006", "serving/requests.py",
+    Mutant("answered-but-not-said", "STR-006", "serving/handlers/requests.py",
            "self._connection.post(self._stream, result)", "pass", SERVER),
     Mutant("one-refusal-ends-the-connection", "STR-007", DISPATCH,
-           "self._owner.refuse(stream, error)\n        if sink is not None:\n            self._tell_ended(stream, sink, error)",
+           "self._owner.refuse(stream, error)\n        if handler is not None:\n            self._tell_ended(stream, handler, error)",
            "self._owner.end_with(error)", SERVER),
     Mutant("one-refused-file-ends-all", "STR-007", LINK, "        elif stream == 0:\n            self._handle_own(message)",
            "        elif stream == 0 or (isinstance(message, Error) and self._accept is None):\n            self._handle_own(message)", CLIENT),
@@ -116,8 +116,8 @@ STR = [
     Mutant("streams-without-limit", "STR-009", SESSION,
            'raise TooManyStreams(f"{self._peer_open} streams are open")', "pass", SERVER),
     Mutant("streams-max-is-not-looked-at", "STR-009", SESSION, "self._peer_limits.streams_max", "1 << 30", CLIENT),
-    Mutant("frames-of-a-stream-side-by-side", "STR-010", DISPATCH, "await sink.received(event.message, event.payload_length)",
-           "self._nursery.start_soon(sink.received, event.message, event.payload_length)"),
+    Mutant("frames-of-a-stream-side-by-side", "STR-010", DISPATCH, "await handler.received(event.message, event.payload_length)",
+           "self._nursery.start_soon(handler.received, event.message, event.payload_length)"),
     Mutant("streams-of-the-server-are-ignored", "STR-011", LINK,
            'raise Cancelled("this side takes no requests", code=Code.UNSUPPORTED)', "return None", CLIENT),
 ]  # fmt: skip
@@ -136,11 +136,11 @@ CRD = [
            "state = self.state if kind == Kind.CREDIT else TABLE.get((self.state, speaker, kind))", CLIENT),
     Mutant("received-is-what-was-granted", "CRD-008", STREAMS,
            "return Credit(self.granted, self.received)", "return Credit(self.granted, self.granted)"),
-    Mutant("undurable-bytes-without-limit", "CRD-009", "transfer/sending.py",
+    Mutant("undurable-bytes-without-limit", "CRD-009", "transfer/sender.py",
            "self._undurable + BLOCK_LENGTH <= self.undurable_max", "True"),
-    Mutant("acknowledged-when-commit-was-said", "CRD-011 RES-019", "transfer/uploads.py",
+    Mutant("acknowledged-when-commit-was-said", "CRD-011 RES-019", "transfer/live_uploads.py",
            "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds if self._commits else [], lambda feed: feed.say_durable("),
-    Mutant("undurable-0-is-no-limit", "LIM-001 CRD-009", "transfer/sending.py",
+    Mutant("undurable-0-is-no-limit", "LIM-001 CRD-009", "transfer/sender.py",
            "<= self.undurable_max:", "<= (self.undurable_max or 1 << 60):", CLIENT),
 ]  # fmt: skip
 
@@ -161,17 +161,17 @@ EXT = [
 ]  # fmt: skip
 
 NAM = [
-    Mutant("names-are-normalised", "NAM-001", "names.py", "name = cls(text)", "name = cls(unicodedata.normalize('NFC', text))"),
-    Mutant("the-name-beside-an-id-counts", "NAM-002", "serving/requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
-    Mutant("components-of-any-length", "NAM-003 NAM-004", "names.py", "if len(component.encode()) > COMPONENT_LENGTH_MAX:", "if False:"),
-    Mutant("names-of-any-length", "NAM-003 NAM-004", "names.py", "if length > FILENAME_LENGTH_MAX:", "if False:"),
-    Mutant("dots-are-components", "NAM-004", "names.py", 'if component in {".", ".."}:', "if False:", SERVER),
-    Mutant("control-characters-in-names", "NAM-004", "names.py", "if found := _CONTROL(text):", "if found := None:", SERVER),
-    Mutant("the-stores-own-name-in-capitals", "NAM-004", "names.py",
+    Mutant("names-are-normalised", "NAM-001", "common/names.py", "name = cls(text)", "name = cls(unicodedata.normalize('NFC', text))"),
+    Mutant("the-name-beside-an-id-counts", "NAM-002", "serving/handlers/requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
+    Mutant("components-of-any-length", "NAM-003 NAM-004", "common/names.py", "if len(component.encode()) > COMPONENT_LENGTH_MAX:", "if False:"),
+    Mutant("names-of-any-length", "NAM-003 NAM-004", "common/names.py", "if length > FILENAME_LENGTH_MAX:", "if False:"),
+    Mutant("dots-are-components", "NAM-004", "common/names.py", 'if component in {".", ".."}:', "if False:", SERVER),
+    Mutant("control-characters-in-names", "NAM-004", "common/names.py", "if found := _CONTROL(text):", "if found := None:", SERVER),
+    Mutant("the-stores-own-name-in-capitals", "NAM-004", "common/names.py",
            'return _compared(component).rstrip(" .") == RESERVED', "return component == RESERVED", SERVER),
-    Mutant("a-stores-own-name-below-the-top", "NAM-004", "names.py", "any(map(is_reserved, components))", "is_reserved(components[0])", SERVER),
-    Mutant("absolute-names", "NAM-004", "names.py", 'if text.startswith("/"):', "if False:", SERVER,
-           (("names.py", "if not component:", "if False:"),)),
+    Mutant("a-stores-own-name-below-the-top", "NAM-004", "common/names.py", "any(map(is_reserved, components))", "is_reserved(components[0])", SERVER),
+    Mutant("absolute-names", "NAM-004", "common/names.py", 'if text.startswith("/"):', "if False:", SERVER,
+           (("common/names.py", "if not component:", "if False:"),)),
 ]  # fmt: skip
 
 ALL = [*FRM, *HEL, *STR, *CRD, *EXT, *NAM]

@@ -6,17 +6,21 @@ import time
 from pathlib import Path
 
 from blockproto.identity.certificates import CERTIFICATE_NAME, KEY_NAME, own_certificate, pin_of_file
-from blockproto.identity.register import Register, change
-from blockproto.realm import EVERYTHING
+from blockproto.identity.principals import Register, change
+from blockproto.identity.realm import EVERYTHING
 from blockproto.wire import Scopes
 
 from .edits import Mutant
 
 SERVER = ("server",)
 CLIENT = ("client",)
-ADMISSION, REALM, CERTIFICATES = "identity/admission.py", "realm.py", "identity/certificates.py"
-RECEIVING, BRIEF = "transfer/receiving.py", "transfer/receiving_brief.py"
-TRUST, LINK_TLS, INTRODUCING = "calling/trust.py", "link/tls.py", "calling/introducing.py"
+ADMISSION, REALM, CERTIFICATES = (
+    "identity/connection_auth.py",
+    "identity/realm.py",
+    "identity/certificates.py",
+)
+RECEIVING, BRIEF = "transfer/receiver.py", "transfer/brief_receiver.py"
+TRUST, LINK_TLS, INTRODUCING = "client_side/trust.py", "connection/tls.py", "client_side/authenticate.py"
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
 QUOTA = 3 << 20
@@ -64,8 +68,8 @@ def serve_options(folder: Path) -> list[str]:
 
 
 ALL = [
-    Mutant("tls-is-not-recognised", "TLS-001", "routing.py",
-           "if first.startswith(TLS_HANDSHAKE):\n        return Verdict.TLS", "if first.startswith(TLS_HANDSHAKE):\n        return Verdict.NEITHER", SERVER),
+    Mutant("tls-is-not-recognised", "TLS-001", "serving/detect_rules.py",
+           "if first.startswith(TLS_HANDSHAKE):\n        return Detection.TLS", "if first.startswith(TLS_HANDSHAKE):\n        return Detection.NEITHER", SERVER),
     Mutant("tls-1.2-will-do", "TLS-001", CERTIFICATES,
            "context.minimum_version = ssl.TLSVersion.TLSv1_3\n    context.num_tickets = 0",
            "context.minimum_version = ssl.TLSVersion.TLSv1_2\n    context.num_tickets = 0", SERVER),
@@ -82,7 +86,7 @@ ALL = [
     Mutant("auth-without-effect", "AUT-003", ADMISSION,
            "self._grant = grant\n        return Result", "return Result", SERVER),
     Mutant("nobody-is-asked", "AUT-004", ADMISSION,
-           'raise Unauthenticated(WANTS_TLS if self.door is LOCKED else WANTS_TOKEN)', "return Realm()", SERVER),
+           'raise Unauthenticated(WANTS_TLS if self.policy is DENY_ALL else WANTS_TOKEN)', "return Realm()", SERVER),
     Mutant("strangers-may-look", "AUT-004", ADMISSION,
            "            if realm is None:\n                raise", "            if isinstance(message, (List, Fetch)):\n                return Realm()\n            if realm is None:\n                raise", SERVER),
     Mutant("full-limits-for-strangers", "AUT-005", "protocol/session.py",
@@ -104,14 +108,14 @@ ALL = [
            "key = UploadKey(self._realm.principal, self._sourceid)", "key = UploadKey(bytes(16), self._sourceid)", SERVER),
     Mutant("receipts-of-everybody", "PRN-001", BRIEF,
            "key = UploadKey(self._realm.principal, sourceid)", "key = UploadKey(bytes(16), sourceid)", SERVER),
-    Mutant("one-folder-for-all", "PRN-002", "identity/register.py",
+    Mutant("one-folder-for-all", "PRN-002", "identity/principals.py",
            "folder=None if principal.folder is None else SafeName.parse(principal.folder),", "folder=None,", SERVER),
     Mutant("names-with-the-servers-folders", "PRN-002", REALM,
            'return stored.removeprefix(self.above) if stored.startswith(self.above) else stored.rpartition("/")[2]', "return stored", SERVER),
     Mutant("a-cursor-says-where-the-folder-lies", "PRN-002", REALM, "return cursor.removeprefix(self.above)", "return cursor", SERVER),
-    Mutant("ids-open-everything", "PRN-003", "serving/requests.py",
+    Mutant("ids-open-everything", "PRN-003", "serving/handlers/requests.py",
            "return store.open_file(None, file_id, realm.folder)", "return store.open_file(None, file_id, None)", SERVER),
-    Mutant("foreign-uploads-are-cancelled", "PRN-003", "serving/requests.py",
+    Mutant("foreign-uploads-are-cancelled", "PRN-003", "serving/handlers/requests.py",
            "await self._uploads.discard(UploadKey(self._realm.principal, message.id))",
            "await self._uploads.discard(next((key for key in self._uploads._live if key.sourceid == message.id), "
            "UploadKey(self._realm.principal, message.id)))", SERVER),
@@ -120,12 +124,12 @@ ALL = [
     Mutant("scopes-are-for-show", "PRN-004", REALM, "if scope not in self.scopes:", "if False:", SERVER),
     Mutant("readers-see-uploads", "PRN-004", ADMISSION,
            "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),
-    Mutant("quota-is-for-show", "PRN-005", "transfer/budgets.py", "if length > self.room(key):", "if False:", SERVER),
-    Mutant("no-room-is-told", "PRN-005", "transfer/budgets.py", "current=max(0, budget.room(key))", "current=None", SERVER),
-    Mutant("who-spoke-last-goes", "PRN-009", "serving/company.py",
+    Mutant("quota-is-for-show", "PRN-005", "transfer/quota.py", "if length > self.room(key):", "if False:", SERVER),
+    Mutant("no-room-is-told", "PRN-005", "transfer/quota.py", "current=max(0, account.room(key))", "current=None", SERVER),
+    Mutant("who-spoke-last-goes", "PRN-009", "serving/connection_limits.py",
            "longest = min(members, key=lambda one: one.heard_s)",
            "longest = max(members, key=lambda one: one.heard_s)", SERVER),
-    Mutant("who-comes-back-is-kept-out", "PRN-009", "serving/company.py",
+    Mutant("who-comes-back-is-kept-out", "PRN-009", "serving/connection_limits.py",
            "longest = min(members, key=lambda one: one.heard_s)", "longest = member", SERVER),
     Mutant("goes-on-whatever-was-chosen", "TLS-002", LINK_TLS,
            "if inside.tls.selected_alpn_protocol() != alpn:", "if False:", CLIENT),
@@ -161,7 +165,7 @@ ALL = [
 
 NONE = {
     "BP1-TLS-007": "what carries a file knows nothing of TLS: the mutants of BP1-END-012 break this, too",
-    "BP1-TLS-009": "wants a server to which this machine is another one; tests/test_tls.py makes one",
-    "BP1-AUT-009": "wants a clock and a revocation; tests/test_admission.py has both",
+    "BP1-TLS-009": "wants a server to which this machine is another one; tests/connection/test_tls.py makes one",
+    "BP1-AUT-009": "wants a clock and a revocation; tests/identity/test_connection_auth.py has both",
     "BP1-PRN-008": "a server that asks everybody has no anonymous principal; whoever breaks it passes no case of CORE",
 }

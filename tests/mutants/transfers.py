@@ -5,23 +5,28 @@ from __future__ import annotations
 from .edits import Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
-BRIEF = "transfer/receiving_brief.py"
-RECEIVING, UPLOADS, SENDING = "transfer/receiving.py", "transfer/uploads.py", "transfer/sending.py"
-LANE, LINK, WIRE, REQUESTS = "transfer/lane.py", "link/connection.py", "wire.py", "serving/requests.py"
+BRIEF = "transfer/brief_receiver.py"
+RECEIVING, UPLOADS, SENDING = "transfer/receiver.py", "transfer/live_uploads.py", "transfer/sender.py"
+LANE, LINK, WIRE, REQUESTS = (
+    "transfer/send_stream.py",
+    "connection/connection.py",
+    "wire.py",
+    "serving/handlers/requests.py",
+)
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
-CHOOSING = "store/choosing.py"
+CHOOSING = "store/local/name_choice.py"
 
 BLK = [
-    Mutant("blocks-end-a-byte-early", "BLK-001", "blocks.py",
+    Mutant("blocks-end-a-byte-early", "BLK-001", "common/blocks.py",
            "min((blockno + 1) * BLOCK_LENGTH, end) - start)", "min((blockno + 1) * BLOCK_LENGTH - 1, end) - start)"),
     Mutant("blocknum-need-not-fit", "BLK-002", WIRE, "elif blocknum != -(-filesize // BLOCK_LENGTH):", "elif False:"),
     Mutant("one-size-unknown-alone", "BLK-003", WIRE, "if filesize is not blocknum:", "if False:"),
     Mutant("a-second-short-block", "BLK-003", RULES, "if shape.short_end is not None and (", "if False and (", SERVER),
-    Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "calling/uploading.py",
+    Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "client_side/upload.py",
            "blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),",
            "blocknum=blocknum_of(facts.filesize or 1 << 20),", CLIENT,
-           (("calling/uploading.py", "filesize=facts.filesize,", "filesize=facts.filesize if facts.filesize is not None else 1 << 20,"),)),
-    Mutant("an-empty-file-has-a-block", "BLK-004", "blocks.py", "return -(-filesize // BLOCK_LENGTH)",
+           (("client_side/upload.py", "filesize=facts.filesize,", "filesize=facts.filesize if facts.filesize is not None else 1 << 20,"),)),
+    Mutant("an-empty-file-has-a-block", "BLK-004", "common/blocks.py", "return -(-filesize // BLOCK_LENGTH)",
            "return -(-filesize // BLOCK_LENGTH) or 1"),
     Mutant("pieces-count-from-their-block", "BLK-005", LANE, "Piece(begin + at, digest=end)", "Piece(at, digest=end)", CLIENT,
            ((STREAMS, "if position != self.position or end < 0:", "if False:"),)),
@@ -38,14 +43,14 @@ BLK = [
            ((RULES, "if length == 0 or length != work.length:", "if False:"),)),
     Mutant("digest-of-what-is-sent-now", "BLK-009", LANE, "end = digest if at + length == len(block) else None",
            "end = digest_of(block[at:]) if at + length == len(block) else None", ("server", "client"),
-           (("transfer/served_lane.py", "hasher.update(view)\n                    at += len(view)", "at += len(view)"),)),
+           (("transfer/served_send_stream.py", "hasher.update(view)\n                    at += len(view)", "at += len(view)"),)),
     Mutant("damaged-blocks-are-taken", "BLK-011", RECEIVING, "elif block.dropped or block.hasher.digest() != digest:", "elif block.dropped:"),
     Mutant("held-blocks-with-other-bytes", "BLK-012", RECEIVING, "if digest != block.known:", "if False:"),
     Mutant("held-blocks-are-not-acknowledged-again", "BLK-012", RECEIVING,
            "if block.blockno in upload.held:\n                self.say_durable", "if False:\n                self.say_durable"),
     Mutant("brief-files-of-two-blocks", "BLK-014", BRIEF, 'raise BadFacts("a file without OPEN is one block")', "return", SERVER),
     Mutant("brief-files-without-commit", "BLK-014", BRIEF, "if message.digest is not None and not message.commit:", "if False:", SERVER),
-    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "calling/brief.py", "commit=whole,", "commit=False,", CLIENT),
+    Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "client_side/upload_brief.py", "commit=whole,", "commit=False,", CLIENT),
     Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
     Mutant("folders-with-bytes", "BLK-016", RECEIVING,
            "filename = realm.inward(message.filename)\n    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:",
@@ -66,7 +71,7 @@ BLK = [
 ]  # fmt: skip
 
 RES = [
-    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "calling/sourceid.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "client_side/resume_id.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
     Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
@@ -83,7 +88,7 @@ RES = [
            "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):", "if False:", SERVER),
     Mutant("receipts-of-another-size", "RES-008", UPLOADS, "if facts.filesize not in (None, stored.filesize):", "if False:", SERVER),
     Mutant("opened-says-attempt-0", "RES-009", RECEIVING, "attempt=upload.attempt,", "attempt=0,", SERVER),
-    Mutant("attempts-count-from-1", "RES-011", "calling/sourceid.py",
+    Mutant("attempts-count-from-1", "RES-011", "client_side/resume_id.py",
            "self._last = max(time.time_ns() // 1_000_000, self._last + 1)", "self._last += 1", CLIENT),
     Mutant("prefixes-are-not-told", "RES-013", RECEIVING, "prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),", "prefixes=(),", SERVER),
     Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOADS,
@@ -100,7 +105,7 @@ RES += [
 DIG = [
     Mutant("roots-from-behind", "DIG-001", SENDING, "root_of(digests, blocknum - self._first_block)",
            "root_of(reversed(list(digests)), blocknum - self._first_block)"),
-    Mutant("the-root-as-b3sum", "DIG-002", "serving/digesting.py", "self.outcome = self._hasher.digest()",
+    Mutant("the-root-as-b3sum", "DIG-002", "serving/handlers/file_hashing.py", "self.outcome = self._hasher.digest()",
            "self.outcome = self._store.stat(self._name).root or self._hasher.digest()", SERVER),
     Mutant("the-root-is-shown-as-b3sum", "DIG-002", "results.py", "b3sum=item.b3sum.hex() if item.b3sum else None,",
            "b3sum=item.root.hex() if item.root else None,", CLIENT),
@@ -114,8 +119,8 @@ DIG = [
 
 COM = [
     Mutant("commit-without-its-root", "COM-001", SENDING, "Commit(self.sourceid, root, ", "Commit(self.sourceid, bytes(32), ", CLIENT),
-    Mutant("a-brief-file-is-never-complete", "COM-002", "calling/brief.py", "commit=last)", "commit=False)", CLIENT,
-           (("calling/brief.py", "commit=whole,", "commit=False,"),)),
+    Mutant("a-brief-file-is-never-complete", "COM-002", "client_side/upload_brief.py", "commit=last)", "commit=False)", CLIENT,
+           (("client_side/upload_brief.py", "commit=whole,", "commit=False,"),)),
     Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
            ((RULES, "if known is not None and end != known:", "if False:"),)),
@@ -135,21 +140,21 @@ COM = [
            "        self._report()", CLIENT),
     Mutant("receipts-answer-other-bytes", "COM-010", RULES,
            "if (receipt.root, receipt.filesize) != (work.root, work.filesize):", "if False:", SERVER),
-    Mutant("a-parent-that-is-a-file-is-unknown", "COM-012", "store/refusals.py",
+    Mutant("a-parent-that-is-a-file-is-unknown", "COM-012", "store/os_errors.py",
            "return NotPermitted(_NOT_PERMITTED[number])", "return UnknownFile()", SERVER),
     Mutant("refuse-replaces", "COM-013", CHOOSING, "        self._demand(unread)\n        raise FileExists",
-           "        self._demand(unread)\n        return Choice(name, over=True)", SERVER),
+           "        self._demand(unread)\n        return NameChoice(name, over=True)", SERVER),
     Mutant("the-same-file-is-stored-again", "COM-021", CHOOSING, "return root == work.root", "return False", SERVER),
     Mutant("the-size-is-enough", "COM-021 COM-013", CHOOSING, "return root == work.root", "return True", SERVER),
     Mutant("only-the-wanted-name-is-compared", "COM-021", CHOOSING, "islice(names, COMPARED_MAX)", "islice(names, 1)", SERVER),
-    Mutant("the-same-bytes-keep-their-time", "COM-022", "store/publishing.py",
+    Mutant("the-same-bytes-keep-their-time", "COM-022", "store/local/publishing.py",
            "if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):", "if False:", SERVER),
-    Mutant("the-same-file-again-has-no-receipt", "COM-023", "store/publishing.py", "view.put_further(receipt)", "pass", SERVER),
+    Mutant("the-same-file-again-has-no-receipt", "COM-023", "store/local/publishing.py", "view.put_further(receipt)", "pass", SERVER),
     Mutant("skip-replaces", "COM-025", CHOOSING, "if facts.if_exists is IfExists.SKIP:\n            return self._left", "if False:\n            return self._left", SERVER),
     Mutant("update-replaces-what-is-newer", "COM-025", CHOOSING,
            "return mtime_ns is not None and mtime_ns > there_ns and not same_mtime(mtime_ns, there_ns)", "return mtime_ns is not None", SERVER),
-    Mutant("receipts-of-any-rule-answer", "COM-027", "store/batch.py", "elif receipt.if_exists is work.facts.if_exists:", "else:", SERVER,
-           (("store/local.py", "self.finished.true_receipt(view, self.state.file_id(key), None, facts.if_exists)",
+    Mutant("receipts-of-any-rule-answer", "COM-027", "store/local/batch.py", "elif receipt.if_exists is work.facts.if_exists:", "else:", SERVER,
+           (("store/local/store.py", "self.finished.true_receipt(view, self.state.file_id(key), None, facts.if_exists)",
              "self.finished.true_receipt(view, self.state.file_id(key))"),)),
     Mutant("stored-as-is-the-wanted-name", "COM-014", RECEIVING, "stored_as=realm.outward(stored.stored_as),",
            'stored_as=realm.outward(stored.stored_as).replace(" (1)", ""),', SERVER),
@@ -160,21 +165,21 @@ COM = [
 ]  # fmt: skip
 
 FET = [
-    Mutant("folders-are-not-there", "FET-001", "store/disk.py", 'raise NotPermitted("it is a folder")', "raise UnknownFile", SERVER),
+    Mutant("folders-are-not-there", "FET-001", "store/folder_io.py", 'raise NotPermitted("it is a folder")', "raise UnknownFile", SERVER),
     Mutant("fetch-gives-any-version", "FET-002", REQUESTS,
            'raise SourceChanged(\n                f"{realm.outward(entry.filename.text)} is not the version',
            'str(\n                f"{realm.outward(entry.filename.text)} is not the version', SERVER),
     Mutant("open-without-its-version", "FET-003", REQUESTS, "version=message.version if _stands_for(message, entry.file_id) else entry.version,", "version=None,", SERVER),
     Mutant("ranges-begin-at-0", "FET-005", REQUESTS, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
-    Mutant("ranges-are-asked-from-0", "FET-005", "calling/fetching.py", "first=wanted.first,", "first=0,", CLIENT),
+    Mutant("ranges-are-asked-from-0", "FET-005", "client_side/download.py", "first=wanted.first,", "first=0,", CLIENT),
     Mutant("ranges-behind-the-end-are-empty", "FET-005", REQUESTS, "if entry.filesize and message.first >= entry.filesize:", "if False:", SERVER),
     Mutant("what-is-held-is-sent", "FET-006", REQUESTS,
            "sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))", "sending.receiver_holds(BlockSet(), {})", SERVER),
     Mutant("a-fetcher-acknowledges-nothing", "FET-008 CRD-011", RECEIVING,
            "super().say_durable(position, runs)\n        self._on_durable", "super()\n        self._on_durable", CLIENT),
-    Mutant("held-of-no-version", "FET-009", "calling/fetching.py", "version=wanted.version,", "version=bytes(16),", CLIENT),
+    Mutant("held-of-no-version", "FET-009", "client_side/download.py", "version=wanted.version,", "version=bytes(16),", CLIENT),
     Mutant("position-counts-from-the-files-beginning", "FET-010", UPLOADS, "held = max(self.first, ", "held = max(0, ", CLIENT),
-    Mutant("a-fetcher-gives-up-in-silence", "FET-014", "calling/fetching.py", "self._incoming.say_stopped(reason)", "self._incoming.ended(reason)", CLIENT),
+    Mutant("a-fetcher-gives-up-in-silence", "FET-014", "client_side/download.py", "self._receiver.say_stopped(reason)", "self._receiver.ended(reason)", CLIENT),
 ]  # fmt: skip
 
 LST = [
@@ -183,10 +188,10 @@ LST = [
     Mutant("two-answers-in-one", "LST-001", REQUESTS, "if fitting < len(result.items):",
            "result = Result(message.kind, result.items * 2, result.cursor)\n        if False:", SERVER),
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))", "page(PAGE_ITEMS_MAX)", SERVER),
-    Mutant("cursors-are-cut", "LST-003", "calling/paging.py",
+    Mutant("cursors-are-cut", "LST-003", "client_side/paging.py",
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor)',
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor[:500])', CLIENT),
-    Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
+    Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/local/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "folder, message.recursive, after, limit", "folder, False, after, limit", SERVER),
     Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(_upload_item(entry, self._realm) for entry in entries), cursor", "(), cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
@@ -220,19 +225,19 @@ END = [
     Mutant("answers-with-an-opaque-of-its-own", "END-002", LINK, "Ping(opaque=message.opaque, next_s=0, answer=True)",
            "Ping(opaque=bytes(8), next_s=0, answer=True)"),
     Mutant("answers-are-answered", "END-002", LINK, "if message.answer:\n                return", "if False:\n                return"),
-    Mutant("promises-are-forgotten", "END-003", "link/life.py", "return Due.PING if now_s >= self._ping_s() else Due.NOTHING",
+    Mutant("promises-are-forgotten", "END-003", "connection/liveness.py", "return Due.PING if now_s >= self._ping_s() else Due.NOTHING",
            "return Due.PING if now_s >= self._ping_s() and not self._asked_s else Due.NOTHING", CLIENT),
     Mutant("blocks-begin-after-goaway", "END-008", LANE, "if leaving is not None:", "if False:", CLIENT,
            ((LINK, "self.going_away = message\n", "pass\n"),)),
-    Mutant("going-away-is-for-good", "END-009", "link/connection.py", "message.code,\n        message.text,",
+    Mutant("going-away-is-for-good", "END-009", "connection/connection.py", "message.code,\n        message.text,",
            "32 if message.code == 34 else message.code,\n        message.text,", CLIENT),
     Mutant("an-error-of-the-connection-ends-nothing", "END-011", LINK,
            "elif isinstance(message, Error):\n            raise ConnectionLost(", "elif False:\n            raise ConnectionLost("),
 ]  # fmt: skip
 
 EDGE = [
-    Mutant("all-ones-is-never-a-number", "FRM-015", LINK, "self._life.promised(message.next_s)",
-           "self._life.promised(message.next_s)\n            if message.next_s == 0xFFFFFFFF:\n                raise ConnectionLost('all ones')", SERVER),
+    Mutant("all-ones-is-never-a-number", "FRM-015", LINK, "self._liveness.promised(message.next_s)",
+           "self._liveness.promised(message.next_s)\n            if message.next_s == 0xFFFFFFFF:\n                raise ConnectionLost('all ones')", SERVER),
     Mutant("a-short-block-counts-as-a-whole-one", "RES-016", UPLOADS,
            "end = self._short_end if self.facts.filesize is None else self.facts.filesize", "end = self.facts.filesize", SERVER),
     Mutant("the-former-owners-end-is-an-error", "BLK-013", RECEIVING,
@@ -255,7 +260,7 @@ EDGE = [
     Mutant("who-goes-with-nothing-open-is-kept", "END-008", LINK, "if self.going_away is not None and self.quiet:", "if False:", SERVER),
     Mutant("received-is-a-byte-too-many", "CRD-008", STREAMS, "return Credit(self.granted, self.received)",
            "return Credit(self.granted, self.received + 1)"),
-    Mutant("have-in-one-page", "FRM-006 DIG-006", SENDING, "most = min(HAVE_DIGESTS_MAX, digests_max(lane.connection.session.head_length_max))",
+    Mutant("have-in-one-page", "FRM-006 DIG-006", SENDING, "most = min(HAVE_DIGESTS_MAX, digests_max(send_stream.connection.session.head_length_max))",
            "most = HAVE_DIGESTS_MAX", CLIENT),
     Mutant("any-block-can-have-been-damaged", "ERR-011", SENDING, "if blockno is None or blockno not in self._digested:", "if False:", CLIENT),
 ]  # fmt: skip

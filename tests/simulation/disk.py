@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from blockproto.common.names import SafeName
 from blockproto.errors import StoreFailed
-from blockproto.names import SafeName
 from blockproto.store import Destination, Discard, Facts, Finish, Forget, StoredFile, Upload, UploadKey, Work
-from blockproto.store.memory import MemoryStore, MemoryUpload
+from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 
 
 class Watcher(Protocol):

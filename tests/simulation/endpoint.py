@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import trio
 
-from blockproto.chaos import LineStream
+from blockproto.connection.endpoint import BYTES_PER_CHECKPOINT, Deadline, Part, StreamEndpoint, never
 from blockproto.errors import ConnectionLost
-from blockproto.link.endpoint import BYTES_PER_CHECKPOINT, Deadline, Part, StreamEndpoint, never
+from blockproto.testing.chaos import LineStream
 
 
 class LineEndpoint(StreamEndpoint):

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blockproto.chaos import Amount, Conditions, Ending, How
 from blockproto.protocol.session import Limits
+from blockproto.testing.chaos import Amount, Conditions, Ending, How
 
 MIB = 1 << 20
 LEAST = Limits(

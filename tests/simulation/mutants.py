@@ -8,20 +8,20 @@ from typing import Any
 import trio
 from mistakes import Mutants, Patch, nothing
 
-import blockproto.link.turns as turns_module
-import blockproto.store.memory as memory_module
-from blockproto.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
-from blockproto.calling.uploading import Uploader
+import blockproto.connection.scheduler as turns_module
+import blockproto.testing.memory_store as memory_module
+from blockproto.client_side.upload import Uploader
+from blockproto.common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
+from blockproto.connection.endpoint import SocketEndpoint
+from blockproto.connection.liveness import Liveness
 from blockproto.errors import Superseded
-from blockproto.link.endpoint import SocketEndpoint
-from blockproto.link.life import Life
 from blockproto.protocol.session import Session
 from blockproto.store import StoredFile
-from blockproto.store.memory import MemoryStore
-from blockproto.transfer.committing import Committer
-from blockproto.transfer.receiving import Incoming
-from blockproto.transfer.sending import Sending
-from blockproto.transfer.uploads import LiveUpload, Uploads
+from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.committer import Committer
+from blockproto.transfer.live_uploads import LiveUpload, LiveUploads
+from blockproto.transfer.receiver import UploadReceiver
+from blockproto.transfer.sender import Sender
 from blockproto.wire import Commit, Committed, Opened
 
 from .mix import LEAST, Mix
@@ -72,9 +72,9 @@ def position_counts_the_blocks(patch: Patch) -> None:
 @mutant
 def position_goes_down(patch: Patch) -> None:
     """What was acknowledged on a connection is forgotten with it: OPENED says that nothing is there."""
-    real = Incoming._opened
+    real = UploadReceiver._opened
 
-    def opened(incoming: Incoming, upload: LiveUpload) -> Opened:
+    def opened(incoming: UploadReceiver, upload: LiveUpload) -> Opened:
         said = real(incoming, upload)
         return Opened(
             said.sourceid,
@@ -87,7 +87,7 @@ def position_goes_down(patch: Patch) -> None:
             prefixes=(),
         )
 
-    patch.setattr(Incoming, "_opened", opened)
+    patch.setattr(UploadReceiver, "_opened", opened)
 
 
 @mutant
@@ -122,14 +122,14 @@ def no_attempt_check(patch: Patch) -> None:
 @mutant
 def takeover_waits_for_the_old_stream(patch: Patch) -> None:
     """Whoever holds an upload keeps it until its connection has ended."""
-    real = Uploads.open
+    real = LiveUploads.open
 
-    async def open_(uploads: Uploads, key: Any, facts: Any, attempt: int, *args: Any) -> Any:
+    async def open_(uploads: LiveUploads, key: Any, facts: Any, attempt: int, *args: Any) -> Any:
         while (live := uploads.find(key)) and live.feeds and attempt > live.attempt:  # noqa: ASYNC110
             await trio.sleep(0.1)
         return await real(uploads, key, facts, attempt, *args)
 
-    patch.setattr(Uploads, "open", open_)
+    patch.setattr(LiveUploads, "open", open_)
 
 
 @mutant
@@ -137,7 +137,7 @@ def the_superseded_take_over_again(patch: Patch) -> None:
     """Whoever is told SUPERSEDED opens with a greater attempt: two devices take one upload from each other for ever."""
     real = Uploader._once
 
-    async def once(uploader: Uploader, sending: Sending) -> int:
+    async def once(uploader: Uploader, sending: Sender) -> int:
         while True:
             try:
                 return await real(uploader, sending)
@@ -152,7 +152,7 @@ def superseded_is_passed_by_twice(patch: Patch) -> None:
     """Who has asked for it takes over as often as it is refused before it was let in."""
     real = Uploader._once
 
-    async def once(uploader: Uploader, sending: Sending) -> int:
+    async def once(uploader: Uploader, sending: Sender) -> int:
         while True:
             try:
                 return await real(uploader, sending)
@@ -196,28 +196,30 @@ def no_root_check(patch: Patch) -> None:
 def said_is_done(patch: Patch) -> None:
     """A sender that has said COMMIT does not wait for the answer."""
 
-    async def commit(sending: Sending) -> None:
+    async def commit(sending: Sender) -> None:
         size = sending._filesize()
         root = bytes(32)
-        lane = sending._lanes[0]
-        lane.connection.post(lane.stream, Commit(sending.sourceid, root, size, blocknum_of(size)))
+        send_stream = sending._send_streams[0]
+        send_stream.connection.post(
+            send_stream.stream, Commit(sending.sourceid, root, size, blocknum_of(size))
+        )
         name = sending.source.facts.filename.text
         sending.committed = Committed(sending.sourceid, bytes(16), root, size, name)
 
-    patch.setattr(Sending, "_commit", commit)
+    patch.setattr(Sender, "_commit", commit)
 
 
 @mutant
 def sent_is_held(patch: Patch) -> None:
     """A sender believes that what it has sent has come."""
-    real = Sending.receiver_holds
+    real = Sender.receiver_holds
 
-    def receiver_holds(sending: Sending, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
+    def receiver_holds(sending: Sender, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
         for blockno in sending._in_flight:
             held.add(blockno, 1)
         real(sending, held, prefixes, position)
 
-    patch.setattr(Sending, "receiver_holds", receiver_holds)
+    patch.setattr(Sender, "receiver_holds", receiver_holds)
 
 
 # -- flow
@@ -253,13 +255,13 @@ def no_bound_of_what_is_unsent(patch: Patch) -> None:
 @mutant
 def keep_alive_counts_frames(patch: Patch) -> None:
     """Only whole frames are signs of life: a slow honest peer is given up in the middle of one."""
-    real = Life.heard
+    real = Liveness.heard
 
-    def heard(life: Life, now_s: float, *, in_head: bool) -> None:
+    def heard(life: Liveness, now_s: float, *, in_head: bool) -> None:
         if not in_head:
             real(life, now_s, in_head=in_head)
 
-    patch.setattr(Life, "heard", heard)
+    patch.setattr(Liveness, "heard", heard)
 
 
 BREAKING = Mix.calm(cut=0.9)

@@ -17,13 +17,13 @@ from typing import Protocol
 
 import trio
 
-from blockproto.blocks import BLOCK_LENGTH
-from blockproto.chaos import How, Line
 from blockproto.client import Client, connect_with
+from blockproto.common.blocks import BLOCK_LENGTH
+from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, FileExists, UnknownFile
-from blockproto.names import SafeName
 from blockproto.results import UploadJob
 from blockproto.store import Destination
+from blockproto.testing.chaos import How, Line
 
 from .determinism import EPOCH_S, clock_wrong_s
 from .disk import SimDownloads, SimStore
@@ -154,7 +154,7 @@ class Person:
         async with connect_with(
             partial(self.world.dial, lines),
             "simulated",
-            self._open_sidecar,
+            self._open_part_file,
             connections=self._connections,
             tries=self.rng.choice((1, 3, 5)),
             open_downloads=partial(SimDownloads, now_ms=now_ms),
@@ -177,7 +177,7 @@ class Person:
                 store.die()
         scope.cancel()
 
-    def _open_sidecar(self, place: Destination, first: int) -> SimStore:
+    def _open_part_file(self, place: Destination, first: int) -> SimStore:
         """The store beside a destination, as the process before left it."""
         dest = place.path
         before = self._sidecars.get((dest, first))

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from blockproto.blocks import BLOCK_LENGTH
-from blockproto.names import SafeName
+from blockproto.common.blocks import BLOCK_LENGTH
+from blockproto.common.names import SafeName
 from blockproto.store import (
     BlockDone,
     Finish,

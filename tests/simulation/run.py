@@ -12,11 +12,11 @@ from unittest import mock
 import trio
 from blake3 import blake3
 
-import blockproto.chaos.pipe as pipe_module
 import blockproto.client as client_module
-import blockproto.link.pace as pace_module
-from blockproto.blocks import BLOCK_LENGTH, digest_of, root_of
-from blockproto.names import SafeName
+import blockproto.connection.pace as pace_module
+import blockproto.testing.chaos.pipe as pipe_module
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of, root_of
+from blockproto.common.names import SafeName
 from blockproto.store import BlockDone, Facts, Finish, StoredFile, UploadKey
 
 from .determinism import EPOCH_S, run_repeatable
@@ -86,7 +86,7 @@ async def _live(world: World, clients: int) -> float:
                 world.promises.may_become(name, content_of(size, 9))
                 put(store, name, content_of(size, 9))
             await world.start(store)
-            nursery.start_soon(world.watch)
+            nursery.start_soon(world.observer)
             people = [Person(world, number) for number in range(clients)]
             async with trio.open_nursery() as living:
                 living.start_soon(world.trouble)

@@ -10,11 +10,11 @@ import peers
 import pytest
 import test_coming_back
 import test_endpoint
-import test_life
-import test_turns
+import test_liveness
+import test_scheduler
 import trio
 
-from blockproto.link.endpoint import SocketEndpoint
+from blockproto.connection.endpoint import SocketEndpoint
 
 from .mutants import MIXES, MUTANTS
 from .run import simulate
@@ -44,10 +44,10 @@ def _little_is_unsent() -> None:
 
 
 CAUGHT_BY_A_TEST: dict[str, Callable[[], object]] = {
-    "strict_priority": lambda: peers.run(test_turns.test_no_priority_starves),
+    "strict_priority": lambda: peers.run(test_scheduler.test_no_priority_starves),
     "superseded_is_passed_by_twice": _a_superseded_client_leaves_it,
     "no_bound_of_what_is_unsent": _little_is_unsent,
-    "keep_alive_counts_frames": test_life.test_any_byte_is_life_also_one_in_the_middle_of_a_frame,
+    "keep_alive_counts_frames": test_liveness.test_any_byte_is_life_also_one_in_the_middle_of_a_frame,
 }
 
 

@@ -12,11 +12,11 @@ from unittest import mock
 
 import trio
 
-from blockproto.chaos import How, Line, LineStream
+from blockproto.connection.endpoint import Endpoint
 from blockproto.errors import ConnectionLost, StoreFailed
-from blockproto.link.endpoint import Endpoint
 from blockproto.protocol.session import Event, Received, Session, Side
 from blockproto.server import Server
+from blockproto.testing.chaos import How, Line, LineStream
 from blockproto.wire import Message
 
 from .determinism import EPOCH_S, Worker
@@ -122,7 +122,7 @@ class World:
         self._keep = keep
         self._hash = blake2b(digest_size=16)
         self._slow = False
-        self._lines: list[Line] = []
+        self._connections: list[Line] = []
         self._processes = 0
 
     # ---- what happened ----------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class World:
             raise ConnectionLost("nobody listens")
         line = Line(conditions, random.Random(self.rng.random()))
         near, far = line.streams()
-        self._lines.append(line)
+        self._connections.append(line)
         mine.append(line)
         self.nursery.start_soon(line.run)
         self.nursery.start_soon(machine.serve, line, far)
@@ -212,7 +212,7 @@ class World:
         assert machine is not None
         machine.store.room = None
         machine.store.dies_after = None
-        for line in self._lines:
+        for line in self._connections:
             line.end(How.RESET)
         self.note("calm")
 
@@ -279,7 +279,7 @@ class World:
 
     # ---- looking on -------------------------------------------------------------------------------------------
 
-    async def watch(self) -> None:
+    async def observer(self) -> None:
         """Look now and then whether somebody waits too long."""
         while True:
             await trio.sleep(LOOK_EVERY_S)

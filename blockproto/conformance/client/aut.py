@@ -10,7 +10,7 @@ from typing import Any
 from zlib import crc32
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..peer import Heard

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..peer import Heard

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from ..case import Chapter, Side
 from ..peer import Heard

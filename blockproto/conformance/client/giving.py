@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
+from ...common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
 from ...errors import Code, Scope
 from ..sample import Sample
 from ..verdicts import Closed, require

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH, digest_of
+from ...common.blocks import BLOCK_LENGTH, digest_of
 from ..peer import Heard
 from ..sample import Sample
 from ..verdicts import Closed, Failed, first_difference, require

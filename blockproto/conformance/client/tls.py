@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from .. import forge
 from ..case import Chapter, Side
 from ..verdicts import Failed, require

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Scope
 from ..case import Case
 from ..peer import Heard

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
-from ...names import show_name
+from ...common.names import show_name
 from ..case import LAYERS, Case
 from ..clauses import clause
 from ..outcome import Outcome, Report

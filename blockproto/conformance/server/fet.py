@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH, digest_of
+from ...common.blocks import BLOCK_LENGTH, digest_of
 from ...errors import Code, Scope
 from .. import moves
 from ..case import Chapter, Side

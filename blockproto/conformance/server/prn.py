@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from .. import moves
 from ..case import Chapter, Side

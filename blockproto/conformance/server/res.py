@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code
 from .. import forge, moves
 from ..case import Chapter, Side

@@ -6,7 +6,7 @@ import socket
 import ssl
 
 from ... import wire
-from ...blocks import BLOCK_LENGTH
+from ...common.blocks import BLOCK_LENGTH
 from ...errors import Code, Scope
 from .. import moves
 from ..case import Chapter, Side

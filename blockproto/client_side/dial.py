@@ -1,0 +1,69 @@
+"""How a server is reached: ``bp://HOST[:PORT]`` over TCP."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import trio
+
+from ..connection.endpoint import Endpoint, endpoint_of
+from ..errors import ConnectionLost
+
+PORT_DEFAULT = 7878
+CONNECT_S = 10.0
+
+Dial = Callable[[], Awaitable[Endpoint]]
+
+
+def tcp_dial(url: str) -> tuple[Dial, str]:
+    """How to reach ``url`` (``bp://HOST[:PORT]``), and what the server is called.
+
+    Raises:
+        ValueError: it is no such URL.
+    """
+    host, port, server = parse_url(url, "bp")
+    return lambda: connect_tcp(host, port, server), server
+
+
+def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
+    """Host and port of ``SCHEME://HOST[:PORT]``, and what the server is called: ``HOST:PORT``. Raises ValueError."""
+    wrong = f"{url!r} is no address: write {scheme}://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or PORT_DEFAULT
+    except ValueError as exc:
+        raise ValueError(f"{wrong} ({exc})") from exc
+    host = parts.hostname
+    if parts.scheme != scheme or not host:
+        raise ValueError(wrong)
+    if parts.path.strip("/"):
+        raise ValueError(
+            f"{url!r} names a folder or file: write {scheme}://HOST:PORT, and give the name to what is called"
+        )
+    return host, port, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def connect_tcp(host: str, port: int, server: str) -> Endpoint:
+    """A TCP connection to ``server``; raises ConnectionLost."""
+    try:
+        with trio.fail_after(CONNECT_S):
+            return endpoint_of(await trio.open_tcp_stream(host, port))
+    except trio.TooSlowError as exc:
+        raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
+    except OSError as exc:
+        raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
+
+
+def _reason(error: OSError) -> str:
+    """What to tell of a failed connect: Trio wraps what each address said."""
+    causes = error.__cause__
+    if isinstance(causes, BaseExceptionGroup):
+        causes = causes.exceptions[0]
+    if isinstance(causes, OSError) and causes.errno:
+        return os.strerror(causes.errno)
+    if isinstance(error, socket.gaierror):
+        return f"no such host ({error.strerror})"
+    return error.strerror or str(error)

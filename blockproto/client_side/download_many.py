@@ -1,0 +1,570 @@
+"""Many downloads in one go: small ones pipelined without a round trip each, big ones beside them.
+
+    jobs → of at most one block: FETCH … OPEN BLOCK COMMIT → verified → batch of the committer → COMMITTED
+         → bigger, or begun before, or not plain: the ordinary download with resume, a few at once
+
+The listing gave size, time, rights and version of every file, so nothing is asked again: FETCH carries the version, and
+a file that changed meanwhile is refused with SOURCE_CHANGED. At most ``UNDER_WAY_MAX`` small files are under way.
+
+Spec: BP1-FET, BP1-COM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Sequence,
+)
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
+from ..common.names import SafeName, show_name
+from ..common.tasks import background_tasks
+from ..connection.connection import Connection, error_of
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    Cancelled,
+    ConnectionLost,
+    DigestMismatch,
+    DigestsDiffer,
+    FileExists,
+    GoingAway,
+    Refused,
+    SourceChanged,
+    StoreFailed,
+)
+from ..results import DownloadJob, FileInfo, Receipt, file_item
+from ..store import (
+    BlockDone,
+    Destination,
+    DownloadStore,
+    Facts,
+    Finish,
+    IfExists,
+    StoredFile,
+    Upload,
+    UploadKey,
+    Verdict,
+    Work,
+)
+from ..transfer.committer import Committer, Disk, local_disk
+from ..transfer.receiver import BlockInProgress
+from ..transfer.sender import OnProgress, tell_all_done
+from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
+from .existing_file import ExistingFileCheck, Rule
+
+UNDER_WAY_MAX = 512
+"""Small files under way at once; fewer if the server allows fewer streams."""
+STREAMS_SPARED = 32
+"""Streams left for big files and for questions."""
+BIG_AT_ONCE = 8
+BATCH_FILES = 64
+"""FETCHes written together."""
+PAGE_JOBS = 512
+"""After so many the consumer must have taken what has ended, so that memory is bounded."""
+_OTHER_SIDE = bytes(16)
+
+Outcome = Receipt | BlockprotoError
+Deliver = Callable[[DownloadJob, Outcome], None]
+
+
+class DownloadHost(Protocol):
+    """What a bulk download needs of the client."""
+
+    async def connection(self) -> Connection:
+        """A live connection. Raises ConnectionLost."""
+
+    async def fetch_known(
+        self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
+    ) -> Receipt:
+        """Download one file of the version in ``entry``, with resume and retries. Raises BlockprotoError."""
+
+    def destination(self, name: str, path: Path, rule: Rule) -> Destination:
+        """Where the file ``name`` of the server goes. Raises NameRefused."""
+
+    @property
+    def existing(self) -> ExistingFileCheck:
+        """Judges what downloads meet on this machine."""
+
+
+@dataclass(slots=True)
+class SmallDownload:
+    """A job of at most one block, with what FETCH and the store need."""
+
+    job: DownloadJob
+    version: bytes
+    upload: Upload
+
+
+class BriefFetch:
+    """A stream that fetches a file of at most one block.
+
+    Args:
+        connection: where the stream will be.
+        small: what is fetched.
+        committer, disk: where its bytes go.
+        done: called once with the receipt, or with why there is none.
+    """
+
+    __slots__ = (
+        "_block",
+        "_committer",
+        "_connection",
+        "_digest",
+        "_disk",
+        "_done",
+        "_finishing",
+        "_opened",
+        "small",
+        "stream",
+    )
+    waits = False
+
+    def __init__(
+        self,
+        connection: Connection,
+        small: SmallDownload,
+        committer: Committer,
+        disk: Disk,
+        done: Callable[[StoredFile | BlockprotoError], None],
+    ) -> None:
+        self.small = small
+        self.stream = 0
+        self._connection = connection
+        self._committer = committer
+        self._disk = disk
+        self._done: Callable[[StoredFile | BlockprotoError], None] | None = done
+        self._opened: Open | None = None
+        self._block: BlockInProgress | None = None
+        self._digest = EMPTY_DIGEST if small.job.entry.filesize == 0 else b""
+        self._finishing = False
+
+    def begin(self) -> None:
+        """Open the stream and ask; raises what ``Connection.open`` raises."""
+        entry = self.small.job.entry
+        self.stream = self._connection.open(self)
+        message = Fetch(filename=entry.filename, version=self.small.version, length=entry.filesize)
+        self._connection.post(self.stream, message)
+
+    def stop(self, error: BlockprotoError) -> None:
+        """Tell the peer that this file is not wanted any more."""
+        if not self._finishing and self._done is not None:
+            if self.stream:
+                self._connection.refuse(self.stream, error)
+            self.ended(error)
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.StreamHandler."""
+        if isinstance(message, Open):
+            self._open(message)
+        elif isinstance(message, Block):
+            self._begin(message, payload_length)
+        elif isinstance(message, Piece):
+            self._continue(message, payload_length)
+        elif isinstance(message, Commit):
+            self._commit(message)
+        elif isinstance(message, Error):
+            self.ended(error_of(message))
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.StreamHandler."""
+        block = self._block
+        if block is None or self._done is None:
+            return
+        await self._disk.write(self.small.upload, position, view)
+        block.hasher.update(view)
+        block.next = position + len(view)
+        if last and block.digest is not None:
+            self._verify(block)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.StreamHandler. A file that is being made durable is waited for: it is complete."""
+        if not self._finishing:
+            self._end(error)
+
+    def _open(self, message: Open) -> None:
+        entry = self.small.job.entry
+        if message.version != self.small.version or message.filesize != entry.filesize:
+            raise SourceChanged(f"{entry.filename} changed while it was being fetched")
+        self._opened = message
+
+    def _begin(self, message: Block, payload_length: int) -> None:
+        filesize = self.small.job.entry.filesize
+        if self._opened is None or self._digest or self._block is not None or message.blockno != 0:
+            raise BadFacts("a file of one block has one BLOCK")
+        self._block = BlockInProgress(0, 0, 0, filesize)
+        self._block.continue_with(message.position, payload_length, message.digest)
+
+    def _continue(self, message: Piece, payload_length: int) -> None:
+        if self._block is None:
+            raise BadFacts("PIECE without a BLOCK that began it")
+        self._block.continue_with(message.position, payload_length, message.digest)
+
+    def _verify(self, block: BlockInProgress) -> None:
+        if block.hasher.digest() != block.digest:
+            raise DigestMismatch("the file did not arrive whole", blockno=0)
+        self._block = None
+        self._digest = block.digest
+
+    def _commit(self, message: Commit) -> None:
+        if message.root != self._digest:
+            raise DigestsDiffer("COMMIT came with another root, or before the bytes")
+        upload, size = self.small.upload, self.small.job.entry.filesize
+        blocks = (BlockDone(upload, 0, 0, size, self._digest),) if size else ()
+        finish = Finish(upload, 0, message.root, size, upload.facts, blocks)
+        self._committer.submit(finish, self._on_finished, principal=_OTHER_SIDE, small=True)
+        self._finishing = True
+
+    def _on_finished(self, work: Work) -> None:
+        outcome = work.outcome
+        if isinstance(outcome, StoredFile):
+            self._say_committed(outcome)
+            self._end(outcome)
+        elif isinstance(outcome, BlockprotoError):
+            self._connection.refuse(self.stream, outcome)
+            self._end(outcome)
+
+    def _say_committed(self, stored: StoredFile) -> None:
+        opened = self._opened
+        assert opened is not None
+        file_id = opened.file_id or bytes(16)
+        message = Committed(opened.sourceid, file_id, stored.root, stored.filesize, "")
+        self._connection.post(self.stream, message)
+        self._connection.forget(self.stream)
+
+    def _end(self, outcome: StoredFile | BlockprotoError) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            self.small.upload.close()
+            done(outcome)
+
+
+class DownloadMany:
+    """One round of a ``download_all``: until everything has ended, or the connection is lost.
+
+    Args:
+        host: what it needs of the client.
+        store: where small files go; None: every file goes the ordinary way.
+        rule: how files are to arrive.
+        deliver: called for each job with its outcome, in the order in which they end.
+        on_progress: as for a single download.
+
+    Attributes:
+        lost: why jobs were left over, or None.
+    """
+
+    def __init__(
+        self,
+        host: DownloadHost,
+        store: DownloadStore | None,
+        rule: Rule,
+        deliver: Deliver,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.lost: BlockprotoError | None = None
+        self._host = host
+        self._rule = rule
+        self._store = store
+        self._deliver = deliver
+        self._on_progress = on_progress
+        self._open: dict[int, DownloadJob] = {}
+        self._fetches: dict[int, BriefFetch] = {}
+        self._news = trio.lowlevel.ParkingLot()
+        self._big = 0
+        self._big_slots = trio.CapacityLimiter(BIG_AT_ONCE)
+        self._nursery: trio.Nursery | None = None
+        self._leaving = False
+        self._begun = 0
+
+    async def run(
+        self,
+        left: Sequence[DownloadJob],
+        jobs: AsyncIterator[DownloadJob],
+        delivered: Callable[[], Awaitable[None]],
+    ) -> list[DownloadJob] | None:
+        """Fetch what is ``left`` of an earlier round, then ``jobs``.
+
+        ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded.
+
+        Returns:
+            None when everything has ended; else, ``lost`` says why, those that were begun and did not end.
+
+        Cancellation: what is not complete is removed, what is being made durable is waited for.
+        """
+        taken = False
+        try:
+            async with aclosing(_chained(left, jobs)) as chained, background_tasks() as nursery:
+                self._nursery = nursery
+                committer = Committer(self._store) if self._store is not None else None
+                committing = trio.CancelScope(shield=True)
+                if committer is not None:
+                    nursery.start_soon(_commit_within, committing, committer)
+                try:
+                    taken = await self._run(chained, delivered, committer)
+                    while self._fetches or self._big:
+                        await self._news.park()
+                finally:
+                    await self._leave(committer, committing)
+        except BlockprotoError as exc:
+            self.lost = exc
+        return None if taken and not self._open else [*self._open.values(), *left[self._begun :]]
+
+    async def _leave(self, committer: Committer | None, committing: trio.CancelScope) -> None:
+        self._leaving = True
+        for fetch in tuple(self._fetches.values()):
+            fetch.stop(Cancelled("the download was stopped"))
+        if committer is not None:
+            with trio.CancelScope(shield=True):
+                await committer.drain()
+            for fetch in tuple(self._fetches.values()):
+                fetch.small.upload.close()
+        committing.cancel()
+
+    async def _run(
+        self,
+        jobs: AsyncIterator[DownloadJob],
+        delivered: Callable[[], Awaitable[None]],
+        committer: Committer | None,
+    ) -> bool:
+        disk = local_disk()
+        connection: Connection | None = None
+        batch: list[BriefFetch] = []
+        async for job in jobs:
+            self._open[id(job)] = job
+            self._begun += 1
+            way = self._way_of(job, committer)
+            if way is not None and committer is not None:
+                connection = connection or await self._connect()
+                fetch = self._prepare(connection, job, way, committer, disk)
+                batch += [fetch] if fetch is not None else []
+            elif id(job) in self._open:
+                await self._start_big(job)
+            if len(batch) >= BATCH_FILES:
+                await self._send(connection, batch)
+                batch = []
+            if self._begun % PAGE_JOBS == 0:
+                await delivered()
+            if self.lost is not None:
+                break
+        else:
+            await self._send(connection, batch)
+            return self.lost is None
+        self._drop(batch, self.lost)
+        return False
+
+    async def _connect(self) -> Connection:
+        connection = await self._host.connection()
+        await connection.greeted.wait()
+        return connection
+
+    def _finish(self, job: DownloadJob, outcome: Outcome) -> None:
+        """Deliver an outcome; a job that lost its connection or its disk, or came too late, stays open."""
+        if isinstance(outcome, ConnectionLost | GoingAway | StoreFailed):
+            self.lost = outcome
+            return
+        self._open.pop(id(job), None)
+        self._deliver(job, outcome)
+
+    # ---- small files ------------------------------------------------------------------------------------------
+
+    def _way_of(self, job: DownloadJob, committer: Committer | None) -> Destination | None:
+        """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
+        entry = job.entry
+        try:
+            dest = self._host.destination(entry.filename, job.dest, self._rule)
+            met = self._host.existing.look(entry, dest, self._rule)
+        except BlockprotoError as exc:
+            self._finish(job, exc)
+            return None
+        if (met.verdict is Verdict.THERE and self._rule.if_exists is not IfExists.REPLACE) or (
+            met.verdict is Verdict.LEAVE
+        ):
+            tell_all_done(self._on_progress, entry.filename, entry.filesize, 0)
+            self._finish(job, self._host.existing.receipt(entry, met, 0.0))
+            return None
+        if self._store is None or committer is None or not met.fetched or entry.filesize > BLOCK_LENGTH:
+            return None
+        return dest if self._store.takes(dest) else None
+
+    def _prepare(
+        self,
+        connection: Connection,
+        job: DownloadJob,
+        dest: Destination,
+        committer: Committer,
+        disk: Disk,
+    ) -> BriefFetch | None:
+        """A fetch of a small file; None if it has ended already."""
+        assert self._store is not None
+        entry = job.entry
+        version = bytes.fromhex(entry.version)
+        try:
+            name, rule = SafeName.parse(job.dest.name), self._rule.if_exists
+            facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode, rule)
+            upload = self._store.begin_at(dest, UploadKey(_OTHER_SIDE, version), facts)
+        except BlockprotoError as exc:
+            self._finish(job, exc)
+            return None
+        begun = time.perf_counter()
+        return BriefFetch(
+            connection,
+            SmallDownload(job, version, upload),
+            committer,
+            disk,
+            lambda outcome: self._ended(job, outcome, begun),
+        )
+
+    async def _send(self, connection: Connection | None, batch: list[BriefFetch]) -> None:
+        """Ask for a batch, as the window allows; what the connection does not take any more stays open."""
+        for at, fetch in enumerate(batch):
+            assert connection is not None
+            while self._fetches and not self._may_open(connection):
+                await self._news.park()
+            try:
+                if connection.going_away is not None:
+                    raise GoingAway(retry_after_ms=connection.going_away.retry_after_ms)
+                self._fetches[id(fetch.small.job)] = fetch
+                fetch.begin()
+            except BlockprotoError as exc:
+                self._drop(batch[at:], exc)
+                return
+
+    def _may_open(self, connection: Connection) -> bool:
+        if connection.lost is not None or connection.going_away is not None:
+            return True
+        hello = connection.session.peer_hello
+        streams = UNDER_WAY_MAX if hello is None else min(UNDER_WAY_MAX, hello.streams_max - STREAMS_SPARED)
+        return len(self._fetches) < streams and connection.session.may_open
+
+    def _drop(self, batch: list[BriefFetch], error: BlockprotoError | None) -> None:
+        for fetch in batch:
+            fetch.ended(error or ConnectionLost())
+
+    def _ended(self, job: DownloadJob, outcome: StoredFile | BlockprotoError, begun: float) -> None:
+        self._fetches.pop(id(job), None)
+        self._news.unpark_all()
+        if isinstance(outcome, StoredFile):
+            tell_all_done(self._on_progress, job.entry.filename, job.entry.filesize, job.entry.filesize)
+            self._finish(job, _receipt(job, outcome, time.perf_counter() - begun))
+        elif self._leaving:
+            return
+        elif _may_help(outcome) or (
+            isinstance(outcome, FileExists) and self._rule.if_exists in (IfExists.SKIP, IfExists.UPDATE)
+        ):
+            self._start(job)
+        else:
+            self._finish(job, outcome)
+
+    # ---- the others -------------------------------------------------------------------------------------------
+
+    async def _start_big(self, job: DownloadJob) -> None:
+        """Begin an ordinary download, as soon as there are few enough."""
+        while self._big >= BIG_AT_ONCE and self.lost is None:
+            await self._news.park()
+        self._start(job)
+
+    def _start(self, job: DownloadJob) -> None:
+        assert self._nursery is not None
+        self._big += 1
+        self._nursery.start_soon(self._fetch_big, job)
+
+    async def _fetch_big(self, job: DownloadJob) -> None:
+        outcome: Outcome
+        try:
+            async with self._big_slots:
+                item = file_item(job.entry)
+                dest = self._host.destination(item.filename, job.dest, self._rule)
+                outcome = await self._host.fetch_known(item, dest, self._rule, self._on_progress)
+        except BlockprotoError as exc:
+            outcome = exc
+        except OSError as exc:
+            outcome = Refused(f"{show_name(str(job.dest))}: {exc.strerror or exc}")
+            outcome.__cause__ = exc
+        finally:
+            self._big -= 1
+            self._news.unpark_all()
+        self._finish(job, outcome)
+
+
+async def download_jobs(
+    jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]], failed: list[Exception]
+) -> AsyncGenerator[DownloadJob, None]:
+    """``jobs`` one by one; what it raises goes to ``failed`` and ends them."""
+    try:
+        if isinstance(jobs, AsyncIterable):
+            async for entry, dest in jobs:
+                yield DownloadJob(entry, dest)
+        else:
+            for entry, dest in jobs:
+                yield DownloadJob(entry, dest)
+    except Exception as exc:
+        failed.append(exc)
+
+
+async def give_up(
+    left: Sequence[DownloadJob],
+    jobs: AsyncIterator[DownloadJob],
+    error: BlockprotoError,
+    deliver: Deliver,
+    delivered: Callable[[], Awaitable[None]],
+) -> None:
+    """Deliver ``error`` for all that is left."""
+    async with aclosing(_chained(left, jobs)) as chained:
+        async for job in chained:
+            deliver(job, error)
+            await delivered()
+
+
+async def _chained(
+    left: Sequence[DownloadJob], jobs: AsyncIterator[DownloadJob]
+) -> AsyncGenerator[DownloadJob, None]:
+    for job in left:
+        yield job
+    async for job in jobs:
+        yield job
+
+
+async def _commit_within(scope: trio.CancelScope, committer: Committer) -> None:
+    """Commit until ``scope`` is cancelled: what is being made durable is waited for."""
+    with scope:
+        await committer.run()
+
+
+def _may_help(error: BlockprotoError) -> bool:
+    """Whether the ordinary download, which repeats and resumes, can do what the quick way could not."""
+    if isinstance(error, ConnectionLost | GoingAway):
+        return False
+    return error.retryable or isinstance(error, DigestMismatch | DigestsDiffer)
+
+
+def _receipt(job: DownloadJob, stored: StoredFile, elapsed_s: float) -> Receipt:
+    entry, dest = job.entry, job.dest
+    root = stored.root.hex()
+    return Receipt(
+        filename=entry.filename,
+        filetype=entry.filetype,
+        filesize=entry.filesize,
+        blocknum=blocknum_of(entry.filesize),
+        sourceid=entry.version,
+        root=root,
+        b3sum=root,
+        stored_as=str(dest if stored.stored_as == dest.name else dest.with_name(stored.stored_as)),
+        resumed=False,
+        blocks_sent=blocknum_of(entry.filesize),
+        blocks_skipped=0,
+        payload_bytes_sent=entry.filesize,
+        connections=1,
+        elapsed_s=elapsed_s,
+    )

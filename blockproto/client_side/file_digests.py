@@ -1,0 +1,244 @@
+"""What the files of this machine contain, told by root: read, or remembered from when they were read or sent before.
+
+A content is remembered under the file's fingerprint: device, inode, size, modification time and change time. Whoever writes
+to a file and sets its modification time back changes the last of them.
+
+Rules:
+    1. A root belongs to a fingerprint only if that was the same before and after the file was read.
+    2. What changed in the last ``SETTLED_S`` is not remembered: clocks of file systems are coarse, and another write could
+       leave the same times.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from io import FileIO
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
+from ..common.names import show_name
+from ..errors import BlockprotoError, Refused, SourceChanged
+from ..transfer.committer import Kind, run_in_thread
+
+if TYPE_CHECKING:
+    from .digest_cache import DigestCache
+
+SETTLED_S = 2.0
+STEP_BYTES = 64 << 20
+"""So much is read at a time: whoever gives up meanwhile waits no longer than for that."""
+SMALL_BYTES = 1 << 20
+BATCH_FILES = 32
+"""How many files of at most ``SMALL_BYTES`` are read in one thread call."""
+LOOKS_MAX = 5
+"""How often a file is read anew because its inode changed while it was being read."""
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+class Fingerprint(NamedTuple):
+    """What tells a file of this machine, and that nobody has written to it, without reading it."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, facts: os.stat_result) -> Fingerprint:
+        """That of a file with ``facts``."""
+        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+    def packed(self) -> bytes:
+        """As bytes that no other one has."""
+        return b"%d %d %d %d %d" % self
+
+    def settled(self, now_s: float) -> bool:
+        """Whether the last change is so long ago that another one would show."""
+        return max(self.ctime_ns, self.mtime_ns) < (now_s - SETTLED_S) * 1e9
+
+
+def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
+    """Read a whole file: its root, and its facts, which were the same before and after. Blocking.
+
+    Raises:
+        OSError: it cannot be read.
+        Refused: it is not a regular file.
+        SourceChanged: it was written to meanwhile.
+    """
+    steps = reading(path)
+    while (found := next(steps)) is None:
+        pass
+    return found
+
+
+def reading(path: str | os.PathLike[str]) -> Generator[tuple[bytes, os.stat_result] | None, None, None]:
+    """``read_root`` in steps: None after each ``STEP_BYTES`` that were read, at last what it returns. Blocking."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe waits for its writer
+        raise Refused(f"{show_name(os.fspath(path))} is not a regular file")
+    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
+        for _ in range(LOOKS_MAX):
+            before = os.fstat(file.fileno())
+            digests: list[bytes] = []
+            file.seek(0)
+            for digest in _digests_of(file, before.st_size):
+                digests.append(digest)
+                if len(digests) % (STEP_BYTES // BLOCK_LENGTH) == 0:
+                    yield None
+            after = os.fstat(file.fileno())
+            if Fingerprint.of(before) == Fingerprint.of(after) and len(digests) == blocknum_of(after.st_size):
+                yield root_of(digests, len(digests)), after
+                return
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                break
+    raise SourceChanged(f"{show_name(os.fspath(path))} changed while it was being read")
+
+
+def _digests_of(file: FileIO, filesize: int) -> Iterator[bytes]:
+    """The digests of the blocks of a file; fewer if it is shorter than it was."""
+    memory = memoryview(bytearray(min(BLOCK_LENGTH, filesize)))
+    for blockno in range(blocknum_of(filesize)):
+        _, length = block_span(blockno, 0, filesize)
+        filled = 0
+        while filled < length:
+            read = file.readinto(memory[filled:length])
+            if not read:
+                return
+            filled += read
+        yield digest_of(memory[:length])
+
+
+class FileDigests:
+    """The roots of this machine's files: remembered, or read.
+
+    Args:
+        open_memory: opens what remembers them between runs, when it is first needed; None: nothing does.
+    """
+
+    def __init__(self, open_memory: Callable[[], DigestCache] | None = None) -> None:
+        self._open_memory = open_memory
+        self._memory: DigestCache | None = None
+        self._new: dict[Fingerprint, bytes] = {}
+
+    async def recall(self, facts: Iterable[os.stat_result]) -> dict[Fingerprint, bytes]:
+        """The roots of those among these files that were read or sent before, and have not changed since."""
+        wanted = list(dict.fromkeys(map(Fingerprint.of, facts)))
+        found = {one: self._new[one] for one in wanted if one in self._new}
+        rest = [one for one in wanted if one not in found]
+        if rest and self._open_memory is not None:
+            found |= await run_in_thread(partial(self._recall, rest))
+        return found
+
+    def _recall(self, fingerprints: Sequence[Fingerprint]) -> dict[Fingerprint, bytes]:
+        memory = self._opened()
+        return {} if memory is None else memory.recall(fingerprints)
+
+    def _opened(self) -> DigestCache | None:
+        if self._memory is None and self._open_memory is not None:
+            self._memory = self._open_memory()
+        return self._memory
+
+    async def root(
+        self, path: str | os.PathLike[str], facts: os.stat_result, *, checksum: bool = False
+    ) -> bytes:
+        """The root of a file that has ``facts``: remembered, or read now; with ``checksum`` always read.
+
+        Raises:
+            SourceChanged: it is not the file with ``facts`` any more.
+            OSError, Refused: as ``read_root``.
+
+        Cancellation: waits for what is being read, ``STEP_BYTES`` at most.
+        """
+        known = None if checksum else (await self.recall([facts])).get(Fingerprint.of(facts))
+        if known is not None:
+            return known
+        steps = reading(path)
+        try:
+            while (found := await run_in_thread(partial(next, steps), Kind.HASH)) is None:
+                pass
+        finally:
+            steps.close()
+        return self._take(path, facts, *found)
+
+    async def roots(
+        self, files: Sequence[tuple[str | os.PathLike[str], os.stat_result]], *, checksum: bool = False
+    ) -> list[bytes | OSError | BlockprotoError]:
+        """``root`` of many files, the small ones many at a time; for each its root, or why there is none."""
+        known = {} if checksum else await self.recall(facts for _, facts in files)
+        roots: list[bytes | OSError | BlockprotoError] = []
+        read: dict[int, bytes | OSError | BlockprotoError] = {}
+        batch: list[int] = []
+        for at, (_, facts) in enumerate(files):
+            if Fingerprint.of(facts) in known:
+                continue
+            if facts.st_size > SMALL_BYTES:
+                read[at] = await self._root_or_error(*files[at])
+                continue
+            batch.append(at)
+            if len(batch) == BATCH_FILES:
+                read |= await run_in_thread(partial(self._read_batch, files, batch), Kind.HASH)
+                batch = []
+        if batch:
+            read |= await run_in_thread(partial(self._read_batch, files, batch), Kind.HASH)
+        for at, (_, facts) in enumerate(files):
+            roots.append(known[Fingerprint.of(facts)] if at not in read else read[at])
+        return roots
+
+    async def _root_or_error(
+        self, path: str | os.PathLike[str], facts: os.stat_result
+    ) -> bytes | OSError | BlockprotoError:
+        try:
+            return await self.root(path, facts, checksum=True)
+        except (OSError, BlockprotoError) as exc:
+            return exc
+
+    def _read_batch(
+        self, files: Sequence[tuple[str | os.PathLike[str], os.stat_result]], batch: Sequence[int]
+    ) -> dict[int, bytes | OSError | BlockprotoError]:
+        read: dict[int, bytes | OSError | BlockprotoError] = {}
+        for at in batch:
+            path, facts = files[at]
+            try:
+                read[at] = self._take(path, facts, *read_root(path))
+            except (OSError, BlockprotoError) as exc:
+                read[at] = exc
+        return read
+
+    def _take(
+        self, path: str | os.PathLike[str], facts: os.stat_result, root: bytes, now: os.stat_result
+    ) -> bytes:
+        """The root that was read of a file, if that is still the one with ``facts``; learn it."""
+        if (now.st_ino, now.st_size, now.st_mtime_ns) != (facts.st_ino, facts.st_size, facts.st_mtime_ns):
+            raise SourceChanged(f"{show_name(os.fspath(path))} changed while it was being read")
+        self.learn(now, root)
+        return root
+
+    def learn(self, facts: os.stat_result, root: bytes) -> None:
+        """Take note of the root of what was read between two looks that both gave ``facts``."""
+        one = Fingerprint.of(facts)
+        if one.settled(time.time()):
+            self._new[one] = root
+
+    async def keep(self) -> None:
+        """Let the memory have what was learned. Cancellation: waits for it."""
+        if self._new and self._open_memory is not None:
+            await run_in_thread(self._keep)
+
+    def _keep(self) -> None:
+        new, self._new = self._new, {}
+        memory = self._opened()
+        if new and memory is not None:
+            memory.remember(new)
+
+    async def close(self) -> None:
+        """Let the memory have what was learned, and let go of it; harmless a second time. Cancellation: waits for it."""
+        with trio.CancelScope(shield=True):
+            await self.keep()
+            memory, self._memory, self._open_memory = self._memory, None, None
+            if memory is not None:
+                await run_in_thread(memory.close)

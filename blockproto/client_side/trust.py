@@ -1,0 +1,127 @@
+"""Whom a client trusts: how the server of a ``bps://`` address is known, and the dial that holds it against that.
+
+Who the server is has been settled when a TLS dial returns: its certificate is the pinned one, or one that an authority has
+signed for that host. Nothing but the handshake was sent before.
+
+Spec: BP1-TLS-002 to 005.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from ..connection.endpoint import Endpoint
+from ..connection.tls import begin_tls
+from ..errors import Untrusted
+from ..identity.certificates import ALPN, client_context, pin_of, pin_words
+from ..identity.known_servers import KnownServers
+from .dial import CONNECT_S, Dial, connect_tcp, parse_url
+
+Ask = Callable[[str, bytes], Awaitable[bool]]
+"""Asks the user whether the server called so has that pin (32 bytes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """How the server of a ``bps://`` address is known.
+
+    Attributes:
+        pin: the pin of its certificate (32 bytes), or None.
+        known: where pins are remembered, or None.
+        ask: asks whether to remember a pin of a server that nothing is known of; None: it is not trusted.
+        authorities: a PEM file of authorities, to trust these instead of pins; "system": those of this machine.
+    """
+
+    pin: bytes | None = None
+    known: KnownServers | None = None
+    ask: Ask | None = None
+    authorities: Path | str | None = None
+
+
+def tls_dial(url: str, trust: Trust | None = None) -> tuple[Dial, str]:
+    """How to reach ``url`` (``bps://HOST[:PORT]``), and what the server is called.
+
+    Args:
+        url: where.
+        trust: how the server is known; None: by the authorities of this machine.
+
+    The dial raises:
+        ConnectionLost: the server was not reached, or its TLS failed.
+        Untrusted: it was, and it is not the one: nothing was sent to it.
+
+    Raises:
+        ValueError: it is no such URL.
+        NotPermitted: the file of authorities cannot be used.
+    """
+    host, port, server = parse_url(url, "bps")
+    return _Secure(host, port, server, trust or Trust(authorities="system")).dial, server
+
+
+class _Secure:
+    """Dials over TLS; asks at most once, however many connections are wanted."""
+
+    def __init__(self, host: str, port: int, server: str, trust: Trust) -> None:
+        self._host = host
+        self._port = port
+        self._server = server
+        self._trust = trust
+        self._pinned = trust.authorities is None
+        files = None if trust.authorities in (None, "system") else Path(trust.authorities)
+        self._context = client_context(pinned=self._pinned, authorities=files)
+        self._asking = trio.Lock()
+        self._accepted: bytes | None = trust.pin
+
+    async def dial(self) -> Endpoint:
+        """One connection."""
+        if not self._pinned:
+            return await self._handshake(None)
+        expected = self._accepted or (self._trust.known and self._trust.known.pin(self._server))
+        if expected:
+            return await self._handshake(expected)
+        async with self._asking:
+            if self._accepted is None:
+                self._accepted = await self._settle()
+        return await self._handshake(self._accepted)
+
+    async def _handshake(self, expected: bytes | None) -> Endpoint:
+        judge = None if expected is None else lambda der: self._judge(expected, pin_of(der))
+        endpoint = await connect_tcp(self._host, self._port, self._server)
+        return await begin_tls(
+            endpoint, self._context, self._host, judge, ALPN, trio.current_time() + CONNECT_S
+        )
+
+    def _judge(self, expected: bytes, pin: bytes) -> None:
+        """Raises Untrusted if the certificate is another (BP1-TLS-004)."""
+        if pin == expected:
+            return
+        where = "the pin that was given"
+        if self._trust.pin is None and self._trust.known is not None:
+            where = f"the one in {self._trust.known.path}"
+        raise Untrusted(
+            f"{self._server} is not the server it was, or somebody stands between: its certificate is {pin.hex()}, "
+            f"{where} is {expected.hex()}. Nothing was sent. If its certificate was renewed on purpose, have its owner "
+            "tell you the new pin, and give or remember that one"
+        )
+
+    async def _settle(self) -> bytes:
+        """Look at the certificate of a server that nothing is known of, and have somebody say yes to it."""
+        seen: list[bytes] = []
+        endpoint = await connect_tcp(self._host, self._port, self._server)
+        until = trio.current_time() + CONNECT_S
+        looked = await begin_tls(
+            endpoint, self._context, self._host, lambda der: seen.append(pin_of(der)), ALPN, until
+        )
+        await looked.aclose()
+        [pin] = seen
+        if self._trust.ask is None or not await self._trust.ask(self._server, pin):
+            raise Untrusted(
+                f"nothing is known of {self._server}, and nobody has said yes to its certificate: {pin.hex()}, in words: "
+                f"{pin_words(pin)}. If the server shows the same where it runs, give it as the pin (--pin)"
+            )
+        if self._trust.known is not None:
+            self._trust.known.remember(self._server, pin)
+        return pin

@@ -1,0 +1,269 @@
+"""One file going up: OPEN and resume over the client's connections, or a small one at once.
+
+Spec: BP1-RES, BP1-BLK (files without OPEN).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import trio
+
+from ..common.blocks import blocknum_of
+from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
+from ..results import Receipt
+from ..store import Facts
+from ..transfer.send_stream import SendStream
+from ..transfer.sender import OnProgress, Sender
+from ..wire import Committed, Open, Priority, Remove, RemoveKind
+from .connections import Connections, Resumed, Retries
+from .receipts import sent_receipt
+from .request import ask_once
+from .resume_id import Attempts
+from .sources import FileSource, StreamSource, reader_of
+from .upload_brief import CUT_LENGTH_MIN, send_brief
+
+DISCARD_S = 2.0
+"""How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
+
+
+class Uploader:
+    """Sends single files.
+
+    Args:
+        lines: over which connections.
+        attempts: the client's.
+    """
+
+    def __init__(self, lines: Connections, attempts: Attempts) -> None:
+        self._connections = lines
+        self._attempts = attempts
+
+    async def source(
+        self,
+        source: FileSource | StreamSource,
+        sourceid: bytes,
+        progress: OnProgress | None,
+        priority: Priority = Priority.NORMAL,
+        retries: Retries | None = None,
+        root: bytes | None = None,
+    ) -> Receipt:
+        """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``.
+
+        With the file's ``root``, OPEN asks whether that is there already (BP1-RES-029).
+        """
+        retries = retries or Retries(self._connections)
+        sending = Sender(source, sourceid, priority=priority, on_progress=progress, root=root)
+        begun = time.perf_counter()
+        asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
+        while True:
+            before = sending.reached
+            try:
+                used = await self._once(sending)
+            except BlockprotoError as exc:
+                if isinstance(exc, SourceChanged) and await self._look_again(source, sourceid):
+                    sending = _read_anew(sending, progress)
+                    continue
+                if (
+                    isinstance(exc, Superseded)
+                    and exc.current is not None
+                    and asked_for
+                    and sending.reached < 0
+                ):
+                    asked_for = False
+                    self._attempts.pass_by(exc.current)
+                    continue
+                asked_for = False
+                if sending.reached > before:
+                    retries.progressed(sending.reached - before)
+                await retries.wait(exc)
+            else:
+                self._connections.worked()
+                return _upload_receipt(sending, used, time.perf_counter() - begun)
+
+    async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
+        """Whether a file that seemed to change is the same by size and time, so that reading it again can settle it.
+
+        What was sent of one that is another by now is removed: no later call would go on with it.
+        """
+        if not isinstance(source, FileSource):
+            return False
+        if source.is_another():
+            await self._discard(sourceid)
+            return False
+        return source.look_again()
+
+    async def _once(self, sending: Sender) -> int:
+        """One attempt over all connections that can be had; returns how many took part."""
+        wanted = self._connections.count
+        if sending.source.end is not None:
+            wanted = max(1, min(wanted, blocknum_of(sending.source.end)))
+        elif sending.source.window_bytes is not None:
+            wanted = 1
+        message = _open_message(sending, self._attempts.next())
+        resumed = sending.reached >= 0
+        send_streams: list[SendStream] = []
+        sending.begin_again(send_streams)
+        try:
+            send_streams.append(await self._open_send_stream(0, sending, message, ahead=True))
+            if sending.committed is not None:
+                sending.check_committed(sending.committed)
+                return len(send_streams)
+            if resumed:
+                self._connections.tell(Resumed(sending.progress.filename, sending.bytes_there))
+            joins = [
+                partial(self._open_send_stream, index, sending, message, joins=True)
+                for index in range(1, wanted)
+            ]
+            await sending.run(send_streams, partial(self._replace, sending, message), joins)
+            return len(send_streams)
+        finally:
+            if sending.committed is None:
+                for send_stream in send_streams:
+                    send_stream.release()
+
+    async def _open_send_stream(
+        self, index: int, sending: Sender, message: Open, *, joins: bool = False, ahead: bool = False
+    ) -> SendStream:
+        send_stream = SendStream(await self._connections.connection(index), sending)
+        try:
+            await (send_stream.join(message) if joins else send_stream.open(message, ahead=ahead))
+        except BaseException:  # else what is said to it would be taken for an answer to the next attempt
+            send_stream.release()
+            raise
+        return send_stream
+
+    async def _replace(self, sending: Sender, message: Open, lost: SendStream) -> SendStream:
+        """A stream that joins in the place of ``lost``: over a new connection, or else beside another one (BP1-RES-025)."""
+        at = self._connections.index_of(lost.connection)
+        why: BlockprotoError = lost.lost or ConnectionLost()
+        for index in (at, *(index for index in range(self._connections.count) if index != at)):
+            try:
+                return await self._open_send_stream(index, sending, message, joins=True)
+            except BlockprotoError as exc:
+                if not exc.retryable:
+                    raise
+                why = exc
+        raise why
+
+    async def brief(
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, priority: Priority
+    ) -> Receipt:
+        """Upload a file of at most one block without asking first: one round trip.
+
+        When a lost connection has cut it short it goes on as a longer file does, so that no byte that comes then is lost.
+        """
+        size = source.stat.st_size
+        memory = memoryview(bytearray(size))
+        content = bytes(await source.read_block(0, memory)) if size else b""
+        if not source.unchanged():
+            raise SourceChanged(f"{source.path} changed while it was being read")
+        begun = time.perf_counter()
+        send = partial(self._send_brief, sourceid, source.facts, content, priority)
+        retries = Retries(self._connections)
+        while True:
+            try:
+                committed = await send()
+                break
+            except BlockprotoError as exc:
+                await retries.wait(exc)
+                if size > CUT_LENGTH_MIN and isinstance(exc, ConnectionLost):
+                    return await self.source(source, sourceid, progress, priority, retries)
+        self._connections.worked()
+        return sent_receipt(
+            source.facts,
+            committed,
+            blocks_sent=blocknum_of(size),
+            blocks_skipped=0,
+            payload=size,
+            connections=1,
+            elapsed_s=time.perf_counter() - begun,
+        )
+
+    async def _send_brief(
+        self, sourceid: bytes, facts: Facts, content: bytes, priority: Priority
+    ) -> Committed:
+        ended: list[Committed | BlockprotoError] = []
+        heard = trio.Event()
+
+        def done(outcome: Committed | BlockprotoError) -> None:
+            ended.append(outcome)
+            heard.set()
+
+        await send_brief(await self._connections.connection(), sourceid, facts, content, done, priority)
+        await heard.wait()
+        if isinstance(ended[0], BlockprotoError):
+            raise ended[0]
+        return ended[0]
+
+    async def stream(
+        self,
+        source: Any,
+        facts: Facts,
+        progress: OnProgress | None,
+        priority: Priority,
+    ) -> Receipt:
+        """Upload a stream whose end is not known; nothing of it stays on the server if that fails."""
+        opened = StreamSource(reader_of(source), facts)
+        sourceid = os.urandom(16)
+        receipt: Receipt | None = None
+        try:
+            receipt = await self.source(opened, sourceid, progress, priority)
+            return receipt
+        finally:  # whatever ended it: a cancelled nursery raises a group, not trio.Cancelled
+            opened.close()
+            if receipt is None:
+                await self._discard(sourceid)
+
+    async def _discard(self, sourceid: bytes) -> None:
+        """Remove what was sent of something that nobody can go on with, as far as the server can be told."""
+        with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
+            await ask_once(self._connections, Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+
+
+def _open_message(sending: Sender, attempt: int) -> Open:
+    facts = sending.source.facts
+    return Open(
+        sourceid=sending.sourceid,
+        attempt=attempt,
+        filesize=facts.filesize,
+        blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),
+        filename=facts.filename.text,
+        filetype=facts.filetype,
+        priority=sending.priority,
+        if_exists=facts.if_exists,
+        mtime_ns=facts.mtime_ns,
+        mode=facts.mode,
+        root=sending.root,
+    )
+
+
+def _read_anew(before: Sender, progress: OnProgress | None) -> Sender:
+    """The same upload by a sender that has read nothing yet: it hashes what the receiver holds, and repairs it."""
+    sending = Sender(
+        before.source, before.sourceid, priority=before.priority, on_progress=progress
+    )  # no root: it moved
+    sending.progress, sending.travelled = before.progress, before.travelled
+    sending.held_before = before.held_before
+    return sending
+
+
+def _upload_receipt(sending: Sender, connections: int, elapsed_s: float) -> Receipt:
+    committed = sending.committed
+    assert committed is not None
+    blocknum = blocknum_of(committed.filesize)
+    blocks_sent = min(len(sending.travelled), blocknum)
+    return sent_receipt(
+        sending.source.facts,
+        committed,
+        blocks_sent=blocks_sent,
+        blocks_skipped=blocknum - blocks_sent,
+        payload=sending.progress.payload_bytes_sent,
+        connections=connections,
+        elapsed_s=elapsed_s,
+        at_once=sending.held_before is None,
+    )

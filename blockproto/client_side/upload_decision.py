@@ -1,0 +1,289 @@
+"""What has to be sent: what the server has already is found out first, with digests instead of bytes.
+
+    receipts of our sourceids    an earlier run of this installation has sent it: there, if the content is still that one
+    names that are taken         what has our size and root is our file, whoever sent it: there
+                                 else OPEN with ROOT asks, and the server decides before a byte is sent
+    names that are free          send
+
+The server's word decides. What this machine remembers of its own files (``digests``) saves reading them, and nothing else: a
+file whose size and times are those of the last run, but not the time of its inode's last change, is read again.
+
+Spec: BP1-LST-008, BP1-LST-015, BP1-RES-029, BP1-COM-021 to 027.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from ..common.names import SafeName, refuse_in_progress, show_name
+from ..common.times import same_mtime
+from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
+from ..results import Receipt, UploadJob
+from ..store import Facts, IfExists
+from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, List, ReceiptItem, Result
+from .file_digests import FileDigests
+from .option_names import as_spoken, if_exists_of
+from .receipts import there_receipt
+from .request import at_once
+from .sources import TIMES, filetype_of, folder_facts
+from .taken_names import TakenNames
+
+TOGETHER_MAX = 16
+"""For up to this many files both questions are asked at once, unless an earlier run knows some of them."""
+
+Ended = tuple["Prepared", Receipt | BlockprotoError | OSError]
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """A file or folder that was looked at.
+
+    Attributes:
+        job: what was wanted.
+        facts: what is said of it to the server.
+        word: what the caller wants when the name is taken.
+        stat: what it was when it was looked at.
+        sourceid: the upload's.
+        another: gives the sourceid of another content of the same file, by its root.
+        root: its root, where that is to be said at OPEN.
+        asks: whether OPEN asks first, because the name is taken.
+        is_folder: whether it is a folder.
+    """
+
+    job: UploadJob
+    facts: Facts
+    word: IfExists
+    stat: os.stat_result
+    sourceid: bytes
+    another: Callable[[bytes], bytes]
+    root: bytes | None = None
+    asks: bool = False
+    is_folder: bool = False
+
+    def is_another_content(self, root: bytes) -> None:
+        """It was written to without that showing: under its sourceid the server has something else."""
+        self.sourceid, self.root = self.another(root), root
+
+
+SourceidOf = Callable[[Path, str, os.stat_result, bytes], bytes]
+"""Gives the sourceid of a file that is sent under a name; with bytes, of another content of it (``another_sourceid``)."""
+
+
+def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None) -> Prepared:
+    """Look at a job's file or folder.
+
+    Raises:
+        OSError: it cannot be looked at.
+        Refused: it is neither a file nor a folder.
+        NameRefused: its name breaks a rule.
+        ValueError: its ``if_exists`` is none.
+    """
+    refuse_in_progress(job.name)
+    found = os.stat(job.path)
+    word = if_exists_of(job.if_exists)
+    another = partial(sourceid_of, job.path, job.name, found)
+    sourceid = another(b"")
+    if stat.S_ISDIR(found.st_mode):
+        facts = folder_facts(job.name, found)
+        return Prepared(job, facts, IfExists.KEEP, found, sourceid, another, is_folder=True)
+    if not stat.S_ISREG(found.st_mode):
+        raise Refused(f"{show_name(str(job.path))} is neither a file nor a folder")
+    facts = Facts(
+        filename=SafeName.parse(job.name),
+        filetype=filetype or filetype_of(job.name),
+        filesize=found.st_size,
+        mtime_ns=TIMES.look(found, show_name(os.fspath(job.path))),
+        mode=stat.S_IMODE(found.st_mode) & 0o777,
+        if_exists=word,
+    )
+    return Prepared(job, facts, word, found, sourceid, another)
+
+
+class Asked(Protocol):
+    """What is needed of the client."""
+
+    digests: FileDigests
+
+    async def features(self) -> int:
+        """What the server can do (HELLO). Raises ConnectionLost."""
+
+    async def ask(self, message: List) -> Result:
+        """The answer to one question, asked once. Raises BlockprotoError."""
+
+    async def receipts(
+        self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
+    ) -> dict[bytes, ReceiptItem]:
+        """What is committed already. Raises ConnectionLost."""
+
+
+class UploadDecisions:
+    """Finds out what has to be sent, for the files of one call.
+
+    Args:
+        client: asks, and knows what files contain.
+        checksum: read every file that seems to be there, whatever is remembered of it.
+    """
+
+    def __init__(self, client: Asked, *, checksum: bool = False) -> None:
+        self._client = client
+        self._checksum = checksum
+        self._taken = TakenNames(client.ask)
+
+    async def decide(self, ones: Sequence[Prepared]) -> tuple[list[Ended], list[Prepared]]:
+        """Those that are there already or cannot be read, and those to be sent, ready for that.
+
+        Raises:
+            ConnectionLost, GoingAway: before it was known.
+            Unsupported: the server cannot do what is wanted when a name is taken.
+            BlockprotoError: the server does not answer.
+        """
+        files = [one for one in ones if not one.is_folder]
+        recalled = {} if self._checksum else await self._client.digests.recall(one.stat for one in files)
+        known: dict[bytes, ReceiptItem] = {}
+        taken: dict[str, FileItem] = {}
+
+        async def ask_receipts() -> None:
+            known.update(await self._receipts(ones))
+
+        async def ask_names() -> None:
+            taken.update(await self._look(files))
+
+        if (
+            recalled or len(files) > TOGETHER_MAX
+        ):  # most will have a receipt, or a round trip more is nothing to so many
+            await ask_receipts()
+            ended, rest = await self._judge_receipts(ones, known)
+            files = [one for one in rest if not one.is_folder]
+            await ask_names()
+        else:
+            await at_once(ask_receipts, ask_names)
+            ended, rest = await self._judge_receipts(ones, known)
+        there, rest = await self._judge_names(rest, taken)
+        return ended + there, rest
+
+    # ---- receipts ---------------------------------------------------------------------------------------------
+
+    async def _receipts(self, ones: Sequence[Prepared]) -> dict[bytes, ReceiptItem]:
+        found: dict[bytes, ReceiptItem] = {}
+        for word in dict.fromkeys(one.word for one in ones):
+            mine = [one for one in ones if one.word is word]
+            rule: IfExists | None = None
+            if word > IfExists.REFUSE:  # what those two want to know, a receipt of any rule tells
+                features = await self._client.features()
+                for one in mine:
+                    one.facts = replace(one.facts, if_exists=as_spoken(word, features))
+                rule = word if features & FEATURE_IF_EXISTS else None
+            ids = [one.sourceid for one in mine]
+            receipts = await (
+                self._client.receipts(ids, rule) if rule is not None else self._client.receipts(ids)
+            )
+            for one in mine:
+                receipt = receipts.get(one.sourceid)
+                if receipt is None:
+                    continue
+                if rule is not None or word is IfExists.KEEP or receipt.stored_as == one.facts.filename.text:
+                    found[one.sourceid] = receipt
+                elif not await self._client.features() & FEATURE_IF_EXISTS:
+                    one.sourceid = one.another(word.name.encode())  # else it would answer with that receipt
+        return found
+
+    async def _judge_receipts(
+        self, ones: Sequence[Prepared], known: dict[bytes, ReceiptItem]
+    ) -> tuple[list[Ended], list[Prepared]]:
+        """Believe a receipt of a file only if the file's content is still the one of the receipt."""
+        ended: list[Ended] = []
+        rest: list[Prepared] = []
+        found = [one for one in ones if one.sourceid in known and not one.is_folder]
+        roots = dict(zip(map(id, found), await self._roots(found), strict=True))
+        for one in ones:
+            receipt = known.get(one.sourceid)
+            if receipt is None:
+                rest.append(one)
+                continue
+            root = receipt.root if one.is_folder else roots[id(one)]
+            if not isinstance(root, bytes):
+                ended.append((one, root))
+            elif root == receipt.root:
+                there = there_receipt(one.facts, one.sourceid, root, receipt.stored_as, receipt.b3sum)
+                ended.append((one, there))
+            else:
+                one.is_another_content(root)
+                rest.append(one)
+        return ended, rest
+
+    async def _roots(self, ones: Sequence[Prepared]) -> list[bytes | OSError | BlockprotoError]:
+        return await self._client.digests.roots(
+            [(one.job.path, one.stat) for one in ones], checksum=self._checksum
+        )
+
+    # ---- names ------------------------------------------------------------------------------------------------
+
+    async def _look(self, files: Sequence[Prepared]) -> dict[str, FileItem]:
+        """What has the names of these files; nothing where the server does not say: then COMMIT decides."""
+        try:
+            return await self._taken.look(one.facts.filename.text for one in files)
+        except (ConnectionLost, GoingAway):
+            raise
+        except BlockprotoError:
+            return {}
+
+    async def _judge_names(
+        self, ones: Sequence[Prepared], taken: dict[str, FileItem]
+    ) -> tuple[list[Ended], list[Prepared]]:
+        met = [one for one in ones if not one.is_folder and one.facts.filename.text in taken]
+        features = await self._client.features() if met else 0
+        compared = []
+        for one in met:
+            entry = taken[one.facts.filename.text]
+            one.asks = _asks(one, entry, features)
+            if one.root is None and _needs_root(one, entry, features):
+                compared.append(one)
+        ended: list[Ended] = []
+        for one, root in zip(compared, await self._roots(compared), strict=True):
+            if isinstance(root, bytes):
+                one.root = root
+            else:
+                ended.append((one, root))
+        for one in met:
+            entry = taken[one.facts.filename.text]
+            if one.root is not None and _is_that(one, entry):
+                there = there_receipt(one.facts, one.sourceid, one.root, entry.filename, entry.b3sum)
+                ended.append((one, there))
+        over = {id(one) for one, _ in ended}
+        return ended, [one for one in ones if id(one) not in over]
+
+
+def _same_size(one: Prepared, entry: FileItem) -> bool:
+    return entry.kind == EntryKind.FILE and entry.filesize == one.facts.filesize
+
+
+def _asks(one: Prepared, entry: FileItem, features: int) -> bool:
+    """Whether OPEN may settle it: there, left, or refused."""
+    if not features & FEATURE_IF_EXISTS:
+        return one.word in (IfExists.REFUSE, IfExists.SKIP)
+    return one.word is not IfExists.REPLACE or _same_size(one, entry)
+
+
+def _needs_root(one: Prepared, entry: FileItem, features: int) -> bool:
+    """Whether it is worth reading the file to ask."""
+    if one.word is IfExists.SKIP:
+        return False
+    if one.word is IfExists.UPDATE and (one.facts.mtime_ns or 0) <= entry.mtime_ns:
+        return False
+    if one.word is IfExists.KEEP and features & FEATURE_IF_EXISTS:
+        return True  # it may be there under the next name
+    return _same_size(one, entry) and (bool(features & FEATURE_IF_EXISTS) or entry.root is not None)
+
+
+def _is_that(one: Prepared, entry: FileItem) -> bool:
+    """Whether what has the name is the file, and nothing of it has to be set."""
+    if not _same_size(one, entry) or entry.root != one.root:
+        return False
+    set_already = same_mtime(entry.mtime_ns, one.facts.mtime_ns or 0) and entry.mode == one.facts.mode
+    return one.word in (IfExists.KEEP, IfExists.REFUSE) or set_already

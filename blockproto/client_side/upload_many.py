@@ -1,0 +1,349 @@
+"""Many files in one go: small ones pipelined without a round trip each, big ones one after another.
+
+    jobs → pages → what is there already (``deciding``)
+                 → small: one BLOCK with the COMMIT flag each, as many under way as the server's ``streams_max`` allows
+                 → taken: OPEN with ROOT, a few dozen at once: there, left, refused, or sent
+                 → big:   the ordinary upload with resume, after the small ones of its page
+
+So a thousand small files cost a handful of round trips, and a second run sends no content, whoever did the first one.
+
+Spec: BP1-BLK (a file without OPEN), BP1-LST (receipts).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH, blocknum_of
+from ..common.names import show_name
+from ..common.times import mtime_of
+from ..connection.connection import Connection, Opening
+from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
+from ..results import Receipt, UploadJob
+from ..store import Facts, IfExists
+from ..transfer.committer import Disk, local_disk
+from ..transfer.sender import OnProgress, tell_all_done
+from ..wire import Committed
+from .file_digests import LOOKS_MAX, Fingerprint
+from .receipts import left_receipt, sent_receipt
+from .sources import FileSource
+from .upload_brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief
+from .upload_decision import Asked, Prepared, UploadDecisions, prepare
+
+PAGE_JOBS = 2000
+"""Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
+ASKED_AT_ONCE = 32
+"""How many files with taken names are offered by digest at once; those the server does not have are sent."""
+ASKED_LENGTH_MAX = 16 << 20
+"""What is longer has the line for itself."""
+BATCH_LENGTH = 64 * 1024
+BATCH_FILES = 64
+"""Small files are written together up to this many bytes or files."""
+
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+
+Outcome = Receipt | BlockprotoError
+Deliver = Callable[[UploadJob, Outcome], None]
+
+
+class UploadHost(Asked, Protocol):
+    """What a bulk upload needs of the client."""
+
+    async def connection(self) -> Connection:
+        """A live connection. Raises ConnectionLost."""
+
+    async def upload_source(
+        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, root: bytes | None
+    ) -> Receipt:
+        """Upload one file with resume and retries. Raises BlockprotoError."""
+
+    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
+        """The sourceid of a file."""
+
+
+class UploadMany:
+    """One ``upload_all``.
+
+    Args:
+        host: what it needs of the client.
+        deliver: called for each job with its outcome, in the order in which they end.
+        on_progress: as for a single upload.
+        cut: the sourceids of files that were cut short by a lost connection; added to.
+        checksum: see ``UploadDecisions``.
+
+    Attributes:
+        lost: why jobs were left over, or None.
+    """
+
+    def __init__(
+        self,
+        host: UploadHost,
+        deliver: Deliver,
+        on_progress: OnProgress | None,
+        cut: set[bytes],
+        *,
+        checksum: bool = False,
+    ) -> None:
+        self._cut = cut
+        self.lost: BlockprotoError | None = None
+        self._host = host
+        self._deliver = deliver
+        self._on_progress = on_progress
+        self._decisions = UploadDecisions(host, checksum=checksum)
+        self._open: dict[int, UploadJob] = {}
+        self._under_way = 0
+        self._all_ended = trio.Event()
+
+    async def run(
+        self, jobs: Iterable[UploadJob], delivered: Callable[[], Awaitable[None]]
+    ) -> list[UploadJob]:
+        """Send ``jobs``; returns those that a lost connection stopped (they can be given again).
+
+        ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a page.
+        """
+        remaining = _Jobs(jobs)
+        while page := remaining.page():
+            self._open = {id(job): job for job in page}
+            try:
+                await self._run_page(page)
+            except BlockprotoError as exc:
+                self.lost = exc
+            await self._host.digests.keep()
+            if self._open:
+                return [*self._open.values(), *remaining]
+            await delivered()
+        return []
+
+    async def _run_page(self, page: list[UploadJob]) -> None:
+        prepared = [one for job in page if (one := self._prepare(job)) is not None]
+        ended, rest = await self._decisions.decide(prepared)
+        for one, outcome in ended:
+            self._end(one, outcome if isinstance(outcome, Receipt) else _as_error(one.job, outcome))
+        small, asked, big = [], [], []
+        for one in rest:
+            if one.asks and (one.facts.filesize or 0) <= ASKED_LENGTH_MAX:
+                asked.append(one)
+            elif not one.asks and _is_small(one.facts) and one.sourceid not in self._cut:
+                small.append(one)
+            else:
+                big.append(one)
+        await self._send_small(small)
+        await self._send_asked(asked)
+        for one in big:
+            await self._send_big(one)
+
+    def _end(self, one: Prepared, outcome: Outcome) -> None:
+        """Deliver an outcome, and tell of a file that is there now."""
+        if isinstance(outcome, Receipt):
+            size, payload = one.facts.filesize or 0, outcome.payload_bytes_sent
+            tell_all_done(self._on_progress, one.facts.filename.text, size, payload)
+        self._finish(one.job, outcome)
+
+    def _finish(self, job: UploadJob, outcome: Outcome) -> None:
+        """Deliver an outcome; a job that only lost its connection, or came too late on it, stays open."""
+        if isinstance(outcome, ConnectionLost | GoingAway):
+            self.lost = outcome
+            return
+        self._open.pop(id(job), None)
+        self._deliver(job, outcome)
+
+    def _prepare(self, job: UploadJob) -> Prepared | None:
+        try:
+            return prepare(job, self._host.sourceid_of)
+        except (OSError, BlockprotoError) as exc:
+            self._finish(job, _as_error(job, exc))
+            return None
+
+    # ---- small files ------------------------------------------------------------------------------------------
+
+    async def _send_small(self, small: list[Prepared]) -> None:
+        if not small:
+            return
+        connection = await self._host.connection()
+        self._under_way = len(small)
+        self._all_ended = trio.Event()
+        batch: list[Opening] = []
+        length = 0
+        disk = local_disk()
+        for one in small:
+            content = await self._read(connection, disk, one)
+            if content is None:
+                continue
+            if len(content) > connection.piece_length():
+                await send_brief(connection, one.sourceid, one.facts, content, self._listener(one))
+                continue
+            batch.append(opening_of(one.sourceid, one.facts, content, len(content), self._listener(one)))
+            length += len(content)
+            if length >= BATCH_LENGTH or len(batch) >= BATCH_FILES:
+                await _send_batch(connection, batch)
+                batch, length = [], 0
+        await _send_batch(connection, batch)
+        await self._all_ended.wait()
+
+    async def _read(self, connection: Connection, disk: Disk, one: Prepared) -> bytes | None:
+        """The content of a small file; None if it has ended already."""
+        if connection.lost is not None:
+            self._ended(one, connection.lost, 0.0)
+            return None
+        try:
+            return await disk.run(lambda: _read_whole(one))
+        except (OSError, BlockprotoError) as exc:
+            self._ended(one, _as_error(one.job, exc), 0.0)
+            return None
+
+    def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
+        begun = time.perf_counter()
+        return lambda outcome: self._ended(one, outcome, begun)
+
+    def _ended(self, one: Prepared, outcome: Committed | BlockprotoError, begun: float) -> None:
+        if begun and isinstance(outcome, ConnectionLost) and (one.facts.filesize or 0) > CUT_LENGTH_MIN:
+            self._cut.add(one.sourceid)
+        if isinstance(outcome, Committed):
+            self._end(one, self._sent(one, outcome, begun))
+        else:
+            self._end(one, _left_or(one, outcome))
+        self._under_way -= 1
+        if self._under_way == 0:
+            self._all_ended.set()
+
+    def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
+        size = one.facts.filesize or 0
+        if not one.is_folder and not committed.left:
+            self._host.digests.learn(one.stat, committed.root)
+        return sent_receipt(
+            one.facts,
+            committed,
+            blocks_sent=blocknum_of(size),
+            blocks_skipped=0,
+            payload=size,
+            connections=1,
+            elapsed_s=time.perf_counter() - begun,
+        )
+
+    # ---- files with OPEN --------------------------------------------------------------------------------------
+
+    async def _send_asked(self, asked: list[Prepared]) -> None:
+        """Ask for those whose names are taken, many at once; send what the server has not got."""
+        turns = trio.CapacityLimiter(ASKED_AT_ONCE)
+
+        async def ask(one: Prepared) -> None:
+            try:
+                if self.lost is None:
+                    await self._send_big(one)
+            except BlockprotoError as exc:
+                self.lost = exc
+            finally:
+                turns.release_on_behalf_of(one)
+
+        async with trio.open_nursery() as nursery:
+            for one in asked:
+                await turns.acquire_on_behalf_of(one)
+                nursery.start_soon(ask, one)
+        if self.lost is not None:
+            raise self.lost
+
+    async def _send_big(self, one: Prepared) -> None:
+        outcome: Outcome
+        try:
+            source = FileSource(one.job.path, one.job.name, one.facts.if_exists)
+        except (OSError, BlockprotoError) as exc:
+            self._finish(one.job, _as_error(one.job, exc))
+            return
+        try:
+            outcome = await self._host.upload_source(source, one.sourceid, self._on_progress, one.root)
+        except ConnectionLost:
+            raise
+        except (OSError, BlockprotoError) as exc:
+            outcome = _left_or(one, _as_error(one.job, exc))
+        finally:
+            source.close()
+        self._end(one, outcome)
+
+
+class _Jobs:
+    """The jobs that were not begun yet; iterating takes the rest.
+
+    Args:
+        jobs: all of them.
+    """
+
+    def __init__(self, jobs: Iterable[UploadJob]) -> None:
+        self._jobs = iter(jobs)
+        self._held: list[UploadJob] = []
+
+    def page(self) -> list[UploadJob]:
+        """The next jobs, no two of one name: what the first one makes of the name is what the second one finds."""
+        page: list[UploadJob] = []
+        names: set[str] = set()
+        for job in self:
+            if job.name in names:
+                self._held.append(job)
+                break
+            page.append(job)
+            names.add(job.name)
+            if len(page) == PAGE_JOBS:
+                break
+        return page
+
+    def __iter__(self) -> Iterator[UploadJob]:
+        return self
+
+    def __next__(self) -> UploadJob:
+        return self._held.pop() if self._held else next(self._jobs)
+
+
+async def _send_batch(connection: Connection, batch: list[Opening]) -> None:
+    """Send a batch of whole small files; each handler hears what became of its file."""
+    try:
+        if batch:
+            await connection.send_openings(batch, PRIORITY)
+    except BlockprotoError as exc:
+        for opening in batch:
+            opening.handler.ended(exc)
+
+
+def _read_whole(one: Prepared) -> bytes:
+    """The content of a small file, which must still be what it was when it was looked at; ``one.stat`` is that of now."""
+    if one.is_folder:
+        return b""
+    filesize = one.facts.filesize or 0
+    fd = os.open(one.job.path, _READ_FLAGS)
+    try:
+        for again in range(LOOKS_MAX):
+            if again:
+                os.lseek(fd, 0, os.SEEK_SET)
+            content = os.read(fd, filesize + 1)
+            before, one.stat = one.stat, os.fstat(fd)
+            if (len(content), mtime_of(one.stat)) != (filesize, one.facts.mtime_ns):
+                break
+            if Fingerprint.of(before) == Fingerprint.of(one.stat):
+                return content
+    finally:
+        os.close(fd)
+    raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
+
+
+def _left_or(one: Prepared, error: BlockprotoError) -> Outcome:
+    """An older server refuses where a newer one leaves."""
+    if one.word is IfExists.SKIP and isinstance(error, FileExists):
+        return left_receipt(one.facts, None)
+    return error
+
+
+def _as_error(job: UploadJob, error: OSError | BlockprotoError) -> BlockprotoError:
+    if isinstance(error, BlockprotoError):
+        return error
+    refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
+    refused.__cause__ = error
+    return refused
+
+
+def _is_small(facts: Facts) -> bool:
+    """Whether it may go without OPEN."""
+    return facts.filesize is not None and facts.filesize <= BLOCK_LENGTH

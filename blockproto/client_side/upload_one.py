@@ -1,0 +1,196 @@
+"""One file or stream that goes up on its own: asked about first where that is worth a round trip, then sent.
+
+Spec: BP1-BLK (a file without OPEN), BP1-RES, BP1-COM-021 to 027.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..common.names import SafeName
+from ..errors import FileExists, SourceChanged
+from ..results import Receipt, UploadJob
+from ..store import Facts, IfExists
+from ..transfer.sender import OnProgress, tell_all_done
+from ..wire import Priority
+from .connections import Connections
+from .option_names import as_spoken, if_exists_of
+from .receipts import left_receipt
+from .sources import FileSource, filetype_of
+from .upload import Uploader
+from .upload_decision import Asked, Prepared, UploadDecisions, prepare
+
+BRIEF_LENGTH_MAX = 64 * 1024
+"""A single file up to this size is sent without asking first: one round trip."""
+ASKED_LENGTH_MIN = 64 << 20
+"""A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
+
+
+class _Host(Asked, Protocol):
+    """What is needed of the client."""
+
+    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
+        """The sourceid of a file."""
+
+
+class SingleUploads:
+    """Sends single files and streams.
+
+    Args:
+        client: asks, and knows what files contain.
+        lines: over which connections.
+        uploader: sends.
+    """
+
+    def __init__(self, client: _Host, lines: Connections, uploader: Uploader) -> None:
+        self._client = client
+        self._connections = lines
+        self._uploader = uploader
+
+    async def stream(
+        self,
+        source: Any,
+        name: str,
+        word: IfExists,
+        filetype: str | None,
+        priority: Priority,
+        progress: OnProgress | None,
+    ) -> Receipt:
+        """Upload a stream whose end is not known; see ``Client.upload``."""
+        facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, word)
+        spoken = await self._spoken(facts)
+        receipt = await _or_left(facts, self._uploader.stream(source, spoken, progress, priority))
+        if receipt.outcome != "left":  # else nobody knows how long the stream is
+            tell_all_done(progress, receipt.filename, receipt.filesize, receipt.payload_bytes_sent)
+        return receipt
+
+    async def file(
+        self,
+        job: UploadJob,
+        filetype: str | None,
+        priority: Priority,
+        checksum: bool,
+        progress: OnProgress | None,
+    ) -> Receipt:
+        """Upload one file; see ``Client.upload``."""
+        word = if_exists_of(job.if_exists)
+        source = FileSource(job.path, job.name, word, filetype)
+        try:
+            facts = source.facts
+            source.facts = await self._spoken(facts)
+            another = partial(self._client.sourceid_of, job.path, job.name, source.stat)
+            one = Prepared(job, source.facts, word, source.stat, another(b""), another)
+            receipt = await _or_left(facts, self._file(one, source, priority, checksum, progress))
+            tell_all_done(progress, receipt.filename, source.stat.st_size, receipt.payload_bytes_sent)
+            return receipt
+        finally:
+            source.close()
+
+    async def there(self, job: UploadJob) -> Receipt | None:
+        """The receipt of a file that the server has already; None if it has not, or the file cannot be read.
+
+        Raises:
+            ConnectionLost, GoingAway: before that was known.
+            BlockprotoError, OSError: the server or the file cannot be asked.
+        """
+        ended, _ = await UploadDecisions(self._client).decide([prepare(job, self._client.sourceid_of)])
+        return next((outcome for _, outcome in ended if isinstance(outcome, Receipt)), None)
+
+    async def _file(
+        self,
+        one: Prepared,
+        source: FileSource,
+        priority: Priority,
+        checksum: bool,
+        progress: OnProgress | None,
+    ) -> Receipt:
+        if BRIEF_LENGTH_MAX < source.stat.st_size < ASKED_LENGTH_MIN and not checksum:
+            one.root = next(iter((await self._client.digests.recall([source.stat])).values()), None)
+        elif source.stat.st_size >= ASKED_LENGTH_MIN:
+            there = await self._decide(one, checksum)
+            if there is not None:
+                return there
+        try:
+            return await self._send(one, source, priority, checksum, progress)
+        except SourceChanged:
+            if source.is_another():
+                raise
+            before = one.sourceid
+            there = await self._decide(one, checksum)
+            if one.sourceid == before:  # no earlier content of the file explains it
+                raise
+            if there is not None:
+                return there
+        return await self._send(one, source, priority, checksum, progress)
+
+    async def _decide(self, one: Prepared, checksum: bool) -> Receipt | None:
+        """The receipt of a file that the server has already; else None, and ``one`` is ready to be sent."""
+        decisions = UploadDecisions(self._client, checksum=checksum)
+        ended, _ = await self._connections.retrying(partial(decisions.decide, [one]))
+        for _, outcome in ended:
+            if isinstance(outcome, Receipt):
+                return outcome
+            raise outcome
+        return None
+
+    async def _send(
+        self,
+        one: Prepared,
+        source: FileSource,
+        priority: Priority,
+        checksum: bool,
+        progress: OnProgress | None,
+    ) -> Receipt:
+        if source.stat.st_size <= BRIEF_LENGTH_MAX and one.root is None:
+            return await self._uploader.brief(source, one.sourceid, progress, priority)
+        return await self.source(source, one.sourceid, progress, one.root, priority, checksum=checksum)
+
+    async def source(
+        self,
+        source: FileSource,
+        sourceid: bytes,
+        progress: OnProgress | None,
+        root: bytes | None,
+        priority: Priority = Priority.NORMAL,
+        *,
+        checksum: bool = False,
+    ) -> Receipt:
+        """Upload with OPEN and resume, and remember what the file contains. With its ``root`` OPEN asks for it first.
+
+        Raises:
+            SourceChanged: what was committed under this sourceid before is another content of the file.
+        """
+        receipt = await self._uploader.source(source, sourceid, progress, priority, root=root)
+        if receipt.outcome == "left" or receipt.root is None:
+            return receipt
+        if (
+            receipt.outcome == "there" and root is None
+        ):  # an earlier run's receipt: is it still the same content?
+            root = await self._client.digests.root(source.path, source.stat, checksum=checksum)
+            if root.hex() != receipt.root:
+                raise SourceChanged(f"{receipt.filename} was committed before with other bytes")
+        if source.unchanged():
+            self._client.digests.learn(source.stat, bytes.fromhex(receipt.root))
+        return receipt
+
+    async def _spoken(self, facts: Facts) -> Facts:
+        """``facts`` as this server can be told them; raises Unsupported."""
+        if facts.if_exists <= IfExists.REPLACE:
+            return facts
+        features = await self._connections.retrying(self._client.features)
+        return replace(facts, if_exists=as_spoken(facts.if_exists, features))
+
+
+async def _or_left(facts: Facts, sending: Awaitable[Receipt]) -> Receipt:
+    """Take FILE_EXISTS for "left" where ``skip`` was wanted: a server that does not know it was told ``refuse``."""
+    try:
+        return await sending
+    except FileExists:
+        if facts.if_exists is not IfExists.SKIP:
+            raise
+        return left_receipt(facts, None)

@@ -1,0 +1,663 @@
+"""One byte stream driven by one Session: reading, streams and their handlers, keep-alive, and the end.
+
+Reading is one loop: fill the session's buffer, hand each event to its stream (``Dispatch``), return credit. The loop never
+waits for a write: two peers that both did would wait for each other for ever. What is said goes through the ``Writer``; what
+the time asks for is ``Liveness``'s to know.
+
+Rules:
+    1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled ends it.
+    2. When the connection ends, every handler hears ``ended`` exactly once.
+    3. A connection on which nothing happens is one task that waits, without a buffer worth mentioning.
+
+Spec: BP1-END, BP1-STR, BP1-CRD.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import trio
+
+from ..common.blocks import Run
+from ..errors import (
+    BlockprotoError,
+    Cancelled,
+    Code,
+    ConnectionLost,
+    GoingAway,
+    LocalProtocolError,
+    NotBlockproto,
+    RemoteProtocolError,
+    Scope,
+    StoreFailed,
+    error_from_code,
+)
+from ..protocol.session import (
+    Event,
+    Greeted,
+    Payload,
+    Received,
+    Session,
+    Side,
+    State,
+    connection_error,
+    stream_error,
+)
+from ..wire import Block, Credit, Error, GoAway, Message, Ping, Priority
+from .credit import CreditPolicy
+from .dispatch import Dispatch
+from .endpoint import Endpoint, Part
+from .keepalive import KeepAlive
+from .liveness import GREETING_S, HEAD_S, SILENCE_S, Due, Liveness
+from .minimum_rate import MinimumRate
+from .pace import Pace
+from .stream_handler import Opening, StreamHandler
+from .unexpected_errors import is_expected, unexpected, wants_memory
+from .writer import CONTROL_LENGTH_MAX, Writer
+
+__all__ = [
+    "CONTROL_LENGTH_MAX", "DISCARD_S", "GREETING_S", "HEAD_S", "NOT_BLOCKPROTO_TEXT", "SILENCE_S", "AcceptStream",
+    "Connection", "Opening", "StreamHandler", "error_of",
+]  # fmt: skip
+
+DISCARD_S = 5.0
+"""How long the speaker of ERROR(connection) goes on reading before it closes (BP1-END)."""
+REST_S = 1.0
+"""After so long without a byte the receive buffer is given back."""
+NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
+"""What somebody who speaks something else is told (BP1-FRM)."""
+_DROPPED = memoryview(bytearray(64 * 1024))
+"""Where all connections put what nobody will look at: thousands may be parting at once."""
+_EVENTS_PER_CHECKPOINT = 16
+"""How many go one after another: small files in one buffer, or PINGs, take long, and others wait meanwhile."""
+
+log = logging.getLogger(__name__)
+
+AcceptStream = Callable[["Connection", int, Message], StreamHandler]
+"""Makes the handler of a stream that the peer opened with this message; may raise TransferError to refuse it."""
+
+
+class Connection:
+    """A conversation with one peer.
+
+    Args:
+        endpoint: the byte stream; owned from now on.
+        session: a fresh session.
+        accept: makes handlers for streams the peer opens; None refuses them.
+        keep_alive: how long to be silent before a PING (a client), or None (a server).
+    """
+
+    __slots__ = (
+        "_accept",
+        "_advanced_s",
+        "_advancing",
+        "_begun_by_peer",
+        "_closed",
+        "_credit_policy",
+        "_dispatch",
+        "_ended",
+        "_finished",
+        "_greeted",
+        "_greeting_said",
+        "_handled",
+        "_last_said",
+        "_liveness",
+        "_minimum_rate",
+        "_nursery",
+        "_parting",
+        "_resting",
+        "_unheard",
+        "_writer",
+        "answered",
+        "endpoint",
+        "going_away",
+        "lost",
+        "patient",
+        "session",
+    )
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        session: Session,
+        *,
+        accept: AcceptStream | None = None,
+        keep_alive: KeepAlive | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.session = session
+        self.going_away: GoAway | None = None
+        self.lost: BlockprotoError | None = None
+        self.answered = False
+        self._advanced_s = trio.current_time()
+        self._advancing = False
+        self.patient = 0
+        self._greeted: trio.Event | None = None
+        self._finished: trio.Event | None = None
+        self._accept = accept
+        self._closed = False
+        self._handled = 0
+        self._dispatch = Dispatch(self)
+        self._writer = Writer(endpoint, session, self)
+        self._credit_policy = CreditPolicy(session, self._writer)
+        self._liveness = Liveness(keep_alive, trio.current_time())
+        self._minimum_rate = MinimumRate(session.blocks_begun)
+        self._nursery: trio.Nursery | None = None
+        self._begun_by_peer = 0
+        self._ended = False
+        self._greeting_said = False
+        self._last_said = False
+        self._unheard = False
+        self._parting: BlockprotoError | None = None
+        self._resting = False
+        if session.side is Side.CLIENT:
+            self._greet()
+
+    # ---- life -------------------------------------------------------------------------------------------------
+
+    async def run(self, received: int = 0, begun_at: float | None = None) -> BlockprotoError:
+        """Greet, then read until the connection ends; returns why it ended.
+
+        Args:
+            received: how many bytes the session's receive buffer was filled with already.
+            begun_at: the Trio time when the connection stood; None for now.
+
+        Cancellation: the connection is closed and every handler is told; nothing more is written.
+        """
+        self._liveness.begin(trio.current_time() if begun_at is None else begun_at)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                if self.lost is not None:  # closed before it began
+                    nursery.cancel_scope.cancel()
+                self._dispatch.start(nursery)
+                self._writer.start(nursery)
+                try:
+                    await self._read(received)
+                    with trio.move_on_after(DISCARD_S):
+                        await self._dispatch.caught_up()  # what has come is kept, also when the peer has gone
+                finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
+                    self._lose(self._closed_here())
+                nursery.cancel_scope.cancel()
+        except* MemoryError:
+            raise
+        except* Exception as group:
+            self._lose(unexpected(f"the connection to {self.endpoint.peer}", group))
+        finally:
+            self._end(self.lost or self._closed_here())
+            with trio.CancelScope(shield=True):
+                await self.endpoint.aclose()
+        assert self.lost is not None
+        return self.lost
+
+    def _closed_here(self) -> ConnectionLost:
+        return ConnectionLost(f"the connection to {self.endpoint.peer} was closed here")
+
+    def close(self, reason: BlockprotoError | None = None) -> None:
+        """End the connection now; every handler hears ``reason``. Harmless when repeated."""
+        self._closed = True
+        self._lose(reason or Cancelled("the connection was closed here"))
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def end_with(self, error: BlockprotoError) -> None:
+        """Say ERROR(connection) for ``error`` as the last frame, drop what still comes, and end when the peer does."""
+        if self.lost is None and self._nursery is not None:
+            self._nursery.start_soon(self._end_with, error)
+
+    async def _end_with(self, error: BlockprotoError) -> None:
+        with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
+            async with self._writer.control_turn():
+                self._parting = error
+                self._writer.part_with(error)
+                if not self._last_said:
+                    await self._writer.write(self._last_words(error))
+            await trio.sleep_forever()  # the reader goes on until the peer has closed, and ends this
+        self.close(error)
+
+    def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
+        """Tell the peer that this side is stopping (BP1-END GOAWAY)."""
+        with contextlib.suppress(BlockprotoError):
+            self.post(0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping"))
+
+    @property
+    def heard_s(self) -> float:
+        """When something came last, in Trio's time."""
+        return self._liveness.heard_s
+
+    # Two events that few wait for; ten thousand connections would hold 5 MB of them.
+
+    @property
+    def greeted(self) -> trio.Event:
+        """Set when the peer's HELLO has come, or the connection has ended."""
+        if self._greeted is None:
+            self._greeted = _event(self._ended or self.session.peer_hello is not None)
+        return self._greeted
+
+    @property
+    def finished(self) -> trio.Event:
+        """Set when the connection has ended."""
+        if self._finished is None:
+            self._finished = _event(self._ended)
+        return self._finished
+
+    # ---- streams ----------------------------------------------------------------------------------------------
+
+    def open(self, handler: StreamHandler) -> int:
+        """Begin a stream of our own; its events go to ``handler``.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+            GoingAway: the peer is stopping.
+            TooManyStreams: more than the peer allows.
+        """
+        if self.lost is not None:
+            raise self.lost
+        stream = self.session.open_stream()
+        self._dispatch.add(stream, handler)
+        self._liveness.busy = True
+        self._advanced()
+        return stream
+
+    def forget(self, stream: int) -> None:
+        """Send no more events of ``stream`` to its handler."""
+        self._dispatch.forget(stream)
+        self._writer.forget(stream)
+        self._liveness.busy = not self._dispatch.idle
+
+    def _advanced(self) -> None:
+        self._advanced_s = trio.current_time()
+
+    @property
+    def advanced_s(self) -> float:
+        """When something got a stream further last (Trio's clock); now, while what came is being handled."""
+        return trio.current_time() if self._advancing else self._advanced_s
+
+    @property
+    def awaits_peer(self) -> bool:
+        """Whether a stream is open."""
+        return not self._dispatch.idle
+
+    @property
+    def awaits_commit(self) -> bool:
+        """Whether an answer to COMMIT is waited for."""
+        return any(self.session.state(stream) is State.COMMITTING for stream in self._dispatch.streams)
+
+    def commits(self, stream: int) -> bool:
+        """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
+        return self.session.state(stream) is State.COMMITTING
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no transfer and no unsent control frame is left."""
+        return self._dispatch.idle and self._writer.quiet
+
+    # ---- writing ----------------------------------------------------------------------------------------------
+
+    @property
+    def pace(self) -> Pace:
+        """How fast the line is."""
+        return self._writer.pace
+
+    def post(self, stream: int, message: Message) -> None:
+        """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
+
+        What is said on a stream that has ended is dropped: the peer's end of it may overtake any answer (BP1-STR-015).
+
+        Raises:
+            LocalProtocolError: not legal now.
+        """
+        self._writer.post(stream, message)
+
+    def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
+        """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
+        self._writer.post_ack(stream, position, runs)
+
+    async def send(
+        self, stream: int, message: Message, payload: Part, priority: Priority = Priority.NORMAL
+    ) -> None:
+        """Write one frame with ``payload`` when the peer's credit and the other streams allow it.
+
+        The caller may reuse the payload's memory when this returns.
+
+        Raises:
+            ConnectionLost: the connection ended.
+            Cancelled: the peer ended the stream; its handler was told why.
+            LocalProtocolError: not legal now.
+
+        Cancellation: while waiting, nothing was sent; in the middle of the frame, the connection ends.
+        """
+        await self._writer.send(stream, message, payload, priority)
+        self._advanced()
+
+    async def granted(self) -> None:
+        """Wait until the peer has granted credit for something, or the connection ends. Cancellation: nothing happened."""
+        await self._writer.granted()
+
+    def buffers(
+        self, stream: int, wanted: Callable[[], int], priority: Priority = Priority.NORMAL, least: int = 0
+    ) -> contextlib.AbstractAsyncContextManager[memoryview]:
+        """Memory for the next piece of ``stream``, as soon as the peer has granted credit for it.
+
+        Args:
+            stream: an open stream.
+            wanted: how long the piece would be now, in bytes.
+            priority: as for ``send``.
+            least: how many bytes of memory to give in any case, for what is read beside the piece.
+
+        Raises as ``send``, on entering. Cancellation: nothing was read or sent.
+        """
+        return self._writer.buffers(stream, wanted, priority, least)
+
+    async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
+        """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.
+
+        The ids are taken when the turn has come, because ids rise on the line. Each payload is at most ``piece_length``.
+        Raises and cancellation as for ``send``; an opening whose stream was not begun has not heard ``ended``.
+        """
+        begun = await self._writer.send_openings(openings, priority)
+        self._advanced()
+        return begun
+
+    @contextlib.contextmanager
+    def sending(self, stream: int) -> Iterator[None]:
+        """While inside, ``stream`` is one of those that share the line."""
+        with self._writer.sending(stream):
+            yield
+
+    @contextlib.contextmanager
+    def expecting(self, priority: Priority) -> Iterator[None]:
+        """While inside, payload of ``priority`` is about to be sent; see ``Writer.expecting``."""
+        with self._writer.expecting(priority):
+            yield
+
+    def piece_length(self) -> int:
+        """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
+        return self._writer.piece_length()
+
+    def wrote(self) -> None:
+        """See writer.Owner."""
+        self._liveness.said(trio.current_time())
+
+    def said_all(self) -> None:
+        """See writer.Owner."""
+        self._writer.wake()
+        self._leave_if_quiet()
+
+    def takes_nothing(self, reason: ConnectionLost) -> None:
+        """See writer.Owner. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
+        if self.session.side is Side.CLIENT or self.lost is not None:
+            self.close(reason)
+            return
+        self._unheard = True
+        if self._nursery is not None:
+            scope = self._nursery.cancel_scope
+            scope.deadline = min(scope.deadline, trio.current_time() + DISCARD_S)
+        self._writer.end(reason)
+
+    # ---- reading ----------------------------------------------------------------------------------------------
+
+    async def _read(self, received: int | None) -> None:
+        try:
+            if received:
+                await self._handle_buffered(received)
+            while self.lost is None:
+                received = await self.endpoint.receive_into(self.session.receive_buffer(), self._deadline)
+                if received is None:
+                    self._on_silence(trio.current_time())
+                elif received and self._last_said:
+                    continue  # dropped: the buffer was lent and is lent again
+                elif received:
+                    await self._handle_buffered(received)
+                else:
+                    raise ConnectionLost(f"{self.endpoint.peer} closed the connection")
+        except ConnectionLost as exc:
+            self._liveness.lost()
+            self._lose(exc)
+        except (RemoteProtocolError, StoreFailed) as exc:
+            await self._refuse(exc)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            told = exc if is_expected(exc) else unexpected(f"the connection to {self.endpoint.peer}", exc)
+            await self._refuse(told)
+
+    async def _handle_buffered(self, received: int) -> None:
+        self._resting = False
+        self.session.bytes_received(received)
+        while not self._closed and (event := self.session.next_event()) is not None:
+            self._liveness.frame_ended()
+            await self._handle(event)
+            self._handled += 1
+            if self._handled % _EVENTS_PER_CHECKPOINT == 0:
+                await trio.lowlevel.checkpoint()
+        self._greet()
+        # The time that handling took is ours: the peer's silence begins now.
+        now = trio.current_time()
+        self._liveness.heard(now, in_head=self.session.head_begun)
+        if self._advancing:
+            self._advanced_s, self._advancing = now, False
+        self._credit_policy.received(received, now)
+        while self._writer.overfull:
+            await self._writer.drained()
+
+    async def _handle(self, event: Event) -> None:
+        if isinstance(event, Payload):
+            self._advancing = True
+            await self._dispatch.handle(event)
+        elif isinstance(event, Received):
+            await self._handle_message(event)
+        elif isinstance(event, Greeted):
+            self._greet()
+            self._liveness.greeted()
+            if self._greeted is not None:
+                self._greeted.set()
+            self._writer.wake()
+        else:
+            await self._dispatch.handle(event)
+
+    def _greet(self) -> None:
+        """Say preface and HELLO, once: a client at once, a server as soon as the client's preface came (BP1-HEL)."""
+        if not self._greeting_said and (self.session.side is Side.CLIENT or self.session.recognised):
+            self._greeting_said = True
+            self._writer.queue(self.session.greeting())
+
+    async def _handle_message(self, event: Received) -> None:
+        stream, message = event.stream, event.message
+        if isinstance(message, Credit):
+            if stream == 0:
+                self._writer.credited(trio.current_time())
+            self._writer.wake()
+        elif stream == 0:
+            self._handle_own(message)
+        else:
+            if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
+                self._minimum_rate.block_began(trio.current_time(), self.session.payload_received)
+            self.answered = self._advancing = True
+            await self._dispatch.handle(event)
+
+    def _handle_own(self, message: Message) -> None:
+        if isinstance(message, Ping):
+            if message.answer:
+                return
+            self._liveness.promised(message.next_s)
+            self.post(0, Ping(opaque=message.opaque, next_s=0, answer=True))
+        elif isinstance(message, GoAway):
+            self.going_away = message
+            self._writer.wake()
+            self._leave_if_quiet()
+        elif isinstance(message, Error):
+            raise ConnectionLost(
+                f"{self.endpoint.peer} ended the connection: {message.text or message.code}",
+                code=Code(message.code) if message.code in Code._value2member_map_ else None,
+                retryable=message.retryable,
+                retry_after_ms=message.retry_after_ms,
+            )
+
+    def _leave_if_quiet(self) -> None:
+        """The peer is stopping and nothing is under way any more: it need not wait for us."""
+        if self.going_away is not None and self.quiet:
+            self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
+
+    # ---- streams that the peer uses ---------------------------------------------------------------------------
+
+    def accept(self, stream: int, message: Message) -> StreamHandler | None:
+        """See dispatch.Owner.
+
+        None too for a stream that nobody here takes any more and whose end could not be said: what comes there is dropped.
+        """
+        peers = bool(stream & 1) is (self.session.side is Side.SERVER)
+        if not peers or stream <= self._begun_by_peer:
+            return None
+        self._begun_by_peer = stream
+        try:
+            if self._accept is None:
+                raise Cancelled("this side takes no requests", code=Code.UNSUPPORTED)
+            handler = self._accept(self, stream, message)
+        except BlockprotoError as exc:
+            self.refuse(stream, exc)
+            return None
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            self.broke(stream, exc)
+            return None
+        self._dispatch.add(stream, handler)
+        return handler
+
+    def refuse(self, stream: int, error: BlockprotoError, scope: Scope = Scope.STREAM) -> None:
+        """Answer ``stream`` with ERROR; harmless if it is closed. A LocalProtocolError is a bug of ours: see ``broke``."""
+        if isinstance(error, LocalProtocolError):
+            error = self._unexpected_on(stream, error)
+        if self.lost is None and self.session.is_open(stream):
+            self.post(stream, stream_error(error, scope=scope))
+        if scope is Scope.STREAM:
+            self.forget(stream)
+
+    def broke(self, stream: int, error: Exception) -> BlockprotoError:
+        """An error that nobody expected ended the work of ``stream``: log it, and refuse the stream with INTERNAL.
+
+        Returns what was said, to be told to whoever waits for the stream (BP1-ERR-010).
+        """
+        told = self._unexpected_on(stream, error)
+        self.refuse(stream, told)
+        return told
+
+    def _unexpected_on(self, stream: int, error: Exception) -> BlockprotoError:
+        return unexpected(f"stream {stream} of the connection to {self.endpoint.peer}", error)
+
+    def handed_over(self, stream: int) -> None:
+        """See dispatch.Owner."""
+        if not self.session.is_open(stream):
+            self.forget(stream)
+            self._writer.wake()
+            self._leave_if_quiet()
+
+    def consumed(self, stream: int, count: int) -> None:
+        """See dispatch.Owner."""
+        self.session.consumed(stream, count)
+
+    def caught_up(self, stream: int) -> None:
+        """See dispatch.Owner."""
+        self._credit_policy.caught_up(more_waits=self._dispatch.waits(stream))
+
+    # ---- silence, end -----------------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        deadline = min(self._liveness.deadline_s(), self._minimum_rate.until_s, self._credit_policy.due_s)
+        return deadline if self._resting else min(deadline, self._rests_at)
+
+    @property
+    def _rests_at(self) -> float:
+        """When the receive buffer is given back."""
+        return self._liveness.heard_s + REST_S if self.session.peer_hello is not None else math.inf
+
+    def _on_silence(self, now: float) -> None:
+        if now >= self._credit_policy.due_s:
+            self._credit_policy.look(now)
+            return
+        if not self._resting and now >= self._rests_at:
+            self._resting = True
+            self.session.idle()
+        if self._minimum_rate.too_slow(now, self.session.payload_received):
+            raise RemoteProtocolError("a block was begun and hardly anything of it came", code=Code.TIMEOUT)
+        due = self._liveness.due(now)
+        if due is Due.PING:
+            self.post(0, Ping(opaque=bytes(8), next_s=self._liveness.ping_said(now)))
+        elif due is Due.HEAD_LATE:
+            raise RemoteProtocolError("a frame was begun and not ended", code=Code.TIMEOUT)
+        elif due is Due.DEAD:
+            silent_s = now - self._liveness.heard_s
+            raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silent_s:.0f} s")
+
+    async def _refuse(self, error: BlockprotoError) -> None:
+        """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
+        facts = {"code": error.code.name, "why": str(error)}
+        extra = {"event": "ending the connection", "facts": facts}
+        log.info("ending the connection to %s: %s", self.endpoint.peer, error, extra=extra)
+        with trio.move_on_after(DISCARD_S):
+            async with self._writer.control_turn():
+                try:
+                    words = [] if self._last_said else self._last_words(error)
+                    if words:
+                        await self._writer.write(words)
+                    if words or not isinstance(error, NotBlockproto):
+                        await self._discard()
+                except ConnectionLost:
+                    pass  # the peer is gone: nobody is left to be told
+                finally:
+                    self._lose(
+                        error
+                    )  # before the turn goes on: who waits for it must see that it is of no use
+        self._lose(error)
+
+    def _last_words(self, error: BlockprotoError) -> list[bytes]:
+        self._last_said = True
+        if isinstance(error, NotBlockproto):
+            words = [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
+        else:
+            self._greet()
+            words = self._writer.take_control_frames()
+            words += [self.session.send(0, connection_error(error))] if self._greeting_said else []
+        self._writer.mute = True
+        return words
+
+    async def _discard(self) -> None:
+        with contextlib.suppress(ConnectionLost):
+            while await self.endpoint.receive_into(_DROPPED):
+                pass
+
+    def _lose(self, reason: BlockprotoError) -> None:
+        self.lost = self.lost or reason
+        self._writer.end(self.lost)
+
+    def _end(self, error: BlockprotoError) -> None:
+        self.lost = self._parting or self.lost or error
+        self._writer.end(self.lost)
+        self._dispatch.end(self.lost)
+        self._ended = True
+        for event in (self._greeted, self._finished):
+            if event is not None:
+                event.set()
+
+
+def _event(happened: bool) -> trio.Event:
+    event = trio.Event()
+    if happened:
+        event.set()
+    return event
+
+
+def error_of(message: Error) -> BlockprotoError:
+    """The exception that an ERROR message stands for."""
+    return error_from_code(
+        message.code,
+        message.text,
+        retryable=message.retryable,
+        retry_after_ms=message.retry_after_ms,
+        blockno=message.blockno,
+        current=message.current,
+    )

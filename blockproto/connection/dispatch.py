@@ -1,0 +1,194 @@
+"""Which handler takes the events of which stream, in the order of the line, and which of them have to wait.
+
+    handler                       its event
+    takes what comes at once      is handed over; the connection reads on when the handler has it
+    may have to wait (``waits``)  goes to the stream's backlog, which a task hands over; the connection reads on
+
+The first way costs nothing, and a quick disk needs no more. Without the second a slow one would hold back every stream of
+the connection, and the answer to a PING. Payload in a backlog is not consumed: no credit is returned for it, so that a
+stream that stands still holds its own allowance, and leaves the rest of the connection's to the others.
+
+Rules:
+    1. A handler gets the events of its stream one at a time and in order; between streams there is no order.
+    2. Nothing is handed over once the stream was forgotten; payload that comes for nobody is consumed all the same.
+
+Spec: BP1-STR-002, BP1-STR-010, BP1-STR-018, BP1-CRD-006.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Protocol
+
+import trio
+
+from ..errors import BlockprotoError, StoreError, StoreFailed, TransferError
+from ..protocol.session import Payload, Received, Rejected
+from ..wire import Message
+from .stream_handler import StreamHandler
+from .unexpected_errors import is_expected, wants_memory
+
+StreamEvent = Received | Payload | Rejected
+
+
+class Owner(Protocol):
+    """The connection, as far as its streams need it."""
+
+    def accept(self, stream: int, message: Message) -> StreamHandler | None:
+        """The handler of a stream that the peer begins with ``message``; None if it was refused or is closed."""
+
+    def refuse(self, stream: int, error: BlockprotoError) -> None:
+        """Answer ``stream`` with ERROR and forget it."""
+
+    def broke(self, stream: int, error: Exception) -> BlockprotoError:
+        """As ``refuse``, because of an error that nobody expected; returns what is told instead."""
+
+    def consumed(self, stream: int, count: int) -> None:
+        """``count`` bytes of payload were handed over, or dropped."""
+
+    def handed_over(self, stream: int) -> None:
+        """A message was handed over, and nothing of its stream waits."""
+
+    def caught_up(self, stream: int) -> None:
+        """The backlog of ``stream`` became shorter, or empty: what was consumed of it may come anew."""
+
+    def end_with(self, error: BlockprotoError) -> None:
+        """Say that the connection ends because of ``error``, and end it."""
+
+
+class Dispatch:
+    """The streams of one connection that somebody here takes part in.
+
+    Args:
+        owner: the connection.
+    """
+
+    __slots__ = ("_backlogs", "_empty", "_handlers", "_nursery", "_owner")
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._handlers: dict[int, StreamHandler] = {}
+        self._backlogs: dict[int, deque[StreamEvent]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._empty: trio.Event | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Hand over what waits in tasks of ``nursery``."""
+        self._nursery = nursery
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream has a handler."""
+        return not self._handlers
+
+    @property
+    def streams(self) -> Collection[int]:
+        """Those that have a handler."""
+        return self._handlers.keys()
+
+    def add(self, stream: int, handler: StreamHandler) -> None:
+        """Let ``handler`` take the events of ``stream``."""
+        self._handlers[stream] = handler
+
+    def forget(self, stream: int) -> None:
+        """Hand over nothing more of ``stream``. Harmless when repeated."""
+        self._handlers.pop(stream, None)
+
+    def waits(self, stream: int) -> bool:
+        """Whether something of ``stream`` waits to be handed over."""
+        return bool(self._backlogs.get(stream))
+
+    def end(self, error: BlockprotoError) -> None:
+        """Tell every handler that its stream has ended."""
+        handlers, self._handlers = self._handlers, {}
+        for stream, handler in handlers.items():
+            self._tell_ended(stream, handler, error)
+
+    async def caught_up(self) -> None:
+        """Wait until no stream has a backlog."""
+        while self._backlogs:
+            self._empty = self._empty or trio.Event()
+            await self._empty.wait()
+
+    async def handle(self, event: StreamEvent) -> None:
+        """Hand ``event`` over, now or when its turn in the backlog comes.
+
+        Raises:
+            BlockprotoError: the connection has to end. (Of a backlog the owner hears ``end_with``.)
+        """
+        stream = event.stream
+        backlog = self._backlogs.get(stream)
+        if backlog is not None:
+            backlog.append(_kept(event))
+            return
+        handler = self._handlers.get(stream)
+        if handler is None and isinstance(event, Received):
+            handler = self._owner.accept(stream, event.message)
+        if handler is not None and handler.waits:
+            self._begin_backlog(event)
+            return
+        await self._hand_over(event, handler)
+        if isinstance(event, Received):
+            self._owner.handed_over(stream)
+
+    def _begin_backlog(self, event: StreamEvent) -> None:
+        assert self._nursery is not None  # events come while the connection runs
+        backlog = self._backlogs[event.stream] = deque([_kept(event)])
+        self._nursery.start_soon(self._work_off, event.stream, backlog)
+
+    async def _work_off(self, stream: int, backlog: deque[StreamEvent]) -> None:
+        try:
+            while backlog:
+                await self._hand_over(backlog.popleft(), self._handlers.get(stream))
+                self._owner.caught_up(stream)
+        except BlockprotoError as exc:
+            self._owner.end_with(exc)
+        finally:
+            del self._backlogs[stream]
+            if self._empty is not None and not self._backlogs:
+                self._empty.set()
+                self._empty = None
+        self._owner.handed_over(stream)
+
+    async def _hand_over(self, event: StreamEvent, handler: StreamHandler | None) -> None:
+        try:
+            if isinstance(event, Rejected):
+                self._reject(event.stream, event.error)
+            elif handler is None:
+                pass  # forgotten: what comes is dropped
+            elif isinstance(event, Payload):
+                await handler.payload(event.position, event.view, event.last)
+            else:
+                await handler.received(event.message, event.payload_length)
+        except (TransferError, StoreError) as exc:
+            self._reject(event.stream, exc)
+        except Exception as exc:
+            if is_expected(exc) or wants_memory(exc):
+                raise
+            if handler is not None:
+                self._tell_ended(event.stream, handler, self._owner.broke(event.stream, exc))
+        if isinstance(event, Payload):
+            self._owner.consumed(event.stream, len(event.view))
+
+    def _reject(self, stream: int, error: BlockprotoError) -> None:
+        if isinstance(error, StoreFailed):
+            raise error
+        handler = self._handlers.get(stream)
+        self._owner.refuse(stream, error)
+        if handler is not None:
+            self._tell_ended(stream, handler, error)
+
+    def _tell_ended(self, stream: int, handler: StreamHandler, error: BlockprotoError) -> None:
+        try:
+            handler.ended(error)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            self._owner.broke(stream, exc)
+
+
+def _kept(event: StreamEvent) -> StreamEvent:
+    """The event with bytes of its own: a view is part of the receive buffer."""
+    return replace(event, view=memoryview(bytes(event.view))) if isinstance(event, Payload) else event

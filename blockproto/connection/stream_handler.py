@@ -1,0 +1,38 @@
+"""What a connection and the transfers on it know of each other: who takes a stream's events, and how a stream begins."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from ..errors import BlockprotoError
+from ..wire import Message
+from .endpoint import Part
+
+
+class StreamHandler(Protocol):
+    """What takes the events of one stream.
+
+    ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), the handler ``ended``.
+    StoreFailed ends more than a stream and passes through. ``ended`` may come while one of them waits.
+    """
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next event may have to wait, for a slow disk say: then the connection reads on meanwhile."""
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """A message of the peer; its payload, if any, follows in ``payload`` calls."""
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """Bytes at ``position`` of the file; ``view`` is valid until this returns; ``last``: the frame ends here."""
+
+    def ended(self, error: BlockprotoError) -> None:
+        """The stream cannot go on, for this reason."""
+
+
+class Opening(NamedTuple):
+    """A stream to begin: its handler, its first message and that message's payload."""
+
+    handler: StreamHandler
+    message: Message
+    payload: Part

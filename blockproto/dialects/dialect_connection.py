@@ -1,0 +1,157 @@
+"""DialectConnection: one connection that speaks a dialect, as its dialect reads it and as the server ends it.
+
+The dialect reads through ``receive_into``, which gives the bytes that had to be read to detect the dialect. The server
+ends it by ``close``: the dialect's ``serve`` is cancelled, which records what was received, and nothing is said, because
+no dialect has words for that; its clients come back and ask where to go on.
+
+Spec: BP1-DIA.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from ..common.names import show_name
+from ..common.tasks import only_error
+from ..connection.endpoint import Endpoint, Part
+from ..connection.unexpected_errors import is_expected, unexpected, wants_memory
+from ..errors import BlockprotoError, Cancelled, Code, ConnectionLost
+from ..transfer.live_uploads import LiveUploads
+from . import Dialect
+
+SILENCE_S = 600.0
+"""How long a peer may be silent in the middle of a file (BP1-DIA)."""
+DRAIN_S = 5.0
+"""How long what comes after the last wanted byte is read and dropped before the connection is closed (BP1-DIA)."""
+_DRAIN_LENGTH = 64 * 1024
+
+log = logging.getLogger(__name__)
+
+
+class DialectConnection:
+    """One connection that speaks a dialect.
+
+    Args:
+        dialect: who answers.
+        endpoint: the byte stream; owned from now on.
+        first: what has come already.
+        uploads: where files go.
+        principal: whose they become (16 bytes).
+        refusal: why it may bring nothing; None: it may. Its dialect tells the peer and ends.
+        reader: whether it might read too, if its dialect could: then the file may be there already (BP1-COM-021).
+
+    Attributes:
+        begun_at: the Trio time when the connection stood.
+        heard_s: the Trio time when something came last.
+        finished: set when it has ended.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        endpoint: Endpoint,
+        first: bytes,
+        uploads: LiveUploads,
+        principal: bytes,
+        begun_at: float,
+        refusal: BlockprotoError | None = None,
+        reader: bool = False,
+    ) -> None:
+        self.endpoint = endpoint
+        self.uploads = uploads
+        self.principal = principal
+        self.begun_at = begun_at
+        self.heard_s = trio.current_time()
+        self.refusal = refusal
+        self.reader = reader
+        self.finished = trio.Event()
+        self._dialect = dialect
+        self._first = memoryview(first)
+        self._scope = trio.CancelScope()
+        self._lost: BlockprotoError | None = None
+
+    # ---- for the server ---------------------------------------------------------------------------------------
+
+    async def run(self) -> BlockprotoError:
+        """Serve until the connection ends; returns why it ended.
+
+        Cancellation: what was received is recorded, and the connection is closed.
+        """
+        try:
+            with self._scope:
+                await self._dialect.serve(self)
+        except Exception as exc:
+            if wants_memory(exc):
+                raise
+            error = only_error(exc)
+            if error is None or not is_expected(error):
+                error = unexpected(f"the connection to {self.endpoint.peer}", exc)
+            self._lost = self._lost or error
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.endpoint.aclose()
+            self.finished.set()
+        if self._lost is not None:  # its client heard little of it or nothing: whoever runs the server does
+            why = show_name(str(self._lost))
+            self.tell(logging.INFO, "connection ended", f"{self._dialect.name} ended: {why}", why=why)
+        return self._lost or ConnectionLost(f"{self.endpoint.peer} has ended")
+
+    def tell(self, level: int, event: str, text: str, /, **facts: object) -> None:
+        """Log a sentence of this visit: ``event`` is what it is called where programs read, with ``facts``."""
+        extra = {"event": event, "facts": {"dialect": self._dialect.name, **facts}}
+        log.log(level, "%s: %s", self.endpoint.peer, text, extra=extra, stacklevel=2)
+
+    def close(self, reason: BlockprotoError | None = None) -> None:
+        """End the connection now. Harmless when repeated."""
+        self._lost = self._lost or reason or Cancelled("the connection was closed here")
+        self._scope.cancel()
+
+    def end_with(self, error: BlockprotoError) -> None:
+        """End it for a reason that no dialect has words for."""
+        self.close(error)
+
+    def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
+        """The server is stopping. No dialect can be told: what ends within the grace is finished, the rest is resumed."""
+
+    # ---- for the dialect --------------------------------------------------------------------------------------
+
+    async def receive_into(self, view: memoryview, silence_s: float = SILENCE_S) -> int:
+        """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
+
+        Raises:
+            ConnectionLost: the connection broke, or nothing came for ``silence_s``.
+        """
+        if self._first:
+            length = min(len(self._first), len(view))
+            view[:length] = self._first[:length]
+            self._first = self._first[length:]
+            return length
+        received = await self.endpoint.receive_into(view, lambda: trio.current_time() + silence_s)
+        if received is None:
+            raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silence_s:.0f} s")
+        self.heard_s = trio.current_time()
+        return received
+
+    async def send(self, parts: list[Part]) -> None:
+        """Send all of ``parts``; see ``Endpoint.send``."""
+        await self.endpoint.send(parts)
+
+    async def say_last(self, words: bytes) -> None:
+        """Send ``words``, half-close, and drop what still comes, so that the words arrive."""
+        await self.endpoint.send([words])
+        await self.endpoint.end_sending()
+        await self.drain()
+
+    async def drain(self) -> int:
+        """Read and drop until the peer's end of stream, for ``DRAIN_S`` at most; returns how many bytes there were."""
+        dropped = len(self._first)
+        self._first = self._first[:0]
+        view = memoryview(bytearray(_DRAIN_LENGTH))
+        deadline = trio.current_time() + DRAIN_S
+        while received := await self.endpoint.receive_into(view, lambda: deadline):
+            dropped += received
+            if trio.current_time() >= deadline:
+                break
+        return dropped

@@ -1,0 +1,223 @@
+"""SequentialReceiver: raw bytes of a file, in order, cut into blocks of an upload.
+
+    open → resume → (seek) → take, take, … → commit
+                                   ↘ leave: what is there of the unfinished block is recorded
+
+The dialect that uses it has no digests, so they are computed here as the bytes come, and the root is over them: what is
+committed is what was received. Bytes that are durable already and come again are compared with those on the disk.
+
+Invariant: bytes received − bytes durable ≤ ``UNDURABLE_MAX`` blocks and the one that is unfinished.
+
+Spec: BP1-DIA-008 to 014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
+from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
+from ..store import Facts, StoredFile, UploadKey
+from ..transfer.live_uploads import LiveUpload, LiveUploads
+from ..transfer.receiver import BlockInProgress, continue_prefix
+
+UNDURABLE_MAX = 63
+"""Whole blocks that may have been received and not be durable yet (BP1-DIA-014)."""
+
+
+class SequentialReceiver:
+    """One connection that brings an upload from its first missing byte to its end; the ``Feed`` of the upload.
+
+    Args:
+        uploads: where it goes.
+        on_stopped: called once if the upload is taken away after ``seek``: a newer connection has it, somebody cancelled
+            it, or a block could not be kept. Before, ``open`` raises that, so that it can be told.
+        reader: whether the file may be there already (BP1-COM-021).
+
+    Attributes:
+        stored: the receipt, once the file is complete.
+    """
+
+    def __init__(
+        self, uploads: LiveUploads, on_stopped: Callable[[BlockprotoError], None], reader: bool = False
+    ) -> None:
+        self._reader = reader
+        self.stored: StoredFile | None = None
+        self._uploads = uploads
+        self._on_stopped = on_stopped
+        self._upload: LiveUpload | None = None
+        self._stopped: BlockprotoError | None = None
+        self._begun = False
+        self._block: BlockInProgress | None = None
+        self._filesize = 0
+        self._durable = 0
+        self._next = 0
+        self._news = trio.lowlevel.ParkingLot()
+
+    # ---- what the dialect does --------------------------------------------------------------------------------
+
+    async def open(self, key: UploadKey, facts: Facts) -> int:
+        """Take the upload over, or begin it; returns the position up to which everything is durable.
+
+        That is the filesize if and only if the file is complete, and has its name.
+
+        Raises:
+            StoreFull, NotPermitted, SourceChanged: it cannot be taken.
+            Superseded, Cancelled: it was taken away meanwhile.
+            StoreFailed: the medium reported an error.
+        """
+        assert facts.filesize is not None
+        self._filesize = facts.filesize
+        found = await self._uploads.open(key, facts, None, self)
+        if isinstance(found, StoredFile):
+            self.stored = found
+            self._durable = self._next = found.filesize
+            return found.filesize
+        self._upload = found
+        await found.settle()
+        if (
+            self.stored is not None
+        ):  # an older connection had brought all of it, and its end was what was waited for
+            self._durable = self._next = self._filesize
+            return self._filesize
+        self._next = self._alive().position
+        if self._next < self._filesize:
+            await self._begin_block(go_on=True)
+        else:
+            await self.commit()
+        self._durable = self._next
+        return self._durable
+
+    def seek(self, position: int) -> None:
+        """The next bytes begin at ``position``, which is not behind what ``open`` returned; raises as ``open``."""
+        assert position <= self._durable
+        if self.stored is None:
+            self._alive()
+        self._begun = True
+        self._next = position
+
+    async def take(self, view: memoryview) -> None:
+        """Keep the next bytes; those of a file that is complete are dropped.
+
+        Args:
+            view: within the file; may be used again when this returns.
+
+        Raises:
+            SourceChanged: they are not those that are here already.
+            StoreFull, NotPermitted: they cannot be kept; what was kept stays.
+            Superseded, Cancelled: the upload was taken away.
+            StoreFailed: the medium reported an error.
+        """
+        if self.stored is None and self._next < self._durable:
+            again = view[: self._durable - self._next]
+            await self._compare(again)
+            view = view[len(again) :]
+        while view and self.stored is None:
+            block = self._block or await self._begin_block()
+            assert block.end is not None
+            part = view[: block.end - block.next]
+            upload = self._alive()
+            if block.writes and upload.owners.get(block.blockno) is self:
+                await upload.write(block.blockno, block.next, part)
+            block.hasher.update(part)
+            block.next += len(part)
+            self._next = block.next
+            view = view[len(part) :]
+            if block.next == block.end:
+                await self._end_block(block)
+
+    async def commit(self) -> None:
+        """All bytes have come: give the file its name, durably.
+
+        Raises: as ``take``; FileExists, DigestsDiffer: it cannot be finished.
+        """
+        upload = self._alive()
+        if not upload.finishing:
+            digests = await upload.digests(blocknum_of(self._filesize))
+            root = root_of(digests, len(digests))
+            self._alive().commit(self, root, self._filesize, upload.facts, self._reader)
+        while self.stored is None:
+            self._alive()
+            await self._news.park()
+
+    def leave(self) -> None:
+        """Let go of the upload; what is there of an unfinished block is recorded. Harmless when repeated."""
+        block, self._block = self._block, None
+        upload, self._upload = self._upload, None
+        if upload is None:
+            return
+        if block is not None and block.writes and upload.owners.get(block.blockno) is self:
+            upload.keep_prefix(block.blockno, block.prefix())
+        upload.leave(self)
+
+    # ---- blocks -----------------------------------------------------------------------------------------------
+
+    def _alive(self) -> LiveUpload:
+        if self._upload is None:
+            assert self._stopped is not None
+            raise self._stopped
+        return self._upload
+
+    async def _begin_block(self, *, go_on: bool = False) -> BlockInProgress:
+        """Begin the block at ``_next``; or ``go_on`` behind what is there of it, before the client was told where."""
+        upload = self._alive()
+        blockno = self._next // BLOCK_LENGTH
+        begin = blockno * BLOCK_LENGTH
+        end = min(begin + BLOCK_LENGTH, self._filesize)
+        prefix = upload.prefixes.get(blockno) if go_on else None
+        block = BlockInProgress(blockno, begin, begin + (prefix.length if prefix else 0), end)
+        block.known = upload.digest_of(blockno)
+        if block.known is None:
+            await upload.take_block(blockno, self)
+            if not await continue_prefix(upload, block):
+                block = BlockInProgress(blockno, begin, begin, end)
+        self._alive()
+        self._block = block
+        self._next = block.next
+        return block
+
+    async def _end_block(self, block: BlockInProgress) -> None:
+        upload = self._alive()
+        self._block = None
+        digest = block.hasher.digest()
+        if block.known is not None and digest != block.known:
+            raise SourceChanged(f"block {block.blockno} came before with other bytes")
+        if block.known is None and upload.owners.get(block.blockno) is self:
+            upload.block_verified(block.blockno, block.next - block.begin, digest)
+        while len(self._alive().pending) > UNDURABLE_MAX:
+            await self._news.park()
+
+    async def _compare(self, again: memoryview) -> None:
+        upload = self._alive()
+        there = memoryview(bytearray(len(again)))
+        read = await self._uploads.disk.read(upload.stored.read_into, self._next, there)
+        if there[:read] != again:
+            raise SourceChanged(f"bytes from position {self._next} on came before as others")
+        self._next += len(again)
+
+    # ---- what the upload tells (uploads.Feed) -----------------------------------------------------------------
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """See uploads.Feed."""
+        self._news.unpark_all()
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Feed."""
+        self.stored = stored
+        self._block = None
+        self.leave()
+        self._news.unpark_all()
+
+    def say_differ(self, error: DigestsDiffer) -> None:
+        """See uploads.Feed."""
+        self.say_stopped(error)
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Feed."""
+        self._stopped = error
+        self.leave()
+        self._news.unpark_all()
+        if self._begun:
+            self._on_stopped(error)

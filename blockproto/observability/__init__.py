@@ -1,0 +1,1 @@
+"""What people see of a running server or client: observers, logs, metrics, recordings and their explanation."""

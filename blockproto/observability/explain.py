@@ -1,0 +1,235 @@
+"""Why a transfer was slow or stuck, in plain words, from the log that ``observability.recorder`` wrote.
+
+The log says how many seconds the transfers waited for what. Only one thing is judged anew here: a wait in which nothing at
+all was heard, and which ended with the connection, was no slow line and no slow disk; nobody was there.
+
+A pure function of the log; knows nothing of connections.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import Code
+
+FORMAT = 1
+SILENT_S = 20.0
+"""A side that is there answers a PING before so much time has passed."""
+SHORT_S = 5.0
+"""So long a wait may be before a loss, and still belong to what was waited for."""
+
+_FASTER = (
+    "use a faster network, or --connections 4 where each single connection is held down; if other programs are faster over "
+    "this line, look at the disk and the load of the other side"
+)
+_DOING = {
+    "line": (
+        "the line carried no more, or the other side took no more from it",
+        _FASTER,
+    ),
+    "credit": (
+        "the line was free, and the other side had no room for more: it is busy, or writing takes long there",
+        "look at the disk and the load of the other side",
+    ),
+    "acknowledgement": (
+        "the bytes had arrived, and the other side had not made them durable yet",
+        "look at the disk of the other side: its syncs are slow, and nothing is acknowledged before them",
+    ),
+    "disk": (
+        "this machine: the file was being read, hashed or written here",
+        "look at the disk and the load of this machine",
+    ),
+    "peer": (
+        "the other side said nothing",
+        "see that the server runs, and that no firewall or mobile network silently drops the connection",
+    ),
+    "connecting": (
+        "there was no connection yet, or none any more",
+        "see that the server runs there and that the network holds; --retry-for says how long to come back",
+    ),
+}
+"""reason: what it means, what to do."""
+
+
+@dataclass(slots=True)
+class Explanation:
+    """What a log tells.
+
+    Attributes:
+        waits: seconds by reason.
+        elapsed_s: from the first line to the last.
+        losses: why connections were lost, in order.
+        payload_sent, payload_received: bytes of file content.
+        acknowledged: bytes of it that the other side made durable.
+        ack_lag_s: the longest that bytes were on their way to be durable.
+        round_trip_s: the shortest round trip, or None.
+        files: names, in the order in which they were begun.
+        errors: what the other side refused, in its words.
+        complete: whether the log was ended in order.
+    """
+
+    waits: Counter[str] = field(default_factory=Counter)
+    elapsed_s: float = 0.0
+    losses: list[str] = field(default_factory=list)
+    payload_sent: int = 0
+    payload_received: int = 0
+    acknowledged: int = 0
+    ack_lag_s: float = 0.0
+    round_trip_s: float | None = None
+    files: dict[str, None] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def reason(self) -> str | None:
+        """What was waited for the longest; None if there was nothing to wait for."""
+        return max(self.waits, key=lambda reason: self.waits[reason]) if self.waits else None
+
+    def share(self, reason: str) -> float:
+        """Which part of all waiting it was."""
+        total = sum(self.waits.values())
+        return self.waits[reason] / total if total else 0.0
+
+    @property
+    def advice(self) -> str:
+        """What to do about the reason."""
+        return _DOING[self.reason][1] if self.reason is not None else ""
+
+    def sentences(self) -> Iterable[str]:
+        """All of it for people, the reason first."""
+        if self.reason is None:
+            yield "Nothing was transferred long enough to say anything."
+        else:
+            meaning, advice = _DOING[self.reason]
+            yield f"{self.share(self.reason):.0%} of the time: {meaning}."
+            yield f"What to do: {advice}."
+            for reason, _ in self.waits.most_common()[1:]:
+                if self.share(reason) >= 0.05:
+                    yield f"{self.share(reason):.0%}: {_DOING[reason][0]}."
+        if self.losses:
+            times = "once" if len(self.losses) == 1 else f"{len(self.losses)} times"
+            yield f"The connection was lost {times}, the last time because: {self.losses[-1]}."
+        for error in dict.fromkeys(self.errors):
+            yield f"The other side refused something: {error}."
+        yield self._figures()
+        if not self.complete:
+            yield "The log ends in the middle: the program was killed, or is still running."
+
+    def _figures(self) -> str:
+        moved = max(self.payload_sent, self.payload_received)
+        rate = moved / self.elapsed_s / 2**20 if self.elapsed_s else 0.0
+        trip = "" if self.round_trip_s is None else f", round trip {self.round_trip_s * 1000:.0f} ms at best"
+        lag = f", up to {self.ack_lag_s:.1f} s until durable" if self.ack_lag_s else ""
+        return f"{moved / 2**20:.1f} MiB in {self.elapsed_s:.1f} s, {rate:.2f} MiB/s{trip}{lag}."
+
+
+def explain(lines: Iterable[str]) -> Explanation:
+    """What the lines of a log tell.
+
+    Raises:
+        ValueError: this is no such log.
+    """
+    events = list(_parsed(lines))
+    if not events or events[0].get("event") != "begin":
+        raise ValueError(_NO_LOG)
+    if events[0].get("format") != FORMAT:
+        raise ValueError(f"the log has the format {events[0].get('format')}, this program knows {FORMAT}")
+    told = Explanation(elapsed_s=float(events[-1]["t"]))
+    silences: dict[int, Counter[str]] = {}
+    own = _own_questions(events)
+    for event in events:
+        if event["event"] == "error" and event.get("code") == Code.UNKNOWN_FILE and _stream(event) in own:
+            continue
+        _take(told, event, silences)
+    for silence in silences.values():
+        _settle(told, silence, lost=False)
+    return told
+
+
+_NO_LOG = "this is no log of a transfer: `put --log FILE` and `get --log FILE` write one"
+
+
+def _own_questions(events: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
+    """The streams on which an upload asked what is there: that a file is not there yet is no refusal then.
+
+    A download asks, too; there it is one.
+    """
+    begun = [event for event in events if event["event"] == "transfer"]
+    if not any(event.get("message") in ("OPEN", "BLOCK") for event in begun):
+        return set()
+    return {_stream(event) for event in begun if event.get("message") == "LIST"}
+
+
+def _stream(event: Mapping[str, Any]) -> tuple[int, int]:
+    return int(event.get("connection", 0)), int(event.get("stream", 0))
+
+
+def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """The events; a last line that was cut off is left out."""
+    waiting: str | None = None
+    for number, line in enumerate(lines):
+        if waiting is not None:
+            yield _event(waiting, number)
+        waiting = line.strip() or None
+    if waiting is not None:
+        try:
+            last = _event(waiting, 0)
+        except ValueError:
+            return
+        yield last
+
+
+def _event(line: str, number: int) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict) or not isinstance(event.get("t"), int | float):
+        raise ValueError(_NO_LOG if number == 1 else f"line {number} is damaged: it is no event of a log")
+    return event
+
+
+def _take(told: Explanation, event: Mapping[str, Any], silences: dict[int, Counter[str]]) -> None:
+    """Count one event; ``silences`` holds, by connection, the waits since something was heard on it."""
+    kind, number = event["event"], int(event.get("connection", 0))
+    if kind == "second":
+        _take_second(told, event, silences.setdefault(number, Counter()))
+    elif kind in ("lost", "closed"):
+        _settle(told, silences.pop(number, Counter()), lost=kind == "lost")
+        if kind == "lost":
+            told.losses.append(str(event.get("why", "")))
+    elif kind == "reconnecting" and event.get("why"):
+        told.losses.append(str(event["why"])) if not told.losses else None
+    elif kind == "transfer" and event.get("filename"):
+        told.files[str(event["filename"])] = None
+    elif kind == "error":
+        told.errors.append(str(event.get("text") or f"code {event.get('code')}"))
+    elif kind == "end":
+        told.complete = True
+
+
+def _take_second(told: Explanation, event: Mapping[str, Any], silence: Counter[str]) -> None:
+    if event.get("bytes_in"):
+        _settle(told, silence, lost=False)
+    silence.update({reason: float(seconds) for reason, seconds in event["waits"].items()})
+    told.payload_sent += int(event.get("payload_sent", 0))
+    told.payload_received += int(event.get("payload_received", 0))
+    told.acknowledged += int(event.get("acknowledged", 0))
+    told.ack_lag_s = max(told.ack_lag_s, float(event.get("ack_lag_s") or 0))
+    trip = event.get("round_trip_s")
+    if trip is not None:
+        told.round_trip_s = trip if told.round_trip_s is None else min(told.round_trip_s, trip)
+
+
+def _settle(told: Explanation, silence: Counter[str], *, lost: bool) -> None:
+    """Count waits in which nothing was heard: as they are, or as silence when they were too long for anything else."""
+    waited_s = sum(seconds for reason, seconds in silence.items() if reason not in ("disk", "connecting"))
+    if waited_s >= SILENT_S or (lost and waited_s >= SHORT_S):
+        for reason in [reason for reason in silence if reason not in ("disk", "connecting")]:
+            silence["peer"] += silence.pop(reason)
+    told.waits.update(silence)
+    silence.clear()

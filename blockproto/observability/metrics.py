@@ -1,0 +1,183 @@
+"""Metrics: what a server does as numbers, in the form that Prometheus reads, on a port of their own.
+
+No label holds a filename, a token or a name of anybody: kinds, error codes, and for principals with a quota their ids, as
+long as there are few. Gauges are asked of the running server when somebody reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import trio
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from ..connection.endpoint import Deadline, Endpoint, Part
+from ..errors import Code
+from ..protocol.session import Limits, Session
+from ..store import BlockDone, Finish, StoredFile, Upload, Work
+from ..wire import Ack, Error, Message, Open
+from . import metrics_page
+from .observer import ConnectionLabel, Entered, Load, ObservedSession, Observer
+
+PRINCIPALS_MAX = 100
+"""Of more principals with a quota, none is shown: each is a time series that somebody has to keep."""
+_WORKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics(Observer):
+    """An observer that counts.
+
+    Attributes:
+        registry: what ``shown`` shows.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._received = Counter("blockproto_received_bytes", "Bytes from the network.", registry=registry)
+        self._sent = Counter("blockproto_sent_bytes", "Bytes to the network.", registry=registry)
+        self._came = Counter("blockproto_connections_came", "Connections.", ["kind"], registry=registry)
+        self._uploads = Counter(
+            "blockproto_uploads", "Streams that came to an upload with OPEN.", ["how"], registry=registry
+        )
+        self._downloads = Counter("blockproto_downloads", "Files that began to be sent.", registry=registry)
+        self._blocks = Counter("blockproto_blocks_durable", "Blocks made durable.", registry=registry)
+        self._bytes = Counter(
+            "blockproto_block_bytes_durable", "Bytes of the blocks made durable.", registry=registry
+        )
+        self._files = Counter("blockproto_files_committed", "COMMITs that gave a file.", registry=registry)
+        self._acks = Counter("blockproto_acks", "ACK frames said.", registry=registry)
+        self._refusals = Counter("blockproto_refusals", "ERROR frames said.", ["code"], registry=registry)
+        self._works = Histogram(
+            "blockproto_batch_works", "Works of a batch.", buckets=_WORKS, registry=registry
+        )
+        self._seconds = Histogram(
+            "blockproto_batch_seconds", "How long a batch took.", buckets=_SECONDS, registry=registry
+        )
+
+    def serving(self, load: Callable[[], Load]) -> None:
+        """See Observer."""
+        self.registry.register(_Loads(load, trio.lowlevel.current_trio_token()))
+
+    def endpoint(self, endpoint: Endpoint) -> Endpoint:
+        """See Observer."""
+        return _CountedEndpoint(endpoint, self._received, self._sent)
+
+    def session(self, limits: Limits) -> Session:
+        """See Observer."""
+        return ObservedSession(limits, self)
+
+    def came(self, kind: str) -> None:
+        """See Observer."""
+        self._came.labels(kind).inc()
+
+    def said(self, connection_label: ConnectionLabel | None, stream: int, message: Message) -> None:
+        """See Observer."""
+        if isinstance(message, Ack):
+            self._acks.inc()
+        elif isinstance(message, Error):
+            self._refusals.labels(Code(message.code).name).inc()
+        elif isinstance(message, Open):
+            self._downloads.inc()
+
+    def entered(self, upload: Upload, how: Entered) -> None:
+        """See Observer."""
+        self._uploads.labels(how).inc()
+
+    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+        """See Observer."""
+        self._works.observe(len(works))
+        self._seconds.observe(elapsed_s)
+        for work in works:
+            if isinstance(work, BlockDone) and work.outcome is None:
+                self._blocks.inc()
+                self._bytes.inc(work.length)
+            elif (
+                isinstance(work, Finish)
+                and isinstance(work.outcome, StoredFile)
+                and not _is_as_it_was(work.outcome)
+            ):
+                self._files.inc()
+                self._blocks.inc(len(work.blocks))
+                self._bytes.inc(sum(block.length for block in work.blocks))
+
+
+def _is_as_it_was(stored: StoredFile) -> bool:
+    """Whether nothing was stored: the file was there, or what has its name was left."""
+    return stored.there or stored.left
+
+
+class _CountedEndpoint:
+    """An endpoint whose bytes are counted."""
+
+    def __init__(self, inner: Endpoint, received: Counter, sent: Counter) -> None:
+        self.peer, self.host = inner.peer, inner.host
+        self._inner = inner
+        self._received = received
+        self._sent = sent
+        self.limit_unsent = inner.limit_unsent
+        self.end_sending = inner.end_sending
+        self.aclose = inner.aclose
+
+    async def receive_into(self, view: memoryview, deadline: Deadline = lambda: float("inf")) -> int | None:
+        """See Endpoint."""
+        received = await self._inner.receive_into(view, deadline)
+        if received:
+            self._received.inc(received)
+        return received
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        await self._inner.send(parts)
+        self._sent.inc(sum(len(part) for part in parts))
+
+
+class _Loads(Collector):
+    """The gauges, asked of the server when they are read; none once it has ended."""
+
+    def __init__(self, load: Callable[[], Load], token: trio.lowlevel.TrioToken) -> None:
+        self._load = load
+        self._token = token
+
+    def describe(self) -> list[Metric]:
+        """See Collector: nothing is asked when it is registered."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector; called by the thread that answers."""
+        try:
+            load = trio.from_thread.run_sync(self._load, trio_token=self._token)
+        except trio.RunFinishedError:
+            return
+        connections = GaugeMetricFamily("blockproto_connections", "Connections now.", labels=["kind"])
+        for kind, count in load.connections.items():
+            connections.add_metric([kind], count)
+        yield connections
+        yield GaugeMetricFamily("blockproto_open_uploads", "Uploads that are open.", value=load.uploads)
+        yield GaugeMetricFamily("blockproto_queued_works", "What waits to be made durable.", value=load.works)
+        yield GaugeMetricFamily(
+            "blockproto_disk_slow",
+            "Whether store calls leave the main thread: the disk is slow.",
+            value=load.disk_slow,
+        )
+        if 0 < len(load.used) <= PRINCIPALS_MAX:
+            used = GaugeMetricFamily(
+                "blockproto_principal_used_bytes", "Bytes of a principal with a quota.", labels=["principal"]
+            )
+            for principal, length in load.used.items():
+                used.add_metric([principal.hex()], length)
+            yield used
+
+
+def shown(metrics: Metrics, host: str, port: int) -> AbstractContextManager[int]:
+    """While inside, HTTP on ``host`` and ``port`` (0 picks a free one) shows the metrics; gives the port.
+
+    Raises:
+        NotPermitted: that cannot be listened on.
+    """
+    return metrics_page.shown(partial(generate_latest, metrics.registry), CONTENT_TYPE_LATEST, host, port)

@@ -1,0 +1,403 @@
+"""What happened on the connections of a client, second by second, as JSON lines: the log that ``explain`` reads.
+
+A recorder stands around what a connection uses, its session and its endpoint, and looks a few times a second at what the
+transfers wait for. A client without one has none of this: not a call, not a check for a frame.
+
+    {"t": 3.0, "event": "second", "connection": 1, "waits": {"line": 0.9, "credit": 0.1}, "sent": 262144, …}
+
+Events: begin, connected, transfer, second, lost, reconnecting, done, end; ``t`` is seconds since the beginning.
+
+What a transfer can wait for (``waits``, in seconds):
+    line             the line takes no more, or what is under way has not arrived, or was not read yet
+    credit           the other side grants no room for more bytes: it writes, or reads, more slowly than the line brings them
+    acknowledgement  bytes have arrived and are not durable yet on the other side
+    disk             this machine: reading, hashing or writing the file
+    peer             an answer, or bytes, of the other side
+    connecting       a connection, and the greeting on it
+
+Rules:
+    1. Names and sizes of files are in the log; what is in them, and what somebody comes in with, never is.
+    2. Every line is written when its second is over, so that the log of a killed program is complete but for that.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH
+from ..connection.connection import Connection
+from ..connection.endpoint import Deadline, Endpoint, Part
+from ..errors import BlockprotoError
+from ..protocol.session import Event, Limits, Payload, Received, Session, Side
+from ..wire import (
+    Ack,
+    Block,
+    Cancel,
+    Commit,
+    Committed,
+    Error,
+    Fetch,
+    List,
+    Message,
+    Open,
+    Opened,
+    Piece,
+    Remove,
+    Result,
+)
+
+FORMAT = 1
+LOOK_S = 0.05
+"""How often it is looked at what transfers wait for."""
+WRITE_S = 1.0
+"""How often it is written down."""
+_FRESH_S = 1.0
+"""A line over which something came so lately is slow at most; else the other side is silent."""
+
+
+@dataclass(slots=True)
+class _Transfer:
+    """One stream, as far as it tells what is waited for.
+
+    Attributes:
+        up: whether bytes go to the other side; None for a question.
+        answered: whether the other side has answered the first message.
+        committing: whether all has been said and the last answer is waited for.
+        blocks: bytes sent of each block that is not acknowledged, and when it was begun.
+    """
+
+    up: bool | None
+    answered: bool = False
+    committing: bool = False
+    blocks: dict[int, tuple[int, float]] = field(default_factory=dict)
+    last: int = 0
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes sent and not known to be durable."""
+        return sum(length for length, _ in self.blocks.values())
+
+
+class RecordedSession(Session):
+    """A client's session that counts what is said and heard."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(Side.CLIENT, limits)
+        self.transfers: dict[int, _Transfer] = {}
+        self.begun: deque[tuple[int, Message]] = deque()
+        self.errors: deque[tuple[int, Error]] = deque()
+        self.frames_out: Counter[str] = Counter()
+        self.frames_in: Counter[str] = Counter()
+        self.payload_in = 0
+        self.acknowledged = 0
+
+    def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
+        """See Session."""
+        frame = super().send(stream, message, payload_length)
+        self.frames_out[type(message).__name__.upper()] += 1
+        if stream:
+            self._said(stream, message, payload_length)
+        return frame
+
+    def next_event(self) -> Event | None:
+        """See Session."""
+        event = super().next_event()
+        if isinstance(event, Received):
+            self.frames_in[type(event.message).__name__.upper()] += 1
+            if isinstance(event.message, Error):
+                self.errors.append((event.stream, event.message))
+            if event.stream:
+                self._heard(event.stream, event.message)
+        elif isinstance(event, Payload):
+            self.payload_in += len(event.view)
+        return event
+
+    def _said(self, stream: int, message: Message, payload_length: int) -> None:
+        if stream not in self.transfers and isinstance(message, Open | Block | Fetch | List | Remove):
+            up = None if isinstance(message, List | Remove) else not isinstance(message, Fetch)
+            self.transfers[stream] = _Transfer(up, answered=isinstance(message, Block))
+            self.begun.append((stream, message))
+        transfer = self.transfers.get(stream)
+        if transfer is None:
+            return
+        if isinstance(message, Block | Piece):
+            if isinstance(message, Block):
+                transfer.last = message.blockno
+            length, since = transfer.blocks.get(transfer.last, (0, trio.current_time()))
+            transfer.blocks[transfer.last] = length + payload_length, since
+            transfer.committing = transfer.committing or message.commit
+        elif isinstance(message, Commit):
+            transfer.committing = True
+        elif isinstance(message, Committed | Error | Cancel):
+            del self.transfers[stream]
+
+    def _heard(self, stream: int, message: Message) -> None:
+        transfer = self.transfers.get(stream)
+        if transfer is None:
+            return
+        transfer.answered = True
+        if isinstance(message, Ack | Opened):
+            self._acknowledge(transfer, message)
+        elif isinstance(message, Error):
+            transfer.committing = False
+        if isinstance(message, Committed):
+            self.acknowledged += transfer.unacknowledged
+        if not self.is_open(stream) or isinstance(message, Committed | Result):
+            del self.transfers[stream]
+
+    def _acknowledge(self, transfer: _Transfer, message: Ack | Opened) -> None:
+        for blockno in list(transfer.blocks):
+            held = any(first <= blockno < first + number for first, number in message.held)
+            if held or (blockno + 1) * BLOCK_LENGTH <= message.position:
+                self.acknowledged += transfer.blocks.pop(blockno)[0]
+
+
+class RecordedEndpoint:
+    """An endpoint of which it is known what it is doing.
+
+    Attributes:
+        sending: whether a write waits for the line.
+        receiving: whether everything that came was handled, and more is waited for.
+        heard_at: when bytes came at last.
+    """
+
+    def __init__(self, inner: Endpoint) -> None:
+        self.peer, self.host = inner.peer, inner.host
+        self.sending = self.receiving = False
+        self.heard_at = trio.current_time()
+        self.bytes_in = self.bytes_out = 0
+        self._inner = inner
+
+    async def receive_into(self, view: memoryview, deadline: Deadline = lambda: float("inf")) -> int | None:
+        """See Endpoint."""
+        self.receiving = True
+        try:
+            received = await self._inner.receive_into(view, deadline)
+        finally:
+            self.receiving = False
+        if received:
+            self.bytes_in += received
+            self.heard_at = trio.current_time()
+        return received
+
+    async def send(self, parts: Sequence[Part]) -> None:
+        """See Endpoint."""
+        self.sending = True
+        try:
+            await self._inner.send(parts)
+        finally:
+            self.sending = False
+        self.bytes_out += sum(map(len, parts))
+
+    def limit_unsent(self, limited: bool) -> None:
+        """See Endpoint."""
+        self._inner.limit_unsent(limited)
+
+    async def end_sending(self) -> None:
+        """See Endpoint."""
+        await self._inner.end_sending()
+
+    async def aclose(self) -> None:
+        """See Endpoint."""
+        await self._inner.aclose()
+
+
+@dataclass(slots=True)
+class _Line:
+    """One connection of the client."""
+
+    number: int
+    endpoint: RecordedEndpoint
+    session: RecordedSession
+    connection: Connection | None = None
+    greeted: bool = False
+    waits: Counter[str] = field(default_factory=Counter)
+    before: dict[str, int] = field(default_factory=dict)
+
+    def waits_for(self, now: float) -> str | None:
+        """What the transfers on it wait for at this moment; None if there are none."""
+        transfers = self.session.transfers.values()
+        if not transfers:
+            return None
+        if self.session.peer_hello is None:
+            return "connecting"
+        if any(transfer.up for transfer in transfers):
+            return self._sending_waits_for()
+        if not self.endpoint.receiving:
+            return "disk"
+        downloads = any(transfer.up is False and transfer.answered for transfer in transfers)
+        return "line" if downloads and now - self.endpoint.heard_at < _FRESH_S else "peer"
+
+    def _sending_waits_for(self) -> str:
+        if self.endpoint.sending:
+            return "line"
+        session, ups = self.session, {no: one for no, one in self.session.transfers.items() if one.up}
+        carrying = {no: one for no, one in ups.items() if not one.committing and one.answered}
+        if not carrying:
+            return "acknowledgement" if any(one.committing for one in ups.values()) else "peer"
+        assert self.connection is not None
+        under_way = session.sent(0) - session.received_by_peer(0)
+        if under_way and (self.connection.pace.binds_one or len(carrying) > 1):
+            return "line"  # or the other side reads slowly: from here the two look alike
+        piece = self.connection.piece_length()
+        if all(session.sendable(stream) < piece for stream in carrying):
+            return "credit"
+        hello = session.peer_hello
+        most = hello.undurable_max if hello is not None else BLOCK_LENGTH
+        if all(one.unacknowledged + BLOCK_LENGTH > most for one in carrying.values()):
+            return "acknowledgement"
+        return "disk"
+
+
+class Recorder:
+    """Writes the log of one client.
+
+    Args:
+        file: where to; the caller closes it.
+        about: what the log is about, for people: the command, the version.
+    """
+
+    def __init__(self, file: TextIO, **about: Any) -> None:
+        self._file = file
+        self._begun_at = trio.current_time()
+        self._count = 0
+        self._lines: dict[Connection, _Line] = {}
+        self._missing_since: float | None = self._begun_at
+        self._connecting_s = 0.0
+        self._write("begin", format=FORMAT, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about)
+
+    def begin(self, endpoint: Endpoint, limits: Limits) -> tuple[RecordedEndpoint, RecordedSession]:
+        """What a new connection shall use."""
+        return RecordedEndpoint(endpoint), RecordedSession(limits)
+
+    def made(self, connection: Connection) -> None:
+        """A connection with these was made."""
+        endpoint, session = connection.endpoint, connection.session
+        assert isinstance(endpoint, RecordedEndpoint)
+        assert isinstance(session, RecordedSession)
+        self._count += 1
+        self._lines[connection] = _Line(self._count, endpoint, session, connection)
+        self._write("connected", connection=self._count, peer=endpoint.peer)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection has ended."""
+        line = self._lines.pop(connection)
+        self._write_second(line)
+        unanswered = len(line.session.transfers)
+        why = str(connection.lost)
+        silent_s = round(trio.current_time() - line.endpoint.heard_at, 3)
+        self._write("lost" if unanswered else "closed", connection=line.number, why=why, silent_s=silent_s)
+        if not self._lines:
+            self._missing_since = trio.current_time() if unanswered else None
+
+    def reconnecting(self, after_s: float, why: BlockprotoError) -> None:
+        """It will be dialled again."""
+        if self._missing_since is None:
+            self._missing_since = trio.current_time()
+        self._write("reconnecting", after_s=round(after_s, 3), why=str(why))
+
+    async def run(self) -> None:
+        """Look and write until cancelled; what is left is written then."""
+        try:
+            written_at = trio.current_time()
+            while True:
+                await trio.sleep(LOOK_S)
+                now = trio.current_time()
+                self._look(now)
+                if now - written_at >= WRITE_S:
+                    written_at = now
+                    self._write_all()
+        finally:
+            self._write_all()
+            self._write("end")
+
+    def _look(self, now: float) -> None:
+        for line in self._lines.values():
+            if not line.greeted and line.session.peer_hello is not None:
+                line.greeted = True
+                self._missing_since = None
+            reason = line.waits_for(now)
+            if reason is not None:
+                line.waits[reason] += LOOK_S  # type: ignore[assignment]
+        if not self._lines and self._missing_since is not None:
+            self._connecting_s += LOOK_S
+
+    def _write_all(self) -> None:
+        if self._connecting_s:
+            self._write("second", connection=0, waits={"connecting": round(self._connecting_s, 3)})
+            self._connecting_s = 0.0
+        for line in self._lines.values():
+            self._write_second(line)
+
+    def _write_second(self, line: _Line) -> None:
+        session = line.session
+        while session.begun:
+            stream, message = session.begun.popleft()
+            self._write("transfer", connection=line.number, stream=stream, **_facts(message))
+        while session.errors:
+            stream, error = session.errors.popleft()
+            code, scope = int(error.code), int(error.scope)
+            self._write(
+                "error", connection=line.number, stream=stream, code=code, scope=scope, text=error.text
+            )
+        after = {
+            "bytes_out": line.endpoint.bytes_out,
+            "bytes_in": line.endpoint.bytes_in,
+            "payload_sent": session.sent(0),
+            "payload_received_by_peer": session.received_by_peer(0),
+            "payload_received": session.payload_in,
+            "acknowledged": session.acknowledged,
+        }
+        grown = {name: value - line.before.get(name, 0) for name, value in after.items()}
+        if not line.waits and not any(grown.values()):
+            return
+        line.before = after
+        self._write(
+            "second",
+            connection=line.number,
+            waits={reason: round(seconds, 3) for reason, seconds in line.waits.items()},
+            **{name: value for name, value in grown.items() if value},
+            **self._standing(line),
+            out=dict(session.frames_out),
+            into=dict(session.frames_in),
+        )
+        line.waits.clear()
+        session.frames_out.clear()
+        session.frames_in.clear()
+
+    def _standing(self, line: _Line) -> dict[str, Any]:
+        """What stands at the end of a second: how much is under way and not durable, credit, and how fast the line seems."""
+        session, connection = line.session, line.connection
+        assert connection is not None
+        blocks = [block for one in session.transfers.values() for block in one.blocks.values()]
+        oldest = min((since for _, since in blocks), default=None)
+        pace = connection.pace
+        return {
+            "under_way": session.sent(0) - session.received_by_peer(0),
+            "unacknowledged": sum(length for length, _ in blocks),
+            "ack_lag_s": 0 if oldest is None else round(trio.current_time() - oldest, 3),
+            "credit": session.sendable(0),
+            "rate_bytes_s": None if pace.rate_bytes_s is None else round(pace.rate_bytes_s),
+            "round_trip_s": None if pace.round_trip_s is None else round(pace.round_trip_s, 4),
+        }
+
+    def _write(self, event: str, **fields: Any) -> None:
+        t = round(trio.current_time() - self._begun_at, 3)
+        print(json.dumps({"t": t, "event": event, **fields}), file=self._file, flush=True)
+
+
+def _facts(message: Message) -> dict[str, Any]:
+    """What is wanted of a stream: names and sizes, nothing else."""
+    facts: dict[str, Any] = {"message": type(message).__name__.upper()}
+    if isinstance(message, Open | Block):
+        facts |= {"filename": message.filename, "filesize": message.filesize}
+    elif isinstance(message, Fetch):
+        facts |= {"filename": message.filename, "first": message.first, "held": len(message.held)}
+    return facts

@@ -1,0 +1,1 @@
+"""What a server answers besides uploads, on streams of their own: FETCH, LIST, REMOVE and digests."""

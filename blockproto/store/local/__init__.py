@@ -1,0 +1,1 @@
+"""The server's store: a folder, partials beside it, and a ledger in LMDB."""

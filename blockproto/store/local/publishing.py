@@ -1,0 +1,441 @@
+"""Publishing: from a complete, durable partial to a file under its final name.
+
+The receipt names the target and the partial's inode before the rename, so recovery can tell what a crash left: the
+target has that inode (done), the partial is still there (rename again), or neither (the upload is lost, and said so).
+
+A final name never shows anything incomplete: it appears by one rename of a file whose bytes are synced.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...common.names import SafeName
+from ...common.times import ctime_of, mtime_of, set_mtime
+from ...errors import BlockprotoError, FileExists, SourceChanged, StoreFailed, StoreFull
+from .. import Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey
+from ..folder_io import Folders, move_new, move_over, open_to_read
+from ..os_errors import refusal
+from ..rules import RECEIPT_GRACE_MS, outcome_of
+from .brief_upload import BriefUpload
+from .ledger import View
+from .name_choice import NameChoice, NameChooser, left_as
+from .name_collisions import NameCollisions
+from .records import Finalising, Identity, ReceiptRecord, UploadRecord
+
+if TYPE_CHECKING:
+    from .store import LocalStore
+    from .upload import LocalUpload
+
+FURTHER_LOOKED_AT = 8
+"""Of the further receipts of a file, how many are looked at when one more comes: old ones go, so few are ever kept."""
+
+
+@dataclass(slots=True)
+class Owed:
+    """What the ledger has to be told with the next batch.
+
+    Attributes:
+        receipt: of the commit it is about.
+        upload: (key, storage_id) of the upload record that goes with it, or None.
+        undo: the commit did not happen: forget the receipt.
+        former: the file_id that the name had before, to be restored by ``undo``.
+    """
+
+    receipt: ReceiptRecord
+    upload: tuple[UploadKey, bytes] | None = None
+    undo: bool = False
+    former: bytes | None = None
+
+    def pay(self, view: View) -> None:
+        """Tell it."""
+        if self.undo:
+            view.undo_receipt(self.receipt, self.former)
+            return
+        view.drop_finalising(self.receipt.file_id)
+        if self.upload is not None:
+            view.drop_upload(*self.upload)
+
+
+@dataclass(slots=True, eq=False)
+class Publication:
+    """One file on the way to its name.
+
+    Attributes:
+        work: what asks for it.
+        upload: whose bytes.
+        receipt: what is recorded before the name is there.
+        record: the upload record that goes with it, or None.
+        former: the file_id the name had before.
+        over: it replaces what has the name.
+        twins: works of the batch that repeat ``work``.
+        error: why it did not get its name.
+    """
+
+    work: Finish
+    upload: LocalUpload | BriefUpload
+    receipt: ReceiptRecord
+    record: UploadRecord | None
+    former: bytes | None
+    over: bool = False
+    twins: list[Finish] = field(default_factory=list)
+    error: BlockprotoError | None = None
+
+    @property
+    def finalising(self) -> Finalising | None:
+        """What recovery needs to finish it; a brief file is sent again instead."""
+        if self.record is None or isinstance(self.upload, BriefUpload):
+            return None
+        return Finalising(self.record.storage_id, IfExists.REPLACE if self.over else IfExists.KEEP)
+
+
+class Publisher:
+    """The publications of one batch.
+
+    Args:
+        store: the store.
+        folders: the folders the batch has open; those changed here are added to its ``changed``.
+    """
+
+    def __init__(self, store: LocalStore, folders: Folders) -> None:
+        self._store = store
+        self._folders = folders
+        self._publications: dict[bytes, Publication] = {}
+        self._made: list[tuple[Finish, ReceiptRecord]] = []
+        self._decided: dict[bytes, tuple[Finish | Adopt, StoredFile, list[Finish]]] = {}
+        self._collisions = NameCollisions(folders) if store.portable else None
+        self._chooser = NameChooser(store.finished, folders, self._collisions)
+        self._now_ms = store.now_ms()
+        self._ctime_ns: int | None = None
+
+    def changed(self, name: str | None = None) -> None:
+        """A work of the batch changed what has a name, or what is known of it; None: perhaps of many names."""
+        self._chooser.forget(name)
+
+    def has(self, file_id: bytes) -> bool:
+        """Whether an upload's file is being published."""
+        return file_id in self._publications
+
+    def join(self, work: Finish) -> bool:
+        """Whether ``work`` repeats one of this batch, and then gets the same outcome."""
+        file_id = work.upload.file_id
+        decided = self._decided.get(file_id)
+        publication = self._publications.get(file_id)
+        if publication is not None:
+            first: Finish | Adopt = publication.work
+            twins = publication.twins
+        elif decided is not None:
+            first, _, twins = decided
+        else:
+            return False
+        if first.root != work.root:
+            raise SourceChanged("this sourceid is being committed with other bytes")
+        if first.facts.if_exists is not work.facts.if_exists:
+            raise Undecided
+        twins.append(work)
+        return True
+
+    # -- plan
+
+    def plan(
+        self,
+        view: View,
+        work: Finish,
+        upload: LocalUpload | BriefUpload,
+        record: UploadRecord | None,
+        own: ReceiptRecord | None,
+    ) -> bool:
+        """Choose a name and settle the partial; False if the file is there already, or what is there is left.
+
+        Args:
+            view: the batch's transaction.
+            work: what to publish; its blocks and root are checked.
+            upload: its upload.
+            record: its upload record; of a brief file one of the same key that is superfluous now.
+            own: its receipt of another rule.
+
+        Raises:
+            FileExists: the name is taken and the work wants to be refused then.
+            NameRefused: names are to be portable, and this one is not.
+            Undecided: whether the file is there already has to be found out first.
+            BlockprotoError: the veto of ``work``.
+            OSError: as the system reports it.
+        """
+        if self._collisions is not None:
+            self._collisions.check(work.facts.filename)
+        name = work.facts.filename.text
+        former = view.file_id_of(name)
+        choice = NameChoice(name)
+        known = former is not None or self._chooser.is_planned(name) or work.rounds
+        if known or work.facts.if_exists is not IfExists.KEEP:
+            choice = self._chooser.choose(view, work)
+            if self.decide(view, work, choice):
+                return False
+            former = view.file_id_of(choice.name)
+        if work.veto is not None:
+            raise work.veto
+        found = upload.settle(work.facts, work.filesize)
+        receipt = self._receipt(work, choice.name, self._store.finished.identity(found))
+        self._forget(view, own)
+        self._plan_name(choice.name, receipt)
+        over = choice.over
+        self._publications[upload.file_id] = Publication(work, upload, receipt, record, former, over)
+        return True
+
+    def adopt(self, view: View, work: Adopt) -> bool:
+        """Whether an upload is a file that is there, or is to be left, before its bytes have come."""
+        if self._collisions is not None:
+            self._collisions.check(work.facts.filename)
+        return self.decide(view, work, self._chooser.choose(view, work))
+
+    def _plan_name(self, name: str, receipt: ReceiptRecord | None) -> None:
+        self._chooser.plan(name, receipt)
+        if self._collisions is not None:
+            self._collisions.add(SafeName(name))
+
+    def _forget(self, view: View, own: ReceiptRecord | None) -> None:
+        """An upload that begins anew has a receipt of another rule, perhaps under another name (BP1-COM-027)."""
+        if own is not None:
+            view.drop_receipt(own)
+            self._store.finished.sealed.pop(own.file_id, None)
+
+    def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
+        return ReceiptRecord(
+            key=work.upload.key,
+            file_id=work.upload.file_id,
+            root=work.root,
+            filesize=work.filesize,
+            identity=identity,
+            committed_ms=self._now_ms,
+            stored_as=name,
+            filetype=work.facts.filetype,
+            if_exists=work.facts.if_exists,
+        )
+
+    def decide(self, view: View, work: Finish | Adopt, choice: NameChoice) -> bool:
+        """Whether what has the name is the file, or is left: then there is nothing to publish.
+
+        Raises:
+            OSError: as the system reports it.
+        """
+        key = work.key if isinstance(work, Adopt) else work.upload.key
+        if choice.left is not None:
+            stored = left_as(self._store.finished, view, key, choice.name, choice.left, work.reader)
+        elif choice.there is not None:
+            stored = self._joined(view, work, key, choice.name, choice.there)
+        else:
+            return False
+        self._decided[self._store.state.file_id(key)] = work, stored, []
+        return True
+
+    def _joined(
+        self, view: View, work: Finish | Adopt, key: UploadKey, name: str, found: os.stat_result
+    ) -> StoredFile:
+        """The file has one more receipt (BP1-COM-023); where it was to be replaced it gets mtime and mode."""
+        finished, store = self._store.finished, self._store
+        before = [receipt for receipt in self._receipts_of(view, name) if finished.is_of(receipt, found)]
+        if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):
+            found = self._touch(name, work.facts)
+            for receipt in before:
+                receipt.identity, receipt.ctime_bound = finished.identity(found), ctime_of(found)
+                view.change_receipt(receipt)
+        receipt = ReceiptRecord(
+            key=key,
+            file_id=store.state.file_id(key),
+            root=work.root,
+            filesize=found.st_size,
+            identity=finished.identity(found),
+            committed_ms=self._now_ms,
+            stored_as=name,
+            filetype=work.facts.filetype,
+            if_exists=work.facts.if_exists,
+            ctime_bound=ctime_of(found),
+        )
+        self._forget(view, view.receipt(receipt.file_id))
+        others = [one for one in before if one.file_id != receipt.file_id]
+        before_ms = store.expiry_now_ms() - RECEIPT_GRACE_MS
+        for old in [one for one in others[1:] if one.committed_ms <= before_ms]:
+            view.drop_receipt(old)
+        if others:
+            view.put_further(receipt)
+        else:
+            view.put_receipt(receipt, None)
+        return receipt.stored(view.digests_of(name, finished.stamp(found))[0], there=True)
+
+    def _receipts_of(self, view: View, name: str) -> list[ReceiptRecord]:
+        """The receipts of a name: the first, and some of the further ones."""
+        first = view.file_id_of(name)
+        ids = [] if first is None else [first, *view.further(name, FURTHER_LOOKED_AT)]
+        return [receipt for receipt in map(view.receipt, ids) if receipt is not None]
+
+    def _touch(self, name: str, facts: Facts) -> os.stat_result:
+        """Give a file that is there mtime and mode, durably; returns what it is then."""
+        folder, _, last = name.rpartition("/")
+        fd, found = open_to_read(self._folders.open(folder), last.encode())
+        try:
+            wanted_mode = stat.S_IMODE(found.st_mode) if facts.mode is None else facts.mode & 0o777
+            wanted_mtime = mtime_of(found) if facts.mtime_ns is None else facts.mtime_ns
+            if (stat.S_IMODE(found.st_mode), mtime_of(found)) == (wanted_mode, wanted_mtime):
+                return found
+            with suppress(PermissionError):
+                os.fchmod(fd, wanted_mode)
+            set_mtime(fd, wanted_mtime)
+            os.fsync(fd)
+            self._chooser.forget(name)
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def make_folder(self, view: View, work: Finish) -> None:
+        """Make a folder with its mode and mtime; one that is there already takes them on.
+
+        Its owner always keeps the right to change it, or its files could not follow.
+
+        Raises:
+            FileExists: a file has the name, or is to get it in this batch (BP1-COM-013).
+            NameRefused: as for ``plan``.
+            OSError: as the system reports it.
+        """
+        name, facts = work.facts.filename.text, work.facts
+        if self._collisions is not None:
+            self._collisions.check(facts.filename)
+            self._collisions.add(facts.filename)
+        found = self._chooser.look(name)
+        if self._chooser.is_planned(name) or (found is not None and not stat.S_ISDIR(found.st_mode)):
+            raise FileExists("a file has the name of the folder")
+        if found is not None and facts.if_exists in (IfExists.SKIP, IfExists.UPDATE):
+            self.decide(view, work, NameChoice(name, left=found))
+            return
+        self._forget(view, view.receipt(work.upload.file_id))
+        fd = self._folders.make(name)
+        self._chooser.forget(name)
+        if facts.mode is not None:
+            os.fchmod(fd, facts.mode | 0o700)
+        if facts.mtime_ns is not None:
+            set_mtime(fd, facts.mtime_ns)
+        self._folders.changed.add(name)
+        receipt = self._receipt(work, name, self._store.finished.identity(os.fstat(fd)))
+        self._made.append((work, receipt))
+
+    # -- record
+
+    def record(self, view: View) -> None:
+        """Write receipts and FINALISING."""
+        self._store.finished.hide(self._publications)
+        for publication in self._publications.values():
+            view.put_receipt(publication.receipt, publication.finalising)
+        for _, receipt in self._made:
+            view.put_receipt(receipt, None)
+        self._store.mark_unsynced(view, bool(self._publications))
+
+    def forget(self) -> None:
+        """The transaction did not happen."""
+        self._store.finished.show(self._publications)
+        self._publications.clear()
+        self._made.clear()
+        self._decided.clear()
+
+    # -- publish
+
+    def publish(self) -> None:
+        """Give every file its name; what goes wrong for one is its own ``error``."""
+        collided = [one for one in self._publications.values() if not self._publish(one)]
+        while collided:
+            self._choose_again(collided)
+            collided = [one for one in collided if one.error is None and not self._publish(one)]
+        self._ctime_ns = self._last_ctime()
+
+    def _last_ctime(self) -> int | None:
+        """The ctime (ns) of the file that got its name last: that of no other is later, as long as nobody touches it."""
+        for publication in reversed(self._publications.values()):
+            if publication.error is None:
+                found = self._chooser.look(publication.receipt.stored_as)
+                return None if found is None else ctime_of(found)
+        return None
+
+    def _publish(self, publication: Publication) -> bool:
+        """Give a file its name; False if somebody else has it."""
+        try:
+            folder, _, last = publication.receipt.stored_as.rpartition("/")
+            folder_fd = self._folders.make(folder)
+            partial = publication.upload.partial_name
+            move = move_over if publication.over else move_new
+            move(self._store.partials_fd, partial, folder_fd, last.encode())
+            self._folders.changed.add(folder)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as exc:
+            publication.error = refusal(exc)
+            if isinstance(publication.error, StoreFailed):
+                raise publication.error from exc
+            return True
+
+    def _choose_again(self, collided: list[Publication]) -> None:
+        """Choose and record other names for files whose names were taken by somebody unknown to the ledger."""
+        try:
+            with self._store.ledger.write() as view:
+                for publication in collided:
+                    self._choose_one_again(view, publication)
+        except StoreFull as exc:
+            for publication in collided:
+                publication.error = publication.error or exc
+
+    def _choose_one_again(self, view: View, publication: Publication) -> None:
+        Owed(publication.receipt, undo=True, former=publication.former).pay(view)
+        self._chooser.unplan(publication.receipt.stored_as)
+        try:
+            choice = self._chooser.choose(view, publication.work)
+            if choice.there is not None or choice.left is not None:
+                raise Undecided
+        except OSError as exc:
+            publication.error = refusal(exc)
+            return
+        except BlockprotoError as exc:
+            publication.error = exc
+            return
+        publication.receipt.stored_as, publication.over = choice.name, choice.over
+        self._plan_name(choice.name, publication.receipt)
+        publication.former = view.file_id_of(choice.name)
+        view.put_receipt(publication.receipt, publication.finalising)
+
+    def end(self) -> None:
+        """Set the outcomes and note what the ledger is owed; the folders are synced.
+
+        A receipt of a file that did not get its name is taken back at once: recovery would believe it.
+        """
+        for work, receipt in self._made:
+            work.outcome = receipt.stored()
+        for first, stored, twins in self._decided.values():
+            for one in (first, *twins):
+                one.outcome = stored
+        self._store.finished.show(self._publications)
+        failed = False
+        for publication in self._publications.values():
+            failed |= publication.error is not None
+            self._end(publication)
+        if failed:
+            self._store.pay_now()
+
+    def _end(self, publication: Publication) -> None:
+        receipt, record = publication.receipt, publication.record
+        if publication.error is not None:
+            self._store.owed.append(Owed(receipt, undo=True, former=publication.former))
+            for work in (publication.work, *publication.twins):
+                work.outcome = outcome_of(publication.error)
+            return
+        if self._ctime_ns is not None:
+            self._store.finished.seal(receipt.file_id, self._ctime_ns)
+        stored = receipt.stored()
+        for work in (publication.work, *publication.twins):
+            work.outcome = stored
+        publication.upload.leave()
+        if record is not None:
+            if isinstance(publication.upload, BriefUpload):
+                self._store.end_partial(record.key, record.storage_id)
+            self._store.recorded.pop(record.file_id, None)
+            self._store.owed.append(Owed(receipt, (record.key, record.storage_id)))

@@ -1,0 +1,186 @@
+"""Removing finished files and folders: the files first, then what the ledger knows of them.
+
+In that order a crash leaves at worst a receipt whose file is gone, which does not count.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...common.names import FILENAME_LENGTH_MAX, is_reserved
+from ...errors import UnknownFile
+from .. import Remove
+from ..folder_io import Folders, open_folder, remove_file
+from .finished_files import FinishedFiles
+from .ledger import View
+
+FORGET_MAX = 100_000
+"""How many names one transaction forgets; receipts beyond that go with the sweep."""
+
+
+def remove_entry(view: View, folders: Folders, finished: FinishedFiles, work: Remove) -> None:
+    """Remove a file, or a folder.
+
+    Args:
+        view: the batch's transaction.
+        folders: what is to be synced is added to its ``changed``.
+        finished: the store's files.
+        work: what to remove.
+
+    Raises:
+        UnknownFile: there is no such file or folder.
+        OSError: as the system reports it; ENOTEMPTY for a folder with entries.
+    """
+    name = _name(view, finished, work)
+    found = finished.look(name, folders)
+    if found is None:
+        raise UnknownFile
+    above, _, last = name.rpartition("/")
+    gone = [name]
+    try:
+        if not stat.S_ISDIR(found.st_mode):
+            os.unlink(last.encode(), dir_fd=folders.open(above))
+        elif not work.recursive:
+            os.rmdir(last.encode(), dir_fd=folders.open(above))
+        else:
+            inside = _Tree(folders.open(above), last, name).remove()
+            for one in inside:
+                if len(gone) < FORGET_MAX:
+                    gone.append(one)
+    finally:
+        folders.forget(name)  # also when some of it is left: what the batch has open of it may be gone
+    folders.changed.add(above)
+    for one in gone:
+        view.drop_name(one)
+
+
+def _name(view: View, finished: FinishedFiles, work: Remove) -> str:
+    if work.filename is not None:
+        return work.filename.text
+    receipt = None if work.file_id is None else view.receipt(work.file_id)
+    if receipt is None or not finished.is_true(receipt):
+        raise UnknownFile
+    return receipt.stored_as
+
+
+class _Tree:
+    """A folder that goes with all in it, links and special files themselves too.
+
+    It may be deeper than the stack, than any path and than there are descriptors: one folder is open at a time, and the way
+    back up is "..", which must lead to the folder that it led down from.
+
+    What is a store's own stays, and with it the folders it is in.
+
+    Args:
+        above_fd: the folder it is in; stays the caller's.
+        last: its name there.
+        name: its whole name.
+    """
+
+    def __init__(self, above_fd: int, last: str, name: str) -> None:
+        self._above_fd = above_fd
+        self._fd = open_folder(above_fd, last.encode())
+        self._way = [_Level(last.encode(), name, _identity(self._fd))]
+
+    def remove(self) -> Iterator[str]:
+        """Remove it; yields the names that were files' or folders'.
+
+        Raises:
+            OSError: as the system reports it; ENOTEMPTY if something of a store's own is in it, when all else is gone.
+        """
+        try:
+            while self._way:
+                level = self._way[-1]
+                if level.folders is None:
+                    yield from self._remove_files(level)
+                elif level.folders:
+                    self._go_down(level, level.folders.pop())
+                else:
+                    yield from self._go_up(self._way.pop())
+        finally:
+            os.close(self._fd)
+
+    def _remove_files(self, level: _Level) -> Iterator[str]:
+        level.folders = []
+        with os.scandir(self._fd) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, folder in found:
+            if is_reserved(name):
+                level.stays = True
+            elif folder:
+                level.folders.append(os.fsencode(name))
+            elif remove_file(self._fd, os.fsencode(name)):
+                yield from _known_as(_below(level.name, name))
+
+    def _go_down(self, level: _Level, last: bytes) -> None:
+        try:
+            fd = open_folder(self._fd, last)
+        except FileNotFoundError:
+            return  # somebody else removed it
+        os.close(self._fd)
+        self._fd = fd
+        self._way.append(_Level(last, _below(level.name, os.fsdecode(last)), _identity(fd)))
+
+    def _go_up(self, level: _Level) -> Iterator[str]:
+        if not self._way:
+            if level.stays:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+            os.rmdir(level.last, dir_fd=self._above_fd)
+        else:
+            fd = open_folder(self._fd, b"..")
+            os.close(self._fd)
+            self._fd = fd
+            if _identity(fd) != self._way[-1].identity:
+                raise OSError(errno.EBUSY, "somebody moved the folder meanwhile")
+            if level.stays:
+                self._way[-1].stays = True
+                return
+            os.rmdir(level.last, dir_fd=fd)
+        yield from _known_as(level.name)
+
+
+@dataclass(slots=True)
+class _Level:
+    """A folder on the way down.
+
+    Attributes:
+        last: its name in the folder above.
+        name: its whole name; None if nobody can have been told of it.
+        identity: what it is, to know it again.
+        folders: the folders in it that are still there; None if nobody has looked.
+        stays: whether it holds something that stays.
+    """
+
+    last: bytes
+    name: str | None
+    identity: tuple[int, int]
+    folders: list[bytes] | None = None
+    stays: bool = False
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino
+
+
+def _below(above: str | None, name: str) -> str | None:
+    """The whole name of an entry, as the ledger can know it: UTF-8, and not too long."""
+    if above is None or len(above) + len(name) >= FILENAME_LENGTH_MAX or not _is_utf8(name):
+        return None
+    return f"{above}/{name}"
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _known_as(name: str | None) -> tuple[str, ...]:
+    return () if name is None else (name,)

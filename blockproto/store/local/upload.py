@@ -1,0 +1,90 @@
+"""LocalUpload: an upload of the local store as the engine holds it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ...common.blocks import BlockSet
+from ...errors import StoreFailed
+from .. import Facts, Prefix
+from .partial import Partial
+from .records import UploadRecord
+
+if TYPE_CHECKING:
+    from .store import LocalStore
+
+
+class LocalUpload:
+    """An upload of a LocalStore; the port's ``Upload``."""
+
+    __slots__ = (
+        "_open",
+        "_store",
+        "attempt",
+        "expires_ms",
+        "facts",
+        "file_id",
+        "held",
+        "key",
+        "partial",
+        "prefixes",
+        "record",
+        "short_end",
+    )
+
+    def __init__(self, store: LocalStore, record: UploadRecord, partial: Partial) -> None:
+        self.key = record.key
+        self.facts = record.facts
+        self.file_id = record.file_id
+        self.attempt = record.attempt
+        self.expires_ms: int | None = record.expires_ms
+        self.held = BlockSet()
+        self.short_end = record.shape.short_end
+        self.prefixes: dict[int, Prefix] = {}
+        self.record = record
+        self.partial = partial
+        self._store = store
+        self._open = True
+        partial.take()
+
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
+    def write(self, position: int, piece: memoryview) -> None:
+        """See the port. Durability: none before ``commit``."""
+        self._store.check_usable()
+        try:
+            self.partial.write(position, piece)
+        except StoreFailed as exc:
+            raise self._store.fail(exc) from exc
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """See the port."""
+        return self.partial.read_into(position, view)
+
+    @property
+    def partial_name(self) -> bytes:
+        """The partial's name in the folder of partials."""
+        return self.partial.name
+
+    def settle(self, facts: Facts, size: int) -> os.stat_result:
+        """See ``Partial.settle``."""
+        return self.partial.settle(facts, size)
+
+    def leave(self) -> None:
+        """It got its final name."""
+        self._store.has_ended(self)
+
+    def digest(self, blockno: int) -> bytes | None:
+        """See the port."""
+        with self._store.ledger.read() as view:
+            return view.digest(self.partial.storage_id, blockno)
+
+    def close(self) -> None:
+        """See the port; bytes the ledger does not know are removed by the last who lets go."""
+        if self._open:
+            self._open = False
+            self._store.let_go(self)

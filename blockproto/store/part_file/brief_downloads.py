@@ -1,0 +1,413 @@
+"""BriefDownloads: many downloads of at most one block each, made durable together.
+
+    FOLDER/.blockproto-LABEL.part     one file's bytes, until it has its name; LABEL is random
+
+Twenty thousand small files are twenty thousand times this, so a file here has no lock, no ledger and no sync of its
+own, and a folder is looked into once: a batch syncs the bytes of all its files, renames each, syncs the folders, and only
+then is anything of it acknowledged. A name never appears incomplete. What a crash leaves is a hidden partial that nobody was
+promised; the next download into that folder removes it once it is a day old. Runs on Linux, macOS and Windows.
+
+Spec: spec/store.md §7.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...common.blocks import BlockSet
+from ...common.names import SafeName, show_name
+from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from .. import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
+from ..os_errors import refusal
+from ..rules import check_brief, outcome_of
+from .files import old_stem
+from .final_name import CompleteFile
+from .open_file import OpenFile
+from .part_names import NAME, OLD_LEDGER, PartNames, is_ours, names_of
+from .portable_io import read_at, set_facts, write_at
+from .target_folder import TargetFolder
+
+SYNC_EACH_MAX = 8
+"""How many files are synced one by one; for more, one ``syncfs`` is cheaper where there is one."""
+ORPHAN_S = 24 * 3600
+FOLDERS_MAX = 1000
+OPEN_MAX = 64
+"""Folders held open; with more of them each is opened when it is used."""
+CARRIED_MAX = 64 * 1024
+"""Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
+KEPT_OPEN_MAX = 64
+"""How many files of a batch stay open until they are named; the others are opened again for it."""
+_HAS_SYNCFS = sys.platform == "linux"
+
+
+@dataclass(slots=True)
+class Folder:
+    """A folder that downloads go to, as it was when the first of them came.
+
+    Attributes:
+        place: of it.
+        not_taken: names that an ordinary download has to judge: what is no regular file, and what one has begun.
+        many: whether there are too many of them to be held open.
+    """
+
+    place: TargetFolder
+    not_taken: frozenset[str]
+    many: bool = False
+
+    def rest(self) -> None:
+        """It is not needed for now."""
+        if self.many:
+            self.place.rest()
+
+
+class BriefDownload:
+    """One file of a ``BriefDownloads``; the port's ``Upload``. Used by one thread at a time, and closed by any."""
+
+    __slots__ = (
+        "_content",
+        "_file",
+        "_found",
+        "attempt",
+        "dest",
+        "exists",
+        "expires_ms",
+        "facts",
+        "file_id",
+        "folder",
+        "gone",
+        "held",
+        "key",
+        "partial",
+        "prefixes",
+        "settled",
+        "short_end",
+    )
+
+    def __init__(self, dest: Destination, folder: Folder, key: UploadKey, facts: Facts) -> None:
+        label = secrets.token_hex(8)
+        self.key = key
+        self.facts = facts
+        self.file_id = label.encode()
+        self.attempt = 0
+        self.expires_ms: int | None = None
+        self.held = BlockSet()
+        self.short_end: int | None = None
+        self.prefixes: dict[int, Prefix] = {}
+        self.dest = dest
+        self.folder = folder
+        self.partial = names_of(label).partial
+        self.exists = False
+        self.settled = False
+        self.gone = False
+        self._file = OpenFile()
+        self._found: os.stat_result | None = None
+        self._content = b""
+
+    @property
+    def in_memory(self) -> bool:
+        """See the port."""
+        return False
+
+    def write(self, position: int, piece: memoryview) -> None:
+        """See the port. The last byte settles the file and closes it; a small file is only remembered."""
+        filesize = self.facts.filesize
+        if filesize is not None and filesize <= CARRIED_MAX and position == len(self._content):
+            self._content += piece
+            return
+        try:
+            with self._file.use(self._open) as fd:
+                write_at(fd, position, piece)
+            if position + len(piece) == filesize:
+                self.settle()
+        except OSError as exc:
+            raise refusal(exc) from exc
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """See the port."""
+        if self.exists:
+            with self._file.use(self._open) as fd:
+                return read_at(fd, position, view)
+        piece = self._content[position : position + len(view)]
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def digest(self, blockno: int) -> bytes | None:
+        """See the port: there is no ledger."""
+        return None
+
+    def close(self) -> None:
+        """See the port: without a commit its bytes go."""
+        self._file.shut()
+        if self.exists and not self.gone:
+            with suppress(OSError, BlockprotoError):
+                self.folder.place.remove(self.partial)
+                self.folder.rest()
+        self.gone = True
+
+    def settle(self, *, keep_open: bool = False) -> None:
+        """Give it its mode and mtime and close it, unless it is to stay open; repeated without effect."""
+        if self.settled:
+            return
+        with self._file.use(self._open) as fd:
+            if self._content:
+                write_at(fd, 0, memoryview(self._content))
+                self._content = b""
+            set_facts(fd, self.folder.place.path, self.partial, self.facts.mode, self.facts.mtime_ns)
+            self._found = os.fstat(fd)
+        self.settled = True
+        mode = self.facts.mode
+        if not keep_open and (mode is None or mode & 0o400):
+            self.rest()  # else it stays open: it could not be opened again to be synced
+
+    def sync(self) -> None:
+        """Make bytes, mode and mtime durable."""
+        with self._file.use(self._open) as fd:
+            os.fsync(fd)
+        self.rest()
+
+    def give_name(self) -> str:
+        """Give it its final name, which is returned; see ``CompleteFile.give_name``.
+
+        Durability: not before the folder is synced.
+        """
+        assert self._found is not None
+        complete = CompleteFile(
+            self.folder.place, self.partial, self._found, self._file, self._open, self.dest, self.facts
+        )
+        target, there = complete.give_name()
+        self.rest()
+        self.gone = not there
+        self.folder.rest()
+        return target
+
+    def rest(self) -> None:
+        """Hold no open file."""
+        self._file.rest()
+
+    def _open(self) -> int:
+        place = self.folder.place
+        if not self.exists:
+            fd = place.open_new(self.partial)
+            self.exists = True
+            self.folder.rest()
+            return fd
+        fd = place.open_to_read(self.partial) if self.settled else place.open_existing(self.partial)
+        found = os.fstat(fd)
+        if self._found is not None and (found.st_dev, found.st_ino) != (
+            self._found.st_dev,
+            self._found.st_ino,
+        ):
+            os.close(fd)
+            raise NotPermitted(f"'{self.partial}' is not the file that was fetched: somebody replaced it")
+        return fd
+
+
+class BriefDownloads:
+    """The port's ``DownloadStore``: files of at most one block, each to a place of its own."""
+
+    incarnation = 0
+
+    def __init__(self) -> None:
+        self._devices: dict[int, int] = {}
+        self._folders: dict[tuple[str, Path | None], Folder] = {}
+        self._failed: StoreFailed | None = None
+
+    def close(self) -> None:
+        """See the port."""
+        self._failed = self._failed or StoreFailed("the store is closed")
+        devices, self._devices = self._devices, {}
+        for fd in devices.values():
+            os.close(fd)
+        for folder in self._folders.values():
+            folder.place.close()
+
+    def takes(self, dest: Destination) -> bool:
+        """See the port: what an ordinary download began is gone on with by that; what cannot be is refused by that."""
+        try:
+            not_taken = self._folder_of(dest).not_taken
+        except (OSError, BlockprotoError):
+            return False
+        if not not_taken:
+            return True
+        name = dest.path.name
+        return not_taken.isdisjoint((name, names_of(dest.label).ledger, old_stem(name) + OLD_LEDGER))
+
+    def begin_at(self, dest: Destination, key: UploadKey, facts: Facts) -> BriefDownload:
+        """See the port."""
+        self._check_usable()
+        try:
+            folder = self._folder_of(dest)
+        except FileNotFoundError:
+            raise NotPermitted(f"the folder {show_name(str(dest.path.parent))} does not exist") from None
+        except OSError as exc:
+            raise refusal(exc) from exc
+        return BriefDownload(dest, folder, key, facts)
+
+    def check_parent(self, name: SafeName) -> None:
+        """See the port; the place of a download was opened with its folder."""
+
+    def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> Upload:
+        """See the port."""
+        raise NotPermitted("this store must be told the destination")
+
+    def open_upload(
+        self, key: UploadKey, facts: Facts, attempt: int, reader: bool = False
+    ) -> Upload | StoredFile:
+        """See the port."""
+        raise NotPermitted("this store takes files of at most one block")
+
+    def commit(self, batch: Sequence[Work]) -> None:
+        """See the port: bytes, sync, names, sync. Only ``Finish`` has a meaning here.
+
+        Durability: when this returns, everything with a good outcome survives a power cut.
+        """
+        self._check_usable()
+        try:
+            finishes = [work for work in batch if isinstance(work, Finish)]
+            settled = [work for at, work in enumerate(finishes) if self._settled(work, at < KEPT_OPEN_MAX)]
+            ready = self._sync_bytes(settled)
+            named = [(work, name) for work in ready if (name := self._named(work)) is not None]
+            self._sync_folders([work for work, _ in named])
+        except StoreFailed as exc:
+            self._failed = exc
+            raise
+        for work, name in named:
+            upload = work.upload
+            work.outcome = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name)
+
+    # -- the folders
+
+    def _folder_of(self, dest: Destination) -> Folder:
+        """The folder of a destination; one fd of its device stays open, so that ``syncfs`` reports what failed meanwhile.
+
+        Raises:
+            OSError, NotPermitted: it cannot be looked into.
+        """
+        key = os.path.dirname(dest.path), dest.below
+        folder = self._folders.get(key)
+        if folder is not None:
+            return folder
+        place = TargetFolder(dest.path.parent, dest.below)
+        if _HAS_SYNCFS and place.device not in self._devices:
+            self._devices[place.device] = place.open_folder()
+        if len(self._folders) >= OPEN_MAX:
+            for one in self._folders.values():
+                one.many = True
+                one.rest()
+            if len(self._folders) >= FOLDERS_MAX:
+                self._folders.clear()
+        folder = self._folders[key] = Folder(place, frozenset(_names_not_taken(place)))
+        folder.many = len(self._folders) > OPEN_MAX
+        folder.rest()
+        return folder
+
+    def _check_usable(self) -> None:
+        if self._failed is not None:
+            raise StoreFailed(str(self._failed))
+
+    # -- a batch
+
+    def _settled(self, work: Finish, keep_open: bool) -> bool:
+        work.outcome = None
+        try:
+            check_brief(work)
+            _download_of(work).settle(keep_open=keep_open and _HAS_SYNCFS)
+            return True
+        except (OSError, BlockprotoError) as exc:
+            work.outcome = _of_one_file(exc)
+            return False
+
+    def _sync_bytes(self, works: list[Finish]) -> list[Finish]:
+        """Sync every file; returns those that are durable."""
+        devices = {_download_of(work).folder.place.device for work in works}
+        if len(works) > SYNC_EACH_MAX * len(devices) and _HAS_SYNCFS:
+            self._syncfs(devices)
+            return works
+        return [work for work in works if self._try(work, _download_of(work).sync, syncing=True)]
+
+    def _named(self, work: Finish) -> str | None:
+        names: list[str] = []
+        if self._try(work, lambda: names.append(_download_of(work).give_name())):
+            return names[0]
+        return None
+
+    def _try(self, work: Finish, step: Callable[[], None], *, syncing: bool = False) -> bool:
+        """Take one step with a file; when it fails, its bytes go and that is its outcome."""
+        try:
+            step()
+            return True
+        except OSError as exc:
+            if syncing:
+                raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+            work.outcome = _of_one_file(exc)
+        except BlockprotoError as exc:
+            work.outcome = _of_one_file(exc)
+        return False
+
+    def _sync_folders(self, works: list[Finish]) -> None:
+        folders = {id(folder): folder for folder in (_download_of(work).folder for work in works)}
+        if len(folders) > SYNC_EACH_MAX and _HAS_SYNCFS:
+            self._syncfs({folder.place.device for folder in folders.values()})
+            return
+        for folder in folders.values():
+            try:
+                folder.place.sync()
+                folder.rest()
+            except OSError as exc:
+                raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+
+    def _syncfs(self, devices: set[int]) -> None:
+        from ..folder_io import syncfs
+
+        for device in devices:
+            try:
+                syncfs(self._devices[device])
+            except OSError as exc:
+                raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+
+
+def _download_of(work: Finish) -> BriefDownload:
+    assert isinstance(work.upload, BriefDownload)
+    return work.upload
+
+
+def _of_one_file(error: OSError | BlockprotoError) -> BlockprotoError:
+    """What went wrong with one file; raises it if the medium can no longer be trusted."""
+    found = outcome_of(error) if isinstance(error, BlockprotoError) else refusal(error)
+    if isinstance(found, StoreFailed):
+        raise found from error
+    return NotPermitted("the folder of the destination is gone") if isinstance(found, UnknownFile) else found
+
+
+def _names_not_taken(place: TargetFolder) -> set[str]:
+    """The names in a folder that an ordinary download has to judge.
+
+    On the way the partials go that an earlier run left when it was killed; one that is a day old is nobody's.
+    """
+    found: set[str] = set()
+    partials: list[PartNames] = []
+    with place.entries() as entries:
+        for entry in entries:
+            ours = NAME.fullmatch(entry.name)
+            if ours and ours[2] == "part":
+                partials.append(names_of(ours[1]))
+            elif ours or entry.name.endswith(OLD_LEDGER) or not entry.is_file(follow_symlinks=False):
+                found.add(entry.name)
+    for names in partials:
+        if found.isdisjoint((names.ledger, names.lock)):
+            with suppress(OSError):
+                _remove_orphan(place, names.partial)
+    return found
+
+
+def _remove_orphan(place: TargetFolder, name: str) -> None:
+    found = place.look(name)
+    if found is not None and is_ours(found) and found.st_ctime < time.time() - ORPHAN_S:
+        place.remove(name)

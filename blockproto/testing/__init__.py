@@ -1,0 +1,1 @@
+"""What apps and stores are tested with: bad networks, and a store in memory."""

@@ -1,0 +1,144 @@
+"""The receiver of a file of at most one block that comes without OPEN: one frame or a few, one work, one answer.
+
+    Block → (Piece)* … END and COMMIT → verified → committer → durable → COMMITTED
+
+Spec: BP1-BLK, BP1-COM.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from ..common.blocks import BLOCK_LENGTH
+from ..connection.connection import Connection, error_of
+from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
+from ..identity.realm import Realm
+from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
+from ..wire import Block, Cancel, Error, Message, Piece, Scopes
+from .live_uploads import LiveUploads
+from .receiver import BlockInProgress, committed_message, facts_of
+
+
+class BriefReceiver:
+    """A stream that brings a whole file of at most one block, without OPEN.
+
+    Args:
+        connection, stream: where it is.
+        uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
+        realm: whose it becomes.
+    """
+
+    def __init__(self, connection: Connection, stream: int, uploads: LiveUploads, realm: Realm) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._uploads = uploads
+        self._realm = realm
+        self._finishing = False
+        self._upload: Upload | None = None
+        self._block: BlockInProgress | None = None
+        self._facts: Facts | None = None
+        self._counted: UploadKey | None = None
+
+    @property
+    def waits(self) -> bool:
+        """See connection.StreamHandler: a disk may be slow."""
+        return self._uploads.disk.slow and self._upload is not None and not self._upload.in_memory
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.StreamHandler."""
+        if isinstance(message, Block):
+            await self._begin(message, payload_length)
+        elif isinstance(message, Piece) and self._block is not None:
+            self._continue(self._block, message, payload_length)
+        elif isinstance(message, Cancel) and not self._finishing:
+            raise Cancelled("cancelled by the sender")
+        elif isinstance(message, Error):
+            self.ended(error_of(message))
+        if self._block is not None and payload_length == 0 and self._block.digest is not None:
+            self._end(self._block)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.StreamHandler."""
+        block = self._block
+        if block is None or self._upload is None:
+            return
+        await self._uploads.disk.write(self._upload, position, view)
+        if self._block is not block:
+            return  # the stream has ended meanwhile
+        block.hasher.update(view)
+        block.next = position + len(view)
+        if last and block.digest is not None:
+            self._end(block)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.StreamHandler."""
+        if self._block is not None and self._upload is not None:
+            self._upload.close()
+        self._block = None
+        if not self._finishing:
+            self._count_no_more()
+
+    def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
+        if message.digest is not None and not message.commit:
+            raise BadFacts("a file without OPEN ends with the COMMIT flag")
+        block.continue_with(message.position, payload_length, message.digest)
+
+    async def _begin(self, message: Block, payload_length: int) -> None:
+        if self._facts is not None:
+            raise BadFacts("a file without OPEN is one block")
+        facts = self._facts = facts_of(message, self._realm)
+        if (
+            facts.filesize is None
+            or facts.filesize > BLOCK_LENGTH
+            or message.blockno != 0
+            or message.position != 0
+        ):
+            raise BadFacts("only a whole file of at most one block may come without OPEN")
+        block = BlockInProgress(0, 0, 0, facts.filesize)
+        self._continue(block, message, payload_length)
+        sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
+        key = UploadKey(self._realm.principal, sourceid)
+        upload = await self._uploads.begin_brief(key, facts)
+        if not self._connection.session.is_open(self._stream):
+            upload.close()
+            self._uploads.end_brief(key)
+            return
+        self._upload, self._counted, self._block = upload, key, block
+
+    def _end(self, block: BlockInProgress) -> None:
+        upload, facts, digest = self._upload, self._facts, block.digest
+        assert upload is not None
+        assert facts is not None
+        assert digest is not None
+        if block.hasher.digest() != digest:
+            raise DigestMismatch("the file did not arrive whole", blockno=0)
+        self._block = None
+        self._finishing = True
+        done = BlockDone(upload, 0, 0, block.next, digest)
+        reader = Scopes.READ in self._realm.scopes
+        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else (), reader)
+        self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
+
+    def _on_finished(self, work: Work) -> None:
+        try:
+            self._answer(work)
+        except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
+            self._connection.broke(self._stream, exc)
+
+    def _answer(self, work: Work) -> None:
+        assert self._upload is not None
+        self._upload.close()
+        if isinstance(work.outcome, StoredFile):
+            live = self._uploads.find(self._upload.key)
+            if live is not None:
+                live.committed_as(work.outcome)
+            self._connection.post(self._stream, committed_message(work.outcome, self._realm))
+            self._connection.forget(self._stream)
+        elif isinstance(work.outcome, BlockprotoError):
+            self._connection.refuse(self._stream, work.outcome)
+        self._count_no_more()
+
+    def _count_no_more(self) -> None:
+        key, self._counted = self._counted, None
+        if key is not None:
+            self._uploads.end_brief(key)

@@ -1,0 +1,477 @@
+"""The committer: the one place that makes things durable, and the only one that runs store code in worker threads.
+
+One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
+server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
+``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, and so are the peers (connections) of
+each; one with a long queue has a share of the batches while there are others. Of each principal the small works (files of
+one block, removals) go before the blocks of big ones.
+
+Rules:
+    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload, and
+       those of an upload that is alive are in the queue of one peer, whoever else sends it.
+    2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
+    3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
+       acknowledged after that.
+    4. What a ``done`` raises concerns whoever submitted the work, never the store (BP1-ERR-010).
+    5. A batch that finds no thread is committed on the Trio thread: what was taken is kept.
+
+Spec: BP1-RES (ACK is durable); spec/store.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from enum import Enum
+from typing import Protocol, TypeVar
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH
+from ..connection.unexpected_errors import unexpected
+from ..errors import BlockprotoError, Code, Refused, StoreFailed
+from ..observability.observer import CURRENT_CONNECTION, NULL_OBSERVER, Observer
+from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
+from .commit_queue import Done, PrincipalQueue, Queued, Share
+
+BATCH_LENGTH_MAX = 64 << 20
+BATCH_WORKS_MAX = 512
+WORKS_OF_ONE_MAX = 16
+"""Of a principal in a batch while there are others: who comes when it has begun waits for the whole of it."""
+WORKS_OF_PEER_MAX = 64
+"""Of a peer in a batch while its principal has others, which are mostly one user's; of works that cost more, fewer."""
+LAST_BATCHES = 32
+"""Whoever was in one of so many is there."""
+QUICK_S = 0.005
+"""A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
+HANGING_S = 0.2
+"""A write that takes longer than this is not the scheduler's doing: one is enough."""
+NO_THREAD_MS = 1000
+"""How long the client of a request that found no thread is asked to wait."""
+_LAST_CALLS = 16
+_SLOW_AT = 2
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
+Compare = Callable[[tuple[str, ...], bytes, Callable[[], None]], None]
+"""Reads the files of those names for a principal, then calls."""
+
+
+class Kind(Enum):
+    """What a worker thread is wanted for, how many threads there are for that, and how many of them one peer has.
+
+    Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
+    One peer can ask on thousands of streams at once: what it asks beyond its threads waits for its own answers only.
+    """
+
+    COMMIT = "commit", 2, 2
+    WRITE = "write", 16, 16
+    READ = "read", 8, 8
+    LOOK = "look", 8, 2
+    LIST = "list", 2, 2
+    HASH = "hash", 1, 1
+
+    @property
+    def threads(self) -> int:
+        """How many of the kind work at once."""
+        return self.value[1]
+
+    @property
+    def of_one(self) -> int:
+        """How many of them work for one peer."""
+        return self.value[2]
+
+
+class _Threads:
+    """The worker threads of each kind, and who waits for them."""
+
+    def __init__(self) -> None:
+        self._limiters = {kind: trio.CapacityLimiter(kind.threads) for kind in Kind}
+        self._shares: dict[tuple[Kind, int], trio.Semaphore] = {}
+
+    async def run(self, kind: Kind, peer: int, work: Callable[[], T]) -> T:
+        """Run ``work`` in a thread of its kind, as soon as ``peer`` may have one more of them."""
+        limiter = self._limiters[kind]
+        if not peer or kind.of_one == kind.threads:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        key = kind, peer
+        share = self._shares.setdefault(key, trio.Semaphore(kind.of_one))
+        try:
+            share.acquire_nowait()
+        except trio.WouldBlock:
+            await share.acquire()
+        try:
+            return await trio.to_thread.run_sync(work, limiter=limiter)
+        finally:
+            share.release()
+            if share.value == kind.of_one:
+                del self._shares[key]  # it has none now, and waits for none
+
+
+_threads: trio.lowlevel.RunVar[_Threads] = trio.lowlevel.RunVar("threads")
+
+
+def _all_threads() -> _Threads:
+    try:
+        return _threads.get()
+    except LookupError:
+        _threads.set(_Threads())
+        return _threads.get()
+
+
+def present_peer() -> int:
+    """The peer, by its number, for which the present task works; 0 for nobody in particular."""
+    connection_label = CURRENT_CONNECTION.get()
+    return 0 if connection_label is None else connection_label.number
+
+
+class NoThread(Refused):
+    """The system starts no more threads: the request that wanted one can be made again a little later."""
+
+    def __init__(self) -> None:
+        super().__init__("the system starts no more threads now", code=Code.BUSY, retry_after_ms=NO_THREAD_MS)
+
+
+async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
+    """Run blocking store code in a worker thread of its ``kind``.
+
+    Raises:
+        NoThread: the system starts no more threads; ``work`` was not begun.
+
+    Cancellation: while it waits for a thread, nothing was done; then it is waited for: a store call is never abandoned.
+    """
+    begun = False
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def begin() -> None:
+        nonlocal begun
+        begun = True
+        try:
+            results.append(
+                work()
+            )  # an error that passes through Trio would be in a cycle, which only a collection ends
+        except Exception as exc:
+            errors.append(exc)
+
+    try:
+        await _all_threads().run(kind, present_peer(), begin)
+    except (RuntimeError, MemoryError, OSError) as exc:
+        if begun:
+            raise
+        raise NoThread from exc
+    if errors:
+        raise errors.pop()
+    return results.pop()
+
+
+async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
+    """As ``run_in_thread``; on the Trio thread where the system starts none, for what must not be left undone."""
+    try:
+        return await run_in_thread(work, kind)
+    except NoThread as exc:
+        extra = {"event": "no thread"}
+        log.debug("on the main thread, and everybody waits meanwhile: %s", exc, extra=extra)
+    return work()
+
+
+async def commit_in_thread(work: Callable[[], T]) -> T:
+    """Run a commit, as ``run_anyhow``."""
+    return await run_anyhow(work, Kind.COMMIT)
+
+
+def _length(work: Work) -> int:
+    if isinstance(work, BlockDone):
+        return work.length
+    if isinstance(work, KeepPrefixes):
+        return BLOCK_LENGTH  # it opens a file and syncs it, as a block does
+    return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
+
+
+class Accounts(Protocol):
+    """Who counts what becomes durable."""
+
+    def admit(self, work: Work) -> BlockprotoError | None:
+        """Why the bytes of a work may not become durable, or None; ``settle`` follows."""
+
+    def settle(self, work: Work) -> None:
+        """The work has its outcome."""
+
+
+class Committer:
+    """Queues works and commits them in batches.
+
+    Args:
+        store: where to commit; ``commit`` is called by this object only.
+        run_blocking: how to run blocking code; tests run it inline.
+        observer: hears of each batch that is durable.
+
+    Attributes:
+        failed: why nothing is taken any more.
+        accounts: counts what becomes durable, and may forbid it; None: nobody does.
+        compare: reads files that have to be compared first; None: such a work ends as ``Undecided``.
+    """
+
+    def __init__(
+        self,
+        store: UploadStore,
+        run_blocking: RunBlocking[None] = commit_in_thread,
+        observer: Observer = NULL_OBSERVER,
+    ) -> None:
+        self.failed: StoreFailed | None = None
+        self.accounts: Accounts | None = None
+        self._store = store
+        self._run_blocking = run_blocking
+        self._observer = observer
+        self._principal_queues: dict[bytes, PrincipalQueue] = {}
+        self._turn: deque[bytes] = deque()
+        self._last: deque[frozenset[tuple[bytes, int]]] = deque(maxlen=LAST_BATCHES)
+        self._wake = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self.compare: Compare | None = None
+        self._compared = 0
+
+    def submit(
+        self, work: Work, done: Done, *, principal: bytes, small: bool = False, peer: int | None = None
+    ) -> None:
+        """Queue ``work``; ``done(work)`` is called when its outcome is set and durable.
+
+        Args:
+            work: the work.
+            done: called on the Trio thread.
+            principal: whose it is.
+            small: it goes before the big ones of the principal.
+            peer: in whose queue; None: of the one for which the present task works.
+
+        Raises:
+            StoreFailed: the store has failed; nothing is taken any more.
+        """
+        if self.failed is not None:
+            raise self.failed
+        principal_queue = self._principal_queues.get(principal)
+        if principal_queue is None:
+            principal_queue = self._principal_queues[principal] = PrincipalQueue()
+            self._turn.append(principal)
+        queued = Queued(work, done, present_peer() if peer is None else peer)
+        (principal_queue.small if small else principal_queue.big).put(queued)
+        self._idle = self._idle if not self._idle.is_set() else trio.Event()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Commit until cancelled.
+
+        Raises:
+            StoreFailed: the medium reported an error.
+
+        Cancellation: the batch under way is finished first; its works are not reported.
+        """
+        while True:
+            await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                self._wake = trio.Event()
+                if not self._compared:
+                    self._idle.set()
+                continue
+            await self._commit(batch)
+
+    @property
+    def queued(self) -> int:
+        """How many works wait for their batch."""
+        return sum(
+            len(principal_queue.small) + len(principal_queue.big)
+            for principal_queue in self._principal_queues.values()
+        )
+
+    async def drain(self) -> None:
+        """Wait until everything submitted so far is durable; returns at once when the store has failed."""
+        if self.failed is None:
+            await self._idle.wait()
+
+    async def _commit(self, batch: list[Queued]) -> None:
+        works = [queued.work for queued in batch]
+        begun = time.perf_counter()
+        allowed = self._admit(works)
+        try:
+            if allowed:
+                await self._run_blocking(lambda: self._store.commit(allowed))
+        except StoreFailed as exc:
+            self._fail(exc)
+            raise
+        except Exception as exc:
+            unexpected("making things durable", exc)
+            raise self._fail(
+                StoreFailed(f"making things durable met an error that nobody expected: {exc!r}")
+            ) from exc
+        if self.accounts is not None:
+            for work in works:
+                self.accounts.settle(work)
+        self._told(self._observer.committed, works, time.perf_counter() - begun)
+        for queued in batch:
+            work = queued.work
+            if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
+                self._again(queued, work, work.outcome.names, self.compare)
+            else:
+                self._told(queued.done, work)
+
+    def _admit(self, works: Sequence[Work]) -> list[Work]:
+        """The works whose bytes may become durable, and those that store none."""
+        allowed = []
+        for work in works:
+            veto = None if self.accounts is None else self.accounts.admit(work)
+            if isinstance(work, BlockDone) and veto is not None:
+                work.outcome = work.veto = veto
+                continue
+            if isinstance(work, Finish):
+                work.veto = veto
+            allowed.append(work)
+        return allowed
+
+    def _again(self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare) -> None:
+        """Submit a work again once the files of those names were read; others' works are done meanwhile."""
+        principal = work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
+        work.rounds += 1
+        self._compared += 1
+
+        def submit() -> None:
+            self._compared -= 1
+            if self.failed is None:
+                self.submit(work, queued.done, principal=principal, small=True, peer=queued.peer)
+
+        if names:
+            compare(names, principal, submit)
+        else:
+            submit()
+
+    def _fail(self, failure: StoreFailed) -> StoreFailed:
+        self.failed = failure
+        self._idle.set()
+        return failure
+
+    @staticmethod
+    def _told(tell: Callable[..., object], *args: object) -> None:
+        """Tell whoever wants to know; what goes wrong there is not the store's."""
+        try:
+            tell(*args)
+        except Exception as exc:
+            unexpected("what waits for a work", exc)
+
+    def _take(self) -> list[Queued]:
+        batch: list[Queued] = []
+        had: list[bytes] = []
+        length = 0
+        shares = self._shares()
+        while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
+            principal = self._turn.popleft()
+            queued = shares[principal].pop()
+            if queued is None:
+                if self._principal_queues[principal].peers:
+                    had.append(principal)
+                else:
+                    del self._principal_queues[principal]
+                continue
+            self._turn.append(principal)
+            batch.append(queued)
+            length += _length(queued.work)
+        self._turn.extend(had)
+        if batch:
+            self._last.append(frozenset((one, peer) for one, share in shares.items() for peer in share.costs))
+        return batch
+
+    def _shares(self) -> dict[bytes, Share]:
+        """What each principal may have in the next batch; nobody's queue (peer 0) takes from no peer."""
+        there = {
+            (one, peer)
+            for one, principal_queue in self._principal_queues.items()
+            for peer in principal_queue.peers
+        }.union(*self._last)
+        most = WORKS_OF_ONE_MAX if len({one for one, _ in there}) > 1 else BATCH_WORKS_MAX
+        peers = Counter(one for one, peer in there if peer)
+        return {
+            one: Share(principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX)
+            for one, principal_queue in self._principal_queues.items()
+        }
+
+
+async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
+    """Submit ``work`` and wait for its outcome; raises it if it is an error. Cancellation: it is done all the same."""
+    done = trio.Event()
+    committer.submit(work, lambda _: done.set(), principal=principal, small=True)
+    await done.wait()
+    raise_outcome(work)
+
+
+def raise_outcome(work: Work) -> None:
+    """Raise the outcome of a work if it is an error. The work forgets it: they would keep each other, and many frames."""
+    error = work.outcome
+    if isinstance(error, BlockprotoError):
+        work.outcome = None
+        try:
+            raise error
+        finally:
+            del error
+
+
+class Disk:
+    """Writes and reads of the Trio thread: inline while they are quick, in a worker thread while they are not.
+
+    A hop to a thread costs as much as writing a block to the page cache; a write that waits for a slow disk would hold
+    everybody. So the durations of the last writes decide.
+    """
+
+    def __init__(self) -> None:
+        self._slow = False
+        self._last: deque[int] = deque([0] * _LAST_CALLS, maxlen=_LAST_CALLS)
+
+    @property
+    def slow(self) -> bool:
+        """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
+        return self._slow
+
+    async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
+        """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
+        if upload.in_memory:
+            upload.write(position, piece)  # how quick that was tells nothing of the disk
+        elif self.slow:
+            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
+        else:
+            self._timed(lambda: upload.write(position, piece))
+
+    async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
+        """``reader(position, view)``, likewise."""
+        return await self.run(lambda: reader(position, view))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Any short ``work`` on files that reads, likewise."""
+        return await run_in_thread(lambda: self._timed(work), Kind.READ) if self.slow else self._timed(work)
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self.took(time.perf_counter() - begun)
+
+    def took(self, duration_s: float) -> None:
+        """A call took so long."""
+        points = _SLOW_AT if duration_s > HANGING_S else int(duration_s > QUICK_S)
+        self._last.append(points)
+        if points or self._slow:
+            self._slow = sum(self._last) >= _SLOW_AT
+
+
+_local_disk: trio.lowlevel.RunVar[Disk] = trio.lowlevel.RunVar("local_disk")
+
+
+def local_disk() -> Disk:
+    """The disk of this machine, as a client knows it: what one file has shown counts for the next."""
+    try:
+        return _local_disk.get()
+    except LookupError:
+        _local_disk.set(Disk())
+        return _local_disk.get()

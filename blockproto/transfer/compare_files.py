@@ -1,0 +1,111 @@
+"""FileComparer: whether a file that is there is the one that is being sent, found out without holding up anybody else.
+
+The store decides in the committer, from digests that it computed itself and that are still those of the bytes. Where it has
+none it says ``Undecided``; the files it names are read here, by few threads of the kind that hashes, and made durable
+before, since nobody else has promised that. What was read is recorded, and the work goes to the committer again. A file that
+was touched meanwhile is read again with the next round; after a few rounds it counts as another one.
+
+Spec: BP1-COM-024, BP1-RES-029.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from ..common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
+from ..common.names import SafeName
+from ..connection.unexpected_errors import unexpected
+from ..errors import BlockprotoError
+from ..store import FOLDER_FILETYPE, Adopt, Facts, FileStore, RecordB3sum, StoredFile, StoredReader, UploadKey
+from .committer import Committer, Kind, commit_and_wait, run_in_thread
+
+READERS = 2
+"""Files that are read at once, of all principals."""
+STEP_BLOCKS = 32
+"""Blocks read in one call of a thread."""
+
+_Question = tuple[tuple[str, ...], bytes, Callable[[], None]]
+
+
+class FileComparer:
+    """Reads files of a store that have to be compared.
+
+    Args:
+        store: where they are.
+        committer: hears of their digests, and asks.
+    """
+
+    def __init__(self, store: FileStore, committer: Committer) -> None:
+        self._store = store
+        self._committer = committer
+        self._put, self._questions = trio.open_memory_channel[_Question](math.inf)
+        committer.compare = self._ask
+
+    async def run(self) -> None:
+        """Read what is asked for, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(READERS):
+                nursery.start_soon(self._work)
+
+    async def adopt(self, key: UploadKey, facts: Facts, root: bytes) -> StoredFile | None:
+        """The file that an upload with that root is already, or what is left in its place; None: it has to be sent.
+
+        Raises:
+            FileExists, NotPermitted, StoreFull: the upload is refused.
+        """
+        if facts.filetype == FOLDER_FILETYPE:
+            return None  # it has no bytes to save, and one that is there takes on its facts (BP1-BLK-016)
+        if not await run_in_thread(lambda: self._store.may_be_there(facts)):
+            return None
+        work = Adopt(key, root, facts)
+        await commit_and_wait(self._committer, work, key.principal)
+        return work.outcome if isinstance(work.outcome, StoredFile) else None
+
+    def _ask(self, names: tuple[str, ...], principal: bytes, done: Callable[[], None]) -> None:
+        self._put.send_nowait((names, principal, done))
+
+    async def _work(self) -> None:
+        while True:
+            names, principal, done = await self._questions.receive()
+            for name in names:
+                try:
+                    await self._read(SafeName.parse(name), principal)
+                except BlockprotoError:
+                    pass  # what cannot be read is another file
+                except Exception as exc:
+                    unexpected("comparing files", exc)
+            done()
+
+    async def _read(self, name: SafeName, principal: bytes) -> None:
+        reader = await run_in_thread(lambda: self._store.open_file(name, None), Kind.HASH)
+        try:
+            entry = reader.entry
+            if entry.root is not None:
+                return
+            await run_in_thread(reader.sync, Kind.HASH)
+            digests: list[bytes] = []
+            blocknum = blocknum_of(entry.filesize)
+            while len(digests) < blocknum:
+                some = partial(_digests, reader, len(digests), blocknum)
+                digests += await run_in_thread(some, Kind.HASH)
+        finally:
+            reader.close()
+        if (await run_in_thread(lambda: self._store.stat(name))).stamp != entry.stamp:
+            return
+        root = root_of(digests, blocknum)
+        work = RecordB3sum(name, entry.version, root=root, stamp=entry.stamp)
+        await commit_and_wait(self._committer, work, principal)
+
+
+def _digests(reader: StoredReader, first: int, blocknum: int) -> list[bytes]:
+    """The digests of the next few blocks; a file that became shorter has others, and is found to be touched."""
+    memory = memoryview(bytearray(BLOCK_LENGTH))
+    found = []
+    for blockno in range(first, min(first + STEP_BLOCKS, blocknum)):
+        read = reader.read_into(blockno * BLOCK_LENGTH, memory)
+        found.append(digest_of(memory[:read]))
+    return found

@@ -1,0 +1,326 @@
+"""Sending what is still being uploaded: the sender of ``sender`` with an unfinished upload as its source.
+
+    held blocks → send stream → … wait for the next one … → committed → COMMIT
+                                                          → discarded, expired, withdrawn → ERROR
+
+The upload knows its followers only to tell them what happened, and waits for none. It stays alive for them without any
+stream that brings bytes; when it is committed, what was not read yet is read from the finished file.
+
+Spec: BP1-FET-015 to 019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import trio
+from blake3 import blake3
+
+from ..common.blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, root_of
+from ..common.names import SafeName
+from ..common.tasks import background_tasks
+from ..errors import BadFacts, BlockprotoError, Code, Refused, SourceChanged, UnknownUpload
+from ..identity.realm import Realm
+from ..store import Facts, StoredFile, StoredReader
+from ..wire import ZERO_ID, Committed, Fetch, Priority
+from .committer import Disk, Kind, run_in_thread
+from .live_uploads import LiveUpload
+from .send_stream import SendStream
+from .sender import Sender
+
+HASH_LENGTH = 128 * 1024
+"""Bytes of a block in memory at once while its digest is computed."""
+CLOCK_LOOKED_AT_S = 3600.0
+"""How long the clock is not looked at, however long it is until an upload expires."""
+LOOK_AGAIN_S = 60.0
+"""When an upload whose time has come is still being sent, it is looked at again after so long."""
+
+
+class FollowedSource:
+    """An unfinished upload, or the range of it that was asked for, as a ``PieceSource``.
+
+    Args:
+        live: the upload.
+        open_finished: opens the file that it became; called in a thread.
+        disk: decides whether reads leave the Trio thread.
+        message: the FETCH.
+        realm: who gets it.
+
+    Attributes:
+        stored: what it became, or None.
+        stopped: why it will not become a file, or None.
+
+    Raises:
+        BadFacts: the range begins behind the last byte, or is one of an upload of unknown size.
+    """
+
+    def __init__(
+        self,
+        live: LiveUpload,
+        open_finished: Callable[[], StoredReader],
+        disk: Disk,
+        message: Fetch,
+        realm: Realm,
+    ) -> None:
+        filesize = live.facts.filesize
+        if filesize is None and (message.first or message.length is not None):
+            raise BadFacts("the size of this upload is not known yet: only the whole can be fetched")
+        if filesize and message.first >= filesize:
+            raise BadFacts(f"the range begins at {message.first}, the file has {filesize} bytes")
+        name = SafeName.parse(realm.outward(live.facts.filename.text))
+        self.facts = Facts(name, live.facts.filetype, filesize, live.facts.mtime_ns, live.facts.mode)
+        self.first = 0 if filesize is None else min(message.first, filesize)
+        self.end = filesize
+        if filesize is not None and message.length is not None:
+            self.end = min(filesize, self.first + message.length)
+        self.window_bytes: int | None = None
+        self.stored: StoredFile | None = None
+        self.stopped: BlockprotoError | None = None
+        self._ended = trio.Event()
+        self._live = live
+        self._open_finished = open_finished
+        self._disk = disk
+        self._finished: StoredReader | None = None
+        self._settling = trio.Lock()
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the file is wanted."""
+        return self.first == 0 and self.end == self.facts.filesize
+
+    def ready(self, blockno: int) -> bool:
+        """Whether a block can be read now, or it is known that there is none."""
+        return self.stored is not None or self._live.length_of(blockno) is not None
+
+    def ends(self, outcome: StoredFile | BlockprotoError) -> None:
+        """The upload became a file, or is gone."""
+        if isinstance(outcome, StoredFile):
+            self.stored = outcome
+        else:
+            self.stopped = outcome
+        self._ended.set()
+
+    async def ended(self) -> StoredFile | None:
+        """Wait until it became a file, or is gone (None)."""
+        await self._ended.wait()
+        return self.stored
+
+    async def settle(self) -> None:
+        """Read from the finished file from now on; the upload is not needed any more.
+
+        Raises:
+            UnknownFile: it is gone already.
+        """
+        async with self._settling:
+            if self._finished is None:
+                self._finished = await run_in_thread(self._open_finished)
+
+    async def read_piece(self, position: int, view: memoryview) -> None:
+        """See PieceSource; of a block that is ``ready``."""
+        while await self._read(position, view) != len(view):
+            await self._go_over()
+
+    async def digest(self, blockno: int) -> bytes:
+        """The digest of a block that is ``ready``; raises as ``read_piece``."""
+        while (digest := await run_in_thread(partial(self._hash, blockno), Kind.HASH)) is None:
+            await self._go_over()
+        return digest
+
+    def _hash(self, blockno: int) -> bytes | None:
+        position, length = self.span(blockno)
+        memory = memoryview(bytearray(min(length, HASH_LENGTH)))
+        hasher = blake3()
+        try:
+            for at in range(0, length, HASH_LENGTH):
+                view = memory[: min(HASH_LENGTH, length - at)]
+                if self.read_into(position + at, view) != len(view):
+                    return None
+                hasher.update(view)
+        except UnknownUpload:
+            return None
+        return hasher.digest()
+
+    async def _go_over(self) -> None:
+        """Bytes are missing because the upload has just become a file, or is gone: go over to the file."""
+        if self._finished is not None:
+            raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
+        await self.ended()  # in this instant, one way or the other
+        if self.stopped is not None:
+            raise self.stopped
+        await self.settle()
+
+    def span(self, blockno: int) -> tuple[int, int]:
+        """See PieceSource."""
+        end = self.stored.filesize if self.end is None and self.stored is not None else self.end
+        if end is None:
+            return blockno * BLOCK_LENGTH, self._live.length_of(blockno) or 0
+        return block_span(blockno, self.first, end) if blockno < blocknum_of(end) else (end, 0)
+
+    async def _read(self, position: int, view: memoryview) -> int:
+        reader = self._live.stored if self._finished is None else self._finished
+        try:
+            return await self._disk.read(reader.read_into, position, view)
+        except UnknownUpload:
+            return 0  # the partial has just become the file, or is gone
+
+    def read_into(self, position: int, view: memoryview) -> int:
+        """See Source."""
+        reader = self._live.stored if self._finished is None else self._finished
+        return reader.read_into(position, view)
+
+    def durable(self, blockno: int) -> None:
+        """See Source."""
+
+    def unchanged(self) -> bool:
+        """See Source."""
+        return self._finished is not None and self._finished.unchanged()
+
+    def close(self) -> None:
+        """Let go of the file. Harmless when repeated."""
+        if self._finished is not None:
+            self._finished.close()
+
+
+class Following(Sender):
+    """One unfinished upload on its way to one who reads it.
+
+    Args:
+        source: the upload as a source.
+        live: the upload.
+        message: the FETCH.
+        expiry_now_ms: the store's clock by which uploads expire.
+    """
+
+    source: FollowedSource
+
+    def __init__(
+        self, source: FollowedSource, live: LiveUpload, message: Fetch, expiry_now_ms: Callable[[], int]
+    ) -> None:
+        super().__init__(source, ZERO_ID, priority=Priority(message.priority))
+        self._live = live
+        self._expiry_now_ms = expiry_now_ms
+        self.receiver_holds(_common(BlockSet(message.held), live.held), dict(message.prefixes))
+        live.follow(self)
+
+    async def send(self, send_stream: SendStream) -> Committed:
+        """Send it over ``send_stream`` to its end; raises what ``run`` raises."""
+        try:
+            async with background_tasks() as nursery:
+                nursery.start_soon(self._end_when_expired)
+                nursery.start_soon(self._settle_when_committed)
+                return await self.run([send_stream])
+        finally:
+            self._live.unfollow(self)
+            self.source.close()
+
+    # ---- what the upload tells --------------------------------------------------------------------------------
+
+    def say_durable(self) -> None:
+        """See uploads.Follower."""
+        self._tell()
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Follower."""
+        if self.source.facts.filesize not in (None, stored.filesize):
+            self.say_stopped(SourceChanged("another file was committed in the place of this upload"))
+            return
+        self.source.ends(stored)
+        self._tell()
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Follower."""
+        self.source.ends(error)
+        self.fail(error)
+
+    def say_withdrawn(self) -> None:
+        """See uploads.Follower. What was read of those blocks is found by the root, when the reader comes again."""
+        self.fail(Refused("blocks of the upload were withdrawn: go on with a new FETCH", code=Code.BUSY))
+
+    # ---- sending ----------------------------------------------------------------------------------------------
+
+    def _blocks_missing(self) -> Iterator[int]:
+        return _Foreseen(super()._blocks_missing())
+
+    def ends_at(self, end: int) -> None:
+        """See Sender."""
+        super().ends_at(end)
+        self._missing = _Foreseen(iter(()))
+
+    async def next_block(self, send_stream: SendStream) -> int | None:
+        """See Sender: a block that is not durable yet is waited for."""
+        assert isinstance(self._missing, _Foreseen)
+        while not self._again and self.committed is None and send_stream.lost is None:
+            foreseen = self._missing.foreseen
+            if foreseen is None or self.source.ready(foreseen):
+                break
+            await self._wait()
+        return await super().next_block(send_stream)
+
+    async def _send_missing(self) -> None:
+        await super()._send_missing()
+        while self.source.stored is None:
+            if self._again:
+                await self._carry(self._send_streams[0])
+            else:
+                await self._wait()
+        await self.source.settle()
+        if self.source.whole and self._root_of_all() != self.source.stored.root:
+            raise Refused("what was read is not what was committed: go on with a new FETCH", code=Code.BUSY)
+
+    def _root_of_all(self) -> bytes:
+        blocknum = self._blocknum
+        assert blocknum is not None
+        return root_of(map(self._digest, range(blocknum)), blocknum)
+
+    async def _digest_held(self) -> None:
+        """See Sender: block by block, because what is read may become a file meanwhile."""
+        for blockno in [no for no in self.held if no not in self._digested and no not in self._in_flight]:
+            self.remember_digest(blockno, await self.source.digest(blockno))
+
+    # ---- meanwhile --------------------------------------------------------------------------------------------
+
+    async def _settle_when_committed(self) -> None:
+        """Leave the upload as soon as it is a file, however slowly the rest of it is read."""
+        if await self.source.ended() is not None:
+            try:
+                await self.source.settle()
+            except BlockprotoError as exc:
+                self.fail(exc)
+            self._live.unfollow(self)
+
+    async def _end_when_expired(self) -> None:
+        while self._live.stored.expires_ms is not None:
+            left_s = (self._live.stored.expires_ms - self._expiry_now_ms()) / 1000
+            if left_s <= 0 and not self._live.feeds:
+                self.say_stopped(UnknownUpload("the upload has expired"))
+                return
+            await trio.sleep(min(left_s, CLOCK_LOOKED_AT_S) if left_s > 0 else LOOK_AGAIN_S)
+
+
+def _common(these: BlockSet, those: BlockSet) -> BlockSet:
+    """The blocks that are in both."""
+    others = these.copy()
+    for first, number in those.runs():
+        others.discard(first, number)
+    for first, number in others.runs():
+        these.discard(first, number)
+    return these
+
+
+class _Foreseen(Iterator[int]):
+    """An iterator of which the next item can be looked at.
+
+    Attributes:
+        foreseen: what comes next, or None.
+    """
+
+    def __init__(self, items: Iterator[int]) -> None:
+        self._items = items
+        self.foreseen = next(items, None)
+
+    def __next__(self) -> int:
+        if self.foreseen is None:
+            raise StopIteration
+        item, self.foreseen = self.foreseen, next(self._items, None)
+        return item

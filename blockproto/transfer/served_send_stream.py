@@ -1,0 +1,99 @@
+"""A stream that serves FETCH: it reads a piece when there is credit for it, and has nothing in memory while it waits.
+
+A client's ``SendStream`` reads a block as soon as it is the next one. A server has thousands of streams that somebody
+else asked for, and cannot have a block of each in memory: here a block is read and hashed piece by piece, each when it
+can be sent.
+
+Spec: BP1-LIM-003, BP1-BLK.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from blake3 import blake3
+
+from ..common.blocks import BLOCK_LENGTH
+from ..connection.connection import Connection
+from ..wire import Piece
+from .send_stream import SendStream
+from .sender import Sender, Source
+
+PREFIX_READ_LENGTH = 64 * 1024
+"""How many bytes of a prefix are read at once, however short the piece is that follows it."""
+
+
+class PieceSource(Source, Protocol):
+    """A source that can be read from anywhere, any number of bytes."""
+
+    def span(self, blockno: int) -> tuple[int, int]:
+        """Position and length of a block; no length past the end of a source of unknown size."""
+
+    async def read_piece(self, position: int, view: memoryview) -> None:
+        """Fill ``view`` from ``position`` on.
+
+        Raises:
+            SourceChanged: the file is shorter than it was.
+        """
+
+
+class ServedSendStream(SendStream):
+    """One stream that was opened with FETCH.
+
+    Args:
+        connection, sending, stream: as for ``SendStream``.
+        source: the source of ``sending``.
+    """
+
+    def __init__(self, connection: Connection, sending: Sender, source: PieceSource, stream: int) -> None:
+        super().__init__(connection, sending, stream)
+        self._source = source
+
+    async def send_blocks(self) -> None:
+        """See SendStream."""
+        with self._sharing_the_line():
+            while (blockno := await self.sending.next_block(self)) is not None:
+                self._check_staying()
+                self.carried.add(blockno)
+                await self._send_in_pieces(blockno)
+
+    async def _send_in_pieces(self, blockno: int) -> None:
+        sending, source = self.sending, self._source
+        begin, length = source.span(blockno)
+        if length == 0:
+            sending.ends_at(begin)
+            return
+        sending.block_begins(blockno, length)
+        there = sending.prefixes.pop(blockno, 0)
+        there = there if there < length else 0
+        hasher = blake3()
+        at, said = 0, False
+
+        def wanted() -> int:
+            return min(length - max(at, there), self.connection.piece_length())
+
+        while at < length:
+            least = min(max(0, there - at), PREFIX_READ_LENGTH)
+            async with self.connection.buffers(self.stream, wanted, sending.priority, least) as memory:
+                while at < there:  # the digest covers it too
+                    view = memory[: min(there - at, len(memory))]
+                    await source.read_piece(begin + at, view)
+                    hasher.update(view)
+                    at += len(view)
+                view = memory[: wanted()]
+                await source.read_piece(begin + at, view)
+                hasher.update(view)
+                digest = hasher.digest() if at + len(view) == length else None
+                if digest is not None:
+                    sending.remember_digest(blockno, digest)
+                message = (
+                    Piece(begin + at, digest=digest)
+                    if said
+                    else self._block_message(blockno, begin + at, digest)
+                )
+                await self.connection.send(self.stream, message, view, sending.priority)
+                sending.payload_sent(len(view))
+                said = True
+                at += len(view)
+        if source.end is None and begin + length < (blockno + 1) * BLOCK_LENGTH:
+            sending.ends_at(begin + length)
