@@ -68,7 +68,7 @@ def test_a_sentence_has_the_name_of_its_event_and_the_peer_once() -> None:
     named = {
         "event": "upload answered",
         "facts": {"name": "x", "position": 0},
-        "visitor": ConnectionLabel(7, "peer:1"),
+        "connection_label": ConnectionLabel(7, "peer:1"),
     }
     sentence = record(msg="%s: %s is taken from byte 0 on", args=("peer:1", "x"), **named)
     said = json.loads(FORMATS["json"]().format(sentence))
@@ -86,7 +86,7 @@ def test_a_sentence_has_the_name_of_its_event_and_the_peer_once() -> None:
 SERVING = [
     path
     for path in Path(blockproto.__file__).parent.rglob("*.py")
-    if not {"calling", "cli", "conformance"} & set(path.relative_to(Path(blockproto.__file__).parent).parts)
+    if not {"client_side", "cli", "conformance"} & set(path.relative_to(Path(blockproto.__file__).parent).parts)
 ]
 
 
