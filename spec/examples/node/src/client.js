@@ -12,7 +12,7 @@ import os from 'node:os';
 import path from 'node:path';
 import {BLOCK, ZEROS16, blocknumOf, digestOf, factsOf, keyedId, runsOf} from './blocks.js';
 import {Connection} from './connection.js';
-import {ConnectionLost, Refusal} from './errors.js';
+import {ConnectionLost, Refusal, asRefusal} from './errors.js';
 import {judgeName} from './names.js';
 import {missing} from './lines.js';
 import {PartFile, readExactly} from './partfile.js';
@@ -40,6 +40,7 @@ export class Client {
     Object.assign(this, {connection, host, port});
     this.failure = null;
     connection.once('end', (error) => (this.failure = error));
+    connection.on('mistake', (error) => process.stderr.write(`a mistake of this program: ${error.stack}\n`));
   }
 
   close() {
@@ -258,11 +259,17 @@ class Fetched {
     if (this.came >= this.wish.giveUpAfter) throw new Refusal('CANCELLED', 'given up');
   }
 
+  /** Whatever happens here, somebody waits for `done`. */
   async onEnd(error) {
-    await this.lane?.onEnd();
-    if (this.committed !== undefined) return this.resolve(this.committed);
-    await this.part.close();
-    return this.reject(error ?? new ConnectionLost('the download has ended'));
+    let failure = error ?? new ConnectionLost('the download has ended');
+    try {
+      await this.lane?.onEnd();
+      await this.part.close();
+    } catch (worse) {
+      failure = asRefusal(worse);
+    }
+    if (this.committed !== undefined) this.resolve(this.committed);
+    else this.reject(failure);
   }
 
   async onOpen(message) {

@@ -25,7 +25,10 @@ const LINGER_BYTES = 2097152;
 const KEEPALIVE_S = 15;
 const ANSWER_MS = 15000;
 
-/** Emits 'stream' (stream, message) for streams of the other side, 'goaway' (message), 'greeted', 'end' (error). */
+/**
+ * Emits 'stream' (stream, message) for streams of the other side, 'goaway' (message), 'greeted', 'end' (error); 'mistake'
+ * (error) for a mistake of this program and 'storeFailed' (refusal) for a disk that failed, also after the end.
+ */
 export class Connection extends EventEmitter {
   /**
    * @param {import('node:net').Socket} socket a socket that is connected
@@ -44,6 +47,7 @@ export class Connection extends EventEmitter {
     this.turns = new Turns();
     /** What waits to be written, in this order: key → a function that gives its bytes, or null. */
     this.waiting = new Map();
+    /** @type {Set<Promise<void>>} the work of streams that is not done yet */ this.working = new Set();
     this.serial = 0;
     this.ended = null;
     this.closing = false;
@@ -136,12 +140,27 @@ export class Connection extends EventEmitter {
    * before the stream ended is worked on still, whoever ended it; but once a step failed, the others are dropped.
    */
   work(stream, step, count = 0) {
-    stream.work = (stream.work ?? Promise.resolve()).then(() => (stream.over ? undefined : step()))
-      .catch((error) => {
+    this.chain(stream, async () => {
+      try {
+        if (!stream.over) await step();
+      } catch (error) {
         stream.over = true;
         this.refuse(stream, error);
-      })
-      .then(() => count > 0 && this.consumed(stream, count));
+      }
+      if (count > 0) this.consumed(stream, count);
+    });
+  }
+
+  /** Does something behind all other work of a stream. What it throws is a mistake, and belongs to no stream any more. */
+  chain(stream, something) {
+    const work = (stream.work ?? Promise.resolve()).then(something).catch((error) => this.fail(error)).finally(() => this.working.delete(work));
+    stream.work = work;
+    this.working.add(work);
+  }
+
+  /** Resolves when no stream, also of those that have ended, has work left. */
+  async quiet() {
+    while (this.working.size > 0) await Promise.all(this.working);
   }
 
   consumed(stream, count) {
@@ -186,13 +205,14 @@ export class Connection extends EventEmitter {
   }
 
   /**
-   * Refuses a block, a stream or everything, as the error's scope says. What is no refusal is a mistake of this program.
+   * Refuses a block, a stream or everything, as the error's scope says. A stream that has ended meanwhile has nobody to
+   * tell any more, and of a connection that was lost its streams know already.
    */
   refuse(stream, error) {
     const refusal = asRefusal(error);
-    if (!(refusal instanceof Refusal) || refusal.scope === SCOPE.connection) return this.fail(refusal);
-    if (stream.state === 'closed') return undefined;
-    this.say(stream, refusal.toMessage(), refusal);
+    if (refusal.scope === SCOPE.connection) return this.fail(refusal);
+    if (refusal.cause !== undefined) this.emit('mistake', refusal.cause);
+    if (stream.state !== 'closed' && refusal instanceof Refusal) this.say(stream, refusal.toMessage(), refusal);
     return undefined;
   }
 
@@ -296,14 +316,10 @@ export class Connection extends EventEmitter {
 
   /** ERROR of scope connection: our last frame. Then we read on for a while, so that it is not lost (END-011). */
   fail(error) {
-    if (this.closing || this.ended !== null) return;
     const refusal = asRefusal(error);
-    if (!(refusal instanceof Refusal)) {
-      this.socket.destroy();
-      this.finish(refusal);
-      this.emit('mistake', refusal);
-      return;
-    }
+    if (refusal.cause !== undefined) this.emit('mistake', refusal.cause);
+    if (refusal.name === 'STORE_FAILED') this.emit('storeFailed', refusal);
+    if (this.closing || this.ended !== null) return;
     if (refusal.name === 'NOT_BLOCKPROTO') {
       this.socket.destroySoon();
       this.finish(refusal);
@@ -332,8 +348,14 @@ export class Connection extends EventEmitter {
     this.waiting.delete(`ack ${stream.id}`);
     this.waiting.delete(`credit ${stream.id}`);
     if (stream.handler === undefined) return;
-    stream.work = (stream.work ?? Promise.resolve()).then(() => stream.handler.onEnd(error)).catch((failure) => this.fail(failure))
-      .then(() => this.leaveIfQuiet());
+    this.chain(stream, async () => {
+      try {
+        await stream.handler.onEnd(error);
+      } catch (failure) {
+        this.refuse(stream, failure);
+      }
+      this.leaveIfQuiet();
+    });
   }
 
   /** Who was told that the other side stops closes when nothing is open any more (END-008). */

@@ -96,12 +96,15 @@ export class ConnectionLost extends Error {
   }
 }
 
-/** What an error of the file system means to the other side: a full disk is not a broken one (ERR-008). */
+/**
+ * What an error of the file system means to the other side: a full disk is not a broken one (ERR-008). Any other error is
+ * a mistake of this program: INTERNAL (ERR-010), which has it as its `cause`.
+ */
 export function asRefusal(error) {
   if (error instanceof Refusal || error instanceof ConnectionLost) return error;
   if (error?.code === 'ENOSPC' || error?.code === 'EDQUOT') return new Refusal('STORE_FULL', 'there is no room');
   if (error?.syscall !== undefined) return new Refusal('STORE_FAILED', `the disk reported ${error.code}`);
-  return error;
+  return Object.assign(new Refusal('INTERNAL', 'an error that nobody expected'), {cause: error});
 }
 
 /** Text from the other side, with everything escaped that a terminal would obey (ERR-003). */

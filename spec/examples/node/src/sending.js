@@ -10,7 +10,7 @@
  *   DIGESTS_DIFFER: HAVE, OPENED, what is missing, COMMIT; at most three rounds
  */
 import {BLOCK, blockSpan, blocknosOf, blocknumOf, digestOf, rootOf} from './blocks.js';
-import {ConnectionLost, Refusal} from './errors.js';
+import {Refusal} from './errors.js';
 
 const ROUNDS_MAX = 3;
 const TRIES_MAX = 5;
@@ -149,7 +149,7 @@ export class Sending {
     for (;;) {
       if (this.committed !== null) return this.judgeCommitted(this.committed);
       if (this.error !== null) throw this.error;
-      if (this.goaway !== undefined && !this.commitSaid) throw new ConnectionLost('the other side is stopping', this.goaway.retry_after_ms);
+      if (this.goaway !== undefined && !this.commitSaid) throw new Refusal('GOING_AWAY', 'the other side is stopping', {retryAfterMs: this.goaway.retry_after_ms});
       if (this.differ) await this.sayHave();
       else if (this.todo.length > 0 && !this.awaitsOpened && this.mayBegin()) await this.sendBlock(this.todo.shift());
       else if (this.todo.length === 0 && this.growing && !this.awaitsOpened) await this.grow();

@@ -4,7 +4,7 @@
 import {createServer} from 'node:net';
 import {ZEROS16, blocknumOf, hasher} from './blocks.js';
 import {Connection} from './connection.js';
-import {Refusal} from './errors.js';
+import {ConnectionLost, Refusal} from './errors.js';
 import {OUR_HELLO} from './session.js';
 import {Folder, versionOf} from './folder.js';
 import {judgeName} from './names.js';
@@ -50,14 +50,14 @@ export class Server {
     this.connections.add(connection);
     connection.on('stream', (stream, message) => this.onStream(connection, stream, message));
     connection.on('mistake', (error) => this.log(`a mistake of this program: ${error.stack}`));
-    connection.on('end', (error) => {
-      this.connections.delete(connection);
-      if (error instanceof Refusal && error.name === 'STORE_FAILED' && !error.remote) this.storeFailed(error);
-    });
+    connection.on('storeFailed', (refusal) => this.storeFailed(refusal));
+    connection.on('end', () => connection.quiet().then(() => this.connections.delete(connection)));
   }
 
   /** ERR-008: after its disk failed, this server promises nothing to anybody any more. */
   storeFailed(error) {
+    if (this.failed) return;
+    this.failed = true;
     this.log(`the disk failed, stopping: ${error.message}`);
     for (const connection of [...this.connections]) connection.fail(new Refusal('STORE_FAILED', error.message));
     this.listener.close();
@@ -76,6 +76,7 @@ export class Server {
     while (busy() && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
     await this.uploads.recordAll();
     for (const connection of [...this.connections]) connection.close();
+    await Promise.all([...this.connections].map((connection) => connection.quiet()));
     await this.uploads.close();
     await this.store.close();
     this.resolveStopped(0);
@@ -119,7 +120,7 @@ export class Server {
     if (message.flags.includes('FOLLOW')) throw new Refusal('UNSUPPORTED', 'FOLLOW is not understood');
     const result = {message: 'RESULT', kind: message.kind, items: [], cursor: ''};
     const headMax = connection.session.peer.head_length_max;
-    if (message.kind === 1 && message.flags.includes('EXACT')) result.items = [await this.entry(message)];
+    if (message.kind === 1 && message.flags.includes('EXACT')) result.items = [await this.entry(message, stream)];
     else if (message.kind === 1) await this.fillFiles(result, message, headMax);
     else {
       const items = message.kind === 2 ? this.uploads.items() : await this.receipts(message);
@@ -130,21 +131,24 @@ export class Server {
   }
 
   /** LIST with EXACT: one entry, with its b3sum if that was asked for. */
-  async entry(message) {
+  async entry(message, stream) {
     judgeName(message, 'name');
     const {folder} = this.store;
     const stat = await folder.stat(message.name);
     if (stat === null || !(stat.isFile() || stat.isDirectory())) throw new Refusal('UNKNOWN_FILE', 'there is no such file');
     const item = Folder.item(message.name, stat, this.store.receiptFor(message.name, stat));
-    if (message.flags.includes('B3SUM') && stat.isFile()) item.tlvs.B3SUM = await this.b3sum(message.name);
+    if (message.flags.includes('B3SUM') && stat.isFile()) item.tlvs.B3SUM = await this.b3sum(message.name, stream);
     return item;
   }
 
-  async b3sum(filename) {
+  async b3sum(filename, stream) {
     const {handle, stat} = await this.store.folder.openFile(filename);
     const hash = hasher();
     try {
-      for (let at = 0; at < Number(stat.size); at += 262144) hash.update(await readExactly(handle, at, Math.min(262144, Number(stat.size) - at)));
+      for (let at = 0; at < Number(stat.size); at += 262144) {
+        if (stream.state === 'closed') throw new ConnectionLost('nobody waits for this digest any more');
+        hash.update(await readExactly(handle, at, Math.min(262144, Number(stat.size) - at)));
+      }
     } finally {
       await handle.close();
     }
