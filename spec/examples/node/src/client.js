@@ -292,7 +292,7 @@ class Fetched {
 
   /** FET-012: the name last, and only then COMMITTED. */
   async finish(receiving, commit) {
-    if (!this.part.begun) await this.part.begin(receiving.facts);
+    await this.part.begin(receiving.facts);
     await this.part.finishAs(this.wish.target);
     const {sourceid, filesize} = receiving.facts;
     this.committed = {message: 'COMMITTED', sourceid, file_id: ZEROS16, root: commit.root, filesize: BigInt(filesize), stored_as: '', tlvs: {}};

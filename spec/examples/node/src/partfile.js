@@ -8,10 +8,15 @@
  *
  * So after any crash, whatever the ledger says is true of the bytes. A last line that is torn was never told to anybody
  * and is cut off.
+ *
+ * Several streams use one part at once, and one of them may end it meanwhile. Whoever ends it (`close`, `discard`,
+ * `finishAs`) waits for what has begun, and nothing begins afterwards: it is refused with CANCELLED, for a stream that has
+ * nobody to tell by then.
  */
 import {constants, existsSync} from 'node:fs';
 import {open, rename, unlink} from 'node:fs/promises';
 import path from 'node:path';
+import {Refusal} from './errors.js';
 import {Lines, missing} from './lines.js';
 
 export class PartFile {
@@ -24,7 +29,10 @@ export class PartFile {
     this.notes = {};
     this.file = null;
     this.ledger = null;
-    this.discarded = false;
+    /** @type {Set<Promise<any>>} what runs on the files now */ this.working = new Set();
+    this.beginning = null;
+    this.closed = false;
+    this.discarding = null;
   }
 
   /**
@@ -38,7 +46,7 @@ export class PartFile {
     for (const line of objects) part.apply(line);
     if (part.facts === null) return part;
     if (!existsSync(`${where}.part`)) return new PartFile(where, base);
-    await part.openFiles(size);
+    Object.assign(part, await openBoth(where, size));
     return part;
   }
 
@@ -50,92 +58,122 @@ export class PartFile {
     Object.assign(this.notes, line.note);
   }
 
+  /** Whether the files are there. Both are from the same moment on: who sees the one may append to the other. */
   get begun() {
     return this.file !== null;
   }
 
-  async openFiles(ledgerSize) {
-    this.file = await open(`${this.where}.part`, constants.O_RDWR | constants.O_CREAT, 0o644);
-    this.ledger = await Lines.open(`${this.where}.ledger`, ledgerSize);
+  /** Everything that touches the files runs in here, but for what ends them. */
+  async use(work) {
+    if (this.closed) throw new Refusal('CANCELLED', 'the transfer has ended');
+    const done = work();
+    this.working.add(done);
+    try {
+      return await done;
+    } finally {
+      this.working.delete(done);
+    }
   }
 
-  /** Makes the files, once, with the first byte that comes; later calls wait for the first. */
+  /** Makes the files, once, with the first byte that comes; later calls wait for the first, or try again if it failed. */
   begin(facts) {
-    this.beginning ??= this.begun ? Promise.resolve() : this.makeFiles(facts);
-    return this.beginning;
+    return this.beginBy(() => this.makeFiles(facts));
   }
 
   /** Makes the part alone, for a brief file: nothing is recorded of it, and after a crash it is swept away. */
   beginScratch() {
-    this.beginning ??= open(`${this.where}.part`, constants.O_RDWR | constants.O_CREAT, 0o644).then((file) => (this.file = file));
+    return this.beginBy(async () => (this.file = await openPart(this.where)));
+  }
+
+  beginBy(work) {
+    this.beginning ??= this.begun ? Promise.resolve() : this.use(work).catch((error) => {
+      this.beginning = null;
+      throw error;
+    });
     return this.beginning;
   }
 
   async makeFiles(facts) {
-    this.facts = facts;
-    await this.openFiles(0);
-    await this.file.truncate(0);
-    await this.append({begin: facts, note: this.notes});
-    await syncFolder(path.dirname(this.where));
-  }
-
-  /** One line, durable when this returns. */
-  append(line) {
-    return this.ledger.append(line);
+    Object.assign(this, {facts, ...await openBoth(this.where, 0)});
+    try {
+      await this.ledger.append({begin: facts, note: this.notes});
+      await syncFolder(path.dirname(this.where));
+    } catch (error) {
+      await this.letGo();
+      throw error;
+    }
   }
 
   /** Not durable before `hold` or `recordPrefixes`. */
-  async write(position, bytes) {
-    let done = 0;
-    while (done < bytes.length) done += (await this.file.write(bytes, done, bytes.length - done, position - this.base + done)).bytesWritten;
+  write(position, bytes) {
+    return this.use(async () => {
+      let done = 0;
+      while (done < bytes.length) done += (await this.file.write(bytes, done, bytes.length - done, position - this.base + done)).bytesWritten;
+    });
   }
 
-  async read(position, length) {
-    return readExactly(this.file, position - this.base, length);
+  read(position, length) {
+    return this.use(() => readExactly(this.file, position - this.base, length));
   }
 
   /** Blocks whose bytes are written become durable, and then held. */
-  async hold(entries) {
-    await this.file.datasync();
-    await this.append({held: entries});
-    for (const [blockno, digest] of entries) {
-      this.held.set(blockno, digest);
-      this.prefixes.delete(blockno);
-    }
+  hold(entries) {
+    return this.use(async () => {
+      await this.file.datasync();
+      await this.ledger.append({held: entries});
+      for (const [blockno, digest] of entries) {
+        this.held.set(blockno, digest);
+        this.prefixes.delete(blockno);
+      }
+    });
   }
 
   /** Blocks that are not what the sender has: forgotten, durably (DIG-007). */
   async withdraw(blocknos) {
     if (blocknos.length === 0) return;
-    await this.append({withdrawn: blocknos});
+    await this.use(() => this.ledger.append({withdrawn: blocknos}));
     for (const blockno of blocknos) this.held.delete(blockno);
   }
 
-  /** Facts of the upload that may change: attempt, expiry, name when taken. Durable if the files are there already. */
-  async note(values) {
+  /** Facts of the upload that may change: attempt, expiry, name when taken. Durable if the files are there already; else
+   *  they are in the first line of the ledger. */
+  note(values) {
     Object.assign(this.notes, values);
-    if (this.begun) await this.append({note: values});
+    return this.use(async () => this.begun && this.ledger.append({note: values}));
   }
 
-  async recordPrefixes() {
-    if (!this.begun) return;
-    await this.file.datasync();
-    await this.append({prefixes: [...this.prefixes]});
+  recordPrefixes() {
+    return this.use(async () => {
+      if (!this.begun) return;
+      await this.file.datasync();
+      await this.ledger.append({prefixes: [...this.prefixes]});
+    });
   }
 
+  /** Lets go of the files and leaves them where they are. */
   async close() {
-    await this.file?.close();
-    await this.ledger?.close();
+    this.closed = true;
+    await Promise.allSettled(this.working);
+    await this.letGo();
+  }
+
+  async letGo() {
+    const {file, ledger} = this;
     this.file = this.ledger = null;
+    await file?.close();
+    await ledger?.close();
   }
 
   /**
    * Removes both files; the ledger first, so that nothing is ever found that has no bytes. `durably` false: after a
    * commit, whose receipt outlives what may come back of them.
    */
-  async discard(durably = true) {
-    if (this.discarded) return;
-    this.discarded = true;
+  discard(durably = true) {
+    this.discarding ??= this.remove(durably);
+    return this.discarding;
+  }
+
+  async remove(durably) {
     await this.close();
     await unlink(`${this.where}.ledger`).catch(missing());
     await unlink(`${this.where}.part`).catch(missing());
@@ -145,12 +183,28 @@ export class PartFile {
   /** Gives the part its final name (a download's; the server's store does it its own way). The ledger goes first: one
    *  that outlived its bytes would speak of bytes that are not there. */
   async finishAs(target) {
-    await this.file.sync();
-    await unlink(`${this.where}.ledger`);
-    await syncFolder(path.dirname(this.where));
-    await rename(`${this.where}.part`, target);
-    await syncFolder(path.dirname(target));
+    await this.use(async () => {
+      await this.file.sync();
+      await unlink(`${this.where}.ledger`);
+      await syncFolder(path.dirname(this.where));
+      await rename(`${this.where}.part`, target);
+      await syncFolder(path.dirname(target));
+    });
     await this.close();
+  }
+}
+
+const openPart = (where) => open(`${where}.part`, constants.O_RDWR | constants.O_CREAT, 0o644);
+
+/** Both files of a part; the ledger's whole lines are its first `ledgerSize` bytes, and where there are none, no byte counts. */
+async function openBoth(where, ledgerSize) {
+  const file = await openPart(where);
+  try {
+    if (ledgerSize === 0) await file.truncate(0);
+    return {file, ledger: await Lines.open(`${where}.ledger`, ledgerSize)};
+  } catch (error) {
+    await file.close();
+    throw error;
   }
 }
 

@@ -8,7 +8,7 @@
  * verified by then, all of it with one sync, and afterwards looks whether the file is complete.
  */
 import {BLOCK, blockSpan, blocknosOf, hasher, heldRootOf, rootOf, runsOf} from './blocks.js';
-import {Refusal, asRefusal} from './errors.js';
+import {Refusal, SCOPE, asRefusal} from './errors.js';
 
 const badFacts = (text) => new Refusal('BAD_FACTS', text);
 
@@ -26,8 +26,8 @@ export class Receiving {
     /** @type {Map<number, string>} */ this.verified = new Map();
     this.settling = null;
     this.unsettled = false;
-    this.finishing = null;
-    this.left = Promise.resolve();
+    /** @type {Promise<object>|null} a commit that runs: nothing stops it any more */ this.finishing = null;
+    /** It was committed or discarded: nothing is kept of what comes still. */ this.over = false;
   }
 
   get end() {
@@ -83,19 +83,18 @@ export class Receiving {
 
   // --- becoming durable ---------------------------------------------------------------------------------------------
 
-  /** Makes durable what is verified, acknowledges it, commits when all is there. Errors go to every lane. */
+  /** Makes durable what is verified, acknowledges it, commits when all is there. Errors go to every lane; it throws none. */
   settle() {
     this.unsettled = true;
     this.settling ??= this.settleAll().catch((error) => {
       const refusal = asRefusal(error);
-      for (const lane of [...this.lanes]) lane.connection.refuse(lane.stream, refusal);
-      if (!(refusal instanceof Refusal)) throw error;
+      for (const lane of [...this.lanes]) lane.refuse(refusal);
     }).finally(() => (this.settling = null));
     return this.settling;
   }
 
   async settleAll() {
-    while (this.unsettled) {
+    while (this.unsettled && !this.over) {
       this.unsettled = false;
       if (this.verified.size > 0) {
         const entries = [...this.verified];
@@ -114,12 +113,12 @@ export class Receiving {
   async commitIfComplete() {
     for (const lane of [...this.lanes]) {
       const {commit} = lane;
-      if (commit === null || !this.isComplete(commit)) continue;
+      if (commit === null || lane.stream.state === 'closed' || !this.isComplete(commit)) continue;
       const end = this.range.end ?? Number(commit.filesize);
       const digests = blocknosOf(this.range.first, end).map((blockno) => this.part.held.get(blockno));
-      if (rootOf(digests) === commit.root) return this.commit(commit, lane);
+      if (rootOf(digests) === commit.root) return this.commit(() => this.finish(commit));
       lane.commit = null;
-      lane.connection.refuse(lane.stream, new Refusal('DIGESTS_DIFFER', 'that is not the root of what is held'));
+      lane.refuse(new Refusal('DIGESTS_DIFFER', 'that is not the root of what is held'));
     }
     return undefined;
   }
@@ -135,17 +134,25 @@ export class Receiving {
     if (blocknos.includes(this.lastShort?.[0])) await this.part.note({lastShort: null});
   }
 
-  /** From here on nothing stops it: CANCEL is answered by COMMITTED (COM-018). */
-  async commit(commit, lane) {
-    this.finishing = this.finish(commit);
+  /**
+   * From here on nothing stops it: CANCEL is answered by COMMITTED (COM-018), unless `finish` refuses.
+   * @param {() => Promise<object>} finish as the constructor's; returns COMMITTED, and so does this
+   */
+  async commit(finish) {
+    this.finishing = finish();
     try {
       const committed = await this.finishing;
-      for (const each of [...this.lanes]) each.connection.say(each.stream, {...committed, message: 'COMMITTED'});
-    } catch (error) {
+      this.over = true;
+      for (const each of [...this.lanes]) each.connection.say(each.stream, committed);
+      return committed;
+    } finally {
       this.finishing = null;
-      if (!(error instanceof Refusal)) throw error;
-      lane.connection.refuse(lane.stream, error);
     }
+  }
+
+  /** Resolves when no commit runs. */
+  async finished() {
+    while (this.finishing !== null) await this.finishing.catch(() => {});
   }
 
   // --- its end ------------------------------------------------------------------------------------------------------
@@ -159,16 +166,16 @@ export class Receiving {
     }
   }
 
-  /** A stream has ended; with the last one, prefixes are recorded (RES-014). */
-  leave(lane) {
+  /** A stream has ended, and what it brought is settled; with the last one, prefixes are recorded (RES-014). */
+  async leave(lane) {
+    await this.settling;
     this.lanes.delete(lane);
-    this.left = this.left.then(() => this.recordIfLeft());
-    return this.left;
+    await this.recordIfLeft();
   }
 
+  /** Where no stream is left that could bring more. */
   async recordIfLeft() {
-    await this.settling;
-    if (this.lanes.size === 0 && this.finishing === null) await this.part.recordPrefixes();
+    if (this.lanes.size === 0 && !this.over) await this.part.recordPrefixes();
   }
 }
 
@@ -184,6 +191,11 @@ export class Lane {
     receiving.lanes.add(this);
   }
 
+  /** Tells this stream of an error of the upload. Once CANCEL came, its answer is another (COM-016). */
+  refuse(refusal) {
+    if (refusal.scope !== SCOPE.stream || this.stream.state !== 'cancelling') this.connection.refuse(this.stream, refusal);
+  }
+
   acknowledge() {
     if (!this.saidOpened) return;
     const {session} = this.connection;
@@ -191,7 +203,7 @@ export class Lane {
   }
 
   onMessage(message) {
-    if (this.stream.state === 'closed' && (this.receiving.finishing !== null || message.message === 'COMMIT')) return undefined;
+    if (this.isTooLate || (this.stream.state === 'closed' && message.message === 'COMMIT')) return undefined;
     if (this.dismissed && message.message === 'HAVE') return undefined;
     switch (message.message) {
       case 'BLOCK': return this.onBlock(message);
@@ -200,6 +212,11 @@ export class Lane {
       case 'COMMIT': return this.onCommit(message);
       default: throw new Error(`our mistake: ${message.message} reached a receiver`);
     }
+  }
+
+  /** What came before a stream ended is written still, whatever ended it (RES-014), but for what is stored or thrown away. */
+  get isTooLate() {
+    return this.receiving.over || (this.stream.state === 'closed' && this.receiving.finishing !== null);
   }
 
   async onEnd() {
@@ -299,7 +316,7 @@ export class Lane {
 
   async onBytes(bytes, last) {
     const {unfinished} = this;
-    if (unfinished === null || (this.stream.state === 'closed' && this.receiving.finishing !== null)) return;
+    if (unfinished === null || this.isTooLate) return;
     if (unfinished.mode === 'write') {
       const {part} = this.receiving;
       unfinished.writing = part.write(unfinished.written, bytes);

@@ -74,7 +74,6 @@ export class Server {
     const until = Date.now() + graceMs;
     const busy = () => [...this.connections].some((connection) => connection.session.streams.size > 0);
     while (busy() && Date.now() < until) await new Promise((resolve) => setTimeout(resolve, 20));
-    await this.uploads.recordAll();
     for (const connection of [...this.connections]) connection.close();
     await Promise.all([...this.connections].map((connection) => connection.quiet()));
     await this.uploads.close();
@@ -197,9 +196,11 @@ class OpenedStream {
   }
 
   async onMessage(message) {
-    if (message.message === 'OPEN') this.lane = await this.uploads.onOpen(this.connection, this.stream, message);
-    else if (this.lane === null) return;
-    else if (message.message === 'CANCEL') await (this.lane.dismissed ? undefined : this.uploads.onCancel(this.lane, message));
+    if (message.message === 'OPEN') {
+      this.lane = await this.uploads.onOpen(this.connection, this.stream, message);
+      if (this.lane !== null) await this.uploads.answer(this.lane);
+    } else if (this.lane === null) return;
+    else if (message.message === 'CANCEL') await this.uploads.onCancel(this.lane, message);
     else await this.lane.onMessage(message);
   }
 

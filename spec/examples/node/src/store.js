@@ -17,6 +17,7 @@ import path from 'node:path';
 import {FOLDER, ZEROS16} from './blocks.js';
 import {Refusal} from './errors.js';
 import {Folder, statOf} from './folder.js';
+import {InTurn} from './inturn.js';
 import {Lines, missing} from './lines.js';
 import {PartFile, syncFolder} from './partfile.js';
 
@@ -32,7 +33,7 @@ export class Store {
     this.uploadsFolder = path.join(this.state, 'uploads');
     /** @type {Map<string, object>} sourceid → receipt */ this.receipts = new Map();
     /** @type {Map<string, string>} filename → sourceid of the receipt that speaks of it */ this.byName = new Map();
-    /** @type {Map<string, Promise<void>>} commits of one name follow each other */ this.naming = new Map();
+    /** Commits of one name follow each other. */ this.naming = new InTurn();
   }
 
   /** Opens the store of a folder, making it where there is none. One process at a time. */
@@ -158,17 +159,8 @@ export class Store {
    * @param {import('./partfile.js').PartFile} part
    * @returns {Promise<object>} its receipt
    */
-  async commit(upload, part) {
-    const {filename, filetype} = upload;
-    const former = this.naming.get(filename) ?? Promise.resolve();
-    const done = former.then(() => (filetype === FOLDER ? this.makeFolder(upload) : this.nameFile(upload, part)));
-    const turn = done.then(() => {}, () => {});
-    this.naming.set(filename, turn);
-    try {
-      return await done;
-    } finally {
-      if (this.naming.get(filename) === turn) this.naming.delete(filename);
-    }
+  commit(upload, part) {
+    return this.naming.run(upload.filename, () => (upload.filetype === FOLDER ? this.makeFolder(upload) : this.nameFile(upload, part)));
   }
 
   async nameFile(upload, part) {

@@ -1,8 +1,13 @@
 /**
  * Uploads on the server: OPEN and its judgement, takeover and join, brief files, their end (chapters RES, BLK, COM).
+ *
+ * What streams ask of one sourceid (OPEN, CANCEL with DISCARD, REMOVE, a brief file) is judged in turn, so that nothing
+ * that was looked up has changed when it is acted upon. The bytes, their syncs and the commits of unfinished uploads have
+ * no turn: a takeover does not wait for them (RES-010), and who needs a commit to have ended waits by `finished`.
  */
 import {FOLDER, ZEROS16, factsOf, hasher} from './blocks.js';
 import {Refusal} from './errors.js';
+import {InTurn} from './inturn.js';
 import {judgeName} from './names.js';
 import {Lane, Receiving} from './receiving.js';
 import {Store, committedMessage, randomId} from './store.js';
@@ -14,6 +19,7 @@ export class Uploads {
   constructor(store) {
     this.store = store;
     /** @type {Map<string, Receiving>} unfinished uploads by sourceid */ this.open = new Map();
+    this.turns = new InTurn();
   }
 
   /** Takes up what is on the disk. */
@@ -29,18 +35,39 @@ export class Uploads {
 
   // --- OPEN ---------------------------------------------------------------------------------------------------------
 
-  /** The handler of a stream that began with OPEN, judged in the order of RES-005. */
+  /** The lane of a stream that began with OPEN, judged in the order of RES-005; null if a receipt was the answer. */
   async onOpen(connection, stream, message) {
     judgeRule(message.if_exists);
     judgeName(message);
     const facts = factsOf(message);
-    const receipt = message.sourceid === ZEROS16 ? null : await this.store.receiptOf(message.sourceid);
-    if (receipt !== null) return this.answerFromReceipt(connection, stream, message, receipt);
-    const former = this.open.get(message.sourceid);
-    if (former !== undefined) judgeAgain(former, message, facts);
-    await this.store.judgePlace(facts.filename, facts.filetype, message.if_exists);
-    await this.store.judgeRoom((facts.filesize ?? 0) - heldBytes(former));
-    return this.takeUp(connection, stream, message, facts);
+    if (facts.sourceid === ZEROS16) facts.sourceid = randomId();
+    return this.turns.run(facts.sourceid, () => this.judge(connection, stream, message, facts));
+  }
+
+  async judge(connection, stream, message, facts) {
+    for (;;) {
+      const {receipt, former} = await this.find(facts.sourceid);
+      if (receipt !== null) return this.answerFromReceipt(connection, stream, message, receipt);
+      if (former !== undefined) judgeAgain(former, message, facts);
+      await this.store.judgePlace(facts.filename, facts.filetype, message.if_exists);
+      await this.store.judgeRoom((facts.filesize ?? 0) - heldBytes(former));
+      if (this.isStill(facts.sourceid, former)) return this.takeUp(connection, stream, message, facts);
+    }
+  }
+
+  /** The receipt of a sourceid, or its unfinished upload, of which no commit runs, or neither. */
+  async find(sourceid) {
+    for (;;) {
+      const former = this.open.get(sourceid);
+      await former?.finished();
+      const receipt = await this.store.receiptOf(sourceid);
+      if (receipt !== null || this.isStill(sourceid, former)) return {receipt, former};
+    }
+  }
+
+  /** Whether that is the unfinished upload of a sourceid; a commit may have begun and ended since it was looked up. */
+  isStill(sourceid, former) {
+    return this.open.get(sourceid) === former && (former?.finishing ?? null) === null;
   }
 
   async answerFromReceipt(connection, stream, message, receipt) {
@@ -50,21 +77,26 @@ export class Uploads {
     return null;
   }
 
-  async takeUp(connection, stream, message, facts) {
-    if (facts.sourceid === ZEROS16) facts.sourceid = randomId();
+  /** Takeover, join or beginning, all in one step; `answer` says OPENED. */
+  takeUp(connection, stream, message, facts) {
     const receiving = this.open.get(facts.sourceid) ?? this.add(facts, this.store.newPart(facts.sourceid));
     const {notes} = receiving.part;
     const takeover = notes.attempt !== undefined && message.attempt > BigInt(notes.attempt);
     const lane = new Lane(receiving, connection, stream, () => this.opened(receiving, connection));
     Object.assign(lane, {saidSourceid: message.sourceid, filetype: message.filetype});
     if (takeover) receiving.endLanes(new Refusal('SUPERSEDED', 'a newer attempt took the upload over', {current: message.attempt}), lane);
-    await receiving.part.note({
+    lane.noted = receiving.part.note({
       attempt: String(message.attempt), ifExists: message.if_exists, mtime: textOf(message.tlvs.MTIME), mode: message.tlvs.MODE ?? null,
       fileId: notes.fileId ?? randomId(), expiresMs: Store.expiry(),
     });
-    connection.say(stream, lane.opened());
-    lane.saidOpened = true;
     return lane;
+  }
+
+  /** OPENED, when what it says is durable. */
+  async answer(lane) {
+    await lane.noted;
+    lane.connection.say(lane.stream, lane.opened());
+    lane.saidOpened = true;
   }
 
   opened(receiving, connection) {
@@ -86,7 +118,7 @@ export class Uploads {
   async finish(receiving, commit) {
     const {facts, part} = receiving;
     const {notes} = part;
-    if (!part.begun) await part.begin(facts);
+    await part.begin(facts);
     const receipt = await this.store.commit({
       ...facts, fileId: notes.fileId, root: commit.root, filesize: Number(commit.filesize), ifExists: notes.ifExists,
       mtime: commit.tlvs.MTIME ?? bigOf(notes.mtime), mode: commit.tlvs.MODE ?? notes.mode,
@@ -96,37 +128,42 @@ export class Uploads {
     return committedMessage(receipt);
   }
 
-  /** CANCEL on a stream of an upload (COM-016 to COM-018). */
+  /** CANCEL on a stream of an upload (COM-016 to COM-018). If it was too late the stream has ended with COMMITTED. */
   async onCancel(lane, message) {
     const {receiving} = lane;
-    if (receiving.finishing !== null) return;
+    const discards = message.flags.includes('DISCARD');
     lane.abandon();
-    if (message.flags.includes('DISCARD')) await this.discard(receiving, lane);
-    else throw new Refusal('CANCELLED', 'the transfer was cancelled');
+    if (discards) await this.turns.run(receiving.facts.sourceid, async () => !lane.dismissed && this.discard(receiving, lane));
+    await receiving.finished();
+    throw new Refusal('CANCELLED', discards ? 'the upload was discarded' : 'the transfer was cancelled');
   }
 
-  /** Throws an upload away, durably; then its streams are told. Too late while it is being committed. */
+  /**
+   * Throws an upload away, durably, when it has its turn. Its streams are told but for that of `lane`, which asked.
+   * @returns {Promise<boolean>} false if it was committed or thrown away before
+   */
   async discard(receiving, lane = null) {
-    const refusal = new Refusal('CANCELLED', 'the upload was discarded');
-    receiving.finishing = Promise.resolve();
+    await receiving.finished();
+    if (receiving.over) return false;
+    receiving.over = true;
     this.open.delete(receiving.facts.sourceid);
-    receiving.endLanes(refusal, lane);
+    receiving.endLanes(new Refusal('CANCELLED', 'the upload was discarded'), lane);
     await receiving.settling;
     await receiving.part.discard();
-    if (lane !== null) throw refusal;
+    return true;
   }
 
   /** REMOVE of kind 2 (LST-013). */
   async remove(sourceid) {
-    const receiving = this.open.get(sourceid);
-    if (receiving === undefined || receiving.finishing !== null) throw new Refusal('UNKNOWN_UPLOAD', 'there is no such upload');
-    await this.discard(receiving);
+    const discarded = await this.turns.run(sourceid, async () => this.open.has(sourceid) && this.discard(this.open.get(sourceid)));
+    if (!discarded) throw new Refusal('UNKNOWN_UPLOAD', 'there is no such upload');
   }
 
   /** RES-022, by a timer. */
   async expire() {
-    for (const receiving of [...this.open.values()])
-      if (receiving.lanes.size === 0 && receiving.part.notes.expiresMs < Date.now()) await this.discard(receiving);
+    const hasExpired = ({lanes, part}) => lanes.size === 0 && part.notes.expiresMs < Date.now();
+    for (const [sourceid, receiving] of [...this.open])
+      if (hasExpired(receiving)) await this.turns.run(sourceid, async () => hasExpired(receiving) && this.discard(receiving));
   }
 
   /** Items of RESULT kind 2, in the order of their sourceids: what is held or recorded (LST-005). */
@@ -144,19 +181,7 @@ export class Uploads {
 
   /** Lets go of the files of unfinished uploads, when their streams have ended. */
   async close() {
-    for (const receiving of this.open.values()) {
-      await Promise.all([...receiving.lanes].map((lane) => lane.stream.work));
-      await receiving.left;
-      await receiving.part.close();
-    }
-  }
-
-  /** GOAWAY: what has no stream any more is recorded; the rest as its streams end (END-010). */
-  async recordAll() {
-    for (const receiving of this.open.values()) {
-      await receiving.settling;
-      if (receiving.finishing === null) await receiving.part.recordPrefixes();
-    }
+    for (const receiving of this.open.values()) await receiving.part.close();
   }
 }
 
@@ -220,11 +245,14 @@ export class BriefLane {
     if (ends && message.payloadLength === 0) await this.commit();
   }
 
+  /** Where its bytes are until the commit. */
+  async gather() {
+    this.part ??= this.uploads.store.newPart(`brief-${randomId()}`);
+    await this.part.beginScratch();
+  }
+
   async onBytes(bytes, last) {
-    if (this.part === null) {
-      this.part = this.uploads.store.newPart(`brief-${randomId()}`);
-      await this.part.beginScratch();
-    }
+    await this.gather();
     await this.part.write(this.written, bytes);
     this.hash.update(bytes);
     this.written += bytes.length;
@@ -233,37 +261,39 @@ export class BriefLane {
 
   async commit() {
     if (this.hash.digest() !== this.digest) throw new Refusal('DIGEST_MISMATCH', 'the file arrived damaged', {scope: 2, blockno: 0});
-    const {store} = this.uploads;
-    const {facts, digest} = this;
-    const receipt = facts.sourceid === ZEROS16 ? null : await store.receiptOf(facts.sourceid);
-    if (receipt !== null) return this.answerFromReceipt(receipt);
-    if (this.place !== undefined) throw this.place;
-    const sourceid = facts.sourceid === ZEROS16 ? randomId() : facts.sourceid;
-    const former = this.uploads.open.get(sourceid);
-    const fileId = former?.part.notes.fileId ?? randomId();
-    if (this.part === null) {
-      this.part = store.newPart(`brief-${randomId()}`);
-      await this.part.beginScratch();
-    }
-    const fresh = await store.commit({...facts, sourceid, fileId, root: digest, ...this.options}, this.part);
-    if (former !== undefined) await this.endFormer(former, fresh);
-    this.connection.say(this.stream, committedMessage(fresh));
-    return undefined;
+    await this.gather();
+    if (this.facts.sourceid === ZEROS16) this.facts.sourceid = randomId();
+    const {sourceid} = this.facts;
+    this.connection.say(this.stream, await this.uploads.turns.run(sourceid, () => this.committed(sourceid)));
   }
 
-  async answerFromReceipt(receipt) {
+  /** In its turn: COMMITTED of this file, or of the receipt that there is. */
+  async committed(sourceid) {
+    const {store} = this.uploads;
+    const {receipt, former} = await this.uploads.find(sourceid);
+    if (receipt !== null) return this.fromReceipt(receipt);
+    if (this.place !== undefined) throw this.place;
+    const fileId = former?.part.notes.fileId ?? randomId();
+    const finish = async () => committedMessage(await store.commit({...this.facts, fileId, root: this.digest, ...this.options}, this.part));
+    return former === undefined ? finish() : this.endFormer(former, finish);
+  }
+
+  async fromReceipt(receipt) {
     if (receipt.root !== this.digest || receipt.filesize !== this.facts.filesize)
       throw new Refusal('SOURCE_CHANGED', 'this sourceid was committed with other bytes');
-    this.connection.say(this.stream, committedMessage(await this.uploads.store.confirm(receipt)));
+    return committedMessage(await this.uploads.store.confirm(receipt));
   }
 
-  /** BLK-019: an unfinished upload of this sourceid ends with the brief file's commit. */
-  async endFormer(former, receipt) {
+  /** BLK-019: an unfinished upload of this sourceid ends with the brief file's commit; if that is refused, it goes on. */
+  async endFormer(former, finish) {
+    const committed = await former.commit(finish).catch((error) => {
+      former.settle();
+      throw error;
+    });
     this.uploads.open.delete(former.facts.sourceid);
-    former.finishing = Promise.resolve();
-    for (const lane of [...former.lanes]) lane.connection.say(lane.stream, committedMessage(receipt));
     await former.settling;
     await former.part.discard();
+    return committed;
   }
 
   async onEnd() {

@@ -16,10 +16,7 @@ const stepBytes = (step) => (step.message === 'PREFACE'
   ? Buffer.from(step.bytes, 'hex') : Buffer.concat([Buffer.from(step.head, 'hex'), bytesOf(step.payload)]));
 
 /** Of what a server may do and this one does not: it hands out no unfinished uploads. */
-const LEFT_OUT = {
-  follow: 'BP1-FET-015 is a MAY',
-  takeover: 'about once in ten times, on a busy machine, this server ends the connection instead: a fault of it that is not found yet',
-};
+const LEFT_OUT = {follow: 'BP1-FET-015 is a MAY'};
 
 /** Plays the client's side of one conversation; every connection has ended when this returns. */
 async function play(conversation, server) {

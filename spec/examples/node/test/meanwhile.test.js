@@ -3,11 +3,12 @@
  * of these meets its moment every time, on any machine.
  */
 import assert from 'node:assert/strict';
-import {readdir, rm, writeFile} from 'node:fs/promises';
+import {readFile, readdir, rm, writeFile} from 'node:fs/promises';
 import path from 'node:path';
 import {test} from 'node:test';
 import {ZEROS16, digestOf, rootOf} from '../src/blocks.js';
 import {connect} from '../src/client.js';
+import {Lines} from '../src/lines.js';
 import {PartFile} from '../src/partfile.js';
 import {Sending} from '../src/sending.js';
 import {Server} from '../src/server.js';
@@ -105,6 +106,204 @@ function sendAll(peer) {
 }
 
 const held = async (peer) => peer.next((frame) => frame.message === 'ACK' && frame.position === FILE.filesize, 'ACK of everything');
+
+meanwhile('a takeover while the first byte makes the files', async ({t, dial, restart}) => {
+  const [old, young] = [await dial(), await dial()];
+  await opened(old, 5n);
+  const making = gate(t, Lines, 'open');
+  old.say(beginningOf(), BYTES[0].subarray(0, 100));
+  await making.reached;
+  await opened(young, 6n);
+  assert.equal((await refused(old, 24)).current, 6n);
+  making.open();
+  sendAll(young);
+  await held(young);
+  await restart();
+  const late = await dial();
+  late.say(openOf(5n));
+  assert.equal((await refused(late, 24)).current, 6n);
+});
+
+meanwhile('the server stops while the first byte makes the files', async ({t, dial, restart, parts}) => {
+  const peer = await dial();
+  await opened(peer, 5n);
+  const making = gate(t, Lines, 'open');
+  peer.say(beginningOf(), BYTES[0].subarray(0, 100));
+  await making.reached;
+  const stopped = restart();
+  await peer.end();
+  making.open();
+  await stopped;
+  assert.deepEqual((await parts()).sort(), [`${SOURCEID}.ledger`, `${SOURCEID}.part`]);
+  assert.deepEqual((await opened(await dial(), 6n)).prefixes, [[0, 100]]);
+});
+
+meanwhile('an upload is discarded while the first byte makes the files', async ({t, dial, parts}) => {
+  const [one, other] = [await dial(), await dial()];
+  await opened(one, 5n);
+  await opened(other, 5n);
+  const making = gate(t, Lines, 'open');
+  one.say(beginningOf(), BYTES[0].subarray(0, 100));
+  await making.reached;
+  other.say(DISCARD);
+  await refused(one, 31);
+  making.open();
+  await refused(other, 31);
+  assert.deepEqual(await parts(), []);
+  await Promise.all([one, other].map(goesOn));
+});
+
+for (const step of ['write', 'hold'])
+  meanwhile(`an upload is discarded while blocks are on their way to the disk (${step})`, async ({t, dial, parts}) => {
+    const [one, other] = [await dial(), await dial()];
+    await opened(one, 5n);
+    await opened(other, 5n);
+    const working = gate(t, PartFile.prototype, step);
+    sendAll(one);
+    await working.reached;
+    other.say(DISCARD);
+    await refused(one, 31);
+    working.open();
+    await refused(other, 31);
+    assert.deepEqual(await parts(), []);
+    await Promise.all([one, other].map(goesOn));
+  });
+
+meanwhile('an upload begins anew while it is discarded', async ({t, dial, root}) => {
+  const [one, other] = [await dial(), await dial()];
+  await opened(one, 5n);
+  sendAll(one);
+  await held(one);
+  const removing = gate(t, PartFile.prototype, 'discard');
+  one.say(DISCARD);
+  await removing.reached;
+  other.say(openOf(4n));
+  sendAll(other);
+  other.say(COMMIT);
+  await goesOn(other);
+  removing.open();
+  await refused(one, 31);
+  assert.equal((await said(other, 'OPENED')).position, 0n);
+  await said(other, 'COMMITTED');
+  assert.ok(Buffer.concat(BYTES).equals(await readFile(path.join(root, FILE.filename))));
+});
+
+meanwhile('a takeover comes before a DISCARD that waits', async ({t, dial}) => {
+  const [old, young] = [await dial(), await dial()];
+  await opened(old, 5n);
+  sendAll(old);
+  await held(old);
+  const judging = gate(t, Store.prototype, 'judgeRoom');
+  young.say(openOf(6n));
+  await judging.reached;
+  old.say(DISCARD);
+  await goesOn(old);
+  judging.open();
+  assert.equal((await said(young, 'OPENED')).position, FILE.filesize);
+  await refused(old, 24);
+  young.say(COMMIT);
+  await said(young, 'COMMITTED');
+});
+
+for (const step of ['record', 'judgeRoom'])
+  meanwhile(`OPEN while the commit runs (${step} is held up)`, async ({t, dial, root}) => {
+    const [one, other] = [await dial(), await dial()];
+    await opened(one, 5n);
+    sendAll(one);
+    await held(one);
+    const working = gate(t, Store.prototype, step);
+    if (step === 'record') one.say(COMMIT);
+    else other.say(openOf(6n));
+    await working.reached;
+    if (step === 'record') other.say(openOf(6n));
+    else one.say(COMMIT);
+    if (step === 'judgeRoom') await said(one, 'COMMITTED');
+    else await goesOn(other);
+    working.open();
+    await said(other, 'COMMITTED');
+    assert.deepEqual((await readdir(root)).sort(), ['.blockproto', FILE.filename]);
+  });
+
+meanwhile('of two attempts that are judged at once the greater has the upload', async ({t, dial}) => {
+  const [greater, smaller] = [await dial(), await dial()];
+  const judging = gate(t, Store.prototype, 'judgeRoom');
+  greater.say(openOf(6n));
+  await judging.reached;
+  smaller.say(openOf(5n));
+  await goesOn(smaller);
+  judging.open();
+  await said(greater, 'OPENED');
+  assert.equal((await refused(smaller, 24)).current, 6n);
+});
+
+meanwhile('the same brief file twice at once is stored once', async ({t, dial, root}) => {
+  const [one, other] = [await dial(), await dial()];
+  const brief = beginningOf({filesize: 5n, blocknum: 1, flags: ['END', 'COMMIT'], digest: digestOf(BYTES[1])});
+  const recording = gate(t, Store.prototype, 'record');
+  one.say(brief, BYTES[1]);
+  await recording.reached;
+  other.say(brief, BYTES[1]);
+  await goesOn(other);
+  recording.open();
+  const [first, second] = await Promise.all([one, other].map((peer) => said(peer, 'COMMITTED')));
+  assert.deepEqual(second, first);
+  assert.deepEqual((await readdir(root)).sort(), ['.blockproto', FILE.filename]);
+});
+
+meanwhile('a brief file that is refused lets the unfinished upload be committed', async ({t, dial}) => {
+  const [one, other] = [await dial(), await dial()];
+  await opened(one, 5n);
+  sendAll(one);
+  await held(one);
+  const naming = gate(t, Store.prototype, 'nameFile');
+  other.say(beginningOf({filesize: 5n, blocknum: 1, flags: ['END', 'COMMIT'], digest: digestOf(BYTES[1])}), BYTES[1]);
+  await naming.reached;
+  one.say(COMMIT);
+  await goesOn(one);
+  failOnce(t, Store.prototype, 'record', noRoom());
+  naming.open();
+  await refused(other, 29);
+  await said(one, 'COMMITTED');
+});
+
+meanwhile('a commit that is refused ends every stream of the upload, one with CANCEL too', async ({t, dial}) => {
+  const peers = [await dial(), await dial(), await dial()];
+  for (const peer of peers) await opened(peer, 5n);
+  sendAll(peers[0]);
+  await held(peers[0]);
+  const recording = gate(t, Store.prototype, 'nameFile');
+  failOnce(t, Store.prototype, 'record', noRoom());
+  peers[0].say(COMMIT);
+  await recording.reached;
+  peers[1].say(COMMIT);
+  peers[2].say({...DISCARD, flags: []});
+  await Promise.all(peers.map(goesOn));
+  recording.open();
+  await Promise.all([refused(peers[0], 29), refused(peers[1], 29), refused(peers[2], 31)]);
+});
+
+meanwhile('there is room again after the files could not be made', async ({t, dial}) => {
+  const peer = await dial();
+  await opened(peer, 5n);
+  failOnce(t, Lines.prototype, 'append', noRoom());
+  peer.say(beginningOf(), BYTES[0].subarray(0, 100));
+  await refused(peer, 29);
+  await opened(peer, 6n, {stream: 3});
+  BYTES.forEach((bytes, blockno) => peer.say(
+    beginningOf({stream: 3, blockno, position: BigInt(blockno * 1048576), flags: ['END'], digest: digestOf(bytes)}), bytes));
+  peer.say({...COMMIT, stream: 3});
+  await said(peer, 'COMMITTED', 3);
+});
+
+meanwhile('no room for what a stream leaves behind does not end its connection', async ({t, dial}) => {
+  const peer = await dial();
+  await opened(peer, 5n);
+  peer.say(beginningOf(), BYTES[0].subarray(0, 100));
+  failOnce(t, PartFile.prototype, 'recordPrefixes', noRoom());
+  peer.say({...DISCARD, flags: []});
+  await refused(peer, 31);
+  assert.deepEqual((await opened(peer, 6n, {stream: 3})).prefixes, [[0, 100]]);
+});
 
 meanwhile('a mistake of this program ends one stream', async ({t, dial}) => {
   const peer = await dial();
