@@ -89,7 +89,10 @@ export class Receiving {
     this.settling ??= this.settleAll().catch((error) => {
       const refusal = asRefusal(error);
       for (const lane of [...this.lanes]) lane.refuse(refusal);
-    }).finally(() => (this.settling = null));
+    }).finally(() => {
+      this.settling = null;
+      if (this.unsettled && !this.over) this.settle();
+    });
     return this.settling;
   }
 

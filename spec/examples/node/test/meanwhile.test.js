@@ -10,6 +10,7 @@ import {ZEROS16, digestOf, rootOf} from '../src/blocks.js';
 import {connect} from '../src/client.js';
 import {Lines} from '../src/lines.js';
 import {PartFile} from '../src/partfile.js';
+import {Receiving} from '../src/receiving.js';
 import {Sending} from '../src/sending.js';
 import {Server} from '../src/server.js';
 import {Store} from '../src/store.js';
@@ -338,5 +339,20 @@ meanwhile('a download whose rest cannot be recorded ends all the same', async ({
     await assert.rejects(client.download(FILE.filename, path.join(root, 'copy'), {giveUpAfter: 1}), {name: 'STORE_FULL'});
   } finally {
     client.close();
+  }
+});
+
+test('what comes while settling ends is settled too', async () => {
+  const later = (turns, then) => (turns === 0 ? then() : queueMicrotask(() => later(turns - 1, then)));
+  for (let turns = 0; turns < 10; turns++) {
+    const receiving = new Receiving({}, {held: new Map()}, {first: 0, end: 0}, null);
+    let looks = 0;
+    receiving.commitIfComplete = async () => {
+      looks += 1;
+      if (looks === 1) later(turns, () => receiving.settle());
+    };
+    receiving.settle();
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.equal(looks, 2, `after ${turns} turns`);
   }
 });
