@@ -19,6 +19,7 @@ from .crd import LEAST
 cases = Chapter("edge", Side.SERVER)
 
 ONES = 2**32 - 1
+ROUNDS = 20
 
 
 # ---- numbers and positions
@@ -245,6 +246,65 @@ def nine_bits(trial: Trial, mode: int) -> None:
 
 
 # ---- what crosses
+
+
+@cases.add(
+    "res/takeover-with-the-first-bytes",
+    "RES-006 RES-010",
+    why="The first bytes of an upload make its files; the next attempt may meet them when they are half made.",
+    layer=2,
+)
+def takeover_with_the_first_bytes(trial: Trial) -> None:
+    """The first bytes of an attempt, and at once a greater one on another connection: OPENED, SUPERSEDED. 20 times."""
+    first, second = trial.dial(), trial.dial()
+    for stream in range(1, 1 + 2 * ROUNDS, 2):
+        sample = trial.sample(TWO_AND_A_BIT)
+        newer = sample.with_(attempt=sample.attempt + 1)
+        moves.begin(first, sample, stream)
+        first.say(stream, sample.head(0, ends=False), sample.content[:100])
+        moves.begin(second, newer, stream)
+        first.expect_error(Code.SUPERSEDED, stream=stream, current=newer.attempt)
+        second.say(stream, wire.Cancel(int(Code.CANCELLED), discard=True))
+        second.expect_error(Code.CANCELLED, stream=stream)
+
+
+@cases.add(
+    "res/open-beside-the-commit",
+    "RES-008 COM-007 COM-010",
+    why="A client that lost its connection after COMMIT opens the upload again while it is being committed.",
+    layer=2,
+)
+def open_beside_the_commit(trial: Trial) -> None:
+    """COMMIT, and at once OPEN with the same attempt on another connection: both hear of the same one file. 20 times."""
+    first, second = trial.dial(), trial.dial()
+    for stream in range(1, 1 + 2 * ROUNDS, 2):
+        sample = trial.sample(5)
+        moves.begin_one(first, sample, stream)
+        first.say(stream, sample.commit())
+        second.say(stream, sample.open())
+        answer = second.expect_heard(object, stream).message
+        if isinstance(answer, wire.Opened):
+            answer = second.expect(wire.Committed, stream)
+        committed = moves.expect_committed(first, sample, stream)
+        require(answer == committed, "one upload became two files", got=f"{committed} and {answer}")
+
+
+@cases.add(
+    "blk/the-same-brief-file-twice-at-once",
+    "COM-010 BLK-019",
+    why="A client that lost its connection sends a small file again while the first one is being stored.",
+    layer=2,
+)
+def brief_twice_at_once(trial: Trial) -> None:
+    """The same brief file on two connections at once: the same COMMITTED on both. 20 times."""
+    first, second = trial.dial(), trial.dial()
+    for stream in range(1, 1 + 2 * ROUNDS, 2):
+        sample = trial.sample(5)
+        moves.say_brief(first, sample, stream)
+        moves.say_brief(second, sample, stream)
+        committed = moves.expect_committed(first, sample, stream)
+        again = moves.expect_committed(second, sample, stream)
+        require(again == committed, "one upload became two files", got=f"{committed} and {again}")
 
 
 @cases.table(
