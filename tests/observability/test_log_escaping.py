@@ -86,7 +86,8 @@ def test_a_sentence_has_the_name_of_its_event_and_the_peer_once() -> None:
 SERVING = [
     path
     for path in Path(blockproto.__file__).parent.rglob("*.py")
-    if not {"client_side", "cli", "conformance"} & set(path.relative_to(Path(blockproto.__file__).parent).parts)
+    if not {"client_side", "cli", "conformance"}
+    & set(path.relative_to(Path(blockproto.__file__).parent).parts)
 ]
 
 
