@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from blake3 import blake3
 
-from .file_digests import Fingerprint
+from .fingerprint import Fingerprint
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from ..results import FileInfo, Outcome, Receipt
 from ..store import MODE_BITS, Destination, IfExists, LocalFiles, Verdict, judge_taken
 from ..transfer.committer import run_in_thread
 from ..wire import FileItem
-from .file_digests import FileDigests, Fingerprint
+from .file_digests import FileDigests
+from .fingerprint import Fingerprint
 
 Ask = Callable[[FileItem], Awaitable[FileItem]]
 """Asks the server for what it knows of a file, its BLAKE3 included."""

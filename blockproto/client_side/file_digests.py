@@ -1,12 +1,6 @@
 """What the files of this machine contain, told by root: read, or remembered from when they were read or sent before.
 
-A content is remembered under the file's fingerprint: device, inode, size, modification time and change time. Whoever writes
-to a file and sets its modification time back changes the last of them.
-
-Rules:
-    1. A root belongs to a fingerprint only if that was the same before and after the file was read.
-    2. What changed in the last ``SETTLED_S`` is not remembered: clocks of file systems are coarse, and another write could
-       leave the same times.
+A root is remembered under the file's ``Fingerprint``, and only if that was the same before and after the file was read.
 """
 
 from __future__ import annotations
@@ -17,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from io import FileIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -25,11 +19,11 @@ from ..common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, ro
 from ..common.names import show_name
 from ..errors import BlockprotoError, Refused, SourceChanged
 from ..transfer.committer import Kind, run_in_thread
+from .fingerprint import Fingerprint
 
 if TYPE_CHECKING:
     from .digest_cache import DigestCache
 
-SETTLED_S = 2.0
 STEP_BYTES = 64 << 20
 """So much is read at a time: whoever gives up meanwhile waits no longer than for that."""
 SMALL_BYTES = 1 << 20
@@ -38,29 +32,6 @@ BATCH_FILES = 32
 LOOKS_MAX = 5
 """How often a file is read anew because its inode changed while it was being read."""
 _READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-
-
-class Fingerprint(NamedTuple):
-    """What tells a file of this machine, and that nobody has written to it, without reading it."""
-
-    dev: int
-    ino: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, facts: os.stat_result) -> Fingerprint:
-        """That of a file with ``facts``."""
-        return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-
-    def packed(self) -> bytes:
-        """As bytes that no other one has."""
-        return b"%d %d %d %d %d" % self
-
-    def settled(self, now_s: float) -> bool:
-        """Whether the last change is so long ago that another one would show."""
-        return max(self.ctime_ns, self.mtime_ns) < (now_s - SETTLED_S) * 1e9
 
 
 def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:

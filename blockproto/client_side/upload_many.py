@@ -30,7 +30,8 @@ from ..store import Facts, IfExists
 from ..transfer.committer import Disk, local_disk
 from ..transfer.sender import OnProgress, tell_all_done
 from ..wire import Committed
-from .file_digests import LOOKS_MAX, Fingerprint
+from .file_digests import LOOKS_MAX
+from .fingerprint import Fingerprint
 from .receipts import left_receipt, sent_receipt
 from .sources import FileSource
 from .upload_brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief

@@ -17,8 +17,10 @@ from blake3 import blake3
 
 from blockproto.client_side import digest_cache as memory_module
 from blockproto.client_side import file_digests as digests_module
+from blockproto.client_side import fingerprint
 from blockproto.client_side.digest_cache import DigestCache
-from blockproto.client_side.file_digests import FileDigests, Fingerprint, read_root
+from blockproto.client_side.file_digests import FileDigests, read_root
+from blockproto.client_side.fingerprint import Fingerprint
 from blockproto.common.blocks import BLOCK_LENGTH, root_of
 from blockproto.errors import Refused, SourceChanged
 
@@ -29,7 +31,7 @@ OLD_NS = 1_600_000_000 * 10**9
 @pytest.fixture(autouse=True)
 def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take files that were just made for old ones: only one test is about that."""
-    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", -3600.0)
 
 
 def _file(tmp_path: Path, content: bytes = b"content", name: str = "file") -> tuple[Path, os.stat_result]:
@@ -106,7 +108,7 @@ def test_another_process_remembers(tmp_path: Path) -> None:
     first.close()
     script = (
         "import os, sys; from pathlib import Path; from blockproto.client_side.digest_cache import DigestCache; "
-        "from blockproto.client_side.file_digests import Fingerprint; "
+        "from blockproto.client_side.fingerprint import Fingerprint; "
         "found = DigestCache(Path(sys.argv[1]), bytes(range(32))).recall([Fingerprint.of(os.stat(sys.argv[2]))]); "
         "print(*(root.hex() for root in found.values()))"
     )
@@ -223,7 +225,7 @@ def test_what_was_used_longest_ago_is_forgotten(tmp_path: Path, monkeypatch: pyt
 def test_several_processes_at_once(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from blockproto.client_side.digest_cache import DigestCache; "
-        "from blockproto.client_side.file_digests import Fingerprint; "
+        "from blockproto.client_side.fingerprint import Fingerprint; "
         "memory = DigestCache(Path(sys.argv[1]), bytes(range(32)))\n"
         "for at in range(40):\n"
         "    one = Fingerprint(int(sys.argv[2]), at, 3, 4, 5); memory.remember({one: bytes(32)})\n"
@@ -314,7 +316,7 @@ async def test_what_has_just_changed_is_not_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, facts = _file(tmp_path)
-    monkeypatch.setattr(digests_module, "SETTLED_S", 2.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", 2.0)
     digests = FileDigests()
     digests.learn(facts, bytes(32))
     assert await digests.recall([facts]) == {}

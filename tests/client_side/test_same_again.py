@@ -21,6 +21,7 @@ from processes import Ran, Server
 
 from blockproto.client import Client, connect_with
 from blockproto.client_side import file_digests as digests_module
+from blockproto.client_side import fingerprint
 from blockproto.client_side.digest_cache import DigestCache
 from blockproto.client_side.upload_one import ASKED_LENGTH_MIN
 from blockproto.connection.connection import Connection
@@ -156,7 +157,7 @@ async def test_what_is_remembered_is_said_at_open(
     path = _file(tmp_path, size=size)
     linked = tmp_path / "linked"
     linked.hardlink_to(path)
-    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", -3600.0)
     async with serving() as served:
         async with home(served, tmp_path / "home", monkeypatch) as client:
             await client.upload(path)
@@ -245,7 +246,7 @@ async def test_a_file_written_to_behind_its_time_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, single: bool
 ) -> None:
     """Same size, modification time and inode, other bytes: only the inode's own time tells."""
-    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", -3600.0)
     path = _file(tmp_path, size=size)
 
     async def put(client: Client) -> Receipt:
@@ -274,7 +275,7 @@ async def test_a_file_written_to_behind_its_time_is_sent(
 async def test_a_file_is_read_once_and_again_only_when_something_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", -3600.0)
     read, reads = digests_module.reading, []
 
     def count(path: str) -> object:
@@ -302,7 +303,7 @@ async def test_a_file_is_read_once_and_again_only_when_something_says_so(
 async def test_whatever_becomes_of_the_memory_nothing_is_believed_wrongly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(digests_module, "SETTLED_S", -3600.0)
+    monkeypatch.setattr(fingerprint, "SETTLED_S", -3600.0)
     path = _file(tmp_path)
     async with serving() as served:
         async with home(served, tmp_path / "home", monkeypatch) as client:
