@@ -57,11 +57,13 @@ from .serving.pending_requests import PendingRequests
 from .serving.task_guard import TaskGuard, out_of_memory
 from .store import FileStore, Work
 from .transfer.brief_receiver import BriefReceiver
-from .transfer.committer import Committer, Disk, run_anyhow, run_in_thread
+from .transfer.committer import Committer
 from .transfer.compare_files import FileComparer
 from .transfer.live_uploads import LiveUploads
 from .transfer.quota import Quotas
 from .transfer.receiver import UploadReceiver
+from .transfer.slow_disk import Disk
+from .transfer.threads import run_anyhow, run_in_thread
 from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove, Scopes
 
 GRACE_S = 2.0

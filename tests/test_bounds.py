@@ -47,8 +47,8 @@ from blockproto.store.local.ledger import READERS_MAX, View
 from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
-from blockproto.transfer import committer
-from blockproto.transfer.committer import Kind, run_in_thread
+from blockproto.transfer import slow_disk, threads
+from blockproto.transfer.threads import Kind, run_in_thread
 from blockproto.wire import (
     Ack,
     Commit,
@@ -293,7 +293,7 @@ async def test_a_share_of_the_threads_is_forgotten_with_its_last_user() -> None:
                 nursery.start_soon(run_in_thread, lambda: None)
     finally:
         CURRENT_CONNECTION.reset(token)
-    assert committer._all_threads()._shares == {}
+    assert threads._all_threads()._shares == {}
 
 
 # ---- what is fetched --------------------------------------------------------------------------------------------
@@ -688,7 +688,7 @@ async def test_a_client_reads_small_files_where_a_slow_disk_holds_up_nobody(
     for number in range(6):
         (tmp_path / f"{number}").write_bytes(bytes_of(100, number))
     async with serving() as served, served.client() as client:
-        committer.local_disk().took(1.0)
+        slow_disk.local_disk().took(1.0)
         jobs = [UploadJob(tmp_path / f"{number}", f"{number}") for number in range(6)]
         async for _, outcome in client.upload_all(jobs):
             assert isinstance(outcome, Receipt), outcome

@@ -28,10 +28,12 @@ from ..store import (
     UploadKey,
     UploadStore,
 )
-from ..transfer.committer import Committer, local_disk, run_in_thread
+from ..transfer.committer import Committer
 from ..transfer.live_uploads import LiveUploads
 from ..transfer.receiver import FetchReceiver
 from ..transfer.sender import OnProgress, Progress, tell_all_done
+from ..transfer.slow_disk import local_disk
+from ..transfer.threads import run_in_thread
 from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 from .connections import Connections, Resumed, Retries
 from .existing_file import ExistingFileCheck, Rule

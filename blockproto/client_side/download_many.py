@@ -59,9 +59,10 @@ from ..store import (
     Verdict,
     Work,
 )
-from ..transfer.committer import Committer, Disk, local_disk
+from ..transfer.committer import Committer
 from ..transfer.receiver import BlockInProgress
 from ..transfer.sender import OnProgress, tell_all_done
+from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
 from .existing_file import ExistingFileCheck, Rule
 

@@ -26,7 +26,7 @@ from ..common.times import is_newer, same_mtime
 from ..errors import FileExists, Refused, SourceChanged
 from ..results import FileInfo, Outcome, Receipt
 from ..store import MODE_BITS, Destination, IfExists, LocalFiles, Verdict, judge_taken
-from ..transfer.committer import run_in_thread
+from ..transfer.threads import run_in_thread
 from ..wire import FileItem
 from .file_digests import FileDigests
 from .fingerprint import Fingerprint

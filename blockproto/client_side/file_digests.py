@@ -18,7 +18,7 @@ import trio
 from ..common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
 from ..common.names import show_name
 from ..errors import BlockprotoError, Refused, SourceChanged
-from ..transfer.committer import Kind, run_in_thread
+from ..transfer.threads import Kind, run_in_thread
 from .fingerprint import Fingerprint
 
 if TYPE_CHECKING:

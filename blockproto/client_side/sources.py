@@ -23,7 +23,7 @@ from ..common.names import SafeName, show_name
 from ..common.times import SaidOnce
 from ..errors import Refused, SourceChanged
 from ..store import FOLDER_FILETYPE, Facts, IfExists
-from ..transfer.committer import local_disk
+from ..transfer.slow_disk import local_disk
 
 ENDING_LENGTH_MAX = 32
 """Characters at the end of a name that can decide its MIME type."""

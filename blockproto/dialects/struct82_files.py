@@ -42,8 +42,8 @@ from ..errors import (
     UnknownFile,
 )
 from ..store import FileStore, StoredFile, UploadKey
-from ..transfer.committer import run_in_thread
 from ..transfer.live_uploads import LiveUpload, LiveUploads
+from ..transfer.threads import run_in_thread
 from .struct82_wire import Header, Reply, facts_of
 
 UNDURABLE_MAX = 60

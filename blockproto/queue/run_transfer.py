@@ -27,8 +27,8 @@ from ..errors import (
     UnknownUpload,
 )
 from ..results import LeftOut, Receipt, UploadJob
-from ..transfer.committer import run_in_thread
 from ..transfer.sender import OnProgress
+from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
 
 Stored = tuple[str, int]

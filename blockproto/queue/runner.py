@@ -21,8 +21,8 @@ import trio
 from ..client import Client
 from ..errors import BlockprotoError
 from ..results import LeftOut
-from ..transfer.committer import run_in_thread
 from ..transfer.sender import Progress
+from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, QueuedTransfer, TransferState
 from .journal import Journal
 from .run_transfer import Contents, carry, tidy

@@ -21,7 +21,7 @@ from ..common.names import SafeName
 from ..common.tasks import background_tasks
 from ..errors import StoreInUse
 from ..results import IF_EXISTS, IfExistsWord
-from ..transfer.committer import run_in_thread
+from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
 from .journal import Journal
 from .runner import OnLeftOut, Runner

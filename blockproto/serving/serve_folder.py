@@ -20,7 +20,7 @@ from ..identity.server_auth import AuthOptions, ServerAuth, open_server_auth
 from ..observability.observer import Observer
 from ..server import Server
 from ..store.local.store import LocalStore
-from ..transfer.committer import run_in_thread
+from ..transfer.threads import run_in_thread
 from .connection_limits import connections_for
 from .handshake_slots import scarcity_of, slots_for
 

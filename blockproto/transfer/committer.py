@@ -1,4 +1,4 @@
-"""The committer: the one place that makes things durable, and the only one that runs store code in worker threads.
+"""The committer: the one place that makes things durable.
 
 One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
 server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
@@ -24,17 +24,17 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from enum import Enum
 from typing import Protocol, TypeVar
 
 import trio
 
 from ..common.blocks import BLOCK_LENGTH
 from ..connection.unexpected_errors import unexpected
-from ..errors import BlockprotoError, Code, Refused, StoreFailed
-from ..observability.observer import CURRENT_CONNECTION, NULL_OBSERVER, Observer
-from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
+from ..errors import BlockprotoError, StoreFailed
+from ..observability.observer import NULL_OBSERVER, Observer
+from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, UploadStore, Work
 from .commit_queue import Done, PrincipalQueue, Queued, Share
+from .threads import commit_in_thread, present_peer
 
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
@@ -43,15 +43,7 @@ WORKS_OF_ONE_MAX = 16
 WORKS_OF_PEER_MAX = 64
 """Of a peer in a batch while its principal has others, which are mostly one user's; of works that cost more, fewer."""
 LAST_BATCHES = 32
-"""Whoever was in one of so many is there."""
-QUICK_S = 0.005
-"""A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
-HANGING_S = 0.2
-"""A write that takes longer than this is not the scheduler's doing: one is enough."""
-NO_THREAD_MS = 1000
-"""How long the client of a request that found no thread is asked to wait."""
-_LAST_CALLS = 16
-_SLOW_AT = 2
+"""A principal or peer that was in one of this many last batches counts as present."""
 
 log = logging.getLogger(__name__)
 
@@ -59,129 +51,6 @@ T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
 Compare = Callable[[tuple[str, ...], bytes, Callable[[], None]], None]
 """Reads the files of those names for a principal, then calls."""
-
-
-class Kind(Enum):
-    """What a worker thread is wanted for, how many threads there are for that, and how many of them one peer has.
-
-    Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
-    One peer can ask on thousands of streams at once: what it asks beyond its threads waits for its own answers only.
-    """
-
-    COMMIT = "commit", 2, 2
-    WRITE = "write", 16, 16
-    READ = "read", 8, 8
-    LOOK = "look", 8, 2
-    LIST = "list", 2, 2
-    HASH = "hash", 1, 1
-
-    @property
-    def threads(self) -> int:
-        """How many of the kind work at once."""
-        return self.value[1]
-
-    @property
-    def of_one(self) -> int:
-        """How many of them work for one peer."""
-        return self.value[2]
-
-
-class _Threads:
-    """The worker threads of each kind, and who waits for them."""
-
-    def __init__(self) -> None:
-        self._limiters = {kind: trio.CapacityLimiter(kind.threads) for kind in Kind}
-        self._shares: dict[tuple[Kind, int], trio.Semaphore] = {}
-
-    async def run(self, kind: Kind, peer: int, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread of its kind, as soon as ``peer`` may have one more of them."""
-        limiter = self._limiters[kind]
-        if not peer or kind.of_one == kind.threads:
-            return await trio.to_thread.run_sync(work, limiter=limiter)
-        key = kind, peer
-        share = self._shares.setdefault(key, trio.Semaphore(kind.of_one))
-        try:
-            share.acquire_nowait()
-        except trio.WouldBlock:
-            await share.acquire()
-        try:
-            return await trio.to_thread.run_sync(work, limiter=limiter)
-        finally:
-            share.release()
-            if share.value == kind.of_one:
-                del self._shares[key]  # it has none now, and waits for none
-
-
-_threads: trio.lowlevel.RunVar[_Threads] = trio.lowlevel.RunVar("threads")
-
-
-def _all_threads() -> _Threads:
-    try:
-        return _threads.get()
-    except LookupError:
-        _threads.set(_Threads())
-        return _threads.get()
-
-
-def present_peer() -> int:
-    """The peer, by its number, for which the present task works; 0 for nobody in particular."""
-    connection_label = CURRENT_CONNECTION.get()
-    return 0 if connection_label is None else connection_label.number
-
-
-class NoThread(Refused):
-    """The system starts no more threads: the request that wanted one can be made again a little later."""
-
-    def __init__(self) -> None:
-        super().__init__("the system starts no more threads now", code=Code.BUSY, retry_after_ms=NO_THREAD_MS)
-
-
-async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
-    """Run blocking store code in a worker thread of its ``kind``.
-
-    Raises:
-        NoThread: the system starts no more threads; ``work`` was not begun.
-
-    Cancellation: while it waits for a thread, nothing was done; then it is waited for: a store call is never abandoned.
-    """
-    begun = False
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def begin() -> None:
-        nonlocal begun
-        begun = True
-        try:
-            results.append(
-                work()
-            )  # an error that passes through Trio would be in a cycle, which only a collection ends
-        except Exception as exc:
-            errors.append(exc)
-
-    try:
-        await _all_threads().run(kind, present_peer(), begin)
-    except (RuntimeError, MemoryError, OSError) as exc:
-        if begun:
-            raise
-        raise NoThread from exc
-    if errors:
-        raise errors.pop()
-    return results.pop()
-
-
-async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
-    """As ``run_in_thread``; on the Trio thread where the system starts none, for what must not be left undone."""
-    try:
-        return await run_in_thread(work, kind)
-    except NoThread as exc:
-        extra = {"event": "no thread"}
-        log.debug("on the main thread, and everybody waits meanwhile: %s", exc, extra=extra)
-    return work()
-
-
-async def commit_in_thread(work: Callable[[], T]) -> T:
-    """Run a commit, as ``run_anyhow``."""
-    return await run_anyhow(work, Kind.COMMIT)
 
 
 def _length(work: Work) -> int:
@@ -415,63 +284,3 @@ def raise_outcome(work: Work) -> None:
             raise error
         finally:
             del error
-
-
-class Disk:
-    """Writes and reads of the Trio thread: inline while they are quick, in a worker thread while they are not.
-
-    A hop to a thread costs as much as writing a block to the page cache; a write that waits for a slow disk would hold
-    everybody. So the durations of the last writes decide.
-    """
-
-    def __init__(self) -> None:
-        self._slow = False
-        self._last: deque[int] = deque([0] * _LAST_CALLS, maxlen=_LAST_CALLS)
-
-    @property
-    def slow(self) -> bool:
-        """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
-        return self._slow
-
-    async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
-        """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
-        if upload.in_memory:
-            upload.write(position, piece)  # how quick that was tells nothing of the disk
-        elif self.slow:
-            await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
-        else:
-            self._timed(lambda: upload.write(position, piece))
-
-    async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
-        """``reader(position, view)``, likewise."""
-        return await self.run(lambda: reader(position, view))
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Any short ``work`` on files that reads, likewise."""
-        return await run_in_thread(lambda: self._timed(work), Kind.READ) if self.slow else self._timed(work)
-
-    def _timed(self, work: Callable[[], T]) -> T:
-        begun = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self.took(time.perf_counter() - begun)
-
-    def took(self, duration_s: float) -> None:
-        """A call took so long."""
-        points = _SLOW_AT if duration_s > HANGING_S else int(duration_s > QUICK_S)
-        self._last.append(points)
-        if points or self._slow:
-            self._slow = sum(self._last) >= _SLOW_AT
-
-
-_local_disk: trio.lowlevel.RunVar[Disk] = trio.lowlevel.RunVar("local_disk")
-
-
-def local_disk() -> Disk:
-    """The disk of this machine, as a client knows it: what one file has shown counts for the next."""
-    try:
-        return _local_disk.get()
-    except LookupError:
-        _local_disk.set(Disk())
-        return _local_disk.get()

@@ -21,7 +21,8 @@ from ..common.names import SafeName
 from ..connection.unexpected_errors import unexpected
 from ..errors import BlockprotoError
 from ..store import FOLDER_FILETYPE, Adopt, Facts, FileStore, RecordB3sum, StoredFile, StoredReader, UploadKey
-from .committer import Committer, Kind, commit_and_wait, run_in_thread
+from .committer import Committer, commit_and_wait
+from .threads import Kind, run_in_thread
 
 READERS = 2
 """Files that are read at once, of all principals."""

@@ -24,10 +24,11 @@ from ..errors import BadFacts, BlockprotoError, Code, Refused, SourceChanged, Un
 from ..identity.realm import Realm
 from ..store import Facts, StoredFile, StoredReader
 from ..wire import ZERO_ID, Committed, Fetch, Priority
-from .committer import Disk, Kind, run_in_thread
 from .live_uploads import LiveUpload
 from .send_stream import SendStream
 from .sender import Sender
+from .slow_disk import Disk
+from .threads import Kind, run_in_thread
 
 HASH_LENGTH = 128 * 1024
 """Bytes of a block in memory at once while its digest is computed."""

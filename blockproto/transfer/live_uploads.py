@@ -50,9 +50,11 @@ from ..store import (
     UploadStore,
     Work,
 )
-from .committer import Committer, Disk, present_peer, raise_outcome, run_in_thread
+from .committer import Committer, raise_outcome
 from .compare_files import FileComparer
 from .quota import Quotas
+from .slow_disk import Disk
+from .threads import present_peer, run_in_thread
 
 PREFIXES_MAX = 64
 """Unfinished blocks of an upload that are remembered; of more, the ones abandoned first are sent again (BP1-LIM)."""

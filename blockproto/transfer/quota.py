@@ -27,7 +27,7 @@ from ..common.blocks import BLOCK_LENGTH
 from ..errors import QuotaExceeded, UnknownFile
 from ..identity.realm import Realm
 from ..store import BlockDone, Discard, FileStore, Finish, StoredFile, UploadEntry, UploadKey, Work
-from .committer import Kind, run_in_thread
+from .threads import Kind, run_in_thread
 
 _PAGE = 1000
 _LOOKS = 3

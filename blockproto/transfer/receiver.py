@@ -41,8 +41,8 @@ from ..store import (
     UploadKey,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece, Scopes
-from .committer import Kind, run_in_thread
 from .live_uploads import LiveUpload, LiveUploads
+from .threads import Kind, run_in_thread
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64

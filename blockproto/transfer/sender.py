@@ -59,7 +59,7 @@ from ..wire import (
     Priority,
     digests_max,
 )
-from .committer import Kind, run_in_thread
+from .threads import Kind, run_in_thread
 
 if TYPE_CHECKING:
     from .send_stream import SendStream

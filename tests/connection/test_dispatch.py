@@ -19,7 +19,7 @@ from blockproto.protocol.session import Limits
 from blockproto.server import Server
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.upload import LocalUpload
-from blockproto.transfer import committer
+from blockproto.transfer import slow_disk
 from blockproto.wire import Commit, Credit, Error, Hello, Message, Open, Ping
 
 quick = pytest.mark.trio(run=run)
@@ -233,7 +233,7 @@ async def test_a_disk_that_hangs_in_one_upload_stops_that_alone(
         write(self, position, piece)
 
     monkeypatch.setattr(
-        committer, "QUICK_S", -1.0
+        slow_disk, "QUICK_S", -1.0
     )  # no write is quick: after the first two, all are in threads
     (tmp_path / "root").mkdir()
     for name, length in (("before", 2 * MIB), ("video", 3 * MIB), ("picture", 60_000)):

@@ -31,10 +31,11 @@ from blockproto.serving.handlers.requests import RequestHandler, ServedFetch
 from blockproto.store import BlockDone, Facts, Finish, UploadKey, Work
 from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver
-from blockproto.transfer.committer import Committer, run_anyhow, run_in_thread
+from blockproto.transfer.committer import Committer
 from blockproto.transfer.live_uploads import LiveUploads
 from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.sender import Sender
+from blockproto.transfer.threads import run_anyhow, run_in_thread
 from blockproto.wire import (
     PREFACE,
     Committed,

@@ -12,7 +12,7 @@ from struct82_peers import LAYOUTS, MIB, Answering, Layout, Sender, Sent, answer
 from blockproto.dialects.struct82_line import UNREAD_LENGTH_MAX, Replies
 from blockproto.store import BlockDone
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.committer import Disk
+from blockproto.transfer.slow_disk import Disk
 
 quick = pytest.mark.trio(run=run)
 

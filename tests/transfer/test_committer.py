@@ -23,16 +23,14 @@ from blockproto.transfer.commit_queue import REPLACING_COST
 from blockproto.transfer.committer import (
     BATCH_LENGTH_MAX,
     BATCH_WORKS_MAX,
-    HANGING_S,
     LAST_BATCHES,
-    QUICK_S,
     WORKS_OF_ONE_MAX,
     WORKS_OF_PEER_MAX,
     Committer,
-    Disk,
-    run_in_thread,
 )
 from blockproto.transfer.live_uploads import LiveUpload
+from blockproto.transfer.slow_disk import HANGING_S, QUICK_S, Disk
+from blockproto.transfer.threads import run_in_thread
 
 quick = pytest.mark.trio(run=run)
 ALICE, BOB = b"alice".ljust(16), b"bob".ljust(16)

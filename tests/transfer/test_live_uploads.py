@@ -27,7 +27,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 from blockproto.errors import Code, Scope, StoreFailed
 from blockproto.store import Discard, Upload, UploadKey, Work
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.committer import Disk
+from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import (
     PREFACE,
     Cancel,

@@ -14,7 +14,8 @@ from blake3 import blake3
 from ...common.names import SafeName
 from ...errors import BlockprotoError, SourceChanged
 from ...store import FileEntry, FileStore, RecordB3sum
-from ...transfer.committer import Committer, Kind, commit_and_wait, run_in_thread
+from ...transfer.committer import Committer, commit_and_wait
+from ...transfer.threads import Kind, run_in_thread
 
 READ_LENGTH = 1 << 20
 """Bytes read at once; each thread that hashes has so much memory."""

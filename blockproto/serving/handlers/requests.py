@@ -39,12 +39,14 @@ from ...store import (
     UploadEntry,
     UploadKey,
 )
-from ...transfer.committer import Disk, Kind, commit_and_wait, run_in_thread
+from ...transfer.committer import commit_and_wait
 from ...transfer.follow_upload import FollowedSource, Following
 from ...transfer.live_uploads import LiveUpload, LiveUploads
 from ...transfer.send_stream import SendStream
 from ...transfer.sender import Sender
 from ...transfer.served_send_stream import ServedSendStream
+from ...transfer.slow_disk import Disk
+from ...transfer.threads import Kind, run_in_thread
 from ...wire import (
     ZERO_ID,
     EntryKind,
