@@ -21,7 +21,7 @@ from processes import COMMAND, Process, Ran, Server
 from blockproto import QueuedTransfer, TransferState
 from blockproto.cli.output import Status, say
 from blockproto.cli.progress import Meter
-from blockproto.cli.queue import _Watcher
+from blockproto.cli.queue_run import _Watcher
 
 
 @dataclass
