@@ -20,7 +20,8 @@ import trio
 from ..common.blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
 from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
 from ..store import Facts, StoredFile, UploadKey
-from ..transfer.live_uploads import LiveUpload, LiveUploads
+from ..transfer.live_upload import LiveUpload
+from ..transfer.live_uploads import LiveUploads
 from ..transfer.receiver import BlockInProgress, continue_prefix
 
 UNDURABLE_MAX = 63

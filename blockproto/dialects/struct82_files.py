@@ -42,7 +42,8 @@ from ..errors import (
     UnknownFile,
 )
 from ..store import FileStore, StoredFile, UploadKey
-from ..transfer.live_uploads import LiveUpload, LiveUploads
+from ..transfer.live_upload import LiveUpload
+from ..transfer.live_uploads import LiveUploads
 from ..transfer.threads import run_in_thread
 from .struct82_wire import Header, Reply, facts_of
 

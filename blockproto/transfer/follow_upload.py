@@ -24,7 +24,7 @@ from ..errors import BadFacts, BlockprotoError, Code, Refused, SourceChanged, Un
 from ..identity.realm import Realm
 from ..store import Facts, StoredFile, StoredReader
 from ..wire import ZERO_ID, Committed, Fetch, Priority
-from .live_uploads import LiveUpload
+from .live_upload import LiveUpload
 from .send_stream import SendStream
 from .sender import Sender
 from .slow_disk import Disk

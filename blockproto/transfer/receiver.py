@@ -41,7 +41,8 @@ from ..store import (
     UploadKey,
 )
 from ..wire import Block, Cancel, Commit, Committed, Error, Fetch, Have, Message, Open, Opened, Piece, Scopes
-from .live_uploads import LiveUpload, LiveUploads
+from .live_upload import LiveUpload
+from .live_uploads import LiveUploads
 from .threads import Kind, run_in_thread
 
 OPENED_RUNS_MAX = 400

@@ -28,7 +28,7 @@ from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer import receiver
 from blockproto.transfer.brief_receiver import BriefReceiver
-from blockproto.transfer.live_uploads import Feed, LiveUpload
+from blockproto.transfer.live_upload import Feed, LiveUpload
 from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
 from blockproto.transfer.send_stream import SendStream
 from blockproto.transfer.sender import Sender

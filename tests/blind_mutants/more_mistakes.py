@@ -40,7 +40,7 @@ from blockproto.store import Facts, FileEntry, FileStore
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer import receiver
-from blockproto.transfer.live_uploads import Feed, LiveUpload
+from blockproto.transfer.live_upload import Feed, LiveUpload
 from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
 from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import (

@@ -138,7 +138,7 @@ CRD = [
            "return Credit(self.granted, self.received)", "return Credit(self.granted, self.granted)"),
     Mutant("undurable-bytes-without-limit", "CRD-009", "transfer/sender.py",
            "self._undurable + BLOCK_LENGTH <= self.undurable_max", "True"),
-    Mutant("acknowledged-when-commit-was-said", "CRD-011 RES-019", "transfer/live_uploads.py",
+    Mutant("acknowledged-when-commit-was-said", "CRD-011 RES-019", "transfer/live_upload.py",
            "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds if self._commits else [], lambda feed: feed.say_durable("),
     Mutant("undurable-0-is-no-limit", "LIM-001 CRD-009", "transfer/sender.py",
            "<= self.undurable_max:", "<= (self.undurable_max or 1 << 60):", CLIENT),

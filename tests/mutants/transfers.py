@@ -6,7 +6,8 @@ from .edits import Mutant
 
 SERVER, CLIENT = ("server",), ("client",)
 BRIEF = "transfer/brief_receiver.py"
-RECEIVING, UPLOADS, SENDING = "transfer/receiver.py", "transfer/live_uploads.py", "transfer/sender.py"
+RECEIVING, UPLOAD, SENDING = "transfer/receiver.py", "transfer/live_upload.py", "transfer/sender.py"
+UPLOADS = "transfer/live_uploads.py"
 LANE, LINK, WIRE, REQUESTS = (
     "transfer/send_stream.py",
     "connection/connection.py",
@@ -76,25 +77,25 @@ RES = [
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "self._sourceid = message.sourceid", SERVER),
-    Mutant("a-refused-open-keeps-its-attempt", "RES-005 RES-006", UPLOADS,
+    Mutant("a-refused-open-keeps-its-attempt", "RES-005 RES-006", UPLOAD,
            "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):",
            "before, self.attempt = self.attempt, attempt\n"
            "        if (facts.filename, facts.filesize) == (self.facts.filename, self.facts.filesize):\n"
            "            self.attempt = before\n        else:", SERVER),
-    Mutant("smaller-attempts-join", "RES-006", UPLOADS, "if attempt < self.attempt:", "if False:", SERVER),
-    Mutant("a-takeover-tells-nobody", "RES-006", UPLOADS,
+    Mutant("smaller-attempts-join", "RES-006", UPLOAD, "if attempt < self.attempt:", "if False:", SERVER),
+    Mutant("a-takeover-tells-nobody", "RES-006", UPLOAD,
            "older = tuple(self.feeds) if attempt > self.attempt else ()", "older: tuple[Feed, ...] = ()", SERVER),
-    Mutant("other-facts-for-the-same-sourceid", "RES-007", UPLOADS,
+    Mutant("other-facts-for-the-same-sourceid", "RES-007", UPLOAD,
            "if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):", "if False:", SERVER),
     Mutant("receipts-of-another-size", "RES-008", UPLOADS, "if facts.filesize not in (None, stored.filesize):", "if False:", SERVER),
     Mutant("opened-says-attempt-0", "RES-009", RECEIVING, "attempt=upload.attempt,", "attempt=0,", SERVER),
     Mutant("attempts-count-from-1", "RES-011", "client_side/resume_id.py",
            "self._last = max(time.time_ns() // 1_000_000, self._last + 1)", "self._last += 1", CLIENT),
     Mutant("prefixes-are-not-told", "RES-013", RECEIVING, "prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),", "prefixes=(),", SERVER),
-    Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOADS,
+    Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOAD,
            "self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH", "len(self.held) * BLOCK_LENGTH"),
     Mutant("position-is-not-read", "RES-018", SENDING, "self.held = held\n        self._hold_up_to(position)", "self.held = held", CLIENT),
-    Mutant("one-stream-hears-of-durable-blocks", "RES-019", UPLOADS,
+    Mutant("one-stream-hears-of-durable-blocks", "RES-019", UPLOAD,
            "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds[:1], lambda feed: feed.say_durable(", SERVER),
 ]  # fmt: skip
 
@@ -121,15 +122,15 @@ COM = [
     Mutant("commit-without-its-root", "COM-001", SENDING, "Commit(self.sourceid, root, ", "Commit(self.sourceid, bytes(32), ", CLIENT),
     Mutant("a-brief-file-is-never-complete", "COM-002", "client_side/upload_brief.py", "commit=last)", "commit=False)", CLIENT,
            (("client_side/upload_brief.py", "commit=whole,", "commit=False,"),)),
-    Mutant("a-commit-of-another-size", "COM-003", UPLOADS,
+    Mutant("a-commit-of-another-size", "COM-003", UPLOAD,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
            ((RULES, "if known is not None and end != known:", "if False:"),)),
     Mutant("a-commit-of-another-file", "COM-003", RECEIVING,
            'raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")', "pass", CLIENT),
-    Mutant("commit-does-not-wait", "COM-004", UPLOADS,
+    Mutant("commit-does-not-wait", "COM-004", UPLOAD,
            "< wanted and not contradicted:\n            return",
            "< wanted and not contradicted:\n            self._fail(BadFacts('blocks are missing'))\n            return"),
-    Mutant("one-stream-hears-committed", "COM-007", UPLOADS,
+    Mutant("one-stream-hears-committed", "COM-007", UPLOAD,
            "_tell(self.feeds, lambda feed: feed.say_committed(stored))", "_tell(self.feeds[:1], lambda feed: feed.say_committed(stored))", SERVER),
     Mutant("any-committed-will-do", "COM-008", SENDING,
            "if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):", "if False:", CLIENT),
@@ -178,7 +179,7 @@ FET = [
     Mutant("a-fetcher-acknowledges-nothing", "FET-008 CRD-011", RECEIVING,
            "super().say_durable(position, runs)\n        self._on_durable", "super()\n        self._on_durable", CLIENT),
     Mutant("held-of-no-version", "FET-009", "client_side/download.py", "version=wanted.version,", "version=bytes(16),", CLIENT),
-    Mutant("position-counts-from-the-files-beginning", "FET-010", UPLOADS, "held = max(self.first, ", "held = max(0, ", CLIENT),
+    Mutant("position-counts-from-the-files-beginning", "FET-010", UPLOAD, "held = max(self.first, ", "held = max(0, ", CLIENT),
     Mutant("a-fetcher-gives-up-in-silence", "FET-014", "client_side/download.py", "self._receiver.say_stopped(reason)", "self._receiver.ended(reason)", CLIENT),
 ]  # fmt: skip
 
@@ -218,7 +219,7 @@ ERR = [
            "            raise UnexpectedMessage('code')"),
     Mutant("blocks-are-refused-by-senders", "ERR-005", STREAMS, "state = TABLE.get((self.state, speaker, kind))",
            "state = self.state if kind == Kind.ERROR_BLOCK else TABLE.get((self.state, speaker, kind))", CLIENT),
-    Mutant("superseded-does-not-say-by-what", "ERR-009", UPLOADS, "current=self.attempt)", "current=None)", SERVER),
+    Mutant("superseded-does-not-say-by-what", "ERR-009", UPLOAD, "current=self.attempt)", "current=None)", SERVER),
 ]  # fmt: skip
 
 END = [
@@ -238,7 +239,7 @@ END = [
 EDGE = [
     Mutant("all-ones-is-never-a-number", "FRM-015", LINK, "self._liveness.promised(message.next_s)",
            "self._liveness.promised(message.next_s)\n            if message.next_s == 0xFFFFFFFF:\n                raise ConnectionLost('all ones')", SERVER),
-    Mutant("a-short-block-counts-as-a-whole-one", "RES-016", UPLOADS,
+    Mutant("a-short-block-counts-as-a-whole-one", "RES-016", UPLOAD,
            "end = self._short_end if self.facts.filesize is None else self.facts.filesize", "end = self.facts.filesize", SERVER),
     Mutant("the-former-owners-end-is-an-error", "BLK-013", RECEIVING,
            "return  # another stream sends this block now: what came here proves nothing (BP1-BLK)",

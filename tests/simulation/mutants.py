@@ -19,7 +19,8 @@ from blockproto.protocol.session import Session
 from blockproto.store import StoredFile
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.committer import Committer
-from blockproto.transfer.live_uploads import LiveUpload, LiveUploads
+from blockproto.transfer.live_upload import LiveUpload
+from blockproto.transfer.live_uploads import LiveUploads
 from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.sender import Sender
 from blockproto.wire import Commit, Committed, Opened

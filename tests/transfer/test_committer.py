@@ -28,7 +28,7 @@ from blockproto.transfer.committer import (
     WORKS_OF_PEER_MAX,
     Committer,
 )
-from blockproto.transfer.live_uploads import LiveUpload
+from blockproto.transfer.live_upload import LiveUpload
 from blockproto.transfer.slow_disk import HANGING_S, QUICK_S, Disk
 from blockproto.transfer.threads import run_in_thread
 

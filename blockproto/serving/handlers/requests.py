@@ -41,7 +41,8 @@ from ...store import (
 )
 from ...transfer.committer import commit_and_wait
 from ...transfer.follow_upload import FollowedSource, Following
-from ...transfer.live_uploads import LiveUpload, LiveUploads
+from ...transfer.live_upload import LiveUpload
+from ...transfer.live_uploads import LiveUploads
 from ...transfer.send_stream import SendStream
 from ...transfer.sender import Sender
 from ...transfer.served_send_stream import ServedSendStream
