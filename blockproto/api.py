@@ -225,6 +225,8 @@ def _open_memory(secret: bytes) -> DigestCache:
 
 
 def _open_downloads() -> DownloadStore:
+    """Where small downloads go; what others need is imported here, too: later there may be no descriptor for it."""
+    from .store.part_file import store  # noqa: F401
     from .store.part_file.brief_downloads import BriefDownloads
 
     return BriefDownloads()

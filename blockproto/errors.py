@@ -231,6 +231,12 @@ class Refused(TransferError):
     code = Code.NOT_PERMITTED
 
 
+class TooFewFiles(Refused):
+    """This process may not open one more file: fewer at a time may do, waiting alone does not help."""
+
+    code = Code.BUSY
+
+
 class Unsupported(TransferError):
     """A request needs something the other side must understand and does not."""
 

@@ -32,6 +32,7 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
+    TooFewFiles,
     Untrusted,
 )
 
@@ -132,7 +133,8 @@ def ends_run(error: BaseException) -> bool:
     """Whether every other request of the run would be refused for the same reason: it is said once, and the run ends."""
     if not isinstance(error, BlockprotoError):
         return False
-    return is_for_all(error.code) or (error.code is Code.QUOTA and error.current == 0)
+    too_few = isinstance(error, TooFewFiles)  # said only of a file that had all there are
+    return too_few or is_for_all(error.code) or (error.code is Code.QUOTA and error.current == 0)
 
 
 def ends_all(error: BlockprotoError) -> bool:
@@ -191,6 +193,8 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
 def _advice_for(error: BaseException) -> str:
     if status_of(error) == Status.UNREACHABLE:
         return _RESUME
+    if isinstance(error, TooFewFiles):
+        return "allow this program more open files with ulimit -n"
     if isinstance(error, InTheWay):
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, NewerLedger):

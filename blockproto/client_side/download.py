@@ -16,7 +16,7 @@ from ..common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from ..common.names import SafeName
 from ..common.tasks import background_tasks
 from ..connection.connection import Connection
-from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded
+from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded, TooFewFiles
 from ..results import Receipt, b3sum_hex
 from ..store import (
     Destination,
@@ -108,6 +108,8 @@ class Downloader:
                 if known is not None or so_far.tries < 2:
                     raise
                 entry, so_far = None, DownloadState(begun=so_far.begun, payload_bytes=so_far.payload_bytes)
+            except TooFewFiles:  # here, not there: to dial again would not help
+                raise
             except BlockprotoError as exc:
                 if so_far.reached > best:
                     retries.progressed(so_far.reached - best)
@@ -169,6 +171,8 @@ class Downloader:
             best = so_far.reached
             try:
                 receipt = await self._once(wanted, dest, rule.if_exists, progress, so_far, priority)
+            except TooFewFiles:
+                raise
             except BlockprotoError as exc:
                 if so_far.reached > best:
                     retries.progressed(so_far.reached - best)

@@ -44,6 +44,7 @@ from ..errors import (
     Refused,
     SourceChanged,
     StoreFailed,
+    TooFewFiles,
 )
 from ..results import DownloadJob, FileInfo, Receipt, file_item
 from ..store import (
@@ -286,8 +287,8 @@ class DownloadMany:
         self._big = 0
         self._big_slots = trio.CapacityLimiter(BIG_AT_ONCE)
         self._nursery: trio.Nursery | None = None
-        self._leaving = False
-        self._begun = 0
+        self._leaving = self._scarce = False
+        self._begun = self._asked = 0
 
     async def run(
         self,
@@ -386,6 +387,8 @@ class DownloadMany:
         try:
             dest = self._host.destination(entry.filename, job.dest, self._rule)
             met = self._host.existing.look(entry, dest, self._rule)
+        except TooFewFiles:
+            return None  # the ordinary way waits until there are enough
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None
@@ -395,8 +398,10 @@ class DownloadMany:
             tell_all_done(self._on_progress, entry.filename, entry.filesize, 0)
             self._finish(job, self._host.existing.receipt(entry, met, 0.0))
             return None
-        if self._store is None or committer is None or not met.fetched or entry.filesize > BLOCK_LENGTH:
+        quick = self._store is not None and committer is not None and not self._scarce
+        if not quick or not met.fetched or entry.filesize > BLOCK_LENGTH:
             return None
+        assert self._store is not None
         return dest if self._store.takes(dest) else None
 
     def _prepare(
@@ -437,6 +442,7 @@ class DownloadMany:
                 if connection.going_away is not None:
                     raise GoingAway(retry_after_ms=connection.going_away.retry_after_ms)
                 self._fetches[id(fetch.small.job)] = fetch
+                self._asked += 1
                 fetch.begin()
             except BlockprotoError as exc:
                 self._drop(batch[at:], exc)
@@ -484,10 +490,9 @@ class DownloadMany:
     async def _fetch_big(self, job: DownloadJob) -> None:
         outcome: Outcome
         try:
-            async with self._big_slots:
-                item = file_item(job.entry)
-                dest = self._host.destination(item.filename, job.dest, self._rule)
-                outcome = await self._host.fetch_known(item, dest, self._rule, self._on_progress)
+            item = file_item(job.entry)
+            dest = self._host.destination(item.filename, job.dest, self._rule)
+            outcome = await self._fetch_in_turn(item, dest)
         except BlockprotoError as exc:
             outcome = exc
         except OSError as exc:
@@ -497,6 +502,21 @@ class DownloadMany:
             self._big -= 1
             self._news.unpark_all()
         self._finish(job, outcome)
+
+    async def _fetch_in_turn(self, item: FileItem, dest: Destination) -> Receipt:
+        """An ordinary download; where too few files may be open, one after another, and no small one beside."""
+        while True:
+            async with self._big_slots:
+                alone, asked = self._scarce and not self._fetches, self._asked
+                try:
+                    return await self._host.fetch_known(item, dest, self._rule, self._on_progress)
+                except TooFewFiles:
+                    if (alone and asked == self._asked) or self.lost is not None:
+                        raise
+                    self._scarce = True
+                    self._big_slots.total_tokens = 1
+            while self._fetches and self.lost is None:
+                await self._news.park()
 
 
 async def download_jobs(

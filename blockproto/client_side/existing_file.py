@@ -10,6 +10,7 @@ downloads and those of whole folders ask the same two.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,7 +24,7 @@ from blake3 import blake3
 from ..common.blocks import BLOCK_LENGTH, blocknum_of
 from ..common.names import free_entries, show_name
 from ..common.times import is_newer, same_mtime
-from ..errors import FileExists, Refused, SourceChanged
+from ..errors import FileExists, Refused, SourceChanged, TooFewFiles
 from ..results import FileInfo, Outcome, Receipt
 from ..store import MODE_BITS, Destination, IfExists, LocalFiles, Verdict, judge_taken
 from ..transfer.threads import run_in_thread
@@ -190,7 +191,9 @@ class ExistingFileCheck:
             b3sum, now = await run_in_thread(partial(_read_b3sum, path))
             same = Fingerprint.of(now) == Fingerprint.of(found) and b3sum == item.b3sum
             return await self._digests.root(path, found) if same else None
-        except (SourceChanged, Refused, OSError):
+        except (SourceChanged, Refused, OSError) as exc:
+            if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
+                raise TooFewFiles from exc
             return None  # it cannot be read, or somebody is writing to it: it counts as another file
 
     def receipt(self, item: FileItem | FileInfo, met: ExistingFile, elapsed_s: float) -> Receipt:

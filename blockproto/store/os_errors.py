@@ -23,6 +23,7 @@ from ..errors import (
     Refused,
     StoreFailed,
     StoreFull,
+    TooFewFiles,
     UnknownFile,
 )
 
@@ -60,7 +61,15 @@ _MEDIUM = _numbers(
     "EIO", "EUCLEAN", "EBADMSG", "ENODEV", "ENXIO", "ESHUTDOWN", "EREMOTEIO", "ENOMEDIUM", "EBADF"
 )
 """What says that bytes which were written may not be there, or that we write where we do not mean to."""
-_BUSY = _numbers("EMFILE", "ENFILE", "ENOMEM", "EAGAIN")
+_BUSY = _numbers("ENFILE", "ENOMEM", "EAGAIN")
+BUSY_TEXT = "there are too few files or too little memory"
+
+
+def refusal_of_sync(error: OSError) -> BlockprotoError:
+    """What an error means for what was to be made durable: the medium's own, unless nothing could be opened to ask it."""
+    if error.errno == errno.EMFILE:
+        return refusal(error)
+    return StoreFailed(f"the medium reported: {_words(error)}")
 
 
 def refusal_of_one(error: OSError) -> BlockprotoError:
@@ -84,8 +93,10 @@ def refusal(error: OSError) -> BlockprotoError:
         return FileExists()
     if number == errno.ENOTEMPTY:
         return NotEmpty()
+    if number == errno.EMFILE:
+        return TooFewFiles(BUSY_TEXT, retry_after_ms=1000)
     if number in _BUSY:
-        return Refused("there are too few files or too little memory", code=Code.BUSY, retry_after_ms=1000)
+        return Refused(BUSY_TEXT, code=Code.BUSY, retry_after_ms=1000)
     return NotPermitted(f"the system does not do this: {_words(error)}")
 
 

@@ -25,13 +25,13 @@ from ...common.blocks import BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from .. import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
-from ..os_errors import refusal
+from ..os_errors import refusal, refusal_of_sync
 from ..rules import check_brief, outcome_of
 from .files import old_stem
 from .final_name import CompleteFile
 from .open_file import OpenFile
 from .part_names import NAME, OLD_LEDGER, PartNames, is_ours, names_of
-from .portable_io import read_at, set_facts, write_at
+from .portable_io import files_allowed, read_at, set_facts, write_at
 from .target_folder import TargetFolder
 
 SYNC_EACH_MAX = 8
@@ -44,7 +44,11 @@ CARRIED_MAX = 64 * 1024
 """Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
 KEPT_OPEN_MAX = 64
 """How many files of a batch stay open until they are named; the others are opened again for it."""
+KEPT_OPEN_SHARE = 8
+"""But no more than one in so many of those that may be open."""
 _HAS_SYNCFS = sys.platform == "linux"
+if sys.platform == "linux":
+    from ..folder_io import syncfs
 
 
 @dataclass(slots=True)
@@ -218,6 +222,7 @@ class BriefDownloads:
         self._devices: dict[int, int] = {}
         self._folders: dict[tuple[str, Path | None], Folder] = {}
         self._failed: StoreFailed | None = None
+        self._kept_open = min(KEPT_OPEN_MAX, files_allowed() // KEPT_OPEN_SHARE)
 
     def close(self) -> None:
         """See the port."""
@@ -271,7 +276,7 @@ class BriefDownloads:
         self._check_usable()
         try:
             finishes = [work for work in batch if isinstance(work, Finish)]
-            settled = [work for at, work in enumerate(finishes) if self._settled(work, at < KEPT_OPEN_MAX)]
+            settled = [work for at, work in enumerate(finishes) if self._settled(work, at < self._kept_open)]
             ready = self._sync_bytes(settled)
             named = [(work, name) for work in ready if (name := self._named(work)) is not None]
             self._sync_folders([work for work, _ in named])
@@ -344,9 +349,10 @@ class BriefDownloads:
             step()
             return True
         except OSError as exc:
-            if syncing:
-                raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
-            work.outcome = _of_one_file(exc)
+            found = refusal_of_sync(exc) if syncing else refusal(exc)
+            if isinstance(found, StoreFailed):
+                raise found from exc
+            work.outcome = _of_one_file(found)
         except BlockprotoError as exc:
             work.outcome = _of_one_file(exc)
         return False
@@ -361,11 +367,11 @@ class BriefDownloads:
                 folder.place.sync()
                 folder.rest()
             except OSError as exc:
-                raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+                if isinstance(refusal_of_sync(exc), StoreFailed) or not _HAS_SYNCFS:
+                    raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+                self._syncfs({folder.place.device})  # that needs no descriptor more
 
     def _syncfs(self, devices: set[int]) -> None:
-        from ..folder_io import syncfs
-
         for device in devices:
             try:
                 syncfs(self._devices[device])

@@ -11,9 +11,9 @@ from blake3 import blake3
 
 from ...common.names import show_name
 from ...common.times import mtime_of
-from ...errors import NotPermitted, StoreFailed
+from ...errors import NotPermitted
 from .. import Destination, Finish, UploadKey
-from ..os_errors import refusal
+from ..os_errors import refusal, refusal_of_sync
 from .final_name import CompleteFile, check_regular
 from .ledger import BEGIN, Begun, Final, PartFileLedger, read_ledger, record
 from .open_file import OpenFile
@@ -153,6 +153,7 @@ class PartFiles:
 
         Raises:
             StoreFailed: the medium reported an error.
+            TooFewFiles: it could not be opened for that.
         """
         if not self._file.is_open:
             return
@@ -160,7 +161,7 @@ class PartFiles:
             with self._file.use(self._open_partial) as fd:
                 (os.fsync if metadata else sync_file)(fd)
         except OSError as exc:
-            raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+            raise refusal_of_sync(exc) from exc
 
     def _open_partial(self) -> int:
         if self._there:
@@ -237,7 +238,7 @@ class PartFiles:
         try:
             self._place.sync()
         except OSError as exc:
-            raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
+            raise refusal_of_sync(exc) from exc
 
 
 def old_stem(name: str) -> str:

@@ -42,15 +42,18 @@ class FolderFiles:
 
     def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
         """See the port."""
-        with self._lock:
-            place = self._place(dest)
-            check_regular(place.look(name))
-            fd = place.open_to_read(name)
         try:
-            check_regular(os.fstat(fd))
-            set_facts(fd, place.path, name, mode, mtime_ns)
-        finally:
-            os.close(fd)
+            with self._lock:
+                place = self._place(dest)
+                check_regular(place.look(name))
+                fd = place.open_to_read(name)
+            try:
+                check_regular(os.fstat(fd))
+                set_facts(fd, place.path, name, mode, mtime_ns)
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            raise refusal(exc) from exc
 
     def _place(self, dest: Destination) -> TargetFolder:
         key = os.path.dirname(dest.path), dest.below

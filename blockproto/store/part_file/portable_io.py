@@ -21,6 +21,15 @@ _UTIME_BY_FD = os.utime in os.supports_fd
 _seek_lock = threading.Lock()
 
 
+def files_allowed() -> int:
+    """How many files this process may have open; where the system does not say, a number that every system allows."""
+    try:
+        import resource
+    except ImportError:
+        return 512
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def write_at(fd: int, position: int, piece: memoryview) -> None:
     """Write all of ``piece`` at ``position``."""
     while piece:
