@@ -321,11 +321,14 @@ class Folders:
     def sync(self) -> None:
         """Make the changes durable: few folders one by one, many or those that do not open by one ``syncfs``."""
         changed, self.changed = self.changed, set()
-        try:
-            fds = [self.open(folder) for folder in changed] if len(changed) <= SYNC_EACH_MAX else []
-        except OSError:
-            fds = []
-        for fd in fds:
-            os.fsync(fd)
-        if changed and not fds:
+        if len(changed) > SYNC_EACH_MAX or not all(map(self._sync_one, changed)):
             syncfs(self._root_fd)
+
+    def _sync_one(self, folder: str) -> bool:
+        """Make the names in a folder durable; False if it does not open. Synced before the next is opened (see ``open``)."""
+        try:
+            fd = self.open(folder)
+        except OSError:
+            return False
+        os.fsync(fd)
+        return True
