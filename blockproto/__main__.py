@@ -11,8 +11,11 @@ def main() -> int:
     """Run the command; returns its exit code.
 
     Where the reader of stdout has gone, SIGPIPE ends the process, as it ends others in a pipeline.
+    SIGHUP never ends a server, not even one that has not listened yet.
     Ctrl-C before the command can say anything about it ends the process by the signal, not with a traceback of imports.
     """
+    if sys.argv[1:2] == ["serve"] and hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever sends it at once means what is read anyway
     heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heeded:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
