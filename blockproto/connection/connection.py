@@ -1,4 +1,4 @@
-"""One byte stream driven by one Session: reading, streams and their handlers, keep-alive, and the end.
+"""One byte stream driven by one Session: reading, streams and their handlers, and keep-alive; see ``Ending`` for its end.
 
 Reading is one loop: fill the session's buffer, hand each event to its stream (``Dispatch``), return credit. The loop never
 waits for a write: two peers that both did would wait for each other for ever. What is said goes through the ``Writer``; what
@@ -15,7 +15,6 @@ Spec: BP1-END, BP1-STR, BP1-CRD.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,13 +26,10 @@ from ..errors import (
     Cancelled,
     Code,
     ConnectionLost,
-    GoingAway,
     LocalProtocolError,
-    NotBlockproto,
     RemoteProtocolError,
     Scope,
     StoreFailed,
-    error_from_code,
 )
 from ..protocol.session import (
     Event,
@@ -43,18 +39,18 @@ from ..protocol.session import (
     Session,
     Side,
     State,
-    connection_error,
     stream_error,
 )
 from ..wire import Block, Credit, Error, GoAway, Message, Ping, Priority
 from .credit import CreditPolicy
 from .dispatch import Dispatch
+from .ending import DISCARD_S, NOT_BLOCKPROTO_TEXT, Ending
 from .endpoint import Endpoint, Part
 from .keepalive import KeepAlive
 from .liveness import GREETING_S, HEAD_S, SILENCE_S, Due, Liveness
 from .minimum_rate import MinimumRate
 from .pace import Pace
-from .stream_handler import Opening, StreamHandler
+from .stream_handler import Opening, StreamHandler, error_of
 from .unexpected_errors import is_expected, unexpected, wants_memory
 from .writer import CONTROL_LENGTH_MAX, Writer
 
@@ -63,24 +59,16 @@ __all__ = [
     "Connection", "Opening", "StreamHandler", "error_of",
 ]  # fmt: skip
 
-DISCARD_S = 5.0
-"""How long the speaker of ERROR(connection) goes on reading before it closes (BP1-END)."""
 REST_S = 1.0
 """After so long without a byte the receive buffer is given back."""
-NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
-"""What somebody who speaks something else is told (BP1-FRM)."""
-_DROPPED = memoryview(bytearray(64 * 1024))
-"""Where all connections put what nobody will look at: thousands may be parting at once."""
 _EVENTS_PER_CHECKPOINT = 16
 """How many go one after another: small files in one buffer, or PINGs, take long, and others wait meanwhile."""
-
-log = logging.getLogger(__name__)
 
 AcceptStream = Callable[["Connection", int, Message], StreamHandler]
 """Makes the handler of a stream that the peer opened with this message; may raise TransferError to refuse it."""
 
 
-class Connection:
+class Connection(Ending):
     """A conversation with one peer.
 
     Args:
@@ -95,28 +83,13 @@ class Connection:
         "_advanced_s",
         "_advancing",
         "_begun_by_peer",
-        "_closed",
         "_credit_policy",
-        "_dispatch",
-        "_ended",
-        "_finished",
-        "_greeted",
-        "_greeting_said",
         "_handled",
-        "_last_said",
         "_liveness",
         "_minimum_rate",
-        "_nursery",
-        "_parting",
         "_resting",
-        "_unheard",
-        "_writer",
         "answered",
-        "endpoint",
-        "going_away",
-        "lost",
         "patient",
-        "session",
     )
 
     def __init__(
@@ -127,31 +100,19 @@ class Connection:
         accept: AcceptStream | None = None,
         keep_alive: KeepAlive | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self.session = session
-        self.going_away: GoAway | None = None
-        self.lost: BlockprotoError | None = None
+        super().__init__(endpoint, session)
         self.answered = False
         self._advanced_s = trio.current_time()
         self._advancing = False
         self.patient = 0
-        self._greeted: trio.Event | None = None
-        self._finished: trio.Event | None = None
         self._accept = accept
-        self._closed = False
         self._handled = 0
         self._dispatch = Dispatch(self)
         self._writer = Writer(endpoint, session, self)
         self._credit_policy = CreditPolicy(session, self._writer)
         self._liveness = Liveness(keep_alive, trio.current_time())
         self._minimum_rate = MinimumRate(session.blocks_begun)
-        self._nursery: trio.Nursery | None = None
         self._begun_by_peer = 0
-        self._ended = False
-        self._greeting_said = False
-        self._last_said = False
-        self._unheard = False
-        self._parting: BlockprotoError | None = None
         self._resting = False
         if session.side is Side.CLIENT:
             self._greet()
@@ -193,56 +154,10 @@ class Connection:
         assert self.lost is not None
         return self.lost
 
-    def _closed_here(self) -> ConnectionLost:
-        return ConnectionLost(f"the connection to {self.endpoint.peer} was closed here")
-
-    def close(self, reason: BlockprotoError | None = None) -> None:
-        """End the connection now; every handler hears ``reason``. Harmless when repeated."""
-        self._closed = True
-        self._lose(reason or Cancelled("the connection was closed here"))
-        if self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
-
-    def end_with(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) for ``error`` as the last frame, drop what still comes, and end when the peer does."""
-        if self.lost is None and self._nursery is not None:
-            self._nursery.start_soon(self._end_with, error)
-
-    async def _end_with(self, error: BlockprotoError) -> None:
-        with trio.move_on_after(DISCARD_S), contextlib.suppress(ConnectionLost):
-            async with self._writer.control_turn():
-                self._parting = error
-                self._writer.part_with(error)
-                if not self._last_said:
-                    await self._writer.write(self._last_words(error))
-            await trio.sleep_forever()  # the reader goes on until the peer has closed, and ends this
-        self.close(error)
-
-    def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
-        """Tell the peer that this side is stopping (BP1-END GOAWAY)."""
-        with contextlib.suppress(BlockprotoError):
-            self.post(0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping"))
-
     @property
     def heard_s(self) -> float:
         """When something came last, in Trio's time."""
         return self._liveness.heard_s
-
-    # Two events that few wait for; ten thousand connections would hold 5 MB of them.
-
-    @property
-    def greeted(self) -> trio.Event:
-        """Set when the peer's HELLO has come, or the connection has ended."""
-        if self._greeted is None:
-            self._greeted = _event(self._ended or self.session.peer_hello is not None)
-        return self._greeted
-
-    @property
-    def finished(self) -> trio.Event:
-        """Set when the connection has ended."""
-        if self._finished is None:
-            self._finished = _event(self._ended)
-        return self._finished
 
     # ---- streams ----------------------------------------------------------------------------------------------
 
@@ -289,11 +204,6 @@ class Connection:
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""
         return self.session.state(stream) is State.COMMITTING
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no transfer and no unsent control frame is left."""
-        return self._dispatch.idle and self._writer.quiet
 
     # ---- writing ----------------------------------------------------------------------------------------------
 
@@ -387,17 +297,6 @@ class Connection:
         self._writer.wake()
         self._leave_if_quiet()
 
-    def takes_nothing(self, reason: ConnectionLost) -> None:
-        """See writer.Owner. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
-        if self.session.side is Side.CLIENT or self.lost is not None:
-            self.close(reason)
-            return
-        self._unheard = True
-        if self._nursery is not None:
-            scope = self._nursery.cancel_scope
-            scope.deadline = min(scope.deadline, trio.current_time() + DISCARD_S)
-        self._writer.end(reason)
-
     # ---- reading ----------------------------------------------------------------------------------------------
 
     async def _read(self, received: int | None) -> None:
@@ -459,12 +358,6 @@ class Connection:
         else:
             await self._dispatch.handle(event)
 
-    def _greet(self) -> None:
-        """Say preface and HELLO, once: a client at once, a server as soon as the client's preface came (BP1-HEL)."""
-        if not self._greeting_said and (self.session.side is Side.CLIENT or self.session.recognised):
-            self._greeting_said = True
-            self._writer.queue(self.session.greeting())
-
     async def _handle_message(self, event: Received) -> None:
         stream, message = event.stream, event.message
         if isinstance(message, Credit):
@@ -496,11 +389,6 @@ class Connection:
                 retryable=message.retryable,
                 retry_after_ms=message.retry_after_ms,
             )
-
-    def _leave_if_quiet(self) -> None:
-        """The peer is stopping and nothing is under way any more: it need not wait for us."""
-        if self.going_away is not None and self.quiet:
-            self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
 
     # ---- streams that the peer uses ---------------------------------------------------------------------------
 
@@ -592,72 +480,3 @@ class Connection:
         elif due is Due.DEAD:
             silent_s = now - self._liveness.heard_s
             raise ConnectionLost(f"nothing was heard from {self.endpoint.peer} for {silent_s:.0f} s")
-
-    async def _refuse(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
-        facts = {"code": error.code.name, "why": str(error)}
-        extra = {"event": "ending the connection", "facts": facts}
-        log.info("ending the connection to %s: %s", self.endpoint.peer, error, extra=extra)
-        with trio.move_on_after(DISCARD_S):
-            async with self._writer.control_turn():
-                try:
-                    words = [] if self._last_said else self._last_words(error)
-                    if words:
-                        await self._writer.write(words)
-                    if words or not isinstance(error, NotBlockproto):
-                        await self._discard()
-                except ConnectionLost:
-                    pass  # the peer is gone: nobody is left to be told
-                finally:
-                    self._lose(
-                        error
-                    )  # before the turn goes on: who waits for it must see that it is of no use
-        self._lose(error)
-
-    def _last_words(self, error: BlockprotoError) -> list[bytes]:
-        self._last_said = True
-        if isinstance(error, NotBlockproto):
-            words = [] if self.session.side is Side.CLIENT else [NOT_BLOCKPROTO_TEXT]
-        else:
-            self._greet()
-            words = self._writer.take_control_frames()
-            words += [self.session.send(0, connection_error(error))] if self._greeting_said else []
-        self._writer.mute = True
-        return words
-
-    async def _discard(self) -> None:
-        with contextlib.suppress(ConnectionLost):
-            while await self.endpoint.receive_into(_DROPPED):
-                pass
-
-    def _lose(self, reason: BlockprotoError) -> None:
-        self.lost = self.lost or reason
-        self._writer.end(self.lost)
-
-    def _end(self, error: BlockprotoError) -> None:
-        self.lost = self._parting or self.lost or error
-        self._writer.end(self.lost)
-        self._dispatch.end(self.lost)
-        self._ended = True
-        for event in (self._greeted, self._finished):
-            if event is not None:
-                event.set()
-
-
-def _event(happened: bool) -> trio.Event:
-    event = trio.Event()
-    if happened:
-        event.set()
-    return event
-
-
-def error_of(message: Error) -> BlockprotoError:
-    """The exception that an ERROR message stands for."""
-    return error_from_code(
-        message.code,
-        message.text,
-        retryable=message.retryable,
-        retry_after_ms=message.retry_after_ms,
-        blockno=message.blockno,
-        current=message.current,
-    )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ..errors import BlockprotoError
-from ..wire import Message
+from ..errors import BlockprotoError, error_from_code
+from ..wire import Error, Message
 from .endpoint import Part
 
 
@@ -36,3 +36,15 @@ class Opening(NamedTuple):
     handler: StreamHandler
     message: Message
     payload: Part
+
+
+def error_of(message: Error) -> BlockprotoError:
+    """The exception that an ERROR message stands for."""
+    return error_from_code(
+        message.code,
+        message.text,
+        retryable=message.retryable,
+        retry_after_ms=message.retry_after_ms,
+        blockno=message.blockno,
+        current=message.current,
+    )

@@ -7,7 +7,7 @@ from .edits import BOTH, Mutant
 SERVER, CLIENT = ("server",), ("client",)
 FRAMING, LAYOUT, WIRE = "protocol/framing.py", "common/head_layout.py", "wire.py"
 SESSION, STREAMS = "protocol/session.py", "protocol/streams.py"
-LINK, DISPATCH = "connection/connection.py", "connection/dispatch.py"
+LINK, ENDING, DISPATCH = "connection/connection.py", "connection/ending.py", "connection/dispatch.py"
 
 FRM = [
     Mutant("strings-have-little-endian-lengths", "FRM-001", LAYOUT,
@@ -60,13 +60,13 @@ FRM = [
 ]  # fmt: skip
 
 HEL = [
-    Mutant("client-waits-for-the-server", "HEL-001", LINK,
+    Mutant("client-waits-for-the-server", "HEL-001", ENDING,
            "(self.session.side is Side.CLIENT or self.session.recognised)", "self.session.recognised", CLIENT),
-    Mutant("server-waits-for-hello", "HEL-002", LINK,
+    Mutant("server-waits-for-hello", "HEL-002", ENDING,
            "(self.session.side is Side.CLIENT or self.session.recognised)", "self.session.peer_hello is not None", SERVER),
-    Mutant("a-wrong-preface-is-answered-with-error", "HEL-003", LINK,
+    Mutant("a-wrong-preface-is-answered-with-error", "HEL-003", ENDING,
            "if isinstance(error, NotBlockproto):\n            words", "if False:\n            words", SERVER,
-           ((LINK, "(self.session.side is Side.CLIENT or self.session.recognised)", "True"),)),
+           ((ENDING, "(self.session.side is Side.CLIENT or self.session.recognised)", "True"),)),
     Mutant("a-wrong-preface-is-waited-for", "HEL-004", SESSION, "if seen is False:", "if False:", CLIENT),
     Mutant("unknown-frames-before-hello-are-skipped", "HEL-005", SESSION,
            "if self.peer_hello is None:\n            return self._greet(header, head)",
