@@ -48,8 +48,8 @@ from .client_side.resume_id import (
 from .client_side.sources import FileSource, reader_of
 from .client_side.upload import Uploader
 from .client_side.upload_many import UploadMany
-from .client_side.upload_one import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
 from .client_side.upload_one import SingleUploads
+from .common.blocks import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
 from .common.names import refuse_in_progress
 from .common.tasks import background_tasks
 from .connection.connection import Connection

@@ -28,7 +28,7 @@ from typing import Protocol
 
 import trio
 
-from ..common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
+from ..common.blocks import EMPTY_DIGEST, blocknum_of, is_one_block
 from ..common.names import SafeName, show_name
 from ..common.tasks import background_tasks
 from ..connection.connection import Connection, error_of
@@ -399,7 +399,7 @@ class DownloadMany:
             self._finish(job, self._host.existing.receipt(entry, met, 0.0))
             return None
         quick = self._store is not None and committer is not None and not self._scarce
-        if not quick or not met.fetched or entry.filesize > BLOCK_LENGTH:
+        if not quick or not met.fetched or not is_one_block(entry.filesize):
             return None
         assert self._store is not None
         return dest if self._store.takes(dest) else None

@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from ..common.blocks import blocknum_of
+from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of
 from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
 from ..results import Receipt
 from ..store import Facts
@@ -25,7 +25,7 @@ from .receipts import sent_receipt
 from .request import ask_once
 from .resume_id import Attempts
 from .sources import FileSource, StreamSource, reader_of
-from .upload_brief import CUT_LENGTH_MIN, send_brief
+from .upload_brief import send_brief
 
 DISCARD_S = 2.0
 """How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
@@ -171,7 +171,8 @@ class Uploader:
                 break
             except BlockprotoError as exc:
                 await retries.wait(exc)
-                if size > CUT_LENGTH_MIN and isinstance(exc, ConnectionLost):
+                if size > BRIEF_LENGTH_MAX and isinstance(exc, ConnectionLost):
+                    # with OPEN: over a line that breaks sooner, again and again, it would never arrive
                     return await self.source(source, sourceid, progress, priority, retries)
         self._connections.worked()
         return sent_receipt(

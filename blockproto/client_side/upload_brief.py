@@ -15,9 +15,6 @@ from ..transfer.sender import judge_committed
 from ..wire import Block, Committed, Error, Message, Piece, Priority
 
 PRIORITY = Priority.NORMAL
-CUT_LENGTH_MIN = 64 * 1024
-"""What is longer and was cut short by a lost connection is sent with OPEN: over a line that breaks sooner, again and again,
-it would never arrive."""
 
 
 class BriefSendStream:

@@ -20,13 +20,13 @@ from typing import Protocol
 
 import trio
 
-from ..common.blocks import BLOCK_LENGTH, blocknum_of
+from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of, is_one_block
 from ..common.names import show_name
 from ..common.times import mtime_of
 from ..connection.connection import Connection, Opening
 from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
 from ..results import Receipt, UploadJob
-from ..store import Facts, IfExists
+from ..store import IfExists
 from ..transfer.sender import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
@@ -34,7 +34,7 @@ from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
 from .receipts import left_receipt, sent_receipt
 from .sources import FileSource
-from .upload_brief import CUT_LENGTH_MIN, PRIORITY, opening_of, send_brief
+from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
 
 PAGE_JOBS = 2000
@@ -130,7 +130,7 @@ class UploadMany:
         for one in rest:
             if one.asks and (one.facts.filesize or 0) <= ASKED_LENGTH_MAX:
                 asked.append(one)
-            elif not one.asks and _is_small(one.facts) and one.sourceid not in self._cut:
+            elif not one.asks and is_one_block(one.facts.filesize) and one.sourceid not in self._cut:
                 small.append(one)
             else:
                 big.append(one)
@@ -203,7 +203,7 @@ class UploadMany:
         return lambda outcome: self._ended(one, outcome, begun)
 
     def _ended(self, one: Prepared, outcome: Committed | BlockprotoError, begun: float) -> None:
-        if begun and isinstance(outcome, ConnectionLost) and (one.facts.filesize or 0) > CUT_LENGTH_MIN:
+        if begun and isinstance(outcome, ConnectionLost) and (one.facts.filesize or 0) > BRIEF_LENGTH_MAX:
             self._cut.add(one.sourceid)
         if isinstance(outcome, Committed):
             self._end(one, self._sent(one, outcome, begun))
@@ -343,8 +343,3 @@ def _as_error(job: UploadJob, error: OSError | BlockprotoError) -> BlockprotoErr
     refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
     refused.__cause__ = error
     return refused
-
-
-def _is_small(facts: Facts) -> bool:
-    """Whether it may go without OPEN."""
-    return facts.filesize is not None and facts.filesize <= BLOCK_LENGTH

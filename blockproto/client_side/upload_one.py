@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..common.blocks import BRIEF_LENGTH_MAX
 from ..common.names import SafeName
 from ..errors import FileExists, SourceChanged
 from ..results import Receipt, UploadJob
@@ -25,8 +26,6 @@ from .sources import FileSource, filetype_of
 from .upload import Uploader
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
 
-BRIEF_LENGTH_MAX = 64 * 1024
-"""A single file up to this size is sent without asking first: one round trip."""
 ASKED_LENGTH_MIN = 64 << 20
 """A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
 

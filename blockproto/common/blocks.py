@@ -19,6 +19,9 @@ from blake3 import blake3
 BLOCK_LENGTH = 1 << 20
 """Bytes in a block (BP1-BLK-001)."""
 
+BRIEF_LENGTH_MAX = 64 * 1024
+"""Bytes of a brief file at most: one that is sent and fetched without a question first, carried in memory, and not paced."""
+
 DIGEST_LENGTH = 32
 """Bytes in a BLAKE3 digest."""
 
@@ -38,6 +41,11 @@ FILESIZE_MAX = BLOCKNUM_MAX * BLOCK_LENGTH
 def blocknum_of(filesize: int) -> int:
     """How many blocks a file of ``filesize`` bytes has (0 for an empty file)."""
     return -(-filesize // BLOCK_LENGTH)
+
+
+def is_one_block(filesize: int | None) -> bool:
+    """Whether a file of ``filesize`` bytes, None if unknown, is known to have one block at most (BP1-BLK-014)."""
+    return filesize is not None and filesize <= BLOCK_LENGTH
 
 
 def block_span(blockno: int, first: int, end: int) -> tuple[int, int]:

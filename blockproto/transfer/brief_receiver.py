@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 
-from ..common.blocks import BLOCK_LENGTH
+from ..common.blocks import is_one_block
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
 from ..identity.realm import Realm
@@ -87,12 +87,7 @@ class BriefReceiver:
         if self._facts is not None:
             raise BadFacts("a file without OPEN is one block")
         facts = self._facts = facts_of(message, self._realm)
-        if (
-            facts.filesize is None
-            or facts.filesize > BLOCK_LENGTH
-            or message.blockno != 0
-            or message.position != 0
-        ):
+        if not is_one_block(facts.filesize) or message.blockno != 0 or message.position != 0:
             raise BadFacts("only a whole file of at most one block may come without OPEN")
         block = BlockInProgress(0, 0, 0, facts.filesize)
         self._continue(block, message, payload_length)

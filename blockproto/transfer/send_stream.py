@@ -10,7 +10,7 @@ from typing import cast
 
 import trio
 
-from ..common.blocks import BLOCK_LENGTH, blocknum_of, digest_of
+from ..common.blocks import BLOCK_LENGTH, BRIEF_LENGTH_MAX, blocknum_of, digest_of
 from ..connection.connection import Connection, error_of
 from ..errors import (
     BlockprotoError,
@@ -23,9 +23,6 @@ from ..errors import (
 )
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
 from .sender import BlockSource, Sender
-
-BRIEF_LENGTH_MAX = 64 * 1024
-"""What is at most so long is sent without sharing the line with others."""
 
 
 class SendStream:

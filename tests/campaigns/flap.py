@@ -28,7 +28,7 @@ from pathlib import Path
 import trio
 
 from blockproto import QueuedTransfer, TransferQueue, TransferState
-from blockproto.client import BRIEF_LENGTH_MAX
+from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.common.tasks import background_tasks
 from blockproto.testing.chaos import Amount, ChaosProxy, Conditions, Ending, How
 

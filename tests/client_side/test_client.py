@@ -35,9 +35,9 @@ from peers import (
 )
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.client import BRIEF_LENGTH_MAX, Client, connect_with
+from blockproto.client import Client, connect_with
 from blockproto.client_side.dial import CONNECT_S, tcp_dial
-from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of
+from blockproto.common.blocks import BLOCK_LENGTH, BRIEF_LENGTH_MAX, blocknum_of
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import (
     BadFacts,

@@ -19,6 +19,7 @@ import blockproto
 from blockproto.client import Client, connect_with
 from blockproto.client_side import download_many
 from blockproto.client_side.resume_id import derive_label
+from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.errors import (
     BlockprotoError,
     ConnectionLost,
@@ -31,7 +32,7 @@ from blockproto.errors import (
 from blockproto.results import DownloadJob, FileInfo, Receipt
 from blockproto.store import Destination
 from blockproto.store.part_file import brief_downloads
-from blockproto.store.part_file.brief_downloads import CARRIED_MAX, BriefDownloads
+from blockproto.store.part_file.brief_downloads import BriefDownloads
 from blockproto.store.part_file.local_files import FolderFiles
 from blockproto.store.part_file.part_names import names_of
 from blockproto.store.part_file.store import PartFileStore
@@ -45,8 +46,8 @@ SIZES = {
     "one": 1,
     "4k": 4096,
     "with spaces and 中文.txt": 5000,
-    "carried": CARRIED_MAX,
-    "written at once": CARRIED_MAX + 1,
+    "carried": BRIEF_LENGTH_MAX,
+    "written at once": BRIEF_LENGTH_MAX + 1,
     "block": MIB,
     "big": MIB + 1,
 }
@@ -225,7 +226,7 @@ async def test_what_arrives_damaged_comes_the_ordinary_way(
 
     monkeypatch.setattr(download_many.BriefFetch, "_verify", damaged)
     async with serving() as served, _client(served) as client:
-        entries = await _stored(client, tmp_path / "source", dict.fromkeys("abc", CARRIED_MAX + 1))
+        entries = await _stored(client, tmp_path / "source", dict.fromkeys("abc", BRIEF_LENGTH_MAX + 1))
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         assert all(isinstance(outcome, Receipt) for outcome in outcomes.values())
         assert _facts(tmp_path / "here") == _facts(tmp_path / "source")
@@ -279,7 +280,7 @@ def test_which_destinations_are_left_to_the_ordinary_download(tmp_path: Path) ->
 @quick
 async def test_who_stops_in_the_middle_leaves_whole_files_only(tmp_path: Path) -> None:
     async with serving() as served, _client(served) as client:
-        entries = await _stored(client, tmp_path / "source", dict.fromkeys(MANY, CARRIED_MAX + 1))
+        entries = await _stored(client, tmp_path / "source", dict.fromkeys(MANY, BRIEF_LENGTH_MAX + 1))
         async with aclosing(client.download_all(_jobs(entries, tmp_path / "here"))) as ended:
             async for _ in ended:
                 break

@@ -13,8 +13,7 @@ from peers import MIB, Sample, Served, bytes_of, run, serving
 from test_follow_upload import FILM, LIVE, begun, finish, listed
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.client import BRIEF_LENGTH_MAX
-from blockproto.common.blocks import blocknum_of
+from blockproto.common.blocks import BRIEF_LENGTH_MAX, blocknum_of
 from blockproto.errors import ConnectionLost
 from blockproto.results import Receipt, UploadJob
 from blockproto.transfer.sender import Progress

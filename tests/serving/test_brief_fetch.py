@@ -12,12 +12,11 @@ from peers import Served, bytes_of, run, serving
 from test_requests import PHOTO, Fetcher, _asker, _named, _watch_readers
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.common.blocks import EMPTY_DIGEST, digest_of
+from blockproto.common.blocks import BRIEF_LENGTH_MAX, EMPTY_DIGEST, digest_of
 from blockproto.common.names import SafeName
 from blockproto.connection.pace import Pace
 from blockproto.errors import Code, Scope
 from blockproto.serving.handlers.brief_fetch import BATCH_FILES, READERS, is_brief
-from blockproto.transfer.send_stream import BRIEF_LENGTH_MAX
 from blockproto.transfer.sender import AGAIN_MAX
 from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import Block, Commit, Credit, Error, Fetch, Have, Open, Opened, Piece, Priority

@@ -52,7 +52,7 @@ import blockproto.store.local.partial
 import blockproto.store.local.publishing
 import blockproto.store.local.recovery
 import blockproto.store.local.store
-from blockproto.common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, BlockSet, digest_of
+from blockproto.common.blocks import BLOCK_LENGTH, BRIEF_LENGTH_MAX, EMPTY_DIGEST, BlockSet, digest_of
 from blockproto.common.names import SafeName
 from blockproto.errors import (
     BadFacts,
@@ -83,7 +83,6 @@ from blockproto.store import (
     Tidy,
     Upload,
 )
-from blockproto.store.local.brief_upload import CARRIED_MAX
 from blockproto.store.local.check import check_store
 from blockproto.store.local.expiry_clock import JUMP_MS
 from blockproto.store.local.ledger import Ledger
@@ -963,7 +962,7 @@ def test_a_bad_brief_file_among_many(tmp_path: Path) -> None:
 
 def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore.open(tmp_path)
-    upload = store.begin_brief(key_of(1), facts_of(CARRIED_MAX + 1), 0)
+    upload = store.begin_brief(key_of(1), facts_of(BRIEF_LENGTH_MAX + 1), 0)
     view = memoryview(bytearray(10))
     assert upload.read_into(0, view) == 0
     upload.write(0, memoryview(b"hello"))

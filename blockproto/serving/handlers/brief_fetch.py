@@ -21,13 +21,12 @@ from functools import partial
 
 import trio
 
-from ...common.blocks import BlockSet, blocknum_of, digest_of
+from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet, blocknum_of, digest_of
 from ...connection.connection import Connection
 from ...connection.unexpected_errors import is_expected, wants_memory
 from ...errors import BlockprotoError, Code, DigestMismatch, Scope, SourceChanged, UnexpectedMessage
 from ...identity.realm import Realm
 from ...store import FileEntry, FileStore
-from ...transfer.send_stream import BRIEF_LENGTH_MAX
 from ...transfer.sender import AGAIN_MAX
 from ...transfer.slow_disk import Disk
 from ...wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ...common.blocks import BlockSet
+from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...errors import StoreFailed, UnknownUpload
 from .. import Facts, Prefix, UploadKey
 from ..folder_io import create_file, open_file, read_into, remove_file, write_all
@@ -23,9 +23,6 @@ from .partial import FILE_MODE, settle_file
 
 if TYPE_CHECKING:
     from .store import LocalStore
-
-CARRIED_MAX = 64 * 1024
-"""Files up to this size are carried in memory, as long as the store has room for that."""
 
 
 class BriefUpload:
@@ -75,7 +72,7 @@ class BriefUpload:
         self._unsynced = self._unseen = False
         self._content = b""
         self._carried = 0
-        if 0 < (facts.filesize or 0) <= CARRIED_MAX:
+        if 0 < (facts.filesize or 0) <= BRIEF_LENGTH_MAX:
             self._carried = store.carry(facts.filesize or 0)
         self._settled: os.stat_result | None = None
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...common.blocks import BlockSet
+from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from .. import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
@@ -40,8 +40,6 @@ ORPHAN_S = 24 * 3600
 FOLDERS_MAX = 1000
 OPEN_MAX = 64
 """Folders held open; with more of them each is opened when it is used."""
-CARRIED_MAX = 64 * 1024
-"""Files up to this size stay in memory until their batch is committed: making a file while another thread syncs is slow."""
 KEPT_OPEN_MAX = 64
 """How many files of a batch stay open until they are named; the others are opened again for it."""
 KEPT_OPEN_SHARE = 8
@@ -122,7 +120,7 @@ class BriefDownload:
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. The last byte settles the file and closes it; a small file is only remembered."""
         filesize = self.facts.filesize
-        if filesize is not None and filesize <= CARRIED_MAX and position == len(self._content):
+        if filesize is not None and filesize <= BRIEF_LENGTH_MAX and position == len(self._content):
             self._content += piece
             return
         try:
