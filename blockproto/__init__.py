@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .errors import BlockprotoError
     from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, LeftOut, Receipt, UploadInfo, UploadJob
-    from .transfer.sender import Progress
+    from .transfer.send_source import Progress
 
 __all__ = [
     "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LeftOut", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
@@ -39,7 +39,7 @@ _HOMES = {
     "FileInfo": ".results",
     "LeftOut": ".results",
     "LineEvent": ".client_side.connections",
-    "Progress": ".transfer.sender",
+    "Progress": ".transfer.send_source",
     "QueuedTransfer": ".queue",
     "Receipt": ".results",
     "Reconnected": ".client_side.connections",

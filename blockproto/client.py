@@ -70,7 +70,7 @@ from .results import (
     upload_item,
 )
 from .store import Destination, DownloadStore, IfExists, LocalFiles
-from .transfer.sender import OnProgress
+from .transfer.send_source import OnProgress
 from .wire import FileItem, List, ReceiptItem, Remove, RemoveKind, Result
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from blockproto.connection import keepalive
 from blockproto.errors import BadCheck, BlockprotoError, ConnectionLost, GoingAway
 from blockproto.identity.certificates import parse_pin
 from blockproto.results import Receipt, UploadJob
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 
 Job = dict[str, Any]
 Answer = dict[str, Any]

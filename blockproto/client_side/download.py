@@ -31,7 +31,7 @@ from ..store import (
 from ..transfer.committer import Committer
 from ..transfer.live_uploads import LiveUploads
 from ..transfer.receiver import FetchReceiver
-from ..transfer.sender import OnProgress, Progress, tell_all_done
+from ..transfer.send_source import OnProgress, Progress, tell_all_done
 from ..transfer.slow_disk import local_disk
 from ..transfer.threads import run_in_thread
 from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max

@@ -62,7 +62,7 @@ from ..store import (
 )
 from ..transfer.committer import Committer
 from ..transfer.receiver import BlockInProgress
-from ..transfer.sender import OnProgress, tell_all_done
+from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
 from .existing_file import ExistingFileCheck, Rule

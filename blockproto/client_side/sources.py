@@ -1,4 +1,4 @@
-"""Where a client's bytes come from: a file, or a stream whose end is not known. Both are ``transfer.sender.Source``.
+"""Where a client's bytes come from: a file, or a stream whose end is not known. Both are ``transfer.send_source.Source``.
 
 Nothing here needs more than portable Python: where there is no ``os.pread``, a lock keeps seek and read together.
 """

@@ -17,8 +17,9 @@ from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of
 from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
 from ..results import Receipt
 from ..store import Facts
+from ..transfer.send_source import OnProgress
 from ..transfer.send_stream import SendStream
-from ..transfer.sender import OnProgress, Sender
+from ..transfer.sender import Sender
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .connections import Connections, Resumed, Retries
 from .receipts import sent_receipt

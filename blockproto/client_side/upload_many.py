@@ -27,7 +27,7 @@ from ..connection.connection import Connection, Opening
 from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
 from ..results import Receipt, UploadJob
 from ..store import IfExists
-from ..transfer.sender import OnProgress, tell_all_done
+from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
 from .file_digests import LOOKS_MAX

@@ -17,7 +17,7 @@ from ..common.names import SafeName
 from ..errors import FileExists, SourceChanged
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
-from ..transfer.sender import OnProgress, tell_all_done
+from ..transfer.send_source import OnProgress, tell_all_done
 from ..wire import Priority
 from .connections import Connections
 from .option_names import as_spoken, if_exists_of

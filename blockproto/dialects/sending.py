@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +27,7 @@ from ..client_side.resume_id import derive_sourceid, installation_secret
 from ..common.names import SafeName
 from ..connection.endpoint import Endpoint
 from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, SourceChanged
-from ..transfer.sender import Progress
+from ..transfer.send_source import OnProgress, Progress
 
 TRIES = 8
 """How often a client comes back without any progress."""
@@ -41,8 +40,6 @@ _COMING_BACK = {Code.BUSY, Code.STORE_FULL}
 """Refusals after which the same can succeed a little later (BP1-S82-034)."""
 PIECE_LENGTH = 1 << 20
 """Bytes that are read and sent at once."""
-
-OnProgress = Callable[[Progress], None]
 
 
 class Unanswered(ConnectionLost):

@@ -27,7 +27,7 @@ from ..errors import (
     UnknownUpload,
 )
 from ..results import LeftOut, Receipt, UploadJob
-from ..transfer.sender import OnProgress
+from ..transfer.send_source import OnProgress
 from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
 

@@ -21,7 +21,7 @@ import trio
 from ..client import Client
 from ..errors import BlockprotoError
 from ..results import LeftOut
-from ..transfer.sender import Progress
+from ..transfer.send_source import Progress
 from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, QueuedTransfer, TransferState
 from .journal import Journal

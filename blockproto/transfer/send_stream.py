@@ -6,7 +6,7 @@ Spec: BP1-BLK, BP1-RES-012, BP1-RES-025, BP1-STR-016.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import cast
+from typing import Protocol, cast
 
 import trio
 
@@ -21,8 +21,52 @@ from ..errors import (
     LocalProtocolError,
     UnexpectedMessage,
 )
-from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece
-from .sender import BlockSource, Sender
+from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece, Priority
+from .send_source import BlockSource, Source
+
+
+class SendOwner(Protocol):
+    """The file that a stream carries blocks of; see ``sender.Sender``, which is one."""
+
+    sourceid: bytes
+    priority: Priority
+    committed: Committed | None
+    prefixes: dict[int, int]
+
+    @property
+    def source(self) -> Source:
+        """Its bytes."""
+
+    def take_untouched(self) -> int | None:
+        """A block to send before OPENED has arrived, or None."""
+
+    async def next_block(self, send_stream: SendStream) -> int | None:
+        """The next block for a free stream; None when there is nothing left to send now.
+
+        Raises:
+            BlockprotoError: the transfer has failed, or the stream is lost.
+        """
+
+    def block_begins(self, blockno: int, length: int) -> None:
+        """A stream sends this block now."""
+
+    def remember_digest(self, blockno: int, digest: bytes) -> None:
+        """The digest of a block that was read."""
+
+    def payload_sent(self, length: int) -> None:
+        """``length`` bytes of content were put on the wire."""
+
+    def ends_at(self, end: int) -> None:
+        """A source of unknown size has come to its end."""
+
+    def on_message(self, message: Message) -> None:
+        """A message of the receiver on any stream."""
+
+    def send_stream_ended(self, error: BlockprotoError) -> None:
+        """A stream carries nothing more."""
+
+    def check_going_on(self) -> None:
+        """Raise why the transfer has failed, if it has."""
 
 
 class SendStream:
@@ -41,7 +85,7 @@ class SendStream:
 
     waits = False
 
-    def __init__(self, connection: Connection, sending: Sender, stream: int | None = None) -> None:
+    def __init__(self, connection: Connection, sending: SendOwner, stream: int | None = None) -> None:
         self.connection = connection
         self.sending = sending
         self.opened = trio.Event()

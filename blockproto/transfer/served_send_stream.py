@@ -9,32 +9,16 @@ Spec: BP1-LIM-003, BP1-BLK.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from blake3 import blake3
 
 from ..common.blocks import BLOCK_LENGTH
 from ..connection.connection import Connection
 from ..wire import Piece
-from .send_stream import SendStream
-from .sender import Sender, Source
+from .send_source import PieceSource
+from .send_stream import SendOwner, SendStream
 
 PREFIX_READ_LENGTH = 64 * 1024
 """How many bytes of a prefix are read at once, however short the piece is that follows it."""
-
-
-class PieceSource(Source, Protocol):
-    """A source that can be read from anywhere, any number of bytes."""
-
-    def span(self, blockno: int) -> tuple[int, int]:
-        """Position and length of a block; no length past the end of a source of unknown size."""
-
-    async def read_piece(self, position: int, view: memoryview) -> None:
-        """Fill ``view`` from ``position`` on.
-
-        Raises:
-            SourceChanged: the file is shorter than it was.
-        """
 
 
 class ServedSendStream(SendStream):
@@ -45,7 +29,7 @@ class ServedSendStream(SendStream):
         source: the source of ``sending``.
     """
 
-    def __init__(self, connection: Connection, sending: Sender, source: PieceSource, stream: int) -> None:
+    def __init__(self, connection: Connection, sending: SendOwner, source: PieceSource, stream: int) -> None:
         super().__init__(connection, sending, stream)
         self._source = source
 

@@ -61,7 +61,7 @@ from blockproto.results import UploadJob
 from blockproto.server import RETRY_AFTER_MS
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 from blockproto.wire import Ack, Committed, EntryKind, Error, Fetch, FileItem, ListKind, Opened, Ping, Result
 
 quick = pytest.mark.trio(run=run)

@@ -34,7 +34,7 @@ from blockproto.errors import ConnectionLost, Superseded
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.live_uploads import LiveUploads
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 from blockproto.wire import Block, Commit, List, Open
 
 quick = pytest.mark.trio(run=run)

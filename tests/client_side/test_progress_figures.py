@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.common.blocks import BRIEF_LENGTH_MAX, blocknum_of
 from blockproto.errors import ConnectionLost
 from blockproto.results import Receipt, UploadJob
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 
 quick = pytest.mark.trio(run=run)
 BIG = 4 * MIB + 17

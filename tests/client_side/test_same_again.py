@@ -27,7 +27,7 @@ from blockproto.client_side.upload_one import ASKED_LENGTH_MIN
 from blockproto.connection.connection import Connection
 from blockproto.errors import BlockprotoError, FileExists, SourceChanged, UnexpectedMessage, Unsupported
 from blockproto.results import IfExistsWord, Receipt, UploadJob
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 from blockproto.wire import FEATURE_IF_EXISTS, Block, Committed, Hello, List, Open
 
 quick = pytest.mark.trio(run=run)

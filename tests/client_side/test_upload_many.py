@@ -41,7 +41,7 @@ from blockproto.protocol.session import Limits
 from blockproto.results import Receipt, UploadJob
 from blockproto.store import Facts, UploadStore
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 from blockproto.wire import Block, Committed, List, Open, Piece
 
 quick = pytest.mark.trio(run=run)

@@ -35,7 +35,7 @@ from blockproto.queue import TransferQueue
 from blockproto.store import BlockDone, Facts, Finish, IfExists, KeepPrefixes, Prefix, UploadKey
 from blockproto.store.local.publishing import Publisher
 from blockproto.store.local.store import LocalStore
-from blockproto.transfer.sender import OnProgress
+from blockproto.transfer.send_source import OnProgress
 
 MTIME_S = 1_600_000_000
 """Of every file that a client sent; whole seconds, which every archive keeps."""

@@ -36,7 +36,7 @@ from blockproto.errors import (
     SourceChanged,
     StoreFull,
 )
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 
 quick = pytest.mark.trio(run=run)
 Run = Callable[..., Ran]

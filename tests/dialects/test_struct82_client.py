@@ -29,7 +29,7 @@ from blockproto.errors import (
 )
 from blockproto.store import BlockDone
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 
 quick = pytest.mark.trio(run=run)
 Dial = Callable[[], Awaitable[Endpoint]]

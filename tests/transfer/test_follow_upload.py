@@ -23,7 +23,7 @@ from blockproto.client import Client
 from blockproto.common.blocks import digest_of
 from blockproto.common.tasks import background_tasks
 from blockproto.errors import Cancelled, Code, Scope
-from blockproto.transfer.sender import Progress
+from blockproto.transfer.send_source import Progress
 from blockproto.wire import (
     Ack,
     Block,

@@ -29,8 +29,9 @@ from blockproto.errors import (
 )
 from blockproto.protocol.session import Session, Side
 from blockproto.store import Facts
+from blockproto.transfer.send_source import Progress
 from blockproto.transfer.send_stream import SendStream
-from blockproto.transfer.sender import AGAIN_MAX, REPAIRS_MAX, Progress, Sender
+from blockproto.transfer.sender import AGAIN_MAX, REPAIRS_MAX, Sender
 from blockproto.wire import (
     PREFACE,
     Ack,
