@@ -173,7 +173,9 @@ class Sender:
                     await self._commit()
                 joining.cancel_scope.cancel()
         except* (BlockprotoError, OSError) as group:
-            reason = self._failed or _first_of(group)
+            reason = _decisive(group)
+            if self._failed is not None and _weight(self._failed) >= _weight(reason):
+                reason = self._failed  # else what was cancelled half-way tells of a lost connection
         if self.committed is None:
             assert reason is not None
             raise reason
@@ -537,7 +539,7 @@ def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> N
         raise SourceChanged(f"{name} was committed before with other bytes")
 
 
-def _first_of(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
+def _decisive(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
     """The error to tell: the one that decides most."""
     errors: list[BlockprotoError | OSError] = []
     pending: list[BaseException] = [group]

@@ -29,6 +29,7 @@ from blockproto.errors import (
 )
 from blockproto.protocol.session import Session, Side
 from blockproto.store import Facts
+from blockproto.transfer import sender
 from blockproto.transfer.send_source import Progress
 from blockproto.transfer.send_stream import SendStream
 from blockproto.transfer.sender import AGAIN_MAX, REPAIRS_MAX, Sender
@@ -634,6 +635,38 @@ async def test_a_held_block_that_is_missing_in_the_source_is_a_changed_source() 
     async with sending(source) as (task, send_streams, _):
         task.receiver_holds(BlockSet([(1, 1)]), {})
         source.content = source.content[:MIB]
+        with pytest.raises(SourceChanged, match="shorter"):
+            await task.run(send_streams)
+
+
+@quick
+async def test_a_changed_source_is_told_though_a_send_was_cut_off_by_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A send that is cancelled half-way ends its connection, which is not the reason."""
+    begun = trio.Event()
+
+    async def hash_meanwhile(work: Callable[[], object], _: object) -> object:
+        await begun.wait()
+        return work()
+
+    source = Memory(THREE)
+    async with sending(source) as (task, send_streams, _):
+        connection = send_streams[0].connection
+
+        async def cut_off(*_: object) -> None:
+            source.content = b""
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                connection.close(ConnectionLost("a send was cancelled half-way"))
+                with trio.CancelScope(shield=True):
+                    await connection.finished.wait()
+
+        monkeypatch.setattr(Connection, "send", cut_off)
+        monkeypatch.setattr(sender, "run_in_thread", hash_meanwhile)
+        task.receiver_holds(BlockSet([(1, 1)]), {})
         with pytest.raises(SourceChanged, match="shorter"):
             await task.run(send_streams)
 
