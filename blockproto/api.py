@@ -15,7 +15,7 @@ from .client import Client, connect_with
 from .client_side.authenticate import Authenticator, OnPrincipal
 from .client_side.connections import OnLine
 from .client_side.dial import Dial, tcp_dial
-from .client_side.resume_id import state_folder
+from .client_side.resume_id import may_have_earlier_uploads, state_folder
 from .errors import NotPermitted
 from .identity.loopback import is_loopback
 from .observability.observer import NULL_OBSERVER, Observer
@@ -80,6 +80,7 @@ async def connect(
             open_downloads=_open_downloads,
             files=files,
             open_memory=_open_memory,
+            earlier_uploads=may_have_earlier_uploads(),
             recorder=recorder,
         ) as client:
             yield client

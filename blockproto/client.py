@@ -33,6 +33,7 @@ from .client_side.connections import Connections, OnLine, Retries, RetryPolicy
 from .client_side.dial import Dial
 from .client_side.download import Downloader, OpenPartFile, stat_item
 from .client_side.download_many import DownloadMany, download_jobs, give_up
+from .client_side.earlier_uploads import EarlierUploads
 from .client_side.existing_file import ANY_RULE, ExistingFileCheck, NoFiles, Rule
 from .client_side.file_digests import FileDigests
 from .client_side.option_names import if_exists_of, priority_of
@@ -41,6 +42,7 @@ from .client_side.request import ask, ask_once
 from .client_side.resume_id import (
     Attempts,
     another_sourceid,
+    derive_earlier_sourceid,
     derive_label,
     derive_sourceid,
     installation_secret,
@@ -101,6 +103,7 @@ class Client:
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
         files: the finished files of this machine; None: nothing is ever there.
         open_memory: opens what is remembered of files between runs; None: nothing is.
+        earlier_uploads: whether an earlier version of this installation may have left uploads unfinished.
         recorder: writes down what happens on the connections; None: nobody does.
     """
 
@@ -120,6 +123,7 @@ class Client:
         open_downloads: OpenDownloads | None = None,
         files: LocalFiles | None = None,
         open_memory: OpenMemory | None = None,
+        earlier_uploads: bool = False,
         recorder: Recorder | None = None,
     ) -> None:
         self._server = server
@@ -139,6 +143,7 @@ class Client:
         attempts = Attempts()
         self._single = SingleUploads(self, self._connections, Uploader(self._connections, attempts))
         self._secret: bytes | None = None
+        self._earlier = EarlierUploads(earlier_uploads, lambda: list_uploads(self._connections))
         self.digests = FileDigests(None if open_memory is None else lambda: open_memory(self._installation()))
         self._downloader = Downloader(
             self._connections, attempts, open_part_file, NoFiles() if files is None else files, self.digests
@@ -197,6 +202,7 @@ class Client:
             refuse_in_progress(name)
             return await self._single.stream(source, _joined(folder, name), word, filetype, rank, progress)
         job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
+        await self.learn_earlier_uploads()
         return await self._single.file(job, filetype, rank, checksum, progress)
 
     async def upload_all(
@@ -228,6 +234,7 @@ class Client:
             ConnectionLost, GoingAway: before that was known; it is not asked again.
             BlockprotoError, OSError: as for ``upload``.
         """
+        await self.learn_earlier_uploads()
         return await self._single.there(job)
 
     async def upload_source(
@@ -262,6 +269,7 @@ class Client:
 
         try:
             with scope:
+                await self.learn_earlier_uploads()
                 while jobs:
                     bulk = UploadMany(self, deliver, progress, cut, checksum=checksum)
                     jobs = await bulk.run(jobs, ended.emptied)
@@ -552,9 +560,20 @@ class Client:
             raise connection.lost or ConnectionLost()
         return hello.features
 
+    async def learn_earlier_uploads(self) -> None:
+        """Find out which uploads an earlier version of this installation has left unfinished, if there may be some.
+
+        Before this, ``sourceid_of`` does not know them. Raises ConnectionLost; cancellation: the next call asks again.
+        """
+        await self._earlier.learn()
+
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
-        sourceid = derive_sourceid(self._installation(), name, self._real(path), facts)
+        secret, real = self._installation(), self._real(path)
+        sourceid = derive_sourceid(secret, name, real, facts)
+        if self._earlier:
+            earlier = derive_earlier_sourceid(secret, self._server, name, real, facts)
+            sourceid = earlier if earlier in self._earlier else sourceid
         return another_sourceid(self._installation(), sourceid, again) if again else sourceid
 
     def _installation(self) -> bytes:
@@ -619,6 +638,7 @@ async def connect_with(
     open_downloads: OpenDownloads | None = None,
     files: LocalFiles | None = None,
     open_memory: OpenMemory | None = None,
+    earlier_uploads: bool = False,
     recorder: Recorder | None = None,
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
@@ -639,6 +659,7 @@ async def connect_with(
             open_downloads=open_downloads,
             files=files,
             open_memory=open_memory,
+            earlier_uploads=earlier_uploads,
             recorder=recorder,
         )
         try:

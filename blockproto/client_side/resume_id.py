@@ -58,6 +58,40 @@ def derive_sourceid(secret: bytes, name: str, path: str, facts: os.stat_result) 
     return blake3(text, key=secret).digest(16)
 
 
+def derive_earlier_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
+    """The sourceid (16 bytes) that the same file had while the server's address was part of it (``earlier_uploads``)."""
+    parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
+    text = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return blake3(text, key=secret).digest(16)
+
+
+def may_have_earlier_uploads(folder: Path | None = None) -> bool:
+    """Whether an earlier version of this installation may have left uploads unfinished on servers.
+
+    Remembers beside the secret when this was first asked: uploads expire, and after that nobody need ask a server for them.
+
+    Args:
+        folder: where the secret is kept; None for the platform's configuration folder.
+    """
+    folder = _config_folder() if folder is None else folder
+    mark = folder / "sourceids-without-server"
+    try:
+        return time.time() - mark.stat().st_mtime < EARLIER_KEPT_S
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return False
+    if not (folder / "secret").exists():
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_private(mark, b"")
+            os.utime(mark, (0, 0))
+        return False
+    with contextlib.suppress(OSError):
+        _write_private(mark, b"")
+    return True
+
+
 def another_sourceid(secret: bytes, sourceid: bytes, content: bytes) -> bytes:
     """The sourceid of another ``content`` (its root) of the file that ``sourceid`` is of.
 
@@ -71,6 +105,9 @@ def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
     text = "\0".join(("download", server, name, dest)).encode("utf-8", "surrogateescape")
     return blake3(text, key=secret).hexdigest(8)
 
+
+EARLIER_KEPT_S = 60 * 24 * 3600
+"""Seconds for which uploads of an earlier version are looked for: twice as long as servers usually keep unfinished ones."""
 
 ATTEMPT_MAX = (1 << 63) - 1
 """The greatest number a u64 of the wire may have."""

@@ -23,7 +23,7 @@ import trio
 
 from ..client_side.connections import OnLine, Reconnecting
 from ..client_side.dial import Dial, tcp_dial
-from ..client_side.resume_id import derive_sourceid, installation_secret
+from ..client_side.resume_id import derive_earlier_sourceid, installation_secret
 from ..common.names import SafeName
 from ..connection.endpoint import Endpoint
 from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, SourceChanged
@@ -123,7 +123,7 @@ class Outgoing:
         """A positive number of 63 bits that is this file's, as long as it does not change (BP1-SID-021)."""
         real = os.path.realpath(self.path)
         secret = installation_secret()
-        derived = derive_sourceid(secret, self.filename, real, self._facts)
+        derived = derive_earlier_sourceid(secret, self.server, self.filename, real, self._facts)
         return str(1 + int.from_bytes(derived, "big") % ((1 << 63) - 1))
 
     def reached(self, position: int) -> None:

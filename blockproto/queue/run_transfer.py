@@ -97,6 +97,7 @@ async def _upload(
         if one.folder_id is None:
             return await run_in_thread(lambda: _files_here(one))
         return await _make_folder(client, one)
+    await client.learn_earlier_uploads()
     sourceid = client.sourceid_of(one.path, one.name, facts)
     if one.sourceid is not None:
         with suppress(ConnectionLost, GoingAway):  # then the upload asks, when there is a connection again

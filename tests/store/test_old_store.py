@@ -13,7 +13,7 @@ from old_store import OldStore, content_of, unpack
 from processes import Ran, Server
 
 from blockproto.cli.output import Status
-from blockproto.client_side.resume_id import derive_sourceid, installation_secret
+from blockproto.client_side.resume_id import derive_earlier_sourceid, installation_secret
 from blockproto.common.blocks import BLOCK_LENGTH, BlockSet
 from blockproto.common.names import SafeName
 from blockproto.identity.known_servers import KnownServers
@@ -135,11 +135,13 @@ def test_an_upload_whose_name_is_not_taken_any_more_is_a_loss(old: OldStore) -> 
 
 
 def test_an_upload_goes_on(old: OldStore, start_server: Start, run: Run) -> None:
+    """Under the sourceid that the version before derived: with the server's address."""
     secret = (old.config / "secret").read_bytes()
     source = old.here / "cut.bin"
     server = start_server(old.served, port=0)
     server.stop()
-    old.rename_upload("cut.bin", derive_sourceid(secret, "cut.bin", os.path.realpath(source), source.stat()))
+    where = f"127.0.0.1:{server.port}", "cut.bin", os.path.realpath(source)
+    old.rename_upload("cut.bin", derive_earlier_sourceid(secret, *where, source.stat()))
     server = start_server(old.served, port=server.port)
     ran = run(
         "put", source, server.address, "--json", *token(old), env={"BLOCKPROTO_CONFIG": str(old.config)}
@@ -162,8 +164,8 @@ def test_a_file_it_has_is_not_sent_or_stored_again(
     server.stop()
     if same:
         secret = (old.config / "secret").read_bytes()
-        where = f"docs/{name}", os.path.realpath(source)
-        old.rename_receipt(f"docs/{name}", derive_sourceid(secret, *where, source.stat()))
+        where = f"127.0.0.1:{server.port}", f"docs/{name}", os.path.realpath(source)
+        old.rename_receipt(f"docs/{name}", derive_earlier_sourceid(secret, *where, source.stat()))
     before = {path: path.stat().st_ino for path in old.served.rglob("*") if ".blockproto" not in path.parts}
     server = start_server(old.served, port=server.port)
     for config in (old.config, old.config if same else old.place / "other"):
@@ -207,3 +209,9 @@ def test_the_client_is_the_same_installation(old: OldStore, tmp_path: Path) -> N
     secret = installation_secret(old.config)
     assert secret == (old.config / "secret").read_bytes()
     assert KnownServers(old.config / "known_servers.json").pin(old.facts["server"]) is not None
+    for row in old.facts["sourceids"]:
+        facts = os.stat_result(
+            (0o100644, row["ino"], 0, 1, 0, 0, row["size"], 0, 0, 0, 0.0, 0.0, 0.0, 0, row["mtime_ns"], 0)
+        )
+        sourceid = derive_earlier_sourceid(secret, row["server"], row["name"], row["path"], facts)
+        assert sourceid.hex() == row["sourceid"]
