@@ -29,8 +29,8 @@ from ..store import (
     UploadStore,
 )
 from ..transfer.committer import Committer
+from ..transfer.fetch_receiver import FetchReceiver
 from ..transfer.live_uploads import LiveUploads
-from ..transfer.receiver import FetchReceiver
 from ..transfer.send_source import OnProgress, Progress, tell_all_done
 from ..transfer.slow_disk import local_disk
 from ..transfer.threads import run_in_thread

@@ -60,8 +60,8 @@ from ..store import (
     Verdict,
     Work,
 )
+from ..transfer.block_receiver import BlockInProgress
 from ..transfer.committer import Committer
-from ..transfer.receiver import BlockInProgress
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece

@@ -20,9 +20,10 @@ import trio
 from ..common.blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
 from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
 from ..store import Facts, StoredFile, UploadKey
+from ..transfer.block_prefix import continue_prefix
+from ..transfer.block_receiver import BlockInProgress
 from ..transfer.live_upload import LiveUpload
 from ..transfer.live_uploads import LiveUploads
-from ..transfer.receiver import BlockInProgress, continue_prefix
 
 UNDURABLE_MAX = 63
 """Whole blocks that may have been received and not be durable yet (BP1-DIA-014)."""
@@ -172,7 +173,7 @@ class SequentialReceiver:
         block.known = upload.digest_of(blockno)
         if block.known is None:
             await upload.take_block(blockno, self)
-            if not await continue_prefix(upload, block):
+            if not await continue_prefix(upload, blockno, begin, block.next - begin, block.hasher):
                 block = BlockInProgress(blockno, begin, begin, end)
         self._alive()
         self._block = block

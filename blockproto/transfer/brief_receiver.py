@@ -15,8 +15,9 @@ from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
 from ..identity.realm import Realm
 from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
 from ..wire import Block, Cancel, Error, Message, Piece, Scopes
+from .block_receiver import BlockInProgress
 from .live_uploads import LiveUploads
-from .receiver import BlockInProgress, committed_message, facts_of
+from .receiver import committed_message, facts_of
 
 
 class BriefReceiver:

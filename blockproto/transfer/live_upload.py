@@ -113,7 +113,7 @@ class LiveUpload:
         self.held = stored.held
         self.prefixes = stored.prefixes
         self.pending: dict[int, bytes] = {}
-        self.owners: dict[int, Feed] = {}
+        self.owners: dict[int, object] = {}
         self.feeds: list[Feed] = []
         self.followers: list[Follower] = []
         self.outcome: StoredFile | None = None
@@ -242,18 +242,29 @@ class LiveUpload:
             returned.set()
             self.rest()
 
-    async def take_block(self, blockno: int, feed: Feed) -> None:
-        """Make ``feed`` the owner of an unfinished block, once a write of the former owner has returned.
+    async def take_block(self, blockno: int, owner: object) -> None:
+        """Make ``owner``, a feed, that of an unfinished block, once a write of the former owner has returned.
+
+        A feed that has left meanwhile owns nothing.
 
         Raises:
             QuotaExceeded: it makes a file of unknown size too big for its principal's quota.
         """
         if self._quotas is not None and self.facts.filesize is None:
             await self._quotas.reserve(self.stored.key, (blockno + 1) * BLOCK_LENGTH)
-        self.owners[blockno] = feed
+        if owner in self.feeds:
+            self.owners[blockno] = owner
         returned = self._writes.get(blockno)
         if returned is not None:
             await returned.wait()
+
+    def owns(self, blockno: int, owner: object) -> bool:
+        """Whether ``owner`` still is the one that writes a block."""
+        return self.owners.get(blockno) is owner
+
+    def release_block(self, blockno: int) -> None:
+        """Let nobody own a block."""
+        self.owners.pop(blockno, None)
 
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
         """Remember how far an abandoned block got."""

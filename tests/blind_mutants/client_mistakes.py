@@ -9,7 +9,7 @@ from blockproto.connection.connection import Connection, error_of
 from blockproto.errors import BlockprotoError, Code, ConnectionLost
 from blockproto.protocol.session import Session
 from blockproto.transfer import sender
-from blockproto.transfer.receiver import FetchReceiver
+from blockproto.transfer.fetch_receiver import FetchReceiver
 from blockproto.transfer.send_stream import SendStream
 from blockproto.transfer.sender import Sender
 from blockproto.wire import Ack, Commit, Committed, Error, Message, Ping

@@ -27,9 +27,10 @@ from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile,
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer import receiver
+from blockproto.transfer.block_receiver import BlockInProgress
 from blockproto.transfer.brief_receiver import BriefReceiver
 from blockproto.transfer.live_upload import Feed, LiveUpload
-from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
+from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.send_stream import SendStream
 from blockproto.transfer.sender import Sender
 from blockproto.wire import (
@@ -217,7 +218,7 @@ def facts_of_block_unread(put: Put) -> None:
         if self.upload is not None:
             facts = self.upload.facts
             message = replace(message, filesize=facts.filesize, blocknum=_blocknum(facts.filesize))
-        self._said = receiver._said(message)
+        self._said = receiver.said_of(message)
         await begin(self, message, payload_length)
 
     put(UploadReceiver, "_begin_block", hasty)

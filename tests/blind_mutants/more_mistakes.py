@@ -39,9 +39,10 @@ from blockproto.serving.handlers.requests import StoredSource
 from blockproto.store import Facts, FileEntry, FileStore
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer import receiver
+from blockproto.transfer import block_receiver
+from blockproto.transfer.block_prefix import PrefixHolder
 from blockproto.transfer.live_upload import Feed, LiveUpload
-from blockproto.transfer.receiver import BlockInProgress, UploadReceiver
+from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import (
     HEAD_LENGTH_EARLY,
@@ -190,7 +191,7 @@ def late_pieces_ignored(put: Put) -> None:
         return follow(self, message, payload_length)
 
     async def deaf(self: UploadReceiver, message: Piece, payload_length: int) -> None:
-        if self._block is not None:
+        if self._blocks is not None and self._blocks.block is not None:
             await proceed(self, message, payload_length)
 
     put(Stream, "follow", lax)
@@ -234,14 +235,14 @@ def first_open_decides(put: Put) -> None:
 @server("BP1-RES-013")
 def unknown_prefix_ends_the_stream(put: Put) -> None:
     """A BLOCK behind a prefix that is not there is refused with BAD_FACTS, as a position outside of the block is."""
-    proceed = receiver.continue_prefix
+    proceed = block_receiver.continue_prefix
 
-    async def severe(upload: LiveUpload, block: BlockInProgress) -> bool:
-        if not await proceed(upload, block):
-            raise BadFacts(f"block {block.blockno}: nothing is there before {block.next}")
+    async def severe(target: PrefixHolder, blockno: int, begin: int, length: int, hasher: Any) -> bool:
+        if not await proceed(target, blockno, begin, length, hasher):
+            raise BadFacts(f"block {blockno}: nothing is there before {begin + length}")
         return True
 
-    put(receiver, "continue_prefix", severe)
+    put(block_receiver, "continue_prefix", severe)
 
 
 # ---- repair and cancel ------------------------------------------------------------------------------------------

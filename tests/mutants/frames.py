@@ -99,7 +99,7 @@ STR = [
            "            if header.stream:\n                self._stream_of(header.stream)\n            return None"),
     Mutant("what-the-table-lacks-is-ignored", "STR-005", STREAMS,
            "return None if state is None else (role, state)", "return (role, self.state if state is None else state)"),
-    Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/receiver.py",
+    Mutant("a-download-is-never-ended", "STR-006 COM-007", "transfer/fetch_receiver.py",
            "self._connection.post(self._stream, message)\n        self._connection.forget(self._stream)\n        self._leave()\n        self._done(stored)",
            "self._leave()\n        self._done(stored)", CLIENT),
     Mutant("answered-but-not-said", "STR-006", "serving/handlers/requests.py",

@@ -132,6 +132,22 @@ async def test_every_takeover_tells_the_one_before_it_and_the_upload_stays_open(
         assert closed == []
 
 
+@quick
+async def test_a_stream_that_has_left_owns_no_block() -> None:
+    """It may leave while it waits for its quota: its prefix would be told to nobody any more."""
+    async with serving() as served:
+        peer = await served.peer()
+        await _opened(peer)
+        live = served.server.uploads.find(KEY)
+        assert live is not None
+        [feed] = live.feeds
+        await live.take_block(0, feed)
+        assert live.owns(0, feed)
+        live.leave(feed)
+        await live.take_block(0, feed)
+        assert live.owners == {}
+
+
 @pytest.mark.clause("BP1-RES-010")
 @quick
 async def test_a_takeover_does_not_wait_for_a_connection_that_takes_nothing() -> None:

@@ -1,0 +1,126 @@
+"""The receiver of a download: what a server may say on a stream that answers our FETCH.
+
+The file comes as an upload does (``UploadReceiver``), but the store was opened before we asked, so OPEN and COMMIT are
+judged by what is known of it.
+
+Spec: BP1-FET, BP1-BLK, BP1-COM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..common.blocks import BlockSet, Run
+from ..connection.connection import Connection, error_of
+from ..errors import BadFacts, BlockprotoError, Scope, SourceChanged
+from ..identity.realm import ANONYMOUS
+from ..store import FOLDER_FILETYPE, StoredFile
+from ..wire import Commit, Committed, Error, Fetch, Message, Open
+from .block_receiver import BlockInProgress
+from .live_upload import LiveUpload
+from .live_uploads import LiveUploads
+from .receiver import UploadReceiver, said_of
+
+
+class FetchReceiver(UploadReceiver):
+    """A stream that answers our FETCH: the file comes the same way, but the store was opened before we asked.
+
+    Args:
+        version: what the file must still be (16 bytes).
+        done: called with the receipt, or with why there is none; the first call counts.
+        on_durable: called with the position after each block that became durable.
+        arrived: the numbers of the blocks that came whole are added to it.
+
+    The rest is as for ``UploadReceiver``.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        uploads: LiveUploads,
+        version: bytes,
+        done: Callable[[StoredFile | BlockprotoError], None],
+        on_durable: Callable[[int], None],
+        arrived: BlockSet,
+    ) -> None:
+        super().__init__(connection, 0, uploads, ANONYMOUS)
+        self._arrived = arrived
+        self.payload_bytes = 0
+        self._opening: Open | None = None
+        self._version = version
+        self._done = done
+        self._on_durable = on_durable
+
+    def fetch(self, upload: LiveUpload, message: Fetch) -> None:
+        """Open the stream and ask; raises what ``Connection.open`` raises."""
+        self._stream = self._connection.open(self)
+        self._enter(upload)
+        self._connection.post(self._stream, message)
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.StreamHandler."""
+        self.payload_bytes += len(view)
+        await super().payload(position, view, last)
+
+    def say_durable(self, position: int, runs: list[Run]) -> None:
+        """See uploads.Feed."""
+        super().say_durable(position, runs)
+        self._on_durable(position)
+
+    def _end_block(self, block: BlockInProgress) -> None:
+        self._arrived.add(block.blockno)
+        super()._end_block(block)
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.StreamHandler."""
+        if isinstance(message, Error) and message.scope == Scope.STREAM:
+            self.ended(error_of(message))
+        else:
+            await super().received(message, payload_length)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.StreamHandler."""
+        super().ended(error)
+        self._done(error)
+
+    def say_committed(self, stored: StoredFile) -> None:
+        """See uploads.Feed."""
+        opening = self._opening
+        assert opening is not None
+        filesize = stored.filesize if opening.filesize is None else opening.filesize
+        message = Committed(opening.sourceid, opening.file_id or bytes(16), stored.root, filesize, "")
+        self._connection.post(self._stream, message)
+        self._connection.forget(self._stream)
+        self._leave()
+        self._done(stored)
+
+    def say_stopped(self, error: BlockprotoError) -> None:
+        """See uploads.Feed."""
+        super().say_stopped(error)
+        self._done(error)
+
+    async def _open(self, message: Open) -> None:
+        unfinished = message.version == message.file_id  # BP1-FET-017: the size may be unknown
+        if message.version != self._version or (message.filesize is None and not unfinished):
+            raise SourceChanged(f"{message.filename} changed while it was being fetched")
+        if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
+            raise BadFacts("a folder has no bytes: its filesize is 0")
+        self._opening = message
+        self._sourceid = message.sourceid
+        self._said = said_of(message)
+
+    def _commit(self, message: Commit) -> None:
+        upload = self._opened_upload()
+        opening, known = self._opening, upload.facts
+        assert opening is not None
+        self._check_sourceid(message.sourceid)
+        if opening.filesize not in (None, message.filesize):
+            raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")
+        facts = replace(
+            known,
+            mtime_ns=opening.mtime_ns if known.mtime_ns is None else known.mtime_ns,
+            mode=opening.mode if known.mode is None else known.mode,
+        )
+        end = message.filesize if known.filesize is None else known.filesize
+        upload.commit(self, message.root, end, facts)
