@@ -375,13 +375,13 @@ async def test_small_files_are_not_read_without_credit_either() -> None:
 @pytest.mark.clause("BP1-LIM-007")
 def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
     store = LocalStore.open(tmp_path)
-    store.descriptors._most = 3
+    store.context.descriptors._most = 3
     for number in range(20):
         (tmp_path / f"file{number}").write_bytes(bytes([number]) * 100)
     readers = [store.open_file(SafeName.parse(f"file{number}"), None) for number in range(20)]
     memory = memoryview(bytearray(100))
     for number, reader in (*enumerate(readers), *enumerate(readers)):
-        assert store.descriptors.count <= 4
+        assert store.context.descriptors.count <= 4
         assert reader.read_into(0, memory) == 100
         assert bytes(memory) == bytes([number]) * 100
         assert reader.unchanged()
@@ -393,7 +393,7 @@ def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
             readers[number].read_into(0, memory)
     for reader in readers:
         reader.close()
-    assert store.descriptors.count == 0
+    assert store.context.descriptors.count == 0
     store.close()
 
 
@@ -401,7 +401,7 @@ def test_files_that_rest_are_closed_and_opened_again(tmp_path: Path) -> None:
 def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
     """Uploads with and without OPEN, more than descriptors; bytes, and what a sync of each would not see, are kept."""
     store = LocalStore.open(tmp_path)
-    store.descriptors._most = 2
+    store.context.descriptors._most = 2
     synced: list[int] = []
     contents = {number: bytes_of(2 * MIB + number, number) for number in range(12)}
     uploads: dict[int, Upload] = {}
@@ -413,7 +413,7 @@ def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
     for at in range(0, 2 * MIB, MIB // 2):
         for number, upload in uploads.items():
             upload.write(at, memoryview(contents[number])[at : at + MIB // 2])
-            assert store.descriptors.count <= 3
+            assert store.context.descriptors.count <= 3
     with mock.patch.object(batch, "syncfs", lambda fd: synced.append(fd) or folder_io.syncfs(fd)):
         for number, upload in uploads.items():
             content = contents[number]
@@ -615,7 +615,7 @@ def test_refusals_that_are_remembered_keep_no_place_in_the_ledger(tmp_path: Path
         with pytest.raises(UnknownFile) as raised:
             store.stat(SafeName.parse(f"nothing/{number}"))
         kept.append(raised.value)
-    assert store.ledger._env.readers() == "(no active readers)\n"
+    assert store.context.ledger._env.readers() == "(no active readers)\n"
     assert len(kept) == 4 * READERS_MAX
     store.close()
 

@@ -42,7 +42,7 @@ def now_ms() -> int:
 
 def abandon(store: LocalStore) -> None:
     """Let go of a store as a killed process does: nothing more is written."""
-    store._opened.close()
+    store.context.opened.close()
 
 
 def check_order(folder: Path) -> None:
@@ -286,7 +286,7 @@ def check_a_removed_store_acknowledges_nothing(folder: Path) -> None:
         shutil.rmtree(place / what)
         with suppress(StoreFailed):
             send_brief(store, [FEW[0]], promises)
-        store._opened.close()
+        store.context.opened.close()
         assert not promises.files, what
 
 

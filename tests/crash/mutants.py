@@ -21,6 +21,7 @@ from blockproto.common.blocks import BLOCK_LENGTH, BlockSet
 from blockproto.store import StoredFile
 from blockproto.store.folder_io import Folders
 from blockproto.store.local.batch import Batch
+from blockproto.store.local.context import LocalContext
 from blockproto.store.local.expiry_clock import ExpiryClock
 from blockproto.store.local.finished_files import FinishedFiles
 from blockproto.store.local.ledger import View
@@ -58,9 +59,9 @@ def no_sync(patch: Patch) -> None:
 @mutant
 def sync_not_waited_for(patch: Patch) -> None:
     """The sync that runs beside the plan ends after the ledger was written."""
-    real = LocalStore.in_threads
+    real = LocalContext.in_threads
     patch.setattr(Batch, "_wait_for_sync", nothing)
-    patch.setattr(LocalStore, "in_threads", lambda store, tasks: [] if tasks else real(store, tasks))
+    patch.setattr(LocalContext, "in_threads", lambda context, tasks: [] if tasks else real(context, tasks))
 
 
 @mutant
@@ -101,7 +102,7 @@ def resume_by_size(patch: Patch) -> None:
     def open_upload(store: LocalStore, key: Any, facts: Any, attempt: int) -> Any:
         upload = real(store, key, facts, attempt)
         if not isinstance(upload, StoredFile):
-            found = disk_module.look(store.partials_fd, upload.partial.name)
+            found = disk_module.look(store.context.partials_fd, upload.partial.name)
             upload.held = BlockSet([(0, (found.st_size if found else 0) // BLOCK_LENGTH)])
         return upload
 
@@ -266,7 +267,7 @@ def partials_of_all_states_in_one_folder(patch: Patch) -> None:
 
 @mutant
 def nobody_looks_whether_it_is_there(patch: Patch) -> None:
-    patch.setattr(LocalStore, "check_there", lambda _, all_of_it=True: None)
+    patch.setattr(LocalContext, "check_there", lambda _, all_of_it=True: None)
 
 
 @mutant

@@ -56,7 +56,8 @@ class Trace:
     def commit(self, store: LocalStore, works: Sequence[Work]) -> None:
         """Commit a batch and note when its outcomes can be seen."""
         files = tuple(
-            (f"{fd_path(store.partials_fd)}/{name.decode()}", brief) for name, brief in _partials_of(works)
+            (f"{fd_path(store.context.partials_fd)}/{name.decode()}", brief)
+            for name, brief in _partials_of(works)
         )
         self.add("begin", files=files)
         store.commit(works)

@@ -64,9 +64,9 @@ def overwrite(path: Path, position: int) -> None:
 def edit(folder: Path, change: Callable[[View], object]) -> None:
     """Change the ledger behind everybody's back."""
     store = LocalStore.open(folder)
-    with store.ledger.write() as view:
+    with store.context.ledger.write() as view:
         change(view)
-    store._opened.close()
+    store.context.opened.close()
 
 
 def test_a_clean_store(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_commit_under_way(tmp_path: Path) -> None:
         patch.setattr("blockproto.store.local.publishing.Publisher.publish", _die)
         with pytest.raises(KeyboardInterrupt):
             store.commit(works)
-    store._opened.close()
+    store.context.opened.close()
     assert check_store(tmp_path, read=True) == []
     partial_of(tmp_path).unlink()
     assert check_store(tmp_path) == [f"the commit of {NAME} was under way and its bytes are gone"]

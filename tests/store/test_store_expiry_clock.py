@@ -38,7 +38,7 @@ class Machine:
 
     def restart(self, kill: bool = False, away_ms: int = 0) -> None:
         if kill:
-            self.store._opened.close()
+            self.store.context.opened.close()
         else:
             self.store.close()
         self.wall_ms += away_ms
@@ -72,7 +72,7 @@ class Machine:
 
     @property
     def receipts(self) -> int:
-        with self.store.ledger.read() as view:
+        with self.store.context.ledger.read() as view:
             return len(list(view.receipts()))
 
 
@@ -162,7 +162,7 @@ def test_a_clock_that_is_set_right_again_costs_nothing(machine: Machine) -> None
     machine.pass_time(HOLD_MS + HOUR_MS)
     assert machine.unfinished == 1
     machine.begin()
-    with machine.store.ledger.read() as view:
+    with machine.store.context.ledger.read() as view:
         [record] = view.uploads()
     assert record.expires_ms == machine.wall_ms + EXPIRY_MS  # the wrong time is forgotten
     machine.pass_time(EXPIRY_MS)
@@ -187,7 +187,7 @@ def test_what_is_uploaded_while_the_clock_is_back_has_its_thirty_days(machine: M
 def test_a_small_step_of_the_clock_is_no_jump(machine: Machine, days: int) -> None:
     machine.wall_ms += days * DAY_MS
     machine.sweep()
-    assert not machine.store.clock.held
+    assert not machine.store.context.clock.held
 
 
 def test_a_server_that_was_away_for_long_waits_a_day_too(machine: Machine) -> None:
@@ -223,13 +223,13 @@ def test_what_was_about_to_expire_when_the_clock_jumped_stays(machine: Machine) 
 
 
 def _records(machine: Machine) -> list[object]:
-    with machine.store.ledger.read() as view:
+    with machine.store.context.ledger.read() as view:
         return list(view.uploads())
 
 
 def test_the_time_is_recorded_hourly_and_with_no_work_of_its_own(machine: Machine) -> None:
     def recorded() -> ClockRecord | None:
-        with machine.store.ledger.read() as view:
+        with machine.store.context.ledger.read() as view:
             return view.clock()
 
     before = recorded()
@@ -264,7 +264,7 @@ def test_a_store_opens_at_any_time(tmp_path: Path, wall_ms: int) -> None:
         store.commit(store.sweep(wall_ms))
         store.close()
     store = LocalStore.open(tmp_path)
-    assert store.clock.held
+    assert store.context.clock.held
     store.close()
 
 

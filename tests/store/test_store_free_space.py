@@ -37,7 +37,7 @@ def begin(store: LocalStore, filesize: int | None) -> LocalUpload:
 
 def taken(store: LocalStore, upload: LocalUpload) -> int:
     """Bytes of the disk that the upload has."""
-    found = os.stat(upload.partial_name, dir_fd=store.partials_fd)
+    found = os.stat(upload.partial_name, dir_fd=store.context.partials_fd)
     return found.st_blocks * 512
 
 
@@ -73,7 +73,7 @@ def test_what_is_reserved_is_given_back_when_nobody_sends(store: LocalStore) -> 
     assert work.outcome is None
     partial = upload.partial
     upload.close()
-    found = os.stat(partial.name, dir_fd=store.partials_fd)
+    found = os.stat(partial.name, dir_fd=store.context.partials_fd)
     assert (found.st_size, found.st_blocks * 512) == (len(content), pytest.approx(len(content), abs=MIB // 2))
 
 
@@ -87,7 +87,7 @@ def test_nothing_is_reserved_behind_a_finished_file(store: LocalStore, tmp_path:
     store.commit([BlockDone(upload, 1, no, len(span), digests[no]) for no, span in enumerate(spans)])
     name = upload.partial_name
     upload.close()
-    fd = os.open(name, os.O_RDWR, dir_fd=store.partials_fd)
+    fd = os.open(name, os.O_RDWR, dir_fd=store.context.partials_fd)
     reserve(fd, 4 * MIB, 32 * MIB)
     os.close(fd)
     again = begin(store, None)

@@ -109,7 +109,7 @@ class LocalPlace:
         while ms > 0:
             step = min(ms, JUMP_MS)
             self.now_ms, ms = self.now_ms + step, ms - step
-            self.store.clock.look()
+            self.store.context.clock.look()
 
     def reopen(self) -> None:
         self.store.close()
@@ -117,7 +117,7 @@ class LocalPlace:
 
     def crash(self) -> None:
         self.patch.undo()
-        self.store._opened.close()
+        self.store.context.opened.close()
         self.store = self.files = self.open()
 
     def content(self, name: str) -> bytes | None:
@@ -135,7 +135,7 @@ class LocalPlace:
         return len(list(self.partials.iterdir()))
 
     def fill_disk(self) -> None:
-        real = os.fstatvfs(self.store.root_fd)
+        real = os.fstatvfs(self.store.context.root_fd)
         full = os.statvfs_result([*real[:3], 0, 0, *real[5:]])
         self.patch.setattr(os, "fstatvfs", lambda _: full)
 
@@ -334,7 +334,7 @@ class TestLocalStore(FileStoreContract):
         put(place.store, "a/b/c")
         put(place.store, "a/d", number=2)
         place.store.commit([Remove(SafeName.parse("a"), recursive=True)])
-        with place.store.ledger.read() as view:
+        with place.store.context.ledger.read() as view:
             assert list(view.items(b"i")) == list(view.items(b"n")) == []
 
     @pytest.mark.clause("BP1-COM-011")
@@ -343,11 +343,11 @@ class TestLocalStore(FileStoreContract):
             put(place.store, f"f{number}", number=number)
         (place.folder / "f2").unlink()
         place.store.commit(place.store.sweep(place.now_ms))
-        with place.store.ledger.read() as view:
+        with place.store.context.ledger.read() as view:
             assert len(list(view.items(b"i"))) == 3
         place.now_ms += RECEIPT_GRACE_MS
         place.store.commit(place.store.sweep(place.now_ms))
-        with place.store.ledger.read() as view:
+        with place.store.context.ledger.read() as view:
             assert [receipt.stored_as for receipt in view.receipts()] in (["f1", "f3"], ["f3", "f1"])
 
     @pytest.mark.clause("BP1-RES-022")
@@ -386,11 +386,11 @@ class TestLocalStore(FileStoreContract):
         left = []
         for _ in range(8):
             place.store.commit([Tidy()])
-            with place.store.ledger.read() as view:
+            with place.store.context.ledger.read() as view:
                 left.append(len(list(view.items(b"d"))))
         assert left == sorted(left, reverse=True)
         assert left[-1] == 0
-        with place.store.ledger.read() as view:
+        with place.store.context.ledger.read() as view:
             assert list(view.items(b"g")) == list(view.items(b"b")) == list(view.items(b"f")) == []
 
     def test_unknown_partials_go_after_a_while(
@@ -529,9 +529,9 @@ class TestLocalStore(FileStoreContract):
         assert place.content(NAME) == content
 
     def test_a_ledger_of_another_format(self, place: LocalPlace) -> None:
-        with place.store.ledger._env.begin(write=True) as txn:
+        with place.store.context.ledger._env.begin(write=True) as txn:
             txn.put(b"m", b"\0\0\0\x63" + bytes(40))
-        place.store._opened.close()
+        place.store.context.opened.close()
         with pytest.raises(StoreFailed, match="format"):
             place.open()
         env = lmdb.open(str(place.folder / ".blockproto/ledger"))
@@ -652,7 +652,7 @@ def test_an_open_upload_with_a_hundred_thousand_blocks_is_quick(
     assert isinstance(upload, LocalUpload)
     upload.partial.write(0, memoryview(b"x"))
     os.truncate(partials_of(tmp_path / ".blockproto") / upload.partial.name.decode(), count * BLOCK_LENGTH)
-    with store.ledger.write() as view:
+    with store.context.ledger.write() as view:
         view.put_upload(upload.record)
         view.add_blocks(upload.partial.storage_id, dict.fromkeys(range(count), bytes(32)))
     upload.partial.recorded = True
@@ -870,7 +870,7 @@ def _killed_before_publish(folder: Path, content: bytes, if_exists: IfExists) ->
         patch.setattr(blockproto.store.local.publishing.Publisher, "publish", _die)
         with pytest.raises(KeyboardInterrupt):
             store.commit(works)
-    store._opened.close()
+    store.context.opened.close()
 
 
 def _die(_: object) -> None:
@@ -1013,7 +1013,7 @@ def test_a_small_brief_file_is_made_with_its_batch(tmp_path: Path, monkeypatch: 
 
 
 def test_brief_files_in_memory_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockproto.store.local.store, "CARRIED_LENGTH_MAX", 10)
+    monkeypatch.setattr(blockproto.store.local.context, "CARRIED_LENGTH_MAX", 10)
     store = LocalStore.open(tmp_path)
     first, second = (brief_of(store, bytes(7), name=f"{n}", number=n) for n in (1, 2))
     assert len(_partials(tmp_path)) == 1
@@ -1133,6 +1133,6 @@ def test_a_large_sweep_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     clock[0] += RECEIPT_GRACE_MS
     for _ in range(8):
         store.commit(store.sweep(clock[0]))
-    with store.ledger.read() as view:
+    with store.context.ledger.read() as view:
         assert list(view.items(b"i")) == []
     assert list(store.sweep(clock[0])) == []

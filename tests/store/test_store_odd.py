@@ -189,7 +189,7 @@ def test_an_error_of_one_file_is_its_own(
     put(store, "folder/file", b"content")
     (folder / "folder" / "other").write_bytes(b"x")
     name = SafeName("folder/file")
-    ledger_fd = store.ledger._file_fd
+    ledger_fd = store.context.ledger._file_fd
     reader = store.open_file(name, None)
     asked: list[Callable[[], object]] = [
         lambda: store.stat(name),

@@ -524,7 +524,7 @@ def test_a_commit_under_way_whose_bytes_are_gone_is_a_loss(
         patch.setattr("blockproto.store.local.publishing.Publisher.publish", stop)
         with pytest.raises(KeyboardInterrupt):
             store.commit([*written(upload, CONTENT), finish_of(upload, CONTENT)])
-    store._opened.close()
+    store.context.opened.close()
     empty_partials(folder)
     before = store.incarnation
     store = LocalStore.open(folder)
@@ -553,11 +553,11 @@ def test_something_else_in_the_place_of_a_partial_is_a_loss(folder: Path) -> Non
 
 def test_a_ledger_of_a_later_format_is_refused(folder: Path, run: Run) -> None:
     store = LocalStore.open(folder)
-    with store.ledger.write() as view:
+    with store.context.ledger.write() as view:
         record = bytearray(view._txn.get(STATE_KEY))
         record[:4] = (FORMAT + 1).to_bytes(4, "big")
         view._txn.put(STATE_KEY, bytes(record))
-    store._opened.close()
+    store.context.opened.close()
     for look in (LocalStore.open, check_store):
         with pytest.raises(NewerLedger, match=f"ledger format {FORMAT + 1}, not {FORMAT}"):
             look(folder)
@@ -569,7 +569,7 @@ def test_a_ledger_of_a_later_format_is_refused(folder: Path, run: Run) -> None:
 def test_the_version_before_reads_the_format_first(folder: Path) -> None:
     """It parses 44 bytes, and refuses whatever does not say format 1 there: "ledger format 2, not 1"."""
     store = LocalStore.open(folder)
-    with store.ledger.read() as view:
+    with store.context.ledger.read() as view:
         number, _, _ = unpack(">IQ32s", view._txn.get(STATE_KEY))
     store.close()
     assert number == FORMAT == 2

@@ -166,7 +166,7 @@ def test_no_receipt_comes_back_with_a_file_that_looks_the_same(local: LocalPlace
     """An inode is given away again; a receipt that was only untrue would be true then."""
     ids = [send(local, b"content", number, mtime_ns=MTIME_NS).file_id for number in (1, 2, 3)]
     assert outcome(local.store, Remove(None, ids[1])) is None
-    with local.store.ledger.read() as view:
+    with local.store.context.ledger.read() as view:
         assert [view.receipt(file_id) for file_id in ids] == [None, None, None]
         assert [list(view.items(kind)) for kind in (b"i", b"n", b"e", b"c")] == [[], [], [], []]
 
@@ -517,7 +517,7 @@ def test_receipts_of_the_same_file_do_not_pile_up(local: LocalPlace) -> None:
     for night in range(1, 40):
         send(local, b"content", night)
         local.now_ms += DAY_MS
-    with local.store.ledger.read() as view:
+    with local.store.context.ledger.read() as view:
         assert len(list(view.items(b"i"))) <= 4
     assert local.files.receipts(bytes(16), [key_of(39).sourceid])
 

@@ -21,7 +21,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from ...errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownFile, UnknownUpload
 from .. import (
@@ -52,6 +51,7 @@ from ..rules import (
     outcome_of,
 )
 from .brief_upload import BriefUpload
+from .context import LocalContext
 from .finished_files import SEALS_PAID, SEALS_SWEPT
 from .ledger import View
 from .partial import Partial
@@ -59,9 +59,6 @@ from .publishing import Publisher
 from .records import UploadRecord
 from .removing import remove_entry
 from .upload import LocalUpload
-
-if TYPE_CHECKING:
-    from .store import LocalStore
 
 
 @dataclass(slots=True)
@@ -88,24 +85,24 @@ class Batch:
     """One commit.
 
     Args:
-        store: the store.
+        context: the store's.
         works: the batch.
     """
 
-    def __init__(self, store: LocalStore, works: Sequence[Work]) -> None:
-        self._store = store
+    def __init__(self, context: LocalContext, works: Sequence[Work]) -> None:
+        self._context = context
         self._works = works
         self._changes: dict[UploadKey, _Change] = {}
         self._discarded: list[tuple[UploadKey, bytes]] = []
         self._dirty: dict[Partial, bool] = {}
         self._briefs: list[BriefUpload] = []
         self._syncing: list[Future[None]] = []
-        self._crowded = store.ledger.crowded()
+        self._crowded = context.ledger.crowded()
         self._entries = False
         self._openable = True
         self._new: list[_Change] = []
-        self._folders = Folders(store.root_fd)
-        self._publisher = Publisher(store, self._folders)
+        self._folders = Folders(context.root_fd)
+        self._publisher = Publisher(context, self._folders)
 
     def run(self) -> None:
         """Do it; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
@@ -114,7 +111,7 @@ class Batch:
         """
         for work in self._works:
             work.outcome = None
-        self._store.check_there(all_of_it=False)
+        self._context.check_there(all_of_it=False)
         with self._folders:
             try:
                 self._record_all()
@@ -124,25 +121,25 @@ class Batch:
                 wait(self._syncing)
             self._publisher.publish()
             self._sync_folders()
-            self._store.check_there()
+            self._context.check_there()
             self._publisher.end()
         for key, storage_id in self._discarded:
-            self._store.end_partial(key, storage_id)
+            self._context.live.discard(key, storage_id)
 
     # -- the steps; tests put them in the wrong order to see that others notice
 
     def _record_all(self) -> None:
-        store = self._store
-        store.clock.look()
-        with store.ledger.write() as view:
-            paid = store.pay(view, self._seals())
+        context = self._context
+        context.clock.look()
+        with context.ledger.write() as view:
+            paid = context.pay(view, self._seals())
             self._start_sync()
             for work in self._works:
                 self._plan(view, work)
             self._sync_bytes()
             self._record(view)
             view.trim()
-        store.paid(paid)
+        context.paid(paid)
 
     def _seals(self) -> int:
         """How many seals this batch tells the ledger: few while others wait, many when it was made for that."""
@@ -158,7 +155,7 @@ class Batch:
                 work.upload.settle(work.facts, work.filesize)  # type: ignore[attr-defined]
         except (OSError, BlockprotoError):
             return
-        self._syncing = self._store.in_threads([lambda: syncfs(self._store.partials_fd)])
+        self._syncing = self._context.in_threads([lambda: syncfs(self._context.partials_fd)])
 
     def _sync_bytes(self) -> None:
         """Make durable what the transaction is going to claim."""
@@ -167,7 +164,7 @@ class Batch:
         held = _hold(files) if self._openable and len(files) <= SYNC_EACH_MAX else None
         if held is None:
             self._wait_for_sync()
-            syncfs(self._store.partials_fd)
+            syncfs(self._context.partials_fd)
         else:
             try:
                 self._sync_each(briefs)
@@ -182,12 +179,12 @@ class Batch:
         tasks: list[Callable[[], None]] = [brief.sync for brief in briefs]
         tasks += [partial.sync if metadata else partial.datasync for partial, metadata in self._dirty.items()]
         if self._entries:
-            tasks.append(lambda: os.fsync(self._store.partials_fd))
+            tasks.append(lambda: os.fsync(self._context.partials_fd))
         try:
             if len(tasks) == 1:
                 tasks[0]()
             elif tasks:
-                self._syncing += self._store.in_threads(tasks)
+                self._syncing += self._context.in_threads(tasks)
         finally:
             self._wait_for_sync()
 
@@ -215,12 +212,12 @@ class Batch:
             view.add_blocks(storage_id, change.digests)
         if change.prefixes is not None:
             view.put_prefixes(storage_id, change.prefixes)
-        change.record.expires_ms = self._store.clock.expires_ms(EXPIRY_MS)
+        change.record.expires_ms = self._context.clock.expires_ms(EXPIRY_MS)
         view.put_upload(change.record)
         if not change.upload.partial.recorded:
             change.upload.partial.recorded = True
             self._new.append(change)
-        self._store.recorded[change.record.file_id] = change.record.key
+        self._context.recorded[change.record.file_id] = change.record.key
 
     def _undone(self, error: StoreFull) -> None:
         """The transaction did not happen: nothing that needed it is done."""
@@ -229,7 +226,7 @@ class Batch:
                 work.outcome = StoreFull(str(error))
         for change in self._new:
             change.upload.partial.recorded = False
-        self._store.transaction_undone()
+        self._context.transaction_undone()
         self._publisher.forget()
         self._discarded.clear()
 
@@ -266,7 +263,7 @@ class Batch:
                 self._plan_discard(view, work)
             case Remove():
                 try:
-                    remove_entry(view, self._folders, self._store.finished, work)
+                    remove_entry(view, self._folders, self._context.finished, work)
                 finally:
                     self._publisher.changed()
             case RecordB3sum():
@@ -274,11 +271,11 @@ class Batch:
             case Tidy():
                 for file_id in work.receipts:
                     receipt = view.receipt(file_id)
-                    if receipt is not None and not self._store.finished.is_true(receipt):
+                    if receipt is not None and not self._context.finished.is_true(receipt):
                         view.drop_receipt(receipt)
 
     def _plan_digests(self, view: View, work: RecordB3sum) -> None:
-        finished = self._store.finished
+        finished = self._context.finished
         found = finished.look(work.filename.text, self._folders)
         if found is None:
             raise UnknownFile
@@ -335,18 +332,18 @@ class Batch:
 
     def _plan_discard(self, view: View, work: Discard) -> None:
         record = view.upload(work.key)
-        live = self._store.live(work.key)
-        if (record is None and live is None) or self._publisher.has(self._store.state.file_id(work.key)):
+        live = self._context.live.find(work.key)
+        if (record is None and live is None) or self._publisher.has(self._context.state.file_id(work.key)):
             raise UnknownUpload
         if work.expired_ms is not None and (
             live is not None
             or record is None
             or record.expires_ms > work.expired_ms
-            or self._store.clock.held
+            or self._context.clock.held
         ):
             return
         self._changes.pop(work.key, None)
-        self._store.recorded.pop(self._store.state.file_id(work.key), None)
+        self._context.recorded.pop(self._context.state.file_id(work.key), None)
         if live is not None:
             live.partial.leave()
             self._dirty.pop(live.partial, None)
@@ -361,7 +358,7 @@ class Batch:
             return
         receipt = view.receipt(upload.file_id)
         if receipt is not None:
-            stored = self._store.finished.stored(view, receipt, self._folders)
+            stored = self._context.finished.stored(view, receipt, self._folders)
             if stored is None:
                 view.drop_receipt(receipt)
                 receipt = None
@@ -381,7 +378,7 @@ class Batch:
             self._publisher.make_folder(view, work)
             return
         if isinstance(upload, BriefUpload):
-            left = view.upload(upload.key) if upload.file_id in self._store.recorded else None
+            left = view.upload(upload.key) if upload.file_id in self._context.recorded else None
             if self._publisher.plan(view, work, upload, left, receipt):
                 self._briefs.append(upload)
             elif left is not None:
@@ -392,7 +389,7 @@ class Batch:
             self._give_up(view, upload.key)
 
     def _plan_adopt(self, view: View, work: Adopt) -> None:
-        if self._publisher.has(self._store.state.file_id(work.key)):
+        if self._publisher.has(self._context.state.file_id(work.key)):
             return  # its bytes have come meanwhile
         if self._publisher.adopt(view, work):
             self._give_up(view, work.key)
@@ -400,8 +397,8 @@ class Batch:
     def _give_up(self, view: View, key: UploadKey) -> None:
         """What was held of an upload is not needed: its file is there, or is not wanted."""
         self._changes.pop(key, None)
-        self._store.recorded.pop(self._store.state.file_id(key), None)
-        record, live = view.upload(key), self._store.live(key)
+        self._context.recorded.pop(self._context.state.file_id(key), None)
+        record, live = view.upload(key), self._context.live.find(key)
         if record is not None:
             view.drop_upload(key, record.storage_id)
             self._discarded.append((key, record.storage_id))

@@ -11,25 +11,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...errors import StoreFailed, UnknownUpload
 from .. import Facts, Prefix, UploadKey
 from ..folder_io import create_file, open_file, read_into, remove_file, write_all
 from ..os_errors import refusal
+from .context import LocalContext
 from .descriptors import Descriptor
 from .partial import FILE_MODE, settle_file
-
-if TYPE_CHECKING:
-    from .store import LocalStore
 
 
 class BriefUpload:
     """The port's ``Upload`` for one small file; used by one thread at a time.
 
     Args:
-        store: its store.
+        context: its store's.
         key, facts: as in the port.
         storage_id: 16 bytes; the partial's name in hex.
     """
@@ -37,9 +34,9 @@ class BriefUpload:
     __slots__ = (
         "_carried",
         "_content",
+        "_context",
         "_file",
         "_settled",
-        "_store",
         "_unseen",
         "_unsynced",
         "attempt",
@@ -55,10 +52,10 @@ class BriefUpload:
         "short_end",
     )
 
-    def __init__(self, store: LocalStore, key: UploadKey, facts: Facts, storage_id: bytes) -> None:
+    def __init__(self, context: LocalContext, key: UploadKey, facts: Facts, storage_id: bytes) -> None:
         self.key = key
         self.facts = facts
-        self.file_id = store.state.file_id(key)
+        self.file_id = context.state.file_id(key)
         self.attempt = 0
         self.expires_ms: int | None = None
         self.held = BlockSet()
@@ -67,13 +64,13 @@ class BriefUpload:
         self.partial_name = storage_id.hex().encode()
         self.exists = False
         self.gone = False
-        self._store = store
+        self._context = context
         self._file: Descriptor | None = None
         self._unsynced = self._unseen = False
         self._content = b""
         self._carried = 0
         if 0 < (facts.filesize or 0) <= BRIEF_LENGTH_MAX:
-            self._carried = store.carry(facts.filesize or 0)
+            self._carried = context.carry(facts.filesize or 0)
         self._settled: os.stat_result | None = None
 
     @property
@@ -83,9 +80,9 @@ class BriefUpload:
 
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. The last byte settles the file and closes it, unless it is carried."""
-        store = self._store
-        store.check_usable()
-        store.room.take(len(piece))
+        context = self._context
+        context.check_usable()
+        context.free_space.take(len(piece))
         if self._carried and not self.exists and position == len(self._content):
             self._content += piece
             return
@@ -99,7 +96,7 @@ class BriefUpload:
                     self._rest()
         except OSError as exc:
             error = refusal(exc)
-            raise (store.fail(error) if isinstance(error, StoreFailed) else error) from exc
+            raise (context.fail(error) if isinstance(error, StoreFailed) else error) from exc
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
@@ -122,12 +119,12 @@ class BriefUpload:
         self._rest()
         carried, self._carried, self._content = self._carried, 0, b""
         if carried:
-            self._store.carry(-carried)
+            self._context.carry(-carried)
         made = self.exists and not self.gone
         self.gone = True  # a write that comes too late makes no file
         if made:
             with suppress(OSError):
-                remove_file(self._store.partials_fd, self.partial_name)
+                remove_file(self._context.partials_fd, self.partial_name)
 
     def settle(self, facts: Facts, size: int) -> os.stat_result:
         """Give it its final size, mode and mtime; repeated without effect.
@@ -187,7 +184,7 @@ class BriefUpload:
     def _take(self) -> int:
         """The open file, with the bytes that were carried; ``give`` follows."""
         if self._file is None:
-            self._file = Descriptor(self._store.descriptors, self._open, self._has_rested)
+            self._file = Descriptor(self._context.descriptors, self._open, self._has_rested)
         fd = self._file.take()
         if self._content:
             try:
@@ -201,7 +198,7 @@ class BriefUpload:
     def _open(self) -> int:
         if self.gone:
             raise UnknownUpload("the upload has ended")
-        folder_fd = self._store.partials_fd
+        folder_fd = self._context.partials_fd
         if self.exists:
             return open_file(folder_fd, self.partial_name)
         mode = self.facts.mode

@@ -12,7 +12,6 @@ import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ...common.names import SafeName
 from ...common.times import ctime_of, mtime_of, set_mtime
@@ -22,43 +21,15 @@ from ..folder_io import Folders, move_new, move_over, open_to_read
 from ..os_errors import refusal
 from ..rules import RECEIPT_GRACE_MS, outcome_of
 from .brief_upload import BriefUpload
+from .context import LocalContext, Owed
 from .ledger import View
 from .name_choice import NameChoice, NameChooser, left_as
 from .name_collisions import NameCollisions
 from .records import Finalising, Identity, ReceiptRecord, UploadRecord
-
-if TYPE_CHECKING:
-    from .store import LocalStore
-    from .upload import LocalUpload
+from .upload import LocalUpload
 
 FURTHER_LOOKED_AT = 8
 """Of the further receipts of a file, how many are looked at when one more comes: old ones go, so few are ever kept."""
-
-
-@dataclass(slots=True)
-class Owed:
-    """What the ledger has to be told with the next batch.
-
-    Attributes:
-        receipt: of the commit it is about.
-        upload: (key, storage_id) of the upload record that goes with it, or None.
-        undo: the commit did not happen: forget the receipt.
-        former: the file_id that the name had before, to be restored by ``undo``.
-    """
-
-    receipt: ReceiptRecord
-    upload: tuple[UploadKey, bytes] | None = None
-    undo: bool = False
-    former: bytes | None = None
-
-    def pay(self, view: View) -> None:
-        """Tell it."""
-        if self.undo:
-            view.undo_receipt(self.receipt, self.former)
-            return
-        view.drop_finalising(self.receipt.file_id)
-        if self.upload is not None:
-            view.drop_upload(*self.upload)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,19 +68,19 @@ class Publisher:
     """The publications of one batch.
 
     Args:
-        store: the store.
+        context: the store's.
         folders: the folders the batch has open; those changed here are added to its ``changed``.
     """
 
-    def __init__(self, store: LocalStore, folders: Folders) -> None:
-        self._store = store
+    def __init__(self, context: LocalContext, folders: Folders) -> None:
+        self._context = context
         self._folders = folders
         self._publications: dict[bytes, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
         self._decided: dict[bytes, tuple[Finish | Adopt, StoredFile, list[Finish]]] = {}
-        self._collisions = NameCollisions(folders) if store.portable else None
-        self._chooser = NameChooser(store.finished, folders, self._collisions)
-        self._now_ms = store.now_ms()
+        self._collisions = NameCollisions(folders) if context.portable else None
+        self._chooser = NameChooser(context.finished, folders, self._collisions)
+        self._now_ms = context.now_ms()
         self._ctime_ns: int | None = None
 
     def changed(self, name: str | None = None) -> None:
@@ -179,7 +150,7 @@ class Publisher:
         if work.veto is not None:
             raise work.veto
         found = upload.settle(work.facts, work.filesize)
-        receipt = self._receipt(work, choice.name, self._store.finished.identity(found))
+        receipt = self._receipt(work, choice.name, self._context.finished.identity(found))
         self._forget(view, own)
         self._plan_name(choice.name, receipt)
         over = choice.over
@@ -201,7 +172,7 @@ class Publisher:
         """An upload that begins anew has a receipt of another rule, perhaps under another name (BP1-COM-027)."""
         if own is not None:
             view.drop_receipt(own)
-            self._store.finished.sealed.pop(own.file_id, None)
+            self._context.finished.sealed.pop(own.file_id, None)
 
     def _receipt(self, work: Finish, name: str, identity: Identity) -> ReceiptRecord:
         return ReceiptRecord(
@@ -224,19 +195,19 @@ class Publisher:
         """
         key = work.key if isinstance(work, Adopt) else work.upload.key
         if choice.left is not None:
-            stored = left_as(self._store.finished, view, key, choice.name, choice.left, work.reader)
+            stored = left_as(self._context.finished, view, key, choice.name, choice.left, work.reader)
         elif choice.there is not None:
             stored = self._joined(view, work, key, choice.name, choice.there)
         else:
             return False
-        self._decided[self._store.state.file_id(key)] = work, stored, []
+        self._decided[self._context.state.file_id(key)] = work, stored, []
         return True
 
     def _joined(
         self, view: View, work: Finish | Adopt, key: UploadKey, name: str, found: os.stat_result
     ) -> StoredFile:
         """The file has one more receipt (BP1-COM-023); where it was to be replaced it gets mtime and mode."""
-        finished, store = self._store.finished, self._store
+        finished, context = self._context.finished, self._context
         before = [receipt for receipt in self._receipts_of(view, name) if finished.is_of(receipt, found)]
         if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):
             found = self._touch(name, work.facts)
@@ -245,7 +216,7 @@ class Publisher:
                 view.change_receipt(receipt)
         receipt = ReceiptRecord(
             key=key,
-            file_id=store.state.file_id(key),
+            file_id=context.state.file_id(key),
             root=work.root,
             filesize=found.st_size,
             identity=finished.identity(found),
@@ -257,7 +228,7 @@ class Publisher:
         )
         self._forget(view, view.receipt(receipt.file_id))
         others = [one for one in before if one.file_id != receipt.file_id]
-        before_ms = store.expiry_now_ms() - RECEIPT_GRACE_MS
+        before_ms = context.expiry_now_ms() - RECEIPT_GRACE_MS
         for old in [one for one in others[1:] if one.committed_ms <= before_ms]:
             view.drop_receipt(old)
         if others:
@@ -318,23 +289,23 @@ class Publisher:
         if facts.mtime_ns is not None:
             set_mtime(fd, facts.mtime_ns)
         self._folders.changed.add(name)
-        receipt = self._receipt(work, name, self._store.finished.identity(os.fstat(fd)))
+        receipt = self._receipt(work, name, self._context.finished.identity(os.fstat(fd)))
         self._made.append((work, receipt))
 
     # -- record
 
     def record(self, view: View) -> None:
         """Write receipts and FINALISING."""
-        self._store.finished.hide(self._publications)
+        self._context.finished.hide(self._publications)
         for publication in self._publications.values():
             view.put_receipt(publication.receipt, publication.finalising)
         for _, receipt in self._made:
             view.put_receipt(receipt, None)
-        self._store.mark_unsynced(view, bool(self._publications))
+        self._context.mark_unsynced(view, bool(self._publications))
 
     def forget(self) -> None:
         """The transaction did not happen."""
-        self._store.finished.show(self._publications)
+        self._context.finished.show(self._publications)
         self._publications.clear()
         self._made.clear()
         self._decided.clear()
@@ -364,7 +335,7 @@ class Publisher:
             folder_fd = self._folders.make(folder)
             partial = publication.upload.partial_name
             move = move_over if publication.over else move_new
-            move(self._store.partials_fd, partial, folder_fd, last.encode())
+            move(self._context.partials_fd, partial, folder_fd, last.encode())
             self._folders.changed.add(folder)
             return True
         except FileExistsError:
@@ -378,7 +349,7 @@ class Publisher:
     def _choose_again(self, collided: list[Publication]) -> None:
         """Choose and record other names for files whose names were taken by somebody unknown to the ledger."""
         try:
-            with self._store.ledger.write() as view:
+            with self._context.ledger.write() as view:
                 for publication in collided:
                     self._choose_one_again(view, publication)
         except StoreFull as exc:
@@ -413,29 +384,29 @@ class Publisher:
         for first, stored, twins in self._decided.values():
             for one in (first, *twins):
                 one.outcome = stored
-        self._store.finished.show(self._publications)
+        self._context.finished.show(self._publications)
         failed = False
         for publication in self._publications.values():
             failed |= publication.error is not None
             self._end(publication)
         if failed:
-            self._store.pay_now()
+            self._context.pay_now()
 
     def _end(self, publication: Publication) -> None:
         receipt, record = publication.receipt, publication.record
         if publication.error is not None:
-            self._store.owed.append(Owed(receipt, undo=True, former=publication.former))
+            self._context.owed.append(Owed(receipt, undo=True, former=publication.former))
             for work in (publication.work, *publication.twins):
                 work.outcome = outcome_of(publication.error)
             return
         if self._ctime_ns is not None:
-            self._store.finished.seal(receipt.file_id, self._ctime_ns)
+            self._context.finished.seal(receipt.file_id, self._ctime_ns)
         stored = receipt.stored()
         for work in (publication.work, *publication.twins):
             work.outcome = stored
         publication.upload.leave()
         if record is not None:
             if isinstance(publication.upload, BriefUpload):
-                self._store.end_partial(record.key, record.storage_id)
-            self._store.recorded.pop(record.file_id, None)
-            self._store.owed.append(Owed(receipt, (record.key, record.storage_id)))
+                self._context.live.discard(record.key, record.storage_id)
+            self._context.recorded.pop(record.file_id, None)
+            self._context.owed.append(Owed(receipt, (record.key, record.storage_id)))

@@ -12,55 +12,68 @@ from __future__ import annotations
 import os
 import stat
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from ...common.blocks import BLOCK_LENGTH, BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import NameRefused, StoreFailed
-from .. import IfExists
+from .. import IfExists, UploadKey
 from ..folder_io import Folders, look, move_new, move_over, remove_file, syncfs
 from ..os_errors import refusal
+from .context import LocalContext
 from .foreign_partials import is_partial
 from .ledger import View
 from .records import Finalising, Loss, ReceiptRecord, State, UploadRecord
-
-if TYPE_CHECKING:
-    from .store import LocalStore
 
 ORPHAN_GRACE_S = 3600
 """How long a partial the ledger does not know is left alone, counted from its last change."""
 
 
-def recover(store: LocalStore) -> None:
-    """Bring ledger and disk together; what had to be done is in ``store.findings``.
+@dataclass(slots=True)
+class Recovered:
+    """What a recovery found.
+
+    Attributes:
+        state: the ledger's state as it is now.
+        recorded: by file id, the unfinished uploads that are there.
+        findings: what had to be done, a sentence each.
+    """
+
+    state: State
+    recorded: dict[bytes, UploadKey] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+
+
+def recover(context: LocalContext) -> Recovered:
+    """Bring ledger and disk together.
 
     Raises:
         StoreFailed: the medium reported an error.
     """
     try:
-        with store.ledger.write() as view:
-            recovery = Recovery(store, view)
+        with context.ledger.write() as view:
+            recovery = Recovery(context, view)
             recovery.run()
-        if recovery.state is not None:
-            store.state = recovery.state
     except OSError as exc:
         raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
-    store.findings[:0] = recovery.findings
+    return recovery.found
 
 
 class Recovery:
     """One recovery, inside one transaction.
 
     Args:
-        store: the store being opened.
+        context: that of the store being opened; nothing of it is changed.
         view: the transaction.
+
+    Attributes:
+        found: what is known so far.
     """
 
-    def __init__(self, store: LocalStore, view: View) -> None:
-        self._store = store
+    def __init__(self, context: LocalContext, view: View) -> None:
+        self._context = context
         self._view = view
-        self.findings: list[str] = []
-        self.state: State | None = None
+        self.found = Recovered(context.state)
         self._lost = False
 
     def run(self) -> None:
@@ -73,17 +86,17 @@ class Recovery:
         for file_id, finalising in under_way:
             self._finish(file_id, finalising)
         if under_way or self._view.unsynced():
-            syncfs(self._store.root_fd)
+            syncfs(self._context.root_fd)
         known = self._check_uploads()
         self._view.trim()
-        now_ms = self._store.now_ms()
+        now_ms = self._context.now_ms()
         if self._lost:
-            self.state = self._store.state.raised(now_ms)
-            self._view.put_state(self.state)
-        if self.findings:
-            self._view.add_losses(Loss(now_ms, finding) for finding in self.findings)
-        if not self._store.clock.held:
-            remove_orphans(self._store.partials_fd, known)
+            self.found.state = self.found.state.raised(now_ms)
+            self._view.put_state(self.found.state)
+        if self.found.findings:
+            self._view.add_losses(Loss(now_ms, finding) for finding in self.found.findings)
+        if not self._context.clock.held:
+            remove_orphans(self._context.partials_fd, known)
 
     # -- commits under way
 
@@ -107,28 +120,28 @@ class Recovery:
             done = False
         if not done:
             self._view.drop_receipt(receipt)
-            self.findings.append(f"the commit of {shown} was under way and could not be finished")
+            self.found.findings.append(f"the commit of {shown} was under way and could not be finished")
         else:
             self._view.drop_upload(receipt.key, finalising.storage_id)
 
     def _done(self, receipt: ReceiptRecord, finalising: Finalising) -> bool:
-        finished = self._store.finished
+        finished = self._context.finished
         found = finished.look(receipt.stored_as)
         if found is None or finished.identity(found)[:2] != receipt.identity[:2]:
             return False
-        remove_file(self._store.partials_fd, finalising.storage_id.hex().encode())
+        remove_file(self._context.partials_fd, finalising.storage_id.hex().encode())
         return True
 
     def _again(self, receipt: ReceiptRecord, finalising: Finalising) -> bool:
         """Give the partial its name. Where that is taken now the upload stays, for the client to commit again."""
         partial = finalising.storage_id.hex().encode()
-        found = look(self._store.partials_fd, partial)
-        if found is None or self._store.finished.identity(found) != receipt.identity:
+        found = look(self._context.partials_fd, partial)
+        if found is None or self._context.finished.identity(found) != receipt.identity:
             return False
         folder, _, last = receipt.stored_as.rpartition("/")
         move = move_over if finalising.if_exists is IfExists.REPLACE else move_new
-        with Folders(self._store.root_fd) as folders:
-            move(self._store.partials_fd, partial, folders.make(folder), last.encode())
+        with Folders(self._context.root_fd) as folders:
+            move(self._context.partials_fd, partial, folders.make(folder), last.encode())
         return True
 
     # -- unfinished uploads
@@ -141,7 +154,7 @@ class Recovery:
                 self._view.drop_upload(*key)
                 self._lose(f"an unfinished upload was dropped: {record}")
                 continue
-            found = look(self._store.partials_fd, record.storage_id.hex().encode())
+            found = look(self._context.partials_fd, record.storage_id.hex().encode())
             held = self._view.held(record.storage_id)
             if found is None or not stat.S_ISREG(found.st_mode):
                 self._view.drop_upload(record.key, record.storage_id)
@@ -149,7 +162,7 @@ class Recovery:
                 self._lose(f"the bytes of the unfinished {shown} are gone ({len(held)} blocks)")
                 continue
             known.add(record.storage_id)
-            self._store.recorded[record.file_id] = record.key
+            self.found.recorded[record.file_id] = record.key
             self._cut(record, held, found.st_size)
         return known
 
@@ -164,7 +177,7 @@ class Recovery:
             self._lose(f"{lost} {len(beyond)} blocks are gone")
         gone = self._cut_prefixes(record, size)
         if gone and not beyond:
-            self.findings.append(f"{lost} the beginnings of {gone} blocks are gone")
+            self.found.findings.append(f"{lost} the beginnings of {gone} blocks are gone")
 
     def _cut_prefixes(self, record: UploadRecord, size: int) -> int:
         """Forget those that are not there, and how many; no position goes down by that, for a prefix counts for none."""
@@ -179,7 +192,7 @@ class Recovery:
         return len(prefixes) - len(there)
 
     def _lose(self, finding: str) -> None:
-        self.findings.append(finding)
+        self.found.findings.append(finding)
         self._lost = True
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from ...common.blocks import BlockSet
 from ...errors import StoreFailed
 from .. import Facts, Prefix
+from .context import LocalContext
 from .partial import Partial
 from .records import UploadRecord
 
-if TYPE_CHECKING:
-    from .store import LocalStore
-
 
 class LocalUpload:
-    """An upload of a LocalStore; the port's ``Upload``."""
+    """An upload of a LocalStore; the port's ``Upload``.
+
+    Args:
+        context: its store's.
+        record: its record.
+        partial: its bytes, with this user counted; ``close`` releases it.
+    """
 
     __slots__ = (
+        "_context",
         "_open",
-        "_store",
         "attempt",
         "expires_ms",
         "facts",
@@ -33,7 +36,7 @@ class LocalUpload:
         "short_end",
     )
 
-    def __init__(self, store: LocalStore, record: UploadRecord, partial: Partial) -> None:
+    def __init__(self, context: LocalContext, record: UploadRecord, partial: Partial) -> None:
         self.key = record.key
         self.facts = record.facts
         self.file_id = record.file_id
@@ -44,9 +47,8 @@ class LocalUpload:
         self.prefixes: dict[int, Prefix] = {}
         self.record = record
         self.partial = partial
-        self._store = store
+        self._context = context
         self._open = True
-        partial.take()
 
     @property
     def in_memory(self) -> bool:
@@ -55,11 +57,11 @@ class LocalUpload:
 
     def write(self, position: int, piece: memoryview) -> None:
         """See the port. Durability: none before ``commit``."""
-        self._store.check_usable()
+        self._context.check_usable()
         try:
             self.partial.write(position, piece)
         except StoreFailed as exc:
-            raise self._store.fail(exc) from exc
+            raise self._context.fail(exc) from exc
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
@@ -76,15 +78,15 @@ class LocalUpload:
 
     def leave(self) -> None:
         """It got its final name."""
-        self._store.has_ended(self)
+        self._context.live.published(self.key, self.partial)
 
     def digest(self, blockno: int) -> bytes | None:
         """See the port."""
-        with self._store.ledger.read() as view:
+        with self._context.ledger.read() as view:
             return view.digest(self.partial.storage_id, blockno)
 
     def close(self) -> None:
         """See the port; bytes the ledger does not know are removed by the last who lets go."""
         if self._open:
             self._open = False
-            self._store.let_go(self)
+            self._context.live.release(self.key, self.partial)
