@@ -18,7 +18,6 @@ import logging
 import os
 import socket
 import ssl
-import time
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
@@ -50,25 +49,18 @@ from .serving.connection_limits import CONNECTIONS_EACH, ConnectionLimits
 from .serving.detect import DetectedConnection, detect
 from .serving.detect_rules import Detection
 from .serving.handlers.brief_fetch import BriefFetches, ServedBrief, is_brief
-from .serving.handlers.file_hashing import FileHashing
 from .serving.handlers.requests import RequestHandler, ServedFetch
 from .serving.handshake_slots import SLOTS, HandshakeSlots, Slot
 from .serving.pending_requests import PendingRequests
 from .serving.task_guard import TaskGuard, out_of_memory
-from .store import FileStore, Work
+from .store import FileStore
 from .transfer.brief_receiver import BriefReceiver
-from .transfer.committer import Committer
-from .transfer.compare_files import FileComparer
-from .transfer.live_uploads import LiveUploads
-from .transfer.quota import Quotas
+from .transfer.engine import FileEngine
 from .transfer.receiver import UploadReceiver
-from .transfer.slow_disk import Disk
-from .transfer.threads import run_anyhow, run_in_thread
 from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove, Scopes
 
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
-SWEEP_EVERY_S = 3600.0
 ACCEPT_AGAIN_S = 1.0
 """How long a listener rests after an error that nobody expected."""
 
@@ -101,17 +93,11 @@ class Server:
         connections_each: int = CONNECTIONS_EACH,
         observer: Observer = NULL_OBSERVER,
     ) -> None:
-        self.store = store
-        self.committer = Committer(store, observer=observer)
-        self.disk = Disk()
-        self.committer.accounts = self._quotas = Quotas(store)
-        self._comparer = FileComparer(store, self.committer)
-        self.uploads = LiveUploads(store, self.committer, self.disk, self._quotas, observer, self._comparer)
-        self._file_hashing = FileHashing(store, self.committer)
+        self.engine = FileEngine(store, self._fail, observer=observer)
         self._observer = observer
         self._numbers = itertools.count(1)
         self.policy = policy or AuthPolicy()
-        self._quotas.hold(self.policy.anonymous or ANONYMOUS)
+        self.engine.quotas.hold(self.policy.anonymous or ANONYMOUS)
         self._limits = replace(
             limits or Limits(agent="blockproto"), features=self.policy.features | FEATURE_IF_EXISTS
         )
@@ -158,9 +144,7 @@ class Server:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._commit)
-                nursery.start_soon(self._comparer.run)
-                nursery.start_soon(self._sweep)
+                nursery.start_soon(self.engine.run)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept_from, listener)
@@ -172,19 +156,13 @@ class Server:
                 await self._leave()
                 nursery.cancel_scope.cancel()
         finally:
-            await run_anyhow(self.store.close)
+            await self.engine.close()
 
     async def _stop_when_cancelled(self) -> None:
         try:
             await trio.sleep_forever()
         finally:
             self.stop()
-
-    async def _commit(self) -> None:
-        try:
-            await self.committer.run()
-        except StoreFailed as exc:
-            self._fail(exc)
 
     def _fail(self, failure: StoreFailed) -> None:
         """The disk cannot be trusted any more: tell everybody and leave."""
@@ -215,7 +193,7 @@ class Server:
         """What there is to do at this moment."""
         kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
         kinds.update(self._connections.values())
-        return Load(kinds, self.uploads.count, self.committer.queued, self.disk.slow, self._quotas.used())
+        return self.engine.load(kinds)
 
     def stop(self) -> None:
         """Begin to leave; ``run`` returns when everything is durable."""
@@ -285,7 +263,7 @@ class Server:
             dialect,
             detected.endpoint,
             detected.first,
-            self.uploads,
+            self.engine.uploads,
             ANONYMOUS.principal,
             begun_at,
             refusal,
@@ -331,7 +309,7 @@ class Server:
 
     def _admit(self, connection: Connection, connection_auth: ConnectionAuth) -> None:
         self._tell_admitted(connection)
-        self._quotas.hold(connection_auth.realm)
+        self.engine.quotas.hold(connection_auth.realm)
         self._count(connection, connection_auth)
 
     def _count(self, connection: Connection | DialectConnection, connection_auth: ConnectionAuth) -> None:
@@ -385,6 +363,7 @@ class Server:
     def _acceptor(self, nursery: trio.Nursery, connection_auth: ConnectionAuth) -> AcceptStream:
         briefs: BriefFetches | None = None
         answers: PendingRequests | None = None
+        engine = self.engine
 
         def accept(connection: Connection, stream: int, message: Message) -> StreamHandler:
             nonlocal briefs, answers
@@ -396,21 +375,23 @@ class Server:
                 return AuthHandler(connection, stream, connection_auth, self._admit)
             realm = connection_auth.realm_for(message)
             if isinstance(message, Open):
-                return UploadReceiver(connection, stream, self.uploads, realm)
+                return UploadReceiver(connection, stream, engine.uploads, realm)
             if isinstance(message, Block):
-                return BriefReceiver(connection, stream, self.uploads, realm)
+                return BriefReceiver(connection, stream, engine.uploads, realm)
             if isinstance(message, Fetch) and is_brief(message):
                 briefs = briefs or BriefFetches(
-                    connection, TaskGuard(nursery, connection), self.store, self.disk
+                    connection, TaskGuard(nursery, connection), engine.store, engine.disk
                 )
                 return ServedBrief(briefs, stream, realm)
             guard = TaskGuard(nursery, connection, stream)
             if isinstance(message, Fetch):
-                return ServedFetch(connection, stream, guard, self.store, self.uploads, self.disk, realm)
+                return ServedFetch(
+                    connection, stream, guard, engine.store, engine.uploads, engine.disk, realm
+                )
             assert isinstance(message, List | Remove)
             answers = answers or PendingRequests(guard)
             return RequestHandler(
-                connection, stream, answers, self.store, self.uploads, self._file_hashing, realm
+                connection, stream, answers, engine.store, engine.uploads, engine.hashing, realm
             )
 
         return accept
@@ -424,29 +405,6 @@ class Server:
                 except* Exception as group:
                     unexpected("accepting connections for a second", group)
                 await trio.sleep(ACCEPT_AGAIN_S)
-
-    async def _sweep(self) -> None:
-        """Remove what has expired, a little at a time."""
-        while True:
-            now_ms = time.time_ns() // 1_000_000
-            works: Sequence[Work] = ()
-            try:
-                works = await run_in_thread(partial(self.store.sweep, now_ms))
-                for work in works:
-                    self.committer.submit(work, lambda _: None, principal=ANONYMOUS.principal, small=True)
-            except StoreFailed as exc:
-                self._fail(exc)
-                return
-            except BlockprotoError as exc:
-                extra = {"event": "expiry postponed"}
-                log.warning("what has expired is looked for again in an hour: %s", exc, extra=extra)
-            except Exception as exc:
-                unexpected("looking for what has expired", exc)
-                works = ()
-            if works:
-                await self.committer.drain()
-            else:
-                await trio.sleep(SWEEP_EVERY_S)
 
     async def _leave(self) -> None:
         self._slots.close()
@@ -465,4 +423,4 @@ class Server:
         for connection in tuple(self._connections):
             connection.close(GoingAway())
             await connection.finished.wait()
-        await self.committer.drain()
+        await self.engine.drain()

@@ -381,8 +381,8 @@ class Gate:
         self.waits = trio.Event()
         self.batches: list[list[Work]] = []
         self._opened = trio.Event()
-        self._store = server.store
-        server.committer._run_blocking = self._run
+        self._store = server.engine.store
+        server.engine.committer._run_blocking = self._run
 
     def open(self) -> None:
         """Let everything through from now on."""
@@ -556,4 +556,4 @@ async def serving(
             server.stop()
     assert [type(error) for error in failures] == ([fails] if fails else [])
     assert not server._connections
-    assert fails or not server.uploads._live
+    assert fails or not server.engine.uploads._live

@@ -211,7 +211,7 @@ async def answering(store: FileStore | None = None, first: int | None = None) ->
             yield Answering(server, store, nursery)
             server.stop()
     assert not server._connections
-    assert not server.uploads._live
+    assert not server.engine.uploads._live
     assert not dialect._files
 
 

@@ -24,7 +24,6 @@ from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, FileExists, Scope, SourceChanged, UnknownFile
 from blockproto.observability.observer import CURRENT_CONNECTION, ConnectionLabel
 from blockproto.results import Receipt, UploadJob
-from blockproto.serving.handlers import file_hashing
 from blockproto.store import (
     BlockDone,
     Discard,
@@ -47,7 +46,7 @@ from blockproto.store.local.ledger import READERS_MAX, View
 from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
-from blockproto.transfer import slow_disk, threads
+from blockproto.transfer import file_hashing, slow_disk, threads
 from blockproto.transfer.threads import Kind, run_in_thread
 from blockproto.wire import (
     Ack,
@@ -169,7 +168,7 @@ async def test_nothing_is_read_any_more_when_nobody_waits(monkeypatch: pytest.Mo
         await peer.say(3, List(ListKind.FILES, PHOTO.filename, exact=True, b3sum=True))
         await wait_all_tasks_blocked()
         assert 0 < store.read < len(PHOTO.content)
-        assert served.server._file_hashing.count == 0
+        assert served.server.engine.hashing.count == 0
         assert store.open_now == 0
 
 
@@ -651,7 +650,7 @@ async def test_a_file_without_open_is_written_where_a_slow_disk_holds_up_nobody(
         sample = Sample(bytes_of(300_000), "brief")
         for slow in (False, True):
             for _ in range(16):
-                served.server.disk.took(1.0 if slow else 0.0)
+                served.server.engine.disk.took(1.0 if slow else 0.0)
             store.in_main.clear()
             stream = 3 if slow else 1
             message, content = sample.block(0, commit=True, sourceid=bytes([stream]) * 16)

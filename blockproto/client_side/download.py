@@ -14,7 +14,6 @@ import trio
 
 from ..common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from ..common.names import SafeName
-from ..common.tasks import background_tasks
 from ..connection.connection import Connection
 from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded, TooFewFiles
 from ..results import Receipt, b3sum_hex
@@ -28,11 +27,9 @@ from ..store import (
     UploadKey,
     UploadStore,
 )
-from ..transfer.committer import Committer
+from ..transfer.engine import Engine, running
 from ..transfer.fetch_receiver import FetchReceiver
-from ..transfer.live_uploads import LiveUploads
 from ..transfer.send_source import OnProgress, Progress, tell_all_done
-from ..transfer.slow_disk import local_disk
 from ..transfer.threads import run_in_thread
 from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
 from .connections import Connections, Resumed, Retries
@@ -202,24 +199,11 @@ class Downloader:
         )
         so_far.tries += 1
         store = await run_in_thread(lambda: self._open_part_file(dest, wanted.first))
-        try:
-            async with background_tasks() as nursery:
-                committer = Committer(store)
-                committing = trio.CancelScope(shield=True)
-                nursery.start_soon(_commit_within, committing, committer)
-                uploads = LiveUploads(store, committer, local_disk())
-                try:
-                    connection = await self._connections.connection()
-                    fetching = DownloadAttempt(connection, uploads, wanted, progress, so_far)
-                    fetching.on_resumed = lambda: self._connections.tell(
-                        Resumed(wanted.filename, so_far.reached)
-                    )
-                    return await fetching.run(facts, dest.path, self._attempts, priority)
-                finally:
-                    committing.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await run_in_thread(store.close)
+        async with running(Engine(store)) as engine:
+            connection = await self._connections.connection()
+            fetching = DownloadAttempt(connection, engine, wanted, progress, so_far)
+            fetching.on_resumed = lambda: self._connections.tell(Resumed(wanted.filename, so_far.reached))
+            return await fetching.run(facts, dest.path, self._attempts, priority)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +257,7 @@ class DownloadAttempt:
     def __init__(
         self,
         connection: Connection,
-        uploads: LiveUploads,
+        engine: Engine,
         wanted: WantedFile,
         progress: OnProgress | None,
         so_far: DownloadState,
@@ -281,7 +265,7 @@ class DownloadAttempt:
         self.on_resumed: Callable[[], None] = lambda: None
         self._so_far = so_far
         self._connection = connection
-        self._uploads = uploads
+        self._engine = engine
         self._wanted = wanted
         self._on_progress = progress
         self._progress = Progress(wanted.filename, None if wanted.end is None else wanted.end - wanted.first)
@@ -289,7 +273,7 @@ class DownloadAttempt:
         self._outcome: StoredFile | BlockprotoError | None = None
         self._raised: BaseException | None = None
         self._receiver = FetchReceiver(
-            connection, uploads, wanted.version, self._on_done, self._on_durable, so_far.arrived
+            connection, engine.uploads, wanted.version, self._on_done, self._on_durable, so_far.arrived
         )
 
     async def run(self, facts: Facts, dest: Path, attempts: Attempts, priority: Priority) -> Receipt:
@@ -298,12 +282,12 @@ class DownloadAttempt:
         incoming, so_far = self._receiver, self._so_far
         first = self._wanted.first
         try:
-            live = await self._uploads.open(key, facts, attempts.next(), incoming, first)
+            live = await self._engine.uploads.open(key, facts, attempts.next(), incoming, first)
         except (
             Superseded
         ) as exc:  # by an earlier run, whose clock was ahead: what lies here is this process's alone
             attempts.pass_by(exc.current or 0)
-            live = await self._uploads.open(key, facts, attempts.next(), incoming, first)
+            live = await self._engine.uploads.open(key, facts, attempts.next(), incoming, first)
         if isinstance(live, StoredFile):
             return self._receipt(live, dest)
         if so_far.held is None:
@@ -323,7 +307,7 @@ class DownloadAttempt:
         finally:
             so_far.payload_bytes += incoming.payload_bytes
             with trio.CancelScope(shield=True):
-                await self._uploads.committer.drain()
+                await self._engine.drain()
         # It is complete even if the connection broke before that could be said.
         outcome = live.outcome or self._outcome
         if isinstance(outcome, BlockprotoError):
@@ -387,12 +371,6 @@ class DownloadAttempt:
             connections=1,
             elapsed_s=time.perf_counter() - self._so_far.begun,
         )
-
-
-async def _commit_within(scope: trio.CancelScope, committer: Committer) -> None:
-    """Commit until ``scope`` is cancelled: what a cancelled download still owes is recorded first."""
-    with scope:
-        await committer.run()
 
 
 def _wanted(entry: FileItem, span: tuple[int, int] | None) -> WantedFile:

@@ -21,7 +21,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -62,8 +62,9 @@ from ..store import (
 )
 from ..transfer.block_receiver import BlockInProgress
 from ..transfer.committer import Committer
+from ..transfer.engine import Engine, running
 from ..transfer.send_source import OnProgress, tell_all_done
-from ..transfer.slow_disk import Disk, local_disk
+from ..transfer.slow_disk import Disk
 from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
 from .existing_file import ExistingFileCheck, Rule
 
@@ -309,47 +310,43 @@ class DownloadMany:
         try:
             async with aclosing(_chained(left, jobs)) as chained, background_tasks() as nursery:
                 self._nursery = nursery
-                committer = Committer(self._store) if self._store is not None else None
-                committing = trio.CancelScope(shield=True)
-                if committer is not None:
-                    nursery.start_soon(_commit_within, committing, committer)
-                try:
-                    taken = await self._run(chained, delivered, committer)
-                    while self._fetches or self._big:
-                        await self._news.park()
-                finally:
-                    await self._leave(committer, committing)
+                engine = None if self._store is None else Engine(self._store)
+                async with nullcontext() if engine is None else running(engine, close=False):
+                    try:
+                        taken = await self._run(chained, delivered, engine)
+                        while self._fetches or self._big:
+                            await self._news.park()
+                    finally:
+                        await self._leave(engine)
         except BlockprotoError as exc:
             self.lost = exc
         return None if taken and not self._open else [*self._open.values(), *left[self._begun :]]
 
-    async def _leave(self, committer: Committer | None, committing: trio.CancelScope) -> None:
+    async def _leave(self, engine: Engine | None) -> None:
         self._leaving = True
         for fetch in tuple(self._fetches.values()):
             fetch.stop(Cancelled("the download was stopped"))
-        if committer is not None:
+        if engine is not None:
             with trio.CancelScope(shield=True):
-                await committer.drain()
+                await engine.drain()
             for fetch in tuple(self._fetches.values()):
                 fetch.small.upload.close()
-        committing.cancel()
 
     async def _run(
         self,
         jobs: AsyncIterator[DownloadJob],
         delivered: Callable[[], Awaitable[None]],
-        committer: Committer | None,
+        engine: Engine | None,
     ) -> bool:
-        disk = local_disk()
         connection: Connection | None = None
         batch: list[BriefFetch] = []
         async for job in jobs:
             self._open[id(job)] = job
             self._begun += 1
-            way = self._way_of(job, committer)
-            if way is not None and committer is not None:
+            way = self._way_of(job)
+            if way is not None and engine is not None:
                 connection = connection or await self._connect()
-                fetch = self._prepare(connection, job, way, committer, disk)
+                fetch = self._prepare(connection, job, way, engine)
                 batch += [fetch] if fetch is not None else []
             elif id(job) in self._open:
                 await self._start_big(job)
@@ -381,7 +378,7 @@ class DownloadMany:
 
     # ---- small files ------------------------------------------------------------------------------------------
 
-    def _way_of(self, job: DownloadJob, committer: Committer | None) -> Destination | None:
+    def _way_of(self, job: DownloadJob) -> Destination | None:
         """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
         entry = job.entry
         try:
@@ -398,10 +395,9 @@ class DownloadMany:
             tell_all_done(self._on_progress, entry.filename, entry.filesize, 0)
             self._finish(job, self._host.existing.receipt(entry, met, 0.0))
             return None
-        quick = self._store is not None and committer is not None and not self._scarce
-        if not quick or not met.fetched or not is_one_block(entry.filesize):
+        small = met.fetched and is_one_block(entry.filesize)
+        if self._store is None or self._scarce or not small:
             return None
-        assert self._store is not None
         return dest if self._store.takes(dest) else None
 
     def _prepare(
@@ -409,8 +405,7 @@ class DownloadMany:
         connection: Connection,
         job: DownloadJob,
         dest: Destination,
-        committer: Committer,
-        disk: Disk,
+        engine: Engine,
     ) -> BriefFetch | None:
         """A fetch of a small file; None if it has ended already."""
         assert self._store is not None
@@ -427,8 +422,8 @@ class DownloadMany:
         return BriefFetch(
             connection,
             SmallDownload(job, version, upload),
-            committer,
-            disk,
+            engine.committer,
+            engine.disk,
             lambda outcome: self._ended(job, outcome, begun),
         )
 
@@ -555,12 +550,6 @@ async def _chained(
         yield job
     async for job in jobs:
         yield job
-
-
-async def _commit_within(scope: trio.CancelScope, committer: Committer) -> None:
-    """Commit until ``scope`` is cancelled: what is being made durable is waited for."""
-    with scope:
-        await committer.run()
 
 
 def _may_help(error: BlockprotoError) -> bool:

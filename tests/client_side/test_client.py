@@ -581,7 +581,7 @@ async def test_a_stream_that_fails_leaves_nothing_on_the_server(how: str) -> Non
         await wait_all_tasks_blocked()
         assert names_in(served.store) == []
         assert uploads_in(served.store) == []
-        assert not served.server.uploads._live
+        assert not served.server.engine.uploads._live
 
 
 @quick
@@ -621,7 +621,7 @@ async def test_a_cancelled_upload_lets_go_of_its_stream_and_resumes(tmp_path: Pa
         await wait_all_tasks_blocked()
         connection = await client.connection()
         assert connection.session.open_streams == 0
-        assert not served.server.uploads._live
+        assert not served.server.engine.uploads._live
         assert (await client.upload(path)).resumed
         assert len(served.lines) == 1
         assert content_of(served.store, "file.bin") == path.read_bytes()

@@ -337,7 +337,7 @@ async def test_a_pinned_server_takes_an_upload(tmp_path: Path, own: tuple[Path, 
     async with listening(server_context(*own)) as (server, port):
         dial, _ = tls_dial(f"bps://127.0.0.1:{port}", Trust(pin=pin_of_file(own[0])))
         await send(dial, tmp_path, content)
-        assert content_of(server.store, "note.txt") == content  # type: ignore[arg-type]
+        assert content_of(server.engine.store, "note.txt") == content  # type: ignore[arg-type]
         secured = await dial()
         assert secured.tls.selected_alpn_protocol() == ALPN  # type: ignore[attr-defined]
         assert secured.tls.version() == "TLSv1.3"  # type: ignore[attr-defined]
@@ -367,7 +367,7 @@ async def test_another_certificate_is_a_hard_stop_and_nothing_was_sent(
                 await send(dial, tmp_path)
         assert asked == []
         assert known.pin(f"127.0.0.1:{port}") == pin_of_file(own[0])
-        assert server.store.files("", True, "", 10)[0] == []
+        assert server.engine.store.files("", True, "", 10)[0] == []
 
 
 async def test_an_unknown_server_is_remembered_after_one_yes(tmp_path: Path, own: tuple[Path, Path]) -> None:
@@ -465,7 +465,7 @@ async def test_a_server_without_tls_is_not_spoken_to_without_it(tmp_path: Path) 
         dial, _ = tls_dial(f"bps://127.0.0.1:{port}", Trust(pin=bytes(32)))
         with pytest.raises(ConnectionLost, match=r"handshake with .* failed"):
             await send(dial, tmp_path)
-        assert server.store.files("", True, "", 10)[0] == []
+        assert server.engine.store.files("", True, "", 10)[0] == []
 
 
 @pytest.mark.clause("BP1-TLS-002")
@@ -512,7 +512,7 @@ async def test_the_end_of_tls_means_no_more_than_that_of_tcp(tmp_path: Path, own
         await endpoint.send([PREFACE])
         await endpoint.aclose()
         await send(dial, tmp_path)
-        assert content_of(server.store, "note.txt") == b"hello"  # type: ignore[arg-type]
+        assert content_of(server.engine.store, "note.txt") == b"hello"  # type: ignore[arg-type]
 
 
 @pytest.mark.clause("BP1-TLS-009")
@@ -528,7 +528,7 @@ async def test_a_server_that_wants_tls_refuses_others_without_it(
         await peer.stream.aclose()
         dial, _ = tls_dial(f"bps://127.0.0.1:{port}", Trust(pin=pin_of_file(own[0])))
         await send(dial, tmp_path)
-        assert content_of(server.store, "note.txt") == b"hello"  # type: ignore[arg-type]
+        assert content_of(server.engine.store, "note.txt") == b"hello"  # type: ignore[arg-type]
 
 
 async def test_a_handshake_that_never_ends_is_ended(

@@ -32,6 +32,7 @@ from blockproto.store import BlockDone, Facts, Finish, UploadKey, Work
 from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver
 from blockproto.transfer.committer import Committer
+from blockproto.transfer.engine import SWEEP_EVERY_S
 from blockproto.transfer.live_uploads import LiveUploads
 from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.sender import Sender
@@ -229,7 +230,7 @@ async def test_one_stream_of_an_upload_that_breaks_leaves_the_others(
             await wait_all_tasks_blocked()
         durable = UploadReceiver.say_durable
 
-        [live] = served.server.uploads._live.values()
+        [live] = served.server.engine.uploads._live.values()
         unlucky = live.feeds[0]
 
         def breaks_for_one(self: UploadReceiver, position: int, runs: list[tuple[int, int]]) -> None:
@@ -315,7 +316,7 @@ async def test_sweeping_is_tried_again(error: Exception, caplog: pytest.LogCaptu
 
     store.sweep = sweep  # type: ignore[method-assign]
     async with serving(store) as served:
-        await trio.sleep_until(trio.current_time() + servers.SWEEP_EVERY_S + 1)
+        await trio.sleep_until(trio.current_time() + SWEEP_EVERY_S + 1)
         assert len(swept) == 2
         assert await is_answered(await served.peer(), 1)
     assert tracebacks(caplog) == isinstance(error, ValueError)

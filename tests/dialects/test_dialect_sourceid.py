@@ -705,7 +705,7 @@ async def test_what_is_received_and_not_durable_is_bounded(monkeypatch: pytest.M
         asked = await ask(served, line(len(content)))
         await asked.send(content)
         await wait_all_tasks_blocked()
-        (live,) = served.server.uploads._live.values()
+        (live,) = served.server.engine.uploads._live.values()
         assert sorted(live.pending) == [0, 1, 2]
         gate.open()
         await asked.close()
@@ -726,7 +726,7 @@ async def test_who_never_stops_sending_is_not_listened_to_for_ever() -> None:
     async with server() as served:
         endless = Endless(served.connect())
         visit = DialectConnection(
-            Sourceid(), endless, b"ab", served.server.uploads, bytes(16), trio.current_time()
+            Sourceid(), endless, b"ab", served.server.engine.uploads, bytes(16), trio.current_time()
         )
         assert await visit.drain() == 2 + DRAIN_S * 65_536
         await endless.aclose()
@@ -936,7 +936,7 @@ async def test_a_native_client_may_join_and_no_block_is_made_of_two_streams() ->
         asked = await ask(served, line(len(CONTENT)))
         await asked.send(CONTENT[: MIB + 1000])
         await wait_all_tasks_blocked()
-        (live,) = served.server.uploads._live.values()
+        (live,) = served.server.engine.uploads._live.values()
         sample = Sample(CONTENT, "a.bin", sourceid=live.stored.key.sourceid)
         peer = await served.peer()
         await peer.say(1, sample.open(live.attempt))

@@ -455,7 +455,7 @@ async def test_no_more_than_60_blocks_wait_to_become_durable() -> None:
         for number in file.numbers:
             await sender.send(file.block(number))
         await answers.settle()
-        (upload,) = (live for live in answers.server.uploads._live.values() if live.pending)
+        (upload,) = (live for live in answers.server.engine.uploads._live.values() if live.pending)
         assert len(upload.pending) == 60
         gate.open()
         await closed(sender)
@@ -581,7 +581,7 @@ async def test_an_upload_that_is_cancelled_by_others_is_told_and_begins_anew() -
         await sender.ask(file)
         await sender.put(file, 0)
         (entry,) = uploads_in(memory(answers))
-        await answers.server.uploads.discard(entry.key)
+        await answers.server.engine.uploads.discard(entry.key)
         assert (await sender.ask(file)).bits == set()
         assert (await sender.put(file, 1)).held == 1
         assert (await sender.put(file, 0)).complete == 1

@@ -182,7 +182,7 @@ async def test_when_the_complete_file_was_removed_its_number_is_free_again() -> 
             await send_blindly(answers, file, [0], each=False)
         removed = trio.Event()
         work = Remove(SafeName("film.bin"))
-        answers.server.uploads.committer.submit(work, lambda _: removed.set(), principal=bytes(16))
+        answers.server.engine.uploads.committer.submit(work, lambda _: removed.set(), principal=bytes(16))
         await removed.wait()
         await send_blindly(answers, one, [0], each=False)
         assert one.content in contents(answers).values()

@@ -111,7 +111,7 @@ RES += [
 DIG = [
     Mutant("roots-from-behind", "DIG-001", SENDING, "root_of(digests, blocknum - self._first_block)",
            "root_of(reversed(list(digests)), blocknum - self._first_block)"),
-    Mutant("the-root-as-b3sum", "DIG-002", "serving/handlers/file_hashing.py", "self.outcome = self._hasher.digest()",
+    Mutant("the-root-as-b3sum", "DIG-002", "transfer/file_hashing.py", "self.outcome = self._hasher.digest()",
            "self.outcome = self._store.stat(self._name).root or self._hasher.digest()", SERVER),
     Mutant("the-root-is-shown-as-b3sum", "DIG-002", "results.py", "b3sum=item.b3sum.hex() if item.b3sum else None,",
            "b3sum=item.root.hex() if item.root else None,", CLIENT),

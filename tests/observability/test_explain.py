@@ -145,7 +145,7 @@ async def test_a_disk_on_the_other_side_that_syncs_slowly(tmp_path: Path) -> Non
             await wait_out(3)
             await run_inline(commit)
 
-        served.server.committer._run_blocking = commit_slowly
+        served.server.engine.committer._run_blocking = commit_slowly
         told = await explained(served, upload_of(tmp_path, 4 * MIB))
     assert told.reason == "acknowledgement"
     assert told.share("acknowledgement") > 0.8

@@ -186,7 +186,7 @@ async def test_it_is_told_how_streams_come_to_an_upload(monkeypatch: pytest.Monk
 
     sample = Sample(bytes_of(2 * MIB + 5))
     async with serving() as served:
-        monkeypatch.setattr(served.server.uploads, "_observer", Heard())
+        monkeypatch.setattr(served.server.engine.uploads, "_observer", Heard())
         peers = [await served.peer() for _ in range(4)]
         for peer, attempt in zip(peers, (1, 1, 2, 3), strict=True):
             if attempt == 3:  # nobody sends it any more

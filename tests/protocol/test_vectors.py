@@ -490,7 +490,7 @@ class Served:
             await stream.aclose()
         for ended in self._serving:
             await ended.wait()
-        await self.server.committer.drain()
+        await self.server.engine.committer.drain()
 
     async def greeted(self) -> Peer:
         """A connection over which both have greeted."""

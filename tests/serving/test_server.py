@@ -33,10 +33,11 @@ from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
 from blockproto.identity.realm import ANONYMOUS
 from blockproto.protocol.session import Kind, Limits
 from blockproto.protocol.streams import FIRST
-from blockproto.server import GRACE_S, RETRY_AFTER_MS, SWEEP_EVERY_S, Server
+from blockproto.server import GRACE_S, RETRY_AFTER_MS, Server
 from blockproto.store import BlockDone, Destination, Discard, UploadKey, Work
 from blockproto.store.rules import EXPIRY_MS
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
+from blockproto.transfer.engine import SWEEP_EVERY_S
 from blockproto.transfer.receiver import facts_of
 from blockproto.wire import Committed, GoAway, List, ListKind, Opened, encode_frame
 
@@ -391,7 +392,7 @@ def _begun_at(now_ms: int) -> WatchedStore:
 @quick
 async def test_what_expired_is_swept_away_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     store = _begun_at(1000)
-    monkeypatch.setattr("blockproto.server.time.time_ns", lambda: (1000 + EXPIRY_MS) * 1_000_000)
+    monkeypatch.setattr("blockproto.transfer.engine.time.time_ns", lambda: (1000 + EXPIRY_MS) * 1_000_000)
     async with serving(store):
         await wait_all_tasks_blocked()
         assert uploads_in(store) == []
@@ -404,7 +405,7 @@ async def test_what_has_not_expired_stays_and_is_swept_an_hour_after_it_has(
 ) -> None:
     store = _begun_at(1000)
     monkeypatch.setattr(
-        "blockproto.server.time.time_ns",
+        "blockproto.transfer.engine.time.time_ns",
         lambda: int((1000 + EXPIRY_MS - 1) * 1_000_000 + trio.current_time() * 1e9),
     )
     async with serving(store):

@@ -126,7 +126,7 @@ async def _leave(world: World) -> None:
     assert machine is not None
     machine.server.stop()
     await machine.ended.wait()
-    if machine.server._connections or machine.server.uploads._live:
+    if machine.server._connections or machine.server.engine.uploads._live:
         world.break_promise("the server left connections or uploads behind")
     world.note("left")
 

@@ -312,14 +312,14 @@ async def test_done_comes_after_the_commit_and_for_every_work() -> None:
     gate = Gate(server)
     done: list[Work] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.committer.run)
+        nursery.start_soon(server.engine.committer.run)
         works = [Tidy(), Tidy(), Tidy()]
         for work in works:
-            server.committer.submit(work, done.append, principal=ALICE)
+            server.engine.committer.submit(work, done.append, principal=ALICE)
         await gate.waits.wait()
         assert done == []
         gate.open()
-        await server.committer.drain()
+        await server.engine.committer.drain()
         assert [id(work) for work in done] == [id(work) for work in works]
         nursery.cancel_scope.cancel()
 

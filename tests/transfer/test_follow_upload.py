@@ -195,7 +195,7 @@ async def test_who_reads_slowly_holds_nobody_up_and_gets_it_all() -> None:
         slow = await served.peer(Hello(agent="slow", stream_allowance=262_144, connection_allowance=1 << 20))
         await slow.say(1, fetch_of(file_id))
         await finish(uploader)  # the reader has read nothing yet
-        assert served.server.uploads._live == {}
+        assert served.server.engine.uploads._live == {}
         reader = Reader(slow)
         await slow.say(1, Credit(64 * MIB, 0))
         await slow.say(0, Credit(64 * MIB, 0))
@@ -328,7 +328,7 @@ async def test_who_stops_reading_leaves_nothing_behind() -> None:
         await polite.peer.say(1, Error(Code.CANCELLED, Scope.STREAM, False, text="enough"))
         await uploader.stream.aclose()
         await trio.testing.wait_all_tasks_blocked()
-        assert served.server.uploads._live == {}
+        assert served.server.engine.uploads._live == {}
 
 
 @quick

@@ -119,7 +119,7 @@ async def test_every_takeover_tells_the_one_before_it_and_the_upload_stays_open(
     async with serving() as served:
         peer = await served.peer()
         await _opened(peer, attempt=1)
-        live = served.server.uploads.find(KEY)
+        live = served.server.engine.uploads.find(KEY)
         assert live is not None
         closed: list[bool] = []
         live.stored.close = lambda: closed.append(True)  # type: ignore[method-assign]
@@ -128,7 +128,7 @@ async def test_every_takeover_tells_the_one_before_it_and_the_upload_stays_open(
             error = await peer.expect_error(Code.SUPERSEDED, Scope.STREAM, 2 * attempt - 3)
             assert error.current == attempt
             await peer.expect(Opened, 2 * attempt - 1)
-            assert served.server.uploads.find(KEY) is live
+            assert served.server.engine.uploads.find(KEY) is live
         assert closed == []
 
 
@@ -190,14 +190,14 @@ async def test_a_takeover_does_not_wait_for_a_commit_that_hangs() -> None:
 async def test_a_takeover_does_not_wait_for_a_write_that_hangs() -> None:
     """Only the block that is being written waits, until the old write has returned."""
     async with serving() as served:
-        disk = served.server.uploads.disk = StuckDisk()
+        disk = served.server.engine.uploads.disk = StuckDisk()
         old, new = await _two(served)
         await _opened(old)
         await old.say(1, *THREE.block(0, 0, 1000, end=False))
         await disk.hangs.wait()
         await _opened(new, attempt=2)
         assert trio.current_time() == 0
-        live = served.server.uploads.find(KEY)
+        live = served.server.engine.uploads.find(KEY)
         assert live is not None
         await _send(new, 0)
         await wait_all_tasks_blocked()
@@ -320,7 +320,7 @@ async def test_opens_at_the_same_moment_join_one_upload() -> None:
             await peer.say(1, THREE.open())
         opened = [await peer.expect(Opened, 1) for peer in peers]
         assert opened[0] == opened[1]
-        assert len(served.server.uploads._live) == 1
+        assert len(served.server.engine.uploads._live) == 1
 
 
 @quick
@@ -618,7 +618,7 @@ async def test_have_does_not_wait_for_other_uploads() -> None:
         busy, peer = await _two(served)
         await _opened(peer)
         await _opened(busy, other)
-        committer = served.server.committer
+        committer = served.server.engine.committer
 
         def submit_again(work: Work) -> None:
             if not stop:
@@ -861,7 +861,7 @@ async def test_remove_that_comes_too_late_says_that_there_is_none() -> None:
 async def test_an_upload_removed_during_a_write_can_be_begun_anew() -> None:
     """The write outlasts every stream of its upload; when it returns, nothing of the old upload may be in the way."""
     async with serving() as served:
-        disk = served.server.uploads.disk = StuckDisk()
+        disk = served.server.engine.uploads.disk = StuckDisk()
         uploading, other = await _two(served)
         await _opened(uploading)
         await uploading.say(1, *THREE.block(0, 0, 1000, end=False))
@@ -870,7 +870,7 @@ async def test_an_upload_removed_during_a_write_can_be_begun_anew() -> None:
         await other.expect(Result)
         disk.released.set()
         await wait_all_tasks_blocked()
-        assert served.server.uploads.find(KEY) is None
+        assert served.server.engine.uploads.find(KEY) is None
         await _opened(other, stream=3, attempt=2)
         await _send(other, 0, 1, 2, stream=3)
         await other.say(3, THREE.commit())
@@ -943,10 +943,10 @@ async def test_an_upload_rests_when_nobody_sends_it_and_nothing_is_owed() -> Non
         await gate.waits.wait()
         await peer.stream.aclose()
         await wait_all_tasks_blocked()
-        assert served.server.uploads.find(KEY) is not None  # its block is not durable yet
+        assert served.server.engine.uploads.find(KEY) is not None  # its block is not durable yet
         gate.open()
         await wait_all_tasks_blocked()
-        assert served.server.uploads.find(KEY) is None
+        assert served.server.engine.uploads.find(KEY) is None
         assert [entry.held_count for entry in uploads_in(served.store)] == [1]
 
 
@@ -962,7 +962,7 @@ async def test_a_refused_open_leaves_no_upload_alive() -> None:
         late = await served.peer()
         await late.say(1, THREE.open(4))
         await late.expect_error(Code.SUPERSEDED, Scope.STREAM, 1)
-        assert served.server.uploads.find(KEY) is None
+        assert served.server.engine.uploads.find(KEY) is None
 
 
 @pytest.mark.clause("BP1-RES-017")
@@ -996,7 +996,7 @@ async def test_a_long_list_of_held_blocks_is_cut_and_still_fits() -> None:
         claims = sample.open(filesize=2000 * MIB, blocknum=2000)
         await peer.say(1, claims)
         await peer.expect(Opened)
-        live = served.server.uploads.find(UploadKey(bytes(16), sample.sourceid))
+        live = served.server.engine.uploads.find(UploadKey(bytes(16), sample.sourceid))
         assert live is not None
         for blockno in range(0, 2000, 2):
             live.held.add(blockno)

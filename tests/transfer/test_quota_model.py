@@ -171,7 +171,7 @@ def test_what_is_durable_never_exceeds_the_quota(plan: Sequence[tuple[int, Step,
                 await alices[who].do(step)
                 if wait:
                     await wait_all_tasks_blocked()
-                principals |= set(served.server._quotas._quotas)
+                principals |= set(served.server.engine.quotas._quotas)
                 for principal in principals:
                     assert durable(served.store, principal) <= QUOTA, step
             await wait_all_tasks_blocked()

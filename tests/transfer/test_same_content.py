@@ -321,7 +321,7 @@ async def test_a_quota_counts_the_file_once() -> None:
             same = again(BIG, number)
             await peer.say(1 + 2 * number, same.open(root=same.root))
             assert (await peer.expect(Committed, 1 + 2 * number)).there
-        assert sum(served.server._quotas.used().values()) == len(BIG.content)
+        assert sum(served.server.engine.quotas.used().values()) == len(BIG.content)
         assert not (await whole(peer, 21, again(BIG, 9, filename="other"))).there
 
 

@@ -40,6 +40,7 @@ from ...store import (
     UploadKey,
 )
 from ...transfer.committer import commit_and_wait
+from ...transfer.file_hashing import FileHashing
 from ...transfer.follow_upload import FollowedSource, Following
 from ...transfer.live_upload import LiveUpload
 from ...transfer.live_uploads import LiveUploads
@@ -71,7 +72,6 @@ from ...wire import LeftOut as LeftOutGroup
 from ...wire import Remove as RemoveMessage
 from ..pending_requests import PendingRequests
 from ..task_guard import TaskGuard
-from .file_hashing import FileHashing
 
 PAGE_ITEMS_MAX = 1000
 ITEM_LENGTH_LIKELY = 160

@@ -11,11 +11,11 @@ from __future__ import annotations
 import trio
 from blake3 import blake3
 
-from ...common.names import SafeName
-from ...errors import BlockprotoError, SourceChanged
-from ...store import FileEntry, FileStore, RecordB3sum
-from ...transfer.committer import Committer, commit_and_wait
-from ...transfer.threads import Kind, run_in_thread
+from ..common.names import SafeName
+from ..errors import BlockprotoError, SourceChanged
+from ..store import FileEntry, FileStore, RecordB3sum
+from .committer import Committer, commit_and_wait
+from .threads import Kind, run_in_thread
 
 READ_LENGTH = 1 << 20
 """Bytes read at once; each thread that hashes has so much memory."""

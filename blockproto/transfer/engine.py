@@ -1,0 +1,181 @@
+"""Engine: a store and what works on it, built in one place for a server and for a client's downloads.
+
+    UploadStore ← Committer ← LiveUploads → Disk         Engine: what a download needs
+    FileStore ← quotas, comparison, hashing, expiry      FileEngine: what a server needs besides
+
+Whoever receives files, in whatever protocol, uses the live uploads of an engine. So nobody can forget the quota, the
+slow disk or the comparison with what is stored already.
+
+Spec: BP1-COM, BP1-PRN-005.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+
+import trio
+
+from ..common.tasks import background_tasks
+from ..connection.unexpected_errors import unexpected
+from ..errors import BlockprotoError, StoreFailed
+from ..identity.realm import ANONYMOUS
+from ..observability.observer import NULL_OBSERVER, Load, Observer
+from ..store import FileStore, UploadStore, Work
+from .committer import Committer
+from .compare_files import FileComparer
+from .file_hashing import FileHashing
+from .live_uploads import LiveUploads
+from .quota import Quotas
+from .slow_disk import Disk, local_disk
+from .threads import run_anyhow, run_in_thread
+
+SWEEP_EVERY_S = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Receive uploads into one store.
+
+    Args:
+        store: where they go; ``close`` closes it.
+        disk: decides whether reads and writes leave the Trio thread; None: the one that all downloads of this program share.
+        observer: hears of each batch that is durable.
+    """
+
+    def __init__(
+        self, store: UploadStore, *, disk: Disk | None = None, observer: Observer = NULL_OBSERVER
+    ) -> None:
+        self.store = store
+        self.disk = local_disk() if disk is None else disk
+        self.committer = Committer(store, observer=observer)
+        self.uploads = LiveUploads(store, self.committer, self.disk)
+
+    async def run(self) -> None:
+        """Make durable what is submitted, until cancelled.
+
+        Raises:
+            StoreFailed: the store reported an error; nothing is taken any more.
+
+        Cancellation: the batch under way is finished.
+        """
+        await self.committer.run()
+
+    async def drain(self) -> None:
+        """Wait until everything submitted so far is durable; return at once if the store has failed."""
+        await self.committer.drain()
+
+    async def close(self) -> None:
+        """Close the store. Nothing may be under way any more."""
+        await run_anyhow(self.store.close)
+
+
+@asynccontextmanager
+async def running(engine: Engine, *, close: bool = True) -> AsyncIterator[Engine]:
+    """Run ``engine`` beside the body, and close it at the end unless told otherwise.
+
+    The engine goes on while the body is being cancelled, so that the body can still drain it.
+
+    Raises:
+        StoreFailed: the store failed; the body is cancelled.
+
+    Cancellation: the batch under way is finished, and the store is closed.
+    """
+    committing = trio.CancelScope(shield=True)
+
+    async def run() -> None:
+        with committing:
+            await engine.run()
+
+    try:
+        async with background_tasks() as nursery:
+            nursery.start_soon(run)
+            try:
+                yield engine
+            finally:
+                committing.cancel()
+    finally:
+        if close:
+            with trio.CancelScope(shield=True):
+                await engine.close()
+
+
+class FileEngine(Engine):
+    """Receive uploads into a store of files, with everything a server does to it.
+
+    Args:
+        store: where files are.
+        on_failed: called with each error after which the disk cannot be trusted.
+        observer: hears what happens.
+
+    Attributes:
+        quotas: how many bytes each principal may have.
+        hashing: the BLAKE3 of files that are stored already.
+    """
+
+    store: FileStore
+
+    def __init__(
+        self,
+        store: FileStore,
+        on_failed: Callable[[StoreFailed], None],
+        *,
+        observer: Observer = NULL_OBSERVER,
+    ) -> None:
+        super().__init__(store, disk=Disk(), observer=observer)
+        self.committer.accounts = self.quotas = Quotas(store)
+        self._comparer = FileComparer(store, self.committer)
+        self.uploads = LiveUploads(store, self.committer, self.disk, self.quotas, observer, self._comparer)
+        self.hashing = FileHashing(store, self.committer)
+        self._on_failed = on_failed
+
+    async def run(self) -> None:
+        """Commit, compare files, and remove what has expired, until cancelled.
+
+        A failure of the store is told to ``on_failed``, and whatever can go on does, so that ``drain`` returns.
+
+        Cancellation: the batch under way is finished.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._commit)
+            nursery.start_soon(self._comparer.run)
+            nursery.start_soon(self._sweep)
+
+    def load(self, connections: Mapping[str, int]) -> Load:
+        """What there is to do at this moment, with the number of ``connections`` of each kind."""
+        return Load(
+            connections, self.uploads.count, self.committer.queued, self.disk.slow, self.quotas.used()
+        )
+
+    async def _commit(self) -> None:
+        try:
+            await super().run()
+        except StoreFailed as exc:
+            self._on_failed(exc)
+
+    async def _sweep(self) -> None:
+        """Remove what has expired, a little at a time."""
+        while True:
+            now_ms = time.time_ns() // 1_000_000
+            works: Sequence[Work] = ()
+            try:
+                works = await run_in_thread(partial(self.store.sweep, now_ms))
+                for work in works:
+                    self.committer.submit(work, lambda _: None, principal=ANONYMOUS.principal, small=True)
+            except StoreFailed as exc:
+                self._on_failed(exc)
+                return
+            except BlockprotoError as exc:
+                extra = {"event": "expiry postponed"}
+                log.warning("what has expired is looked for again in an hour: %s", exc, extra=extra)
+            except Exception as exc:
+                unexpected("looking for what has expired", exc)
+                works = ()
+            if works:
+                await self.committer.drain()
+            else:
+                await trio.sleep(SWEEP_EVERY_S)
