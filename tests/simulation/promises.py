@@ -156,8 +156,12 @@ class Promises:
 
     def _on_committed(self, message: Committed) -> None:
         self._trace("COMMITTED", message.sourceid.hex()[:8], message.stored_as, message.filesize)
-        name, _ = self._published.get(message.sourceid, ("", b""))
-        if name != message.stored_as:
+        published = self._published
+        if message.there:  # another sourceid brought the same bytes before
+            names = {name for name, _ in published.values()}
+        else:
+            names = {published.get(message.sourceid, ("", b""))[0]}
+        if message.stored_as not in names:
             self._broken(f"COMMITTED says {message.stored_as}, which never got that name")
 
     # ---- what happens on the disk -----------------------------------------------------------------------------
