@@ -42,8 +42,9 @@ from .errors import (
 from .identity.connection_auth import DENY_ALL, WANTS_TLS, AuthHandler, AuthPolicy, ConnectionAuth
 from .identity.principals import Register
 from .identity.realm import ANONYMOUS
+from .observability.observed import observed_endpoint, observed_session
 from .observability.observer import CURRENT_CONNECTION, NULL_OBSERVER, ConnectionLabel, Load, Observer
-from .protocol.session import Limits
+from .protocol.session import Limits, Side
 from .serving.acceptor import Acceptor, PendingSocket
 from .serving.connection_limits import CONNECTIONS_EACH, ConnectionLimits
 from .serving.detect import DetectedConnection, detect
@@ -95,6 +96,7 @@ class Server:
     ) -> None:
         self.engine = FileEngine(store, self._fail, observer=observer)
         self._observer = observer
+        self._hooks = observer.hooks()
         self._numbers = itertools.count(1)
         self.policy = policy or AuthPolicy()
         self.engine.quotas.hold(self.policy.anonymous or ANONYMOUS)
@@ -224,8 +226,8 @@ class Server:
     ) -> None:
         """Serve one connection that has a place; whatever goes wrong in it, it ends and the others go on."""
         CURRENT_CONNECTION.set(ConnectionLabel(next(self._numbers), endpoint.peer))
-        new_session = partial(self._observer.session, self._limits)
-        endpoint = self._observer.endpoint(endpoint)
+        new_session = partial(observed_session, Side.SERVER, self._limits, self._hooks)
+        endpoint = observed_endpoint(endpoint, self._hooks)
         try:
             with scope:
                 detected = await detect(

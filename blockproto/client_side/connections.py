@@ -26,7 +26,8 @@ from ..connection.connection import Connection
 from ..connection.keepalive import KeepAlive
 from ..connection.pace import Pace
 from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway, LocalProtocolError
-from ..protocol.session import Limits, Session, Side
+from ..observability.observed import observed_endpoint, observed_session
+from ..protocol.session import Limits, Side
 from .authenticate import Authenticator
 from .dial import Dial
 from .stall_timeout import end_when_stalled
@@ -209,14 +210,12 @@ class Connections:
             self._dialled = True
             self._made_at = trio.current_time()
             limits = Limits(agent="blockproto")
-            if self._recorder is None:
-                session = Session(Side.CLIENT, limits)
-            else:
-                endpoint, session = self._recorder.begin(endpoint, limits)
-            connection = Connection(endpoint, session, keep_alive=self._keep_alive)
+            hooks = () if self._recorder is None else (self._recorder.hook(),)
+            session = observed_session(Side.CLIENT, limits, hooks)
+            connection = Connection(observed_endpoint(endpoint, hooks), session, keep_alive=self._keep_alive)
             self._go_on_at_the_pace(index, connection.pace)
             if self._recorder is not None:
-                self._recorder.made(connection)
+                self._recorder.made(connection, *hooks)
             self._authenticator.say_on(connection)
             self._nursery.start_soon(self._live, connection)
             self._connections[index] = connection

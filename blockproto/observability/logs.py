@@ -26,10 +26,9 @@ from typing import Any
 
 from ..common.names import show_lines, show_name
 from ..errors import Code
-from ..protocol.session import Limits, Session
 from ..store import Adopt, Discard, Finish, Remove, StoredFile, Upload, Work
 from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
-from .observer import CURRENT_CONNECTION, ConnectionLabel, Entered, Load, ObservedSession, Observer
+from .observer import CURRENT_CONNECTION, ConnectionLabel, Entered, Hook, Load, Observer
 
 log = logging.getLogger("blockproto")
 
@@ -113,38 +112,18 @@ class Log(Observer):
 
     def __init__(self) -> None:
         self._names: dict[bytes, str] = {}
+        self._hook = _Messages(self._names)
 
     def serving(self, load: Callable[[], Load]) -> None:
         """See Observer."""
 
-    def session(self, limits: Limits) -> Session:
+    def hooks(self) -> tuple[Hook, ...]:
         """See Observer."""
-        return ObservedSession(limits, self)
+        return (self._hook,)
 
     def came(self, kind: str) -> None:
         """See Observer."""
         tell(logging.DEBUG, "connection", kind=kind)
-
-    def said(self, connection_label: ConnectionLabel | None, stream: int, message: Message) -> None:
-        """See Observer."""
-        if isinstance(message, Error):
-            self._refused(connection_label, stream, message)
-        elif isinstance(message, Open):
-            file_id = (message.file_id or b"").hex()
-            tell(logging.INFO, "download", connection_label, file=file_id, name=show_name(message.filename))
-        elif isinstance(message, Result) and message.kind == PRINCIPAL_KIND:
-            for item in message.items:
-                if isinstance(item, PrincipalItem) and connection_label is not None:
-                    connection_label.principal = self._names[item.principal] = item.name
-            tell(logging.INFO, "let in", connection_label)
-
-    def _refused(self, connection_label: ConnectionLabel | None, stream: int, error: Error) -> None:
-        code = Code(error.code)
-        if code in NOT_LET_IN:
-            level, event = logging.WARNING, "not let in"
-        else:
-            level, event = (logging.WARNING if code in LOUD else logging.DEBUG), "refused"
-        tell(level, event, connection_label, stream=stream, code=code.name, text=show_name(error.text))
 
     def entered(self, upload: Upload, how: Entered) -> None:
         """See Observer."""
@@ -188,6 +167,40 @@ class Log(Observer):
             filesize=filesize,
             **whose,
         )
+
+
+class _Messages(Hook):
+    """Writes a record for what is said of a file's beginning, of who somebody is, and of refusals.
+
+    Args:
+        names: of principals that came in, by their 16 bytes; what is learned goes there.
+    """
+
+    def __init__(self, names: dict[bytes, str]) -> None:
+        self._names = names
+
+    def said(
+        self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
+    ) -> None:
+        """See Hook."""
+        if isinstance(message, Error):
+            self._refused(connection_label, stream, message)
+        elif isinstance(message, Open):
+            file_id = (message.file_id or b"").hex()
+            tell(logging.INFO, "download", connection_label, file=file_id, name=show_name(message.filename))
+        elif isinstance(message, Result) and message.kind == PRINCIPAL_KIND:
+            for item in message.items:
+                if isinstance(item, PrincipalItem) and connection_label is not None:
+                    connection_label.principal = self._names[item.principal] = item.name
+            tell(logging.INFO, "let in", connection_label)
+
+    def _refused(self, connection_label: ConnectionLabel | None, stream: int, error: Error) -> None:
+        code = Code(error.code)
+        if code in NOT_LET_IN:
+            level, event = logging.WARNING, "not let in"
+        else:
+            level, event = (logging.WARNING if code in LOUD else logging.DEBUG), "refused"
+        tell(level, event, connection_label, stream=stream, code=code.name, text=show_name(error.text))
 
 
 def _what_became(stored: StoredFile) -> str:

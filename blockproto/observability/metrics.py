@@ -16,13 +16,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from ..connection.endpoint import Deadline, Endpoint, Part
 from ..errors import Code
-from ..protocol.session import Limits, Session
 from ..store import BlockDone, Finish, StoredFile, Upload, Work
 from ..wire import Ack, Error, Message, Open
 from . import metrics_page
-from .observer import ConnectionLabel, Entered, Load, ObservedSession, Observer
+from .observer import ConnectionLabel, Entered, Hook, Load, Observer
 
 PRINCIPALS_MAX = 100
 """Of more principals with a quota, none is shown: each is a time series that somebody has to keep."""
@@ -39,20 +37,16 @@ class Metrics(Observer):
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self._received = Counter("blockproto_received_bytes", "Bytes from the network.", registry=registry)
-        self._sent = Counter("blockproto_sent_bytes", "Bytes to the network.", registry=registry)
+        self._hook = _Counting(registry)
         self._came = Counter("blockproto_connections_came", "Connections.", ["kind"], registry=registry)
         self._uploads = Counter(
             "blockproto_uploads", "Streams that came to an upload with OPEN.", ["how"], registry=registry
         )
-        self._downloads = Counter("blockproto_downloads", "Files that began to be sent.", registry=registry)
         self._blocks = Counter("blockproto_blocks_durable", "Blocks made durable.", registry=registry)
         self._bytes = Counter(
             "blockproto_block_bytes_durable", "Bytes of the blocks made durable.", registry=registry
         )
         self._files = Counter("blockproto_files_committed", "COMMITs that gave a file.", registry=registry)
-        self._acks = Counter("blockproto_acks", "ACK frames said.", registry=registry)
-        self._refusals = Counter("blockproto_refusals", "ERROR frames said.", ["code"], registry=registry)
         self._works = Histogram(
             "blockproto_batch_works", "Works of a batch.", buckets=_WORKS, registry=registry
         )
@@ -64,26 +58,13 @@ class Metrics(Observer):
         """See Observer."""
         self.registry.register(_Loads(load, trio.lowlevel.current_trio_token()))
 
-    def endpoint(self, endpoint: Endpoint) -> Endpoint:
+    def hooks(self) -> tuple[Hook, ...]:
         """See Observer."""
-        return _CountedEndpoint(endpoint, self._received, self._sent)
-
-    def session(self, limits: Limits) -> Session:
-        """See Observer."""
-        return ObservedSession(limits, self)
+        return (self._hook,)
 
     def came(self, kind: str) -> None:
         """See Observer."""
         self._came.labels(kind).inc()
-
-    def said(self, connection_label: ConnectionLabel | None, stream: int, message: Message) -> None:
-        """See Observer."""
-        if isinstance(message, Ack):
-            self._acks.inc()
-        elif isinstance(message, Error):
-            self._refusals.labels(Code(message.code).name).inc()
-        elif isinstance(message, Open):
-            self._downloads.inc()
 
     def entered(self, upload: Upload, how: Entered) -> None:
         """See Observer."""
@@ -112,29 +93,37 @@ def _is_as_it_was(stored: StoredFile) -> bool:
     return stored.there or stored.left
 
 
-class _CountedEndpoint:
-    """An endpoint whose bytes are counted."""
+class _Counting(Hook):
+    """Counts bytes and messages of all connections."""
 
-    def __init__(self, inner: Endpoint, received: Counter, sent: Counter) -> None:
-        self.peer, self.host = inner.peer, inner.host
-        self._inner = inner
-        self._received = received
-        self._sent = sent
-        self.limit_unsent = inner.limit_unsent
-        self.end_sending = inner.end_sending
-        self.aclose = inner.aclose
+    counts_bytes = True
 
-    async def receive_into(self, view: memoryview, deadline: Deadline = lambda: float("inf")) -> int | None:
-        """See Endpoint."""
-        received = await self._inner.receive_into(view, deadline)
-        if received:
-            self._received.inc(received)
-        return received
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._received = Counter("blockproto_received_bytes", "Bytes from the network.", registry=registry)
+        self._sent = Counter("blockproto_sent_bytes", "Bytes to the network.", registry=registry)
+        self._downloads = Counter("blockproto_downloads", "Files that began to be sent.", registry=registry)
+        self._acks = Counter("blockproto_acks", "ACK frames said.", registry=registry)
+        self._refusals = Counter("blockproto_refusals", "ERROR frames said.", ["code"], registry=registry)
 
-    async def send(self, parts: Sequence[Part]) -> None:
-        """See Endpoint."""
-        await self._inner.send(parts)
-        self._sent.inc(sum(len(part) for part in parts))
+    def said(
+        self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
+    ) -> None:
+        """See Hook."""
+        if isinstance(message, Ack):
+            self._acks.inc()
+        elif isinstance(message, Error):
+            self._refusals.labels(Code(message.code).name).inc()
+        elif isinstance(message, Open):
+            self._downloads.inc()
+
+    def received(self, length: int) -> None:
+        """See Hook."""
+        if length:
+            self._received.inc(length)
+
+    def sent(self, length: int) -> None:
+        """See Hook."""
+        self._sent.inc(length)
 
 
 class _Loads(Collector):

@@ -18,8 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ..connection.endpoint import Endpoint
-from ..protocol.session import Limits, Session, Side
+from ..protocol.session import Event
 from ..store import Upload, Work
 from ..wire import Message
 
@@ -64,25 +63,48 @@ CURRENT_CONNECTION: ContextVar[ConnectionLabel | None] = ContextVar("connection_
 """The connection for which the present task works."""
 
 
+class Hook:
+    """Hears what is said and heard on connections, a connection's or those of a whole server, and does nothing with it.
+
+    Attributes:
+        counts_bytes: whether to tell it also what the endpoint does: ``receiving`` and all below it.
+    """
+
+    counts_bytes = False
+
+    def said(
+        self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
+    ) -> None:
+        """A message was said to ``connection_label`` (a server's), with a payload of so many bytes."""
+
+    def heard(self, event: Event) -> None:
+        """Something came that keeps to the protocol."""
+
+    def receiving(self) -> None:
+        """All that came has been handled, and more is waited for."""
+
+    def received(self, length: int) -> None:
+        """Bytes came; 0: none, and they are not waited for any more."""
+
+    def sending(self) -> None:
+        """Bytes are being written."""
+
+    def sent(self, length: int) -> None:
+        """All bytes were written; 0: that failed."""
+
+
 class Observer:
     """Hears what a server does, on the Trio thread, and does nothing with it."""
 
     def serving(self, load: Callable[[], Load]) -> None:
         """The server runs; ``load`` may be called on the Trio thread until it has ended."""
 
-    def endpoint(self, endpoint: Endpoint) -> Endpoint:
-        """A connection came; what is to be used for it."""
-        return endpoint
-
-    def session(self, limits: Limits) -> Session:
-        """The session of a connection that may become a native one."""
-        return Session(Side.SERVER, limits)
+    def hooks(self) -> tuple[Hook, ...]:
+        """What is to hear each connection; asked once. None of it costs anything where this is empty."""
+        return ()
 
     def came(self, kind: str) -> None:
         """The connection of this task speaks: "native", "tls", or the name of a dialect."""
-
-    def said(self, connection_label: ConnectionLabel | None, stream: int, message: Message) -> None:
-        """A message was said to ``connection_label``; only with an ``ObservedSession``."""
 
     def entered(self, upload: Upload, how: Entered) -> None:
         """A stream sends an upload from now on."""
@@ -93,21 +115,6 @@ class Observer:
 
 NULL_OBSERVER = Observer()
 """For a server that nobody observes."""
-
-
-class ObservedSession(Session):
-    """A server's session that tells of each message it says."""
-
-    def __init__(self, limits: Limits, observer: Observer) -> None:
-        super().__init__(Side.SERVER, limits)
-        self._observer = observer
-        self._visitor = CURRENT_CONNECTION.get()
-
-    def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
-        """See Session."""
-        frame = super().send(stream, message, payload_length)
-        self._observer.said(self._visitor, stream, message)
-        return frame
 
 
 class ObserverPair(Observer):
@@ -121,25 +128,14 @@ class ObserverPair(Observer):
         for observer in self._both:
             observer.serving(load)
 
-    def endpoint(self, endpoint: Endpoint) -> Endpoint:
+    def hooks(self) -> tuple[Hook, ...]:
         """See Observer."""
-        for observer in self._both:
-            endpoint = observer.endpoint(endpoint)
-        return endpoint
-
-    def session(self, limits: Limits) -> Session:
-        """See Observer."""
-        return ObservedSession(limits, self)
+        return tuple(hook for observer in self._both for hook in observer.hooks())
 
     def came(self, kind: str) -> None:
         """See Observer."""
         for observer in self._both:
             observer.came(kind)
-
-    def said(self, connection_label: ConnectionLabel | None, stream: int, message: Message) -> None:
-        """See Observer."""
-        for observer in self._both:
-            observer.said(connection_label, stream, message)
 
     def entered(self, upload: Upload, how: Entered) -> None:
         """See Observer."""

@@ -1,6 +1,6 @@
 """What happened on the connections of a client, second by second, as JSON lines: the log that ``explain`` reads.
 
-A recorder stands around what a connection uses, its session and its endpoint, and looks a few times a second at what the
+A recorder hooks into each connection, its session and its endpoint, and looks a few times a second at what the
 transfers wait for. A client without one has none of this: not a call, not a check for a frame.
 
     {"t": 3.0, "event": "second", "connection": 1, "waits": {"line": 0.9, "credit": 0.1}, "sent": 262144, …}
@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -33,9 +32,8 @@ import trio
 
 from ..common.blocks import BLOCK_LENGTH
 from ..connection.connection import Connection
-from ..connection.endpoint import Deadline, Endpoint, Part
 from ..errors import BlockprotoError
-from ..protocol.session import Event, Limits, Payload, Received, Session, Side
+from ..protocol.session import Event, Payload, Received, Session
 from ..wire import (
     Ack,
     Block,
@@ -52,6 +50,7 @@ from ..wire import (
     Remove,
     Result,
 )
+from .observer import ConnectionLabel, Hook
 
 FORMAT = 1
 LOOK_S = 0.05
@@ -85,30 +84,49 @@ class _Transfer:
         return sum(length for length, _ in self.blocks.values())
 
 
-class RecordedSession(Session):
-    """A client's session that counts what is said and heard."""
+class Recorded(Hook):
+    """What is said and heard on one connection of the client, counted.
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(Side.CLIENT, limits)
+    Attributes:
+        connection: set before anything is said or heard.
+        number: of the connection, from 1.
+        greeted: whether the server's HELLO was seen.
+        is_sending: whether a write waits for the line.
+        is_receiving: whether everything that came was handled, and more is waited for.
+        heard_at: when bytes came at last.
+    """
+
+    counts_bytes = True
+    connection: Connection
+    number: int
+
+    def __init__(self) -> None:
+        self.greeted = self.is_sending = self.is_receiving = False
+        self.heard_at = trio.current_time()
+        self.bytes_in = self.bytes_out = self.payload_in = self.acknowledged = 0
         self.transfers: dict[int, _Transfer] = {}
         self.begun: deque[tuple[int, Message]] = deque()
         self.errors: deque[tuple[int, Error]] = deque()
         self.frames_out: Counter[str] = Counter()
         self.frames_in: Counter[str] = Counter()
-        self.payload_in = 0
-        self.acknowledged = 0
+        self.waits: Counter[str] = Counter()
+        self.before: dict[str, int] = {}
 
-    def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
-        """See Session."""
-        frame = super().send(stream, message, payload_length)
+    @property
+    def session(self) -> Session:
+        """That of the connection."""
+        return self.connection.session
+
+    def said(
+        self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
+    ) -> None:
+        """See Hook."""
         self.frames_out[type(message).__name__.upper()] += 1
         if stream:
             self._said(stream, message, payload_length)
-        return frame
 
-    def next_event(self) -> Event | None:
-        """See Session."""
-        event = super().next_event()
+    def heard(self, event: Event) -> None:
+        """See Hook."""
         if isinstance(event, Received):
             self.frames_in[type(event.message).__name__.upper()] += 1
             if isinstance(event.message, Error):
@@ -117,7 +135,26 @@ class RecordedSession(Session):
                 self._heard(event.stream, event.message)
         elif isinstance(event, Payload):
             self.payload_in += len(event.view)
-        return event
+
+    def receiving(self) -> None:
+        """See Hook."""
+        self.is_receiving = True
+
+    def received(self, length: int) -> None:
+        """See Hook."""
+        self.is_receiving = False
+        if length:
+            self.bytes_in += length
+            self.heard_at = trio.current_time()
+
+    def sending(self) -> None:
+        """See Hook."""
+        self.is_sending = True
+
+    def sent(self, length: int) -> None:
+        """See Hook."""
+        self.is_sending = False
+        self.bytes_out += length
 
     def _said(self, stream: int, message: Message, payload_length: int) -> None:
         if stream not in self.transfers and isinstance(message, Open | Block | Fetch | List | Remove):
@@ -149,7 +186,7 @@ class RecordedSession(Session):
             transfer.committing = False
         if isinstance(message, Committed):
             self.acknowledged += transfer.unacknowledged
-        if not self.is_open(stream) or isinstance(message, Committed | Result):
+        if not self.session.is_open(stream) or isinstance(message, Committed | Result):
             del self.transfers[stream]
 
     def _acknowledge(self, transfer: _Transfer, message: Ack | Opened) -> None:
@@ -158,91 +195,27 @@ class RecordedSession(Session):
             if held or (blockno + 1) * BLOCK_LENGTH <= message.position:
                 self.acknowledged += transfer.blocks.pop(blockno)[0]
 
-
-class RecordedEndpoint:
-    """An endpoint of which it is known what it is doing.
-
-    Attributes:
-        sending: whether a write waits for the line.
-        receiving: whether everything that came was handled, and more is waited for.
-        heard_at: when bytes came at last.
-    """
-
-    def __init__(self, inner: Endpoint) -> None:
-        self.peer, self.host = inner.peer, inner.host
-        self.sending = self.receiving = False
-        self.heard_at = trio.current_time()
-        self.bytes_in = self.bytes_out = 0
-        self._inner = inner
-
-    async def receive_into(self, view: memoryview, deadline: Deadline = lambda: float("inf")) -> int | None:
-        """See Endpoint."""
-        self.receiving = True
-        try:
-            received = await self._inner.receive_into(view, deadline)
-        finally:
-            self.receiving = False
-        if received:
-            self.bytes_in += received
-            self.heard_at = trio.current_time()
-        return received
-
-    async def send(self, parts: Sequence[Part]) -> None:
-        """See Endpoint."""
-        self.sending = True
-        try:
-            await self._inner.send(parts)
-        finally:
-            self.sending = False
-        self.bytes_out += sum(map(len, parts))
-
-    def limit_unsent(self, limited: bool) -> None:
-        """See Endpoint."""
-        self._inner.limit_unsent(limited)
-
-    async def end_sending(self) -> None:
-        """See Endpoint."""
-        await self._inner.end_sending()
-
-    async def aclose(self) -> None:
-        """See Endpoint."""
-        await self._inner.aclose()
-
-
-@dataclass(slots=True)
-class _Line:
-    """One connection of the client."""
-
-    number: int
-    endpoint: RecordedEndpoint
-    session: RecordedSession
-    connection: Connection | None = None
-    greeted: bool = False
-    waits: Counter[str] = field(default_factory=Counter)
-    before: dict[str, int] = field(default_factory=dict)
-
     def waits_for(self, now: float) -> str | None:
         """What the transfers on it wait for at this moment; None if there are none."""
-        transfers = self.session.transfers.values()
+        transfers = self.transfers.values()
         if not transfers:
             return None
         if self.session.peer_hello is None:
             return "connecting"
         if any(transfer.up for transfer in transfers):
             return self._sending_waits_for()
-        if not self.endpoint.receiving:
+        if not self.is_receiving:
             return "disk"
         downloads = any(transfer.up is False and transfer.answered for transfer in transfers)
-        return "line" if downloads and now - self.endpoint.heard_at < _FRESH_S else "peer"
+        return "line" if downloads and now - self.heard_at < _FRESH_S else "peer"
 
     def _sending_waits_for(self) -> str:
-        if self.endpoint.sending:
+        if self.is_sending:
             return "line"
-        session, ups = self.session, {no: one for no, one in self.session.transfers.items() if one.up}
+        session, ups = self.session, {no: one for no, one in self.transfers.items() if one.up}
         carrying = {no: one for no, one in ups.items() if not one.committing and one.answered}
         if not carrying:
             return "acknowledgement" if any(one.committing for one in ups.values()) else "peer"
-        assert self.connection is not None
         under_way = session.sent(0) - session.received_by_peer(0)
         if under_way and (self.connection.pace.binds_one or len(carrying) > 1):
             return "line"  # or the other side reads slowly: from here the two look alike
@@ -268,31 +241,29 @@ class Recorder:
         self._file = file
         self._begun_at = trio.current_time()
         self._count = 0
-        self._lines: dict[Connection, _Line] = {}
+        self._lines: dict[Connection, Recorded] = {}
         self._missing_since: float | None = self._begun_at
         self._connecting_s = 0.0
         self._write("begin", format=FORMAT, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about)
 
-    def begin(self, endpoint: Endpoint, limits: Limits) -> tuple[RecordedEndpoint, RecordedSession]:
-        """What a new connection shall use."""
-        return RecordedEndpoint(endpoint), RecordedSession(limits)
+    def hook(self) -> Recorded:
+        """What a new connection is to have; then call ``made``."""
+        return Recorded()
 
-    def made(self, connection: Connection) -> None:
-        """A connection with these was made."""
-        endpoint, session = connection.endpoint, connection.session
-        assert isinstance(endpoint, RecordedEndpoint)
-        assert isinstance(session, RecordedSession)
+    def made(self, connection: Connection, recorded: Recorded) -> None:
+        """A connection with that hook was made."""
         self._count += 1
-        self._lines[connection] = _Line(self._count, endpoint, session, connection)
-        self._write("connected", connection=self._count, peer=endpoint.peer)
+        recorded.connection, recorded.number = connection, self._count
+        self._lines[connection] = recorded
+        self._write("connected", connection=self._count, peer=connection.endpoint.peer)
 
     def ended(self, connection: Connection) -> None:
         """A connection has ended."""
         line = self._lines.pop(connection)
         self._write_second(line)
-        unanswered = len(line.session.transfers)
+        unanswered = len(line.transfers)
         why = str(connection.lost)
-        silent_s = round(trio.current_time() - line.endpoint.heard_at, 3)
+        silent_s = round(trio.current_time() - line.heard_at, 3)
         self._write("lost" if unanswered else "closed", connection=line.number, why=why, silent_s=silent_s)
         if not self._lines:
             self._missing_since = trio.current_time() if unanswered else None
@@ -336,24 +307,24 @@ class Recorder:
         for line in self._lines.values():
             self._write_second(line)
 
-    def _write_second(self, line: _Line) -> None:
+    def _write_second(self, line: Recorded) -> None:
         session = line.session
-        while session.begun:
-            stream, message = session.begun.popleft()
+        while line.begun:
+            stream, message = line.begun.popleft()
             self._write("transfer", connection=line.number, stream=stream, **_facts(message))
-        while session.errors:
-            stream, error = session.errors.popleft()
+        while line.errors:
+            stream, error = line.errors.popleft()
             code, scope = int(error.code), int(error.scope)
             self._write(
                 "error", connection=line.number, stream=stream, code=code, scope=scope, text=error.text
             )
         after = {
-            "bytes_out": line.endpoint.bytes_out,
-            "bytes_in": line.endpoint.bytes_in,
+            "bytes_out": line.bytes_out,
+            "bytes_in": line.bytes_in,
             "payload_sent": session.sent(0),
             "payload_received_by_peer": session.received_by_peer(0),
-            "payload_received": session.payload_in,
-            "acknowledged": session.acknowledged,
+            "payload_received": line.payload_in,
+            "acknowledged": line.acknowledged,
         }
         grown = {name: value - line.before.get(name, 0) for name, value in after.items()}
         if not line.waits and not any(grown.values()):
@@ -365,18 +336,17 @@ class Recorder:
             waits={reason: round(seconds, 3) for reason, seconds in line.waits.items()},
             **{name: value for name, value in grown.items() if value},
             **self._standing(line),
-            out=dict(session.frames_out),
-            into=dict(session.frames_in),
+            out=dict(line.frames_out),
+            into=dict(line.frames_in),
         )
         line.waits.clear()
-        session.frames_out.clear()
-        session.frames_in.clear()
+        line.frames_out.clear()
+        line.frames_in.clear()
 
-    def _standing(self, line: _Line) -> dict[str, Any]:
+    def _standing(self, line: Recorded) -> dict[str, Any]:
         """What stands at the end of a second: how much is under way and not durable, credit, and how fast the line seems."""
         session, connection = line.session, line.connection
-        assert connection is not None
-        blocks = [block for one in session.transfers.values() for block in one.blocks.values()]
+        blocks = [block for one in line.transfers.values() for block in one.blocks.values()]
         oldest = min((since for _, since in blocks), default=None)
         pace = connection.pace
         return {

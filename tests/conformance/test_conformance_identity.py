@@ -31,8 +31,7 @@ from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.certificates import own_certificate, pin_of_file, server_context
 from blockproto.identity.connection_auth import AuthPolicy
-from blockproto.observability.observer import ConnectionLabel, ObservedSession, Observer
-from blockproto.protocol.session import Limits, Session
+from blockproto.observability.observer import ConnectionLabel, Hook, Observer
 from blockproto.server import Server as Served
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
@@ -192,18 +191,20 @@ def test_a_token_goes_unencrypted_only_where_that_was_said(tmp_path: Path, run: 
     assert "--insecure" in ran.err
 
 
-class Heard(Observer):
+class Heard(Observer, Hook):
     """Remembers the codes that a server said ERROR with, and on which connection."""
 
     def __init__(self) -> None:
         self.refusals: list[tuple[int, int]] = []
 
-    def session(self, limits: Limits) -> Session:
-        return ObservedSession(limits, self)
+    def hooks(self) -> tuple[Hook, ...]:
+        return (self,)
 
-    def said(self, visitor: ConnectionLabel | None, stream: int, message: Message) -> None:
-        if isinstance(message, Error) and visitor is not None:
-            self.refusals.append((visitor.number, message.code))
+    def said(
+        self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
+    ) -> None:
+        if isinstance(message, Error) and connection_label is not None:
+            self.refusals.append((connection_label.number, message.code))
 
 
 @asynccontextmanager
