@@ -77,7 +77,7 @@ BLK = [
 ]  # fmt: skip
 
 RES = [
-    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "client_side/resume_id.py", "return blake3(text, key=secret).digest(16)", "return os.urandom(16)", CLIENT),
+    Mutant("a-sourceid-for-each-run", "RES-001 RES-011", "client_side/resume_id.py", "    parts = (name, path,", "    parts = (os.urandom(16).hex(), path,", CLIENT),
     Mutant("a-sourceid-for-each-open", "RES-001", RECEIVING, "secrets.token_bytes(16) if self._chosen_here else message.sourceid",
            "secrets.token_bytes(16)", SERVER),
     Mutant("zeros-are-a-sourceid", "RES-003", RECEIVING, "self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid",
