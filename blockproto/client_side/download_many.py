@@ -22,18 +22,16 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import trio
 
-from ..common.blocks import EMPTY_DIGEST, blocknum_of, is_one_block
+from ..common.blocks import blocknum_of, is_one_block
 from ..common.names import SafeName, show_name
 from ..common.tasks import background_tasks
-from ..connection.connection import Connection, error_of
+from ..connection.connection import Connection
 from ..errors import (
-    BadFacts,
     BlockprotoError,
     Cancelled,
     ConnectionLost,
@@ -42,30 +40,23 @@ from ..errors import (
     FileExists,
     GoingAway,
     Refused,
-    SourceChanged,
     StoreFailed,
     TooFewFiles,
 )
 from ..results import DownloadJob, FileInfo, Receipt, file_item
 from ..store import (
-    BlockDone,
     Destination,
     DownloadStore,
     Facts,
-    Finish,
     IfExists,
     StoredFile,
-    Upload,
     UploadKey,
     Verdict,
-    Work,
 )
-from ..transfer.block_receiver import BlockInProgress
-from ..transfer.committer import Committer
 from ..transfer.engine import Engine, running
 from ..transfer.send_source import OnProgress, tell_all_done
-from ..transfer.slow_disk import Disk
-from ..wire import Block, Commit, Committed, Error, Fetch, FileItem, Message, Open, Piece
+from ..wire import FileItem
+from .brief_download import OTHER_SIDE, BriefFetch, SmallDownload
 from .existing_file import ExistingFileCheck, Rule
 
 UNDER_WAY_MAX = 512
@@ -77,7 +68,6 @@ BATCH_FILES = 64
 """FETCHes written together."""
 PAGE_JOBS = 512
 """After so many the consumer must have taken what has ended, so that memory is bounded."""
-_OTHER_SIDE = bytes(16)
 
 Outcome = Receipt | BlockprotoError
 Deliver = Callable[[DownloadJob, Outcome], None]
@@ -100,158 +90,6 @@ class DownloadHost(Protocol):
     @property
     def existing(self) -> ExistingFileCheck:
         """Judges what downloads meet on this machine."""
-
-
-@dataclass(slots=True)
-class SmallDownload:
-    """A job of at most one block, with what FETCH and the store need."""
-
-    job: DownloadJob
-    version: bytes
-    upload: Upload
-
-
-class BriefFetch:
-    """A stream that fetches a file of at most one block.
-
-    Args:
-        connection: where the stream will be.
-        small: what is fetched.
-        committer, disk: where its bytes go.
-        done: called once with the receipt, or with why there is none.
-    """
-
-    __slots__ = (
-        "_block",
-        "_committer",
-        "_connection",
-        "_digest",
-        "_disk",
-        "_done",
-        "_finishing",
-        "_opened",
-        "small",
-        "stream",
-    )
-    waits = False
-
-    def __init__(
-        self,
-        connection: Connection,
-        small: SmallDownload,
-        committer: Committer,
-        disk: Disk,
-        done: Callable[[StoredFile | BlockprotoError], None],
-    ) -> None:
-        self.small = small
-        self.stream = 0
-        self._connection = connection
-        self._committer = committer
-        self._disk = disk
-        self._done: Callable[[StoredFile | BlockprotoError], None] | None = done
-        self._opened: Open | None = None
-        self._block: BlockInProgress | None = None
-        self._digest = EMPTY_DIGEST if small.job.entry.filesize == 0 else b""
-        self._finishing = False
-
-    def begin(self) -> None:
-        """Open the stream and ask; raises what ``Connection.open`` raises."""
-        entry = self.small.job.entry
-        self.stream = self._connection.open(self)
-        message = Fetch(filename=entry.filename, version=self.small.version, length=entry.filesize)
-        self._connection.post(self.stream, message)
-
-    def stop(self, error: BlockprotoError) -> None:
-        """Tell the peer that this file is not wanted any more."""
-        if not self._finishing and self._done is not None:
-            if self.stream:
-                self._connection.refuse(self.stream, error)
-            self.ended(error)
-
-    async def received(self, message: Message, payload_length: int) -> None:
-        """See connection.StreamHandler."""
-        if isinstance(message, Open):
-            self._open(message)
-        elif isinstance(message, Block):
-            self._begin(message, payload_length)
-        elif isinstance(message, Piece):
-            self._continue(message, payload_length)
-        elif isinstance(message, Commit):
-            self._commit(message)
-        elif isinstance(message, Error):
-            self.ended(error_of(message))
-
-    async def payload(self, position: int, view: memoryview, last: bool) -> None:
-        """See connection.StreamHandler."""
-        block = self._block
-        if block is None or self._done is None:
-            return
-        await self._disk.write(self.small.upload, position, view)
-        block.hasher.update(view)
-        block.next = position + len(view)
-        if last and block.digest is not None:
-            self._verify(block)
-
-    def ended(self, error: BlockprotoError) -> None:
-        """See connection.StreamHandler. A file that is being made durable is waited for: it is complete."""
-        if not self._finishing:
-            self._end(error)
-
-    def _open(self, message: Open) -> None:
-        entry = self.small.job.entry
-        if message.version != self.small.version or message.filesize != entry.filesize:
-            raise SourceChanged(f"{entry.filename} changed while it was being fetched")
-        self._opened = message
-
-    def _begin(self, message: Block, payload_length: int) -> None:
-        filesize = self.small.job.entry.filesize
-        if self._opened is None or self._digest or self._block is not None or message.blockno != 0:
-            raise BadFacts("a file of one block has one BLOCK")
-        self._block = BlockInProgress(0, 0, 0, filesize)
-        self._block.continue_with(message.position, payload_length, message.digest)
-
-    def _continue(self, message: Piece, payload_length: int) -> None:
-        if self._block is None:
-            raise BadFacts("PIECE without a BLOCK that began it")
-        self._block.continue_with(message.position, payload_length, message.digest)
-
-    def _verify(self, block: BlockInProgress) -> None:
-        if block.hasher.digest() != block.digest:
-            raise DigestMismatch("the file did not arrive whole", blockno=0)
-        self._block = None
-        self._digest = block.digest
-
-    def _commit(self, message: Commit) -> None:
-        if message.root != self._digest:
-            raise DigestsDiffer("COMMIT came with another root, or before the bytes")
-        upload, size = self.small.upload, self.small.job.entry.filesize
-        blocks = (BlockDone(upload, 0, 0, size, self._digest),) if size else ()
-        finish = Finish(upload, 0, message.root, size, upload.facts, blocks)
-        self._committer.submit(finish, self._on_finished, principal=_OTHER_SIDE, small=True)
-        self._finishing = True
-
-    def _on_finished(self, work: Work) -> None:
-        outcome = work.outcome
-        if isinstance(outcome, StoredFile):
-            self._say_committed(outcome)
-            self._end(outcome)
-        elif isinstance(outcome, BlockprotoError):
-            self._connection.refuse(self.stream, outcome)
-            self._end(outcome)
-
-    def _say_committed(self, stored: StoredFile) -> None:
-        opened = self._opened
-        assert opened is not None
-        file_id = opened.file_id or bytes(16)
-        message = Committed(opened.sourceid, file_id, stored.root, stored.filesize, "")
-        self._connection.post(self.stream, message)
-        self._connection.forget(self.stream)
-
-    def _end(self, outcome: StoredFile | BlockprotoError) -> None:
-        done, self._done = self._done, None
-        if done is not None:
-            self.small.upload.close()
-            done(outcome)
 
 
 class DownloadMany:
@@ -414,7 +252,7 @@ class DownloadMany:
         try:
             name, rule = SafeName.parse(job.dest.name), self._rule.if_exists
             facts = Facts(name, entry.filetype, entry.filesize, entry.mtime_ns, entry.mode, rule)
-            upload = self._store.begin_at(dest, UploadKey(_OTHER_SIDE, version), facts)
+            upload = self._store.begin_at(dest, UploadKey(OTHER_SIDE, version), facts)
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from ..common.blocks import BLOCK_LENGTH
 from ..errors import BadFacts
-from ..store import BlockDone, Prefix, Upload
+from ..store import BlockDone, Facts, Finish, Prefix, Upload
 from .block_prefix import PrefixHolder, continue_prefix
 from .slow_disk import Disk
 
@@ -301,6 +301,18 @@ class BriefTarget:
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
         """See BlockTarget: it becomes durable with its file."""
         self.done = BlockDone(self.stored, 0, blockno, length, digest)
+
+    def finish(self, facts: Facts, *, reader: bool = False) -> Finish:
+        """The work that gives the verified file its name.
+
+        Args:
+            facts: as its sender stated them.
+            reader: whether the file may be there already (BP1-COM-021).
+        """
+        done = self.done
+        assert done is not None
+        blocks = (done,) if done.length else ()
+        return Finish(self.stored, 0, done.digest, done.length, facts, blocks, reader)
 
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
         """See BlockTarget: a brief file is sent again as a whole."""

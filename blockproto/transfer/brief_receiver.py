@@ -13,9 +13,9 @@ from ..common.blocks import is_one_block
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
 from ..identity.realm import Realm
-from ..store import BlockDone, Facts, Finish, StoredFile, Upload, UploadKey, Work
+from ..store import Facts, StoredFile, UploadKey, Work
 from ..wire import Block, Cancel, Error, Message, Piece, Scopes
-from .block_receiver import BlockInProgress
+from .block_receiver import BlockInProgress, BlockReceiver, BriefTarget
 from .live_uploads import LiveUploads
 from .receiver import committed_message, facts_of
 
@@ -35,15 +35,15 @@ class BriefReceiver:
         self._uploads = uploads
         self._realm = realm
         self._finishing = False
-        self._upload: Upload | None = None
-        self._block: BlockInProgress | None = None
+        self._target: BriefTarget | None = None
+        self._blocks: BlockReceiver | None = None
         self._facts: Facts | None = None
         self._counted: UploadKey | None = None
 
     @property
     def waits(self) -> bool:
         """See connection.StreamHandler: a disk may be slow."""
-        return self._uploads.disk.slow and self._upload is not None and not self._upload.in_memory
+        return self._target is not None and self._target.waits
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.StreamHandler."""
@@ -55,29 +55,30 @@ class BriefReceiver:
             raise Cancelled("cancelled by the sender")
         elif isinstance(message, Error):
             self.ended(error_of(message))
-        if self._block is not None and payload_length == 0 and self._block.digest is not None:
-            self._end(self._block)
+        block = self._block
+        if block is not None and payload_length == 0 and block.digest is not None:
+            self._end(block)
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
         """See connection.StreamHandler."""
-        block = self._block
-        if block is None or self._upload is None:
+        if self._blocks is None:
             return
-        await self._uploads.disk.write(self._upload, position, view)
-        if self._block is not block:
-            return  # the stream has ended meanwhile
-        block.hasher.update(view)
-        block.next = position + len(view)
-        if last and block.digest is not None:
+        block = await self._blocks.take(position, view)
+        if block is not None and last and block.digest is not None:
             self._end(block)
 
     def ended(self, error: BlockprotoError) -> None:
         """See connection.StreamHandler."""
-        if self._block is not None and self._upload is not None:
-            self._upload.close()
-        self._block = None
-        if not self._finishing:
-            self._count_no_more()
+        if self._finishing:
+            return
+        if self._blocks is not None and self._target is not None:
+            self._blocks.leave()
+            self._target.close()
+        self._count_no_more()
+
+    @property
+    def _block(self) -> BlockInProgress | None:
+        return None if self._blocks is None else self._blocks.block
 
     def _continue(self, block: BlockInProgress, message: Block | Piece, payload_length: int) -> None:
         if message.digest is not None and not message.commit:
@@ -99,20 +100,21 @@ class BriefReceiver:
             upload.close()
             self._uploads.end_brief(key)
             return
-        self._upload, self._counted, self._block = upload, key, block
+        self._counted = key
+        self._target = BriefTarget(upload, self._uploads.disk)
+        self._blocks = BlockReceiver(self._target, self)
+        await self._blocks.begin(block)
 
     def _end(self, block: BlockInProgress) -> None:
-        upload, facts, digest = self._upload, self._facts, block.digest
-        assert upload is not None
+        target, blocks, facts = self._target, self._blocks, self._facts
+        assert target is not None
+        assert blocks is not None
         assert facts is not None
-        assert digest is not None
-        if block.hasher.digest() != digest:
+        blocks.end()
+        if target.done is None:
             raise DigestMismatch("the file did not arrive whole", blockno=0)
-        self._block = None
         self._finishing = True
-        done = BlockDone(upload, 0, 0, block.next, digest)
-        reader = Scopes.READ in self._realm.scopes
-        finish = Finish(upload, 0, digest, block.next, facts, (done,) if block.next else (), reader)
+        finish = target.finish(facts, reader=Scopes.READ in self._realm.scopes)
         self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
 
     def _on_finished(self, work: Work) -> None:
@@ -122,10 +124,10 @@ class BriefReceiver:
             self._connection.broke(self._stream, exc)
 
     def _answer(self, work: Work) -> None:
-        assert self._upload is not None
-        self._upload.close()
+        assert self._target is not None
+        self._target.close()
         if isinstance(work.outcome, StoredFile):
-            live = self._uploads.find(self._upload.key)
+            live = self._uploads.find(self._target.stored.key)
             if live is not None:
                 live.committed_as(work.outcome)
             self._connection.post(self._stream, committed_message(work.outcome, self._realm))

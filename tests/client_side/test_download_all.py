@@ -17,7 +17,7 @@ from store_contract import check_closing_while_a_write_runs, facts_of, key_of
 
 import blockproto
 from blockproto.client import Client, connect_with
-from blockproto.client_side import download_many
+from blockproto.client_side import brief_download
 from blockproto.client_side.resume_id import derive_label
 from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.errors import (
@@ -224,7 +224,7 @@ async def test_what_arrives_damaged_comes_the_ordinary_way(
     def damaged(*_: object) -> None:
         raise DigestMismatch("damaged", blockno=0)
 
-    monkeypatch.setattr(download_many.BriefFetch, "_verify", damaged)
+    monkeypatch.setattr(brief_download.BriefFetch, "_verify", damaged)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", dict.fromkeys("abc", BRIEF_LENGTH_MAX + 1))
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
@@ -243,12 +243,12 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
     monkeypatch.setattr(Client, "fetch_known", refuse)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
-        real = download_many.BriefFetch.payload
+        real = brief_download.BriefFetch.payload
 
         async def damaged(fetch: Any, position: int, view: memoryview, last: bool) -> None:
             await real(fetch, position, memoryview(bytes(len(view))), last)
 
-        monkeypatch.setattr(download_many.BriefFetch, "payload", damaged)
+        monkeypatch.setattr(brief_download.BriefFetch, "payload", damaged)
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         assert [type(outcome) for outcome in outcomes.values()] == [Refused, Refused]
         assert not _facts(tmp_path / "here")
