@@ -40,11 +40,12 @@ from blockproto.store import (
 )
 from blockproto.store.local import batch
 from blockproto.store.local.check import check_store
-from blockproto.store.local.descriptors import Descriptor, Descriptors
+from blockproto.store.local.descriptors import Descriptors
 from blockproto.store.local.finished_files import FinishedFiles
 from blockproto.store.local.ledger import READERS_MAX, View
 from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
 from blockproto.store.local.store import LocalStore
+from blockproto.store.open_file import OpenFile
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer import file_hashing, slow_disk, threads
 from blockproto.transfer.threads import Kind, run_in_thread
@@ -434,20 +435,20 @@ def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
 def test_a_descriptor_in_use_is_never_closed(tmp_path: Path) -> None:
     pool = Descriptors(0)
     (tmp_path / "a").write_bytes(b"a")
-    opened = [Descriptor(pool, lambda: os.open(tmp_path / "a", os.O_RDONLY)) for _ in range(3)]
+    opened = [OpenFile(lambda: os.open(tmp_path / "a", os.O_RDONLY), pool) for _ in range(3)]
     fds = [one.take() for one in opened]
     assert len(set(fds)) == 3
-    opened[0].close()
+    opened[0].rest()
     assert os.pread(fds[0], 1, 0) == b"a"
     for one in opened:
         one.give()
     with pytest.raises(OSError):
         os.fstat(fds[0])
-    other = Descriptor(pool, lambda: os.open(tmp_path / "a", os.O_RDONLY))
+    other = OpenFile(lambda: os.open(tmp_path / "a", os.O_RDONLY), pool)
     other.take()
     other.give()
     for one in (*opened[1:], other):
-        one.close()
+        one.rest()
     assert pool.count == 0
 
 

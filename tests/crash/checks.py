@@ -18,7 +18,7 @@ import pytest
 import blockproto.store.folder_io as disk_module
 import blockproto.store.local.batch as batch_module
 import blockproto.store.local.opening as opening_module
-import blockproto.store.local.partial as partial_module
+import blockproto.store.local.partial_file as partial_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
 from blockproto.common.blocks import BLOCK_LENGTH

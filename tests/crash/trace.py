@@ -22,8 +22,7 @@ import pytest
 
 import blockproto.store.folder_io as disk_module
 import blockproto.store.local.batch as batch_module
-import blockproto.store.local.brief_upload as brief_module
-import blockproto.store.local.partial as partial_module
+import blockproto.store.local.partial_file as partial_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
 from blockproto.store import BlockDone, Finish, KeepPrefixes, Work
@@ -114,7 +113,6 @@ def _record_files(trace: Trace, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(module, name, call)
 
-    creates(brief_module, "create_file")
     creates(partial_module, "create_file")
     creates(disk_module, "make_folder")
 

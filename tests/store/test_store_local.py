@@ -44,11 +44,10 @@ from store_contract import (
 
 import blockproto.store.folder_io
 import blockproto.store.local.batch
-import blockproto.store.local.brief_upload
 import blockproto.store.local.expiry_sweep
 import blockproto.store.local.ledger
 import blockproto.store.local.listing
-import blockproto.store.local.partial
+import blockproto.store.local.partial_file
 import blockproto.store.local.publishing
 import blockproto.store.local.recovery
 import blockproto.store.local.store
@@ -479,7 +478,7 @@ class TestLocalStore(FileStoreContract):
     def test_a_partial_that_cannot_be_made(
         self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch, number: int, error: type[BlockprotoError]
     ) -> None:
-        monkeypatch.setattr(blockproto.store.local.partial, "create_file", failing(number))
+        monkeypatch.setattr(blockproto.store.local.partial_file, "create_file", failing(number))
         upload = opened(place.store, 10)
         with pytest.raises(error):
             upload.write(0, memoryview(b"0123456789"))
@@ -748,15 +747,16 @@ def test_too_few_files_for_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A brief file that cannot be opened again is synced with everything else; that is no failure of the medium."""
     store = LocalStore.open(tmp_path)
     work = brief_of(store, b"content")
-    monkeypatch.setattr(blockproto.store.local.brief_upload, "open_file", failing(errno.EMFILE))
-    stored(store, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.local.partial_file, "open_file", failing(errno.EMFILE))
+        stored(store, work)
     content = pattern(BLOCK_LENGTH + 1)
     upload = opened(store, len(content), number=2, name="big")
     assert isinstance(upload, LocalUpload)
     works = written(upload, content)
-    upload.partial._file.close()
+    upload.partial._file.rest()
     with monkeypatch.context() as patch:
-        patch.setattr(blockproto.store.local.partial, "open_file", failing(errno.EMFILE))
+        patch.setattr(blockproto.store.local.partial_file, "open_file", failing(errno.EMFILE))
         assert outcomes(store, *works) == [None, None]
     stored(store, finish_of(upload, content, name="big"))
     store.close()

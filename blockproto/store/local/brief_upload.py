@@ -9,20 +9,18 @@ it is committed. A crash before that leaves bytes nobody was promised; they go a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
-from ...errors import StoreFailed, UnknownUpload
+from ...errors import StoreFailed
 from .. import Facts, Prefix, UploadKey
-from ..folder_io import create_file, open_file, read_into, remove_file, write_all
+from ..folder_io import remove_file, write_all
 from ..os_errors import refusal
 from .context import LocalContext
-from .descriptors import Descriptor
-from .partial import FILE_MODE, settle_file
+from .partial_file import PartialFile
 
 
-class BriefUpload:
+class BriefUpload(PartialFile):
     """The port's ``Upload`` for one small file; used by one thread at a time.
 
     Args:
@@ -35,24 +33,18 @@ class BriefUpload:
         "_carried",
         "_content",
         "_context",
-        "_file",
-        "_settled",
-        "_unseen",
-        "_unsynced",
         "attempt",
-        "exists",
         "expires_ms",
         "facts",
         "file_id",
-        "gone",
         "held",
         "key",
-        "partial_name",
         "prefixes",
         "short_end",
     )
 
     def __init__(self, context: LocalContext, key: UploadKey, facts: Facts, storage_id: bytes) -> None:
+        super().__init__(context.partials_fd, context.descriptors, storage_id, facts.mode)
         self.key = key
         self.facts = facts
         self.file_id = context.state.file_id(key)
@@ -61,17 +53,16 @@ class BriefUpload:
         self.held = BlockSet()
         self.short_end: int | None = None
         self.prefixes: dict[int, Prefix] = {}
-        self.partial_name = storage_id.hex().encode()
-        self.exists = False
-        self.gone = False
         self._context = context
-        self._file: Descriptor | None = None
-        self._unsynced = self._unseen = False
         self._content = b""
         self._carried = 0
         if 0 < (facts.filesize or 0) <= BRIEF_LENGTH_MAX:
             self._carried = context.carry(facts.filesize or 0)
-        self._settled: os.stat_result | None = None
+
+    @property
+    def partial_name(self) -> bytes:
+        """The partial's name in the folder of partials."""
+        return self.name
 
     @property
     def in_memory(self) -> bool:
@@ -92,8 +83,8 @@ class BriefUpload:
                 self._unsynced = True
                 write_all(fd, position, piece)
                 if position + len(piece) == self.facts.filesize:
-                    self._settled = settle_file(fd, self.facts, self.facts.filesize, cut=False)
-                    self._rest()
+                    self._settle(fd, self.facts, self.facts.filesize)
+                    self._file.rest()
         except OSError as exc:
             error = refusal(exc)
             raise (context.fail(error) if isinstance(error, StoreFailed) else error) from exc
@@ -104,11 +95,7 @@ class BriefUpload:
             there = self._content[position : position + len(view)]
             view[: len(there)] = there
             return len(there)
-        try:
-            with self._opened() as fd:
-                return read_into(fd, position, view)
-        except OSError as exc:
-            raise refusal(exc) from exc
+        return super().read_into(position, view)
 
     def digest(self, blockno: int) -> bytes | None:
         """See the port: nothing of it is in the ledger."""
@@ -116,7 +103,7 @@ class BriefUpload:
 
     def close(self) -> None:
         """See the port: without a commit its bytes go."""
-        self._rest()
+        self._file.rest()
         carried, self._carried, self._content = self._carried, 0, b""
         if carried:
             self._context.carry(-carried)
@@ -124,68 +111,22 @@ class BriefUpload:
         self.gone = True  # a write that comes too late makes no file
         if made:
             with suppress(OSError):
-                remove_file(self._context.partials_fd, self.partial_name)
+                remove_file(self._folder_fd, self.name)
 
     def settle(self, facts: Facts, size: int) -> os.stat_result:
-        """Give it its final size, mode and mtime; repeated without effect.
-
-        Returns:
-            What it is then.
-
-        Raises:
-            OSError: as the system reports it.
-            UnknownUpload: bytes are missing.
-        """
-        same = facts is self.facts or facts == self.facts
-        if self._settled is None or not same or self._settled.st_size != size:
-            with self._opened() as fd:
-                self._settled = settle_file(fd, facts, size, cut=False)
-            self.facts = facts
-            self._rest()
-        return self._settled
-
-    def hold(self) -> bool:
-        """Keep it open for its sync, until ``let_go``; False if it cannot be, or if a sync of everything is needed."""
-        unseen, self._unseen = self._unseen, False
-        if unseen:
-            return False
-        try:
-            self._take()
-        except (OSError, UnknownUpload):
-            return False
-        self._unsynced = False
-        return True
+        """See ``PartialFile``; it is closed after that."""
+        found = super().settle(facts, size)
+        self._file.rest()
+        return found
 
     def let_go(self) -> None:
-        """It is synced."""
-        assert self._file is not None
-        self._file.give()
-        self._rest()
-
-    def sync(self) -> None:
-        """Make bytes, mode and mtime durable; raises OSError when the medium reports an error."""
-        with self._opened() as fd:
-            os.fsync(fd)
-
-    def leave(self) -> None:
-        """It got its final name."""
-        self._rest()
-        self.gone = True
-
-    @contextmanager
-    def _opened(self) -> Iterator[int]:
-        fd = self._take()
-        try:
-            yield fd
-        finally:
-            assert self._file is not None
-            self._file.give()
+        """It is synced, and closed after that."""
+        super().let_go()
+        self._file.rest()
 
     def _take(self) -> int:
         """The open file, with the bytes that were carried; ``give`` follows."""
-        if self._file is None:
-            self._file = Descriptor(self._context.descriptors, self._open, self._has_rested)
-        fd = self._file.take()
+        fd = super()._take()
         if self._content:
             try:
                 write_all(fd, 0, memoryview(self._content))
@@ -194,22 +135,3 @@ class BriefUpload:
                 raise
             self._content, self._unsynced = b"", True
         return fd
-
-    def _open(self) -> int:
-        if self.gone:
-            raise UnknownUpload("the upload has ended")
-        folder_fd = self._context.partials_fd
-        if self.exists:
-            return open_file(folder_fd, self.partial_name)
-        mode = self.facts.mode
-        fd = create_file(folder_fd, self.partial_name, FILE_MODE if mode is None else mode | 0o600)
-        self.exists = True
-        return fd
-
-    def _has_rested(self) -> None:
-        """It was closed before it was synced: what the medium reports meanwhile only a sync of everything hears."""
-        self._unseen |= self._unsynced
-
-    def _rest(self) -> None:
-        if self._file is not None:
-            self._file.close()

@@ -22,9 +22,10 @@ from ...common.times import SaidOnce, ctime_of, mtime_of
 from ...errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from .. import FOLDER_FILETYPE, FileEntry, IfExists, LeftOut, StoredFile, UploadKey
 from ..folder_io import Folders, look, open_to_read, read_into
+from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_one
 from ..rules import is_within
-from .descriptors import Descriptor, Descriptors
+from .descriptors import Descriptors
 from .ledger import Ledger, View
 from .listing import Listings
 from .records import Identity, ReceiptRecord
@@ -64,7 +65,7 @@ class LocalReader:
     def __init__(self, finished: FinishedFiles, entry: FileEntry, fd: int, descriptors: Descriptors) -> None:
         self.entry = entry
         self._finished = finished
-        self._file = Descriptor(descriptors, self._open_again)
+        self._file = OpenFile(self._open_again, descriptors)
         self._file.adopt(fd)
 
     def read_into(self, position: int, view: memoryview) -> int:
@@ -103,7 +104,7 @@ class LocalReader:
 
     def close(self) -> None:
         """See the port."""
-        self._file.close()
+        self._file.rest()
 
     def _open_again(self) -> int:
         fd, found = self._finished.open_to_read(self.entry.filename)

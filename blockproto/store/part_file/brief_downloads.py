@@ -25,11 +25,11 @@ from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from .. import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
+from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_sync
 from ..rules import check_brief, outcome_of
 from .files import old_stem
 from .final_name import CompleteFile
-from .open_file import OpenFile
 from .part_names import NAME, OLD_LEDGER, PartNames, is_ours, names_of
 from .portable_io import files_allowed, read_at, set_facts, write_at
 from .target_folder import TargetFolder
@@ -108,7 +108,7 @@ class BriefDownload:
         self.exists = False
         self.settled = False
         self.gone = False
-        self._file = OpenFile()
+        self._file = OpenFile(self._open)
         self._found: os.stat_result | None = None
         self._content = b""
 
@@ -124,7 +124,7 @@ class BriefDownload:
             self._content += piece
             return
         try:
-            with self._file.use(self._open) as fd:
+            with self._file as fd:
                 write_at(fd, position, piece)
             if position + len(piece) == filesize:
                 self.settle()
@@ -134,7 +134,7 @@ class BriefDownload:
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
         if self.exists:
-            with self._file.use(self._open) as fd:
+            with self._file as fd:
                 return read_at(fd, position, view)
         piece = self._content[position : position + len(view)]
         view[: len(piece)] = piece
@@ -157,7 +157,7 @@ class BriefDownload:
         """Give it its mode and mtime and close it, unless it is to stay open; repeated without effect."""
         if self.settled:
             return
-        with self._file.use(self._open) as fd:
+        with self._file as fd:
             if self._content:
                 write_at(fd, 0, memoryview(self._content))
                 self._content = b""
@@ -170,7 +170,7 @@ class BriefDownload:
 
     def sync(self) -> None:
         """Make bytes, mode and mtime durable."""
-        with self._file.use(self._open) as fd:
+        with self._file as fd:
             os.fsync(fd)
         self.rest()
 
@@ -181,7 +181,7 @@ class BriefDownload:
         """
         assert self._found is not None
         complete = CompleteFile(
-            self.folder.place, self.partial, self._found, self._file, self._open, self.dest, self.facts
+            self.folder.place, self.partial, self._found, self._file, self.dest, self.facts
         )
         target, there = complete.give_name()
         self.rest()

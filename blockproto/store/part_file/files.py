@@ -13,10 +13,10 @@ from ...common.names import show_name
 from ...common.times import mtime_of
 from ...errors import NotPermitted
 from .. import Destination, Finish, UploadKey
+from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_sync
 from .final_name import CompleteFile, check_regular
 from .ledger import BEGIN, Begun, Final, PartFileLedger, read_ledger, record
-from .open_file import OpenFile
 from .part_names import OLD_LEDGER, OLD_LOCK, OLD_PARTIAL, PartFileLock, check_ours, is_ours, names_of
 from .portable_io import read_at, set_facts, sync_file, write_at
 from .target_folder import TargetFolder
@@ -43,7 +43,7 @@ class PartFiles:
         self._dest = dest
         self._first = first
         self._names = names_of(dest.label)
-        self._file = OpenFile()
+        self._file = OpenFile(self._open_partial)
         self._mutex = threading.Lock()
         self._there = False
         self._closed = False
@@ -131,7 +131,7 @@ class PartFiles:
 
     def write(self, position: int, piece: memoryview) -> None:
         """Write at a position of the whole file; the partial is made by that."""
-        with self._mutex, self._file.use(self._open_partial) as fd:
+        with self._mutex, self._file as fd:
             write_at(fd, position - self._first, piece)
 
     def read_into(self, position: int, view: memoryview) -> int:
@@ -139,12 +139,12 @@ class PartFiles:
         with self._mutex:
             if not self._there:
                 return 0
-            with self._file.use(self._open_partial) as fd:
+            with self._file as fd:
                 return read_at(fd, position - self._first, view)
 
     def settle(self, finish: Finish) -> None:
         """Give the partial its final size, mode and mtime."""
-        with self._mutex, self._file.use(self._open_partial) as fd:
+        with self._mutex, self._file as fd:
             os.ftruncate(fd, finish.filesize - self._first)
             set_facts(fd, self._place.path, self._names.partial, finish.facts.mode, finish.facts.mtime_ns)
 
@@ -158,7 +158,7 @@ class PartFiles:
         if not self._file.is_open:
             return
         try:
-            with self._file.use(self._open_partial) as fd:
+            with self._file as fd:
                 (os.fsync if metadata else sync_file)(fd)
         except OSError as exc:
             raise refusal_of_sync(exc) from exc
@@ -186,7 +186,7 @@ class PartFiles:
 
     def final(self, work: Finish, target: str) -> Final:
         """What the partial is, on its way to a name."""
-        with self._file.use(self._open_partial) as fd:
+        with self._file as fd:
             found = os.fstat(fd)
         return Final(work.root, work.filesize, found.st_ino & _U64, found.st_size, mtime_of(found), target)
 
@@ -219,11 +219,9 @@ class PartFiles:
         Durability: durable when this returns.
         """
         partial = self._names.partial
-        with self._file.use(self._open_partial) as fd:
+        with self._file as fd:
             found = os.fstat(fd)
-        complete = CompleteFile(
-            self._place, partial, found, self._file, self._open_partial, self._dest, finish.facts, announce
-        )
+        complete = CompleteFile(self._place, partial, found, self._file, self._dest, finish.facts, announce)
         target, there = complete.give_name()
         with self._mutex:
             self._file.rest()

@@ -16,7 +16,7 @@ from ...common.names import free_entries
 from ...common.times import is_newer
 from ...errors import FileExists, InTheWay, NotPermitted
 from .. import Destination, Facts, IfExists, Verdict, judge_taken
-from .open_file import OpenFile
+from ..open_file import OpenFile
 from .portable_io import read_at
 from .target_folder import TargetFolder, identity_of
 
@@ -47,7 +47,7 @@ class CompleteFile:
         place: the folder.
         partial: its name there until then.
         facts_there: what it was when it was verified.
-        file: its descriptor; ``open_it`` opens it again.
+        file: the file itself.
         dest, facts: where it goes and what is known of it; ``facts.if_exists`` says what to do when the name is taken.
         announce: called with each name before it is tried.
     """
@@ -56,7 +56,6 @@ class CompleteFile:
     partial: str
     facts_there: os.stat_result
     file: OpenFile
-    open_it: Callable[[], int]
     dest: Destination
     facts: Facts
     announce: Callable[[str], None] = lambda _: None
@@ -122,7 +121,7 @@ class CompleteFile:
             return False
         try:
             found = os.fstat(other)
-            with self.file.use(self.open_it) as fd:
+            with self.file as fd:
                 size = os.fstat(fd).st_size
                 return stat.S_ISREG(found.st_mode) and found.st_size == size and _same_bytes(fd, other, size)
         finally:
@@ -133,9 +132,7 @@ class CompleteFile:
             self.file.rest()  # an open file cannot be renamed there
             self._move_pinned(target, replace)
             return
-        with self.file.use(
-            self.open_it
-        ) as fd:  # while it is open nobody else's file can get its inode number
+        with self.file as fd:  # while it is open nobody else's file can get its inode number
             if _version(os.fstat(fd)) != _version(self.facts_there):
                 raise self._swapped()
             self._move_pinned(target, replace)

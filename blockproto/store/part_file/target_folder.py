@@ -18,7 +18,7 @@ from pathlib import Path
 from ...common.times import set_mtime
 from ...errors import InTheWay
 from .. import MODE_BITS
-from .open_file import OpenFile
+from ..open_file import OpenFile
 from .portable_io import move_new
 
 Identity = tuple[int, int]
@@ -55,13 +55,14 @@ class TargetFolder:
     def __init__(self, path: Path, below: Path | None = None, *, make: bool = False) -> None:
         self.path = path
         self._below = below
-        self._file = OpenFile()
+        self._make = make
+        self._file = OpenFile(self._open)
         self._identity: Identity | None = None
         if make and (below is None or not _BY_FD):
             _check_no_links(path, below)
             os.makedirs(path, exist_ok=True)
         if _BY_FD:
-            with self._file.use(lambda: self._open(make)) as fd:
+            with self._file as fd:
                 facts = os.fstat(fd)
         else:
             _check_no_links(path, below)
@@ -86,15 +87,15 @@ class TargetFolder:
         """Let go of it. Harmless when repeated."""
         self._file.shut()
 
-    def _open(self, make: bool = False) -> int:
-        fd = _walk(self.path, self._below, make)
+    def _open(self) -> int:
+        fd = _walk(self.path, self._below, self._make and self._identity is None)
         if self._identity not in (None, identity_of(os.fstat(fd))):
             os.close(fd)
             raise InTheWay("another folder stands in the place of the one that files were going to")
         return fd
 
     def _use(self) -> AbstractContextManager[int | None]:
-        return self._file.use(self._open) if _BY_FD else nullcontext()
+        return self._file if _BY_FD else nullcontext()
 
     def _at(self, fd: int | None, name: str) -> str:
         return name if fd is not None else os.path.join(self.path, name)
