@@ -20,8 +20,7 @@ import trio
 from ..common.blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
 from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
 from ..store import Facts, StoredFile, UploadKey
-from ..transfer.block_prefix import continue_prefix
-from ..transfer.block_receiver import BlockInProgress
+from ..transfer.block_receiver import BlockInProgress, BlockReceiver, Ended
 from ..transfer.live_upload import LiveUpload
 from ..transfer.live_uploads import LiveUploads
 
@@ -52,7 +51,7 @@ class SequentialReceiver:
         self._upload: LiveUpload | None = None
         self._stopped: BlockprotoError | None = None
         self._begun = False
-        self._block: BlockInProgress | None = None
+        self._blocks: BlockReceiver | None = None
         self._filesize = 0
         self._durable = 0
         self._next = 0
@@ -77,18 +76,18 @@ class SequentialReceiver:
             self.stored = found
             self._durable = self._next = found.filesize
             return found.filesize
-        self._upload = found
+        self._upload, self._blocks = found, BlockReceiver(found, self)
         await found.settle()
-        if (
-            self.stored is not None
-        ):  # an older connection had brought all of it, and its end was what was waited for
-            self._durable = self._next = self._filesize
-            return self._filesize
-        self._next = self._alive().position
-        if self._next < self._filesize:
-            await self._begin_block(go_on=True)
+        if self.stored is None:  # else an older connection had brought all of it, and its end was waited for
+            self._next = self._alive().position
+            if self._next < self._filesize:
+                await self._begin_block(go_on=True)
+            else:
+                await self.commit()
+        if self.stored is None:
+            self._alive()
         else:
-            await self.commit()
+            self._next = self._filesize
         self._durable = self._next
         return self._durable
 
@@ -117,14 +116,14 @@ class SequentialReceiver:
             await self._compare(again)
             view = view[len(again) :]
         while view and self.stored is None:
-            block = self._block or await self._begin_block()
+            blocks = self._alive_blocks()
+            block = blocks.block or await self._begin_block()
+            if block is None:
+                continue  # it is complete, or was taken away
             assert block.end is not None
             part = view[: block.end - block.next]
-            upload = self._alive()
-            if block.writes and upload.owners.get(block.blockno) is self:
-                await upload.write(block.blockno, block.next, part)
-            block.hasher.update(part)
-            block.next += len(part)
+            if await blocks.take(block.next, part) is None:
+                continue
             self._next = block.next
             view = view[len(part) :]
             if block.next == block.end:
@@ -146,12 +145,11 @@ class SequentialReceiver:
 
     def leave(self) -> None:
         """Let go of the upload; what is there of an unfinished block is recorded. Harmless when repeated."""
-        block, self._block = self._block, None
+        blocks, self._blocks = self._blocks, None
         upload, self._upload = self._upload, None
-        if upload is None:
+        if upload is None or blocks is None:
             return
-        if block is not None and block.writes and upload.owners.get(block.blockno) is self:
-            upload.keep_prefix(block.blockno, block.prefix())
+        blocks.leave()
         upload.leave(self)
 
     # ---- blocks -----------------------------------------------------------------------------------------------
@@ -162,33 +160,34 @@ class SequentialReceiver:
             raise self._stopped
         return self._upload
 
-    async def _begin_block(self, *, go_on: bool = False) -> BlockInProgress:
-        """Begin the block at ``_next``; or ``go_on`` behind what is there of it, before the client was told where."""
-        upload = self._alive()
+    def _alive_blocks(self) -> BlockReceiver:
+        self._alive()
+        assert self._blocks is not None
+        return self._blocks
+
+    async def _begin_block(self, *, go_on: bool = False) -> BlockInProgress | None:
+        """Begin the block at ``_next``; or ``go_on`` behind what is there of it, before the client was told where.
+
+        Returns:
+            None if the upload was completed or taken away meanwhile.
+        """
+        upload, blocks = self._alive(), self._alive_blocks()
         blockno = self._next // BLOCK_LENGTH
         begin = blockno * BLOCK_LENGTH
         end = min(begin + BLOCK_LENGTH, self._filesize)
         prefix = upload.prefixes.get(blockno) if go_on else None
         block = BlockInProgress(blockno, begin, begin + (prefix.length if prefix else 0), end)
-        block.known = upload.digest_of(blockno)
-        if block.known is None:
-            await upload.take_block(blockno, self)
-            if not await continue_prefix(upload, blockno, begin, block.next - begin, block.hasher):
-                block = BlockInProgress(blockno, begin, begin, end)
-        self._alive()
-        self._block = block
+        if not await blocks.begin(block):
+            return None
+        if block.dropped:
+            block.begin_anew()
         self._next = block.next
         return block
 
     async def _end_block(self, block: BlockInProgress) -> None:
-        upload = self._alive()
-        self._block = None
-        digest = block.hasher.digest()
-        if block.known is not None and digest != block.known:
+        if self._alive_blocks().end() is Ended.DIFFERS:
             raise SourceChanged(f"block {block.blockno} came before with other bytes")
-        if block.known is None and upload.owners.get(block.blockno) is self:
-            upload.block_verified(block.blockno, block.next - block.begin, digest)
-        while len(self._alive().pending) > UNDURABLE_MAX:
+        while self.stored is None and len(self._alive().pending) > UNDURABLE_MAX:
             await self._news.park()
 
     async def _compare(self, again: memoryview) -> None:
@@ -208,7 +207,6 @@ class SequentialReceiver:
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
         self.stored = stored
-        self._block = None
         self.leave()
         self._news.unpark_all()
 

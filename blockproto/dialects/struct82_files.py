@@ -42,6 +42,7 @@ from ..errors import (
     UnknownFile,
 )
 from ..store import FileStore, StoredFile, UploadKey
+from ..transfer.block_receiver import BlockReceiver
 from ..transfer.live_upload import LiveUpload
 from ..transfer.live_uploads import LiveUploads
 from ..transfer.threads import run_in_thread
@@ -339,8 +340,8 @@ class Struct82File:
         elif known is not None:
             return
         await side.until(lambda: side.upload is None or len(upload.pending) < UNDURABLE_MAX)
-        await upload.write(index, index * BLOCK_LENGTH, block)
-        upload.block_verified(index, len(block), digest)
+        if not await BlockReceiver(upload, side).put(index, block, digest):
+            await self._put(side, index, block, digest)  # another stream had it: look again at what is here
 
     async def _commit_if_whole(self, side: Side) -> bool:
         """Begin the commit when every block is here; whether it did."""
