@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -864,6 +865,16 @@ class FileStoreContract(UploadStoreContract):
         assert reader.unchanged()
         reader.close()
         reader.close()
+
+    def test_the_stated_capabilities_are_true(self, place: FilePlace) -> None:
+        stated = place.files.capabilities
+        facts = replace(facts_of(3), mode=0o640)
+        work = brief_of(place.store, b"one")
+        work.facts = facts
+        stored(place.store, work)
+        made = make_folder(place.store, "empty", number=2)
+        assert (place.files.stat(SafeName.parse(NAME)).mode == 0o640) is stated.modes
+        assert (isinstance(made, StoredFile) and "empty" in names_in(place.files)) is stated.folders
 
     def test_reading_what_is_not_there(self, place: FilePlace) -> None:
         for name, file_id in (

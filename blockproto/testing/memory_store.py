@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from math import inf
 
 from blake3 import blake3
 
@@ -33,6 +34,7 @@ from ..store import (
     ROUNDS_MAX,
     Adopt,
     BlockDone,
+    Capabilities,
     Discard,
     Facts,
     FileEntry,
@@ -217,6 +219,8 @@ class MemoryStore:
         room: bytes that still fit, or None for no limit.
         broken: raise StoreFailed from the next commit on.
     """
+
+    capabilities = Capabilities(modes=True, folders=True, replaced_readable_s=inf)
 
     def __init__(self, *, now_ms: Callable[[], int] = lambda: 1_800_000_000_000, first: int = 0) -> None:
         self.incarnation = 1

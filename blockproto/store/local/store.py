@@ -23,7 +23,7 @@ from pathlib import Path
 from ...common.blocks import BLOCK_LENGTH
 from ...common.names import SafeName
 from ...errors import StoreFailed, StoreFull
-from .. import Facts, FileEntry, IfExists, LeftOut, StoredFile, UploadEntry, UploadKey, Work
+from .. import Capabilities, Facts, FileEntry, IfExists, LeftOut, StoredFile, UploadEntry, UploadKey, Work
 from ..folder_io import Folders, look
 from ..os_errors import of_one_file
 from ..rules import EXPIRY_MS, Shape, sourceid_after
@@ -49,6 +49,8 @@ class LocalStore:
         context: what the parts of the store share.
         findings: what the operator is to know of how the store was found, a sentence each, losses first.
     """
+
+    capabilities = Capabilities(modes=True, folders=True, replaced_readable_s=0)
 
     def __init__(self, context: LocalContext, findings: list[str]) -> None:
         self.context = context

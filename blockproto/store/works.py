@@ -1,0 +1,173 @@
+"""Works: what a store is asked to decide, one object each, with what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..common.names import SafeName
+from ..errors import BlockprotoError, Code
+from .facts import Facts, Prefix, StoredFile, UploadKey
+from .port_bytes import Upload
+
+
+class Undecided(BlockprotoError):
+    """Whether a file that is there is the same is not known yet (BP1-COM-024): nothing was done.
+
+    Attributes:
+        names: files to read first (``read_digests``, ``RecordB3sum``); none: the batch itself has to be done first.
+
+    The work is to be submitted again after that, with ``rounds`` one more.
+    """
+
+    code = Code.BUSY
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        super().__init__("what is there under the name is still being compared")
+        self.names = names
+
+
+ROUNDS_MAX = 8
+"""How often a work is submitted again because of ``Undecided``; then what could not be compared is another file."""
+
+
+Outcome = StoredFile | BlockprotoError | None
+"""What became of a work: a receipt (Finish), None (done), or why not."""
+
+
+@dataclass(slots=True, eq=False)
+class BlockDone:
+    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull.
+
+    ``veto`` says why it may not: such a work never reaches a store.
+    """
+
+    upload: Upload
+    attempt: int
+    blockno: int
+    length: int
+    digest: bytes
+    veto: BlockprotoError | None = None
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Finish:
+    """Commit the file once all its blocks are in the ledger or in this batch.
+
+    ``filesize`` means the same as in ``Facts``. ``blocks`` holds (length, digest) of the only block when the
+    file was sent without OPEN; its bytes were written with ``upload.write``. Outcome: StoredFile; or
+    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged, Undecided. Repeating it
+    after it succeeded gives the same StoredFile.
+
+    With ``reader`` its principal may read, and a file under the name that has its size and root is its file
+    (BP1-COM-021, 022); without, nothing is compared. ``rounds`` counts how often it was ``Undecided``.
+
+    ``veto`` says why no more bytes may be stored: where the file is not there already, that is the outcome.
+    """
+
+    upload: Upload
+    attempt: int
+    root: bytes
+    filesize: int
+    facts: Facts
+    blocks: tuple[BlockDone, ...] = ()
+    reader: bool = False
+    rounds: int = 0
+    veto: BlockprotoError | None = None
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Adopt:
+    """Let an upload be a file that is there, if by its rule it is, without its bytes (BP1-RES-029).
+
+    ``root`` is what the sender claims of its file of ``facts.filesize`` bytes; its principal may read. Outcome:
+    StoredFile (``there`` or ``left``; what was held of the upload is gone), None: there is no such file, and nothing
+    was done; or FileExists, NotPermitted, StoreFull, Undecided.
+    """
+
+    key: UploadKey
+    root: bytes
+    facts: Facts
+    reader: bool = True
+    rounds: int = 0
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Forget:
+    """Drop blocks from the ledger, durably: their sender withdrew them (repair). Outcome: None, or Superseded.
+
+    The incarnation stays: nobody else has to doubt what was acknowledged.
+    """
+
+    upload: Upload
+    attempt: int
+    blocknos: tuple[int, ...]
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class KeepPrefixes:
+    """Record the prefixes of unfinished blocks (replaces those recorded before). Outcome: None."""
+
+    upload: Upload
+    attempt: int
+    prefixes: dict[int, Prefix]
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Discard:
+    """Remove an unfinished upload, its bytes and its records. Outcome: None, or UnknownUpload.
+
+    With ``expired_ms`` (Unix ms) only if it expires at that time or before: an upload that was taken up again
+    meanwhile stays.
+    """
+
+    key: UploadKey
+    expired_ms: int | None = None
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Remove:
+    """Remove a finished file or folder and its receipts.
+
+    Outcome: None, UnknownFile, NotEmpty, NotPermitted.
+    """
+
+    filename: SafeName | None
+    file_id: bytes | None = None
+    recursive: bool = False
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class RecordB3sum:
+    """Remember the BLAKE3 of a finished file, and its root, if it has that ``version`` still. Outcome: None, UnknownFile.
+
+    With ``stamp`` (``FileEntry.stamp``) nobody has touched it since either: who read it says so. Who gives a ``root`` has
+    made the file durable before it was read (``StoredReader.sync``).
+    """
+
+    filename: SafeName
+    version: bytes
+    b3sum: bytes | None = None
+    root: bytes | None = None
+    stamp: bytes | None = None
+    outcome: Outcome = None
+
+
+@dataclass(slots=True, eq=False)
+class Tidy:
+    """Do what is owed to the ledger, and drop those ``receipts`` (file ids) whose file is gone.
+
+    Outcome: None.
+    """
+
+    receipts: tuple[bytes, ...] = ()
+    outcome: Outcome = None
+
+
+Work = BlockDone | Finish | Adopt | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
