@@ -178,12 +178,6 @@ def test_the_core_does_no_io(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-CIRCLES_ALLOWED: list[set[str]] = [
-    {"blockproto.dialects", "blockproto.dialects.dialect_connection"},
-]
-"""Modules that know each other for now; each is struck when its circle is gone."""
-
-
 def _circles(imports: dict[str, set[str]]) -> list[set[str]]:
     """The modules that import each other, directly or through others."""
     reached = {module: _reached_from(module, imports) for module in imports}
@@ -210,8 +204,7 @@ def test_there_is_no_circle() -> None:
     imports = {_module(path): {module for _, module in _imports(path)} - {_module(path)} for path in SOURCES}
     found = _circles(imports)
     assert _circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == [{"b", "c"}]
-    assert [circle for circle in found if circle not in CIRCLES_ALLOWED] == []
-    assert [circle for circle in CIRCLES_ALLOWED if circle not in found] == [], "gone: strike them"
+    assert found == []
 
 
 def _file(module: str) -> Path | None:

@@ -19,7 +19,7 @@ from ..connection.endpoint import Endpoint, Part
 from ..connection.unexpected_errors import is_expected, unexpected, wants_memory
 from ..errors import BlockprotoError, Cancelled, Code, ConnectionLost
 from ..transfer.live_uploads import LiveUploads
-from . import Dialect
+from .dialect import Dialect
 
 SILENCE_S = 600.0
 """How long a peer may be silent in the middle of a file (BP1-DIA)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from . import Dialect
+from .dialect import Dialect
 from .sending import DialectSender
 from .sourceid import Sourceid
 from .sourceid_client import SourceidSender

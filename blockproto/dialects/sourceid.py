@@ -27,8 +27,7 @@ from ..errors import (
     TransferError,
 )
 from ..store import Facts, UploadKey
-from . import Recognition
-from .dialect_connection import DialectConnection
+from .dialect import DialectPeer, Recognition
 from .sequential_receiver import SequentialReceiver
 from .sourceid_line import (
     LINE_LENGTH_MAX,
@@ -54,7 +53,7 @@ class Sourceid:
         """See Dialect."""
         return recognise(first)
 
-    async def serve(self, dialect_connection: DialectConnection) -> None:
+    async def serve(self, dialect_connection: DialectPeer) -> None:
         """See Dialect."""
         receiver = SequentialReceiver(
             dialect_connection.uploads, dialect_connection.close, dialect_connection.reader
@@ -73,7 +72,7 @@ def new_sourceid() -> str:
 
 
 async def _answer(
-    dialect_connection: DialectConnection, receiver: SequentialReceiver
+    dialect_connection: DialectPeer, receiver: SequentialReceiver
 ) -> tuple[Request, int, bytes]:
     """Read the line and answer it: what is asked for, where its bytes begin, and those that came with the line."""
     try:
@@ -95,7 +94,7 @@ async def _answer(
     return request, position if request.durable else min(position, POSITION_MAX), rest
 
 
-async def _read_line(dialect_connection: DialectConnection) -> tuple[bytes, bytes]:
+async def _read_line(dialect_connection: DialectPeer) -> tuple[bytes, bytes]:
     """The client's line without its end, and what came behind it."""
     received = bytearray()
     view = memoryview(bytearray(LINE_LENGTH_MAX))
@@ -111,7 +110,7 @@ async def _read_line(dialect_connection: DialectConnection) -> tuple[bytes, byte
     raise RemoteProtocolError(f"the line did not end within {GREETING_S:.0f} s", code=Code.TIMEOUT)
 
 
-def _key(dialect_connection: DialectConnection, request: Request, sourceid: str) -> UploadKey:
+def _key(dialect_connection: DialectPeer, request: Request, sourceid: str) -> UploadKey:
     """An upload is known by all of these, so that another name or size is another upload (BP1-SID-011)."""
     name, filesize = request.filename.text.encode(), request.filesize.to_bytes(8, "big")
     host = dialect_connection.endpoint.host
@@ -124,7 +123,7 @@ def _facts(request: Request) -> Facts:
 
 
 async def _receive(
-    dialect_connection: DialectConnection,
+    dialect_connection: DialectPeer,
     request: Request,
     receiver: SequentialReceiver,
     rest: bytes,

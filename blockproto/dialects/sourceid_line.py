@@ -29,7 +29,7 @@ from ..errors import (
     NameRefused,
     error_from_code,
 )
-from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
+from .dialect import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
 
 LINE_LENGTH_MAX = 4096
 """Bytes of a line with its end (BP1-SID)."""

@@ -30,8 +30,8 @@ from ..errors import (
     Unauthenticated,
 )
 from ..store import UploadKey
-from . import FIRST_LENGTH_MAX, TEXT_LENGTH, Recognition, begins_with_key
-from .dialect_connection import SILENCE_S, DialectConnection
+from .dialect import FIRST_LENGTH_MAX, TEXT_LENGTH, DialectPeer, Recognition, begins_with_key
+from .dialect_connection import SILENCE_S
 from .struct82_files import Struct82File
 from .struct82_line import FOLLOWS_S, Received, Replies
 from .struct82_wire import (
@@ -77,11 +77,11 @@ class Struct82:
             return Recognition.NO
         return Recognition.MORE if recognise(head) is None else Recognition.YES
 
-    async def serve(self, dialect_connection: DialectConnection) -> None:
+    async def serve(self, dialect_connection: DialectPeer) -> None:
         """See Dialect."""
         await _Connection(dialect_connection, self).run()
 
-    def enter(self, dialect_connection: DialectConnection, header: Header) -> Struct82File:
+    def enter(self, dialect_connection: DialectPeer, header: Header) -> Struct82File:
         """The file that ``header`` is about, for one more connection."""
         identity = dialect_connection.endpoint.host, header.filename, header.filetype, header.filesize
         file = self._files.get(identity)
@@ -103,7 +103,7 @@ class Struct82:
                 del self._files[identity]
 
 
-def _key(dialect_connection: DialectConnection, header: Header, first: int, version: int) -> UploadKey:
+def _key(dialect_connection: DialectPeer, header: Header, first: int, version: int) -> UploadKey:
     """The key of a version of a file, if its blocks are numbered from ``first`` (BP1-S82-012, BP1-S82-032)."""
     fields = [header.filename, header.filetype, str(header.filesize).encode(), str(first).encode()]
     if version:
@@ -134,7 +134,7 @@ class Again:
 class _Connection:
     """One connection."""
 
-    def __init__(self, dialect_connection: DialectConnection, dialect: Struct82) -> None:
+    def __init__(self, dialect_connection: DialectPeer, dialect: Struct82) -> None:
         self._connection = dialect_connection
         self._dialect = dialect
         self._received = Received(dialect_connection)

@@ -34,7 +34,7 @@ from ..errors import (
     SourceChanged,
     error_from_code,
 )
-from . import begins_with_key
+from .dialect import begins_with_key
 from .sending import Ending, Outgoing, Unanswered
 from .struct82_wire import (
     FILENAME_LENGTH,

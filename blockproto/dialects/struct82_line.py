@@ -11,7 +11,7 @@ from __future__ import annotations
 import trio
 
 from ..errors import ConnectionLost
-from .dialect_connection import DialectConnection
+from .dialect import DialectPeer
 from .struct82_wire import HEADER_LENGTH_MIN, Form, narrow
 
 FOLLOWS_S = 60.0
@@ -25,7 +25,7 @@ LAST_REPLIES_S = 5.0
 class Received:
     """The bytes of a connection, with those that were looked at before their time."""
 
-    def __init__(self, dialect_connection: DialectConnection) -> None:
+    def __init__(self, dialect_connection: DialectPeer) -> None:
         self._connection = dialect_connection
         self._ahead = bytearray()
 
@@ -78,7 +78,7 @@ class Replies:
     A sender that reads nothing holds nobody up: what waits for it is bounded, and then nothing more is said.
     """
 
-    def __init__(self, dialect_connection: DialectConnection) -> None:
+    def __init__(self, dialect_connection: DialectPeer) -> None:
         self.asked = False
         self._hushed = False
         self._sending = trio.CancelScope()
