@@ -62,7 +62,7 @@ class Uploader:
         begun = time.perf_counter()
         asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
         while True:
-            before = sending.reached
+            before = sending.plan.reached
             try:
                 used = await self._once(sending)
             except BlockprotoError as exc:
@@ -73,14 +73,14 @@ class Uploader:
                     isinstance(exc, Superseded)
                     and exc.current is not None
                     and asked_for
-                    and sending.reached < 0
+                    and sending.plan.reached < 0
                 ):
                     asked_for = False
                     self._attempts.pass_by(exc.current)
                     continue
                 asked_for = False
-                if sending.reached > before:
-                    retries.progressed(sending.reached - before)
+                if sending.plan.reached > before:
+                    retries.progressed(sending.plan.reached - before)
                 await retries.wait(exc)
             else:
                 self._connections.worked()
@@ -106,7 +106,7 @@ class Uploader:
         elif sending.source.window_bytes is not None:
             wanted = 1
         message = _open_message(sending, self._attempts.next())
-        resumed = sending.reached >= 0
+        resumed = sending.plan.reached >= 0
         send_streams: list[SendStream] = []
         sending.begin_again(send_streams)
         try:
@@ -115,7 +115,7 @@ class Uploader:
                 sending.check_committed(sending.committed)
                 return len(send_streams)
             if resumed:
-                self._connections.tell(Resumed(sending.progress.filename, sending.bytes_there))
+                self._connections.tell(Resumed(sending.progress.filename, sending.plan.bytes_there))
             joins = [
                 partial(self._open_send_stream, index, sending, message, joins=True)
                 for index in range(1, wanted)
@@ -240,7 +240,7 @@ def _open_message(sending: Sender, attempt: int) -> Open:
         if_exists=facts.if_exists,
         mtime_ns=facts.mtime_ns,
         mode=facts.mode,
-        root=sending.root,
+        root=sending.plan.root,
     )
 
 
@@ -249,8 +249,8 @@ def _read_anew(before: Sender, progress: OnProgress | None) -> Sender:
     sending = Sender(
         before.source, before.sourceid, priority=before.priority, on_progress=progress
     )  # no root: it moved
-    sending.progress, sending.travelled = before.progress, before.travelled
-    sending.held_before = before.held_before
+    sending.progress, sending.plan.travelled = before.progress, before.plan.travelled
+    sending.plan.held_before = before.plan.held_before
     return sending
 
 
@@ -258,7 +258,7 @@ def _upload_receipt(sending: Sender, connections: int, elapsed_s: float) -> Rece
     committed = sending.committed
     assert committed is not None
     blocknum = blocknum_of(committed.filesize)
-    blocks_sent = min(len(sending.travelled), blocknum)
+    blocks_sent = min(len(sending.plan.travelled), blocknum)
     return sent_receipt(
         sending.source.facts,
         committed,
@@ -267,5 +267,5 @@ def _upload_receipt(sending: Sender, connections: int, elapsed_s: float) -> Rece
         payload=sending.progress.payload_bytes_sent,
         connections=connections,
         elapsed_s=elapsed_s,
-        at_once=sending.held_before is None,
+        at_once=sending.plan.held_before is None,
     )

@@ -11,13 +11,13 @@ Spec: BP1-FET-015 to 019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import trio
 from blake3 import blake3
 
-from ..common.blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, root_of
+from ..common.blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of
 from ..common.names import SafeName
 from ..common.tasks import background_tasks
 from ..errors import BadFacts, BlockprotoError, Code, Refused, SourceChanged, UnknownUpload
@@ -240,44 +240,25 @@ class Following(Sender):
 
     # ---- sending ----------------------------------------------------------------------------------------------
 
-    def _blocks_missing(self) -> Iterator[int]:
-        return _Foreseen(super()._blocks_missing())
-
-    def ends_at(self, end: int) -> None:
-        """See Sender."""
-        super().ends_at(end)
-        self._missing = _Foreseen(iter(()))
-
-    async def next_block(self, send_stream: SendStream) -> int | None:
+    def _ready(self, blockno: int) -> bool:
         """See Sender: a block that is not durable yet is waited for."""
-        assert isinstance(self._missing, _Foreseen)
-        while not self._again and self.committed is None and send_stream.lost is None:
-            foreseen = self._missing.foreseen
-            if foreseen is None or self.source.ready(foreseen):
-                break
-            await self._wait()
-        return await super().next_block(send_stream)
+        return self.source.ready(blockno)
 
     async def _send_missing(self) -> None:
         await super()._send_missing()
         while self.source.stored is None:
-            if self._again:
+            if self.plan.again:
                 await self._carry(self._send_streams[0])
             else:
                 await self._wait()
         await self.source.settle()
-        if self.source.whole and self._root_of_all() != self.source.stored.root:
+        if self.source.whole and self.plan.compute_root() != self.source.stored.root:
             raise Refused("what was read is not what was committed: go on with a new FETCH", code=Code.BUSY)
-
-    def _root_of_all(self) -> bytes:
-        blocknum = self._blocknum
-        assert blocknum is not None
-        return root_of(map(self._digest, range(blocknum)), blocknum)
 
     async def _digest_held(self) -> None:
         """See Sender: block by block, because what is read may become a file meanwhile."""
-        for blockno in [no for no in self.held if no not in self._digested and no not in self._in_flight]:
-            self.remember_digest(blockno, await self.source.digest(blockno))
+        for blockno in self.plan.undigested():
+            self.plan.remember_digest(blockno, await self.source.digest(blockno))
 
     # ---- meanwhile --------------------------------------------------------------------------------------------
 
@@ -307,21 +288,3 @@ def _common(these: BlockSet, those: BlockSet) -> BlockSet:
     for first, number in others.runs():
         these.discard(first, number)
     return these
-
-
-class _Foreseen(Iterator[int]):
-    """An iterator of which the next item can be looked at.
-
-    Attributes:
-        foreseen: what comes next, or None.
-    """
-
-    def __init__(self, items: Iterator[int]) -> None:
-        self._items = items
-        self.foreseen = next(items, None)
-
-    def __next__(self) -> int:
-        if self.foreseen is None:
-            raise StopIteration
-        item, self.foreseen = self.foreseen, next(self._items, None)
-        return item

@@ -22,6 +22,7 @@ from ..errors import (
     UnexpectedMessage,
 )
 from ..wire import Block, Cancel, Committed, Error, Message, Open, Opened, Piece, Priority
+from .send_plan import SendPlan
 from .send_source import BlockSource, Source
 
 
@@ -31,14 +32,11 @@ class SendOwner(Protocol):
     sourceid: bytes
     priority: Priority
     committed: Committed | None
-    prefixes: dict[int, int]
+    plan: SendPlan
 
     @property
     def source(self) -> Source:
         """Its bytes."""
-
-    def take_untouched(self) -> int | None:
-        """A block to send before OPENED has arrived, or None."""
 
     async def next_block(self, send_stream: SendStream) -> int | None:
         """The next block for a free stream; None when there is nothing left to send now.
@@ -46,12 +44,6 @@ class SendOwner(Protocol):
         Raises:
             BlockprotoError: the transfer has failed, or the stream is lost.
         """
-
-    def block_begins(self, blockno: int, length: int) -> None:
-        """A stream sends this block now."""
-
-    def remember_digest(self, blockno: int, digest: bytes) -> None:
-        """The digest of a block that was read."""
 
     def payload_sent(self, length: int) -> None:
         """``length`` bytes of content were put on the wire."""
@@ -150,7 +142,7 @@ class SendStream:
             BlockprotoError: it was refused, or the connection ended.
         """
         self.connection.post(self.stream, message)
-        blockno = self.sending.take_untouched() if ahead else None
+        blockno = self.sending.plan.take_untouched() if ahead else None
         if blockno is not None:
             with suppress(Cancelled, ConnectionLost), self._sharing_the_line():  # what ended it says why
                 await self._send_next(blockno, self._memory())
@@ -192,8 +184,8 @@ class SendStream:
             sending.ends_at(blockno * BLOCK_LENGTH)
             return
         digest = digest_of(block)
-        sending.remember_digest(blockno, digest)
-        sending.block_begins(blockno, len(block))
+        sending.plan.remember_digest(blockno, digest)
+        sending.plan.block_begins(blockno, len(block))
         await self._send_block(blockno, block, digest)
         if sending.source.end is None and len(block) < BLOCK_LENGTH:
             sending.ends_at(blockno * BLOCK_LENGTH + len(block))
@@ -213,9 +205,7 @@ class SendStream:
     async def _send_block(self, blockno: int, block: memoryview, digest: bytes) -> None:
         sending = self.sending
         begin = max(blockno * BLOCK_LENGTH, sending.source.first)
-        at = sending.prefixes.pop(blockno, 0)
-        if at >= len(block):
-            at = 0
+        at = sending.plan.take_prefix(blockno, len(block))
         started = False
         while not started or at < len(block):
             length = min(len(block) - at, self.connection.piece_length())

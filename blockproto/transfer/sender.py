@@ -1,7 +1,7 @@
 """The sender: one file over one or several streams. Uploads and downloads use the same one.
 
-``Sender`` is the file as its sender sees it: what the receiver holds, what is under way, the digests. A ``SendStream`` is
-one stream that carries some of its blocks; streams take the next missing block when they are free, so a slow connection
+``Sender`` runs a ``SendPlan``, which knows what the receiver holds, what is under way, and the digests. A ``SendStream`` is
+one stream that carries some of the blocks; streams take the next missing block when they are free, so a slow connection
 carries fewer. Whatever the receiver held before is read and hashed beside (not sent), because the root is over all.
 Others join when they are there. One that does not come is one fewer, and one that is lost while others go on is replaced by
 one that joins: its OPENED tells what of the lost one arrived.
@@ -9,29 +9,22 @@ one that joins: its OPENED tells what of the lost one arrived.
     missing blocks → streams → COMMIT → COMMITTED
                         ↑ DIGESTS_DIFFER → HAVE → OPENED ┘
 
-Invariant: bytes sent − bytes durable ≤ ``undurable_max`` of the receiver, but for blocks already begun.
-
 Spec: BP1-BLK, BP1-COM, BP1-DIG.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from itertools import count
 
 import trio
 
 from ..common.blocks import (
     BLOCK_LENGTH,
-    DIGEST_LENGTH,
     BlockSet,
-    Run,
     block_span,
     blocknum_of,
     digest_of,
-    root_of,
 )
 from ..connection.connection import error_of
 from ..errors import (
@@ -39,7 +32,6 @@ from ..errors import (
     Code,
     ConnectionLost,
     DigestMismatch,
-    DigestsDiffer,
     GoingAway,
     Scope,
     SourceChanged,
@@ -57,17 +49,13 @@ from ..wire import (
     Priority,
     digests_max,
 )
+from .send_plan import SendPlan, Wait
 from .send_source import OnProgress, Progress, Source
 from .send_stream import SendStream
 from .threads import Kind, run_in_thread
 
 HAVE_DIGESTS_MAX = 1024
-AGAIN_MAX = 3
-"""How often in a row a block is sent again because it arrived damaged (BP1-ERR)."""
-REPAIRS_MAX = 3
-"""Rounds of HAVE after which a sender gives up: its file is changing (BP1-DIG)."""
 _HASH_BATCH_BLOCKS = 32
-_BLOCKNUM_MAX = 1 << 63
 
 
 Join = Callable[[], Awaitable[SendStream]]
@@ -87,10 +75,9 @@ class Sender:
         root: the file's, if it is known before it is sent.
 
     Attributes:
-        root: the file's, as far as it is known.
-        travelled: the blocks that were sent, however often.
-        bytes_there: what the receiver said at last that it has, unfinished blocks included.
-        reached: the most bytes that the receiver had at once, unfinished blocks included; tells whether trying again helps.
+        plan: what is left to send, and what the receiver has; its ``reached`` tells whether trying again helps.
+        progress: how far it is.
+        committed: what the receiver answered to COMMIT, or None.
     """
 
     def __init__(
@@ -106,31 +93,9 @@ class Sender:
         self.sourceid = sourceid
         self.priority = priority
         self.progress = Progress(source.facts.filename.text, source.end)
-        self.travelled = BlockSet()
-        self.held_before: BlockSet | None = None
-        self.held = BlockSet()
-        self.reached = -1
-        self.bytes_there = 0
-        self.prefixes: dict[int, int] = {}
+        self.plan = SendPlan(source.first, source.end, root)
         self.committed: Committed | None = None
-        self.undurable_max = BLOCK_LENGTH
         self._on_progress = on_progress
-        self._digests = bytearray()
-        self._digested = BlockSet()
-        self._in_flight: dict[int, int] = {}
-        self._tail: tuple[int, int] | None = None
-        self._undurable = 0
-        self._missing: Iterator[int] = iter(())
-        self._ahead: int | None = None
-        self._untouched_from = 0
-        self._again: deque[int] = deque()
-        self._tries: dict[int, int] = {}
-        self._repairs = 0
-        self.root = root
-        self._first_block = source.first // BLOCK_LENGTH
-        self._blocknum: int | None = None if source.end is None else blocknum_of(source.end)
-        if source.end is not None and source.end <= source.first:
-            self._blocknum = self._first_block
         self._send_streams: list[SendStream] = []
         self._replace: Replace | None = None
         self._carrying: trio.Nursery | None = None
@@ -184,61 +149,29 @@ class Sender:
     def begin_again(self, send_streams: list[SendStream]) -> None:
         """Forget the streams before, and why they could not go on; ``send_streams`` is filled as they are opened."""
         self._send_streams = send_streams
-        self._failed = self._ahead = None
-        self._again.clear()
-
-    def take_untouched(self) -> int | None:
-        """A block to send before OPENED says what the receiver has, for it has nothing of this one (BP1-RES-012).
-
-        None if that cannot be known: before the first OPENED, and while the size is unknown.
-        """
-        if self.reached < 0 or self._blocknum is None:
-            return None
-        missing = self.held.missing(self._blocknum)
-        untouched = (no for no in missing if no >= self._untouched_from and no not in self.prefixes)
-        self._ahead = next(untouched, None)
-        return self._ahead
+        self._failed = None
+        self.plan.begin_again()
 
     def check_committed(self, committed: Committed) -> Committed:
         """``committed``, if it speaks of this file as far as that is known; raises as ``judge_committed``."""
-        judge_committed(self.source.facts, self.root, committed)
+        judge_committed(self.source.facts, self.plan.root, committed)
         return committed
 
     def receiver_holds(self, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
         """What the receiver said it holds: runs, beginnings, and everything below a position (OPENED, or FETCH)."""
-        self.held = held
-        self._hold_up_to(position)
-        self._clip_held()
-        self.prefixes = prefixes
-        self.bytes_there = len(self.held) * BLOCK_LENGTH + sum(prefixes.values())
-        self.reached = max(self.reached, self.bytes_there)
-        if self.held_before is None:
-            self.held_before = held.copy()
-        for blockno in self._in_flight:
-            if blockno in held:
-                self.source.durable(blockno)
+        self._keeps(self.plan.receiver_holds(held, prefixes, position))
         self._report()
 
-    def _clip_held(self) -> None:
-        """Believe the receiver only about blocks that there are."""
-        self.held.discard(0, self._first_block)
-        if self._blocknum is not None:
-            self.held.discard(self._blocknum, _BLOCKNUM_MAX)
+    def _keeps(self, blocknos: Sequence[int]) -> None:
+        for blockno in blocknos:
+            self.source.durable(blockno)
 
     def _begin_round(self, send_streams: Sequence[SendStream]) -> None:
-        self._in_flight = {no: length for no, length in self._in_flight.items() if no == self._ahead}
-        self._undurable = sum(self._in_flight.values())
-        self._missing = self._blocks_missing()
         greetings = [send_stream.connection.session.peer_hello for send_stream in send_streams]
-        self.undurable_max = min(hello.undurable_max if hello else BLOCK_LENGTH for hello in greetings)
+        undurable_max = min(hello.undurable_max if hello else BLOCK_LENGTH for hello in greetings)
         if self.source.window_bytes is not None:
-            self.undurable_max = min(self.undurable_max, self.source.window_bytes)
-
-    def _blocks_missing(self) -> Iterator[int]:
-        if self._blocknum is None:
-            return (blockno for blockno in count() if blockno not in self.held)
-        missing, first, ahead = self.held.missing(self._blocknum), self._first_block, self._ahead
-        return (blockno for blockno in missing if blockno >= first and blockno != ahead)
+            undurable_max = min(undurable_max, self.source.window_bytes)
+        self.plan.begin_round(undurable_max)
 
     async def _send_missing(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -273,12 +206,10 @@ class Sender:
             raise error
         send_stream = await self._replace(lost)
         self._send_streams[self._send_streams.index(lost)] = send_stream
-        if send_stream.joined is not None:
-            self._hold_more(send_stream.joined.held, send_stream.joined.position)
-            begun = dict(send_stream.joined.prefixes)
-            for blockno in sorted(blockno for blockno in lost.carried if blockno not in self.held):
-                self.prefixes[blockno] = begun.get(blockno, 0)
-                self._again.append(blockno)
+        joined = send_stream.joined
+        if joined is not None:
+            self._keeps(self.plan.acknowledged(joined.held, joined.position))
+            self.plan.lost(lost.carried, dict(joined.prefixes))
             self._tell()
         return send_stream
 
@@ -287,10 +218,7 @@ class Sender:
         if self.committed is not None:
             return  # on the COMMIT of the attempt before, while this one was still sending
         self._differs = False
-        blocknum = self._blocknum
-        assert blocknum is not None
-        digests = (bytes(self._digests[at : at + DIGEST_LENGTH]) for at in self._digest_offsets(blocknum))
-        root = self.root = root_of(digests, blocknum - self._first_block)
+        root = self.plan.compute_root()
         message = Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
         said_on: SendStream | None = None
         while self.committed is None and not self._differs:
@@ -302,63 +230,37 @@ class Sender:
             elif said_on is not self._send_streams[0]:
                 said_on = self._send_streams[0]
                 said_on.connection.post(said_on.stream, message)
-            elif self._again:
+            elif self.plan.again:
                 await self._carry(said_on)
             else:
                 await self._wait()
         if self._differs:
-            await self._repair(self._send_streams[0], blocknum)
+            await self._repair(self._send_streams[0])
 
-    async def _repair(self, send_stream: SendStream, blocknum: int) -> None:
+    async def _repair(self, send_stream: SendStream) -> None:
         """Tell every digest; the answer says what is still held, the rest is missing again (BP1-DIG)."""
-        self._repairs += 1
-        if self._repairs > REPAIRS_MAX:
-            raise DigestsDiffer(f"the roots differ after {REPAIRS_MAX} repairs: the file is changing")
+        self.plan.repair_begins()
         await self._digest_held()
         self._opened = trio.Event()
         most = min(HAVE_DIGESTS_MAX, digests_max(send_stream.connection.session.head_length_max))
-        for first in range(self._first_block, max(blocknum, self._first_block + 1), most):
-            page = range(first, min(first + most, blocknum))
-            digests = tuple((blockno, self._digest(blockno)) for blockno in page)
-            send_stream.connection.post(send_stream.stream, Have(digests, more=first + most < blocknum))
+        for digests, more in self.plan.have_pages(most):
+            send_stream.connection.post(send_stream.stream, Have(digests, more=more))
         while not self._opened.is_set():
             await self._wait()
-        self._ahead = None
-        self._missing = self._blocks_missing()
+        self.plan.repair_ends()
 
     def _filesize(self) -> int:
         size = self.source.facts.filesize if self.source.facts.filesize is not None else self.source.end
         assert size is not None
         return size
 
-    # ---- digests ----------------------------------------------------------------------------------------------
-
-    def remember_digest(self, blockno: int, digest: bytes) -> None:
-        """The digest of a block that was read."""
-        at = (blockno - self._first_block) * DIGEST_LENGTH
-        if len(self._digests) < at + DIGEST_LENGTH:
-            self._digests.extend(bytes(at + DIGEST_LENGTH - len(self._digests)))
-        self._digests[at : at + DIGEST_LENGTH] = digest
-        self._digested.add(blockno)
-
-    def _digest(self, blockno: int) -> bytes:
-        at = (blockno - self._first_block) * DIGEST_LENGTH
-        return bytes(self._digests[at : at + DIGEST_LENGTH])
-
-    def _digest_offsets(self, blocknum: int) -> range:
-        return range(0, (blocknum - self._first_block) * DIGEST_LENGTH, DIGEST_LENGTH)
-
     async def _digest_held(self) -> None:
         """Read and hash the blocks that were here before and so are not sent."""
-        todo = [
-            blockno
-            for blockno in self.held
-            if blockno not in self._digested and blockno not in self._in_flight
-        ]
+        todo = self.plan.undigested()
         for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
             batch = todo[at : at + _HASH_BATCH_BLOCKS]
             for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch), Kind.HASH):
-                self.remember_digest(blockno, digest)
+                self.plan.remember_digest(blockno, digest)
 
     def _hash_blocks(self, blocknos: Sequence[int]) -> list[tuple[int, bytes]]:
         memory = memoryview(bytearray(BLOCK_LENGTH))
@@ -384,34 +286,19 @@ class Sender:
                 return None
             if send_stream.lost is not None:
                 raise send_stream.lost
-            if self._again:
-                return self._again.popleft()
-            if self._undurable == 0 or self._undurable + BLOCK_LENGTH <= self.undurable_max:
-                blockno = next(self._missing, None)
-                if blockno is not None:
-                    self._reserve(blockno, BLOCK_LENGTH)  # before it is read: other streams ask meanwhile
+            blockno = self.plan.next(self._ready)
+            if not isinstance(blockno, Wait):
                 return blockno
             await self._wait()
 
-    def block_begins(self, blockno: int, length: int) -> None:
-        """A stream sends this block now."""
-        self._reserve(blockno, length)
-        self._untouched_from = max(self._untouched_from, blockno + 1)
-        self.travelled.add(blockno)
-        if self.source.end is None and length < BLOCK_LENGTH:
-            self._tail = (blockno, length)
-
-    def _reserve(self, blockno: int, length: int) -> None:
-        """Count ``length`` bytes of a block as sent and not durable."""
-        self._undurable += length - self._in_flight.get(blockno, 0)
-        self._in_flight[blockno] = length
+    def _ready(self, blockno: int) -> bool:
+        """Whether a block can be read now."""
+        return True
 
     def ends_at(self, end: int) -> None:
         """A source of unknown size has come to its end."""
-        self._undurable -= self._in_flight.pop(blocknum_of(end), 0)
         self.source.end = self.progress.filesize = end
-        self._blocknum = blocknum_of(end)
-        self._missing = iter(())
+        self.plan.ends_at(end)
 
     def payload_sent(self, length: int) -> None:
         """``length`` bytes of content were put on the wire."""
@@ -453,27 +340,8 @@ class Sender:
         self._tell()
 
     def _on_ack(self, message: Ack) -> None:
-        self._hold_more(message.held, message.position)
-        self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)
+        self._keeps(self.plan.acknowledged(message.held, message.position))
         self._report()
-
-    def _hold_more(self, runs: Sequence[Run], position: int) -> None:
-        """The receiver holds this too, for good (BP1-RES-018)."""
-        for first, number in runs:
-            self.held.add(first, number)
-        self._hold_up_to(position)
-        self._clip_held()
-        for blockno in [blockno for blockno in self._in_flight if blockno in self.held]:
-            self._undurable -= self._in_flight.pop(blockno)
-            self.source.durable(blockno)
-        for blockno in [blockno for blockno in self._again if blockno in self.held]:
-            self._again.remove(blockno)  # it came on a stream that was lost, and waits for another in vain
-
-    def _hold_up_to(self, position: int) -> None:
-        """Every block that ends at ``position`` or before is durable, whether or not a run says so (BP1-RES-018)."""
-        whole = position >= self.source.end if self.source.end is not None else False
-        after = blocknum_of(position) if whole else position // BLOCK_LENGTH
-        self.held.add(self._first_block, after - self._first_block)
 
     def _on_error(self, message: Error) -> None:
         error = error_of(message)
@@ -482,22 +350,17 @@ class Sender:
         elif error.code == Code.DIGESTS_DIFFER:
             self._differs = True
         elif error.code == Code.DIGEST_MISMATCH:
-            self._send_again(error.blockno, error)
+            self._send_again(error)
 
-    def _send_again(self, blockno: int | None, error: BlockprotoError) -> None:
-        if blockno is None or blockno not in self._digested:
-            what = "a block without a number" if blockno is None else f"block {blockno}, which was not sent,"
-            wrong = DigestMismatch(f"the peer says that {what} arrived damaged", code=Code.BAD_FACTS)
-            for send_stream in self._send_streams:
-                send_stream.connection.refuse(send_stream.stream, wrong)
+    def _send_again(self, error: BlockprotoError) -> None:
+        """A block arrived damaged; what was never sent cannot have, and the peer is told so."""
+        try:
+            self.plan.damaged(error.blockno, str(error))
+        except DigestMismatch as wrong:
+            if wrong.code == Code.BAD_FACTS:
+                for send_stream in self._send_streams:
+                    send_stream.connection.refuse(send_stream.stream, wrong)
             self.fail(wrong)
-            return
-        self._tries[blockno] = self._tries.get(blockno, 0) + 1
-        if self._tries[blockno] > AGAIN_MAX:
-            self.fail(DigestMismatch(f"{error}: sent {AGAIN_MAX} times again", blockno=blockno))
-            return
-        self.prefixes.pop(blockno, None)
-        self._again.append(blockno)
 
     async def _wait(self) -> None:
         self.check_going_on()
@@ -511,16 +374,8 @@ class Sender:
     def _report(self) -> None:
         if self._on_progress is None:
             return
-        self.progress.position_bytes_done = self._bytes_held()
+        self.progress.position_bytes_done = self.plan.bytes_held()
         self._on_progress(self.progress)
-
-    def _bytes_held(self) -> int:
-        """Bytes that are durable on the other side, in whole blocks; the last one may be short."""
-        tail, end = self._tail, self.source.end
-        if end is not None and end % BLOCK_LENGTH:
-            tail = (end // BLOCK_LENGTH, end % BLOCK_LENGTH)
-        lacking = BLOCK_LENGTH - tail[1] if tail is not None and tail[0] in self.held else 0
-        return len(self.held) * BLOCK_LENGTH - lacking
 
 
 def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> None:

@@ -47,9 +47,8 @@ class ServedSendStream(SendStream):
         if length == 0:
             sending.ends_at(begin)
             return
-        sending.block_begins(blockno, length)
-        there = sending.prefixes.pop(blockno, 0)
-        there = there if there < length else 0
+        sending.plan.block_begins(blockno, length)
+        there = sending.plan.take_prefix(blockno, length)
         hasher = blake3()
         at, said = 0, False
 
@@ -69,7 +68,7 @@ class ServedSendStream(SendStream):
                 hasher.update(view)
                 digest = hasher.digest() if at + len(view) == length else None
                 if digest is not None:
-                    sending.remember_digest(blockno, digest)
+                    sending.plan.remember_digest(blockno, digest)
                 message = (
                     Piece(begin + at, digest=digest)
                     if said

@@ -42,7 +42,7 @@ def digest_of_what_was_sent(put: Put) -> None:
     send = SendStream._send_block
 
     async def partial(self: SendStream, blockno: int, block: memoryview, digest: bytes) -> None:
-        at = self.sending.prefixes.get(blockno, 0)
+        at = self.sending.plan.prefixes.get(blockno, 0)
         await send(self, blockno, block, digest_of(block[at:]) if 0 < at < len(block) else digest)
 
     put(SendStream, "_send_block", partial)
@@ -67,11 +67,12 @@ def everything_acknowledged_is_success(put: Put) -> None:
 
     def early(self: Sender, message: Message) -> None:
         on_message(self, message)
-        whole = self.root is not None and self._blocknum is not None and len(self.held) == self._blocknum
+        root, blocknum = self.plan.root, self.plan._blocknum
+        whole = root is not None and blocknum is not None and len(self.plan.held) == blocknum
         if isinstance(message, Ack) and whole and self.committed is None:
-            assert self.root is not None
+            assert root is not None
             name, filesize = self.source.facts.filename.text, self._filesize()
-            self.committed = Committed(self.sourceid, bytes(16), self.root, filesize, name)
+            self.committed = Committed(self.sourceid, bytes(16), root, filesize, name)
 
     put(Sender, "on_message", early)
 

@@ -136,12 +136,12 @@ CRD = [
            "state = self.state if kind == Kind.CREDIT else TABLE.get((self.state, speaker, kind))", CLIENT),
     Mutant("received-is-what-was-granted", "CRD-008", STREAMS,
            "return Credit(self.granted, self.received)", "return Credit(self.granted, self.granted)"),
-    Mutant("undurable-bytes-without-limit", "CRD-009", "transfer/sender.py",
-           "self._undurable + BLOCK_LENGTH <= self.undurable_max", "True"),
+    Mutant("undurable-bytes-without-limit", "CRD-009", "transfer/send_plan.py",
+           "self._undurable + BLOCK_LENGTH > self.undurable_max:", "False:"),
     Mutant("acknowledged-when-commit-was-said", "CRD-011 RES-019", "transfer/live_upload.py",
            "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds if self._commits else [], lambda feed: feed.say_durable("),
-    Mutant("undurable-0-is-no-limit", "LIM-001 CRD-009", "transfer/sender.py",
-           "<= self.undurable_max:", "<= (self.undurable_max or 1 << 60):", CLIENT),
+    Mutant("undurable-0-is-no-limit", "LIM-001 CRD-009", "transfer/send_plan.py",
+           "> self.undurable_max:", "> (self.undurable_max or 1 << 60):", CLIENT),
 ]  # fmt: skip
 
 EXT = [

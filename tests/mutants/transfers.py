@@ -12,6 +12,7 @@ BLOCKS, PREFIX, FETCHING = (
     "transfer/fetch_receiver.py",
 )
 RECEIVING, UPLOAD, SENDING = "transfer/receiver.py", "transfer/live_upload.py", "transfer/sender.py"
+PLAN = "transfer/send_plan.py"
 UPLOADS = "transfer/live_uploads.py"
 LANE, LINK, WIRE, REQUESTS = (
     "transfer/send_stream.py",
@@ -99,7 +100,7 @@ RES = [
     Mutant("prefixes-are-not-told", "RES-013", RECEIVING, "prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),", "prefixes=(),", SERVER),
     Mutant("position-counts-blocks-behind-a-gap", "RES-016", UPLOAD,
            "self.held.first_gap(self.first // BLOCK_LENGTH) * BLOCK_LENGTH", "len(self.held) * BLOCK_LENGTH"),
-    Mutant("position-is-not-read", "RES-018", SENDING, "self.held = held\n        self._hold_up_to(position)", "self.held = held", CLIENT),
+    Mutant("position-is-not-read", "RES-018", PLAN, "self.held = held\n        self._hold_up_to(position)", "self.held = held", CLIENT),
     Mutant("one-stream-hears-of-durable-blocks", "RES-019", UPLOAD,
            "_tell(self.feeds, lambda feed: feed.say_durable(", "_tell(self.feeds[:1], lambda feed: feed.say_durable(", SERVER),
 ]  # fmt: skip
@@ -109,7 +110,7 @@ RES += [
 ]  # fmt: skip
 
 DIG = [
-    Mutant("roots-from-behind", "DIG-001", SENDING, "root_of(digests, blocknum - self._first_block)",
+    Mutant("roots-from-behind", "DIG-001", PLAN, "root_of(digests, blocknum - self._first_block)",
            "root_of(reversed(list(digests)), blocknum - self._first_block)"),
     Mutant("the-root-as-b3sum", "DIG-002", "transfer/file_hashing.py", "self.outcome = self._hasher.digest()",
            "self.outcome = self._store.stat(self._name).root or self._hasher.digest()", SERVER),
@@ -118,8 +119,8 @@ DIG = [
     Mutant("a-root-that-differs-ends-the-stream", "DIG-005", RECEIVING,
            "self._connection.refuse(self._stream, error, Scope.BLOCK)\n\n    def say_stopped",
            "self._connection.refuse(self._stream, error, Scope.STREAM)\n\n    def say_stopped"),
-    Mutant("have-names-one-block", "DIG-006", SENDING, "for blockno in page)", "for blockno in page[:1])"),
-    Mutant("repaired-for-ever", "DIG-008", SENDING, "if self._repairs > REPAIRS_MAX:", "if self._repairs > 50:", CLIENT),
+    Mutant("have-names-one-block", "DIG-006", PLAN, "for blockno in page)", "for blockno in page[:1])"),
+    Mutant("repaired-for-ever", "DIG-008", PLAN, "if self._repairs > REPAIRS_MAX:", "if self._repairs > 50:", CLIENT),
     Mutant("the-root-is-not-compared", "DIG-009 DIG-005", RULES, "if root_of(digests, len(wanted)) != work.root:", "if False:"),
 ]  # fmt: skip
 
@@ -140,9 +141,10 @@ COM = [
     Mutant("any-committed-will-do", "COM-008", SENDING,
            "if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):", "if False:", CLIENT),
     Mutant("everything-acknowledged-is-success", "COM-009", SENDING,
-           "self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)\n        self._report()",
-           "if self._root is not None and len(self.held) == self._blocknum:\n"
-           "            self.committed = Committed(self.sourceid, bytes(16), self._root, self._filesize(), 'x')\n"
+           "self._keeps(self.plan.acknowledged(message.held, message.position))\n        self._report()",
+           "self._keeps(self.plan.acknowledged(message.held, message.position))\n"
+           "        if self.plan.root is not None and len(self.plan.held) == self.plan._blocknum:\n"
+           "            self.committed = Committed(self.sourceid, bytes(16), self.plan.root, self._filesize(), 'x')\n"
            "        self._report()", CLIENT),
     Mutant("receipts-answer-other-bytes", "COM-010", RULES,
            "if (receipt.root, receipt.filesize) != (work.root, work.filesize):", "if False:", SERVER),
@@ -268,7 +270,7 @@ EDGE = [
            "return Credit(self.granted, self.received + 1)"),
     Mutant("have-in-one-page", "FRM-006 DIG-006", SENDING, "most = min(HAVE_DIGESTS_MAX, digests_max(send_stream.connection.session.head_length_max))",
            "most = HAVE_DIGESTS_MAX", CLIENT),
-    Mutant("any-block-can-have-been-damaged", "ERR-011", SENDING, "if blockno is None or blockno not in self._digested:", "if False:", CLIENT),
+    Mutant("any-block-can-have-been-damaged", "ERR-011", PLAN, "if blockno is None or blockno not in self._digested:", "if False:", CLIENT),
 ]  # fmt: skip
 
 ALL = [*BLK, *RES, *DIG, *COM, *FET, *LST, *ERR, *END, *EDGE]

@@ -17,7 +17,7 @@ from blockproto.common.names import SafeName
 from blockproto.connection.pace import Pace
 from blockproto.errors import Code, Scope
 from blockproto.serving.handlers.brief_fetch import BATCH_FILES, READERS, is_brief
-from blockproto.transfer.sender import AGAIN_MAX
+from blockproto.transfer.send_plan import AGAIN_MAX
 from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import Block, Commit, Credit, Error, Fetch, Have, Open, Opened, Piece, Priority
 

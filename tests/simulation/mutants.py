@@ -158,7 +158,7 @@ def superseded_is_passed_by_twice(patch: Patch) -> None:
             try:
                 return await real(uploader, sending)
             except Superseded as exc:
-                if sending.reached >= 0:
+                if sending.plan.reached >= 0:
                     raise
                 uploader._attempts.pass_by(exc.current or 0)
 
@@ -216,7 +216,7 @@ def sent_is_held(patch: Patch) -> None:
     real = Sender.receiver_holds
 
     def receiver_holds(sending: Sender, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
-        for blockno in sending._in_flight:
+        for blockno in sending.plan._in_flight:
             held.add(blockno, 1)
         real(sending, held, prefixes, position)
 

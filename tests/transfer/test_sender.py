@@ -30,9 +30,10 @@ from blockproto.errors import (
 from blockproto.protocol.session import Session, Side
 from blockproto.store import Facts
 from blockproto.transfer import sender
+from blockproto.transfer.send_plan import AGAIN_MAX, REPAIRS_MAX
 from blockproto.transfer.send_source import Progress
 from blockproto.transfer.send_stream import SendStream
-from blockproto.transfer.sender import AGAIN_MAX, REPAIRS_MAX, Sender
+from blockproto.transfer.sender import Sender
 from blockproto.wire import (
     PREFACE,
     Ack,
@@ -251,7 +252,7 @@ async def test_every_block_then_commit_with_the_root() -> None:
         assert receiver.order == [0, 1, 2]
         assert _joined([receiver]) == THREE.content
         assert receiver.commits == [THREE.commit()]
-        assert len(task.travelled) == 3
+        assert len(task.plan.travelled) == 3
         assert task.progress.payload_bytes_sent == len(THREE.content)
 
 
@@ -275,7 +276,7 @@ async def test_what_is_held_is_hashed_and_not_sent() -> None:
         assert source.read == [1]
         assert receiver.order == [1]
         assert receiver.commits == [THREE.commit()]
-        assert task.held_before == BlockSet([(0, 1), (2, 1)])
+        assert task.plan.held_before == BlockSet([(0, 1), (2, 1)])
 
 
 @quick
@@ -431,7 +432,7 @@ async def test_a_receiver_is_believed_only_about_blocks_that_there_are() -> None
     source = Memory(THREE, MIB, 2 * MIB)
     async with sending(source) as (task, send_streams, (receiver,)):
         task.receiver_holds(BlockSet([(0, 0xFFFFFFFE)]), {})
-        assert task.held == BlockSet([(1, 1)])
+        assert task.plan.held == BlockSet([(1, 1)])
         receiver.acks = False
         await receiver.peer.say(1, Ack((1 << 62), ((0, 0xFFFFFFFE),)))
         await task.run(send_streams)
@@ -450,7 +451,7 @@ async def test_a_damaged_block_is_sent_again_from_its_start() -> None:
         await task.run(send_streams)
         assert sorted(receiver.order) == [0, 1, 1, 2]
         assert receiver.blocks[1] == THREE.bytes_of(1)
-        assert len(task.travelled) == 3
+        assert len(task.plan.travelled) == 3
 
 
 @pytest.mark.clause("BP1-RES-020")
@@ -490,7 +491,7 @@ async def test_an_unknown_error_about_a_block_sends_it_again() -> None:
     async with sending(Memory(THREE)) as (task, send_streams, (receiver,)):
         await receiver.peer.say(1, Error(999, Scope.BLOCK, True))  # about no block: nothing to do
         await wait_all_tasks_blocked()
-        task.remember_digest(0, bytes(32))
+        task.plan.remember_digest(0, bytes(32))
         await receiver.peer.say(1, Error(999, Scope.BLOCK, True, blockno=0))
         await wait_all_tasks_blocked()
         await task.run(send_streams)

@@ -27,7 +27,7 @@ from ...connection.unexpected_errors import is_expected, wants_memory
 from ...errors import BlockprotoError, Code, DigestMismatch, Scope, SourceChanged, UnexpectedMessage
 from ...identity.realm import Realm
 from ...store import FileEntry, FileStore
-from ...transfer.sender import AGAIN_MAX
+from ...transfer.send_plan import AGAIN_MAX
 from ...transfer.slow_disk import Disk
 from ...wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority
 from ..task_guard import TaskGuard
