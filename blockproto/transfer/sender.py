@@ -138,9 +138,7 @@ class Sender:
                     await self._commit()
                 joining.cancel_scope.cancel()
         except* (BlockprotoError, OSError) as group:
-            reason = _decisive(group)
-            if self._failed is not None and _weight(self._failed) >= _weight(reason):
-                reason = self._failed  # else what was cancelled half-way tells of a lost connection
+            reason = _decisive(group, self._failed)
         if self.committed is None:
             assert reason is not None
             raise reason
@@ -394,8 +392,10 @@ def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> N
         raise SourceChanged(f"{name} was committed before with other bytes")
 
 
-def _decisive(group: BaseExceptionGroup[BlockprotoError | OSError]) -> BlockprotoError | OSError:
-    """The error to tell: the one that decides most."""
+def _decisive(
+    group: BaseExceptionGroup[BlockprotoError | OSError], failed: BlockprotoError | None
+) -> BlockprotoError | OSError:
+    """The error to tell: what the receiver or a connection said, unless that connection only went down with our source."""
     errors: list[BlockprotoError | OSError] = []
     pending: list[BaseException] = [group]
     while pending:
@@ -404,7 +404,10 @@ def _decisive(group: BaseExceptionGroup[BlockprotoError | OSError]) -> Blockprot
             pending.extend(error.exceptions)
         elif isinstance(error, BlockprotoError | OSError):
             errors.append(error)
-    return max(errors, key=_weight)
+    ours = [error for error in errors if isinstance(error, SourceChanged | OSError)]
+    if failed is not None and (not ours or _weight(failed)):
+        return failed
+    return max(ours or errors, key=_weight)
 
 
 def _weight(error: BlockprotoError | OSError) -> int:

@@ -16,6 +16,7 @@ from blockproto.common.names import SafeName
 from blockproto.connection.connection import Connection
 from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.errors import (
+    BlockprotoError,
     Cancelled,
     Code,
     ConnectionLost,
@@ -638,6 +639,24 @@ async def test_a_held_block_that_is_missing_in_the_source_is_a_changed_source() 
         source.content = source.content[:MIB]
         with pytest.raises(SourceChanged, match="shorter"):
             await task.run(send_streams)
+
+
+@quick
+async def test_a_stream_that_is_refused_in_the_middle_of_a_block_tells_why() -> None:
+    hello = Hello(connection_allowance=100 * MIB, stream_allowance=MIB // 2)
+    async with (
+        sending(Memory(THREE), hello=hello) as (task, send_streams, (receiver,)),
+        trio.open_nursery() as nursery,
+    ):
+
+        async def sends() -> None:
+            with pytest.raises(BlockprotoError) as caught:
+                await task.run(send_streams)
+            assert caught.value.code == Code.BUSY
+
+        nursery.start_soon(sends)
+        await wait_all_tasks_blocked()
+        await receiver.peer.say(1, Error(Code.BUSY, Scope.STREAM, True))
 
 
 @quick
