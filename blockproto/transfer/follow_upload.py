@@ -1,4 +1,4 @@
-"""Sending what is still being uploaded: the sender of ``sender`` with an unfinished upload as its source.
+"""Sending what is still being uploaded: a ``Sender`` with an unfinished upload as its source.
 
     held blocks → send stream → … wait for the next one … → committed → COMMIT
                                                           → discarded, expired, withdrawn → ERROR
@@ -39,7 +39,7 @@ LOOK_AGAIN_S = 60.0
 
 
 class FollowedSource:
-    """An unfinished upload, or the range of it that was asked for, as a ``PieceSource``.
+    """An unfinished upload, or the range of it that was asked for, as a ``PieceSource`` and a ``GrowingSource``.
 
     Args:
         live: the upload.
@@ -86,12 +86,12 @@ class FollowedSource:
         self._settling = trio.Lock()
 
     @property
-    def whole(self) -> bool:
-        """Whether all of the file is wanted."""
-        return self.first == 0 and self.end == self.facts.filesize
+    def complete(self) -> bool:
+        """See GrowingSource: it became a file."""
+        return self.stored is not None
 
     def ready(self, blockno: int) -> bool:
-        """Whether a block can be read now, or it is known that there is none."""
+        """See GrowingSource."""
         return self.stored is not None or self._live.length_of(blockno) is not None
 
     def ends(self, outcome: StoredFile | BlockprotoError) -> None:
@@ -108,11 +108,7 @@ class FollowedSource:
         return self.stored
 
     async def settle(self) -> None:
-        """Read from the finished file from now on; the upload is not needed any more.
-
-        Raises:
-            UnknownFile: it is gone already.
-        """
+        """See GrowingSource: read from the finished file from now on; the upload is not needed any more."""
         async with self._settling:
             if self._finished is None:
                 self._finished = await run_in_thread(self._open_finished)
@@ -123,10 +119,17 @@ class FollowedSource:
             await self._go_over()
 
     async def digest(self, blockno: int) -> bytes:
-        """The digest of a block that is ``ready``; raises as ``read_piece``."""
+        """See GrowingSource; raises as ``read_piece``."""
         while (digest := await run_in_thread(partial(self._hash, blockno), Kind.HASH)) is None:
             await self._go_over()
         return digest
+
+    def check_root(self, root: bytes) -> None:
+        """See GrowingSource; of a range it is not known."""
+        if self.stored is None or self.first or self.end != self.facts.filesize:
+            return
+        if root != self.stored.root:
+            raise Refused("what was read is not what was committed: go on with a new FETCH", code=Code.BUSY)
 
     def _hash(self, blockno: int) -> bytes | None:
         position, length = self.span(blockno)
@@ -183,92 +186,73 @@ class FollowedSource:
             self._finished.close()
 
 
-class Following(Sender):
-    """One unfinished upload on its way to one who reads it.
+class Following:
+    """One unfinished upload on its way to one who reads it; the ``Follower`` of that upload.
 
     Args:
         source: the upload as a source.
         live: the upload.
         message: the FETCH.
         expiry_now_ms: the store's clock by which uploads expire.
-    """
 
-    source: FollowedSource
+    Attributes:
+        sender: sends it.
+    """
 
     def __init__(
         self, source: FollowedSource, live: LiveUpload, message: Fetch, expiry_now_ms: Callable[[], int]
     ) -> None:
-        super().__init__(source, ZERO_ID, priority=Priority(message.priority))
+        self.sender = Sender(source, ZERO_ID, priority=Priority(message.priority), growing=source)
+        self._source = source
         self._live = live
         self._expiry_now_ms = expiry_now_ms
-        self.receiver_holds(_common(BlockSet(message.held), live.held), dict(message.prefixes))
+        self.sender.receiver_holds(_common(BlockSet(message.held), live.held), dict(message.prefixes))
         live.follow(self)
 
     async def send(self, send_stream: SendStream) -> Committed:
-        """Send it over ``send_stream`` to its end; raises what ``run`` raises."""
+        """Send it over ``send_stream`` to its end; raises what ``Sender.run`` raises."""
         try:
             async with background_tasks() as nursery:
                 nursery.start_soon(self._end_when_expired)
                 nursery.start_soon(self._settle_when_committed)
-                return await self.run([send_stream])
+                return await self.sender.run([send_stream])
         finally:
             self._live.unfollow(self)
-            self.source.close()
+            self._source.close()
 
     # ---- what the upload tells --------------------------------------------------------------------------------
 
     def say_durable(self) -> None:
-        """See uploads.Follower."""
-        self._tell()
+        """See live_uploads.Follower."""
+        self.sender.tell()
 
     def say_committed(self, stored: StoredFile) -> None:
-        """See uploads.Follower."""
-        if self.source.facts.filesize not in (None, stored.filesize):
+        """See live_uploads.Follower."""
+        if self._source.facts.filesize not in (None, stored.filesize):
             self.say_stopped(SourceChanged("another file was committed in the place of this upload"))
             return
-        self.source.ends(stored)
-        self._tell()
+        self._source.ends(stored)
+        self.sender.tell()
 
     def say_stopped(self, error: BlockprotoError) -> None:
-        """See uploads.Follower."""
-        self.source.ends(error)
-        self.fail(error)
+        """See live_uploads.Follower."""
+        self._source.ends(error)
+        self.sender.fail(error)
 
     def say_withdrawn(self) -> None:
-        """See uploads.Follower. What was read of those blocks is found by the root, when the reader comes again."""
-        self.fail(Refused("blocks of the upload were withdrawn: go on with a new FETCH", code=Code.BUSY))
-
-    # ---- sending ----------------------------------------------------------------------------------------------
-
-    def _ready(self, blockno: int) -> bool:
-        """See Sender: a block that is not durable yet is waited for."""
-        return self.source.ready(blockno)
-
-    async def _send_missing(self) -> None:
-        await super()._send_missing()
-        while self.source.stored is None:
-            if self.plan.again:
-                await self._carry(self._send_streams[0])
-            else:
-                await self._wait()
-        await self.source.settle()
-        if self.source.whole and self.plan.compute_root() != self.source.stored.root:
-            raise Refused("what was read is not what was committed: go on with a new FETCH", code=Code.BUSY)
-
-    async def _digest_held(self) -> None:
-        """See Sender: block by block, because what is read may become a file meanwhile."""
-        for blockno in self.plan.undigested():
-            self.plan.remember_digest(blockno, await self.source.digest(blockno))
+        """See live_uploads.Follower. A reader that comes again finds by the root what it read of those blocks."""
+        busy = Refused("blocks of the upload were withdrawn: go on with a new FETCH", code=Code.BUSY)
+        self.sender.fail(busy)
 
     # ---- meanwhile --------------------------------------------------------------------------------------------
 
     async def _settle_when_committed(self) -> None:
         """Leave the upload as soon as it is a file, however slowly the rest of it is read."""
-        if await self.source.ended() is not None:
+        if await self._source.ended() is not None:
             try:
-                await self.source.settle()
+                await self._source.settle()
             except BlockprotoError as exc:
-                self.fail(exc)
+                self.sender.fail(exc)
             self._live.unfollow(self)
 
     async def _end_when_expired(self) -> None:

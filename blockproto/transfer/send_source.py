@@ -60,6 +60,30 @@ class PieceSource(Source, Protocol):
         """
 
 
+class GrowingSource(Source, Protocol):
+    """A source that grows while it is sent: each block can be read when it is there, and in the end it is complete."""
+
+    def ready(self, blockno: int) -> bool:
+        """Whether a block can be read now, or it is known that there is none."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more comes; whoever makes it so calls ``Sender.tell``, as for each new block."""
+
+    async def settle(self) -> None:
+        """Read only what is complete from now on, and let go of the rest.
+
+        Raises:
+            UnknownFile: it is gone already.
+        """
+
+    async def digest(self, blockno: int) -> bytes:
+        """The digest of a block that is ``ready``."""
+
+    def check_root(self, root: bytes) -> None:
+        """Raise Refused if ``root``, that of what was read, is not that of what is complete."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a transfer is.

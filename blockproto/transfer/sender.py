@@ -50,7 +50,7 @@ from ..wire import (
     digests_max,
 )
 from .send_plan import SendPlan, Wait
-from .send_source import OnProgress, Progress, Source
+from .send_source import GrowingSource, OnProgress, Progress, Source
 from .send_stream import SendStream
 from .threads import Kind, run_in_thread
 
@@ -73,6 +73,7 @@ class Sender:
         priority: of its blocks.
         on_progress: called after each change that a person would want to see.
         root: the file's, if it is known before it is sent.
+        growing: the source again, if it grows while it is sent.
 
     Attributes:
         plan: what is left to send, and what the receiver has; its ``reached`` tells whether trying again helps.
@@ -88,6 +89,7 @@ class Sender:
         priority: Priority = Priority.NORMAL,
         on_progress: OnProgress | None = None,
         root: bytes | None = None,
+        growing: GrowingSource | None = None,
     ) -> None:
         self.source = source
         self.sourceid = sourceid
@@ -96,6 +98,7 @@ class Sender:
         self.plan = SendPlan(source.first, source.end, root)
         self.committed: Committed | None = None
         self._on_progress = on_progress
+        self._growing = growing
         self._send_streams: list[SendStream] = []
         self._replace: Replace | None = None
         self._carrying: trio.Nursery | None = None
@@ -133,6 +136,8 @@ class Sender:
                     joining.start_soon(self._add, join)
                 while self.committed is None:
                     await self._send_missing()
+                    if self._growing is not None:
+                        await self._wait_until_complete(self._growing)
                     if not self.source.unchanged():
                         raise SourceChanged(f"{self.progress.filename} changed while it was being sent")
                     await self._commit()
@@ -178,6 +183,15 @@ class Sender:
             for send_stream in self._send_streams:
                 nursery.start_soon(self._carry, send_stream)
 
+    async def _wait_until_complete(self, source: GrowingSource) -> None:
+        while not source.complete:
+            if self.plan.again:
+                await self._carry(self._send_streams[0])
+            else:
+                await self._wait()
+        await source.settle()
+        source.check_root(self.plan.compute_root())
+
     async def _add(self, join: Join) -> None:
         """Let one more stream carry blocks; where it cannot be had, there is one fewer."""
         try:
@@ -208,7 +222,7 @@ class Sender:
         if joined is not None:
             self._keeps(self.plan.acknowledged(joined.held, joined.position))
             self.plan.lost(lost.carried, dict(joined.prefixes))
-            self._tell()
+            self.tell()
         return send_stream
 
     async def _commit(self) -> None:
@@ -255,6 +269,10 @@ class Sender:
     async def _digest_held(self) -> None:
         """Read and hash the blocks that were here before and so are not sent."""
         todo = self.plan.undigested()
+        if self._growing is not None:
+            for blockno in todo:  # one by one: what is read may be completed meanwhile
+                self.plan.remember_digest(blockno, await self._growing.digest(blockno))
+            return
         for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
             batch = todo[at : at + _HASH_BATCH_BLOCKS]
             for blockno, digest in await run_in_thread(partial(self._hash_blocks, batch), Kind.HASH):
@@ -284,14 +302,10 @@ class Sender:
                 return None
             if send_stream.lost is not None:
                 raise send_stream.lost
-            blockno = self.plan.next(self._ready)
+            blockno = self.plan.next() if self._growing is None else self.plan.next(self._growing.ready)
             if not isinstance(blockno, Wait):
                 return blockno
             await self._wait()
-
-    def _ready(self, blockno: int) -> bool:
-        """Whether a block can be read now."""
-        return True
 
     def ends_at(self, end: int) -> None:
         """A source of unknown size has come to its end."""
@@ -315,14 +329,14 @@ class Sender:
             self.committed = message
         elif isinstance(message, Error):
             self._on_error(message)
-        self._tell()
+        self.tell()
 
     def send_stream_ended(self, error: BlockprotoError) -> None:
         """A stream carries nothing more: if only its connection was lost and there are others, it can be replaced."""
         if isinstance(error, ConnectionLost) and not all(
             send_stream.lost for send_stream in self._send_streams
         ):
-            self._tell()
+            self.tell()
         else:
             self.fail(error)
 
@@ -335,7 +349,7 @@ class Sender:
         """The transfer cannot go on over these streams, for this reason unless there is one that decides more."""
         if self._failed is None or _weight(error) > _weight(self._failed):
             self._failed = error
-        self._tell()
+        self.tell()
 
     def _on_ack(self, message: Ack) -> None:
         self._keeps(self.plan.acknowledged(message.held, message.position))
@@ -365,7 +379,8 @@ class Sender:
         await self._news.wait()
         self.check_going_on()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Something has changed: let whoever waits for it look."""
         self._news.set()
         self._news = trio.Event()
 

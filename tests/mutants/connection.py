@@ -17,7 +17,7 @@ ALL = [
     Mutant("sent-before-it-is-there", "FET-018", FOLLOWING,
            "return self.stored is not None or self._live.length_of(blockno) is not None", "return True", SERVER),
     Mutant("the-discarded-is-waited-for", "FET-019", FOLLOWING,
-           "self.source.ends(error)\n        self.fail(error)", "self.source.ends(error)", SERVER),
+           "self._source.ends(error)\n        self.sender.fail(error)", "self._source.ends(error)", SERVER),
     Mutant("the-withdrawn-is-kept", "FET-019", FOLLOWING,
-           'self.fail(Refused("blocks of the upload were withdrawn: go on with a new FETCH", code=Code.BUSY))', "return", SERVER),
+           "self.sender.fail(busy)", "return", SERVER),
 ]  # fmt: skip

@@ -350,7 +350,7 @@ class ServedFetch:
             raise
         following = Following(source, live, message, self._store.expiry_now_ms)
         try:
-            self._send_stream = ServedSendStream(self._connection, following, source, self._stream)
+            self._send_stream = ServedSendStream(self._connection, following.sender, source, self._stream)
             self._connection.post(self._stream, _open_upload_message(live, source, message))
         except BaseException:
             live.unfollow(following)
