@@ -57,8 +57,9 @@ from .serving.task_guard import TaskGuard, out_of_memory
 from .store import FileStore
 from .transfer.brief_receiver import BriefReceiver
 from .transfer.engine import FileEngine
+from .transfer.file_service import FileService, FileWriter
 from .transfer.receiver import UploadReceiver
-from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove, Scopes
+from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
 
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
@@ -99,7 +100,7 @@ class Server:
         self._hooks = observer.hooks()
         self._numbers = itertools.count(1)
         self.policy = policy or AuthPolicy()
-        self.engine.quotas.hold(self.policy.anonymous or ANONYMOUS)
+        self.engine.hold(self.policy.anonymous or ANONYMOUS)
         self._limits = replace(
             limits or Limits(agent="blockproto"), features=self.policy.features | FEATURE_IF_EXISTS
         )
@@ -255,22 +256,19 @@ class Server:
     ) -> None:
         """Serve a connection that speaks a dialect, as the anonymous principal."""
         connection_auth = self._admission_for(detected)
-        refusal: BlockprotoError | None = None
+        writer: FileWriter | BlockprotoError
         try:
-            connection_auth.judge_dialect()
+            writer = FileService(self.engine, connection_auth.speaking_dialect()).writer()
         except BlockprotoError as exc:
-            refusal = exc
-        anonymous = self.policy.anonymous
+            writer = exc
         dialect_connection = DialectConnection(
             dialect,
             detected.endpoint,
             detected.first,
-            self.engine.uploads,
-            ANONYMOUS.principal,
+            writer,
             begun_at,
-            refusal,
-            anonymous is not None and Scopes.READ in anonymous.scopes,
         )
+        refusal = dialect_connection.refusal
         if refusal is None:
             place.leave()
             self._count(dialect_connection, connection_auth)
@@ -311,7 +309,7 @@ class Server:
 
     def _admit(self, connection: Connection, connection_auth: ConnectionAuth) -> None:
         self._tell_admitted(connection)
-        self.engine.quotas.hold(connection_auth.realm)
+        self.engine.hold(connection_auth.realm)
         self._count(connection, connection_auth)
 
     def _count(self, connection: Connection | DialectConnection, connection_auth: ConnectionAuth) -> None:
@@ -365,36 +363,33 @@ class Server:
     def _acceptor(self, nursery: trio.Nursery, connection_auth: ConnectionAuth) -> AcceptStream:
         briefs: BriefFetches | None = None
         answers: PendingRequests | None = None
-        engine = self.engine
+        service: FileService | None = None
 
         def accept(connection: Connection, stream: int, message: Message) -> StreamHandler:
-            nonlocal briefs, answers
+            nonlocal briefs, answers, service
             if self._stopping.is_set():
                 raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
             if isinstance(message, Auth):
                 if self.policy.register is None:
                     raise Unsupported("this server knows no principals")
                 return AuthHandler(connection, stream, connection_auth, self._admit)
-            realm = connection_auth.realm_for(message)
+            realm = connection_auth.requesting()
+            if service is None or service.realm is not realm:
+                service = FileService(self.engine, realm)
             if isinstance(message, Open):
-                return UploadReceiver(connection, stream, engine.uploads, realm)
+                return UploadReceiver(connection, stream, service.writer())
             if isinstance(message, Block):
-                return BriefReceiver(connection, stream, engine.uploads, realm)
+                return BriefReceiver(connection, stream, service.writer())
             if isinstance(message, Fetch) and is_brief(message):
-                briefs = briefs or BriefFetches(
-                    connection, TaskGuard(nursery, connection), engine.store, engine.disk
-                )
-                return ServedBrief(briefs, stream, realm)
+                reader = service.reader()
+                briefs = briefs or BriefFetches(connection, TaskGuard(nursery, connection), reader.disk)
+                return ServedBrief(briefs, stream, reader)
             guard = TaskGuard(nursery, connection, stream)
             if isinstance(message, Fetch):
-                return ServedFetch(
-                    connection, stream, guard, engine.store, engine.uploads, engine.disk, realm
-                )
+                return ServedFetch(connection, stream, guard, service.reader())
             assert isinstance(message, List | Remove)
             answers = answers or PendingRequests(guard)
-            return RequestHandler(
-                connection, stream, answers, engine.store, engine.uploads, engine.hashing, realm
-            )
+            return RequestHandler(connection, stream, answers, service, message)
 
         return accept
 

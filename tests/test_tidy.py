@@ -329,6 +329,32 @@ def test_tests_do_not_sleep(path: Path) -> None:
     assert not found, f"sleeping in {found}: wait for what is to happen, in a function wait_… with a deadline"
 
 
+UPLOADING = ("transfer.engine", "transfer.file_service", "transfer.live_uploads", "transfer.live_upload", "transfer.quota",
+    "client_side.download",
+)  # fmt: skip
+"""What opens uploads and counts quota itself; whoever else receives files goes through ``FileWriter``."""
+
+
+def _ways_around(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, what) of everything that reaches uploads or quota without being held to rights, names and quota."""
+    opening = {"open", "wake", "discard", "begin_brief", "end_brief"}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute):
+            continue
+        of = ast.unparse(node.value)
+        around = of.endswith("uploads") and node.attr in opening
+        if around or node.attr == "quotas" or (of.endswith("store") and node.attr == "begin_brief"):
+            yield node.lineno, f"{of}.{node.attr}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SOURCES if not _lies_in(_module(path), UPLOADING)], ids=_label
+)
+def test_files_come_in_through_the_service(path: Path) -> None:
+    found = [f"{_label(path)}:{line}: {what}" for line, what in _ways_around(_tree(path))]
+    assert not found, "\n".join(found)
+
+
 def test_the_tidy_rules_catch_what_they_forbid() -> None:
     assert _complaint("blockproto.protocol.session", "trio") == "library trio is not for room protocol"
     assert _complaint("blockproto.wire", "blockproto.server") is not None
@@ -337,6 +363,10 @@ def test_the_tidy_rules_catch_what_they_forbid() -> None:
     assert _complaint("blockproto.store.local.batch", "blockproto.store.local.ledger") is None
     assert _complaint("blockproto.protocol", "zlib") is None
     tree = ast.parse("def test_a():\n    time.sleep(1)\n\ndef wait_b(deadline):\n    trio.sleep(1)\n")
+    around = ast.parse(
+        "engine.uploads.open(key)\nself.quotas\nstore.begin_brief(key)\nwriter.open(id)\nwriter.begin_brief(id)"
+    )
+    assert sorted(line for line, _ in _ways_around(around)) == [1, 2, 3]
     assert [_may_nap(name, form) for _, name, form in _naps(tree)] == [False, True]
 
 

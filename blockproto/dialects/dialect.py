@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from ..connection.endpoint import Endpoint, Part
     from ..errors import BlockprotoError
-    from ..transfer.live_uploads import LiveUploads
+    from ..transfer.file_service import FileWriter
 
 FIRST_LENGTH_MAX = 84
 """With so many bytes every dialect knows whether it is spoken (BP1-DIA)."""
@@ -44,19 +44,17 @@ class DialectPeer(Protocol):
 
     Attributes:
         endpoint: the byte stream.
-        uploads: where files go.
-        principal: whose they become (16 bytes).
         begun_at: the Trio time when the connection stood.
         refusal: why it may bring nothing, or None.
-        reader: whether the file may be there already (BP1-COM-021).
     """
 
     endpoint: Endpoint
-    uploads: LiveUploads
-    principal: bytes
     begun_at: float
     refusal: BlockprotoError | None
-    reader: bool
+
+    @property
+    def writer(self) -> FileWriter:
+        """What it may do. Raises why it may do nothing."""
 
     async def receive_into(self, view: memoryview, silence_s: float = ...) -> int:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.

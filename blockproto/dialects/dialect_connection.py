@@ -18,7 +18,7 @@ from ..common.tasks import only_error
 from ..connection.endpoint import Endpoint, Part
 from ..connection.unexpected_errors import is_expected, unexpected, wants_memory
 from ..errors import BlockprotoError, Cancelled, Code, ConnectionLost
-from ..transfer.live_uploads import LiveUploads
+from ..transfer.file_service import FileWriter
 from .dialect import Dialect
 
 SILENCE_S = 600.0
@@ -37,14 +37,12 @@ class DialectConnection:
         dialect: who answers.
         endpoint: the byte stream; owned from now on.
         first: what has come already.
-        uploads: where files go.
-        principal: whose they become (16 bytes).
-        refusal: why it may bring nothing; None: it may. Its dialect tells the peer and ends.
-        reader: whether it might read too, if its dialect could: then the file may be there already (BP1-COM-021).
+        writer: what it may do; or why it may do nothing, which its dialect tells the peer and ends.
 
     Attributes:
         begun_at: the Trio time when the connection stood.
         heard_s: the Trio time when something came last.
+        refusal: why it may bring nothing; None: it may.
         finished: set when it has ended.
     """
 
@@ -53,20 +51,15 @@ class DialectConnection:
         dialect: Dialect,
         endpoint: Endpoint,
         first: bytes,
-        uploads: LiveUploads,
-        principal: bytes,
+        writer: FileWriter | BlockprotoError,
         begun_at: float,
-        refusal: BlockprotoError | None = None,
-        reader: bool = False,
     ) -> None:
         self.endpoint = endpoint
-        self.uploads = uploads
-        self.principal = principal
         self.begun_at = begun_at
         self.heard_s = trio.current_time()
-        self.refusal = refusal
-        self.reader = reader
+        self.refusal = writer if isinstance(writer, BlockprotoError) else None
         self.finished = trio.Event()
+        self._writer = writer
         self._dialect = dialect
         self._first = memoryview(first)
         self._scope = trio.CancelScope()
@@ -114,6 +107,13 @@ class DialectConnection:
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
         """The server is stopping. No dialect can be told: what ends within the grace is finished, the rest is resumed."""
+
+    @property
+    def writer(self) -> FileWriter:
+        """What it may do. Raises why it may do nothing."""
+        if isinstance(self._writer, BlockprotoError):
+            raise self._writer
+        return self._writer
 
     # ---- for the dialect --------------------------------------------------------------------------------------
 

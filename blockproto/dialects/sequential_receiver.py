@@ -19,10 +19,10 @@ import trio
 
 from ..common.blocks import BLOCK_LENGTH, Run, blocknum_of, root_of
 from ..errors import BlockprotoError, DigestsDiffer, SourceChanged
-from ..store import Facts, StoredFile, UploadKey
+from ..store import Facts, StoredFile
 from ..transfer.block_receiver import BlockInProgress, BlockReceiver, Ended
+from ..transfer.file_service import FileWriter
 from ..transfer.live_upload import LiveUpload
-from ..transfer.live_uploads import LiveUploads
 
 UNDURABLE_MAX = 63
 """Whole blocks that may have been received and not be durable yet (BP1-DIA-014)."""
@@ -32,21 +32,16 @@ class SequentialReceiver:
     """One connection that brings an upload from its first missing byte to its end; the ``Feed`` of the upload.
 
     Args:
-        uploads: where it goes.
         on_stopped: called once if the upload is taken away after ``seek``: a newer connection has it, somebody cancelled
             it, or a block could not be kept. Before, ``open`` raises that, so that it can be told.
-        reader: whether the file may be there already (BP1-COM-021).
 
     Attributes:
         stored: the receipt, once the file is complete.
     """
 
-    def __init__(
-        self, uploads: LiveUploads, on_stopped: Callable[[BlockprotoError], None], reader: bool = False
-    ) -> None:
-        self._reader = reader
+    def __init__(self, on_stopped: Callable[[BlockprotoError], None]) -> None:
         self.stored: StoredFile | None = None
-        self._uploads = uploads
+        self._writer: FileWriter | None = None
         self._on_stopped = on_stopped
         self._upload: LiveUpload | None = None
         self._stopped: BlockprotoError | None = None
@@ -59,19 +54,20 @@ class SequentialReceiver:
 
     # ---- what the dialect does --------------------------------------------------------------------------------
 
-    async def open(self, key: UploadKey, facts: Facts) -> int:
+    async def open(self, writer: FileWriter, sourceid: bytes, facts: Facts) -> int:
         """Take the upload over, or begin it; returns the position up to which everything is durable.
 
         That is the filesize if and only if the file is complete, and has its name.
 
         Raises:
-            StoreFull, NotPermitted, SourceChanged: it cannot be taken.
+            NameRefused, StoreFull, NotPermitted, QuotaExceeded, SourceChanged: it cannot be taken.
             Superseded, Cancelled: it was taken away meanwhile.
             StoreFailed: the medium reported an error.
         """
         assert facts.filesize is not None
         self._filesize = facts.filesize
-        found = await self._uploads.open(key, facts, None, self)
+        self._writer = writer
+        found = await writer.open(sourceid, facts, None, self)
         if isinstance(found, StoredFile):
             self.stored = found
             self._durable = self._next = found.filesize
@@ -138,7 +134,8 @@ class SequentialReceiver:
         if not upload.finishing:
             digests = await upload.digests(blocknum_of(self._filesize))
             root = root_of(digests, len(digests))
-            self._alive().commit(self, root, self._filesize, upload.facts, self._reader)
+            assert self._writer is not None
+            self._alive().commit(self, root, self._filesize, upload.facts, self._writer.may_read)
         while self.stored is None:
             self._alive()
             await self._news.park()
@@ -193,7 +190,8 @@ class SequentialReceiver:
     async def _compare(self, again: memoryview) -> None:
         upload = self._alive()
         there = memoryview(bytearray(len(again)))
-        read = await self._uploads.disk.read(upload.stored.read_into, self._next, there)
+        assert self._writer is not None
+        read = await self._writer.disk.read(upload.stored.read_into, self._next, there)
         if there[:read] != again:
             raise SourceChanged(f"bytes from position {self._next} on came before as others")
         self._next += len(again)

@@ -26,7 +26,7 @@ from ..errors import (
     StoreFailed,
     TransferError,
 )
-from ..store import Facts, UploadKey
+from ..store import Facts
 from .dialect import DialectPeer, Recognition
 from .sequential_receiver import SequentialReceiver
 from .sourceid_line import (
@@ -39,7 +39,7 @@ from .sourceid_line import (
     recognise,
     reply,
 )
-from .upload_keys import derived_key
+from .upload_keys import derived_sourceid
 
 _RECEIVE_LENGTH = 256 * 1024
 
@@ -55,9 +55,7 @@ class Sourceid:
 
     async def serve(self, dialect_connection: DialectPeer) -> None:
         """See Dialect."""
-        receiver = SequentialReceiver(
-            dialect_connection.uploads, dialect_connection.close, dialect_connection.reader
-        )
+        receiver = SequentialReceiver(dialect_connection.close)
         try:
             request, begin, rest = await _answer(dialect_connection, receiver)
             receiver.seek(begin)
@@ -78,10 +76,10 @@ async def _answer(
     try:
         line, rest = await _read_line(dialect_connection)
         request = parse(line)
-        if dialect_connection.refusal is not None:
-            raise dialect_connection.refusal
+        writer = dialect_connection.writer
         sourceid = request.sourceid or new_sourceid()
-        position = await receiver.open(_key(dialect_connection, request, sourceid), _facts(request))
+        derived = _derived(dialect_connection.endpoint.host, request, sourceid)
+        position = await receiver.open(writer, derived, _facts(request))
     except StoreFailed:
         raise
     except (RemoteProtocolError, TransferError, StoreError) as exc:
@@ -110,11 +108,10 @@ async def _read_line(dialect_connection: DialectPeer) -> tuple[bytes, bytes]:
     raise RemoteProtocolError(f"the line did not end within {GREETING_S:.0f} s", code=Code.TIMEOUT)
 
 
-def _key(dialect_connection: DialectPeer, request: Request, sourceid: str) -> UploadKey:
+def _derived(host: str, request: Request, sourceid: str) -> bytes:
     """An upload is known by all of these, so that another name or size is another upload (BP1-SID-011)."""
     name, filesize = request.filename.text.encode(), request.filesize.to_bytes(8, "big")
-    host = dialect_connection.endpoint.host
-    return derived_key(dialect_connection.principal, Sourceid.name, host, sourceid.encode(), name, filesize)
+    return derived_sourceid(Sourceid.name, host, sourceid.encode(), name, filesize)
 
 
 def _facts(request: Request) -> Facts:

@@ -29,7 +29,6 @@ from ..errors import (
     StoreFailed,
     Unauthenticated,
 )
-from ..store import UploadKey
 from .dialect import FIRST_LENGTH_MAX, TEXT_LENGTH, DialectPeer, Recognition, begins_with_key
 from .dialect_connection import SILENCE_S
 from .struct82_files import Struct82File
@@ -46,7 +45,7 @@ from .struct82_wire import (
     write_bitmap,
     write_stored_as,
 )
-from .upload_keys import derived_key
+from .upload_keys import derived_sourceid
 
 AGAIN_FILES_MAX = 1_024
 """Complete files of which it is remembered at once which blocks have come again."""
@@ -87,9 +86,9 @@ class Struct82:
         file = self._files.get(identity)
         if file is None or file.stopped is not None:
             again = self._again.of(identity, trio.current_time())
-            key_of = partial(_key, dialect_connection, header)
+            sourceid_of = partial(_derived, dialect_connection.endpoint.host, header)
             file = self._files[identity] = Struct82File(
-                dialect_connection.uploads, key_of, header, self._first, again, dialect_connection.reader
+                dialect_connection.writer, sourceid_of, header, self._first, again
             )
         file.users += 1
         return file
@@ -103,12 +102,12 @@ class Struct82:
                 del self._files[identity]
 
 
-def _key(dialect_connection: DialectPeer, header: Header, first: int, version: int) -> UploadKey:
-    """The key of a version of a file, if its blocks are numbered from ``first`` (BP1-S82-012, BP1-S82-032)."""
+def _derived(host: str, header: Header, first: int, version: int) -> bytes:
+    """The sourceid of a version of a file, if its blocks are numbered from ``first`` (BP1-S82-012, BP1-S82-032)."""
     fields = [header.filename, header.filetype, str(header.filesize).encode(), str(first).encode()]
     if version:
         fields.append(str(version).encode())
-    return derived_key(dialect_connection.principal, Struct82.name, dialect_connection.endpoint.host, *fields)
+    return derived_sourceid(Struct82.name, host, *fields)
 
 
 class Again:
@@ -343,7 +342,11 @@ class _Connection:
             return self._refusal_of(QUESTION, exc)
         reply = Reply(0, QUESTION, holding.held, holding.stored is not None, holding.digest)
         raw = self._form.write_reply(reply) + write_bitmap(header.blocknum, holding.blocknos)
-        return raw if holding.stored is None else raw + write_stored_as(holding.stored.stored_as)
+        return (
+            raw
+            if holding.stored is None
+            else raw + write_stored_as(self._connection.writer.shown(holding.stored.stored_as))
+        )
 
     def _refuse(self, turn: int, blockno: int, error: BlockprotoError) -> None:
         self._replies.know(turn, self._refusal_of(blockno, error))

@@ -27,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import trio
 from blake3 import blake3
@@ -41,10 +40,10 @@ from ..errors import (
     StoreFailed,
     UnknownFile,
 )
-from ..store import FileStore, StoredFile, UploadKey
+from ..store import StoredFile
 from ..transfer.block_receiver import BlockReceiver
+from ..transfer.file_service import FileWriter
 from ..transfer.live_upload import LiveUpload
-from ..transfer.live_uploads import LiveUploads
 from ..transfer.threads import run_in_thread
 from .struct82_wire import Header, Reply, facts_of
 
@@ -78,9 +77,9 @@ class Side:
         """Whether a block is durable."""
         return self.upload is not None and index in self.upload.held
 
-    async def open(self, uploads: LiveUploads, key: UploadKey, header: Header) -> None:
-        """Find or begin the upload; raises what ``LiveUploads.open`` raises."""
-        found = await uploads.open(key, facts_of(header), 0, self)
+    async def open(self, writer: FileWriter, sourceid: bytes, header: Header) -> None:
+        """Find or begin the upload; raises what ``FileWriter.open`` raises."""
+        found = await writer.open(sourceid, facts_of(header), 0, self)
         if isinstance(found, StoredFile):
             self.stored = found
         else:
@@ -155,37 +154,33 @@ class Struct82File:
     """A file, from the first connection that names it to the last.
 
     Args:
-        uploads: where it goes.
-        key_of: the upload's key for a numbering and a version, the first version being 0.
+        writer: what whoever brings it may do.
+        sourceid_of: the upload's sourceid for a numbering and a version, the first version being 0.
         header: any header of it.
         first: the number of its first block if the operator said so, else None.
         again: the blocks of the complete file that have come again with the same bytes; kept by whoever made this object.
-        reader: whether the file may be there already (BP1-COM-021).
     """
 
     def __init__(
         self,
-        uploads: LiveUploads,
-        key_of: Callable[[int, int], UploadKey],
+        writer: FileWriter,
+        sourceid_of: Callable[[int, int], bytes],
         header: Header,
         first: int | None,
         again: set[int],
-        reader: bool = False,
     ) -> None:
-        self._reader = reader
         if not header.filesize:
             first = 0  # an empty file is the same in both numberings
         self.users = 0
         self.first = first
         self.settled = trio.Event()
-        self._uploads = uploads
-        self._key_of = key_of
+        self._writer = writer
+        self._sourceid_of = sourceid_of
         self._version = 0
         self._again = again
         self._header = header
         self._blocks = blocknum_of(header.filesize)
         self._sides = (Side(0), Side(1))
-        self._files = cast(FileStore, uploads.store)  # what a server serves keeps finished files too
         self._told = first
         self._opened = False
         self._gone: BlockprotoError | None = None
@@ -201,8 +196,7 @@ class Struct82File:
         """The last connection has gone."""
         for side in self._sides:
             side.leave()
-        if self._uploads.quotas is not None:
-            self._uploads.quotas.count_apart(self._key_of(1, 0))
+        self._writer.count_apart(self._sourceid_of(1, 0))
 
     async def open(self) -> None:
         """Find what is there of it; harmless when repeated.
@@ -213,11 +207,11 @@ class Struct82File:
         async with self._turn:
             if self._opened:
                 return
-            if self._told is None and self._uploads.quotas is not None:
-                self._uploads.quotas.count_as_one(self._key_of(0, 0), self._key_of(1, 0))
+            if self._told is None:
+                self._writer.count_as_one(self._sourceid_of(0, 0), self._sourceid_of(1, 0))
             for side in self._sides:
                 if self._told in (None, side.first) and side.upload is None:
-                    await side.open(self._uploads, self._key_of(side.first, 0), self._header)
+                    await side.open(self._writer, self._sourceid_of(side.first, 0), self._header)
             self._opened = True
             zero, one = self._sides
             if self.first is None and (zero.stored is not None or zero.held):
@@ -352,7 +346,7 @@ class Struct82File:
         if side.upload is None:
             return False
         root = root_of(digests, self._blocks)
-        upload.commit(side, root, self._header.filesize, upload.facts, self._reader)
+        upload.commit(side, root, self._header.filesize, upload.facts, self._writer.may_read)
         return True
 
     # ---- versions ---------------------------------------------------------------------------------------------
@@ -365,15 +359,15 @@ class Struct82File:
         later = await self._later_versions(side.first)
         self._version += len(later)
         side.stored = complete = later[-1] if later else complete
-        key = self._key_of(side.first, self._version + 1)
+        sourceid = self._sourceid_of(side.first, self._version + 1)
         try:
-            live = await self._uploads.wake(key, facts_of(self._header))
+            live = await self._writer.wake(sourceid, facts_of(self._header))
             if live is None or not (live.held or live.pending):
                 if live is not None:
                     live.rest()
                 return
             side.stored = None
-            await side.open(self._uploads, key, self._header)
+            await side.open(self._writer, sourceid, self._header)
             self._version += 1
         except StoreFailed:
             raise
@@ -387,9 +381,8 @@ class Struct82File:
         later: list[StoredFile] = []
         while True:
             begin = self._version + len(later) + 1
-            keys = [self._key_of(first, begin + at) for at in range(_VERSIONS_AT_ONCE)]
-            principal, ids = keys[0].principal, [key.sourceid for key in keys]
-            receipts = await run_in_thread(partial(self._files.receipts, principal, ids))
+            ids = [self._sourceid_of(first, begin + at) for at in range(_VERSIONS_AT_ONCE)]
+            receipts = await run_in_thread(partial(self._writer.receipts, ids))
             known = {receipt.sourceid: receipt for receipt in receipts}
             for id_ in ids:
                 if id_ not in known:
@@ -402,7 +395,7 @@ class Struct82File:
             return blake3(block).digest() == stored.root
         there = memoryview(bytearray(len(block)))
         try:
-            read = await run_in_thread(lambda: _read(self._files, stored, index * BLOCK_LENGTH, there))
+            read = await run_in_thread(lambda: _read(self._writer, stored, index * BLOCK_LENGTH, there))
         except UnknownFile as exc:
             self._gone = exc
             raise
@@ -426,7 +419,7 @@ class Struct82File:
             while side.upload is None:  # a version that is complete already is passed over
                 self._version += 1
                 side.stored = None
-                await side.open(self._uploads, self._key_of(side.first, self._version), self._header)
+                await side.open(self._writer, self._sourceid_of(side.first, self._version), self._header)
         except BlockprotoError:
             self._version, side.stored = before, complete
             raise
@@ -435,7 +428,7 @@ class Struct82File:
         for one in sorted(came):
             position, length = block_span(one, 0, self._header.filesize)
             part = block[:length]
-            if await run_in_thread(partial(_read, self._files, complete, position, part)) == length:
+            if await run_in_thread(partial(_read, self._writer, complete, position, part)) == length:
                 await self._put(side, one, part, blake3(part).digest())
 
     # ---- what is said -----------------------------------------------------------------------------------------
@@ -471,9 +464,9 @@ class Struct82File:
         return block_span(blockno - first, 0, self._header.filesize)[1] == 0
 
 
-def _read(files: FileStore, stored: StoredFile, position: int, view: memoryview) -> int:
+def _read(writer: FileWriter, stored: StoredFile, position: int, view: memoryview) -> int:
     """Fill ``view`` from a finished file; returns how many bytes there were. Raises UnknownFile."""
-    reader = files.open_file(None, stored.file_id)
+    reader = writer.open_receipt(stored)
     try:
         return reader.read_into(position, view)
     finally:

@@ -1,4 +1,4 @@
-"""The keys of uploads that came in a dialect: derived, so that nothing has to be remembered beside the upload.
+"""The sourceids of uploads that came in a dialect: derived, so that nothing has to be remembered beside the upload.
 
 Spec: BP1-DIA-009.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from blake3 import blake3
 
-from ..store import UploadKey
-
 _CONTEXT = "blockproto 2026-11 the sourceid of an upload in an older dialect"
 
 
-def derived_key(principal: bytes, dialect: str, host: str, *identity: bytes) -> UploadKey:
-    """The key of the upload that ``dialect`` knows by ``identity``, among those of ``host``.
+def derived_sourceid(dialect: str, host: str, *identity: bytes) -> bytes:
+    """The sourceid (16 bytes) of the upload that ``dialect`` knows by ``identity``, among those of ``host``.
 
     Args:
-        principal: whose it becomes (16 bytes).
         dialect: its name.
         host: the peer's address without its port.
         identity: what identifies an upload there, in an order of the dialect's own.
@@ -25,4 +22,4 @@ def derived_key(principal: bytes, dialect: str, host: str, *identity: bytes) -> 
     for part in (dialect.encode(), host.encode(), *identity):
         hasher.update(len(part).to_bytes(8, "big"))
         hasher.update(part)
-    return UploadKey(principal, hasher.digest(16))
+    return hasher.digest(16)

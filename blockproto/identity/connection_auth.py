@@ -24,17 +24,10 @@ from ..wire import (
     FEATURE_AUTH_REQUIRED,
     PRINCIPAL_KIND,
     Auth,
-    Block,
-    Fetch,
-    List,
-    ListKind,
     Message,
-    Open,
     PrincipalItem,
-    Remove,
     Result,
     Scheme,
-    Scopes,
 )
 from .loopback import is_loopback
 from .principals import Grant, Register
@@ -42,15 +35,6 @@ from .realm import ANONYMOUS, Realm
 
 REFUSALS_MAX = 3
 """The refused AUTH that ends a connection (BP1-AUT-007)."""
-
-_NEEDS: dict[type[Message], Scopes] = {
-    Open: Scopes.WRITE, Block: Scopes.WRITE, Remove: Scopes.WRITE, Fetch: Scopes.READ, List: Scopes.WRITE,
-}  # fmt: skip
-
-
-def _scope_for(message: Message) -> Scopes:
-    files = isinstance(message, List) and message.kind == ListKind.FILES
-    return Scopes.READ if files else _NEEDS[type(message)]
 
 
 def wall_clock_ms() -> int:
@@ -153,35 +137,31 @@ class ConnectionAuth:
         """Whether the connection made its requests anonymously, and may not any more (BP1-AUT-014)."""
         return self._was_anonymous and self._grant is None and self.policy.anonymous is None
 
-    def realm_for(self, message: Message) -> Realm:
-        """In whose name a request is made.
+    def requesting(self) -> Realm:
+        """In whose name a request is made now.
 
         Raises:
             Unauthenticated: nobody has said who is asking.
-            CredentialExpired: it was said with what has ended meanwhile.
-            Forbidden: that one may not.
+            CredentialExpired: it was said with a credential that has ended meanwhile.
         """
         if self._grant is None:
             realm = self.policy.anonymous
             if realm is None:
                 raise Unauthenticated(WANTS_TLS if self.policy is DENY_ALL else WANTS_TOKEN)
-        else:
-            realm = self._grant.realm
-            self._judge_time(self._grant)
-        realm.demand(_scope_for(message))
-        return realm
+            return realm
+        self._judge_time(self._grant)
+        return self._grant.realm
 
-    def judge_dialect(self) -> None:
-        """Whether a connection that can never say who it is may bring files (BP1-DIA-020).
+    def speaking_dialect(self) -> Realm:
+        """In whose name a connection brings files that can never say who it is (BP1-DIA-020).
 
         Raises:
             Unauthenticated: nothing may be done here without saying who one is.
-            Forbidden: files may only be read so.
         """
         realm = self.policy.anonymous
         if realm is None:
             raise Unauthenticated("this server wants to know who is there, and this dialect cannot say it")
-        realm.demand(Scopes.WRITE)
+        return realm
 
     def judge(self, message: Auth) -> Result:
         """The answer to AUTH; from now on requests are made in the name of that principal.
@@ -205,8 +185,6 @@ class ConnectionAuth:
         return self._refusals >= REFUSALS_MAX
 
     def _grant_for(self, message: Auth) -> Grant:
-        if self.policy is DENY_ALL:
-            raise Unauthenticated(WANTS_TLS)
         if self.policy is DENY_ALL:
             raise Unauthenticated(WANTS_TLS)
         register = self.policy.register

@@ -37,7 +37,10 @@ class Realm:
 
     def inward(self, filename: str) -> SafeName:
         """A name from the wire as the store knows it. Raises NameRefused, whose text tells nothing of the folder."""
-        name = SafeName.parse(filename)
+        return self.inside(SafeName.parse(filename))
+
+    def inside(self, name: SafeName) -> SafeName:
+        """A name of the realm as the store knows it. Raises NameRefused, as ``inward``."""
         if self.folder is None:
             return name
         try:

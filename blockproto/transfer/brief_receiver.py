@@ -12,11 +12,10 @@ import secrets
 from ..common.blocks import is_one_block
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
-from ..identity.realm import Realm
-from ..store import Facts, StoredFile, UploadKey, Work
-from ..wire import Block, Cancel, Error, Message, Piece, Scopes
+from ..store import Facts, StoredFile, Work
+from ..wire import Block, Cancel, Error, Message, Piece
 from .block_receiver import BlockInProgress, BlockReceiver, BriefTarget
-from .live_uploads import LiveUploads
+from .file_service import FileWriter
 from .receiver import committed_message, facts_of
 
 
@@ -25,20 +24,18 @@ class BriefReceiver:
 
     Args:
         connection, stream: where it is.
-        uploads: where the file goes, and what an unfinished upload of its sourceid hears of it.
-        realm: whose it becomes.
+        writer: what its sender may do.
     """
 
-    def __init__(self, connection: Connection, stream: int, uploads: LiveUploads, realm: Realm) -> None:
+    def __init__(self, connection: Connection, stream: int, writer: FileWriter) -> None:
         self._connection = connection
         self._stream = stream
-        self._uploads = uploads
-        self._realm = realm
+        self._writer = writer
         self._finishing = False
         self._target: BriefTarget | None = None
         self._blocks: BlockReceiver | None = None
         self._facts: Facts | None = None
-        self._counted: UploadKey | None = None
+        self._counted: bytes | None = None
 
     @property
     def waits(self) -> bool:
@@ -88,34 +85,32 @@ class BriefReceiver:
     async def _begin(self, message: Block, payload_length: int) -> None:
         if self._facts is not None:
             raise BadFacts("a file without OPEN is one block")
-        facts = self._facts = facts_of(message, self._realm)
+        facts = self._facts = facts_of(message)
         if not is_one_block(facts.filesize) or message.blockno != 0 or message.position != 0:
             raise BadFacts("only a whole file of at most one block may come without OPEN")
         block = BlockInProgress(0, 0, 0, facts.filesize)
         self._continue(block, message, payload_length)
         sourceid = secrets.token_bytes(16) if message.sourceid == bytes(16) else message.sourceid
-        key = UploadKey(self._realm.principal, sourceid)
-        upload = await self._uploads.begin_brief(key, facts)
+        upload = await self._writer.begin_brief(sourceid, facts)
         if not self._connection.session.is_open(self._stream):
             upload.close()
-            self._uploads.end_brief(key)
+            self._writer.end_brief(sourceid)
             return
-        self._counted = key
-        self._target = BriefTarget(upload, self._uploads.disk)
+        self._counted = sourceid
+        self._target = BriefTarget(upload, self._writer.disk)
         self._blocks = BlockReceiver(self._target, self)
         await self._blocks.begin(block)
 
     def _end(self, block: BlockInProgress) -> None:
-        target, blocks, facts = self._target, self._blocks, self._facts
+        target, blocks = self._target, self._blocks
         assert target is not None
         assert blocks is not None
-        assert facts is not None
         blocks.end()
         if target.done is None:
             raise DigestMismatch("the file did not arrive whole", blockno=0)
         self._finishing = True
-        finish = target.finish(facts, reader=Scopes.READ in self._realm.scopes)
-        self._uploads.committer.submit(finish, self._on_finished, principal=self._realm.principal, small=True)
+        finish = target.finish(target.stored.facts, reader=self._writer.may_read)
+        self._writer.commit_brief(finish, self._on_finished)
 
     def _on_finished(self, work: Work) -> None:
         try:
@@ -127,16 +122,14 @@ class BriefReceiver:
         assert self._target is not None
         self._target.close()
         if isinstance(work.outcome, StoredFile):
-            live = self._uploads.find(self._target.stored.key)
-            if live is not None:
-                live.committed_as(work.outcome)
-            self._connection.post(self._stream, committed_message(work.outcome, self._realm))
+            self._writer.tell_stored(self._target.stored.key.sourceid, work.outcome)
+            self._connection.post(self._stream, committed_message(work.outcome, self._writer))
             self._connection.forget(self._stream)
         elif isinstance(work.outcome, BlockprotoError):
             self._connection.refuse(self._stream, work.outcome)
         self._count_no_more()
 
     def _count_no_more(self) -> None:
-        key, self._counted = self._counted, None
-        if key is not None:
-            self._uploads.end_brief(key)
+        sourceid, self._counted = self._counted, None
+        if sourceid is not None:
+            self._writer.end_brief(sourceid)

@@ -22,7 +22,7 @@ import trio
 from ..common.tasks import background_tasks
 from ..connection.unexpected_errors import unexpected
 from ..errors import BlockprotoError, StoreFailed
-from ..identity.realm import ANONYMOUS
+from ..identity.realm import ANONYMOUS, Realm
 from ..observability.observer import NULL_OBSERVER, Load, Observer
 from ..store import FileStore, UploadStore, Work
 from .committer import Committer
@@ -54,6 +54,11 @@ class Engine:
         self.disk = local_disk() if disk is None else disk
         self.committer = Committer(store, observer=observer)
         self.uploads = LiveUploads(store, self.committer, self.disk)
+
+    @property
+    def incarnation(self) -> int:
+        """The incarnation of the store (BP1-RES)."""
+        return self.store.incarnation
 
     async def run(self) -> None:
         """Make durable what is submitted, until cancelled.
@@ -132,6 +137,10 @@ class FileEngine(Engine):
         self.uploads = LiveUploads(store, self.committer, self.disk, self.quotas, observer, self._comparer)
         self.hashing = FileHashing(store, self.committer)
         self._on_failed = on_failed
+
+    def hold(self, realm: Realm) -> None:
+        """Hold a principal to its quota from now on, whatever protocol it speaks."""
+        self.quotas.hold(realm)
 
     async def run(self) -> None:
         """Commit, compare files, and remove what has expired, until cancelled.

@@ -14,12 +14,11 @@ from dataclasses import replace
 from ..common.blocks import BlockSet, Run
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, Scope, SourceChanged
-from ..identity.realm import ANONYMOUS
 from ..store import FOLDER_FILETYPE, StoredFile
 from ..wire import Commit, Committed, Error, Fetch, Message, Open
 from .block_receiver import BlockInProgress
+from .engine import Engine
 from .live_upload import LiveUpload
-from .live_uploads import LiveUploads
 from .receiver import UploadReceiver, said_of
 
 
@@ -38,13 +37,13 @@ class FetchReceiver(UploadReceiver):
     def __init__(
         self,
         connection: Connection,
-        uploads: LiveUploads,
+        engine: Engine,
         version: bytes,
         done: Callable[[StoredFile | BlockprotoError], None],
         on_durable: Callable[[int], None],
         arrived: BlockSet,
     ) -> None:
-        super().__init__(connection, 0, uploads, ANONYMOUS)
+        super().__init__(connection, 0, engine)
         self._arrived = arrived
         self.payload_bytes = 0
         self._opening: Open | None = None

@@ -16,6 +16,7 @@ import secrets
 from dataclasses import replace
 
 from ..common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, blocknum_of
+from ..common.names import SafeName
 from ..connection.connection import Connection
 from ..errors import (
     BadFacts,
@@ -26,35 +27,29 @@ from ..errors import (
     Scope,
     SourceChanged,
 )
-from ..identity.realm import Realm
 from ..store import (
-    FOLDER_FILETYPE,
     Facts,
     IfExists,
     StoredFile,
-    UploadKey,
 )
-from ..wire import Block, Cancel, Commit, Committed, Error, Have, Message, Open, Opened, Piece, Scopes
+from ..wire import Block, Cancel, Commit, Committed, Error, Have, Message, Open, Opened, Piece
 from .block_receiver import BlockInProgress, BlockReceiver, Ended
+from .engine import Engine
+from .file_service import FileWriter
 from .live_upload import LiveUpload
-from .live_uploads import LiveUploads
 
 OPENED_RUNS_MAX = 400
 OPENED_PREFIXES_MAX = 64
 
 
-def facts_of(message: Open | Block, realm: Realm) -> Facts:
-    """The facts a sender of ``realm`` stated; the name as the store knows it.
+def facts_of(message: Open | Block) -> Facts:
+    """The facts a sender stated; the name as its realm says it.
 
     Raises:
         NameRefused: the name breaks a rule.
-        BadFacts: a folder that has bytes.
     """
-    filename = realm.inward(message.filename)
-    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
-        raise BadFacts("a folder has no bytes: its filesize is 0")
     return Facts(
-        filename=filename,
+        filename=SafeName.parse(message.filename),
         filetype=message.filetype,
         filesize=message.filesize,
         mtime_ns=message.mtime_ns,
@@ -69,28 +64,32 @@ class UploadReceiver:
     Args:
         connection: where the stream is.
         stream: its id.
-        uploads: the live uploads it belongs to.
-        realm: whose uploads.
+        target: where the blocks go: of whoever sends to a server, what it may do; of a download, its engine.
     """
 
-    def __init__(self, connection: Connection, stream: int, uploads: LiveUploads, realm: Realm) -> None:
+    def __init__(self, connection: Connection, stream: int, target: FileWriter | Engine) -> None:
         self.upload: LiveUpload | None = None
         self._connection = connection
         self._stream = stream
-        self._uploads = uploads
-        self._realm = realm
+        self._target = target
         self._sourceid = b""
         self._chosen_here = False
         self._said: tuple[int | None, str, str] | None = None
         self._cancelled: Cancelled | None = None
         self._blocks: BlockReceiver | None = None
 
+    @property
+    def _writer(self) -> FileWriter:
+        """What whoever sends may do."""
+        assert isinstance(self._target, FileWriter)
+        return self._target
+
     # ---- what the connection tells ----------------------------------------------------------------------------
 
     @property
     def waits(self) -> bool:
         """See connection.StreamHandler: opening asks the store, and a disk may be slow."""
-        return self.upload is None or self._uploads.disk.slow
+        return self.upload is None or self._target.disk.slow
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.StreamHandler."""
@@ -129,7 +128,7 @@ class UploadReceiver:
 
     def say_committed(self, stored: StoredFile) -> None:
         """See uploads.Feed."""
-        self._connection.post(self._stream, committed_message(stored, self._realm))
+        self._connection.post(self._stream, committed_message(stored, self._writer))
         self._connection.forget(self._stream)
         self._leave()
 
@@ -151,10 +150,8 @@ class UploadReceiver:
         self._chosen_here = message.sourceid == bytes(16)
         self._sourceid = secrets.token_bytes(16) if self._chosen_here else message.sourceid
         self._said = said_of(message)
-        key = UploadKey(self._realm.principal, self._sourceid)
-        reader = Scopes.READ in self._realm.scopes
-        facts = facts_of(message, self._realm)
-        found = await self._uploads.open(key, facts, message.attempt, self, 0, reader, message.root)
+        facts = facts_of(message)
+        found = await self._writer.open(self._sourceid, facts, message.attempt, self, message.root)
         if isinstance(found, StoredFile):
             self.say_committed(found)
             return
@@ -177,7 +174,7 @@ class UploadReceiver:
             file_id=upload.stored.file_id,
             attempt=upload.attempt,
             position=upload.position,
-            incarnation=self._uploads.store.incarnation,
+            incarnation=self._target.incarnation,
             expires_ms=upload.stored.expires_ms,
             held=tuple(upload.held.runs(OPENED_RUNS_MAX)),
             prefixes=tuple(unowned[:OPENED_PREFIXES_MAX]),
@@ -192,7 +189,7 @@ class UploadReceiver:
             mtime_ns=upload.facts.mtime_ns if message.mtime_ns is None else message.mtime_ns,
             mode=upload.facts.mode if message.mode is None else message.mode,
         )
-        upload.commit(self, message.root, message.filesize, facts, Scopes.READ in self._realm.scopes)
+        upload.commit(self, message.root, message.filesize, facts, self._writer.may_read)
 
     async def _repair(self, message: Have) -> None:
         upload = self._opened_upload()
@@ -292,14 +289,14 @@ def said_of(message: Open | Block) -> tuple[int | None, str, str]:
     return message.filesize, message.filename, message.filetype
 
 
-def committed_message(stored: StoredFile, realm: Realm) -> Committed:
-    """The COMMITTED that says ``stored`` to ``realm``."""
+def committed_message(stored: StoredFile, writer: FileWriter) -> Committed:
+    """The COMMITTED that says ``stored`` to whoever sent it."""
     return Committed(
         sourceid=stored.sourceid,
         file_id=stored.file_id,
         root=stored.root,
         filesize=stored.filesize,
-        stored_as=realm.outward(stored.stored_as),
+        stored_as=writer.shown(stored.stored_as),
         b3sum=stored.b3sum,
         left=stored.left,
         there=stored.there,

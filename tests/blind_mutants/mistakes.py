@@ -29,6 +29,7 @@ from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer import receiver
 from blockproto.transfer.block_receiver import BlockInProgress
 from blockproto.transfer.brief_receiver import BriefReceiver
+from blockproto.transfer.file_service import FileWriter
 from blockproto.transfer.live_upload import Feed, LiveUpload
 from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.send_stream import SendStream
@@ -330,10 +331,11 @@ def brief_file_without_receipt(put: Put) -> None:
         finished(self, work)
 
     def compare_with_nothing(self: BriefReceiver, block: BlockInProgress) -> None:
-        realm = self._realm
-        self._realm = replace(realm, scopes=realm.scopes & ~Scopes.READ)
+        writer = self._writer
+        realm = replace(writer.realm, scopes=writer.realm.scopes & ~Scopes.READ)
+        self._writer = FileWriter(writer._engine, realm)
         end(self, block)
-        self._realm = realm
+        self._writer = writer
 
     put(BriefReceiver, "_begin", begin_anew)
     put(BriefReceiver, "_end", compare_with_nothing)

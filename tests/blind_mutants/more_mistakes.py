@@ -278,12 +278,12 @@ def discard_tells_only_who_asked(put: Put) -> None:
 @server("BP1-FET-003")
 def priority_of_fetch_not_repeated(put: Put) -> None:
     """OPEN in answer to FETCH has the priority 1: the fetcher knows which one it asked for."""
-    open_message = requests._open_message
+    open_message = requests.open_message
 
-    def usual(entry: FileEntry, source: StoredSource, message: Fetch) -> Open:
-        return replace(open_message(entry, source, message), priority=Priority.NORMAL)
+    def usual(entry: FileEntry, filename: str, message: Fetch) -> Open:
+        return replace(open_message(entry, filename, message), priority=Priority.NORMAL)
 
-    put(requests, "_open_message", usual)
+    put(requests, "open_message", usual)
 
 
 @server("BP1-FET-005")

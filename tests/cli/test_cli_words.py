@@ -17,7 +17,7 @@ from blockproto.cli.output import Status, explain
 from blockproto.errors import NotPermitted, Refused, Unauthenticated
 from blockproto.identity.connection_auth import DENY_ALL, ConnectionAuth
 from blockproto.identity.tokens import new_token
-from blockproto.wire import Auth, List, ListKind
+from blockproto.wire import Auth
 
 Run = Callable[..., Ran]
 
@@ -60,7 +60,7 @@ async def test_a_download_needs_the_name_of_a_file(dest: str) -> None:
 def test_where_tls_is_wanted_nobody_is_asked_for_a_token() -> None:
     connection_auth = ConnectionAuth(DENY_ALL)
     with pytest.raises(Unauthenticated, match="use bps://") as refused:
-        connection_auth.realm_for(List(ListKind.FILES))
+        connection_auth.requesting()
     assert "token" not in explain(refused.value)
     with pytest.raises(Unauthenticated, match="use bps://"):
         connection_auth.judge(Auth(new_token()))

@@ -33,6 +33,7 @@ from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver
 from blockproto.transfer.committer import Committer
 from blockproto.transfer.engine import SWEEP_EVERY_S
+from blockproto.transfer.file_service import FileReader
 from blockproto.transfer.live_uploads import LiveUploads
 from blockproto.transfer.receiver import UploadReceiver
 from blockproto.transfer.sender import Sender
@@ -91,7 +92,7 @@ REQUESTS: list[tuple[type, str, Sequence[tuple[Message, bytes]]]] = [
     (RequestHandler, "received", [(LISTED, b"")]),
     (ServedFetch, "received", [(Fetch("a.txt"), b"")]),
     (ServedFetch, "_begin", [(Fetch("a.txt"), b"")]),
-    (ServedFetch, "_open", [(Fetch("a.txt"), b"")]),
+    (FileReader, "open", [(Fetch("a.txt"), b"")]),
     (ServedFetch, "_send", [(Fetch("a.txt"), b"")]),
     (Sender, "_send_missing", [(Fetch("a.txt"), b"")]),
     (ServedBrief, "received", [(Fetch("a.txt", length=10), b"")]),

@@ -35,9 +35,11 @@ from blockproto.dialects.sequential_receiver import UNDURABLE_MAX
 from blockproto.dialects.sourceid import Sourceid, new_sourceid
 from blockproto.dialects.sourceid_line import LINE_LENGTH_MAX, POSITION_MAX
 from blockproto.errors import Code, StoreFailed, StoreFull
+from blockproto.identity.realm import ANONYMOUS
 from blockproto.server import GRACE_S
 from blockproto.store import BlockDone, Facts, Finish
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
+from blockproto.transfer.file_service import FileService
 from blockproto.wire import Committed, List, ListKind, Opened, Result
 
 quick = pytest.mark.trio(run=run)
@@ -725,9 +727,8 @@ async def test_who_never_stops_sending_is_not_listened_to_for_ever() -> None:
 
     async with server() as served:
         endless = Endless(served.connect())
-        visit = DialectConnection(
-            Sourceid(), endless, b"ab", served.server.engine.uploads, bytes(16), trio.current_time()
-        )
+        writer = FileService(served.server.engine, ANONYMOUS).writer()
+        visit = DialectConnection(Sourceid(), endless, b"ab", writer, trio.current_time())
         assert await visit.drain() == 2 + DRAIN_S * 65_536
         await endless.aclose()
 

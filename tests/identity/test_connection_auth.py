@@ -393,10 +393,6 @@ async def test_an_ended_connection_is_forgotten(town: Town) -> None:
 def test_who_should_speak_tls_is_not_asked_for_a_token(token: bool) -> None:
     """It would be sent so that everybody on the way can read it."""
     connection_auth = ConnectionAuth(DENY_ALL)
-    ask = (
-        partial(connection_auth.judge, Auth(new_token()))
-        if token
-        else partial(connection_auth.realm_for, List(ListKind.FILES))
-    )
+    ask = partial(connection_auth.judge, Auth(new_token())) if token else connection_auth.requesting
     with pytest.raises(Unauthenticated, match="use bps:// instead of bp://"):
         ask()

@@ -162,7 +162,8 @@ EXT = [
 
 NAM = [
     Mutant("names-are-normalised", "NAM-001", "common/names.py", "name = cls(text)", "name = cls(unicodedata.normalize('NFC', text))"),
-    Mutant("the-name-beside-an-id-counts", "NAM-002", "serving/handlers/requests.py", "if message.id == ZERO_ID:", "if message.filename:", SERVER),
+    Mutant("the-name-beside-an-id-counts", "NAM-002", "transfer/file_service.py",
+           "if file_id == ZERO_ID:\n            return self.realm", "if filename:\n            return self.realm", SERVER),
     Mutant("components-of-any-length", "NAM-003 NAM-004", "common/names.py", "if len(component.encode()) > COMPONENT_LENGTH_MAX:", "if False:"),
     Mutant("names-of-any-length", "NAM-003 NAM-004", "common/names.py", "if length > FILENAME_LENGTH_MAX:", "if False:"),
     Mutant("dots-are-components", "NAM-004", "common/names.py", 'if component in {".", ".."}:', "if False:", SERVER),

@@ -19,7 +19,7 @@ ADMISSION, REALM, CERTIFICATES = (
     "identity/realm.py",
     "identity/certificates.py",
 )
-RECEIVING, BRIEF = "transfer/receiver.py", "transfer/brief_receiver.py"
+SERVICE = "transfer/file_service.py"
 TRUST, LINK_TLS, INTRODUCING = "client_side/trust.py", "connection/tls.py", "client_side/authenticate.py"
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
@@ -104,26 +104,27 @@ ALL = [
            "if self._grant is not None and self._grant.realm.principal != grant.realm.principal:", "if False:", SERVER),
     Mutant("one-auth-for-a-connection", "AUT-008", ADMISSION,
            "if self._grant is not None and self._grant.realm.principal != grant.realm.principal:", "if self._grant is not None:", SERVER),
-    Mutant("sourceids-of-everybody", "PRN-001", RECEIVING,
-           "key = UploadKey(self._realm.principal, self._sourceid)", "key = UploadKey(bytes(16), self._sourceid)", SERVER),
-    Mutant("receipts-of-everybody", "PRN-001", BRIEF,
-           "key = UploadKey(self._realm.principal, sourceid)", "key = UploadKey(bytes(16), sourceid)", SERVER),
+    Mutant("sourceids-of-everybody", "PRN-001", SERVICE,
+           "self._key(sourceid), inside, attempt", "UploadKey(bytes(16), sourceid), inside, attempt", SERVER),
+    Mutant("receipts-of-everybody", "PRN-001", SERVICE,
+           "begin_brief(self._key(sourceid), self", "begin_brief(UploadKey(bytes(16), sourceid), self", SERVER),
     Mutant("one-folder-for-all", "PRN-002", "identity/principals.py",
            "folder=None if principal.folder is None else SafeName.parse(principal.folder),", "folder=None,", SERVER),
     Mutant("names-with-the-servers-folders", "PRN-002", REALM,
            'return stored.removeprefix(self.above) if stored.startswith(self.above) else stored.rpartition("/")[2]', "return stored", SERVER),
     Mutant("a-cursor-says-where-the-folder-lies", "PRN-002", REALM, "return cursor.removeprefix(self.above)", "return cursor", SERVER),
-    Mutant("ids-open-everything", "PRN-003", "serving/handlers/requests.py",
-           "return store.open_file(None, file_id, realm.folder)", "return store.open_file(None, file_id, None)", SERVER),
-    Mutant("foreign-uploads-are-cancelled", "PRN-003", "serving/handlers/requests.py",
-           "await self._uploads.discard(UploadKey(self._realm.principal, message.id))",
-           "await self._uploads.discard(next((key for key in self._uploads._live if key.sourceid == message.id), "
-           "UploadKey(self._realm.principal, message.id)))", SERVER),
-    Mutant("a-writer-compares", "PRN-010", RECEIVING, "reader = Scopes.READ in self._realm.scopes", "reader = True", SERVER,
-           ((RECEIVING, "facts, Scopes.READ in self._realm.scopes)", "facts, True)"),)),
+    Mutant("ids-open-everything", "PRN-003", SERVICE,
+           "return engine.store.open_file(None, file_id, realm.folder)", "return engine.store.open_file(None, file_id, None)", SERVER),
+    Mutant("foreign-uploads-are-cancelled", "PRN-003", SERVICE,
+           "await self._engine.uploads.discard(self._key(sourceid))",
+           "await self._engine.uploads.discard(next((key for key in self._engine.uploads._live if key.sourceid == sourceid), "
+           "self._key(sourceid)))", SERVER),
+    Mutant("a-writer-compares", "PRN-010", SERVICE, "return Scopes.READ in self.realm.scopes", "return True", SERVER),
     Mutant("scopes-are-for-show", "PRN-004", REALM, "if scope not in self.scopes:", "if False:", SERVER),
-    Mutant("readers-see-uploads", "PRN-004", ADMISSION,
-           "files = isinstance(message, List) and message.kind == ListKind.FILES", "files = isinstance(message, List)", SERVER),
+    Mutant("readers-see-uploads", "PRN-004", "serving/handlers/requests.py",
+           "if isinstance(message, List) and message.kind == ListKind.FILES:", "if isinstance(message, List):", SERVER,
+           (("serving/handlers/requests.py", "writer = self._service.writer()\n\n        def page(",
+             "writer = self._service._writer\n\n        def page("),)),
     Mutant("quota-is-for-show", "PRN-005", "transfer/quota.py", "if length > self.room(key):", "if False:", SERVER),
     Mutant("no-room-is-told", "PRN-005", "transfer/quota.py", "current=max(0, account.room(key))", "current=None", SERVER),
     Mutant("who-spoke-last-goes", "PRN-009", "serving/connection_limits.py",

@@ -14,6 +14,7 @@ BLOCKS, PREFIX, FETCHING = (
 RECEIVING, UPLOAD, SENDING = "transfer/receiver.py", "transfer/live_upload.py", "transfer/sender.py"
 PLAN = "transfer/send_plan.py"
 UPLOADS = "transfer/live_uploads.py"
+SERVICE = "transfer/file_service.py"
 LANE, LINK, WIRE, REQUESTS = (
     "transfer/send_stream.py",
     "connection/connection.py",
@@ -59,9 +60,8 @@ BLK = [
     Mutant("brief-files-without-commit", "BLK-014", BRIEF, "if message.digest is not None and not message.commit:", "if False:", SERVER),
     Mutant("brief-files-never-say-commit", "BLK-014 COM-002", "client_side/upload_brief.py", "commit=whole,", "commit=False,", CLIENT),
     Mutant("tlvs-of-brief-files-are-not-read", "BLK-015", RECEIVING, "mtime_ns=message.mtime_ns,", "mtime_ns=None,", SERVER),
-    Mutant("folders-with-bytes", "BLK-016", RECEIVING,
-           "filename = realm.inward(message.filename)\n    if message.filetype == FOLDER_FILETYPE and message.filesize != 0:",
-           "filename = realm.inward(message.filename)\n    if False:", SERVER),
+    Mutant("folders-with-bytes", "BLK-016", SERVICE,
+           "if facts.filetype == FOLDER_FILETYPE and facts.filesize != 0:", "if False:", SERVER),
     Mutant("folders-with-bytes-in-downloads", "BLK-016", FETCHING,
            'while it was being fetched")\n        if message.filetype == FOLDER_FILETYPE and message.filesize != 0:',
            'while it was being fetched")\n        if False:', CLIENT),
@@ -69,8 +69,8 @@ BLK = [
            "return message.TYPE | 0x100 if message.commit else message.TYPE", "return message.TYPE"),
     Mutant("the-commit-flag-without-end", "BLK-017", WIRE,
            'outside block {blockno}")\n        if self.commit and self.digest is None:', 'outside block {blockno}")\n        if False:'),
-    Mutant("a-brief-file-leaves-the-upload-of-its-sourceid", "BLK-019", BRIEF,
-           "if live is not None:\n                live.committed_as", "if False:\n                live.committed_as", SERVER),
+    Mutant("a-brief-file-leaves-the-upload-of-its-sourceid", "BLK-019", SERVICE,
+           "if live is not None:\n            live.committed_as", "if False:\n            live.committed_as", SERVER),
     Mutant("blocks-need-not-agree-with-open", "BLK-020", RECEIVING, "if said_of(message) != self._said:", "if False:"),
     Mutant("blocks-name-no-filetype", "BLK-020", LANE, "filetype=facts.filetype,", 'filetype="",', CLIENT),
     Mutant("any-filetype", "BLK-021", WIRE,
@@ -164,8 +164,8 @@ COM = [
     Mutant("receipts-of-any-rule-answer", "COM-027", "store/local/batch.py", "elif receipt.if_exists is work.facts.if_exists:", "else:", SERVER,
            (("store/local/store.py", "self._finished.true_receipt(view, context.state.file_id(key), None, facts.if_exists)",
              "self._finished.true_receipt(view, context.state.file_id(key))"),)),
-    Mutant("stored-as-is-the-wanted-name", "COM-014", RECEIVING, "stored_as=realm.outward(stored.stored_as),",
-           'stored_as=realm.outward(stored.stored_as).replace(" (1)", ""),', SERVER),
+    Mutant("stored-as-is-the-wanted-name", "COM-014", RECEIVING, "stored_as=writer.shown(stored.stored_as),",
+           'stored_as=writer.shown(stored.stored_as).replace(" (1)", ""),', SERVER),
     Mutant("cancel-is-not-answered", "COM-016", RECEIVING, "else:\n            self.say_stopped(cancelled)", "else:\n            self._leave()"),
     Mutant("discard-keeps-the-bytes", "COM-017", RECEIVING, "if message.discard:", "if False:", SERVER),
     Mutant("giving-up-says-nothing", "COM-019", LANE,
@@ -200,19 +200,19 @@ LST = [
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor)',
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor[:500])', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/local/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
-    Mutant("only-the-folders-own-entries", "LST-004", REQUESTS, "folder, message.recursive, after, limit", "folder, False, after, limit", SERVER),
-    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(_upload_item(entry, self._realm) for entry in entries), cursor", "(), cursor", SERVER),
+    Mutant("only-the-folders-own-entries", "LST-004", SERVICE, "within, recursive, after, limit", "within, False, after, limit", SERVER),
+    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(_upload_item(entry, writer.realm) for entry in entries), cursor", "(), cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
            "await self._list_files(message)", SERVER),
-    Mutant("b3sum-only-where-it-is-known", "LST-007", REQUESTS, "if message.b3sum and b3sum is None and not entry.folder:", "if False:", SERVER),
+    Mutant("b3sum-only-where-it-is-known", "LST-007", SERVICE, "if b3sum and entry.b3sum is None and not entry.folder:", "if False:", SERVER),
     Mutant("one-receipt-at-most", "LST-008", REQUESTS, "message.ids[at:end], rule)", "message.ids[at:end][:1])", SERVER),
     Mutant("follow-is-ignored", "LST-009", REQUESTS, "if message.follow:", "if False:", SERVER),
-    Mutant("remove-removes-nothing", "LST-010", REQUESTS, "work = Remove(name, file_id, message.recursive)\n            await commit_and_wait(",
-           "work = Remove(name, file_id, message.recursive)\n            _ = (", SERVER),
+    Mutant("remove-removes-nothing", "LST-010", SERVICE, "await commit_and_wait(self._engine.committer, Remove",
+           "_ = (self._engine.committer, Remove", SERVER),
     Mutant("remove-is-answered-with-a-cursor", "LST-011", REQUESTS, "return Result(kind=message.kind)", 'return Result(kind=message.kind, cursor="x")', SERVER),
-    Mutant("full-folders-go", "LST-012", REQUESTS, "Remove(name, file_id, message.recursive)", "Remove(name, file_id, True)", SERVER),
-    Mutant("remove-leaves-the-upload", "LST-013", REQUESTS,
-           "await self._uploads.discard(UploadKey(self._realm.principal, message.id))", "pass", SERVER),
+    Mutant("full-folders-go", "LST-012", SERVICE, "Remove(name, id_, recursive)", "Remove(name, id_, True)", SERVER),
+    Mutant("remove-leaves-the-upload", "LST-013", SERVICE,
+           "await self._engine.uploads.discard(self._key(sourceid))", "pass", SERVER),
 ]  # fmt: skip
 
 ERR = [
@@ -255,15 +255,15 @@ EDGE = [
            "if prefix is None or prefix.length != length:\n        return False",
            "if prefix is None or prefix.length != length:\n        raise BadFacts('there is no such prefix')", SERVER),
     Mutant("uploads-without-a-byte-are-listed", "LST-005", REQUESTS,
-           "tuple(_upload_item(entry, self._realm) for entry in entries), cursor",
-           "tuple([_upload_item(entry, self._realm) for entry in entries] + [\n"
+           "tuple(_upload_item(entry, writer.realm) for entry in entries), cursor",
+           "tuple([_upload_item(entry, writer.realm) for entry in entries] + [\n"
            "                UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
            "                                live.facts.filename.text, live.facts.filetype)\n"
-           "                for live in self._uploads._live.values() if not live.held]), cursor", SERVER),
+           "                for live in writer._engine.uploads._live.values() if not live.held]), cursor", SERVER),
     Mutant("held-of-no-version-is-left-out", "FET-009", REQUESTS, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
     Mutant("the-served-folder-is-an-entry", "LST-006", REQUESTS,
-           "name = self._realm.inward(message.name)\n        entry",
-           "if not message.name:\n            return await self._list_files(message)\n        name = self._realm.inward(message.name)\n        entry", SERVER),
+           "reader = self._service.reader()\n        entry",
+           "if not message.name:\n            return await self._list_files(message)\n        reader = self._service.reader()\n        entry", SERVER),
     Mutant("blocks-begin-after-the-clients-goaway", "END-008", LANE, "if leaving is not None:", "if False:", SERVER),
     Mutant("who-goes-with-nothing-open-is-kept", "END-008", "connection/ending.py", "if self.going_away is not None and self.quiet:", "if False:", SERVER),
     Mutant("received-is-a-byte-too-many", "CRD-008", STREAMS, "return Credit(self.granted, self.received)",

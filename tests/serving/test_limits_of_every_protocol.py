@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from struct82_peers import Sender, Sent
 from trio.testing import MockClock
 
 from blockproto.cli.output import Status
+from blockproto.common.names import SafeName
 from blockproto.dialects.registry import dialects_of
 from blockproto.errors import Code, Scope
 from blockproto.identity.connection_auth import AuthPolicy
 from blockproto.identity.realm import ANONYMOUS
 from blockproto.serving.connection_limits import ConnectionLimits
-from blockproto.wire import Committed, List, ListKind, Result
+from blockproto.wire import Committed, Error, List, ListKind, Message, Opened, Result, Scopes
 
 quick = pytest.mark.trio(run=run)
 QUOTA = 3 * MIB
@@ -122,6 +123,74 @@ async def test_a_server_without_a_quota_takes_everything() -> None:
     async with serving(dialects=BOTH) as served:
         assert (await bring(served, "one", bytes_of(QUOTA + 1))).startswith(b"sourceid=")
         assert await ask(served, Sent(bytes_of(QUOTA + 1))) == 0
+
+
+# ---- what is decided once
+
+
+async def opened(served: Served, name: str, content: bytes) -> str:
+    """Begin an upload in the native protocol; the code of its refusal, or nothing."""
+    peer = await served.peer()
+    await peer.say(1, Sample(content, name).open())
+    return await _refusal(peer, Opened)
+
+
+async def sent_briefly(served: Served, name: str, content: bytes) -> str:
+    """Send a brief file in the native protocol; likewise."""
+    peer = await served.peer()
+    sample = Sample(content[:1000], name)
+    await peer.say(1, *sample.block(0, commit=True))
+    return await _refusal(peer, Committed)
+
+
+async def _refusal(peer: RawPeer, wanted: type[Message]) -> str:
+    while True:
+        message = (await peer.hear()).message
+        if isinstance(message, Error):
+            return Code(message.code).name
+        if isinstance(message, wanted):
+            return ""
+
+
+async def said_in_a_line(served: Served, name: str, content: bytes) -> str:
+    """Bring a file in the dialect sourceid; likewise."""
+    answer = await bring(served, name, content)
+    return (
+        "" if answer.startswith(b"sourceid=") else answer.partition(b"name=")[2].partition(b";")[0].decode()
+    )
+
+
+async def asked_about(served: Served, name: str, content: bytes) -> str:
+    """Ask for a file in the dialect struct82; likewise."""
+    code = await ask(served, Sent(content, name=name.encode()))
+    return Code(code).name if code else ""
+
+
+DEEP = SafeName.parse("/".join(["f" * 250] * 4))
+"""A folder in which only a short name fits."""
+
+LIMITS = {
+    "QUOTA": (replace(ANONYMOUS, quota=999), "a", 1000),
+    "FORBIDDEN": (replace(ANONYMOUS, scopes=Scopes.READ), "a", 1000),
+    "NAME_REFUSED": (replace(ANONYMOUS, folder=DEEP), "a-long-name-of-a-file", 1000),
+    "": (replace(ANONYMOUS, folder=DEEP, quota=1000), "short", 1000),
+}
+
+
+@quick
+@pytest.mark.clause("BP1-DIA-020", "BP1-PRN-004", "BP1-PRN-005")
+@pytest.mark.parametrize("send", [opened, sent_briefly, said_in_a_line, asked_about])
+@pytest.mark.parametrize("refusal", LIMITS)
+async def test_every_way_in_is_refused_alike(
+    refusal: str, send: Callable[[Served, str, bytes], Awaitable[str]]
+) -> None:
+    """Scope, quota and the names of a realm do not depend on the protocol."""
+    realm, name, length = LIMITS[refusal]
+    async with serving(policy=AuthPolicy(None, realm), dialects=BOTH) as served:
+        assert await send(served, name, bytes_of(length)) == refusal
+        if not refusal and send in {sent_briefly, said_in_a_line}:  # the others have sent no byte of it
+            (entry,) = served.store.files(DEEP.text, False, "", 9)[0]
+            assert entry.filename.text == f"{DEEP.text}/{name}"
 
 
 # ---- connections

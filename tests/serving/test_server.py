@@ -30,7 +30,6 @@ from blockproto.client import connect_with
 from blockproto.client_side.dial import tcp_dial
 from blockproto.connection.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
-from blockproto.identity.realm import ANONYMOUS
 from blockproto.protocol.session import Kind, Limits
 from blockproto.protocol.streams import FIRST
 from blockproto.server import GRACE_S, RETRY_AFTER_MS, Server
@@ -382,7 +381,7 @@ async def test_a_sweep_that_fails_ends_the_server_in_order() -> None:
 def _begun_at(now_ms: int) -> WatchedStore:
     """A store with one unfinished upload that was begun then."""
     store = WatchedStore(now_ms=lambda: now_ms)
-    upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open(), ANONYMOUS), 1)
+    upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open()), 1)
     assert isinstance(upload, MemoryUpload)
     upload.write(0, memoryview(THREE.bytes_of(0)))
     store.commit([BlockDone(upload, 1, 0, MIB, bytes(32))])

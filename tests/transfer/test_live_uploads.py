@@ -138,7 +138,7 @@ async def test_a_stream_that_has_left_owns_no_block() -> None:
     async with serving() as served:
         peer = await served.peer()
         await _opened(peer)
-        live = served.server.uploads.find(KEY)
+        live = served.server.engine.uploads.find(KEY)
         assert live is not None
         [feed] = live.feeds
         await live.take_block(0, feed)

@@ -25,8 +25,8 @@ from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet, blocknum_of, digest_of
 from ...connection.connection import Connection
 from ...connection.unexpected_errors import is_expected, wants_memory
 from ...errors import BlockprotoError, Code, DigestMismatch, Scope, SourceChanged, UnexpectedMessage
-from ...identity.realm import Realm
-from ...store import FileEntry, FileStore
+from ...store import FileEntry
+from ...transfer.file_service import FileReader
 from ...transfer.send_plan import AGAIN_MAX
 from ...transfer.slow_disk import Disk
 from ...wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority
@@ -61,14 +61,13 @@ class BriefFetches:
     Args:
         connection: where.
         guard: where they are read and sent; it may outlive the connection.
-        store, disk: where they are.
+        disk: whether it is slow.
     """
 
-    __slots__ = ("_asked", "_disk", "_guard", "_working", "connection", "store")
+    __slots__ = ("_asked", "_disk", "_guard", "_working", "connection")
 
-    def __init__(self, connection: Connection, guard: TaskGuard, store: FileStore, disk: Disk) -> None:
+    def __init__(self, connection: Connection, guard: TaskGuard, disk: Disk) -> None:
         self.connection = connection
-        self.store = store
         self._guard = guard
         self._disk = disk
         self._asked: deque[tuple[ServedBrief, Step]] = deque()
@@ -124,7 +123,7 @@ class ServedBrief:
     Args:
         briefs: those of its connection.
         stream: where it was asked.
-        realm: who asks.
+        reader: what may be read.
     """
 
     __slots__ = (
@@ -135,16 +134,16 @@ class ServedBrief:
         "_entry",
         "_error",
         "_fetch",
-        "_realm",
+        "_reader",
         "_repairing",
         "_stream",
     )
     waits = False
 
-    def __init__(self, briefs: BriefFetches, stream: int, realm: Realm) -> None:
+    def __init__(self, briefs: BriefFetches, stream: int, reader: FileReader) -> None:
         self._briefs = briefs
         self._stream = stream
-        self._realm = realm
+        self._reader = reader
         self._fetch = Fetch("")
         self._entry: FileEntry | None = None
         self._content = memoryview(b"")
@@ -200,7 +199,7 @@ class ServedBrief:
     def _read(self) -> None:
         fetch, before = self._fetch, self._entry
         version = fetch.version if before is None else before.version
-        reader = self._briefs.store.open_file(self._realm.inward(fetch.filename), None)
+        reader = self._reader.open_now(fetch.filename)
         try:
             entry = reader.entry
             content = memoryview(bytearray(min(entry.filesize, fetch.length or 0)))
@@ -233,7 +232,7 @@ class ServedBrief:
 
     async def _answer(self) -> None:
         assert self._entry is not None
-        name = self._realm.outward(self._entry.filename.text)
+        name = self._reader.shown(self._entry.filename.text)
         self._post(open_message(self._entry, name, self._fetch))
         await self._send_and_commit()
 
@@ -267,7 +266,7 @@ class ServedBrief:
             blocknum=blocknum,
             blockno=0,
             position=0,
-            filename=self._realm.outward(self._entry.filename.text),
+            filename=self._reader.shown(self._entry.filename.text),
             filetype=self._entry.filetype,
             digest=digest,
         )

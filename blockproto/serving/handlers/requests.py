@@ -30,20 +30,15 @@ from ...identity.realm import Realm
 from ...store import (
     Facts,
     FileEntry,
-    FileStore,
     IfExists,
     LeftOut,
-    Remove,
     StoredFile,
     StoredReader,
     UploadEntry,
-    UploadKey,
 )
-from ...transfer.committer import commit_and_wait
-from ...transfer.file_hashing import FileHashing
+from ...transfer.file_service import FileReader, FileService
 from ...transfer.follow_upload import FollowedSource, Following
 from ...transfer.live_upload import LiveUpload
-from ...transfer.live_uploads import LiveUploads
 from ...transfer.send_stream import SendStream
 from ...transfer.sender import Sender
 from ...transfer.served_send_stream import ServedSendStream
@@ -89,9 +84,11 @@ class RequestHandler:
     Args:
         connection, stream: where the question came.
         answers: what else is asked on the connection.
-        store, uploads: what is asked about.
-        hashing: computes the BLAKE3 of files.
-        realm: who asks.
+        service: what may be asked about.
+        message: the question.
+
+    Raises:
+        Forbidden: its principal may not ask that.
     """
 
     waits = False
@@ -101,18 +98,17 @@ class RequestHandler:
         connection: Connection,
         stream: int,
         answers: PendingRequests,
-        store: FileStore,
-        uploads: LiveUploads,
-        hashing: FileHashing,
-        realm: Realm,
+        service: FileService,
+        message: List | RemoveMessage,
     ) -> None:
+        if isinstance(message, List) and message.kind == ListKind.FILES:
+            service.reader()
+        else:
+            service.writer()
         self._connection = connection
         self._stream = stream
         self._answers = answers
-        self._store = store
-        self._uploads = uploads
-        self._file_hashing = hashing
-        self._realm = realm
+        self._service = service
         self._nobody_waits = trio.CancelScope()
 
     async def received(self, message: Message, payload_length: int) -> None:
@@ -147,25 +143,12 @@ class RequestHandler:
         self._connection.forget(self._stream)
 
     async def _remove(self, message: RemoveMessage) -> Result:
+        writer = self._service.writer()
         if message.kind == RemoveKind.UPLOAD:
-            await self._uploads.discard(UploadKey(self._realm.principal, message.id))
+            await writer.cancel(message.id)
         else:
-            name, file_id = await run_in_thread(partial(self._target, message))
-            work = Remove(name, file_id, message.recursive)
-            await commit_and_wait(self._uploads.committer, work, self._realm.principal)
-        if self._uploads.quotas is not None:
-            self._uploads.quotas.changed(self._realm)
+            await writer.remove(message.filename, message.id, recursive=message.recursive)
         return Result(kind=message.kind)
-
-    def _target(self, message: RemoveMessage) -> tuple[SafeName | None, bytes | None]:
-        """What is to be removed; an id of something outside the realm is unknown (BP1-PRN-003)."""
-        if message.id == ZERO_ID:
-            return self._realm.inward(message.filename), None
-        if self._realm.folder is None:
-            return None, message.id
-        reader = _open(self._store, self._realm, "", message.id)
-        reader.close()
-        return reader.entry.filename, None
 
     async def _list(self, message: List) -> Result:
         if message.follow:
@@ -185,44 +168,35 @@ class RequestHandler:
         at = int(message.cursor or 0)
         end = min(at + min(message.limit, RECEIPTS_MAX), len(message.ids))
         rule = None if message.if_exists is None else IfExists(message.if_exists)
-        found = self._store.receipts(self._realm.principal, message.ids[at:end], rule)
-        items: list[Item] = [_receipt_item(stored, self._realm) for stored in found]
+        writer = self._service.writer()
+        found = writer.receipts(message.ids[at:end], rule)
+        items: list[Item] = [_receipt_item(stored, writer.realm) for stored in found]
         fitting = page_items(items, self._connection.session.head_length_max)
         if fitting < len(found):
             end = message.ids.index(found[fitting].sourceid, at)
         return Result(message.kind, tuple(items[:fitting]), str(end) if end < len(message.ids) else "")
 
     async def _stat(self, message: List) -> Result:
-        name = self._realm.inward(message.name)
-        entry = await run_in_thread(lambda: self._store.stat(name))
-        b3sum = entry.b3sum
-        if message.b3sum and b3sum is None and not entry.folder:
-            b3sum = await self._file_hashing.b3sum(name, entry.version, self._realm.principal)
-        return Result(message.kind, (_file_item(entry, b3sum, self._realm),))
+        reader = self._service.reader()
+        entry = await reader.stat(message.name, b3sum=message.b3sum)
+        return Result(message.kind, (_file_item(entry, reader.realm),))
 
     async def _list_files(self, message: List) -> Result:
-        top = "" if self._realm.folder is None else self._realm.folder.text
-        folder = self._realm.inward(message.name).text if message.name else top
-        after = self._realm.cursor_inward(message.cursor)
+        reader = self._service.reader()
 
         def page(limit: int) -> Result:
-            left_out = LeftOut()
-            try:
-                entries, cursor = self._store.files(folder, message.recursive, after, limit, left_out)
-            except UnknownFile:
-                if message.name:
-                    raise
-                return Result(message.kind)  # the realm's folder is made with the first file in it
-            items = tuple(_file_item(entry, entry.b3sum, self._realm) for entry in entries)
-            groups = _left_out_groups(left_out, self._realm)
-            return Result(message.kind, items, self._realm.cursor_outward(cursor), groups)
+            found = reader.page(message.name, message.cursor, limit, recursive=message.recursive)
+            items = tuple(_file_item(entry, reader.realm) for entry in found.entries)
+            return Result(message.kind, items, found.cursor, _left_out_groups(found.left_out, reader.realm))
 
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
     async def _list_uploads(self, message: List) -> Result:
+        writer = self._service.writer()
+
         def page(limit: int) -> Result:
-            entries, cursor = self._store.uploads(self._realm.principal, message.cursor, limit)
-            return Result(message.kind, tuple(_upload_item(entry, self._realm) for entry in entries), cursor)
+            entries, cursor = writer.unfinished(message.cursor, limit)
+            return Result(message.kind, tuple(_upload_item(entry, writer.realm) for entry in entries), cursor)
 
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
@@ -240,7 +214,10 @@ class RequestHandler:
 class ServedFetch:
     """Answers one FETCH: opens the file, or an upload that is becoming it, then sends it.
 
-    Args: as for ``RequestHandler``; ``disk`` reads the file.
+    Args:
+        connection, stream: where it was asked.
+        guard: where the file is sent; it may outlive the connection.
+        reader: what may be read.
     """
 
     def __init__(
@@ -248,18 +225,12 @@ class ServedFetch:
         connection: Connection,
         stream: int,
         guard: TaskGuard,
-        store: FileStore,
-        uploads: LiveUploads,
-        disk: Disk,
-        realm: Realm,
+        reader: FileReader,
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._guard = guard
-        self._store = store
-        self._uploads = uploads
-        self._disk = disk
-        self._realm = realm
+        self._reader = reader
         self._send_stream: SendStream | None = None
 
     @property
@@ -287,17 +258,18 @@ class ServedFetch:
 
     async def _begin(self, message: Fetch) -> None:
         try:
-            reader = await self._open(message)
+            reader = await self._reader.open(message.filename, message.file_id)
         except UnknownFile:
-            live = await self._unfinished(message.file_id)
+            live = await self._reader.unfinished(message.file_id)
             if live is not None:
                 self._follow(live, message)
                 return
             if message.file_id == ZERO_ID:
                 raise
-            reader = await self._open(message)  # perhaps it was committed in this instant
+            # perhaps it was committed in this instant
+            reader = await self._reader.open(message.filename, message.file_id)
         try:
-            source = StoredSource(reader, self._disk, message, self._realm)
+            source = StoredSource(reader, self._reader.disk, message, self._reader.realm)
             sending = Sender(source, ZERO_ID, priority=Priority(message.priority))
             sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
             self._send_stream = ServedSendStream(self._connection, sending, source, self._stream)
@@ -309,9 +281,6 @@ class ServedFetch:
             raise
         self._guard.start_soon(self._send, sending, self._send_stream, reader)
 
-    async def _open(self, message: Fetch) -> StoredReader:
-        return await run_in_thread(lambda: _open(self._store, self._realm, message.filename, message.file_id))
-
     async def _send(self, sending: Sender, send_stream: SendStream, reader: StoredReader) -> None:
         try:
             await sending.run([send_stream])
@@ -322,20 +291,6 @@ class ServedFetch:
 
     # ---- what is still being uploaded -------------------------------------------------------------------------
 
-    async def _unfinished(self, file_id: bytes) -> LiveUpload | None:
-        """The unfinished upload of the same principal that will be the file of that id, if there is one."""
-        if file_id == ZERO_ID:
-            return None
-        principal = self._realm.principal
-        live = self._uploads.find_by_id(principal, file_id)
-        if live is None:
-            entry = await run_in_thread(lambda: self._store.upload_of(principal, file_id))
-            if entry is None:
-                return None
-            facts = Facts(entry.filename, entry.filetype, entry.filesize)
-            live = await self._uploads.wake(entry.key, facts)
-        return live
-
     def _follow(self, live: LiveUpload, message: Fetch) -> None:
         """Send an upload while it comes in (BP1-FET-015)."""
         file_id = live.stored.file_id
@@ -343,12 +298,16 @@ class ServedFetch:
             if message.version not in (ZERO_ID, file_id):
                 raise SourceChanged("the upload of that id is not the version that was asked for")
             source = FollowedSource(
-                live, lambda: self._store.open_file(None, file_id), self._disk, message, self._realm
+                live,
+                lambda: self._reader.open_committed(file_id),
+                self._reader.disk,
+                message,
+                self._reader.realm,
             )
         except BaseException:
             live.rest()
             raise
-        following = Following(source, live, message, self._store.expiry_now_ms)
+        following = Following(source, live, message, self._reader.expiry_now_ms)
         try:
             self._send_stream = ServedSendStream(self._connection, following.sender, source, self._stream)
             self._connection.post(self._stream, _open_upload_message(live, source, message))
@@ -418,17 +377,6 @@ class StoredSource:
         return self._reader.unchanged()
 
 
-def _open(store: FileStore, realm: Realm, filename: str, file_id: bytes) -> StoredReader:
-    """Open what a request of ``realm`` means: the id wins unless it is zeros (BP1-FET).
-
-    Raises:
-        UnknownFile: it is not there, or not in the realm: nobody can tell which (BP1-PRN-003).
-    """
-    if file_id == ZERO_ID:
-        return store.open_file(realm.inward(filename), None)
-    return store.open_file(None, file_id, realm.folder)
-
-
 def _stands_for(message: Fetch, file_id: bytes) -> bool:
     """Whether FETCH names the file id as the version: whatever the upload of that id became (BP1-FET-017)."""
     return message.version == message.file_id == file_id != ZERO_ID
@@ -470,7 +418,7 @@ def _open_upload_message(live: LiveUpload, source: FollowedSource, message: Fetc
     )
 
 
-def _file_item(entry: FileEntry, b3sum: bytes | None, realm: Realm) -> FileItem:
+def _file_item(entry: FileEntry, realm: Realm) -> FileItem:
     return FileItem(
         kind=EntryKind.FOLDER if entry.folder else EntryKind.FILE,
         filesize=entry.filesize,
@@ -481,7 +429,7 @@ def _file_item(entry: FileEntry, b3sum: bytes | None, realm: Realm) -> FileItem:
         filename=realm.outward(entry.filename.text),
         filetype=entry.filetype,
         root=entry.root,
-        b3sum=b3sum,
+        b3sum=entry.b3sum,
     )
 
 
