@@ -112,7 +112,7 @@ class BriefFetch:
             self._verify()
 
     def ended(self, error: BlockprotoError) -> None:
-        """See connection.StreamHandler. A file that is being made durable is waited for: it is complete."""
+        """See connection.StreamHandler. While the complete file is being made durable, that is awaited."""
         if not self._finishing:
             self._end(error)
 

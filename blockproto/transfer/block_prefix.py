@@ -40,7 +40,7 @@ async def continue_prefix(
     prefix whose bytes are not the remembered ones any more.
 
     Args:
-        holder: who remembers the prefix.
+        holder: what remembers the prefix.
         blockno: which block.
         begin: the position of the block's first byte.
         length: bytes of it that the sender does not send again.

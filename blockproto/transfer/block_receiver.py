@@ -1,13 +1,13 @@
 """The one place that takes the bytes of a block: check, write, hash, verify.
 
-    begin → take, take, … → end        the block is verified, known, damaged, or somebody else's
+    begin → take, take, … → end        the block is verified, known, damaged, or another stream's
                 ↘ abandon, leave       how far it got is remembered
 
 Native uploads and downloads, brief files and the dialects all receive through a ``BlockReceiver``, so the same guards hold
 on every path:
     1. A stream writes only while the block is its own: another stream of the upload may have taken it over.
     2. A stream that has ended while one of its writes ran does not go on with the block afterwards.
-    3. Writes go through the disk's rule (``slow_disk``); who hears of a block next waits for a write that still runs.
+    3. Writes go through the disk's rule (``slow_disk``); the next owner of a block waits for a write that still runs.
 
 Spec: BP1-BLK, BP1-RES-013.
 """
@@ -98,7 +98,7 @@ class BlockTarget(PrefixHolder, Protocol):
         """Whether ``owner`` still is the one that writes a block."""
 
     def release_block(self, blockno: int) -> None:
-        """Let nobody own a block."""
+        """End the ownership of a block, whoever has it."""
 
     async def write(self, blockno: int, position: int, view: memoryview) -> None:
         """Write bytes of an unfinished block. Raises what ``store.Upload.write`` raises."""
@@ -249,7 +249,7 @@ class BlockReceiver:
 
 
 class BriefTarget:
-    """A file of at most one block that one stream brings: a ``BlockTarget`` with nobody to take it over and no prefix.
+    """A brief file that one stream brings: a ``BlockTarget`` that no other stream takes over, without prefixes.
 
     Args:
         stored: the store's side of it; owned from now on.

@@ -8,11 +8,11 @@ one block, removals) go before the blocks of big ones.
 
 Rules:
     1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload, and
-       those of an upload that is alive are in the queue of one peer, whoever else sends it.
+       those of an upload that is alive are in the queue of one peer, even if others send it too.
     2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
     3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
        acknowledged after that.
-    4. What a ``done`` raises concerns whoever submitted the work, never the store (BP1-ERR-010).
+    4. What a ``done`` raises concerns the submitter of the work, never the store (BP1-ERR-010).
     5. A batch that finds no thread is committed on the Trio thread: what was taken is kept.
 
 Spec: BP1-RES (ACK is durable); spec/store.md.
@@ -39,7 +39,7 @@ from .threads import commit_in_thread, present_peer
 BATCH_LENGTH_MAX = 64 << 20
 BATCH_WORKS_MAX = 512
 WORKS_OF_ONE_MAX = 16
-"""Of a principal in a batch while there are others: who comes when it has begun waits for the whole of it."""
+"""Of a principal in a batch while there are others: a work that arrives after a batch began waits for all of it."""
 WORKS_OF_PEER_MAX = 64
 """Of a peer in a batch while its principal has others, which are mostly one user's; of works that cost more, fewer."""
 LAST_BATCHES = 32
@@ -62,7 +62,7 @@ def _length(work: Work) -> int:
 
 
 class Accounts(Protocol):
-    """Who counts what becomes durable."""
+    """What counts the bytes that become durable."""
 
     def admit(self, work: Work) -> BlockprotoError | None:
         """Why the bytes of a work may not become durable, or None; ``settle`` follows."""
@@ -81,7 +81,7 @@ class Committer:
 
     Attributes:
         failed: why nothing is taken any more.
-        accounts: counts what becomes durable, and may forbid it; None: nobody does.
+        accounts: counts what becomes durable, and may forbid it, or None.
         compare: reads files that have to be compared first; None: such a work ends as ``Undecided``.
     """
 
@@ -224,7 +224,7 @@ class Committer:
 
     @staticmethod
     def _told(tell: Callable[..., object], *args: object) -> None:
-        """Tell whoever wants to know; what goes wrong there is not the store's."""
+        """Call ``tell`` and log what it raises: an error of a listener is not the store's."""
         try:
             tell(*args)
         except Exception as exc:
@@ -253,7 +253,7 @@ class Committer:
         return batch
 
     def _shares(self) -> dict[bytes, Share]:
-        """What each principal may have in the next batch; nobody's queue (peer 0) takes from no peer."""
+        """What each principal may have in the next batch; the queue of no peer (0) takes from none."""
         there = {
             (one, peer)
             for one, principal_queue in self._principal_queues.items()

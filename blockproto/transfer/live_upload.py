@@ -70,7 +70,7 @@ class Feed(Protocol):
 
 
 class Follower(Protocol):
-    """Somebody who reads an upload while it comes in (BP1-FET-015); what it is told costs the upload nothing."""
+    """A reader of an upload that is still coming in (BP1-FET-015); telling it something never holds the upload up."""
 
     def say_durable(self) -> None:
         """More blocks are held."""
@@ -91,9 +91,9 @@ class LiveUpload:
     Args:
         stored: the store's side of it.
         committer, disk: where works and writes go.
-        on_idle: called when nobody uses it any more.
+        on_idle: called when no stream, follower or work uses it any more.
         first: the position where the wanted bytes begin (not 0 only for a ranged download).
-        quotas: who says whether its principal may have so much; None: nobody.
+        quotas: whether its principal may have that much; None: there are no quotas.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class LiveUpload:
         first, number = self.held.runs()[-1]
         return BLOCK_LENGTH if blockno < first + number - 1 else None
 
-    # ---- who reads meanwhile ----------------------------------------------------------------------------------
+    # ---- followers --------------------------------------------------------------------------------------------
 
     def follow(self, follower: Follower) -> None:
         """Tell ``follower`` what happens, and stay alive for it."""
@@ -163,10 +163,10 @@ class LiveUpload:
             self.followers.remove(follower)
             self.rest()
 
-    # ---- who sends --------------------------------------------------------------------------------------------
+    # ---- feeds ------------------------------------------------------------------------------------------------
 
     def enter(self, feed: Feed, facts: Facts, attempt: int | None) -> None:
-        """Let ``feed`` send blocks: takeover, join or refusal by ``attempt``; None takes over whoever has it.
+        """Let ``feed`` send blocks: takeover, join or refusal by ``attempt``; None takes the upload over in any case.
 
         Raises:
             Superseded: a greater attempt owns the upload.
@@ -190,7 +190,10 @@ class LiveUpload:
         _tell(older, lambda other: other.say_stopped(taken))
 
     def leave(self, feed: Feed) -> None:
-        """``feed`` has ended, and its COMMIT with it; with the last one, what is known of unfinished blocks is recorded."""
+        """End ``feed``, and its COMMIT with it; with the last feed, record what is known of unfinished blocks.
+
+        Harmless when repeated.
+        """
         if feed in self.feeds:
             self.feeds.remove(feed)
             if self._quotas is not None:
@@ -263,7 +266,7 @@ class LiveUpload:
         return self.owners.get(blockno) is owner
 
     def release_block(self, blockno: int) -> None:
-        """Let nobody own a block."""
+        """End the ownership of a block, whoever has it."""
         self.owners.pop(blockno, None)
 
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
@@ -401,7 +404,7 @@ class LiveUpload:
             self._fail(work.outcome)
 
     def committed_as(self, stored: StoredFile) -> None:
-        """The file is there; perhaps it came as a brief one, with the same sourceid (BP1-BLK)."""
+        """Tell feeds and followers that the file is complete; a brief file with the same sourceid may have completed it."""
         self.outcome = stored
         _tell(self.feeds, lambda feed: feed.say_committed(stored))
         if stored.left:
@@ -428,7 +431,7 @@ class LiveUpload:
         self._works += 1
 
     def rest(self) -> None:
-        """Be alive no longer when nobody needs it."""
+        """Let the registry drop the upload if no stream, follower, work or write uses it."""
         if not self.feeds and not self.followers and not self._works and not self._writes:
             self._on_idle(self)
 

@@ -1,6 +1,6 @@
 """The uploads of one store that are alive, by key: opening, joining, resuming and cancelling them.
 
-While a key is being opened or discarded, whoever else asks for it waits, so there is never more than one ``LiveUpload`` of a
+While a key is being opened or discarded, other requests for it wait, so there is never more than one ``LiveUpload`` of a
 key. The quota of its principal is reserved here, before an upload is entered.
 
 Spec: BP1-RES, BP1-COM.
@@ -93,7 +93,7 @@ class LiveUploads:
         Args:
             key: which upload.
             facts: what its sender says of it.
-            attempt: which one; None takes over whoever has it.
+            attempt: which one; None takes the upload over in any case.
             feed: the stream that sends it.
             first: the position where the wanted bytes begin.
             reader: its principal may read, so the file may be there already (BP1-COM-021).
@@ -143,7 +143,9 @@ class LiveUploads:
         return live.outcome or live
 
     async def begin_brief(self, key: UploadKey, facts: Facts) -> Upload:
-        """Begin an upload of one block that nobody else joins; ``end_brief`` follows. One that is a file needs no room.
+        """Begin an upload of one block that no other stream joins; call ``end_brief`` when its stream has ended.
+
+        A file that is there already needs no room in the quota.
 
         Raises:
             QuotaExceeded: it does not fit its principal's quota.
@@ -164,7 +166,7 @@ class LiveUploads:
             raise
 
     def end_brief(self, key: UploadKey) -> None:
-        """Its stream has ended."""
+        """The stream of a ``begin_brief`` has ended: let go of what it reserved."""
         if self.quotas is not None:
             self.quotas.end(key)
 
@@ -191,7 +193,7 @@ class LiveUploads:
         raise_outcome(work)
 
     async def _settled(self, key: UploadKey) -> LiveUpload | None:
-        """The live upload of ``key`` once nobody is opening or discarding it."""
+        """The live upload of ``key``, once no other task is opening or discarding it."""
         while True:
             opening, live = self._opening.get(key), self._live.get(key)
             if opening is not None:
@@ -252,7 +254,7 @@ class LiveUploads:
         return there
 
     def _detach(self, live: LiveUpload) -> None:
-        """It is over: who asks for its key from now on begins anew."""
+        """Forget an upload that is over: the next request for its key begins anew."""
         if self._live.get(live.stored.key) is live:
             del self._live[live.stored.key]
             self._by_id.pop(live.stored.file_id, None)

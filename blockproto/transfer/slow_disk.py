@@ -48,11 +48,11 @@ class Disk:
             self._timed(lambda: upload.write(position, piece))
 
     async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
-        """``reader(position, view)``, likewise."""
+        """``reader(position, view)``; raises what it raises. Cancellation: a read begun in a thread is waited for."""
         return await self.run(lambda: reader(position, view))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Any short ``work`` on files that reads, likewise."""
+        """Any short ``work`` that reads files; raises what it raises. Cancellation: work begun in a thread is waited for."""
         return await run_in_thread(lambda: self._timed(work), Kind.READ) if self.slow else self._timed(work)
 
     def _timed(self, work: Callable[[], T]) -> T:

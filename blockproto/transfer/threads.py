@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Kind(Enum):
-    """What a worker thread is wanted for, how many threads there are for that, and how many of them one peer has.
+    """What a worker thread does, how many threads there are for it, and how many of them one peer may have.
 
     Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
     One peer can ask on thousands of streams at once: what it asks beyond its threads waits for its own answers only.
@@ -51,7 +51,7 @@ class Kind(Enum):
 
 
 class _Threads:
-    """The worker threads of each kind, and who waits for them."""
+    """The worker threads of each kind, and the works that wait for one."""
 
     def __init__(self) -> None:
         self._limiters = {kind: trio.CapacityLimiter(kind.threads) for kind in Kind}
@@ -88,7 +88,7 @@ def _all_threads() -> _Threads:
 
 
 def present_peer() -> int:
-    """The peer, by its number, for which the present task works; 0 for nobody in particular."""
+    """The number of the peer for which the present task works; 0: of none in particular."""
     connection_label = CURRENT_CONNECTION.get()
     return 0 if connection_label is None else connection_label.number
 
