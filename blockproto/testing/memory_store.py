@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from math import inf
 
 from blake3 import blake3
@@ -21,17 +20,11 @@ from ..common.blocks import BLOCK_LENGTH, BlockSet
 from ..common.names import SafeName
 from ..errors import (
     BlockprotoError,
-    FileExists,
-    NotEmpty,
-    NotPermitted,
     StoreFailed,
     StoreFull,
-    UnknownFile,
     UnknownUpload,
 )
 from ..store import (
-    FOLDER_FILETYPE,
-    ROUNDS_MAX,
     Adopt,
     BlockDone,
     Capabilities,
@@ -49,7 +42,6 @@ from ..store import (
     Remove,
     StoredFile,
     Tidy,
-    Undecided,
     UploadEntry,
     UploadKey,
     Work,
@@ -62,12 +54,10 @@ from ..store.rules import (
     check_brief,
     check_finish,
     check_receipt,
-    first_free,
-    free_names,
-    is_within,
     outcome_of,
     sourceid_after,
 )
+from .memory_files import MemoryFile, MemoryFiles, MemoryReader
 
 
 @dataclass(slots=True)
@@ -84,15 +74,6 @@ class _Begun:
     content: bytearray = field(default_factory=bytearray)
 
 
-@dataclass(slots=True)
-class _File:
-    """A finished file or folder."""
-
-    entry: FileEntry
-    content: bytes = b""
-    file_ids: set[bytes] = field(default_factory=set)
-
-
 @dataclass(frozen=True, slots=True)
 class _Receipt:
     """A receipt, the version of its file, and the rule it was committed by."""
@@ -100,14 +81,6 @@ class _Receipt:
     stored: StoredFile
     version: bytes
     if_exists: IfExists
-
-
-def _left_as(key: UploadKey, entry: FileEntry, reader: bool) -> StoredFile:
-    """What has the name was left; with what a reader may know of it."""
-    known = reader and not entry.folder
-    file_id, root = entry.file_id if known else bytes(16), (entry.root if known else None) or bytes(32)
-    filesize = entry.filesize if known else 0
-    return StoredFile(key.sourceid, file_id, root, filesize, entry.filename.text, left=True)
 
 
 def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
@@ -122,20 +95,6 @@ def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
         expires_ms=begun.expires_ms,
         taken=len(begun.content),
     )
-
-
-def _is_same(there: _File, work: Finish | Adopt) -> bool:
-    """Whether a file is that of ``work``, by its size and root.
-
-    Raises:
-        Undecided: nobody has read it yet.
-    """
-    filesize = work.filesize if isinstance(work, Finish) else work.facts.filesize
-    if not work.reader or there.entry.folder or there.entry.filesize != filesize:
-        return False
-    if there.entry.root is None and work.rounds < ROUNDS_MAX:
-        raise Undecided((there.entry.filename.text,))
-    return there.entry.root == work.root
 
 
 class MemoryUpload:
@@ -184,30 +143,6 @@ class MemoryUpload:
             self.written.clear()
 
 
-class MemoryReader:
-    """A finished file of a MemoryStore; the port's ``StoredReader``."""
-
-    def __init__(self, entry: FileEntry, content: bytes) -> None:
-        self.entry = entry
-        self._content = content
-
-    def read_into(self, position: int, view: memoryview) -> int:
-        """Copy from the content the file had when it was opened."""
-        part = self._content[position : position + len(view)]
-        view[: len(part)] = part
-        return len(part)
-
-    def unchanged(self) -> bool:
-        """Always: an opened file keeps its bytes."""
-        return True
-
-    def sync(self) -> None:
-        """What is committed is durable."""
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 class MemoryStore:
     """Uploads and files in dictionaries; the port's ``FileStore``.
 
@@ -234,18 +169,17 @@ class MemoryStore:
         self._opened: dict[UploadKey, _Begun] = {}
         self._begun: dict[UploadKey, _Begun] = {}
         self._receipts: dict[UploadKey, _Receipt] = {}
-        self._files: dict[str, _File] = {}
-        self._version = 0
+        self._files = MemoryFiles(now_ms)
 
     # -- faults
 
     def survivor(self) -> MemoryStore:
         """The store as it is after a power cut now: nothing but what was committed."""
         twin = MemoryStore(now_ms=self._now_ms, first=self._first)
-        twin.incarnation, twin._secret, twin._version = self.incarnation, self._secret, self._version
+        twin.incarnation, twin._secret = self.incarnation, self._secret
         twin._begun = copy.deepcopy(self._begun)
         twin._written = {key: bytearray(begun.content) for key, begun in twin._begun.items()}
-        twin._receipts, twin._files = dict(self._receipts), dict(self._files)
+        twin._receipts, twin._files = dict(self._receipts), self._files.twin()
         return twin
 
     def take_room(self, length: int) -> None:
@@ -268,7 +202,7 @@ class MemoryStore:
         receipt = self._receipt(key, facts.if_exists)
         if receipt is not None:
             return receipt
-        left = self._judge_name(key, facts, reader)
+        left = self._files.judge_early(key, facts, reader)
         if left is not None:
             return left
         begun = self._begun.get(key) or self._opened.get(key)
@@ -281,38 +215,11 @@ class MemoryStore:
 
     def check_parent(self, name: SafeName) -> None:
         """See the port."""
-        above = name.text
-        while "/" in above:
-            above = above.rpartition("/")[0]
-            there = self._files.get(above)
-            if there is not None and not there.entry.folder:
-                raise NotPermitted("something that is no folder stands in the path")
-
-    def _judge_name(self, key: UploadKey, facts: Facts, reader: bool) -> StoredFile | None:
-        there = self._files.get(facts.filename.text)
-        if there is None or facts.if_exists in (IfExists.KEEP, IfExists.REPLACE):
-            return None
-        folder, entry = facts.filetype == FOLDER_FILETYPE, there.entry
-        if facts.if_exists is IfExists.REFUSE:
-            same_size = reader and not entry.folder and facts.filesize in (None, entry.filesize)
-            if same_size or (folder and entry.folder):
-                return None
-            raise FileExists
-        if folder and not entry.folder:
-            raise FileExists("a file has the name of the folder")
-        if facts.if_exists is IfExists.UPDATE and not folder:
-            if entry.folder:
-                raise NotPermitted("a folder is not replaced by a file")
-            if facts.mtime_ns is not None and facts.mtime_ns > entry.mtime_ns:
-                return None
-        return _left_as(key, entry, reader)
+        self._files.check_parent(name)
 
     def may_be_there(self, facts: Facts) -> bool:
         """See the port."""
-        there = self._files.get(facts.filename.text)
-        if there is None:
-            return False
-        return facts.if_exists is IfExists.KEEP or there.entry.filesize == facts.filesize
+        return self._files.may_be_there(facts)
 
     def begin_brief(self, key: UploadKey, facts: Facts, attempt: int) -> MemoryUpload:
         """See the port."""
@@ -356,9 +263,9 @@ class MemoryStore:
             case Discard():
                 self._discard(work)
             case Remove():
-                self._remove(work)
+                self._files.remove(work)
             case RecordB3sum():
-                self._record_b3sum(work)
+                self._files.record_b3sum(work)
             case Tidy():
                 pass
         return None
@@ -419,82 +326,22 @@ class MemoryStore:
             table.pop(key, None)
 
     def _publish(self, work: Finish, upload: MemoryUpload, content: bytes, name: SafeName) -> StoredFile:
-        folder = work.facts.filetype == FOLDER_FILETYPE
-        for at in range(1, len(name.components)):
-            self._make_folder(SafeName.parse("/".join(name.components[:at])))
-        self._version += 1
-        entry = FileEntry(
-            filename=name,
-            folder=folder,
-            filesize=len(content),
-            mtime_ns=work.facts.mtime_ns if work.facts.mtime_ns is not None else self._now_ms() * 1_000_000,
-            mode=work.facts.mode if work.facts.mode is not None else 0o644,
-            version=self._version.to_bytes(16, "big"),
-            file_id=upload.file_id,
-            filetype=work.facts.filetype,
-            root=work.root,
-            stamp=self._version.to_bytes(16, "big"),
-        )
-        self._files[name.text] = _File(entry, content)
+        entry = self._files.put(work, upload.file_id, content, name)
         receipt = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name.text)
         self._receipts[upload.key] = _Receipt(receipt, entry.version, work.facts.if_exists)
         return receipt
 
     def _choose(self, work: Finish | Adopt, key: UploadKey, file_id: bytes) -> SafeName | StoredFile:
         """The name a file gets; or the receipt, if it is there already or what is there is left."""
-        facts = work.facts
-        there = self._files.get(facts.filename.text)
-        folder = facts.filetype == FOLDER_FILETYPE
-        if there is None:
-            return facts.filename
-        if folder and not there.entry.folder:
-            raise FileExists("a file has the name of the folder")
-        if facts.if_exists is IfExists.SKIP or (facts.if_exists is IfExists.UPDATE and folder):
-            return _left_as(key, there.entry, work.reader)
-        if folder:
-            return facts.filename
-        if facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE) and there.entry.folder:
-            raise NotPermitted("a folder is not replaced by a file")
-        if facts.if_exists is IfExists.UPDATE and (facts.mtime_ns or -(1 << 63)) <= there.entry.mtime_ns:
-            return _left_as(key, there.entry, work.reader)
-        names = [facts.filename]
-        if facts.if_exists is IfExists.KEEP:
-            names += takewhile(lambda name: name.text in self._files, free_names(facts.filename))
-        same = next(
-            (kept for name in names if (kept := self._files[name.text]) and _is_same(kept, work)), None
-        )
-        if same is not None:
-            return self._join(work, key, file_id, same)
-        if facts.if_exists is IfExists.REFUSE:
-            raise FileExists
-        if facts.if_exists is IfExists.KEEP:
-            return first_free(facts.filename, lambda name: name.text not in self._files)
-        return facts.filename
-
-    def _join(self, work: Finish | Adopt, key: UploadKey, file_id: bytes, there: _File) -> StoredFile:
-        """The file has one more receipt; where it was to be replaced it gets mtime and mode."""
-        facts, entry = work.facts, there.entry
-        if facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):
-            mtime_ns = entry.mtime_ns if facts.mtime_ns is None else facts.mtime_ns
-            mode = entry.mode if facts.mode is None else facts.mode
-            there.entry = replace(entry, mtime_ns=mtime_ns, mode=mode)
-        there.file_ids.add(file_id)
+        chosen = self._files.choose(work, key)
+        if not isinstance(chosen, MemoryFile):
+            return chosen
+        entry = chosen.entry
+        self._files.take_facts(work.facts, file_id, chosen)
         name = entry.filename.text
         stored = StoredFile(key.sourceid, file_id, work.root, entry.filesize, name, entry.b3sum)
-        self._receipts[key] = _Receipt(stored, entry.version, facts.if_exists)
+        self._receipts[key] = _Receipt(stored, entry.version, work.facts.if_exists)
         return replace(stored, there=True)
-
-    def _make_folder(self, name: SafeName) -> None:
-        there = self._files.get(name.text)
-        if there is None:
-            self._version += 1
-            version = self._version.to_bytes(16, "big")
-            entry = FileEntry(
-                name, True, 0, self._now_ms() * 1_000_000, 0o755, version, filetype=FOLDER_FILETYPE
-            )
-            self._files[name.text] = _File(entry)
-        elif not there.entry.folder:
-            raise NotPermitted("a file stands where a folder should be")
 
     def _forget(self, work: Forget) -> None:
         begun = self._allowed(work.upload, work.attempt)
@@ -540,46 +387,21 @@ class MemoryStore:
         found = (self._receipt(UploadKey(principal, sourceid), if_exists) for sourceid in sourceids)
         return [receipt for receipt in found if receipt is not None]
 
-    def _find(self, filename: SafeName | None, file_id: bytes | None) -> _File:
-        for kept in self._files.values():
-            if kept.entry.filename == filename or (
-                filename is None and file_id != bytes(16) and file_id in (kept.entry.file_id, *kept.file_ids)
-            ):
-                return kept
-        raise UnknownFile
-
     def stat(self, filename: SafeName) -> FileEntry:
         """See the port."""
-        return self._find(filename, None).entry
+        return self._files.find(filename, None).entry
 
     def files(
         self, folder: str, recursive: bool, cursor: str, limit: int, left_out: LeftOut | None = None
     ) -> tuple[list[FileEntry], str]:
         """See the port: nothing is ever left out."""
-        if folder and not self._find(SafeName.parse(folder), None).entry.folder:
-            raise UnknownFile("it is no folder")
-        above = folder + "/" if folder else ""
-        names = [
-            name
-            for name in sorted(self._files, key=str.encode)
-            if name.startswith(above)
-            and (recursive or "/" not in name[len(above) :])
-            and name.encode() > cursor.encode("utf-8", "surrogateescape")
-        ]
-        page = [self._files[name].entry for name in names[:limit]]
-        return page, names[limit - 1] if len(names) > limit else ""
+        return self._files.page(folder, recursive, cursor, limit)
 
     def open_file(
         self, filename: SafeName | None, file_id: bytes | None, within: SafeName | None = None
     ) -> MemoryReader:
         """See the port."""
-        kept = self._find(filename, file_id)
-        if filename is None and not is_within(kept.entry.filename.text, within):
-            raise UnknownFile
-        if kept.entry.folder:
-            raise NotPermitted("it is a folder")
-        entry = kept.entry if file_id is None else replace(kept.entry, file_id=file_id)
-        return MemoryReader(entry, kept.content)
+        return self._files.open_to_read(filename, file_id, within)
 
     def uploads(self, principal: bytes, cursor: str, limit: int) -> tuple[list[UploadEntry], str]:
         """See the port."""
@@ -603,21 +425,6 @@ class MemoryStore:
     def expiry_now_ms(self) -> int:
         """See the port: the wall clock, believed."""
         return time.time_ns() // 1_000_000
-
-    def _remove(self, work: Remove) -> None:
-        kept = self._find(work.filename, work.file_id)
-        name = kept.entry.filename.text
-        inside = [other for other in self._files if other.startswith(name + "/")]
-        if inside and not work.recursive:
-            raise NotEmpty
-        for gone in [name, *inside]:
-            del self._files[gone]
-
-    def _record_b3sum(self, work: RecordB3sum) -> None:
-        kept = self._find(work.filename, None)
-        if kept.entry.version == work.version:
-            b3sum, root = work.b3sum or kept.entry.b3sum, work.root or kept.entry.root
-            kept.entry = replace(kept.entry, b3sum=b3sum, root=root)
 
 
 def put_bytes(content: bytearray, position: int, piece: memoryview) -> None:

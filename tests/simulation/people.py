@@ -371,7 +371,7 @@ class Person:
         async def command(client: Client) -> None:
             await client.download(name, dest, span=span, if_exists="replace")
             store = self._sidecars[dest, span[0] if span else 0]
-            if store._find(SafeName.parse(dest.name), None).content != wanted:
+            if store._files.find(SafeName.parse(dest.name), None).content != wanted:
                 self.world.break_promise(f"{name} was downloaded, and is something else")
 
         return command
@@ -386,7 +386,7 @@ class Person:
                 await client.download(EVERYBODYS, dest, if_exists="replace")
             except UnknownFile:
                 return  # nobody has sent it yet
-            got = self._sidecars[dest, 0]._find(SafeName.parse(dest.name), None).content
+            got = self._sidecars[dest, 0]._files.find(SafeName.parse(dest.name), None).content
             if not self.world.promises.was_sent(EVERYBODYS, got):
                 self.world.break_promise(f"{EVERYBODYS} was downloaded, and is nothing that anybody sent")
 
