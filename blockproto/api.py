@@ -13,6 +13,7 @@ import trio
 
 from .client import Client, connect_with
 from .client_side.authenticate import Authenticator, OnPrincipal
+from .client_side.config import ClientConfig
 from .client_side.connections import OnLine
 from .client_side.dial import Dial, tcp_dial
 from .client_side.resume_id import may_have_earlier_uploads, state_folder
@@ -72,16 +73,18 @@ async def connect(
             dial,
             server,
             _open_part_file,
-            connections=connections,
-            retry_for_s=retry_for_s,
-            mobile=mobile,
-            on_line=on_line,
-            authenticator=Authenticator(token, on_principal),
-            open_downloads=_open_downloads,
-            files=files,
-            open_memory=_open_memory,
-            earlier_uploads=may_have_earlier_uploads(),
-            recorder=recorder,
+            ClientConfig(
+                connections=connections,
+                retry_for_s=retry_for_s,
+                mobile=mobile,
+                on_line=on_line,
+                authenticator=Authenticator(token, on_principal),
+                open_downloads=_open_downloads,
+                files=files,
+                open_memory=_open_memory,
+                earlier_uploads=may_have_earlier_uploads(),
+                recorder=recorder,
+            ),
         ) as client:
             yield client
 

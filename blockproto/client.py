@@ -23,40 +23,25 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
-from .client_side.authenticate import Authenticator
-from .client_side.batch_queue import BatchQueue
-from .client_side.connections import Connections, OnLine, Retries, RetryPolicy
+from .client_side.batch_queue import BatchQueue, taken_from
+from .client_side.config import ClientConfig
 from .client_side.dial import Dial
-from .client_side.download import Downloader, OpenPartFile, stat_item
-from .client_side.download_many import DownloadMany, download_jobs, give_up
-from .client_side.earlier_uploads import EarlierUploads
-from .client_side.existing_file import ANY_RULE, ExistingFileCheck, NoFiles, Rule
-from .client_side.file_digests import FileDigests
+from .client_side.download import OpenPartFile, stat_item
+from .client_side.download_many import download_jobs
+from .client_side.existing_file import ANY_RULE, Rule
 from .client_side.option_names import if_exists_of, priority_of
-from .client_side.paging import list_files, list_receipts, list_uploads
-from .client_side.request import ask, ask_once
-from .client_side.resume_id import (
-    Attempts,
-    another_sourceid,
-    derive_earlier_sourceid,
-    derive_label,
-    derive_sourceid,
-    installation_secret,
-)
-from .client_side.sources import FileSource, reader_of
-from .client_side.upload import Uploader
-from .client_side.upload_many import UploadMany
-from .client_side.upload_one import SingleUploads
-from .common.blocks import BRIEF_LENGTH_MAX as BRIEF_LENGTH_MAX
+from .client_side.paging import list_files, list_uploads
+from .client_side.request import ask
+from .client_side.sources import reader_of
+from .client_side.transfers import Downloaded, Transfers, Uploaded
 from .common.names import refuse_in_progress
 from .common.tasks import background_tasks
 from .connection.connection import Connection
-from .connection.keepalive import KeepAlive
-from .errors import BlockprotoError, ConnectionLost, NotPermitted
+from .errors import BlockprotoError
 from .results import (
     DownloadJob,
     FileInfo,
@@ -71,19 +56,11 @@ from .results import (
     upload_info,
     upload_item,
 )
-from .store import Destination, DownloadStore, IfExists, LocalFiles
+from .store import Destination, IfExists
 from .transfer.send_source import OnProgress
-from .wire import FileItem, List, ReceiptItem, Remove, RemoveKind, Result
+from .wire import ReceiptItem, Remove, RemoveKind
 
-if TYPE_CHECKING:
-    from .client_side.digest_cache import DigestCache
-    from .observability.recorder import Recorder
-
-RECEIPTS_MAX = 2000
-
-OpenDownloads = Callable[[], DownloadStore]
-OpenMemory = Callable[[bytes], "DigestCache"]
-"""Opens what is remembered of this machine's files, by the installation's secret."""
+DEFAULTS = ClientConfig()
 
 
 class Client:
@@ -94,17 +71,7 @@ class Client:
         server: what the server is called, part of what the label of a download in progress is derived from.
         nursery: where connections live.
         open_part_file: opens the download store for a destination and the position where its bytes begin.
-        connections: over how many connections a big file is sent.
-        retry_for_s: how long to come back without any progress; None: see ``connections.RetryPolicy``.
-        tries: how often at most; None: as often as there is time for.
-        mobile: whether an idle connection may be silent as long as the network lets it; else PING comes every 15 s.
-        on_line: hears when the connection is lost and made again, and when a transfer goes on.
-        authenticator: says who we are; None: nobody in particular.
-        open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
-        files: the finished files of this machine; None: nothing is ever there.
-        open_memory: opens what is remembered of files between runs; None: nothing is.
-        earlier_uploads: whether an earlier version of this installation may have left uploads unfinished.
-        recorder: writes down what happens on the connections; None: nobody does.
+        config: how it works.
     """
 
     def __init__(
@@ -113,42 +80,11 @@ class Client:
         server: str,
         nursery: trio.Nursery,
         open_part_file: OpenPartFile,
-        *,
-        connections: int = 1,
-        retry_for_s: float | None = None,
-        tries: int | None = None,
-        mobile: bool = False,
-        on_line: OnLine | None = None,
-        authenticator: Authenticator | None = None,
-        open_downloads: OpenDownloads | None = None,
-        files: LocalFiles | None = None,
-        open_memory: OpenMemory | None = None,
-        earlier_uploads: bool = False,
-        recorder: Recorder | None = None,
+        config: ClientConfig = DEFAULTS,
     ) -> None:
-        self._server = server
         self._nursery = nursery
-        self._open_downloads = open_downloads
-        keep_alive = KeepAlive(mobile=mobile)
-        self._connections = Connections(
-            dial,
-            nursery,
-            connections,
-            RetryPolicy(retry_for_s, tries),
-            keep_alive,
-            on_line,
-            authenticator,
-            recorder,
-        )
-        attempts = Attempts()
-        self._single = SingleUploads(self, self._connections, Uploader(self._connections, attempts))
-        self._secret: bytes | None = None
-        self._earlier = EarlierUploads(earlier_uploads, lambda: list_uploads(self._connections))
-        self.digests = FileDigests(None if open_memory is None else lambda: open_memory(self._installation()))
-        self._downloader = Downloader(
-            self._connections, attempts, open_part_file, NoFiles() if files is None else files, self.digests
-        )
-        self._real_folders: dict[str, str] = {}
+        self._transfers = Transfers(dial, server, nursery, open_part_file, config)
+        self._connections = self._transfers.connections
 
     # ---- uploads ----------------------------------------------------------------------------------------------
 
@@ -200,10 +136,12 @@ class Client:
             if name is None:
                 raise ValueError("a stream has no name of its own: give one")
             refuse_in_progress(name)
-            return await self._single.stream(source, _joined(folder, name), word, filetype, rank, progress)
+            return await self._transfers.uploads.stream(
+                source, _joined(folder, name), word, filetype, rank, progress
+            )
         job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
         await self.learn_earlier_uploads()
-        return await self._single.file(job, filetype, rank, checksum, progress)
+        return await self._transfers.uploads.file(job, filetype, rank, checksum, progress)
 
     async def upload_all(
         self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
@@ -216,16 +154,14 @@ class Client:
 
         Cancellation: as for ``upload``.
         """
-        ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]] = BatchQueue()
-        scope = trio.CancelScope()
         self._connections.demand_open()
-        self._nursery.start_soon(self._run_bulk, jobs, ended, progress, scope, checksum)
-        try:
-            while some := await ended.take():
-                for one in some:
-                    yield one
-        finally:
-            scope.cancel()
+
+        async def run(ended: BatchQueue[Uploaded]) -> None:
+            await self._transfers.upload_all(jobs, progress, checksum, ended)
+
+        async with aclosing(taken_from(self._nursery, run)) as outcomes:
+            async for one in outcomes:
+                yield one
 
     async def already_there(self, job: UploadJob) -> Receipt | None:
         """The receipt of a file that the server has already, so that nothing would be sent; None if something would be.
@@ -235,13 +171,7 @@ class Client:
             BlockprotoError, OSError: as for ``upload``.
         """
         await self.learn_earlier_uploads()
-        return await self._single.there(job)
-
-    async def upload_source(
-        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, root: bytes | None = None
-    ) -> Receipt:
-        """Upload with OPEN and resume; see ``SingleUploads.source``."""
-        return await self._single.source(source, sourceid, progress, root)
+        return await self._transfers.uploads.there(job)
 
     async def cancel_upload(self, sourceid: str) -> None:
         """Remove an unfinished upload and its bytes from the server.
@@ -251,35 +181,6 @@ class Client:
             ValueError: ``sourceid`` is not 32 hex digits.
         """
         await ask(self._connections, Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
-
-    async def _run_bulk(
-        self,
-        jobs: Iterable[UploadJob],
-        ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]],
-        progress: OnProgress | None,
-        scope: trio.CancelScope,
-        checksum: bool,
-    ) -> None:
-        retries = Retries(self._connections)
-        cut: set[bytes] = set()
-
-        def deliver(job: UploadJob, outcome: Receipt | BlockprotoError) -> None:
-            retries.progressed()
-            ended.put((job, outcome))
-
-        try:
-            with scope:
-                await self.learn_earlier_uploads()
-                while jobs:
-                    bulk = UploadMany(self, deliver, progress, cut, checksum=checksum)
-                    jobs = await bulk.run(jobs, ended.emptied)
-                    if jobs:
-                        await retries.wait(bulk.lost or ConnectionLost())
-        except BlockprotoError as exc:
-            for job in jobs:
-                ended.put((job, exc))
-        finally:
-            ended.close()
 
     # ---- downloads --------------------------------------------------------------------------------------------
 
@@ -322,7 +223,7 @@ class Client:
         """
         rule, rank = _rule(if_exists, checksum, below, made), priority_of(priority)
         place = self.destination(name, Path(dest), rule)
-        return await self._downloader.file(name, place, rule, span, progress, None, rank)
+        return await self._transfers.downloads.file(name, place, rule, span, progress, None, rank)
 
     async def download_upload(
         self,
@@ -356,7 +257,7 @@ class Client:
         """
         item, rule = upload_item(upload), _rule(if_exists)
         place = self.destination(upload.filename, Path(dest), rule)
-        return await self._downloader.unfinished(item, place, rule, progress, priority_of(priority))
+        return await self._transfers.downloads.unfinished(item, place, rule, progress, priority_of(priority))
 
     async def download_all(
         self,
@@ -385,24 +286,19 @@ class Client:
 
         Cancellation: as for ``download``, but of files of at most one block nothing is kept.
         """
-        ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]] = BatchQueue()
-        scope = trio.CancelScope()
         failed: list[Exception] = []
-        over = trio.Event()
         taken = download_jobs(jobs, failed)
         rule = _rule(if_exists, checksum, below, made)
         self._connections.demand_open()
-        self._nursery.start_soon(self._run_downloads, taken, rule, ended, progress, scope, over)
-        try:
-            while some := await ended.take():
-                for one in some:
-                    yield one
-            if failed:
-                raise failed[0]
-        finally:
-            scope.cancel()
-            with trio.CancelScope(shield=True):
-                await over.wait()
+
+        async def run(ended: BatchQueue[Downloaded]) -> None:
+            await self._transfers.download_all(taken, rule, progress, ended)
+
+        async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as outcomes:
+            async for one in outcomes:
+                yield one
+        if failed:
+            raise failed[0]
 
     async def download_known(
         self,
@@ -417,20 +313,9 @@ class Client:
         """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
         rule, rank = _rule(if_exists), priority_of(priority)
         place = self.destination(entry.filename, dest, rule)
-        return await self._downloader.file(
+        return await self._transfers.downloads.file(
             entry.filename, place, rule, span, progress, file_item(entry), rank
         )
-
-    async def fetch_known(
-        self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
-    ) -> Receipt:
-        """See ``download_many.DownloadHost``."""
-        return await self._downloader.file(entry.filename, dest, rule, None, progress, entry)
-
-    @property
-    def existing(self) -> ExistingFileCheck:
-        """See ``download_many.DownloadHost``."""
-        return self._downloader.existing
 
     def destination(self, name: str, path: Path, rule: Rule = ANY_RULE) -> Destination:
         """Where the file ``name`` of the server goes, and what is called there that is in progress of it.
@@ -439,47 +324,7 @@ class Client:
             NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
             NotPermitted: ``path`` names no file.
         """
-        if path.name in ("", ".."):
-            raise NotPermitted(f"'{path}' is a folder: name the file that is to be made")
-        refuse_in_progress(name)
-        refuse_in_progress(path.name)
-        label = derive_label(self._installation(), self._server, name.strip("/"), self._real(path))
-        return Destination(path, label, rule.below, rule.made)
-
-    async def _run_downloads(
-        self,
-        jobs: AsyncGenerator[DownloadJob, None],
-        rule: Rule,
-        ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]],
-        progress: OnProgress | None,
-        scope: trio.CancelScope,
-        over: trio.Event,
-    ) -> None:
-        store = None if self._open_downloads is None else self._open_downloads()
-        retries = Retries(self._connections)
-
-        def deliver(job: DownloadJob, outcome: Receipt | BlockprotoError) -> None:
-            retries.progressed()
-            ended.put((job, outcome))
-
-        left: Sequence[DownloadJob] | None = ()
-        try:
-            with scope:
-                async with aclosing(jobs):
-                    while left is not None:
-                        bulk = DownloadMany(self, store, rule, deliver, progress)
-                        left = await bulk.run(left, jobs, ended.emptied)
-                        if bulk.lost is not None and left is not None:
-                            try:
-                                await retries.wait(bulk.lost)
-                            except BlockprotoError as exc:
-                                await give_up(left, jobs, exc, deliver, ended.emptied)
-                                left = None
-        finally:
-            if store is not None:
-                store.close()
-            ended.close()
-            over.set()
+        return self._transfers.destination(name, path, rule)
 
     # ---- questions --------------------------------------------------------------------------------------------
 
@@ -537,56 +382,18 @@ class Client:
         self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
     ) -> dict[bytes, ReceiptItem]:
         """Which of these uploads are committed, and still what was committed; None: whatever was wanted of a taken name."""
-        found: dict[bytes, ReceiptItem] = {}
-        connection = await self.connection()
-        most = min(RECEIPTS_MAX, (connection.session.head_length_max - 64) // 16)
-        for at in range(0, len(sourceids), most):
-            ids = tuple(sourceids[at : at + most])
-            async with aclosing(list_receipts(self._connections, ids, most, if_exists)) as items:
-                async for item in items:
-                    found[item.sourceid] = item
-        return found
-
-    async def ask(self, message: List) -> Result:
-        """The answer to one question, not asked again after a lost connection."""
-        return await ask_once(self._connections, message)
-
-    async def features(self) -> int:
-        """What the server's HELLO says that it can do; waits for it. Raises ConnectionLost."""
-        connection = await self.connection()
-        await connection.greeted.wait()
-        hello = connection.session.peer_hello
-        if hello is None:
-            raise connection.lost or ConnectionLost()
-        return hello.features
+        return await self._transfers.receipts(sourceids, if_exists)
 
     async def learn_earlier_uploads(self) -> None:
         """Find out which uploads an earlier version of this installation has left unfinished, if there may be some.
 
         Before this, ``sourceid_of`` does not know them. Raises ConnectionLost; cancellation: the next call asks again.
         """
-        await self._earlier.learn()
+        await self._transfers.learn_earlier_uploads()
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
-        secret, real = self._installation(), self._real(path)
-        sourceid = derive_sourceid(secret, name, real, facts)
-        if self._earlier:
-            earlier = derive_earlier_sourceid(secret, self._server, name, real, facts)
-            sourceid = earlier if earlier in self._earlier else sourceid
-        return another_sourceid(self._installation(), sourceid, again) if again else sourceid
-
-    def _installation(self) -> bytes:
-        if self._secret is None:
-            self._secret = installation_secret()
-        return self._secret
-
-    def _real(self, path: Path) -> str:
-        """``path`` without links in its folder."""
-        folder, base = os.path.split(path)
-        if folder not in self._real_folders:
-            self._real_folders = {folder: os.path.realpath(folder)}
-        return f"{self._real_folders[folder]}/{base}"
+        return self._transfers.sourceid_of(path, name, facts, again)
 
     def close(self) -> None:
         """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
@@ -625,48 +432,18 @@ class Client:
 
 @asynccontextmanager
 async def connect_with(
-    dial: Dial,
-    server: str,
-    open_part_file: OpenPartFile,
-    *,
-    connections: int = 1,
-    retry_for_s: float | None = None,
-    tries: int | None = None,
-    mobile: bool = False,
-    on_line: OnLine | None = None,
-    authenticator: Authenticator | None = None,
-    open_downloads: OpenDownloads | None = None,
-    files: LocalFiles | None = None,
-    open_memory: OpenMemory | None = None,
-    earlier_uploads: bool = False,
-    recorder: Recorder | None = None,
+    dial: Dial, server: str, open_part_file: OpenPartFile, config: ClientConfig = DEFAULTS
 ) -> AsyncIterator[Client]:
     """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
     async with background_tasks() as nursery:
-        if recorder is not None:
-            nursery.start_soon(recorder.run)
-        client = Client(
-            dial,
-            server,
-            nursery,
-            open_part_file,
-            connections=connections,
-            retry_for_s=retry_for_s,
-            tries=tries,
-            mobile=mobile,
-            on_line=on_line,
-            authenticator=authenticator,
-            open_downloads=open_downloads,
-            files=files,
-            open_memory=open_memory,
-            earlier_uploads=earlier_uploads,
-            recorder=recorder,
-        )
+        if config.recorder is not None:
+            nursery.start_soon(config.recorder.run)
+        client = Client(dial, server, nursery, open_part_file, config)
         try:
             yield client
         finally:
             client.close()
-            await client.digests.close()
+            await client._transfers.digests.close()
 
 
 def _rule(

@@ -23,6 +23,7 @@ from blockproto.cli.output import leaves_of
 from blockproto.client import Client, connect_with
 from blockproto.client_side import resume_id
 from blockproto.client_side.authenticate import Authenticator
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.dial import Dial
 from blockproto.client_side.trust import Trust
 from blockproto.connection import keepalive
@@ -194,10 +195,9 @@ async def do(job: Job) -> Answer:
             dial,
             server,
             _open_part_file,
-            open_downloads=_open_downloads,
-            files=files,
-            authenticator=Authenticator(token),
-            **options,
+            ClientConfig(
+                open_downloads=_open_downloads, files=files, authenticator=Authenticator(token), **options
+            ),
         ) as client:
             return await work(client, job)
 

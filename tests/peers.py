@@ -19,6 +19,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.client import Client, connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
 from blockproto.common.names import SafeName
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
@@ -494,9 +495,7 @@ class Served:
             self.dial,
             "memory",
             self.open_part_file,
-            connections=connections,
-            tries=tries,
-            retry_for_s=retry_for_s,
+            ClientConfig(connections=connections, tries=tries, retry_for_s=retry_for_s),
         ) as client:
             yield client
 

@@ -11,6 +11,7 @@ import trio
 from peers import Served
 
 from blockproto.client import Client, connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.testing.chaos import Conditions, How, Line
 
@@ -44,6 +45,8 @@ class SlowLines:
 
     @asynccontextmanager
     async def client(self, server: str = "memory", **options: Any) -> AsyncIterator[Client]:
-        """A client; ``options`` as for ``connect_with``."""
-        async with connect_with(self.dial, server, self._served.open_part_file, **options) as client:
+        """A client; ``options`` as for ``ClientConfig``."""
+        async with connect_with(
+            self.dial, server, self._served.open_part_file, ClientConfig(**options)
+        ) as client:
             yield client

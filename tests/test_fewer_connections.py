@@ -15,6 +15,7 @@ from trio.testing import memory_stream_pair
 
 from blockproto.cli.output import Status
 from blockproto.client import connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import Code, ConnectionLost, Scope
 from blockproto.results import Receipt
@@ -67,7 +68,7 @@ async def upload(path: Path, served: Served, extra: Extra) -> Receipt:
         return StreamEndpoint(dialled[-1], "memory")
 
     async with connect_with(
-        dial, "memory", served.open_part_file, connections=CONNECTIONS, retry_for_s=3.0
+        dial, "memory", served.open_part_file, ClientConfig(connections=CONNECTIONS, retry_for_s=3.0)
     ) as client:
         return await client.upload(path)
 

@@ -20,6 +20,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.api import _local_files, _open_downloads, _open_part_file
 from blockproto.client import Client, connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.common.blocks import digest_of
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Scope
@@ -228,9 +229,7 @@ async def meet(here: Path, doing_what: str, says: tuple[str, ...]) -> None:
                     hostile.dial,
                     "memory",
                     _open_part_file,
-                    tries=2,
-                    open_downloads=_open_downloads,
-                    files=files,
+                    ClientConfig(tries=2, open_downloads=_open_downloads, files=files),
                 ) as client:
                     with suppress(BlockprotoError):
                         await doing(here)[doing_what](client)

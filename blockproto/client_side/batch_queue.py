@@ -7,6 +7,7 @@ work. Here the consumer takes everything there is. Putting never waits; a produc
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar
 
 import trio
@@ -48,3 +49,37 @@ class BatchQueue(Generic[T]):
     async def emptied(self) -> None:
         """Wait until the consumer has taken everything."""
         await self._emptied.wait()
+
+
+async def taken_from(
+    nursery: trio.Nursery, run: Callable[[BatchQueue[T]], Awaitable[None]], *, to_the_end: bool = False
+) -> AsyncGenerator[T, None]:
+    """Start ``run`` in ``nursery`` and yield what it puts, until it returns. Whoever stops taking cancels it.
+
+    Args:
+        nursery: where it runs.
+        run: puts things into the queue that it is given.
+        to_the_end: wait until it has ended, also when it was cancelled.
+    """
+    queue: BatchQueue[T] = BatchQueue()
+    scope = trio.CancelScope()
+    over = trio.Event()
+
+    async def running() -> None:
+        try:
+            with scope:
+                await run(queue)
+        finally:
+            queue.close()
+            over.set()
+
+    nursery.start_soon(running)
+    try:
+        while some := await queue.take():
+            for one in some:
+                yield one
+    finally:
+        scope.cancel()
+        if to_the_end:
+            with trio.CancelScope(shield=True):
+                await over.wait()

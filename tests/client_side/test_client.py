@@ -551,7 +551,7 @@ async def test_a_file_whose_mode_changes_while_it_is_sent_is_read_again_and_fini
 async def test_a_small_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blockproto.client.FileSource.unchanged", lambda source: False)
+    monkeypatch.setattr("blockproto.client_side.sources.FileSource.unchanged", lambda source: False)
     async with serving() as served, served.client() as client:
         with pytest.raises(SourceChanged):
             await client.upload(_file(tmp_path, 100))
@@ -1112,7 +1112,7 @@ async def test_files_and_folders_are_removed(tmp_path: Path) -> None:
 
 @quick
 async def test_receipts_are_asked_for_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockproto.client.RECEIPTS_MAX", 3)
+    monkeypatch.setattr("blockproto.client_side.transfers.RECEIPTS_MAX", 3)
     monkeypatch.setattr("blockproto.serving.handlers.requests.RECEIPTS_MAX", 2)
     async with serving() as served, served.client() as client:
         ids = []

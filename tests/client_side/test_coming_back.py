@@ -16,6 +16,7 @@ from peers import MIB, Gate, bytes_of, content_of, frames_of, names_in, run, ser
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.client import connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.connections import (
     AFTER_MOST_S,
     BOUNDS_S,
@@ -120,7 +121,7 @@ async def test_where_no_new_connection_can_be_had_the_others_carry_on(tmp_path: 
             return await served.dial()
 
         served.line_options = [{}, {"cut_sent": 1_400_000}]
-        async with connect_with(dial, "memory", _no_sidecar, connections=2) as client:
+        async with connect_with(dial, "memory", _no_sidecar, ClientConfig(connections=2)) as client:
             await client.upload(path)
         assert trio.current_time() < 1.0
         assert content_of(served.store, "file.bin") == path.read_bytes()
@@ -137,7 +138,9 @@ async def test_whoever_shows_it_hears_of_the_loss_and_where_it_goes_on(tmp_path:
     told: list[LineEvent] = []
     async with serving() as served:
         served.line_options = [{"cut_sent": 2_500_000}]
-        async with connect_with(served.dial, "memory", _no_sidecar, on_line=told.append) as client:
+        async with connect_with(
+            served.dial, "memory", _no_sidecar, ClientConfig(on_line=told.append)
+        ) as client:
             receipt = await client.upload(path)
         assert trio.current_time() < 0.1  # at once
         assert [type(event) for event in told] == [Reconnecting, Reconnected, Resumed]
@@ -169,7 +172,7 @@ async def test_a_line_that_accepts_everybody_and_carries_nothing_is_not_dialled_
             served.line_options = [{"cut_sent": carries}]
             return await served.dial()
 
-        async with connect_with(dial, "memory", _no_sidecar, retry_for_s=3600.0) as client:
+        async with connect_with(dial, "memory", _no_sidecar, ClientConfig(retry_for_s=3600.0)) as client:
             with pytest.raises(ConnectionLost):
                 await client.upload(_file(tmp_path))
         assert trio.current_time() >= 3600
@@ -187,7 +190,9 @@ async def test_a_connection_that_carried_half_a_block_has_worked(tmp_path: Path,
             await client.upload(_file(tmp_path, 3 * MIB, "there"))
         served.lines.clear()
         served.line_options = [{way: 500_000} for _ in range(5)]
-        async with connect_with(served.dial, "memory", served.open_part_file, on_line=told.append) as client:
+        async with connect_with(
+            served.dial, "memory", served.open_part_file, ClientConfig(on_line=told.append)
+        ) as client:
             if way == "cut_sent":
                 await client.upload(_file(tmp_path, 3 * MIB))
             else:
@@ -212,7 +217,9 @@ async def test_a_line_that_breaks_where_nothing_gets_further_is_not_dialled_in_a
             served.line_options = [{"cut_received": 100_000}]
             return await served.dial()
 
-        async with connect_with(dial, "memory", lambda *_: MemoryStore(), retry_for_s=300.0) as client:
+        async with connect_with(
+            dial, "memory", lambda *_: MemoryStore(), ClientConfig(retry_for_s=300.0)
+        ) as client:
             with pytest.raises(ConnectionLost):
                 await client.download("file.bin", tmp_path / "here")
     assert 10 < len(dialled) < 50
@@ -386,7 +393,7 @@ async def test_a_server_that_is_gone_is_tried_at_once_then_at_random_below_growi
             tried.append(trio.current_time())
             raise ConnectionLost("no way")
 
-        async with connect_with(dial, "memory", _no_sidecar, on_line=told.append) as client:
+        async with connect_with(dial, "memory", _no_sidecar, ClientConfig(on_line=told.append)) as client:
             assert [entry async for entry in client.listing()] == []
             await served.lines[0].cut()
             await wait_all_tasks_blocked()
@@ -417,7 +424,9 @@ async def test_what_is_asked_for_meanwhile_dials_at_once_and_makes_nobody_wait_l
         raise ConnectionLost("no way")
 
     async with (
-        connect_with(dial, "memory", _no_sidecar, on_line=told.append, retry_for_s=60.0) as client,
+        connect_with(
+            dial, "memory", _no_sidecar, ClientConfig(on_line=told.append, retry_for_s=60.0)
+        ) as client,
         trio.open_nursery() as nursery,
     ):
         for number in range(10):
@@ -438,7 +447,7 @@ async def test_who_was_told_when_to_come_back_waits_so_long_and_a_little_more(tm
         dialled.append(trio.current_time())
         raise ConnectionLost("busy", retry_after_ms=5000)
 
-    async with connect_with(dial, "away", _no_sidecar, retry_for_s=60.0) as client:
+    async with connect_with(dial, "away", _no_sidecar, ClientConfig(retry_for_s=60.0)) as client:
         with pytest.raises(ConnectionLost):
             await client.upload(_file(tmp_path))
     pauses = [after - before for before, after in pairwise(dialled)][:-1]  # the last one ends with the time

@@ -18,7 +18,9 @@ from store_contract import check_closing_while_a_write_runs, facts_of, key_of
 import blockproto
 from blockproto.client import Client, connect_with
 from blockproto.client_side import brief_download
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.resume_id import derive_label
+from blockproto.client_side.transfers import Transfers
 from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.errors import (
     BlockprotoError,
@@ -61,9 +63,7 @@ async def _client(served: Served, tries: int = 5) -> AsyncIterator[Client]:
         served.dial,
         "memory",
         lambda dest, first: PartFileStore(dest, first=first),
-        tries=tries,
-        open_downloads=BriefDownloads,
-        files=FolderFiles(),
+        ClientConfig(tries=tries, open_downloads=BriefDownloads, files=FolderFiles()),
     ) as client:
         yield client
 
@@ -240,7 +240,7 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
     async def refuse(*_: object) -> Receipt:
         raise Refused("not this way")
 
-    monkeypatch.setattr(Client, "fetch_known", refuse)
+    monkeypatch.setattr(Transfers, "fetch_known", refuse)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
         real = brief_download.BriefFetch.payload

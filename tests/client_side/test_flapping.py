@@ -10,6 +10,7 @@ import trio
 from peers import MIB, Served, bytes_of, content_of, run, serving
 
 from blockproto.client import Client, connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.connections import LineEvent, Reconnecting
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import ConnectionLost
@@ -83,7 +84,10 @@ async def test_everything_arrives_over_a_line_that_comes_and_goes(tmp_path: Path
             nursery.start_soon(flapping.run)
             async with (
                 connect_with(
-                    flapping.dial, "flapping", served.open_part_file, retry_for_s=600.0, on_line=told.append
+                    flapping.dial,
+                    "flapping",
+                    served.open_part_file,
+                    ClientConfig(retry_for_s=600.0, on_line=told.append),
                 ) as client,
                 trio.open_nursery() as transfers,
             ):

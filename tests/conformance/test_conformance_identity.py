@@ -17,6 +17,7 @@ from trio.testing import memory_stream_pair
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
 from blockproto.client_side.authenticate import Authenticator
+from blockproto.client_side.config import ClientConfig
 from blockproto.conformance import forge
 from blockproto.conformance.cast import Cast
 from blockproto.conformance.outcome import Report
@@ -225,7 +226,9 @@ async def known_to_nobody(heard: Heard) -> AsyncIterator[Client]:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
             authenticator = Authenticator("bp1_" + "a" * 58)
-            async with connect_with(dial, "memory", no_sidecar, authenticator=authenticator) as client:
+            async with connect_with(
+                dial, "memory", no_sidecar, ClientConfig(authenticator=authenticator)
+            ) as client:
                 yield client
             server.stop()
 
@@ -262,7 +265,9 @@ async def test_a_transfer_hears_why_its_token_was_refused_and_not_what_came_of_i
 
     async def list_all() -> None:
         authenticator = Authenticator("bp1_" + "a" * 58)
-        async with connect_with(dial, "memory", no_sidecar, authenticator=authenticator, tries=1) as client:
+        async with connect_with(
+            dial, "memory", no_sidecar, ClientConfig(authenticator=authenticator, tries=1)
+        ) as client:
             with pytest.raises(BlockprotoError) as caught:
                 await client.stat("a")
             raised.append(caught.value)

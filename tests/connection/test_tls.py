@@ -28,6 +28,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 from blockproto import connect
 from blockproto.client import connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.trust import Trust, tls_dial
 from blockproto.connection.endpoint import Deadline, Part, endpoint_of, never
 from blockproto.connection.tls import RECORD_LENGTH_MAX, TlsEndpoint, answer_tls
@@ -77,7 +78,7 @@ async def send(dial: Any, tmp_path: Path, content: bytes = b"hello") -> None:
     def no_sidecar(*_: Any) -> Any:
         raise AssertionError("nothing is downloaded here")
 
-    async with connect_with(dial, "server", no_sidecar, tries=1) as client:
+    async with connect_with(dial, "server", no_sidecar, ClientConfig(tries=1)) as client:
         await client.upload(path)
 
 

@@ -21,6 +21,7 @@ from blockproto.cli import main
 from blockproto.cli.output import Status
 from blockproto.client import Client, connect_with
 from blockproto.client_side.authenticate import Authenticator
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.dial import Dial
 from blockproto.common.tasks import background_tasks
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
@@ -41,7 +42,7 @@ async def logged(dial: Dial, work: Work, **options: Any) -> tuple[Explanation, l
     """What ``explain`` says of ``work``, and the log."""
     log = io.StringIO()
     opens = options.pop("open_part_file", lambda _dest, first: MemoryStore(first=first))
-    async with connect_with(dial, "memory", opens, recorder=Recorder(log), **options) as client:
+    async with connect_with(dial, "memory", opens, ClientConfig(recorder=Recorder(log), **options)) as client:
         await work(client)
     lines = log.getvalue().splitlines()
     return explain(lines), [json.loads(line) for line in lines]
@@ -255,8 +256,7 @@ async def test_what_is_secret_is_not_in_the_log(tmp_path: Path) -> None:
             served.dial,
             "memory",
             served.open_part_file,
-            recorder=Recorder(log),
-            authenticator=Authenticator(),
+            ClientConfig(recorder=Recorder(log), authenticator=Authenticator()),
         ) as client:
             await client.upload(secret)
     assert "the content" not in log.getvalue()

@@ -27,6 +27,7 @@ from peers import (
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.client import connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.dial import tcp_dial
 from blockproto.connection.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
@@ -438,7 +439,7 @@ async def test_files_go_up_and_down_over_tcp_and_no_descriptor_stays_open(tmp_pa
 
     async def there_and_back(path: Path, port: int) -> None:
         dial, name = tcp_dial(f"bp://127.0.0.1:{port}")
-        async with connect_with(dial, name, open_part_file, connections=2) as client:
+        async with connect_with(dial, name, open_part_file, ClientConfig(connections=2)) as client:
             await client.upload(path)
             await client.download(path.name, tmp_path / f"copy of {path.name}")
 

@@ -18,6 +18,7 @@ from typing import Protocol
 import trio
 
 from blockproto.client import Client, connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, FileExists, UnknownFile
@@ -155,9 +156,11 @@ class Person:
             partial(self.world.dial, lines),
             "simulated",
             self._open_part_file,
-            connections=self._connections,
-            tries=self.rng.choice((1, 3, 5)),
-            open_downloads=partial(SimDownloads, now_ms=now_ms),
+            ClientConfig(
+                connections=self._connections,
+                tries=self.rng.choice((1, 3, 5)),
+                open_downloads=partial(SimDownloads, now_ms=now_ms),
+            ),
         ) as client:
             await command(client)
 

@@ -10,6 +10,7 @@ import trio
 from peers import MIB, bytes_of, content_of, run, serving
 
 from blockproto.client import connect_with
+from blockproto.client_side.config import ClientConfig
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.testing.chaos import Conditions, How, Line
 
@@ -41,7 +42,7 @@ async def test_a_lane_given_up_while_it_joins_is_not_heard_in_the_next_attempt(
             return StreamEndpoint(near, "far away")
 
         async with (
-            connect_with(dial, "memory", served.open_part_file, connections=2) as client,
+            connect_with(dial, "memory", served.open_part_file, ClientConfig(connections=2)) as client,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(client.upload, path)
