@@ -151,26 +151,26 @@ async def serve(
 
     Cancellation: clients are told, what was received is made durable, then this returns.
     """
+    from .serving.config import ServerConfig
     from .serving.serve_folder import serve_folder
 
-    auth_options = _wishes(insecure, certificate, anonymous, anonymous_quota)
-    await serve_folder(
-        Path(folder),
-        listen,
-        sockets,
-        None if state is None else Path(state),
-        auth_options,
-        dialects,
-        on_server_auth,
-        reloads,
-        observer,
-        portable_names,
-        connections_each,
-        task_status,
+    config = ServerConfig(
+        folder=Path(folder),
+        listen=listen,
+        sockets=sockets,
+        state=None if state is None else Path(state),
+        auth=_auth_options(insecure, certificate, anonymous, anonymous_quota),
+        dialects=tuple(dialects),
+        portable_names=portable_names,
+        connections_each=connections_each,
+        observer=observer,
+        on_server_auth=on_server_auth,
+        reloads=reloads,
     )
+    await serve_folder(config, task_status=task_status)
 
 
-def _wishes(
+def _auth_options(
     insecure: bool,
     certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
     anonymous: Collection[str] | None,
@@ -181,9 +181,8 @@ def _wishes(
     from .identity.server_auth import AuthOptions
 
     chain, key = (None, None) if certificate is None else map(Path, certificate)
-    return AuthOptions(
-        insecure, chain, key, None if anonymous is None else scopes_of(anonymous), anonymous_quota
-    )
+    scopes = None if anonymous is None else scopes_of(anonymous)
+    return AuthOptions(insecure, chain, key, scopes, anonymous_quota)
 
 
 @contextmanager

@@ -12,28 +12,30 @@ import gc
 import logging
 import shlex
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import trio
 from click.core import ParameterSource
 
-from .. import serve as serve_folder
 from ..common.names import RESERVED
 from ..dialects.registry import DIALECTS
 from ..errors import StoreInUse
 from ..identity.certificates import pin_words
 from ..identity.loopback import is_loopback
-from ..identity.server_auth import OWNER, OWNER_TOKEN_NAME, ServerAuth
+from ..identity.principals import scopes_of
+from ..identity.server_auth import OWNER, OWNER_TOKEN_NAME, AuthOptions, ServerAuth
 from ..observability.log_limiter import LogLimiter
 from ..observability.logs import FORMATS, Log, log, tell
 from ..observability.observer import NULL_OBSERVER, Observer, ObserverPair
+from ..serving.config import ServerConfig
 from ..serving.socket_activation import passed_sockets
+from ..wire import Scopes
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import to_size, verbose_option, verbosity
 from .output import Status, about, say, warn
@@ -46,28 +48,6 @@ That one stops the server for a tenth of a second when thousands are connected, 
 """
 LEVELS = ("debug", "info", "warning", "error")
 ANONYMOUS_CHOICES = {"none": (), "read": ("read",), "write": ("read", "write")}
-
-
-class Serving(NamedTuple):
-    """What ``serve`` was told."""
-
-    folder: Path
-    listen: tuple[str, int]
-    sockets: tuple[socket.socket, ...]
-    state: Path | None
-    insecure: bool
-    certificate: tuple[Path, Path] | None
-    anonymous: tuple[str, ...] | None
-    anonymous_quota: int | None
-    dialects: tuple[str, ...]
-    portable_names: bool
-    connections_each: int | None
-
-    @property
-    def host(self) -> str:
-        """Where other machines reach it, if they do; else where this one does."""
-        hosts: list[str] = [sock.getsockname()[0] for sock in self.sockets] or [self.listen[0]]
-        return next((host for host in hosts if not is_loopback(host)), hosts[0])
 
 
 _EXAMPLES = """\b
@@ -160,23 +140,19 @@ def serve(
     """
     if (cert is None) is not (key is None):
         raise click.UsageError("--cert and --key belong together: give both or neither")
-    certificate = None if cert is None or key is None else (cert, key)
-    scopes = None if anonymous is None else ANONYMOUS_CHOICES[anonymous]
+    scopes = None if anonymous is None else scopes_of(ANONYMOUS_CHOICES[anonymous])
     metrics, log_format, log_level = (options.pop(name) for name in ("metrics", "log_format", "log_level"))
+    auth = AuthOptions(options.pop("insecure"), cert, key, scopes, options.pop("anonymous_quota"))
     with about(str(folder)):
         sockets = tuple(passed_sockets())
-    serving = Serving(
-        folder,
-        certificate=certificate,
-        anonymous=scopes,
-        sockets=sockets,
-        portable_names=names == "portable",
-        **options,
+    config = ServerConfig(
+        folder=folder, sockets=sockets, auth=auth, portable_names=names == "portable", **options
     )
-    _check_usage(serving, metrics)
+    _check_usage(config, metrics)
     _log_to_stderr(log_format, log_level or ("debug" if verbosity() else "warning"))
-    with about(str(folder), partial(_advise, serving)), _observer(metrics) as observer:
-        return trio.run(_serve, serving, observer)
+    with about(str(folder), partial(_advise, config)), _observer(metrics) as observer:
+        told = replace(config, on_server_auth=partial(_welcome, config), observer=observer)
+        return trio.run(_serve, told)
 
 
 def _log_to_stderr(form: str, level: str) -> None:
@@ -203,72 +179,72 @@ def _observer(metrics: tuple[str, int] | None) -> Iterator[Observer]:
         yield ObserverPair(observer, counts)
 
 
-def _check_usage(serving: Serving, metrics: tuple[str, int] | None) -> None:
-    folder, host = serving.folder, serving.host
+def _check_usage(config: ServerConfig, metrics: tuple[str, int] | None) -> None:
+    folder, host = config.folder, config.host
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise click.UsageError(f"'{folder}' {what}: name a folder, or make it first with mkdir")
     if (
-        serving.sockets
+        config.sockets
         and click.get_current_context().get_parameter_source("listen") is not ParameterSource.DEFAULT
     ):
         raise click.UsageError("sockets were passed to listen on: leave out --listen, or start without them")
     if (
-        serving.anonymous_quota is not None
-        and serving.anonymous is not None
-        and "write" not in serving.anonymous
+        config.auth.anonymous_quota is not None
+        and config.auth.anonymous is not None
+        and not config.auth.anonymous & Scopes.WRITE
     ):
         raise click.UsageError(
             "--anonymous-quota is for files that come without a token: leave it out, or say --anonymous write"
         )
-    if {"struct82-from-0", "struct82-from-1"} <= set(serving.dialects):
+    if {"struct82-from-0", "struct82-from-1"} <= set(config.dialects):
         raise click.UsageError(
             "--dialect struct82-from-0 and struct82-from-1 contradict each other: give one of them"
         )
-    if metrics is not None and not is_loopback(metrics[0]) and not serving.insecure:
+    if metrics is not None and not is_loopback(metrics[0]) and not config.auth.insecure:
         raise click.UsageError(
             f"--metrics {show_host_port(*metrics)} is not encrypted and asks nobody who is there: name 127.0.0.1, or add "
             "--insecure"
         )
     if is_loopback(host):
         return
-    if not serving.insecure and serving.dialects:
+    if not config.auth.insecure and config.dialects:
         raise click.UsageError(
-            f"'{host}' lets other machines in, and --dialect {serving.dialects[0]} can neither encrypt nor ask who is "
+            f"'{host}' lets other machines in, and --dialect {config.dialects[0]} can neither encrypt nor ask who is "
             "there: add --insecure if everybody who can reach this port may put files into the folder, or listen on "
             "127.0.0.1"
         )
-    if serving.insecure:
+    if config.auth.insecure:
         warn(f"not encrypted: everybody on the way to {host} can read and change what is transferred")
-    for dialect in serving.dialects:
+    for dialect in config.dialects:
         warn(f"--dialect {dialect} can neither encrypt nor ask who is there, and never will")
 
 
-def _advise(serving: Serving, error: BaseException) -> tuple[str, str]:
+def _advise(config: ServerConfig, error: BaseException) -> tuple[str, str]:
     """What an error of the start is about, and what to do."""
     if isinstance(error, StoreInUse):
-        return str(serving.folder), "stop the server that serves it, or serve another folder"
-    if isinstance(error, OSError) and not error.filename and not serving.sockets:
+        return str(config.folder), "stop the server that serves it, or serve another folder"
+    if isinstance(error, OSError) and not error.filename and not config.sockets:
         return (
-            f"--listen {show_host_port(*serving.listen)}",
+            f"--listen {show_host_port(*config.listen)}",
             "ports below 1024 are for root: choose a greater one"
-            if isinstance(error, PermissionError) and 0 < serving.listen[1] < 1024
+            if isinstance(error, PermissionError) and 0 < config.listen[1] < 1024
             else "choose an address of this machine and a port that is free",
         )
-    return str(serving.folder), ""
+    return str(config.folder), ""
 
 
-def _welcome(serving: Serving, server_auth: ServerAuth) -> None:
+def _welcome(config: ServerConfig, server_auth: ServerAuth) -> None:
     """Say how a client comes in, where it needs to know more than the address."""
     if server_auth.pin is not None:
         say(f"certificate: {server_auth.pin.hex()}\n  in words: {pin_words(server_auth.pin)}")
     if server_auth.worry is not None:
         warn(server_auth.worry)
     if server_auth.owner_token is not None:
-        state = str(serving.state or serving.folder / RESERVED)
+        state = str(config.state or config.folder / RESERVED)
         say(
             f"made the first token, for '{OWNER}': {server_auth.owner_token}\n"
-            f"  a client, with a copy of that file: {_example(serving, server_auth)}\n"
+            f"  a client, with a copy of that file: {_example(config, server_auth)}\n"
             f"  more tokens: blockproto token add NAME --state {shlex.quote(state)}"
         )
     anonymous = server_auth.policy.anonymous
@@ -277,37 +253,32 @@ def _welcome(serving: Serving, server_auth: ServerAuth) -> None:
         warn(
             "no token is left, so nobody can come in: make one with `blockproto token add NAME`, or add --anonymous"
         )
-    if serving.dialects and (anonymous is None or not anonymous.scopes & 2):
+    if config.dialects and (anonymous is None or not anonymous.scopes & 2):
         warn(
-            f"clients of --dialect {serving.dialects[0]} are not let in: they cannot say who they are, and without a token "
+            f"clients of --dialect {config.dialects[0]} are not let in: they cannot say who they are, and without a token "
             "nobody may write; add --anonymous write if everybody may"
         )
-    if anonymous is not None and not is_loopback(serving.host):
+    if anonymous is not None and not is_loopback(config.host):
         rights = "read" if not anonymous.scopes & 2 else "read, change and remove"
         warn(f"no token is asked for: everybody who can reach this port can {rights} what is in the folder")
 
 
-def _example(serving: Serving, server_auth: ServerAuth) -> str:
+def _example(config: ServerConfig, server_auth: ServerAuth) -> str:
     """How somebody on another machine sends a file here for the first time."""
     scheme = "bp" if server_auth.tls is None else "bps"
-    port = f":{serving.listen[1]}" if serving.listen[1] and not serving.sockets else ":PORT"
+    port = f":{config.listen[1]}" if config.listen[1] and not config.sockets else ":PORT"
     pin = "" if server_auth.pin is None else f" --pin {server_auth.pin.hex()}"
     return f"blockproto put FILE {scheme}://HOST{port}/ --token-file {OWNER_TOKEN_NAME}{pin}"
 
 
-async def _serve(serving: Serving, observer: Observer) -> int:
-    run = partial(
-        serve_folder,
-        serving.folder,
-        **{name: value for name, value in serving._asdict().items() if name != "folder"},
-        on_server_auth=partial(_welcome, serving),
-        observer=observer,
-    )
+async def _serve(config: ServerConfig) -> int:
+    from ..serving.serve_folder import serve_folder
+
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is put back at the end: it never ends a server
     with trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended:
-                for host, port in await nursery.start(partial(run, reloads=reloads)):
+                for host, port in await nursery.start(serve_folder, replace(config, reloads=reloads)):
                     with suppress(StdoutFailed):  # a server that nobody listens to serves all the same
                         click.echo(f"listening on {show_host_port(host, port)}")
                     tell(logging.INFO, "listening", address=show_host_port(host, port))

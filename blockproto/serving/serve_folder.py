@@ -6,8 +6,7 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import AsyncIterable, Callable, Collection, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterable, Sequence
 
 import trio
 
@@ -16,11 +15,11 @@ from ..connection.unexpected_errors import unexpected
 from ..dialects.registry import dialects_of
 from ..errors import BlockprotoError, NotPermitted
 from ..identity.loopback import is_loopback
-from ..identity.server_auth import AuthOptions, ServerAuth, open_server_auth
-from ..observability.observer import Observer
+from ..identity.server_auth import ServerAuth, open_server_auth
 from ..server import Server
 from ..store.local.store import LocalStore
 from ..transfer.threads import run_in_thread
+from .config import ServerConfig
 from .connection_limits import connections_for
 from .handshake_slots import scarcity_of, slots_for
 
@@ -31,41 +30,34 @@ FINDINGS_TOLD_MAX = 20
 
 
 async def serve_folder(
-    folder: Path,
-    listen: tuple[str, int],
-    sockets: Sequence[socket.socket],
-    state: Path | None,
-    auth_options: AuthOptions,
-    dialects: Collection[str],
-    on_server_auth: Callable[[ServerAuth], None] | None,
-    reloads: AsyncIterable[object] | None,
-    observer: Observer,
-    portable_names: bool,
-    connections_each: int | None,
-    task_status: trio.TaskStatus[list[tuple[str, int]]],
+    config: ServerConfig,
+    *,
+    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """See ``blockproto.serve``."""
-    host = _reached_at([sock.getsockname()[0] for sock in sockets] or [listen[0]])
-    if dialects and not auth_options.insecure and not is_loopback(host):
+    """Serve a folder until cancelled; raises, and leaves things at cancellation, as ``blockproto.serve``."""
+    host, folder, state = config.host, config.folder, config.state
+    if config.dialects and not config.auth.insecure and not is_loopback(host):
         raise NotPermitted(
             f"{host} lets other machines in, and dialects can neither encrypt nor ask who is there: pass insecure=True if "
             "you accept that"
         )
-    spoken = dialects_of(dialects)
+    spoken = dialects_of(config.dialects)
     files = _raise_file_limit()
     if (scarcity := scarcity_of(files)) is not None:
         log.warning("%s", scarcity, extra={"event": "few descriptors"})
-    each = connections_for(files, connections_each)
-    listeners = await _listeners(listen, sockets)
+    each = connections_for(files, config.connections_each)
+    listeners = await _listeners(config.listen, config.sockets)
     try:
-        store = await run_in_thread(lambda: LocalStore.open(folder, state=state, portable=portable_names))
+        store = await run_in_thread(
+            lambda: LocalStore.open(folder, state=state, portable=config.portable_names)
+        )
         try:
             _tell_findings(store.findings)
             server_auth = await run_in_thread(
-                lambda: open_server_auth(state or folder / RESERVED, host, auth_options)
+                lambda: open_server_auth(state or folder / RESERVED, host, config.auth)
             )
-            if on_server_auth is not None:
-                on_server_auth(server_auth)
+            if config.on_server_auth is not None:
+                config.on_server_auth(server_auth)
         except BaseException:
             store.close()
             raise
@@ -76,12 +68,12 @@ async def serve_folder(
             tls=server_auth.tls,
             places=slots_for(files),
             connections_each=each,
-            observer=observer,
+            observer=config.observer,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)
-            if reloads is not None:
-                nursery.start_soon(_reload, server, server_auth, reloads)
+            if config.reloads is not None:
+                nursery.start_soon(_reload, server, server_auth, config.reloads)
             task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
     finally:
         for listener in listeners:
@@ -99,11 +91,6 @@ def _tell_findings(findings: Sequence[str]) -> None:
             len(findings) - FINDINGS_TOLD_MAX,
             extra={"event": "found at the start"},
         )
-
-
-def _reached_at(hosts: Sequence[str]) -> str:
-    """The one of our addresses that decides who may come in: one that other machines reach, if there is any."""
-    return next((host for host in hosts if not is_loopback(host)), hosts[0])
 
 
 async def _listeners(listen: tuple[str, int], sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
