@@ -34,11 +34,18 @@ SLOW_MODULES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as ``slow`` what starts processes or runs for long: `make quick` leaves it out."""
+    """Mark as ``slow`` what starts processes or runs for long: `make quick` leaves it out.
+
+    ``long`` comes first, then the rest of what is slow: it waits while other workers compute, and no worker begins a long
+    test when the others have ended.
+    """
     for item in items:
         slow = SLOW_ROOMS & set(item.path.parts) or item.path.stem in SLOW_MODULES
         if slow or PROCESS_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    items.sort(
+        key=lambda item: 2 - bool(item.get_closest_marker("slow")) - bool(item.get_closest_marker("long"))
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

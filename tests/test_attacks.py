@@ -38,6 +38,7 @@ def place(tmp_path: Path) -> Place:
 # ---- slices of the campaigns
 
 
+@pytest.mark.long
 @pytest.mark.clause("BP1-LIM-004", "BP1-AUT-010")
 def test_a_crowd_of_strangers_does_not_keep_an_honest_client_waiting(place: Place) -> None:
     figures = attack_crowd.run(place, strangers=300, what="dribble", honest_s=5.0)

@@ -53,6 +53,7 @@ def _or_skip(case: Callable[[], object]) -> None:
 # ---- SIGKILL --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.clause("BP1-RES-015")
 @pytest.mark.parametrize(("connections", "seed"), [(1, 3), (4, 5)])
 def test_uploads_survive_the_servers_death(place: Place, connections: int, seed: int) -> None:
@@ -79,6 +80,7 @@ def test_downloads_survive_either_death(place: Place, what: str) -> None:
     assert figures["kills"] >= 1
 
 
+@pytest.mark.long
 def test_with_a_full_window_no_more_than_the_window_travels_again(place: Place) -> None:
     resent.run(place, "server", connections=1)
 
@@ -121,6 +123,7 @@ def test_takeover_of_a_commit_under_way(place: Place) -> None:
 # ---- what cannot work -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_a_full_disk(place: Place) -> None:
     _or_skip(lambda: disk_full.run(place))
@@ -139,6 +142,7 @@ def test_who_speaks_something_else(place: Place) -> None:
     place.require_clean()
 
 
+@pytest.mark.long
 @pytest.mark.clause("BP1-FET-011")
 def test_a_file_that_changes_is_never_spliced(place: Place) -> None:
     changing.run(place, (changing.overwrite_the_beginning, changing.overwrite_and_set_the_time_back))
@@ -147,6 +151,7 @@ def test_a_file_that_changes_is_never_spliced(place: Place) -> None:
 # ---- what works -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_tree_there_and_back(place: Place) -> None:
     figures = tree.run(place, Path(blockproto.__file__).parent)
     assert figures["files"] > 80
@@ -167,6 +172,7 @@ def test_files_of_every_size(shared: tuple[Place, Server], case: Callable[[Place
     case(*shared)
 
 
+@pytest.mark.long
 @pytest.mark.clause("BP1-END-010")
 def test_leaving_in_order_keeps_the_unfinished_block(place: Place) -> None:
     checkpoint.run(place)

@@ -22,6 +22,9 @@ from blockproto.conformance.runner import Runner
 from blockproto.conformance.timing import Patience
 from blockproto.conformance.verdicts import Verdict
 
+SHARES = 6
+"""Workers have each a part of the mutants."""
+
 GOOD = {Verdict.PASS, Verdict.NON_STRICT, Verdict.UNSUPPORTED}
 
 
@@ -45,6 +48,7 @@ def test_every_edit_still_fits_the_source() -> None:
     assert [why for mutant in MUTANTS.values() if (why := mutant.why_not())] == []
 
 
+@pytest.mark.long
 def test_our_client_passes_every_case(lab: matrix.Lab) -> None:
     with lab.subject("client", None, Patience(2)) as subject:
         report = Runner(subject, matrix.Nobody(), jobs=4).run(matrix.cases_of("client"), Report("ours"))
@@ -52,9 +56,12 @@ def test_our_client_passes_every_case(lab: matrix.Lab) -> None:
     assert len(report.outcomes) > 200
 
 
-def test_every_mutant_is_killed_by_a_case_that_names_its_clause(lab: matrix.Lab) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_mutant_is_killed_by_a_case_that_names_its_clause(lab: matrix.Lab, share: int) -> None:
     """Mutants of both sides are examined as servers and as clients in turn; ``make mutants`` does both."""
     todo = [(mutant, mutant.sides[at % len(mutant.sides)]) for at, mutant in enumerate(MUTANTS.values())]
+    todo = todo[share::SHARES]
     with ThreadPoolExecutor(matrix.THREADS) as pool:
         kills = list(pool.map(lambda one: lab.kills(*one), todo))
     alive = [

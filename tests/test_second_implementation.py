@@ -132,6 +132,7 @@ def run(*arguments: str) -> Ran:
     return Ran(ran.returncode, ran.stdout, ran.stderr)
 
 
+@pytest.mark.long
 def test_its_own_tests_pass_every_vector() -> None:
     ran = subprocess.run(
         ["node", "--test"], cwd=EXAMPLE, capture_output=True, text=True, timeout=120, check=False
@@ -220,11 +221,13 @@ def _conform(*arguments: str) -> None:
     assert ran.status == 0, ran.out + ran.err
 
 
+@pytest.mark.long
 def test_its_server_conforms_in_a_slice(node_server: NodeServer) -> None:
     address = node_server.address.removeprefix("bp://").rstrip("/")
     _conform("server", address, "--quick", "--jobs", "4", "-k", "bp1/res", "-k", "bp1/dig", "-k", "bp1/com")
 
 
+@pytest.mark.long
 def test_its_client_conforms_in_a_slice() -> None:
     words = ("-k", "bp1/client/dig", "-k", "bp1/client/res", "-k", "bp1/client/com/commit")
     _conform("client", "--quick", "--jobs", "4", *words, "--", "node", str(EXAMPLE / "bin" / "job.js"))

@@ -48,6 +48,7 @@ def conform(tmp_path: Path) -> Conform:
     return run
 
 
+@pytest.mark.long
 def test_our_client_as_a_command_in_segments_of_one_byte(conform: Conform, tmp_path: Path) -> None:
     """A slice; ``test_mutants`` runs every case against our client in processes that start sooner."""
     report = tmp_path / "run.jsonl"

@@ -74,6 +74,7 @@ def not_passed(found: dict[str, tuple[Verdict, str]]) -> dict[str, tuple[Verdict
     return {name: verdict for name, verdict in found.items() if verdict[0] is not Verdict.PASS}
 
 
+@pytest.mark.long
 def test_our_server_passes_every_case_of_the_profile(
     start_server: Callable[..., Server], tmp_path: Path
 ) -> None:

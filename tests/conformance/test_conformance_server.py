@@ -68,6 +68,7 @@ def verdicts_of(path: Path) -> dict[str, str]:
 # ---- our own server
 
 
+@pytest.mark.long
 def test_our_server_passes_everything(conform: Conform, tmp_path: Path) -> None:
     """Every case, those of both dialects and the faults included: all required ones pass, and nothing stays behind."""
     folder = tmp_path / "served"
@@ -90,6 +91,7 @@ def test_our_server_passes_everything(conform: Conform, tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [".blockproto"], "a run removes what it stored"
 
 
+@pytest.mark.long
 def test_our_server_with_portable_names_passes_too(
     conform: Conform, start_server: Callable[..., Server]
 ) -> None:
@@ -290,6 +292,7 @@ def test_known_failures_are_excused(conform_here: Conform, tmp_path: Path) -> No
     assert "1 failures" in ran.err
 
 
+@pytest.mark.long
 def test_a_server_that_dies_in_the_middle_is_blamed_at_its_case_and_the_run_goes_on(
     conform_here: Conform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -368,6 +368,7 @@ def test_put_sends_in_a_dialect_and_the_same_again_sends_nothing(old: Server, pa
     assert (second.objects[0]["payload_bytes_sent"], second.objects[0]["resumed"]) == (0, True)
 
 
+@pytest.mark.long
 @pytest.mark.clause("BP1-SID-009", "BP1-DIA-008")
 def test_the_command_outlives_a_kill_of_the_server(
     start_server: Callable[..., Server], tmp_path: Path, run: Run

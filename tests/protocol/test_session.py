@@ -1171,6 +1171,8 @@ def test_errors_become_messages():
 # Anything
 
 
+@pytest.mark.fuzz
+@pytest.mark.long
 def test_a_slice_of_the_fuzz_campaign():
     fuzz.campaign(20_000, 0)
 
