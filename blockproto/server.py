@@ -50,7 +50,8 @@ from .serving.connection_limits import CONNECTIONS_EACH, ConnectionLimits
 from .serving.detect import DetectedConnection, detect
 from .serving.detect_rules import Detection
 from .serving.handlers.brief_fetch import BriefFetches, ServedBrief, is_brief
-from .serving.handlers.requests import RequestHandler, ServedFetch
+from .serving.handlers.fetch import ServedFetch
+from .serving.handlers.requests import RequestHandler
 from .serving.handshake_slots import SLOTS, HandshakeSlots, Slot
 from .serving.pending_requests import PendingRequests
 from .serving.task_guard import TaskGuard, out_of_memory

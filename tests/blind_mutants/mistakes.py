@@ -22,7 +22,7 @@ from blockproto.errors import BadFacts, NameRefused, NotPermitted, Superseded, U
 from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
-from blockproto.serving.handlers.requests import ServedFetch
+from blockproto.serving.handlers.fetch import ServedFetch
 from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, StoredReader, Work
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore

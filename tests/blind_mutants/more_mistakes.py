@@ -34,8 +34,8 @@ from blockproto.identity.realm import Realm
 from blockproto.protocol.events import Rejected
 from blockproto.protocol.session import Session
 from blockproto.protocol.streams import Stream
-from blockproto.serving.handlers import requests
-from blockproto.serving.handlers.requests import StoredSource
+from blockproto.serving.handlers import fetch
+from blockproto.serving.handlers.stored_source import StoredSource
 from blockproto.store import Facts, FileEntry, FileStore
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
@@ -278,12 +278,12 @@ def discard_tells_only_who_asked(put: Put) -> None:
 @server("BP1-FET-003")
 def priority_of_fetch_not_repeated(put: Put) -> None:
     """OPEN in answer to FETCH has the priority 1: the fetcher knows which one it asked for."""
-    open_message = requests.open_message
+    open_message = fetch.open_message
 
     def usual(entry: FileEntry, filename: str, message: Fetch) -> Open:
         return replace(open_message(entry, filename, message), priority=Priority.NORMAL)
 
-    put(requests, "open_message", usual)
+    put(fetch, "open_message", usual)
 
 
 @server("BP1-FET-005")

@@ -27,7 +27,8 @@ from blockproto.server import ACCEPT_AGAIN_S, Server
 from blockproto.serving.acceptor import Acceptor
 from blockproto.serving.detect import DetectedConnection
 from blockproto.serving.handlers.brief_fetch import BriefFetches, ServedBrief
-from blockproto.serving.handlers.requests import RequestHandler, ServedFetch
+from blockproto.serving.handlers.fetch import ServedFetch
+from blockproto.serving.handlers.requests import RequestHandler
 from blockproto.store import BlockDone, Facts, Finish, UploadKey, Work
 from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver

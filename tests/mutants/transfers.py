@@ -15,6 +15,7 @@ RECEIVING, UPLOAD, SENDING = "transfer/receiver.py", "transfer/live_upload.py", 
 PLAN = "transfer/send_plan.py"
 UPLOADS = "transfer/live_uploads.py"
 SERVICE = "transfer/file_service.py"
+FETCH, SOURCE = "serving/handlers/fetch.py", "serving/handlers/stored_source.py"
 LANE, LINK, WIRE, REQUESTS = (
     "transfer/send_stream.py",
     "connection/connection.py",
@@ -174,14 +175,14 @@ COM = [
 
 FET = [
     Mutant("folders-are-not-there", "FET-001", "store/folder_io.py", 'raise NotPermitted("it is a folder")', "raise UnknownFile", SERVER),
-    Mutant("fetch-gives-any-version", "FET-002", REQUESTS,
+    Mutant("fetch-gives-any-version", "FET-002", SOURCE,
            'raise SourceChanged(\n                f"{realm.outward(entry.filename.text)} is not the version',
            'str(\n                f"{realm.outward(entry.filename.text)} is not the version', SERVER),
-    Mutant("open-without-its-version", "FET-003", REQUESTS, "version=message.version if _stands_for(message, entry.file_id) else entry.version,", "version=None,", SERVER),
-    Mutant("ranges-begin-at-0", "FET-005", REQUESTS, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
+    Mutant("open-without-its-version", "FET-003", SOURCE, "version=message.version if _stands_for(message, entry.file_id) else entry.version,", "version=None,", SERVER),
+    Mutant("ranges-begin-at-0", "FET-005", SOURCE, "self.first = min(message.first, entry.filesize)", "self.first = 0", SERVER),
     Mutant("ranges-are-asked-from-0", "FET-005", "client_side/download.py", "first=wanted.first,", "first=0,", CLIENT),
-    Mutant("ranges-behind-the-end-are-empty", "FET-005", REQUESTS, "if entry.filesize and message.first >= entry.filesize:", "if False:", SERVER),
-    Mutant("what-is-held-is-sent", "FET-006", REQUESTS,
+    Mutant("ranges-behind-the-end-are-empty", "FET-005", SOURCE, "if entry.filesize and message.first >= entry.filesize:", "if False:", SERVER),
+    Mutant("what-is-held-is-sent", "FET-006", FETCH,
            "sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))", "sending.receiver_holds(BlockSet(), {})", SERVER),
     Mutant("a-fetcher-acknowledges-nothing", "FET-008 CRD-011", FETCHING,
            "super().say_durable(position, runs)\n        self._on_durable", "super()\n        self._on_durable", CLIENT),
@@ -201,7 +202,7 @@ LST = [
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor[:500])', CLIENT),
     Mutant("an-entry-twice-where-pages-meet", "LST-003", "store/local/listing.py", "return rest + b\"\\0\" if rest else b\"\"", "return rest", SERVER),
     Mutant("only-the-folders-own-entries", "LST-004", SERVICE, "within, recursive, after, limit", "within, False, after, limit", SERVER),
-    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(_upload_item(entry, writer.realm) for entry in entries), cursor", "(), cursor", SERVER),
+    Mutant("no-unfinished-uploads", "LST-005", REQUESTS, "tuple(upload_item(entry, writer.realm) for entry in entries), cursor", "(), cursor", SERVER),
     Mutant("exact-is-a-folder", "LST-006", REQUESTS, "await (self._stat(message) if message.exact else self._list_files(message))",
            "await self._list_files(message)", SERVER),
     Mutant("b3sum-only-where-it-is-known", "LST-007", SERVICE, "if b3sum and entry.b3sum is None and not entry.folder:", "if False:", SERVER),
@@ -255,12 +256,13 @@ EDGE = [
            "if prefix is None or prefix.length != length:\n        return False",
            "if prefix is None or prefix.length != length:\n        raise BadFacts('there is no such prefix')", SERVER),
     Mutant("uploads-without-a-byte-are-listed", "LST-005", REQUESTS,
-           "tuple(_upload_item(entry, writer.realm) for entry in entries), cursor",
-           "tuple([_upload_item(entry, writer.realm) for entry in entries] + [\n"
+           "tuple(upload_item(entry, writer.realm) for entry in entries), cursor",
+           "tuple([upload_item(entry, writer.realm) for entry in entries] + [\n"
            "                UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
            "                                live.facts.filename.text, live.facts.filetype)\n"
-           "                for live in writer._engine.uploads._live.values() if not live.held]), cursor", SERVER),
-    Mutant("held-of-no-version-is-left-out", "FET-009", REQUESTS, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
+           "                for live in writer._engine.uploads._live.values() if not live.held]), cursor", SERVER,
+           ((REQUESTS, "    Result,\n", "    Result,\n    UploadItem,\n"),)),
+    Mutant("held-of-no-version-is-left-out", "FET-009", FETCH, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
     Mutant("the-served-folder-is-an-entry", "LST-006", REQUESTS,
            "reader = self._service.reader()\n        entry",
            "if not message.name:\n            return await self._list_files(message)\n        reader = self._service.reader()\n        entry", SERVER),

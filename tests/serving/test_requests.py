@@ -27,7 +27,7 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of, root_of
 from blockproto.common.names import SafeName
 from blockproto.errors import Code, Scope
-from blockproto.serving.handlers.requests import StoredSource
+from blockproto.serving.handlers.stored_source import StoredSource
 from blockproto.store import StoredReader
 from blockproto.wire import (
     Ack,

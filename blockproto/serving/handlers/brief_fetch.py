@@ -8,7 +8,7 @@ BLOCK and COMMIT go out together. While the disk is slow, a few threads read the
                          ← DIGEST_MISMATCH: read, BLOCK
                          ← DIGESTS_DIFFER: read, HAVE ← OPENED: read, BLOCK COMMIT
 
-What is longer, goes on from something held, asks by id or wants to overtake is answered by ``requests.ServedFetch``.
+What is longer, goes on from something held, asks by id or wants to overtake is answered by ``fetch.ServedFetch``.
 
 Spec: BP1-FET, BP1-DIG-006, BP1-DIG-008.
 """
@@ -31,7 +31,7 @@ from ...transfer.send_plan import AGAIN_MAX
 from ...transfer.slow_disk import Disk
 from ...wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority
 from ..task_guard import TaskGuard
-from .requests import open_message
+from .stored_source import open_message
 
 BATCH_FILES = 16
 """Files that are read before the first of them is sent: bounds the memory, and how long others wait."""
