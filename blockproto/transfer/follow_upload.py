@@ -126,7 +126,7 @@ class FollowedSource:
 
     def check_root(self, root: bytes) -> None:
         """See GrowingSource; of a range it is not known."""
-        if self.stored is None or self.first or self.end != self.facts.filesize:
+        if self.stored is None or self.first or self.end != self.stored.filesize:
             return
         if root != self.stored.root:
             raise Refused("what was read is not what was committed: go on with a new FETCH", code=Code.BUSY)

@@ -23,6 +23,7 @@ from blockproto.client import Client
 from blockproto.common.blocks import digest_of
 from blockproto.common.tasks import background_tasks
 from blockproto.errors import Cancelled, Code, Scope
+from blockproto.transfer.send_plan import SendPlan
 from blockproto.transfer.send_source import Progress
 from blockproto.wire import (
     Ack,
@@ -264,6 +265,23 @@ async def test_what_is_cancelled_ends_it() -> None:
         again = await served.peer()
         await again.say(1, fetch_of(file_id))
         await again.expect_error(Code.UNKNOWN_FILE, Scope.STREAM)
+
+
+@quick
+@pytest.mark.parametrize("sample", [FILM, LIVE])
+async def test_what_was_read_is_compared_with_what_was_committed(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as served:
+        uploader, file_id = await begun(served, sample)
+        reader = await Reader.of(served, fetch_of(file_id))
+        assert isinstance(await reader.hear(), Open)
+        monkeypatch.setattr(SendPlan, "compute_root", lambda _: bytes(32))
+        await finish(uploader, sample)
+        assert [await reader.hear() for _ in range(3)] == [0, 1, 2]
+        error = await reader.hear()
+        assert isinstance(error, Error)
+        assert (error.code, error.scope, error.retryable) == (Code.BUSY, Scope.STREAM, True)
 
 
 @quick
