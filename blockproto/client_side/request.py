@@ -14,6 +14,7 @@ from functools import partial
 import trio
 
 from ..common.names import show_name
+from ..common.tasks import first_error
 from ..connection.connection import Connection, error_of
 from ..errors import BlockprotoError, ConnectionLost, RemoteProtocolError, UnexpectedMessage
 from ..wire import Error, FileItem, List, Message, Remove, Result
@@ -48,11 +49,7 @@ async def at_once(*works: Callable[[], Awaitable[None]]) -> None:
         errors = rest.split(BlockprotoError)
         if errors[1] is not None:
             raise
-        raise _first_of(group) from group
-
-
-def _first_of(error: BaseException) -> BaseException:
-    return _first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+        raise first_error(group) from group
 
 
 class Request:

@@ -36,12 +36,12 @@ class Uploader:
     """Sends single files.
 
     Args:
-        lines: over which connections.
+        connections: over which to send.
         attempts: the client's.
     """
 
-    def __init__(self, lines: Connections, attempts: Attempts) -> None:
-        self._connections = lines
+    def __init__(self, connections: Connections, attempts: Attempts) -> None:
+        self._connections = connections
         self._attempts = attempts
 
     async def source(

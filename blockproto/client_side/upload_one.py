@@ -42,13 +42,13 @@ class SingleUploads:
 
     Args:
         client: asks, and knows what files contain.
-        lines: over which connections.
+        connections: over which to send.
         uploader: sends.
     """
 
-    def __init__(self, client: _Host, lines: Connections, uploader: Uploader) -> None:
+    def __init__(self, client: _Host, connections: Connections, uploader: Uploader) -> None:
         self._client = client
-        self._connections = lines
+        self._connections = connections
         self._uploader = uploader
 
     async def stream(

@@ -39,3 +39,10 @@ def only_error(raised: BaseException) -> BaseException | None:
             return None
         error = error.exceptions[0]
     return error
+
+
+def first_error(raised: BaseException) -> BaseException:
+    """The first error that ``raised`` is or holds in nested groups."""
+    while isinstance(raised, BaseExceptionGroup):
+        raised = raised.exceptions[0]
+    return raised

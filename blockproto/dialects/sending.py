@@ -4,8 +4,9 @@ What is common to all of them: the file, which must not change while it is sent;
 can be told in the end. A dialect adds one class, its ``DialectSender``: one connection's worth of words (see
 ``registry.SENDERS``).
 
-    send_file → Sender.send → ConnectionLost → again, until there was no progress ``TRIES`` times, or for ``retry_for_s``
-                            → Unanswered     → told at once: who never answers does not speak the dialect
+    send_file → DialectSender.send
+        → ConnectionLost → again, until there was no progress ``TRIES`` times, or for ``retry_for_s``
+        → Unanswered     → told at once: a server that never answers does not speak the dialect
 
 Spec: BP1-DIA, BP1-SID-018 to 022.
 """

@@ -31,7 +31,7 @@ class SourceidSender:
     """The dialect ``sourceid`` as a client speaks it."""
 
     async def send(self, dial: Dial, file: Outgoing) -> Ending:
-        """See Sender.
+        """See DialectSender.
 
         Raises:
             NameRefused: the name cannot be said in this dialect; nothing was sent.

@@ -21,7 +21,7 @@ import trio
 from ..client_side.dial import Dial
 from ..client_side.sources import filetype_of
 from ..common.blocks import BLOCK_LENGTH, blocknum_of, digest_of, root_of
-from ..common.tasks import background_tasks
+from ..common.tasks import background_tasks, first_error
 from ..connection.endpoint import Endpoint
 from ..errors import (
     ERRORS,
@@ -98,14 +98,6 @@ def _another(file: Outgoing) -> SourceChanged:
     )
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error in nested groups."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 class _Line:
     """One connection: headers and blocks out, replies in, in the same order."""
 
@@ -179,7 +171,7 @@ class Struct82Sender:
         self._reading = trio.Lock()
 
     async def send(self, dial: Dial, file: Outgoing) -> Ending:
-        """See Sender.
+        """See DialectSender.
 
         Raises:
             ConnectionLost: the line broke; trying again resumes.
@@ -247,7 +239,9 @@ class Struct82Sender:
         except BaseExceptionGroup as group:
             if group.split(ConnectionLost)[1] is not None:
                 raise
-            raise ConnectionLost(str(_first(group))) from group  # a server that dies takes several at once
+            raise ConnectionLost(
+                str(first_error(group))
+            ) from group  # a server that dies takes several at once
         finally:
             for line in others:
                 await line.close()
