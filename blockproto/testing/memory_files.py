@@ -21,7 +21,9 @@ from ..store import (
     StoredFile,
     Undecided,
     UploadKey,
+    Verdict,
 )
+from ..store.name_rules import Kind, decide_name, is_later
 from ..store.rules import first_free, free_names, is_within
 
 
@@ -142,20 +144,11 @@ class MemoryFiles(dict[str, MemoryFile]):
         there = self.get(facts.filename.text)
         if there is None or facts.if_exists in (IfExists.KEEP, IfExists.REPLACE):
             return None
-        folder, entry = facts.filetype == FOLDER_FILETYPE, there.entry
-        if facts.if_exists is IfExists.REFUSE:
-            same_size = reader and not entry.folder and facts.filesize in (None, entry.filesize)
-            if same_size or (folder and entry.folder):
-                return None
+        may_be_equal = reader and facts.filesize in (None, there.entry.filesize)
+        verdict = _verdict(facts, there.entry, None if may_be_equal else False)
+        if verdict is Verdict.REFUSE:
             raise FileExists
-        if folder and not entry.folder:
-            raise FileExists("a file has the name of the folder")
-        if facts.if_exists is IfExists.UPDATE and not folder:
-            if entry.folder:
-                raise NotPermitted("a folder is not replaced by a file")
-            if facts.mtime_ns is not None and facts.mtime_ns > entry.mtime_ns:
-                return None
-        return left_as(key, entry, reader)
+        return left_as(key, there.entry, reader) if verdict is Verdict.LEAVE else None
 
     def choose(self, work: Finish | Adopt, key: UploadKey) -> SafeName | StoredFile | MemoryFile:
         """The name a file gets; or the file that is it already, or that what is there is left.
@@ -166,28 +159,23 @@ class MemoryFiles(dict[str, MemoryFile]):
         """
         facts = work.facts
         there = self.get(facts.filename.text)
-        folder = facts.filetype == FOLDER_FILETYPE
         if there is None:
             return facts.filename
-        if folder and not there.entry.folder:
-            raise FileExists("a file has the name of the folder")
-        if facts.if_exists is IfExists.SKIP or (facts.if_exists is IfExists.UPDATE and folder):
+        verdict = _verdict(facts, there.entry, None)
+        if verdict is Verdict.LEAVE:
             return left_as(key, there.entry, work.reader)
-        if folder:
+        if facts.filetype == FOLDER_FILETYPE:
             return facts.filename
-        if facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE) and there.entry.folder:
-            raise NotPermitted("a folder is not replaced by a file")
-        if facts.if_exists is IfExists.UPDATE and (facts.mtime_ns or -(1 << 63)) <= there.entry.mtime_ns:
-            return left_as(key, there.entry, work.reader)
         names = [facts.filename]
         if facts.if_exists is IfExists.KEEP:
             names += takewhile(lambda name: name.text in self, free_names(facts.filename))
         same = next((kept for name in names if (kept := self[name.text]) and is_same(kept, work)), None)
         if same is not None:
             return same
-        if facts.if_exists is IfExists.REFUSE:
+        verdict = _verdict(facts, there.entry, False)
+        if verdict is Verdict.REFUSE:
             raise FileExists
-        if facts.if_exists is IfExists.KEEP:
+        if verdict is Verdict.NEXT:
             return first_free(facts.filename, lambda name: name.text not in self)
         return facts.filename
 
@@ -251,6 +239,13 @@ class MemoryFiles(dict[str, MemoryFile]):
         if kept.entry.version == work.version:
             b3sum, root = work.b3sum or kept.entry.b3sum, work.root or kept.entry.root
             kept.entry = replace(kept.entry, b3sum=b3sum, root=root)
+
+
+def _verdict(facts: Facts, there: FileEntry, equal: bool | None) -> Verdict:
+    folder = facts.filetype == FOLDER_FILETYPE
+    kind = Kind.FOLDER if there.folder else Kind.FILE
+    newer = is_later(facts, there.mtime_ns)
+    return decide_name(facts.if_exists, kind, folder=folder, equal=equal, newer=newer)
 
 
 def left_as(key: UploadKey, entry: FileEntry, reader: bool) -> StoredFile:

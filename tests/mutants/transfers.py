@@ -24,6 +24,7 @@ LANE, LINK, WIRE, REQUESTS = (
 )
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
 CHOOSING = "store/local/name_choice.py"
+NAME_RULES = "store/name_rules.py"
 
 BLK = [
     Mutant("blocks-end-a-byte-early", "BLK-001", "common/blocks.py",
@@ -151,17 +152,17 @@ COM = [
            "if (receipt.root, receipt.filesize) != (work.root, work.filesize):", "if False:", SERVER),
     Mutant("a-parent-that-is-a-file-is-unknown", "COM-012", "store/os_errors.py",
            "return NotPermitted(_NOT_PERMITTED[number])", "return UnknownFile()", SERVER),
-    Mutant("refuse-replaces", "COM-013", CHOOSING, "        self._demand(unread)\n        raise FileExists",
-           "        self._demand(unread)\n        return NameChoice(name, over=True)", SERVER),
+    Mutant("refuse-replaces", "COM-013", CHOOSING, "        if verdict is Verdict.REFUSE:\n            raise FileExists",
+           "        if verdict is Verdict.REFUSE:\n            return NameChoice(name, over=True)", SERVER),
     Mutant("the-same-file-is-stored-again", "COM-021", CHOOSING, "return root == work.root", "return False", SERVER),
     Mutant("the-size-is-enough", "COM-021 COM-013", CHOOSING, "return root == work.root", "return True", SERVER),
     Mutant("only-the-wanted-name-is-compared", "COM-021", CHOOSING, "islice(names, COMPARED_MAX)", "islice(names, 1)", SERVER),
     Mutant("the-same-bytes-keep-their-time", "COM-022", "store/local/publishing.py",
            "if work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE):", "if False:", SERVER),
     Mutant("the-same-file-again-has-no-receipt", "COM-023", "store/local/publishing.py", "view.put_further(receipt)", "pass", SERVER),
-    Mutant("skip-replaces", "COM-025", CHOOSING, "if facts.if_exists is IfExists.SKIP:\n            return self._left", "if False:\n            return self._left", SERVER),
-    Mutant("update-replaces-what-is-newer", "COM-025", CHOOSING,
-           "return mtime_ns is not None and mtime_ns > there_ns and not same_mtime(mtime_ns, there_ns)", "return mtime_ns is not None", SERVER),
+    Mutant("skip-replaces", "COM-025", NAME_RULES, "        return Verdict.LEAVE\n    if there is not Kind.FILE", "        return Verdict.REPLACE\n    if there is not Kind.FILE", SERVER),
+    Mutant("update-replaces-what-is-newer", "COM-025", NAME_RULES,
+           "return facts.mtime_ns is not None and is_newer(facts.mtime_ns, there_ns)", "return facts.mtime_ns is not None", SERVER),
     Mutant("receipts-of-any-rule-answer", "COM-027", "store/local/batch.py", "elif receipt.if_exists is work.facts.if_exists:", "else:", SERVER,
            (("store/local/store.py", "self._finished.true_receipt(view, context.state.file_id(key), None, facts.if_exists)",
              "self._finished.true_receipt(view, context.state.file_id(key))"),)),

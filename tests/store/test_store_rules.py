@@ -17,8 +17,9 @@ from blockproto.common.names import (
     free_entries,
     split_ending,
 )
-from blockproto.errors import NameRefused
-from blockproto.store import Facts, IfExists, Prefix, UploadKey
+from blockproto.common.times import LATEST_KEPT_NS
+from blockproto.errors import FileExists, NameRefused, NotPermitted
+from blockproto.store import Facts, IfExists, Prefix, UploadKey, Verdict
 from blockproto.store.local.records import (
     PAGE_BLOCKS,
     Finalising,
@@ -32,6 +33,7 @@ from blockproto.store.local.records import (
     unpack_prefixes,
     upload_key,
 )
+from blockproto.store.name_rules import Kind, decide_name, is_later
 from blockproto.store.rules import TRIED_IN_TURN, Shape, first_free, free_names
 
 
@@ -154,3 +156,64 @@ def test_records_come_back(facts: Facts) -> None:
 def test_a_state_of_another_format() -> None:
     with pytest.raises(ValueError, match="format"):
         State.unpack(struct.pack(">IQ32s", 99, 1, b""))
+
+
+@pytest.mark.clause("BP1-COM-013", "BP1-COM-022", "BP1-COM-025")
+@pytest.mark.parametrize(
+    ("rule", "there", "equal", "newer", "verdict"),
+    [
+        (IfExists.KEEP, Kind.FILE, None, False, Verdict.COMPARE),
+        (IfExists.KEEP, Kind.FILE, True, True, Verdict.THERE),
+        (IfExists.KEEP, Kind.FILE, False, True, Verdict.NEXT),
+        (IfExists.KEEP, Kind.FOLDER, None, False, Verdict.NEXT),
+        (IfExists.KEEP, Kind.OTHER, None, False, Verdict.NEXT),
+        (IfExists.REFUSE, Kind.FILE, None, False, Verdict.COMPARE),
+        (IfExists.REFUSE, Kind.FILE, True, False, Verdict.THERE),
+        (IfExists.REFUSE, Kind.FILE, False, True, Verdict.REFUSE),
+        (IfExists.REFUSE, Kind.FOLDER, None, False, Verdict.REFUSE),
+        (IfExists.REPLACE, Kind.FILE, None, False, Verdict.COMPARE),
+        (IfExists.REPLACE, Kind.FILE, True, False, Verdict.THERE),
+        (IfExists.REPLACE, Kind.FILE, False, False, Verdict.REPLACE),
+        (IfExists.SKIP, Kind.FILE, None, True, Verdict.LEAVE),
+        (IfExists.SKIP, Kind.FOLDER, None, True, Verdict.LEAVE),
+        (IfExists.SKIP, Kind.OTHER, None, True, Verdict.LEAVE),
+        (IfExists.UPDATE, Kind.FILE, None, False, Verdict.LEAVE),
+        (IfExists.UPDATE, Kind.FILE, True, False, Verdict.LEAVE),
+        (IfExists.UPDATE, Kind.FILE, None, True, Verdict.COMPARE),
+        (IfExists.UPDATE, Kind.FILE, True, True, Verdict.THERE),
+        (IfExists.UPDATE, Kind.FILE, False, True, Verdict.REPLACE),
+    ],
+)
+def test_a_name_that_is_taken(
+    rule: IfExists, there: Kind, equal: bool | None, newer: bool, verdict: Verdict
+) -> None:
+    assert decide_name(rule, there, equal=equal, newer=newer) is verdict
+
+
+@pytest.mark.clause("BP1-COM-013", "BP1-COM-025")
+@pytest.mark.parametrize("rule", list(IfExists))
+def test_a_folder_whose_name_is_taken(rule: IfExists) -> None:
+    left = rule in (IfExists.SKIP, IfExists.UPDATE)
+    verdict = decide_name(rule, Kind.FOLDER, folder=True, equal=None, newer=True)
+    assert verdict is (Verdict.LEAVE if left else Verdict.THERE)
+    for there in (Kind.FILE, Kind.OTHER):
+        with pytest.raises(FileExists):
+            decide_name(rule, there, folder=True, equal=None, newer=True)
+
+
+@pytest.mark.parametrize("rule", [IfExists.REPLACE, IfExists.UPDATE])
+@pytest.mark.parametrize("there", [Kind.FOLDER, Kind.OTHER])
+def test_what_is_no_file_is_not_replaced(rule: IfExists, there: Kind) -> None:
+    with pytest.raises(NotPermitted):
+        decide_name(rule, there, equal=None, newer=False)
+
+
+def test_later_is_strict_and_within_what_can_be_kept() -> None:
+    def facts(mtime_ns: int | None) -> Facts:
+        return Facts(SafeName.parse("a"), "a/b", 1, mtime_ns)
+
+    assert is_later(facts(2), 1)
+    assert is_later(facts(-4), -5)
+    assert not is_later(facts(1), 1)
+    assert not is_later(facts(None), -5)
+    assert not is_later(facts(1 << 62), LATEST_KEPT_NS[1])

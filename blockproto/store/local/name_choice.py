@@ -24,10 +24,22 @@ from itertools import count, islice
 
 from ...common.blocks import EMPTY_DIGEST
 from ...common.names import SafeName
-from ...common.times import mtime_of, same_mtime
-from ...errors import FileExists, NameRefused, NotPermitted
-from .. import FOLDER_FILETYPE, ROUNDS_MAX, Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey
+from ...common.times import mtime_of
+from ...errors import FileExists, NameRefused
+from .. import (
+    FOLDER_FILETYPE,
+    ROUNDS_MAX,
+    Adopt,
+    Facts,
+    Finish,
+    IfExists,
+    StoredFile,
+    Undecided,
+    UploadKey,
+    Verdict,
+)
 from ..folder_io import Folders, look
+from ..name_rules import Kind, decide_name, is_later, kind_of
 from ..rules import first_free, free_name
 from .finished_files import FinishedFiles
 from .ledger import View
@@ -113,15 +125,17 @@ class NameChooser:
             return NameChoice(name)
         if facts.if_exists is IfExists.KEEP:
             return self._keep(view, work)
-        if facts.if_exists is IfExists.SKIP:
+        there = Kind.FILE if found is None or name in self._planned else kind_of(found.st_mode)
+        newer = self._is_later(facts, found)
+        verdict = decide_name(facts.if_exists, there, equal=None, newer=newer)
+        if verdict is Verdict.COMPARE:
+            equal = self._is_equal(view, name, found, work)
+            verdict = decide_name(facts.if_exists, there, equal=equal, newer=newer)
+        if verdict is Verdict.LEAVE:
             return self._left(name, found, work)
-        if facts.if_exists is IfExists.REFUSE:
-            return self._refuse(view, work, found)
-        if name not in self._planned and found is not None and not stat.S_ISREG(found.st_mode):
-            raise NotPermitted("what has the name is no file")
-        if facts.if_exists is IfExists.UPDATE and not self._is_later(facts, found):
-            return self._left(name, found, work)
-        return self._replace(view, work, found)
+        if verdict is Verdict.REFUSE:
+            raise FileExists
+        return NameChoice(name, over=True) if verdict is Verdict.REPLACE else NameChoice(name, there=found)
 
     # -- the rules
 
@@ -141,22 +155,6 @@ class NameChooser:
             free = first_free(work.facts.filename, self._is_free, self._free_name)
         return NameChoice(free.text)
 
-    def _refuse(self, view: View, work: Finish | Adopt, found: os.stat_result | None) -> NameChoice:
-        name = work.facts.filename.text
-        unread: list[str] = []
-        if self._same(view, name, found, work, unread) and found is not None:
-            return NameChoice(name, there=found)
-        self._demand(unread)
-        raise FileExists
-
-    def _replace(self, view: View, work: Finish | Adopt, found: os.stat_result | None) -> NameChoice:
-        name = work.facts.filename.text
-        unread: list[str] = []
-        if self._same(view, name, found, work, unread) and found is not None:
-            return NameChoice(name, there=found)
-        self._demand(unread)
-        return NameChoice(name, over=True)
-
     def _left(self, name: str, found: os.stat_result | None, work: Finish | Adopt) -> NameChoice:
         """What has the name is left; what is to get it in this batch is looked at when it has it."""
         if name in self._planned and work.rounds < ROUNDS_MAX:
@@ -169,6 +167,14 @@ class NameChooser:
         return there is not None and is_later(facts, there)
 
     # -- what is there
+
+    def _is_equal(self, view: View, name: str, found: os.stat_result | None, work: Finish | Adopt) -> bool:
+        """Whether what has the name is the file; raises Undecided while that has to be found out."""
+        unread: list[str] = []
+        if self._same(view, name, found, work, unread) and found is not None:
+            return True
+        self._demand(unread)
+        return False
 
     def _same(
         self, view: View, name: str, found: os.stat_result | None, work: Finish | Adopt, unread: list[str]
@@ -247,27 +253,20 @@ def early_choice(
     found = finished.look(facts.filename.text, folders)
     if found is None:
         return None
-    folder, regular = facts.filetype == FOLDER_FILETYPE, stat.S_ISREG(found.st_mode)
-    if folder and stat.S_ISDIR(found.st_mode) and facts.if_exists is IfExists.REFUSE:
-        return None
-    if facts.if_exists is IfExists.REFUSE:
-        if reader and regular and facts.filesize in (None, found.st_size):
-            return None
+    folder = facts.filetype == FOLDER_FILETYPE
+    may_be_equal = reader and facts.filesize in (None, found.st_size)
+    verdict = decide_name(
+        facts.if_exists,
+        kind_of(found.st_mode),
+        folder=folder,
+        equal=None if may_be_equal else False,
+        newer=is_later(facts, mtime_of(found)),
+    )
+    if verdict is Verdict.REFUSE:
         raise FileExists
-    if folder and regular:
-        raise FileExists("a file has the name of the folder")
-    if facts.if_exists is IfExists.UPDATE and not folder:
-        if not regular:
-            raise NotPermitted("what has the name is no file")
-        if is_later(facts, mtime_of(found)):
-            return None
+    if verdict is not Verdict.LEAVE:
+        return None
     return left_as(finished, view, key, facts.filename.text, found, reader)
-
-
-def is_later(facts: Facts, there_ns: int) -> bool:
-    """Whether a file is strictly later than one of that mtime (BP1-COM-025); one without a time is not."""
-    mtime_ns = facts.mtime_ns
-    return mtime_ns is not None and mtime_ns > there_ns and not same_mtime(mtime_ns, there_ns)
 
 
 def left_as(

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 from ...common.names import SafeName
 from ...common.times import ctime_of, mtime_of, set_mtime
-from ...errors import BlockprotoError, FileExists, SourceChanged, StoreFailed, StoreFull
-from .. import Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey
+from ...errors import BlockprotoError, SourceChanged, StoreFailed, StoreFull
+from .. import Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey, Verdict
 from ..folder_io import Folders, move_new, move_over, open_to_read
+from ..name_rules import Kind, decide_name, kind_of
 from ..os_errors import refusal
 from ..rules import RECEIPT_GRACE_MS, outcome_of
 from .brief_upload import BriefUpload
@@ -276,11 +277,13 @@ class Publisher:
             self._collisions.check(facts.filename)
             self._collisions.add(facts.filename)
         found = self._chooser.look(name)
-        if self._chooser.is_planned(name) or (found is not None and not stat.S_ISDIR(found.st_mode)):
-            raise FileExists("a file has the name of the folder")
-        if found is not None and facts.if_exists in (IfExists.SKIP, IfExists.UPDATE):
-            self.decide(view, work, NameChoice(name, left=found))
-            return
+        planned = self._chooser.is_planned(name)
+        if planned or found is not None:
+            there = Kind.FILE if planned or found is None else kind_of(found.st_mode)
+            verdict = decide_name(facts.if_exists, there, folder=True, equal=False, newer=False)
+            if verdict is Verdict.LEAVE:
+                self.decide(view, work, NameChoice(name, left=found))
+                return
         self._forget(view, view.receipt(work.upload.file_id))
         fd = self._folders.make(name)
         self._chooser.forget(name)
