@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto import server as servers
 from blockproto.server import Server
 from blockproto.serving.handlers.brief_fetch import BriefFetches
-from blockproto.serving.handlers.requests import RequestHandler, ServedFetch
+from blockproto.serving.handlers.fetch import ServedFetch
+from blockproto.serving.handlers.requests import RequestHandler
 from blockproto.wire import PREFACE, Fetch, Hello, List, ListKind, Message, Ping, encode_frame
 
 quick = pytest.mark.trio(run=run)
