@@ -34,7 +34,7 @@ class DialectConnection:
     """One connection that speaks a dialect.
 
     Args:
-        dialect: who answers.
+        dialect: what answers.
         endpoint: the byte stream; owned from now on.
         first: what has come already.
         writer: what it may do; or why it may do nothing, which its dialect tells the peer and ends.
@@ -86,7 +86,7 @@ class DialectConnection:
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()
             self.finished.set()
-        if self._lost is not None:  # its client heard little of it or nothing: whoever runs the server does
+        if self._lost is not None:  # its client heard little of it or nothing: the log tells it
             why = show_name(str(self._lost))
             self.tell(logging.INFO, "connection ended", f"{self._dialect.name} ended: {why}", why=why)
         return self._lost or ConnectionLost(f"{self.endpoint.peer} has ended")

@@ -196,24 +196,24 @@ class SequentialReceiver:
             raise SourceChanged(f"bytes from position {self._next} on came before as others")
         self._next += len(again)
 
-    # ---- what the upload tells (uploads.Feed) -----------------------------------------------------------------
+    # ---- what the upload tells (Feed) -------------------------------------------------------------------------
 
     def say_durable(self, position: int, runs: list[Run]) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self._news.unpark_all()
 
     def say_committed(self, stored: StoredFile) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self.stored = stored
         self.leave()
         self._news.unpark_all()
 
     def say_differ(self, error: DigestsDiffer) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed. This ends the stream: the root was computed here, and no sender repairs."""
         self.say_stopped(error)
 
     def say_stopped(self, error: BlockprotoError) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self._stopped = error
         self.leave()
         self._news.unpark_all()

@@ -103,10 +103,10 @@ class Side:
         while not reached():
             await self._changed.wait()
 
-    # ---- what the upload tells (uploads.Feed) -----------------------------------------------------------------
+    # ---- what the upload tells (Feed) -------------------------------------------------------------------------
 
     def say_durable(self, position: int, runs: list[Run]) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         for first, count in runs:
             for index in range(first, first + count):
                 for told in self._waiting.pop(index, ()):
@@ -114,16 +114,16 @@ class Side:
         self._wake()
 
     def say_committed(self, stored: StoredFile) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self.stored = stored
         self._end()
 
     def say_differ(self, error: DigestsDiffer) -> None:
-        """See uploads.Feed; the root was computed here, so a block was taken back meanwhile by somebody else."""
+        """See live_upload.Feed. The root was computed here, so another stream has had a block repaired: it comes again."""
         self._wake()
 
     def say_stopped(self, error: BlockprotoError) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self.stopped = error
         self._end()
 
@@ -264,7 +264,7 @@ class Struct82File:
         answered(self._outcome(header.blockno, index, digest))
 
     async def holding(self, header: Header) -> Holding:
-        """What is held, for who counts as in ``header``; a file of which every block is held is made complete before."""
+        """What is held, under the numbering of ``header``; a file of which every block is held is made complete before."""
         async with self._turn:
             side = self._side()
             if side.upload is not None and side.held == self._blocks:  # of an empty file that is at once

@@ -63,7 +63,7 @@ class FetchReceiver(UploadReceiver):
         await super().payload(position, view, last)
 
     def say_durable(self, position: int, runs: list[Run]) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         super().say_durable(position, runs)
         self._on_durable(position)
 
@@ -79,12 +79,12 @@ class FetchReceiver(UploadReceiver):
             await super().received(message, payload_length)
 
     def ended(self, error: BlockprotoError) -> None:
-        """See connection.StreamHandler."""
+        """See connection.StreamHandler. Calls ``done`` with the error."""
         super().ended(error)
         self._done(error)
 
     def say_committed(self, stored: StoredFile) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed. Tells the server, then calls ``done`` with the receipt."""
         opening = self._opening
         assert opening is not None
         filesize = stored.filesize if opening.filesize is None else opening.filesize
@@ -95,7 +95,7 @@ class FetchReceiver(UploadReceiver):
         self._done(stored)
 
     def say_stopped(self, error: BlockprotoError) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed. Tells the server, then calls ``done`` with the error."""
         super().say_stopped(error)
         self._done(error)
 

@@ -123,24 +123,24 @@ class UploadReceiver:
     # ---- what the upload tells --------------------------------------------------------------------------------
 
     def say_durable(self, position: int, runs: list[Run]) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self._connection.post_ack(self._stream, position, runs)
 
     def say_committed(self, stored: StoredFile) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self._connection.post(self._stream, committed_message(stored, self._writer))
         self._connection.forget(self._stream)
         self._leave()
 
     def say_differ(self, error: DigestsDiffer) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         if self._cancelled is not None:
             self.say_stopped(self._cancelled)
         elif self._connection.commits(self._stream):
             self._connection.refuse(self._stream, error, Scope.BLOCK)
 
     def say_stopped(self, error: BlockprotoError) -> None:
-        """See uploads.Feed."""
+        """See live_upload.Feed."""
         self._connection.refuse(self._stream, error)
         self._leave()
 
