@@ -39,7 +39,8 @@ from .errors import (
     Unauthenticated,
     Unsupported,
 )
-from .identity.connection_auth import DENY_ALL, WANTS_TLS, AuthHandler, AuthPolicy, ConnectionAuth
+from .identity.auth_policy import DENY_ALL, WANTS_TLS, AuthPolicy
+from .identity.connection_auth import AuthHandler, ConnectionAuth
 from .identity.principals import Register
 from .identity.realm import ANONYMOUS
 from .observability.observed import observed_endpoint, observed_session

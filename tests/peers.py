@@ -25,7 +25,7 @@ from blockproto.common.names import SafeName
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.dialects import Dialect
 from blockproto.errors import BlockprotoError, Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.protocol.session import Limits
 from blockproto.server import Server
 from blockproto.store import BlockDone, Destination, UploadEntry, UploadStore, Work

@@ -21,8 +21,8 @@ from pathlib import Path
 from ..errors import NotPermitted
 from ..wire import Scopes
 from . import principals as registers
+from .auth_policy import AuthPolicy, wall_clock_ms
 from .certificates import own_certificate, pin_of_file, server_context, time_worry
-from .connection_auth import AuthPolicy, wall_clock_ms
 from .loopback import is_loopback
 from .principals import Register
 from .private_files import write_private

@@ -15,7 +15,8 @@ from processes import COMMAND, TIMEOUT_S, Ran, Server
 from blockproto.cli import main
 from blockproto.cli.output import Status, explain
 from blockproto.errors import NotPermitted, Refused, Unauthenticated
-from blockproto.identity.connection_auth import DENY_ALL, ConnectionAuth
+from blockproto.identity.auth_policy import DENY_ALL
+from blockproto.identity.connection_auth import ConnectionAuth
 from blockproto.identity.tokens import new_token
 from blockproto.wire import Auth
 

@@ -30,8 +30,8 @@ from blockproto.conformance.tunnel import PinDiffers
 from blockproto.conformance.verdicts import Verdict
 from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, Scope
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.certificates import own_certificate, pin_of_file, server_context
-from blockproto.identity.connection_auth import AuthPolicy
 from blockproto.observability.observer import ConnectionLabel, Hook, Observer
 from blockproto.server import Server as Served
 from blockproto.store import UploadStore
@@ -137,7 +137,7 @@ def wants_tls(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.clause("BP1-TLS-009", "BP1-TLS-006")
 def test_who_comes_without_tls_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockproto.identity.connection_auth.is_loopback", lambda host: False)
+    monkeypatch.setattr("blockproto.identity.auth_policy.is_loopback", lambda host: False)
     [case] = [case for case in CASES if case.name == "bp1/tls/plaintext/refused-after-hello"]
     with wants_tls(tmp_path) as port:
         pin = pin_of_file(tmp_path / "state" / "server.crt")

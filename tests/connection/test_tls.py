@@ -33,6 +33,7 @@ from blockproto.client_side.trust import Trust, tls_dial
 from blockproto.connection.endpoint import Deadline, Part, endpoint_of, never
 from blockproto.connection.tls import RECORD_LENGTH_MAX, TlsEndpoint, answer_tls
 from blockproto.errors import Code, ConnectionLost, NotPermitted, Scope, Unauthenticated
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.certificates import (
     ALPN,
     CERTIFICATE_NAME,
@@ -44,7 +45,6 @@ from blockproto.identity.certificates import (
     pin_words,
     server_context,
 )
-from blockproto.identity.connection_auth import AuthPolicy
 from blockproto.identity.known_servers import KnownServers
 from blockproto.identity.tokens import new_token
 from blockproto.server import Server
@@ -520,7 +520,7 @@ async def test_the_end_of_tls_means_no_more_than_that_of_tcp(tmp_path: Path, own
 async def test_a_server_that_wants_tls_refuses_others_without_it(
     tmp_path: Path, own: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blockproto.identity.connection_auth.is_loopback", lambda host: False)
+    monkeypatch.setattr("blockproto.identity.auth_policy.is_loopback", lambda host: False)
     async with listening(server_context(*own), AuthPolicy(plaintext=False)) as (server, port):
         peer = RawPeer(await trio.open_tcp_stream("127.0.0.1", port))
         await peer.greet()

@@ -12,7 +12,8 @@ from peers import MIB, RawPeer, Sample, Served, assert_untouched, names_in, run,
 from trio.testing import MockClock
 
 from blockproto.errors import Code, Scope, Unauthenticated
-from blockproto.identity.connection_auth import DENY_ALL, AuthPolicy, ConnectionAuth
+from blockproto.identity.auth_policy import DENY_ALL, AuthPolicy
+from blockproto.identity.connection_auth import ConnectionAuth
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import ANONYMOUS, EVERYTHING
 from blockproto.identity.tokens import new_token

@@ -17,7 +17,7 @@ from processes import COMMAND, Process, Ran, Server, wait_for_line, wait_until
 from blockproto.cli.output import Status
 from blockproto.dialects.registry import dialects_of
 from blockproto.errors import Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import ANONYMOUS, EVERYTHING, Realm
 from blockproto.identity.server_auth import AuthOptions, open_server_auth

@@ -11,7 +11,7 @@ from test_connection_auth import say_who
 
 from blockproto.common.names import FILENAME_LENGTH_MAX, SafeName
 from blockproto.errors import NameRefused
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING, Realm
 from blockproto.store.local.store import LocalStore

@@ -19,7 +19,7 @@ ADMISSION, REALM, CERTIFICATES = (
     "identity/realm.py",
     "identity/certificates.py",
 )
-SERVICE = "transfer/file_service.py"
+SERVICE, POLICY = "transfer/file_service.py", "identity/auth_policy.py"
 TRUST, LINK_TLS, INTRODUCING = "client_side/trust.py", "connection/tls.py", "client_side/authenticate.py"
 CHAPTERS = ("BP1-TLS", "BP1-AUT", "BP1-PRN")
 STATE = ".blockproto"
@@ -75,9 +75,9 @@ ALL = [
            "context.minimum_version = ssl.TLSVersion.TLSv1_2\n    context.num_tickets = 0", SERVER),
     Mutant("another-application-protocol", "TLS-002", CERTIFICATES,
            "context.num_tickets = 0\n    context.set_alpn_protocols([ALPN])", "context.num_tickets = 0\n    context.set_alpn_protocols(['h2'])", SERVER),
-    Mutant("no-features", "AUT-001", ADMISSION,
+    Mutant("no-features", "AUT-001", POLICY,
            "return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED", "return 0", SERVER),
-    Mutant("auth-required-is-not-said", "AUT-001", ADMISSION,
+    Mutant("auth-required-is-not-said", "AUT-001", POLICY,
            "return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED", "return FEATURE_AUTH", SERVER),
     Mutant("auth-answered-by-nobody", "AUT-002", ADMISSION,
            "principal=realm.principal,", "principal=bytes(16),", SERVER),

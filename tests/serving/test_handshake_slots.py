@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.connection.minimum_rate import SPAN_BYTES_LEAST, SPAN_S, MinimumRate
 from blockproto.errors import Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
 from blockproto.server import Server

@@ -21,7 +21,7 @@ from blockproto.cli.output import Status
 from blockproto.common.names import SafeName
 from blockproto.dialects.registry import dialects_of
 from blockproto.errors import Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.realm import ANONYMOUS
 from blockproto.serving.connection_limits import ConnectionLimits
 from blockproto.wire import Committed, Error, List, ListKind, Message, Opened, Result, Scopes

@@ -9,7 +9,7 @@ import pytest
 from peers import MIB, RawPeer, Sample, Served, bytes_of, run, serving
 
 from blockproto.errors import Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
 from blockproto.wire import (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peers import MIB, EndOfStream, RawPeer, Sample, Served, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
 from blockproto.testing.memory_store import MemoryStore

@@ -18,7 +18,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from blockproto.common.names import SafeName
 from blockproto.dialects.sourceid import Sourceid
 from blockproto.errors import Code, Scope
-from blockproto.identity.connection_auth import AuthPolicy
+from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
 from blockproto.observability.logs import Log
