@@ -52,6 +52,7 @@ from blockproto.wire import (
     Ping,
     Remove,
     RemoveKind,
+    Result,
     encode_frame,
 )
 
@@ -425,3 +426,18 @@ async def test_a_listener_that_breaks_is_used_again(
             await stream.aclose()
             server.stop()
     assert tracebacks(caplog) == 1
+
+
+@quick
+@pytest.mark.clause("BP1-ERR-010")
+async def test_the_stream_ends_that_asked_and_not_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as served:
+        peer = await served.peer()
+        await peer.say(1, LISTED)
+        await peer.expect(Result, 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(RequestHandler, "_list", broken_task(ValueError("a bug")))
+            await peer.say(3, LISTED)
+            error = await peer.expect_error(Code.INTERNAL, Scope.STREAM, 3)
+        assert "a bug" not in error.text
+        assert await is_answered(peer, 5)

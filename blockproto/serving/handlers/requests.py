@@ -15,6 +15,7 @@ from functools import partial
 import trio
 
 from ...connection.connection import Connection
+from ...connection.unexpected_errors import wants_memory
 from ...errors import (
     BlockprotoError,
     NotPermitted,
@@ -109,6 +110,13 @@ class RequestHandler:
             result = await (self._list(message) if isinstance(message, List) else self._remove(message))
         except BlockprotoError as exc:
             self._connection.refuse(self._stream, exc)
+            return
+        except (
+            Exception
+        ) as exc:  # of this stream, not of the one whose question began the queue (BP1-ERR-010)
+            if wants_memory(exc):
+                raise
+            self._connection.broke(self._stream, exc)
             return
         self._connection.post(self._stream, result)
         self._connection.forget(self._stream)
