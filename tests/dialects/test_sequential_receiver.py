@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import trio
-from peers import MIB, bytes_of, run
+from peers import MIB, bytes_of, run, serving
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.common.names import SafeName
 from blockproto.dialects.sequential_receiver import SequentialReceiver
 from blockproto.errors import BlockprotoError, Superseded
-from blockproto.store import Facts, Upload, UploadKey
-from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.committer import Committer
-from blockproto.transfer.live_uploads import LiveUploads
+from blockproto.identity.realm import ANONYMOUS
+from blockproto.store import Facts, Upload
+from blockproto.transfer.file_service import FileService
 from blockproto.transfer.slow_disk import Disk
 
 quick = pytest.mark.trio(run=run)
 
 CONTENT = memoryview(bytes_of(MIB + 5))
 HALF = MIB // 2
-KEY = UploadKey(bytes(16), b"s" * 16)
+SOURCEID = b"s" * 16
 FACTS = Facts(SafeName.parse("name"), "", len(CONTENT))
 
 
@@ -45,12 +42,10 @@ class HeldDisk(Disk):
 
 @quick
 async def test_a_write_whose_upload_is_taken_over_meanwhile_counts_for_the_newer_connection_only() -> None:
-    store, disk = MemoryStore(), HeldDisk()
-    committer = Committer(store, _inline)
-    uploads = LiveUploads(store, committer, disk)
+    disk = HeldDisk()
     stopped: list[BlockprotoError] = []
     raised: list[BlockprotoError] = []
-    older, newer = SequentialReceiver(uploads, stopped.append), SequentialReceiver(uploads, stopped.append)
+    older, newer = SequentialReceiver(stopped.append), SequentialReceiver(stopped.append)
 
     async def take() -> None:
         try:
@@ -58,9 +53,11 @@ async def test_a_write_whose_upload_is_taken_over_meanwhile_counts_for_the_newer
         except BlockprotoError as exc:
             raised.append(exc)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(committer.run)
-        older.seek(await older.open(KEY, FACTS))
+    async with serving() as served, trio.open_nursery() as nursery:
+        engine = served.server.engine
+        engine.disk = engine.uploads.disk = disk
+        writer = FileService(engine, ANONYMOUS).writer()
+        older.seek(await older.open(writer, SOURCEID, FACTS))
         await older.take(CONTENT[:HALF])
         disk.released = trio.Event()
         nursery.start_soon(take)
@@ -68,7 +65,7 @@ async def test_a_write_whose_upload_is_taken_over_meanwhile_counts_for_the_newer
         positions: list[int] = []
 
         async def come() -> None:
-            positions.append(await newer.open(KEY, FACTS))
+            positions.append(await newer.open(writer, SOURCEID, FACTS))
 
         nursery.start_soon(come)
         await wait_all_tasks_blocked()
@@ -83,8 +80,3 @@ async def test_a_write_whose_upload_is_taken_over_meanwhile_counts_for_the_newer
         await newer.commit()
         assert newer.stored is not None
         assert newer.stored.filesize == len(CONTENT)
-        nursery.cancel_scope.cancel()
-
-
-async def _inline(work: Callable[[], None]) -> None:
-    work()
