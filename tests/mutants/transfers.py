@@ -259,10 +259,9 @@ EDGE = [
     Mutant("uploads-without-a-byte-are-listed", "LST-005", REQUESTS,
            "tuple(upload_item(entry, writer.realm) for entry in entries), cursor",
            "tuple([upload_item(entry, writer.realm) for entry in entries] + [\n"
-           "                UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
+           "                __import__('blockproto.wire').wire.UploadItem(live.stored.key.sourceid, live.stored.file_id, live.facts.filesize, 1, 0, 0, None,\n"
            "                                live.facts.filename.text, live.facts.filetype)\n"
-           "                for live in writer._engine.uploads._live.values() if not live.held]), cursor", SERVER,
-           ((REQUESTS, "    Result,\n", "    Result,\n    UploadItem,\n"),)),
+           "                for live in writer._engine.uploads._live.values() if not live.held]), cursor", SERVER),
     Mutant("held-of-no-version-is-left-out", "FET-009", FETCH, "if message.version == ZERO_ID and (message.held or message.prefixes):", "if False:", SERVER),
     Mutant("the-served-folder-is-an-entry", "LST-006", REQUESTS,
            "reader = self._service.reader()\n        entry",
