@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from forking import Forker
 from hypothesis import HealthCheck, settings
 from processes import COMMAND, TIMEOUT_S, Ran, Server
 
@@ -63,22 +64,30 @@ def _own_secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def forker(_heed_sigint: None, _own_secret: None) -> Iterator[Forker]:
+    """A process that has imported everything, from which commands are forked off."""
+    forker = Forker()
+    yield forker
+    forker.close()
+
+
 @pytest.fixture
-def run() -> Callable[..., Ran]:
+def run(forker: Forker) -> Callable[..., Ran]:
     """Run the command to its end: ``run("put", path, address)``; ``stdin`` is bytes for its standard input."""
 
     def run(
         *arguments: object, stdin: bytes = b"", cwd: Path | None = None, env: dict[str, str] | None = None
     ) -> Ran:
-        ran = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            input=stdin,
-            capture_output=True,
-            cwd=cwd,
-            env=os.environ | (env or {}),
-            timeout=TIMEOUT_S,
-        )
-        return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+        whole, words = os.environ | (env or {}), list(map(str, arguments))
+        if forker.can_run_in(whole):
+            status, out, err = forker.run(words, stdin, str(cwd or Path.cwd()), whole, TIMEOUT_S)
+        else:
+            ran = subprocess.run(
+                [*COMMAND, *words], input=stdin, capture_output=True, cwd=cwd, env=whole, timeout=TIMEOUT_S
+            )
+            status, out, err = ran.returncode, ran.stdout, ran.stderr
+        return Ran(status, out.decode(), err.decode())
 
     return run
 
