@@ -71,6 +71,7 @@ class Promises:
         self._sourceids: dict[Stream, bytes] = {}
         self._opening: dict[Stream, float] = {}
         self._named: dict[Stream, set[int]] = {}
+        self._committed: set[Stream] = set()
 
     def may_become(self, name: str, content: bytes) -> None:
         """Somebody may send ``content`` as ``name``."""
@@ -85,6 +86,8 @@ class Promises:
         if isinstance(message, Open):
             self._opening[stream] = trio.current_time()
             self._sourceids[stream] = message.sourceid
+            if self._is_there(message.sourceid):
+                self._committed.add(stream)
         elif isinstance(message, Have):
             self._named.pop(stream, None)
         elif isinstance(message, Block) and message.blockno in self._named.get(stream, ()):
@@ -95,6 +98,8 @@ class Promises:
         if isinstance(message, Opened | Committed | Error):
             self._opening.pop(stream, None)
         if isinstance(message, Opened):
+            if stream in self._committed and self._is_there(message.sourceid):
+                self._broken(f"{message.sourceid.hex()[:8]} was committed before {stream} was opened for it")
             self._sourceids[stream] = message.sourceid
             named = self._on_promise("OPENED", message.sourceid, message.position, message.held)
             self._named[stream] = named
@@ -109,6 +114,7 @@ class Promises:
         for table in (self._opening, self._named, self._sourceids):
             for stream in [stream for stream in table if stream[0] == connection]:
                 del table[stream]
+        self._committed = {stream for stream in self._committed if stream[0] != connection}
 
     def check_answers(self) -> None:
         """Whether nobody waits too long."""
@@ -157,10 +163,10 @@ class Promises:
     def _on_committed(self, message: Committed) -> None:
         self._trace("COMMITTED", message.sourceid.hex()[:8], message.stored_as, message.filesize)
         published = self._published
-        if message.there:  # another sourceid brought the same bytes before
-            names = {name for name, _ in published.values()}
-        else:
+        if message.sourceid in published or not message.there:
             names = {published.get(message.sourceid, ("", b""))[0]}
+        else:  # another sourceid brought the same bytes before
+            names = {name for name, _ in published.values()}
         if message.stored_as not in names:
             self._broken(f"COMMITTED says {message.stored_as}, which never got that name")
 
@@ -198,11 +204,16 @@ class Promises:
             self._broken(f"{receipt.stored_as} has {len(content)} bytes that nobody sent as {name}")
         if taken and work.facts.if_exists is not IfExists.REPLACE:
             self._broken(f"{receipt.stored_as} was written over another file")
-        before, version = self._published.get(sourceid, ("", b""))
-        if before in store._files and store._files[before].entry.version == version:
-            self._broken(f"{name} was committed twice: {before}, {receipt.stored_as}")
+        if self._is_there(sourceid):
+            self._broken(f"{name} was committed twice: {self._published[sourceid][0]}, {receipt.stored_as}")
         self._published[sourceid] = receipt.stored_as, store._files[receipt.stored_as].entry.version
         self._promised.pop(sourceid, None)
+
+    def _is_there(self, sourceid: bytes) -> bool:
+        """Whether it was committed, and still is what was committed."""
+        name, version = self._published.get(sourceid, ("", b""))
+        files = {} if self.store is None else self.store._files
+        return name in files and files[name].entry.version == version
 
     def on_forget(self, work: Forget) -> None:
         """See disk.Watcher."""
