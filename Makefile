@@ -6,7 +6,7 @@ DEV := .venv/.dev-installed
 BENCH := .venv/.bench-installed
 ARGS ?=
 CORES ?= $(shell nproc 2>/dev/null || echo 2)
-WORKERS ?= $(shell expr $(CORES) + 1)
+WORKERS ?= $(shell expr $(CORES) + 2)
 COUNT ?= 1000000
 SEED ?= 1
 CLIENTS ?= 50
@@ -33,7 +33,7 @@ $(BENCH): $(DEV)
 demo: $(DEV)  ## a file goes there, the server is killed in the middle, the file arrives all the same
 	$(BIN)/blockproto demo
 
-# One process more than cores, since some tests wait for others' processes; all have to collect the tests in the same order,
+# Two processes more than cores, since some tests wait for others' processes; all have to collect the tests in the same order,
 # which a random hash would shuffle.
 test: $(DEV)  ## every test; options for pytest in ARGS
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)

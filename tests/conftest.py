@@ -74,13 +74,20 @@ def forker(_heed_sigint: None, _own_secret: None) -> Iterator[Forker]:
 
 @pytest.fixture
 def run(forker: Forker) -> Callable[..., Ran]:
-    """Run the command to its end: ``run("put", path, address)``; ``stdin`` is bytes for its standard input."""
+    """Run the command to its end: ``run("put", path, address)``; ``stdin`` is bytes for its standard input.
+
+    ``forked=False`` starts an interpreter of its own, whose arguments the system shows.
+    """
 
     def run(
-        *arguments: object, stdin: bytes = b"", cwd: Path | None = None, env: dict[str, str] | None = None
+        *arguments: object,
+        stdin: bytes = b"",
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        forked: bool = True,
     ) -> Ran:
         whole, words = os.environ | (env or {}), list(map(str, arguments))
-        if forker.can_run_in(whole):
+        if forked and forker.can_run_in(whole):
             status, out, err = forker.run(words, stdin, str(cwd or Path.cwd()), whole, TIMEOUT_S)
         else:
             ran = subprocess.run(

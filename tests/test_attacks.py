@@ -185,7 +185,7 @@ def test_secrets_are_in_no_argument_no_log_and_no_error(
         (("put", tmp_path / "note.bin", address, "--token-file", wrong), Status.FAILED),
         (("get", f"{address}nothing", tmp_path / "back", "--token-file", token_file), Status.FAILED),
     ):
-        ran = run("-v", *arguments, "--pin", pin)
+        ran = run("-v", *arguments, "--pin", pin, forked=False)
         assert ran.status == status, ran.err
         heard += (ran.out + ran.err).encode()
     log = tmp_path / "line.log"

@@ -28,7 +28,7 @@ from blockproto.common.names import SafeName
 from blockproto.errors import BlockprotoError, Code, NotPermitted, RemoteProtocolError, Scope, UnknownFile
 from blockproto.identity.certificates import client_context
 from blockproto.protocol.session import Session, Side
-from blockproto.serving.handlers import brief_fetch, requests
+from blockproto.serving.handlers import brief_fetch, fetch
 from blockproto.store import IfExists
 from blockproto.store.folder_io import Folders
 from blockproto.store.local.store import LocalStore
@@ -245,8 +245,8 @@ async def test_a_server_that_answers_with_another_name_chooses_no_place(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was asked for decides where it goes, whatever the answer calls itself."""
-    answer = requests.open_message
-    for module in (requests, brief_fetch):
+    answer = fetch.open_message
+    for module in (fetch, brief_fetch):
         monkeypatch.setattr(module, "open_message", lambda *args: replace(answer(*args), filename=name))
     async with serving() as served, served.client() as client:
         source = tmp_path / "asked.txt"
