@@ -43,17 +43,19 @@ class Engine:
 
     Args:
         store: where they go; ``close`` closes it.
-        disk: decides whether reads and writes leave the Trio thread; None: the one that all downloads of this program share.
-        observer: hears of each batch that is durable.
+        uploads: the live uploads of that store; None: those of a download, which has no quota and compares nothing, on the
+            disk that all downloads of this program share.
     """
 
-    def __init__(
-        self, store: UploadStore, *, disk: Disk | None = None, observer: Observer = NULL_OBSERVER
-    ) -> None:
+    def __init__(self, store: UploadStore, uploads: LiveUploads | None = None) -> None:
         self.store = store
-        self.disk = local_disk() if disk is None else disk
-        self.committer = Committer(store, observer=observer)
-        self.uploads = LiveUploads(store, self.committer, self.disk)
+        self.uploads = LiveUploads(store, Committer(store), local_disk()) if uploads is None else uploads
+        self.committer = self.uploads.committer
+
+    @property
+    def disk(self) -> Disk:
+        """Decides whether reads and writes leave the Trio thread."""
+        return self.uploads.disk
 
     @property
     def incarnation(self) -> int:
@@ -131,10 +133,10 @@ class FileEngine(Engine):
         *,
         observer: Observer = NULL_OBSERVER,
     ) -> None:
-        super().__init__(store, disk=Disk(), observer=observer)
-        self.committer.accounts = self.quotas = Quotas(store)
-        self._comparer = FileComparer(store, self.committer)
-        self.uploads = LiveUploads(store, self.committer, self.disk, self.quotas, observer, self._comparer)
+        committer = Committer(store, observer=observer)
+        committer.accounts = self.quotas = Quotas(store)
+        self._comparer = FileComparer(store, committer)
+        super().__init__(store, LiveUploads(store, committer, Disk(), self.quotas, observer, self._comparer))
         self.hashing = FileHashing(store, self.committer)
         self._on_failed = on_failed
 

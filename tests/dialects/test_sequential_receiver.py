@@ -55,7 +55,7 @@ async def test_a_write_whose_upload_is_taken_over_meanwhile_counts_for_the_newer
 
     async with serving() as served, trio.open_nursery() as nursery:
         engine = served.server.engine
-        engine.disk = engine.uploads.disk = disk
+        engine.uploads.disk = disk
         writer = FileService(engine, ANONYMOUS).writer()
         older.seek(await older.open(writer, SOURCEID, FACTS))
         await older.take(CONTENT[:HALF])

@@ -211,7 +211,7 @@ async def test_a_slow_line_gets_a_small_file_in_pieces(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("how", ["stream", "connection"])
 async def test_who_has_gone_is_sent_nothing(how: str) -> None:
     async with serving() as served:
-        disk = served.server.engine.disk = HeldDisk()
+        disk = served.server.engine.uploads.disk = HeldDisk()
         fetcher = await _note(served)
         readers = _watch_readers(served)
         streams = [await fetcher.asker.say(WHOLE) for _ in range(2 * BATCH_FILES)]
