@@ -105,12 +105,8 @@ class Downloader:
                 if known is not None or so_far.tries < 2:
                     raise
                 entry, so_far = None, DownloadState(begun=so_far.begun, payload_bytes=so_far.payload_bytes)
-            except TooFewFiles:  # here, not there: to dial again would not help
-                raise
             except BlockprotoError as exc:
-                if so_far.reached > best:
-                    retries.progressed(so_far.reached - best)
-                await retries.wait(exc)
+                await _wait_for_next(retries, exc, so_far.reached - best)
             else:
                 self._connections.worked()
                 filesize = entry.filesize if receipt.outcome == "left" else receipt.filesize
@@ -168,12 +164,8 @@ class Downloader:
             best = so_far.reached
             try:
                 receipt = await self._once(wanted, dest, rule.if_exists, progress, so_far, priority)
-            except TooFewFiles:
-                raise
             except BlockprotoError as exc:
-                if so_far.reached > best:
-                    retries.progressed(so_far.reached - best)
-                await retries.wait(exc)
+                await _wait_for_next(retries, exc, so_far.reached - best)
             else:
                 self._connections.worked()
                 tell_all_done(progress, upload.filename, receipt.filesize, receipt.payload_bytes_sent)
@@ -395,7 +387,16 @@ def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:
         return 0, entry.filesize
     first, last = span
     if first < 0 or last < first:
-        raise BadFacts(f"bytes {first} to {last} are no range")
+        raise BadFacts(f"bytes {first} to {last} are not a range")
     if first >= entry.filesize:
         raise BadFacts(f"the range begins at {first}, {entry.filename} has {entry.filesize} bytes")
     return first, min(last + 1, entry.filesize)
+
+
+async def _wait_for_next(retries: Retries, error: BlockprotoError, gained: int) -> None:
+    """Wait before the next attempt, after one that gained so many bytes; raise ``error`` where another would not help."""
+    if isinstance(error, TooFewFiles):  # here, not there
+        raise error
+    if gained > 0:
+        retries.progressed(gained)
+    await retries.wait(error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from ..common.blocks import blocknum_of
 from ..results import Receipt, b3sum_hex
 from ..store import FOLDER_FILETYPE, Facts
@@ -39,6 +41,20 @@ def sent_receipt(
         connections=connections,
         elapsed_s=elapsed_s,
         outcome="there" if there else "sent",
+    )
+
+
+def brief_receipt(facts: Facts, committed: Committed, begun: float) -> Receipt:
+    """Of a file of at most one block that was sent as a whole; ``begun``: the ``perf_counter`` (s) before it was."""
+    size = facts.filesize or 0
+    return sent_receipt(
+        facts,
+        committed,
+        blocks_sent=blocknum_of(size),
+        blocks_skipped=0,
+        payload=size,
+        connections=1,
+        elapsed_s=time.perf_counter() - begun,
     )
 
 

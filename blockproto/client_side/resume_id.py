@@ -54,15 +54,13 @@ def derive_sourceid(secret: bytes, name: str, path: str, facts: os.stat_result) 
     The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent.
     """
     parts = (name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return blake3(text, key=secret).digest(16)
+    return _keyed(secret, *parts).digest(16)
 
 
 def derive_earlier_sourceid(secret: bytes, server: str, name: str, path: str, facts: os.stat_result) -> bytes:
     """The sourceid (16 bytes) that the same file had while the server's address was part of it (``earlier_uploads``)."""
-    parts = (server, name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
-    text = "\0".join(parts).encode("utf-8", "surrogateescape")
-    return blake3(text, key=secret).digest(16)
+    facts_of_file = str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino)
+    return _keyed(secret, server, name, path, *facts_of_file).digest(16)
 
 
 def may_have_earlier_uploads(folder: Path | None = None) -> bool:
@@ -102,8 +100,11 @@ def another_sourceid(secret: bytes, sourceid: bytes, content: bytes) -> bytes:
 
 def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
     """The 16 hex digits that name what is in progress of a download of ``name`` from ``server`` to the path ``dest``."""
-    text = "\0".join(("download", server, name, dest)).encode("utf-8", "surrogateescape")
-    return blake3(text, key=secret).hexdigest(8)
+    return _keyed(secret, "download", server, name, dest).hexdigest(8)
+
+
+def _keyed(secret: bytes, *parts: str) -> blake3:
+    return blake3("\0".join(parts).encode("utf-8", "surrogateescape"), key=secret)
 
 
 EARLIER_KEPT_S = 60 * 24 * 3600

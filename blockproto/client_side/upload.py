@@ -22,7 +22,7 @@ from ..transfer.send_stream import SendStream
 from ..transfer.sender import Sender
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
 from .connections import Connections, Resumed, Retries
-from .receipts import sent_receipt
+from .receipts import brief_receipt, sent_receipt
 from .request import ask_once
 from .resume_id import Attempts
 from .sources import FileSource, StreamSource, reader_of
@@ -176,15 +176,7 @@ class Uploader:
                     # with OPEN: over a line that breaks sooner, again and again, it would never arrive
                     return await self.source(source, sourceid, progress, priority, retries)
         self._connections.worked()
-        return sent_receipt(
-            source.facts,
-            committed,
-            blocks_sent=blocknum_of(size),
-            blocks_skipped=0,
-            payload=size,
-            connections=1,
-            elapsed_s=time.perf_counter() - begun,
-        )
+        return brief_receipt(source.facts, committed, begun)
 
     async def _send_brief(
         self, sourceid: bytes, facts: Facts, content: bytes, priority: Priority

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import trio
 
-from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of, is_one_block
+from ..common.blocks import BRIEF_LENGTH_MAX, is_one_block
 from ..common.names import show_name
 from ..common.times import mtime_of
 from ..connection.connection import Connection, Opening
@@ -32,7 +32,7 @@ from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
-from .receipts import left_receipt, sent_receipt
+from .receipts import brief_receipt, left_receipt
 from .sources import FileSource
 from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
@@ -214,18 +214,9 @@ class UploadMany:
             self._all_ended.set()
 
     def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
-        size = one.facts.filesize or 0
         if not one.is_folder and not committed.left:
             self._host.digests.learn(one.stat, committed.root)
-        return sent_receipt(
-            one.facts,
-            committed,
-            blocks_sent=blocknum_of(size),
-            blocks_skipped=0,
-            payload=size,
-            connections=1,
-            elapsed_s=time.perf_counter() - begun,
-        )
+        return brief_receipt(one.facts, committed, begun)
 
     # ---- files with OPEN --------------------------------------------------------------------------------------
 
