@@ -127,10 +127,10 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     "A phone network has far more, which is why calls stutter while something is uploaded.",
 )
 @click.option(
-    "--slice", "slice_size", type=_SIZE, metavar="SIZE", help="Hand on at most so much at once: 1B."
+    "--slice", "slice_size", type=_SIZE, metavar="SIZE", help="Hand on at most this much at once: 1B."
 )
 @click.option(
-    "--flip-every", type=_SIZE, metavar="SIZE", help="Change one bit every so many bytes on the average."
+    "--flip-every", type=_SIZE, metavar="SIZE", help="Change one bit in this many bytes, on average."
 )
 @click.option(
     "--reset-after", type=_WHEN, metavar="WHEN", help="Break the connection; what is under way is lost."
@@ -145,7 +145,7 @@ def _to_target(_ctx: click.Context, _parameter: click.Parameter, text: str) -> t
     help="Let nothing through any more and tell nobody, as in a tunnel.",
 )
 @click.option(
-    "--heal-after", type=_TIME, metavar="TIME", help="End the black hole after so long; it goes on then."
+    "--heal-after", type=_TIME, metavar="TIME", help="End the black hole after this time; then it goes on."
 )
 @click.option(
     "--first", type=click.IntRange(1), metavar="N", help="Only the first N connections end like that."

@@ -27,7 +27,7 @@ from .output import Status, fail, print_json, say, show_count, show_size
     metavar="TIME",
     type=Duration(),
     default="0",
-    help="Only what nobody has changed for so long: 90s, 10m, 12h, 30d.",
+    help="Only what nobody has changed for this long: 90s, 10m, 12h, 30d.",
 )
 @json_option
 @verbose_option

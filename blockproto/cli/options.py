@@ -59,7 +59,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 def retry_option(default: str | None = None) -> Callable[[_Command], _Command]:
     """``--retry-for``: how long to come back; ``default`` says so where it is not the client's own."""
-    text = "Come back for so long after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
+    text = "How long to come back after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
     if default is None:
         text += "Given, it also waits for a server that is not there yet.  [default: 2m for one that has answered]"
     else:
@@ -98,7 +98,7 @@ def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
     """Look whether ``--as`` can name what is sent.
 
     Raises:
-        click.UsageError: there are several paths, it is no name, or it is a folder's and the path is none.
+        click.UsageError: several paths were given, or it cannot be a name, or it ends with "/" and the path is not a folder.
     """
     if as_name is None:
         return

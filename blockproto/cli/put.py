@@ -328,7 +328,9 @@ def _is_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: Blockprot
     tally.failed += 1
     if not any(f"{name}/".startswith(f"{told}/") or told.startswith(f"{name}/") for told in tally.blocked):
         tally.blocked.append(name)
-        why = FileExists("something there has the name of this folder, or of one above it, and is no folder")
+        why = FileExists(
+            "something there has the name of this folder, or of one above it, and is not a folder"
+        )
         advice = "remove it there, or send the folder under another name with --as"
         tally.status = max(tally.status, fail(why, str(path), advice))
     if wanted.as_json:

@@ -113,5 +113,5 @@ def _numbers(ids: tuple[str, ...]) -> tuple[int, ...]:
         return ()
     wrong = next((word for word in ids if not (word.isascii() and word.isdigit()) or len(word) > 18), None)
     if wrong is not None:
-        raise click.UsageError(f"'{wrong}' is no transfer's ID: `blockproto queue list` shows them")
+        raise click.UsageError(f"'{wrong}' is not the ID of a transfer: `blockproto queue list` shows them")
     return tuple(map(int, ids))

@@ -34,7 +34,7 @@ from .queue_file import fields_of, file_option, with_queue
     type=click.IntRange(1, 64),
     default=AT_ONCE,
     show_default=True,
-    help="So many of one priority together with one server; a more urgent one does not wait for less urgent ones.",
+    help="Run at most this many transfers of one priority at once with one server; more urgent ones do not wait.",
 )
 @click.option("--server", metavar="bp://HOST:PORT", help="Only what concerns this server; a token needs it.")
 @retry_option(f"{RETRY_FOR_S / 3600:.0f}h")

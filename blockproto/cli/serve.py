@@ -88,7 +88,7 @@ Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the folder cannot be served, 2 usage
     "--anonymous-quota",
     metavar="SIZE",
     callback=to_size,
-    help="Take files without a token, those of dialects too, until all files in DIR have so many bytes, as in 10GB.",
+    help="Take files without a token, those of dialects too, until the files in DIR hold this many bytes, as in 10GB.",
 )
 @click.option("--insecure", is_flag=True, help="Let other machines in without TLS too.")
 @click.option(

@@ -136,7 +136,7 @@ def _require_folder(folder: str) -> None:
         SafeName.parse(folder.removesuffix("/"))
     except NameRefused as error:
         raise click.BadParameter(
-            f"{show_name(folder)!r} is no folder below the served one: {error}; '.' is all of it",
+            f"{show_name(folder)!r} is not a folder below the served one: {error}; '.' is all of it",
             param_hint="--folder",
         ) from error
 

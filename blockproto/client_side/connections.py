@@ -36,21 +36,21 @@ if TYPE_CHECKING:
     from ..observability.recorder import Recorder
 
 BOUNDS_S = (0.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Below which time the next dial waits, after so many that came to nothing."""
+"""The longest random wait (s) before a dial, by how many dials have failed in a row; the last one goes for all further."""
 RETRY_FOR_S = 120.0
 """How long a server that has answered once is waited for without any progress, unless told otherwise."""
 UNGREETED_S = 10.0
 """The same for one that was connected to and has never answered."""
 AFTER_MOST_S = 2.0
-"""The random time on top of a peer's retry_after_ms."""
+"""The longest random wait (s) added to a peer's retry_after_ms."""
 AFTER_LONGEST_S = 3600.0
-"""A peer that wants more than so long to pass before the next try has refused (a u32 of ms is 49 days)."""
+"""Treat a peer that asks for a longer wait (s) than this before the next try as one that refuses."""
 JOIN_S = 0.1
-"""How long who lost a connection waits at most when there is another one already."""
+"""Longest wait (s) of a task that lost its connection before it joins another one."""
 WORKED_S = 15.0
-"""A connection that lived so long has worked, also if nothing was done on it; longer than a greeting may take."""
+"""Treat a connection that lived this long (s) as one that worked, even if it was idle; longer than a greeting may take."""
 WORKED_BYTES = 16 * 1024
-"""A connection that carried so much of a file has worked."""
+"""Treat a connection that carried this much of a file as one that worked."""
 _ROUNDING_S = 0.001
 """What is left of a time after a wait for all of it, because floats round, is not waited for again and again."""
 _COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}

@@ -30,7 +30,7 @@ def tcp_dial(url: str) -> tuple[Dial, str]:
 
 def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
     """Host and port of ``SCHEME://HOST[:PORT]``, and what the server is called: ``HOST:PORT``. Raises ValueError."""
-    wrong = f"{url!r} is no address: write {scheme}://HOST:PORT"
+    wrong = f"{url!r} is not an address: write {scheme}://HOST:PORT"
     try:
         parts = urlsplit(url)
         port = parts.port or PORT_DEFAULT

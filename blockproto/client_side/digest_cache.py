@@ -77,7 +77,7 @@ class DigestCache:
                     database.close()
 
     def _use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Do it; None where there is no memory, or where it fails: then it is done without from now on."""
+        """Run ``work`` on the database; None without one. It is made anew once if it is damaged, else given up for good."""
         with self._using:
             for again in (True, False):
                 if not self._usable:

@@ -255,7 +255,7 @@ def parse_answer(line: bytes, filesize: int) -> Answer:
         raise _named_error(values)
     if len(fields) < 2 or not values[0] or _DECIMAL(values[1]) is None:
         raise MalformedFrame(
-            f"'{_shown(line)}' is no answer of the dialect sourceid: look at address and port"
+            f"'{_shown(line)}' is not an answer of the dialect sourceid: look at address and port"
         )
     durable = None
     if len(fields) > 2 and fields[2][0].strip(b" \t").lower() == b"durable" and _DECIMAL(values[2]):

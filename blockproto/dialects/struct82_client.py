@@ -121,7 +121,7 @@ class _Line:
         """The reply to the header of that blockno; raises what it says."""
         reply = PACKED_LITTLE.read_reply(await self._receive(PACKED_LITTLE.reply_length))
         if reply.blockno not in (blockno, QUESTION):
-            raise NotBlockproto(f"what {self._endpoint.peer} says is no reply{_HINT}")
+            raise NotBlockproto(f"what {self._endpoint.peer} says is not a reply{_HINT}")
         if reply.code:
             row = ERRORS.get(Code(reply.code)) if reply.code in Code._value2member_map_ else None
             text = row.meaning if row is not None else f"the server refused it with the code {reply.code}"

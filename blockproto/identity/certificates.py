@@ -25,9 +25,6 @@ from .private_files import write_private
 ALPN = "blockproto/1"
 """The only application protocol (BP1-TLS-002)."""
 
-PIN_LENGTH = 32
-"""Bytes of a pin: SHA-256."""
-
 CERTIFICATE_NAME = "server.crt"
 KEY_NAME = "server.key"
 _YEARS = 20
@@ -96,10 +93,10 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
             raise NotPermitted(
-                f"{certificate} and {key} are no certificate and its key: {key} is not the key of {certificate}"
+                f"{certificate} and {key} are not a certificate and its key: {key} is not the key of {certificate}"
             ) from exc
-        wrong = _what_is_wrong(certificate) or f"{key} is no key in PEM without a password"
-        raise NotPermitted(f"{certificate} and {key} are no certificate and its key: {wrong}") from exc
+        wrong = _what_is_wrong(certificate) or f"{key} is not a key in PEM without a password"
+        raise NotPermitted(f"{certificate} and {key} are not a certificate and its key: {wrong}") from exc
     except OSError as exc:
         raise NotPermitted(f"{certificate} or {key} cannot be read: {exc.strerror}") from exc
     return context
@@ -209,7 +206,7 @@ def parse_pin(text: str) -> bytes:
     english = Mnemonic("english")
     for word in words:
         if word not in english.wordlist:
-            raise ValueError(f"'{word}' is no word of a pin")
+            raise ValueError(f"'{word}' is not a word of a pin")
     try:
         return bytes(english.to_entropy(words))
     except ValueError:

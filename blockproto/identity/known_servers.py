@@ -60,7 +60,7 @@ class KnownServers:
         except OSError as exc:
             raise NotPermitted(f"{self.path} cannot be read: {exc.strerror}") from exc
         except (ValueError, AttributeError, TypeError) as exc:
-            raise NotPermitted(f"{self.path} is no list of servers: correct it or remove it") from exc
+            raise NotPermitted(f"{self.path} is not a list of servers: correct it or remove it") from exc
         return dict(rows)
 
 

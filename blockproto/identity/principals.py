@@ -187,7 +187,7 @@ def load(state: Path) -> Register:
     except OSError as exc:
         raise NotPermitted(f"{path} cannot be read: {exc.strerror}") from exc
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
-        raise NotPermitted(f"{path} is no list of tokens: {show_name(str(exc))}") from exc
+        raise NotPermitted(f"{path} is not a list of tokens: {show_name(str(exc))}") from exc
     return register
 
 

@@ -150,7 +150,7 @@ def explain(lines: Iterable[str]) -> Explanation:
     return told
 
 
-_NO_LOG = "this is no log of a transfer: `put --log FILE` and `get --log FILE` write one"
+_NO_LOG = "this is not the log of a transfer: `put --log FILE` and `get --log FILE` write one"
 
 
 def _own_questions(events: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
@@ -189,7 +189,7 @@ def _event(line: str, number: int) -> dict[str, Any]:
     except ValueError:
         event = None
     if not isinstance(event, dict) or not isinstance(event.get("t"), int | float):
-        raise ValueError(_NO_LOG if number == 1 else f"line {number} is damaged: it is no event of a log")
+        raise ValueError(_NO_LOG if number == 1 else f"line {number} is damaged: it is not an event of a log")
     return event
 
 

@@ -306,7 +306,7 @@ def wanted(
     """
     parts = urlsplit(server)
     if parts.scheme not in ("bp", "bps") or not parts.hostname:
-        raise ValueError(f"{server!r} is no server: write bp://HOST:PORT or bps://HOST:PORT")
+        raise ValueError(f"{server!r} is not a server: write bp://HOST:PORT or bps://HOST:PORT")
     if if_exists not in IF_EXISTS:
         raise ValueError(f"{if_exists!r}: if_exists is one of {', '.join(IF_EXISTS)}")
     SafeName.parse(name)

@@ -35,9 +35,11 @@ def _listening(fd: int) -> socket.socket:
         inet = sock.family in {socket.AF_INET, socket.AF_INET6} and sock.type == socket.SOCK_STREAM
         listens = inet and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as exc:
-        raise NotPermitted(f"descriptor {fd}, which was passed, is no socket: {exc.strerror}") from exc
+        raise NotPermitted(f"descriptor {fd}, which was passed, is not a socket: {exc.strerror}") from exc
     if not listens:
-        raise NotPermitted(f"descriptor {fd}, which was passed, is no listening TCP socket: pass only such")
+        raise NotPermitted(
+            f"descriptor {fd}, which was passed, is not a listening TCP socket: pass only such"
+        )
     sock.setblocking(False)
     os.set_inheritable(fd, False)
     return sock

@@ -170,7 +170,7 @@ def test_what_failed_is_told_and_ends_with_1(
         (["add", __file__, "bp://localhost/", "--as", "b/"], "ends with '/'"),
         (["add", ".", "bp://localhost/", "--as", "a/../b"], "dot-component"),
         (["get", "bp://localhost/"], "name a file or folder"),
-        (["pause", "first"], "'first' is no transfer's ID"),
+        (["pause", "first"], "'first' is not the ID of a transfer"),
         (["pause", "1"], "no transfer 1"),
         (["move", "1"], "say where to"),
         (["move", "1", "--first", "--after", "2"], "say where to"),

@@ -78,7 +78,7 @@ def test_what_was_read_anew_counts_and_a_damaged_file_changes_nothing(tmp_path: 
     assert run("token", "add", "alice", "--state", tmp_path).status == Status.DONE
     assert set(server_auth.reload().principals) == {"owner", "alice"}
     (tmp_path / "server.crt").write_text("nonsense")
-    with pytest.raises(NotPermitted, match="no certificate"):
+    with pytest.raises(NotPermitted, match="not a certificate"):
         server_auth.reload()
 
 
@@ -189,7 +189,7 @@ def test_a_damaged_list_is_said_so(tmp_path: Path, run: Run) -> None:
     for arguments in (["list"], ["add", "bob"], ["revoke", "bob"]):
         ran = run("token", *arguments, "--state", tmp_path)
         assert ran.status == Status.FAILED
-        assert "no list of tokens" in ran.err
+        assert "not a list of tokens" in ran.err
     assert path.read_text() == "nonsense"
 
 

@@ -102,7 +102,7 @@ def test_a_certificate_is_made_once_and_its_key_is_private(tmp_path: Path) -> No
 def test_files_that_do_not_belong_together_are_said_so(tmp_path: Path, own: tuple[Path, Path]) -> None:
     other = own_certificate(tmp_path / "other")
     for certificate, key in ((own[0], other[1]), (own[1], own[0]), (own[0], tmp_path / "nothing")):
-        with pytest.raises(NotPermitted, match=r"no certificate and its key|cannot be read"):
+        with pytest.raises(NotPermitted, match=r"not a certificate and its key|cannot be read"):
             server_context(certificate, key)
     with pytest.raises(NotPermitted, match="holds no certificate"):
         pin_of_file(own[1])
@@ -110,9 +110,9 @@ def test_files_that_do_not_belong_together_are_said_so(tmp_path: Path, own: tupl
     notes.write_text("no PEM")
     for certificate, key, wrong in (
         (notes, own[1], f"{notes} holds no certificate in PEM"),
-        (own[0], notes, f"{notes} is no key in PEM"),
+        (own[0], notes, f"{notes} is not a key in PEM"),
     ):
-        with pytest.raises(NotPermitted, match=f"no certificate and its key: {wrong}") as refused:
+        with pytest.raises(NotPermitted, match=f"not a certificate and its key: {wrong}") as refused:
             server_context(certificate, key)
         assert "None" not in str(refused.value)
 
@@ -135,7 +135,7 @@ def test_a_pin_is_24_words_and_64_digits() -> None:
         ("abandon", "1 word$"),
         ("ab" * 31, "1 word$"),
         (" ".join(["abandon"] * 24), "a word of it is wrong"),
-        (" ".join(["blockproto"] * 24), "'blockproto' is no word"),
+        (" ".join(["blockproto"] * 24), "'blockproto' is not a word"),
     ],
 )
 def test_a_wrong_pin_says_what_is_wrong(text: str, why: str) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_list_trusts_nobody(tmp_path: Path, content: str) -> None:
     known = KnownServers(tmp_path / "known.json")
     known.path.write_text(content)
     for use in (lambda: known.pin("host:1"), lambda: known.remember("host:1", bytes(32))):
-        with pytest.raises(NotPermitted, match="no list of servers"):
+        with pytest.raises(NotPermitted, match="not a list of servers"):
             use()
     assert known.path.read_text() == content
 

@@ -143,12 +143,12 @@ def test_the_file_holds_no_token_and_is_private(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("", "no list of tokens"),
-        ("[]", "no list of tokens"),
+        ("", "not a list of tokens"),
+        ("[]", "not a list of tokens"),
         ('{"version": 2}', "of version 2"),
-        ('{"version": 1, "principals": {"a": {}}, "tokens": []}', "no list of tokens"),
+        ('{"version": 1, "principals": {"a": {}}, "tokens": []}', "not a list of tokens"),
         (('{"version": 1, "principals": {}, "tokens": [{"id": "", "hash": "", "name": "a", "scopes": [], '
-         '"created_ms": 0, "expires_ms": null}]}'), "no list of tokens"),
+         '"created_ms": 0, "expires_ms": null}]}'), "not a list of tokens"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_none_of_ours_is_said_so(tmp_path: Path, content: str, why: str) -> None:

@@ -373,7 +373,7 @@ def test_the_command_writes_and_explains(
 
 @pytest.mark.parametrize("first", ["\x89PNG", "notes", '{"event": "other"}'])
 def test_what_is_no_log_is_said_to_be_none(first: str) -> None:
-    with pytest.raises(ValueError, match="this is no log of a transfer"):
+    with pytest.raises(ValueError, match="this is not the log of a transfer"):
         explain([first, "more", "and more"])
 
 

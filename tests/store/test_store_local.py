@@ -566,7 +566,7 @@ def test_the_folder_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(NotPermitted, match="no folder"):
         LocalStore.open(tmp_path / "no")
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(NotPermitted, match="no folder"):
+    with pytest.raises(NotPermitted, match="not a folder"):
         LocalStore.open(tmp_path / "file")
 
 

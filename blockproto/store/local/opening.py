@@ -270,7 +270,7 @@ def _explained(error: OSError, folder: Path) -> Exception:
     if error.errno == errno.ENOENT:
         return NotPermitted(f"there is no folder {shown}")
     if error.errno == errno.ENOTDIR:
-        return NotPermitted(f"{shown} is no folder")
+        return NotPermitted(f"{shown} is not a folder")
     found = refusal(error)
     if isinstance(found, NotPermitted):
         return NotPermitted(f"{shown} cannot be used: {found}")

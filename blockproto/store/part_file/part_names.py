@@ -49,7 +49,7 @@ def is_ours(found: os.stat_result) -> bool:
 def check_ours(found: os.stat_result | None, name: str) -> None:
     """Raise InTheWay if something is there and is not ours."""
     if found is not None and not is_ours(found):
-        raise InTheWay(f"'{name}' stands in the way, and is no file of this user: remove it")
+        raise InTheWay(f"'{name}' stands in the way, and is not a file of this user: remove it")
 
 
 class PartFileLock:
