@@ -245,7 +245,8 @@ class Place:
     def require_quiet_log(self) -> None:
         """No server of this place ever printed a traceback."""
         said = self.log.read_text(errors="replace") if self.log.exists() else ""
-        require("Traceback" not in said, f"the server's log: {said[-4000:]}")
+        at = said.find("Traceback")
+        require(at < 0, f"the server's log: {said[max(0, at - 500) : at + 6000]}")
 
 
 def partials(folder: Path) -> list[str]:
