@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -27,9 +28,11 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, digest_of, root_of
 from blockproto.common.names import SafeName
 from blockproto.errors import Code, Scope
+from blockproto.serving.handlers.requests import RequestHandler
 from blockproto.serving.handlers.stored_source import StoredSource
-from blockproto.store import StoredReader
+from blockproto.store import FileEntry, StoredReader
 from blockproto.wire import (
+    HEADER_LENGTH,
     Ack,
     Block,
     Commit,
@@ -191,6 +194,48 @@ async def test_a_page_fits_the_head_that_the_client_takes() -> None:
         items, pages = await _all_pages(asker, List(ListKind.FILES, limit=1000))
         assert [getattr(item, "filename", "") for item in items] == names
         assert pages > 3
+
+
+@quick
+async def test_a_page_fits_when_names_grow_while_it_is_made() -> None:
+    class Growing(WatchedStore):
+        length = 100
+
+        def files(self, *args: Any, **options: Any) -> tuple[list[FileEntry], str]:
+            entries, cursor = super().files(*args, **options)
+            self.length = min(self.length + 200, 900)
+            name = "/".join(["n" * 99] * (self.length // 100))
+            return [replace(entry, filename=SafeName.parse(name)) for entry in entries], cursor
+
+    async with serving(Growing()) as served:
+        asker = await _asker(served, Hello(head_length_max=4096))
+        await asker.put(*(_named(f"{number:03}") for number in range(40)))
+        result = await asker.ask(List(ListKind.FILES, limit=1000))
+        assert 1 <= len(result.items) < 40
+        assert len(encode_frame(1, result)) <= 4096 + HEADER_LENGTH
+
+
+@quick
+async def test_an_answer_that_cannot_be_sent_ends_its_own_stream(caplog: pytest.LogCaptureFixture) -> None:
+    async def stat(self: RequestHandler, message: List) -> Result:
+        return Result(ListKind.FILES, cursor="c" * 70_000 if message.name == "too big" else message.name)
+
+    async with serving() as served:
+        asker = await _asker(served)
+        names = ["fine", "too big"] * 10
+        with mock.patch.object(RequestHandler, "_stat", stat):
+            asked = {await asker.say(List(ListKind.FILES, name, exact=True)): name for name in names}
+            for _ in names:
+                heard = await asker.peer.hear()
+                while isinstance(heard.message, Credit):
+                    heard = await asker.peer.hear()
+                if asked.pop(heard.stream) == "fine":
+                    assert heard.message == Result(ListKind.FILES, cursor="fine")
+                else:
+                    assert isinstance(heard.message, Error)
+                    assert heard.message.code == Code.INTERNAL
+        assert not asked
+    assert sum("nobody expected" in record.message for record in caplog.records) == 10
 
 
 @quick

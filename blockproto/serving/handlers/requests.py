@@ -15,7 +15,7 @@ from functools import partial
 import trio
 
 from ...connection.connection import Connection
-from ...connection.unexpected_errors import wants_memory
+from ...connection.unexpected_errors import is_expected, wants_memory
 from ...errors import (
     BlockprotoError,
     NotPermitted,
@@ -108,18 +108,15 @@ class RequestHandler:
     async def _answer(self, message: List | RemoveMessage) -> None:
         try:
             result = await (self._list(message) if isinstance(message, List) else self._remove(message))
-        except BlockprotoError as exc:
-            self._connection.refuse(self._stream, exc)
-            return
-        except (
-            Exception
-        ) as exc:  # of this stream, not of the one whose question began the queue (BP1-ERR-010)
-            if wants_memory(exc):
+            self._connection.post(self._stream, result)
+            self._connection.forget(self._stream)
+        except Exception as exc:
+            if is_expected(exc):
+                self._connection.refuse(self._stream, exc)
+            elif wants_memory(exc):
                 raise
-            self._connection.broke(self._stream, exc)
-            return
-        self._connection.post(self._stream, result)
-        self._connection.forget(self._stream)
+            else:  # it ends this stream, not the one whose question began the queue (BP1-ERR-010)
+                self._connection.broke(self._stream, exc)
 
     async def _remove(self, message: RemoveMessage) -> Result:
         writer = self._service.writer()
@@ -184,7 +181,6 @@ class RequestHandler:
         head_length_max = self._connection.session.head_length_max
         likely = head_length_max // (ITEM_LENGTH_LIKELY + len(message.name))
         result = page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))
-        fitting = page_items(result.items, head_length_max)
-        if fitting < len(result.items):
-            result = page(fitting)
+        while (fitting := page_items(result.items, head_length_max)) < len(result.items):
+            result = page(fitting)  # may have other, longer items: what is listed changes meanwhile
         return fit_left_out(result, head_length_max) if result.left_out else result
