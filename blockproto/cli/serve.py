@@ -12,6 +12,7 @@ import gc
 import logging
 import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -45,6 +46,11 @@ COLLECT_AFTER = (700, 10, 50)
 """The third (Python's own is 10): how many collections of what is young go before one of everything.
 
 That one stops the server for a tenth of a second when thousands are connected, and what it alone finds is little.
+"""
+SWITCH_EVERY_S = 0.001
+"""How long a thread that hashes or lists may keep the interpreter while the connections wait for it (Python: 0.005).
+
+With eight kinds of load at once an honest file waited 209 ms instead of 246 (p99), and the median 14 instead of 17.
 """
 LEVELS = ("debug", "info", "warning", "error")
 ANONYMOUS_CHOICES = {"none": (), "read": ("read",), "write": ("read", "write")}
@@ -283,6 +289,7 @@ async def _serve(config: ServerConfig) -> int:
                         click.echo(f"listening on {show_host_port(host, port)}")
                     tell(logging.INFO, "listening", address=show_host_port(host, port))
                 _tend_memory()
+                sys.setswitchinterval(SWITCH_EVERY_S)
                 ended_by = await anext(ended)
             tell(logging.INFO, "stopping")
             nursery.cancel_scope.cancel()
