@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .client_side.trust import Trust
     from .identity.server_auth import AuthOptions, ServerAuth
     from .observability.recorder import Recorder
+    from .transfer.hooks import CommitHooks
 
 
 @asynccontextmanager
@@ -115,6 +116,7 @@ async def serve(
     on_server_auth: Callable[[ServerAuth], None] | None = None,
     reloads: AsyncIterable[object] | None = None,
     observer: Observer = NULL_OBSERVER,
+    hooks: CommitHooks | None = None,
     portable_names: bool = False,
     connections_each: int | None = None,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
@@ -127,7 +129,7 @@ async def serve(
         sockets: listening TCP sockets to use instead; owned from now on. Their addresses say who may come in.
         state: keep partials and ledger there instead.
         insecure: let other machines in without TLS too.
-        certificate: PEM files of a certificate and its key to use instead of the server's own.
+        certificate: PEM files of a certificate and its key instead of the server's own.
         anonymous: what one may do without a token, of "read" and "write". None: everything on loopback (or where
             ``insecure``) until the first token was made, then nothing; the clients of dialects need "write".
         anonymous_quota: how many bytes all files in ``folder`` may have for somebody without a token to add to it; or None.
@@ -135,6 +137,7 @@ async def serve(
         on_server_auth: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
         observer: hears what the server does, for metrics and logs (``blockproto.observability.observer``).
+        hooks: have to agree before a file gets its name, and hear of it afterwards (``blockproto.transfer.hooks``).
         portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
             normalisation from one that is there.
         connections_each: how many connections one principal (of those without a token: one address) may have, at least 1,
@@ -164,6 +167,7 @@ async def serve(
         portable_names=portable_names,
         connections_each=connections_each,
         observer=observer,
+        hooks=hooks,
         on_server_auth=on_server_auth,
         reloads=reloads,
     )

@@ -56,6 +56,7 @@ class Code(IntEnum):
     GOING_AWAY = 34
     NOT_EMPTY = 35
     INTERNAL = 36
+    HOOK_REFUSED = 37
     UNAUTHENTICATED = 40
     FORBIDDEN = 41
     QUOTA = 42
@@ -113,6 +114,9 @@ ERRORS: dict[Code, ErrorRow] = {
     Code.NOT_EMPTY: ErrorRow(_S, False, "the folder is not empty", "remove it recursively"),
     Code.INTERNAL: ErrorRow(
         _S, False, "an error that nobody expected", "look at the log of the side that says it, and report it"
+    ),
+    Code.HOOK_REFUSED: ErrorRow(
+        _S, False, "a hook of the server refuses the file", "ask whoever runs the server why"
     ),
     Code.UNAUTHENTICATED: ErrorRow(
         _S, False, "there is no credential, or it is not accepted", "give a token that the server knows"
@@ -325,6 +329,15 @@ class InternalError(TransferError):
     code = Code.INTERNAL
 
 
+class HookRefused(TransferError):
+    """A hook of the server does not let the file have its name; what was sent with OPEN stays, and can be committed later.
+
+    ``retryable``: no hook said so; one failed, or had not answered when its time was over.
+    """
+
+    code = Code.HOOK_REFUSED
+
+
 class Unauthenticated(TransferError):
     """Nobody has said who is asking, or not with a credential that is accepted."""
 
@@ -427,8 +440,8 @@ _BY_CODE: dict[Code, type[BlockprotoError]] = {
         MalformedFrame, FrameTooLarge, BadCheck, UnexpectedMessage, UnsupportedVersion, CreditExceeded,
         TooManyStreams, NotBlockproto, Unsupported, BadFacts, DigestMismatch, DigestsDiffer, SourceChanged,
         Superseded, Cancelled, GoingAway, NameRefused, StoreFailed, StoreFull, UnknownFile, UnknownUpload,
-        FileExists, NotPermitted, NotEmpty, InternalError, Unauthenticated, Forbidden, QuotaExceeded, CredentialExpired,
-        ConnectionLost,
+        FileExists, NotPermitted, NotEmpty, InternalError, HookRefused, Unauthenticated, Forbidden, QuotaExceeded,
+        CredentialExpired, ConnectionLost,
     )
 }  # fmt: skip
 

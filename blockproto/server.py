@@ -60,6 +60,7 @@ from .store import FileStore
 from .transfer.brief_receiver import BriefReceiver
 from .transfer.engine import FileEngine
 from .transfer.file_service import FileService, FileWriter
+from .transfer.hooks import CommitHooks
 from .transfer.receiver import UploadReceiver
 from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
 
@@ -83,6 +84,7 @@ class Server:
         places: how many may be connected at once of whom it is not known who they are.
         connections_each: how many connections one principal may have; of those who say no token, one address.
         observer: hears what happens.
+        hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
     """
 
     def __init__(
@@ -96,8 +98,9 @@ class Server:
         places: int = SLOTS,
         connections_each: int = CONNECTIONS_EACH,
         observer: Observer = NULL_OBSERVER,
+        hooks: CommitHooks | None = None,
     ) -> None:
-        self.engine = FileEngine(store, self._fail, observer=observer)
+        self.engine = FileEngine(store, self._fail, observer=observer, hooks=hooks)
         self._observer = observer
         self._hooks = observer.hooks()
         self._numbers = itertools.count(1)

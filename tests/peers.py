@@ -30,6 +30,7 @@ from blockproto.protocol.session import Limits
 from blockproto.server import Server
 from blockproto.store import BlockDone, Destination, UploadEntry, UploadStore, Work
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.hooks import CommitHooks
 from blockproto.wire import (
     HEADER_LENGTH,
     PAYLOAD_TYPES,
@@ -528,6 +529,7 @@ async def serving(
     policy: AuthPolicy | None = None,
     dialects: Sequence[Dialect] = (),
     fails: type[BlockprotoError] | None = None,
+    hooks: CommitHooks | None = None,
 ) -> AsyncIterator[Served]:
     """A running server on ``store``; at the end it is stopped, and nothing of it may be left.
 
@@ -537,9 +539,10 @@ async def serving(
         policy: who may come in; None: everybody.
         dialects: what else it speaks.
         fails: the error that ``Server.run`` is expected to raise, or None.
+        hooks: of its commits.
     """
     store = WatchedStore() if store is None else store
-    server = Server(store, limits=limits, policy=policy, dialects=dialects)
+    server = Server(store, limits=limits, policy=policy, dialects=dialects, hooks=hooks)
     failures: list[BlockprotoError] = []
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:

@@ -43,6 +43,8 @@ from blockproto.errors import (
 )
 from blockproto.store import (
     FOLDER_FILETYPE,
+    Adopt,
+    AskFirst,
     BlockDone,
     Discard,
     Facts,
@@ -783,6 +785,25 @@ def put(
     return receipt
 
 
+def committing(
+    store: UploadStore, content: bytes, number: int = 1, *, folder: bool = False, brief: bool = True
+) -> Finish:
+    """The commit of a file whose bytes have come, or of a folder."""
+    if folder:
+        facts = Facts(SafeName.parse(NAME), FOLDER_FILETYPE, 0)
+        return Finish(store.begin_brief(key_of(number), facts, 0), 0, EMPTY_DIGEST, 0, facts)
+    if brief:
+        return brief_of(store, content, number=number)
+    upload = opened(store, len(content), number=number)
+    assert outcomes(store, *written(upload, content)) == [None]
+    return finish_of(upload, content)
+
+
+def replaced(work: Finish, **changes: object) -> Finish:
+    """The same commit with other members."""
+    return replace(work, **changes)  # type: ignore[arg-type]
+
+
 def make_folder(store: UploadStore, name: str, number: int = 1) -> object:
     facts = Facts(SafeName.parse(name), FOLDER_FILETYPE, 0)
     upload = store.begin_brief(key_of(number), facts, 0)
@@ -1043,6 +1064,63 @@ class FileStoreContract(UploadStoreContract):
         make_folder(place.store, "empty")
         assert outcome(place.store, Remove(SafeName.parse("empty"))) is None
         assert names_in(place.files) == ["a.b"]
+
+    # -- hooks
+
+    @pytest.mark.clause("BP1-COM-029")
+    @pytest.mark.parametrize("kind", ["with OPEN", "brief", "folder"])
+    def test_nothing_gets_a_name_before_hooks_were_asked(self, place: FilePlace, kind: str) -> None:
+        work = committing(place.store, b"content", folder=kind == "folder", brief=kind != "with OPEN")
+        work.unasked = True
+        ask = refused(place.store, work, AskFirst)
+        assert isinstance(ask, AskFirst)
+        assert ask.file_id == work.upload.file_id
+        assert names_in(place.files) == []
+        assert place.files.receipts(ANYBODY, [key_of(1).sourceid]) == []
+        work.unasked = False
+        receipt = stored(place.store, work)
+        assert (receipt.file_id, receipt.new) == (ask.file_id, True)
+        assert names_in(place.files) == [NAME]
+        again = committing(place.store, b"content", folder=kind == "folder")
+        again.unasked = True
+        repeated = stored(place.store, again)
+        assert repeated == receipt, "a receipt needs no hook"
+        assert not repeated.new
+
+    @pytest.mark.clause("BP1-COM-029")
+    def test_no_upload_becomes_a_file_that_is_there_before_hooks_were_asked(self, place: FilePlace) -> None:
+        receipt = put(place.store, NAME, b"content")
+        adopt = Adopt(key_of(2), receipt.root, facts_of(7), unasked=True)
+        finish = replaced(committing(place.store, b"content", 3), reader=True, unasked=True)
+        for work in (adopt, finish):
+            refused(place.store, work, AskFirst)
+            assert place.files.receipts(ANYBODY, [key_of(2).sourceid, key_of(3).sourceid]) == []
+        for work in (adopt, finish):
+            work.unasked = False
+            found = stored(place.store, work)
+            assert (found.there, found.stored_as, found.new) == (True, NAME, True)
+        assert names_in(place.files) == [NAME]
+
+    @pytest.mark.clause("BP1-COM-029")
+    def test_what_is_left_or_refused_needs_no_hook(self, place: FilePlace) -> None:
+        put(place.store, NAME, b"another")
+        rules = {IfExists.SKIP: None, IfExists.REFUSE: FileExists}
+        for number, (rule, error) in enumerate(rules.items(), 2):
+            work = replaced(committing(place.store, b"content", number), reader=True, unasked=True)
+            work.facts = replace(work.facts, if_exists=rule)
+            if error is None:
+                receipt = stored(place.store, work)
+                assert (receipt.left, receipt.new) == (True, False)
+            else:
+                refused(place.store, work, error)
+        wrong = replaced(committing(place.store, b"content", 4, brief=False), root=bytes(32), unasked=True)
+        refused(place.store, wrong, DigestsDiffer)
+
+    def test_one_of_two_works_for_the_same_file_has_the_new_receipt(self, place: FilePlace) -> None:
+        works = [committing(place.store, b"content") for _ in range(2)]
+        first, second = outcomes(place.store, *works)
+        assert first == second
+        assert [one.new for one in (first, second) if isinstance(one, StoredFile)] == [True, False]
 
     # -- uploads
 

@@ -43,7 +43,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     ),
     "testing": ("common errors store", "blake3 trio"),
     "dialects": ("client_side common connection errors results store transfer", "blake3 trio"),
-    "api": ("client_side connection errors identity observability serving store", "trio"),
+    "api": ("client_side connection errors identity observability serving store transfer", "trio"),
     "queue": ("api client_side common errors results transfer", "filelock platformdirs trio"),
     "__init__": ("*", ""),
     "__main__": ("cli", ""),

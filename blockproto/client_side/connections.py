@@ -53,7 +53,7 @@ WORKED_BYTES = 16 * 1024
 """Treat a connection that carried this much of a file as one that worked."""
 _ROUNDING_S = 0.001
 """What is left of a time after a wait for all of it, because floats round, is not waited for again and again."""
-_COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT}
+_COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT, Code.HOOK_REFUSED}
 """Errors after which the same request can succeed, perhaps on a new connection."""
 
 Answer = TypeVar("Answer")

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..identity.loopback import is_loopback
 from ..identity.server_auth import AuthOptions, ServerAuth
 from ..observability.observer import NULL_OBSERVER, Observer
+from ..transfer.hooks import CommitHooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,7 @@ class ServerConfig:
         portable_names: whether to take only names that Windows and macOS can keep.
         connections_each: how many connections one principal may have; None: the default.
         observer: hears what the server does.
+        hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
         on_server_auth: called with who may come in and how, before anybody can.
         reloads: tokens and certificate are read anew each time it gives something.
     """
@@ -39,6 +41,7 @@ class ServerConfig:
     portable_names: bool = False
     connections_each: int | None = None
     observer: Observer = NULL_OBSERVER
+    hooks: CommitHooks | None = None
     on_server_auth: Callable[[ServerAuth], None] | None = None
     reloads: AsyncIterable[object] | None = None
 

@@ -69,6 +69,7 @@ async def serve_folder(
             places=slots_for(files),
             connections_each=each,
             observer=config.observer,
+            hooks=config.hooks,
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run, listeners)

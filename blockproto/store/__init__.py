@@ -44,6 +44,7 @@ from .port_files import LEFT_OUT_NAMES_MAX, Capabilities, Files, FileStore, Left
 from .works import (
     ROUNDS_MAX,
     Adopt,
+    AskFirst,
     BlockDone,
     Discard,
     Finish,
@@ -63,6 +64,7 @@ __all__ = [
     "MODE_BITS",
     "ROUNDS_MAX",
     "Adopt",
+    "AskFirst",
     "BlockDone",
     "Capabilities",
     "Decisions",

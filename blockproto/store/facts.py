@@ -5,7 +5,7 @@ A store, the engine and the handlers speak of files in these; none of them knows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from ..common.names import SafeName
@@ -79,6 +79,7 @@ class StoredFile:
         there: the file was there already with these bytes; nothing was stored (BP1-COM-021).
         left: what has the name was left as it is (BP1-COM-025): there is no receipt, and ``file_id``, ``root`` and
             ``filesize`` are those of what is there, zeros where they are not known or not to be told.
+        new: the receipt was not there before the work that gave it. Receipts that differ in nothing else are equal.
     """
 
     sourceid: bytes
@@ -89,6 +90,7 @@ class StoredFile:
     b3sum: bytes | None = None
     there: bool = False
     left: bool = False
+    new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

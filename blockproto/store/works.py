@@ -30,6 +30,22 @@ ROUNDS_MAX = 8
 """How often a work is submitted again because of ``Undecided``; then what could not be compared is another file."""
 
 
+class AskFirst(BlockprotoError):
+    """The file would get its name now, and nobody has asked the hooks before it (``unasked``): nothing was done.
+
+    Attributes:
+        file_id: of the upload (16 bytes).
+
+    The work is to be submitted again once they have agreed, with ``unasked`` False.
+    """
+
+    code = Code.BUSY
+
+    def __init__(self, file_id: bytes) -> None:
+        super().__init__("the hooks have not been asked yet")
+        self.file_id = file_id
+
+
 Outcome = StoredFile | BlockprotoError | None
 """What became of a work: a receipt (Finish), None (done), or why not."""
 
@@ -56,13 +72,15 @@ class Finish:
 
     ``filesize`` means the same as in ``Facts``. ``blocks`` holds (length, digest) of the only block when the
     file was sent without OPEN; its bytes were written with ``upload.write``. Outcome: StoredFile; or
-    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged, Undecided. Repeating it
-    after it succeeded gives the same StoredFile.
+    DigestsDiffer, FileExists, Superseded, NotPermitted, StoreFull, BadFacts, SourceChanged, Undecided, AskFirst. Repeating
+    it after it succeeded gives the same StoredFile.
 
     With ``reader`` its principal may read, and a file under the name that has its size and root is its file
     (BP1-COM-021, 022); without, nothing is compared. ``rounds`` counts how often it was ``Undecided``.
 
-    ``veto`` says why no more bytes may be stored: where the file is not there already, that is the outcome.
+    ``veto`` says why no more bytes may be stored: where the file is not there already, that is the outcome. ``unasked``
+    says that hooks have to agree before the file gets a name, or becomes one that is there: then, where nothing else is
+    against it, the outcome is AskFirst; a receipt and what is left need no hook.
     """
 
     upload: Upload
@@ -74,6 +92,7 @@ class Finish:
     reader: bool = False
     rounds: int = 0
     veto: BlockprotoError | None = None
+    unasked: bool = False
     outcome: Outcome = None
 
 
@@ -83,7 +102,7 @@ class Adopt:
 
     ``root`` is what the sender claims of its file of ``facts.filesize`` bytes; its principal may read. Outcome:
     StoredFile (``there`` or ``left``; what was held of the upload is gone), None: there is no such file, and nothing
-    was done; or FileExists, NotPermitted, StoreFull, Undecided.
+    was done; or FileExists, NotPermitted, StoreFull, Undecided, AskFirst. ``unasked`` as in ``Finish``.
     """
 
     key: UploadKey
@@ -91,6 +110,7 @@ class Adopt:
     facts: Facts
     reader: bool = True
     rounds: int = 0
+    unasked: bool = False
     outcome: Outcome = None
 
 

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..store import (
     Adopt,
+    AskFirst,
     BlockDone,
     Capabilities,
     Discard,
@@ -310,16 +311,17 @@ class MemoryStore:
         if isinstance(decided, SafeName):
             if work.veto is not None:
                 raise work.veto
+            _must_be_asked(work, upload.file_id)
             decided = self._publish(work, upload, content, decided)
         self._end(upload.key)
-        return decided
+        return replace(decided, new=not decided.left)
 
     def _adopt(self, work: Adopt) -> StoredFile | None:
         decided = self._choose(work, work.key, self._begin(work.key, work.facts).file_id)
         if isinstance(decided, SafeName):
             return None
         self._end(work.key)
-        return decided
+        return replace(decided, new=not decided.left)
 
     def _end(self, key: UploadKey) -> None:
         for table in (self._begun, self._opened, self._written):
@@ -336,6 +338,7 @@ class MemoryStore:
         chosen = self._files.choose(work, key)
         if not isinstance(chosen, MemoryFile):
             return chosen
+        _must_be_asked(work, file_id)
         entry = chosen.entry
         self._files.take_facts(work.facts, file_id, chosen)
         name = entry.filename.text
@@ -425,6 +428,11 @@ class MemoryStore:
     def expiry_now_ms(self) -> int:
         """See the port: the wall clock, believed."""
         return time.time_ns() // 1_000_000
+
+
+def _must_be_asked(work: Finish | Adopt, file_id: bytes) -> None:
+    if work.unasked:
+        raise AskFirst(file_id)
 
 
 def put_bytes(content: bytearray, position: int, piece: memoryview) -> None:

@@ -48,8 +48,8 @@ class BriefReceiver:
             await self._begin(message, payload_length)
         elif isinstance(message, Piece) and self._block is not None:
             self._continue(self._block, message, payload_length)
-        elif isinstance(message, Cancel) and not self._finishing:
-            raise Cancelled("cancelled by the sender")
+        elif isinstance(message, Cancel):
+            self._cancel()
         elif isinstance(message, Error):
             self.ended(error_of(message))
         block = self._block
@@ -111,6 +111,12 @@ class BriefReceiver:
         self._finishing = True
         finish = target.finish(target.stored.facts, reader=self._writer.may_read)
         self._writer.commit_brief(finish, self._on_finished)
+
+    def _cancel(self) -> None:
+        if not self._finishing:
+            raise Cancelled("cancelled by the sender")
+        assert self._target is not None
+        self._writer.withdraw_brief(self._target.stored)
 
     def _on_finished(self, work: Work) -> None:
         try:

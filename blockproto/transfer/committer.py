@@ -14,6 +14,8 @@ Rules:
        acknowledged after that.
     4. What a ``done`` raises concerns the submitter of the work, never the store (BP1-ERR-010).
     5. A batch that finds no thread is committed on the Trio thread: what was taken is kept.
+    6. No upload becomes a file before the hooks have agreed (BP1-COM-029). Works that wait for them, or for a comparison,
+       hold up no others.
 
 Spec: BP1-RES (ACK is durable); spec/store.md.
 """
@@ -32,8 +34,9 @@ from ..common.blocks import BLOCK_LENGTH
 from ..connection.unexpected_errors import unexpected
 from ..errors import BlockprotoError, StoreFailed
 from ..observability.observer import NULL_OBSERVER, Observer
-from ..store import Adopt, BlockDone, Finish, KeepPrefixes, Undecided, UploadStore, Work
+from ..store import Adopt, AskFirst, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
 from .commit_queue import Done, PrincipalQueue, Queued, Share
+from .hooks import HookRunner
 from .threads import commit_in_thread, present_peer
 
 BATCH_LENGTH_MAX = 64 << 20
@@ -83,6 +86,7 @@ class Committer:
         failed: why nothing is taken any more.
         accounts: counts what becomes durable, and may forbid it, or None.
         compare: reads files that have to be compared first; None: such a work ends as ``Undecided``.
+        hooks: asked before a file gets its name, and told afterwards, or None.
     """
 
     def __init__(
@@ -103,7 +107,8 @@ class Committer:
         self._idle = trio.Event()
         self._idle.set()
         self.compare: Compare | None = None
-        self._compared = 0
+        self.hooks: HookRunner | None = None
+        self._put_off = 0
 
     def submit(
         self, work: Work, done: Done, *, principal: bytes, small: bool = False, peer: int | None = None
@@ -120,13 +125,17 @@ class Committer:
         Raises:
             StoreFailed: the store has failed; nothing is taken any more.
         """
+        if isinstance(work, Finish | Adopt):
+            work.unasked = self.hooks is not None and self.hooks.asks
+        self._queue(Queued(work, done, present_peer() if peer is None else peer), principal, small)
+
+    def _queue(self, queued: Queued, principal: bytes, small: bool) -> None:
         if self.failed is not None:
             raise self.failed
         principal_queue = self._principal_queues.get(principal)
         if principal_queue is None:
             principal_queue = self._principal_queues[principal] = PrincipalQueue()
             self._turn.append(principal)
-        queued = Queued(work, done, present_peer() if peer is None else peer)
         (principal_queue.small if small else principal_queue.big).put(queued)
         self._idle = self._idle if not self._idle.is_set() else trio.Event()
         self._wake.set()
@@ -144,7 +153,7 @@ class Committer:
             batch = self._take()
             if not batch:
                 self._wake = trio.Event()
-                if not self._compared:
+                if not self._put_off:
                     self._idle.set()
                 continue
             await self._commit(batch)
@@ -184,9 +193,13 @@ class Committer:
         for queued in batch:
             work = queued.work
             if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
-                self._again(queued, work, work.outcome.names, self.compare)
+                self._compare(queued, work, work.outcome.names, self.compare)
+            elif isinstance(work, Finish | Adopt) and isinstance(work.outcome, AskFirst) and self.hooks:
+                self._ask(queued, work, work.outcome.file_id, self.hooks)
             else:
                 self._told(queued.done, work)
+                if self.hooks is not None:
+                    self._told(self.hooks.tell, work, work.outcome)
 
     def _admit(self, works: Sequence[Work]) -> list[Work]:
         """The works whose bytes may become durable, and those that store none."""
@@ -201,21 +214,53 @@ class Committer:
             allowed.append(work)
         return allowed
 
-    def _again(self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare) -> None:
+    def _compare(
+        self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare
+    ) -> None:
         """Submit a work again once the files of those names were read; others' works are done meanwhile."""
-        principal = work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
         work.rounds += 1
-        self._compared += 1
+        self._put_off += 1
 
-        def submit() -> None:
-            self._compared -= 1
-            if self.failed is None:
-                self.submit(work, queued.done, principal=principal, small=True, peer=queued.peer)
+        def again() -> None:
+            self._put_off -= 1
+            self._again(queued, work)
 
         if names:
-            compare(names, principal, submit)
+            compare(names, _principal_of(work), again)
         else:
-            submit()
+            again()
+
+    def _ask(self, queued: Queued, work: Finish | Adopt, file_id: bytes, hooks: HookRunner) -> None:
+        """Submit a work again once the hooks have agreed, or let their refusal be its outcome."""
+        self._put_off += 1
+
+        def answered(refusal: BlockprotoError | None) -> None:
+            self._put_off -= 1
+            if refusal is None:
+                work.unasked = False
+                self._again(queued, work)
+            else:
+                work.outcome = refusal
+                self._told(queued.done, work)
+                self._wake.set()  # perhaps that was the last one
+
+        hooks.ask(work, file_id, answered)
+
+    def _again(self, queued: Queued, work: Finish | Adopt) -> None:
+        if self.failed is None:
+            self._queue(queued, _principal_of(work), small=True)
+
+    def awaits_hooks(self, upload: Upload) -> bool:
+        """Whether hooks are being asked about the commit of an upload."""
+        return self.hooks is not None and self.hooks.is_asking(upload)
+
+    def withdraw(self, upload: Upload) -> bool:
+        """Take back the commit of an upload while it waits for hooks: its outcome is Cancelled before this returns.
+
+        Returns:
+            False if it does not wait for them: if there is a commit, it will be decided.
+        """
+        return self.hooks is not None and self.hooks.withdraw(upload)
 
     def _fail(self, failure: StoreFailed) -> StoreFailed:
         self.failed = failure
@@ -265,6 +310,10 @@ class Committer:
             one: Share(principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX)
             for one, principal_queue in self._principal_queues.items()
         }
+
+
+def _principal_of(work: Finish | Adopt) -> bytes:
+    return work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
 
 
 async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:

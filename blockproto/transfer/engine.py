@@ -28,6 +28,7 @@ from ..store import FileStore, UploadStore, Work
 from .committer import Committer
 from .compare_files import FileComparer
 from .file_hashing import FileHashing
+from .hooks import CommitHooks, HookRunner
 from .live_uploads import LiveUploads
 from .quota import Quotas
 from .slow_disk import Disk, local_disk
@@ -118,6 +119,7 @@ class FileEngine(Engine):
         store: where files are.
         on_failed: called with each error after which the disk cannot be trusted.
         observer: hears what happens.
+        hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
 
     Attributes:
         quotas: how many bytes each principal may have.
@@ -132,9 +134,11 @@ class FileEngine(Engine):
         on_failed: Callable[[StoreFailed], None],
         *,
         observer: Observer = NULL_OBSERVER,
+        hooks: CommitHooks | None = None,
     ) -> None:
         committer = Committer(store, observer=observer)
         committer.accounts = self.quotas = Quotas(store)
+        committer.hooks = self._hooks = HookRunner(hooks or CommitHooks())
         self._comparer = FileComparer(store, committer)
         super().__init__(store, LiveUploads(store, committer, Disk(), self.quotas, observer, self._comparer))
         self.hashing = FileHashing(store, self.committer)
@@ -145,7 +149,7 @@ class FileEngine(Engine):
         self.quotas.hold(realm)
 
     async def run(self) -> None:
-        """Commit, compare files, and remove what has expired, until cancelled.
+        """Commit, compare files, run hooks, and remove what has expired, until cancelled.
 
         A failure of the store is told to ``on_failed``, and whatever can go on does, so that ``drain`` returns.
 
@@ -154,6 +158,7 @@ class FileEngine(Engine):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._commit)
             nursery.start_soon(self._comparer.run)
+            nursery.start_soon(self._hooks.run)
             nursery.start_soon(self._sweep)
 
     def load(self, connections: Mapping[str, int]) -> Load:

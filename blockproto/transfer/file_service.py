@@ -259,6 +259,10 @@ class FileWriter:
         """
         self._engine.committer.submit(finish, done, principal=self.realm.principal, small=True)
 
+    def withdraw_brief(self, upload: Upload) -> None:
+        """Take back the commit of a brief file, if hooks are being asked about it: its outcome is then Cancelled."""
+        self._engine.committer.withdraw(upload)
+
     def tell_stored(self, sourceid: bytes, stored: StoredFile) -> None:
         """Tell an upload with the same sourceid, if there is one, that its file came as a brief one."""
         live = self._engine.uploads.find(self._key(sourceid))

@@ -27,6 +27,7 @@ from ..connection.unexpected_errors import unexpected
 from ..errors import (
     BadFacts,
     BlockprotoError,
+    Cancelled,
     DigestsDiffer,
     SourceChanged,
     Superseded,
@@ -210,13 +211,16 @@ class LiveUpload:
     def discard(self, error: BlockprotoError) -> trio.Event:
         """Remove the upload and its bytes, durably, then end every stream with ``error``; returns what is set then.
 
-        A commit that was submitted before is done before: then its streams have heard COMMITTED.
+        A commit that was submitted before is done before, unless hooks are still being asked about it: then its streams
+        have heard COMMITTED.
         """
         if self.discarded is not None:
             return self.discarded
+        self._committer.withdraw(self.stored)
         discarded = self.discarded = trio.Event()
 
         def done(_: Work) -> None:
+            self._committer.withdraw(self.stored)  # hooks may be asked about it since
             self._stop(error)
             _tell(self.followers, lambda follower: follower.say_stopped(error))
             discarded.set()
@@ -354,6 +358,17 @@ class LiveUpload:
         self._commits[feed] = Finish(self.stored, self.attempt, root, filesize, facts, reader=reader)
         self._finish_if_complete()
 
+    def stop_commit(self, feed: Feed) -> bool:
+        """Take back the COMMIT of ``feed``, if there is one; False: it is too late (BP1-COM-018).
+
+        It is in time while hooks are being asked. If other streams have said COMMIT too, the commit goes on for them.
+        """
+        if not self.finishing:
+            return True
+        if any(other is not feed for other in self._commits):
+            return self._committer.awaits_hooks(self.stored)
+        return self._committer.withdraw(self.stored)
+
     async def repair(self, digests: tuple[tuple[int, bytes], ...]) -> None:
         """Forget the held blocks whose digest is not the sender's, durably, before this returns.
 
@@ -400,6 +415,8 @@ class LiveUpload:
         elif isinstance(work.outcome, DigestsDiffer):
             differ = work.outcome
             _tell(self.feeds, lambda feed: feed.say_differ(differ))
+        elif isinstance(work.outcome, Cancelled):
+            pass  # whoever took the commit back answers
         elif isinstance(work.outcome, BlockprotoError):
             self._fail(work.outcome)
 

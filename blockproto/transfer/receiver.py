@@ -141,7 +141,7 @@ class UploadReceiver:
 
     def say_stopped(self, error: BlockprotoError) -> None:
         """See live_upload.Feed."""
-        self._connection.refuse(self._stream, error)
+        self._connection.refuse(self._stream, self._cancelled or error)
         self._leave()
 
     # ---- requests ---------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class UploadReceiver:
         cancelled = Cancelled("cancelled by the sender")
         if message.discard:
             upload.discard(cancelled)
-        elif upload.finishing:
+        elif not upload.stop_commit(self):
             self._cancelled = cancelled  # perhaps too late: the commit under way answers (BP1-COM)
         else:
             self.say_stopped(cancelled)

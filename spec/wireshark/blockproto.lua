@@ -25,7 +25,7 @@ local ERRORS = {
   [20] = "NAME_REFUSED", [21] = "FILE_EXISTS", [22] = "UNKNOWN_FILE", [23] = "UNKNOWN_UPLOAD", [24] = "SUPERSEDED",
   [25] = "SOURCE_CHANGED", [26] = "DIGEST_MISMATCH", [27] = "DIGESTS_DIFFER", [28] = "BAD_FACTS", [29] = "STORE_FULL",
   [30] = "STORE_FAILED", [31] = "CANCELLED", [32] = "NOT_PERMITTED", [33] = "BUSY", [34] = "GOING_AWAY",
-  [35] = "NOT_EMPTY", [36] = "INTERNAL", [40] = "UNAUTHENTICATED", [41] = "FORBIDDEN", [42] = "QUOTA", [43] = "CREDENTIAL_EXPIRED",
+  [35] = "NOT_EMPTY", [36] = "INTERNAL", [37] = "HOOK_REFUSED", [40] = "UNAUTHENTICATED", [41] = "FORBIDDEN", [42] = "QUOTA", [43] = "CREDENTIAL_EXPIRED",
 }
 local SCOPES = { [1] = "block", [2] = "stream", [3] = "connection" }
 local PRIORITIES = { [0] = "interactive", [1] = "normal", [2] = "bulk" }

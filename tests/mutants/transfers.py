@@ -142,6 +142,11 @@ COM = [
            "_tell(self.feeds, lambda feed: feed.say_committed(stored))", "_tell(self.feeds[:1], lambda feed: feed.say_committed(stored))", SERVER),
     Mutant("any-committed-will-do", "COM-008", SENDING,
            "if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):", "if False:", CLIENT),
+    Mutant("what-a-hook-refused-is-removed", "COM-031", "client_side/upload.py",
+           "                asked_for = False\n                if sending",
+           "                if exc.code == 37:\n                    await self._discard(sourceid)\n                if sending", CLIENT),
+    Mutant("what-a-hook-refused-is-sent-again", "COM-031", "client_side/connections.py",
+           "or not error.retryable or not _comes_back(error)", "or not (error.retryable or error.code == 37) or not _comes_back(error)", CLIENT),
     Mutant("everything-acknowledged-is-success", "COM-009", SENDING,
            "self._keeps(self.plan.acknowledged(message.held, message.position))\n        self._report()",
            "self._keeps(self.plan.acknowledged(message.held, message.position))\n"

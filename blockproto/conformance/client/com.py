@@ -70,6 +70,23 @@ def only_committed(trial: Trial, end: str) -> None:
     trial.not_done()
 
 
+@cases.add(
+    "hook-refused",
+    "COM-031",
+    why="Whoever runs the server may change their mind: what has come need not be sent again.",
+)
+def hook_refused(trial: Trial) -> None:
+    """COMMIT is answered by HOOK_REFUSED, retryable 0: the client reports it, does not come again, and removes nothing."""
+    visit, upload = trial.uploading(tries=5)
+    visit.say(upload.stream, upload.opened())
+    taking.take_blocks(visit, trial.shelf, upload)
+    visit.say(upload.stream, wire.Error(Code.HOOK_REFUSED, Scope.STREAM, False, "not on a Sunday"))
+    trial.refused("HOOK_REFUSED")
+    require(not trial.shelf.removed, "the client removes the upload", got=str(trial.shelf.removed))
+    more = [heard for heard in visit.rest() if isinstance(heard.message, wire.Cancel)]
+    require(not more, "the client cancels the upload", got=", ".join(map(str, more)))
+
+
 COMMITS: dict[str, dict[str, Any]] = {
     "another-sourceid": {"sourceid": bytes(15) + b"!"},
     "another-filesize": {"filesize": BLOCK_LENGTH + 6},

@@ -147,7 +147,11 @@ class Batch:
 
     def _start_sync(self) -> None:
         """Let the system write many brief files while their names are planned; nothing changes them after that."""
-        briefs = [work for work in self._works if isinstance(work, Finish) and _is_brief(work.upload)]
+        briefs = [
+            work
+            for work in self._works
+            if isinstance(work, Finish) and _is_brief(work.upload) and not work.unasked
+        ]
         if len(briefs) <= SYNC_EACH_MAX:
             return
         try:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...common.names import SafeName
 from ...common.times import ctime_of, mtime_of, set_mtime
 from ...errors import BlockprotoError, SourceChanged, StoreFailed, StoreFull
-from .. import Adopt, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey, Verdict
+from .. import Adopt, AskFirst, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey, Verdict
 from ..folder_io import Folders, move_new, move_over, open_to_read
 from ..name_rules import Kind, decide_name, kind_of
 from ..os_errors import refusal
@@ -134,6 +134,7 @@ class Publisher:
             FileExists: the name is taken and the work wants to be refused then.
             NameRefused: names are to be portable, and this one is not.
             Undecided: whether the file is there already has to be found out first.
+            AskFirst: the hooks have to agree first.
             BlockprotoError: the veto of ``work``.
             OSError: as the system reports it.
         """
@@ -150,6 +151,7 @@ class Publisher:
             former = view.file_id_of(choice.name)
         if work.veto is not None:
             raise work.veto
+        self._must_be_asked(work, upload.file_id)
         found = upload.settle(work.facts, work.filesize)
         receipt = self._receipt(work, choice.name, self._context.finished.identity(found))
         self._forget(view, own)
@@ -192,17 +194,25 @@ class Publisher:
         """Whether what has the name is the file, or is left: then there is nothing to publish.
 
         Raises:
+            AskFirst: the hooks have to agree first that it is.
             OSError: as the system reports it.
         """
         key = work.key if isinstance(work, Adopt) else work.upload.key
+        file_id = self._context.state.file_id(key)
         if choice.left is not None:
             stored = left_as(self._context.finished, view, key, choice.name, choice.left, work.reader)
         elif choice.there is not None:
+            self._must_be_asked(work, file_id)
             stored = self._joined(view, work, key, choice.name, choice.there)
         else:
             return False
-        self._decided[self._context.state.file_id(key)] = work, stored, []
+        self._decided[file_id] = work, stored, []
         return True
+
+    @staticmethod
+    def _must_be_asked(work: Finish | Adopt, file_id: bytes) -> None:
+        if work.unasked:
+            raise AskFirst(file_id)
 
     def _joined(
         self, view: View, work: Finish | Adopt, key: UploadKey, name: str, found: os.stat_result
@@ -269,13 +279,13 @@ class Publisher:
 
         Raises:
             FileExists: a file has the name, or is to get it in this batch (BP1-COM-013).
+            AskFirst: the hooks have to agree first.
             NameRefused: as for ``plan``.
             OSError: as the system reports it.
         """
         name, facts = work.facts.filename.text, work.facts
         if self._collisions is not None:
             self._collisions.check(facts.filename)
-            self._collisions.add(facts.filename)
         found = self._chooser.look(name)
         planned = self._chooser.is_planned(name)
         if planned or found is not None:
@@ -284,6 +294,9 @@ class Publisher:
             if verdict is Verdict.LEAVE:
                 self.decide(view, work, NameChoice(name, left=found))
                 return
+        self._must_be_asked(work, work.upload.file_id)
+        if self._collisions is not None:
+            self._collisions.add(facts.filename)
         self._forget(view, view.receipt(work.upload.file_id))
         fd = self._folders.make(name)
         self._chooser.forget(name)
@@ -383,10 +396,11 @@ class Publisher:
         A receipt of a file that did not get its name is taken back at once: recovery would believe it.
         """
         for work, receipt in self._made:
-            work.outcome = receipt.stored()
+            work.outcome = replace(receipt.stored(), new=True)
         for first, stored, twins in self._decided.values():
             for one in (first, *twins):
                 one.outcome = stored
+            first.outcome = replace(stored, new=not stored.left)
         self._context.finished.show(self._publications)
         failed = False
         for publication in self._publications.values():
@@ -405,8 +419,9 @@ class Publisher:
         if self._ctime_ns is not None:
             self._context.finished.seal(receipt.file_id, self._ctime_ns)
         stored = receipt.stored()
-        for work in (publication.work, *publication.twins):
+        for work in publication.twins:
             work.outcome = stored
+        publication.work.outcome = replace(stored, new=True)
         publication.upload.leave()
         if record is not None:
             if isinstance(publication.upload, BriefUpload):

@@ -37,6 +37,7 @@ export const ERRORS = Object.freeze({
   GOING_AWAY: [34, SCOPE.stream, true],
   NOT_EMPTY: [35, SCOPE.stream, false],
   INTERNAL: [36, SCOPE.stream, false],
+  HOOK_REFUSED: [37, SCOPE.stream, false],
 });
 
 const NAMES = new Map(Object.entries(ERRORS).map(([name, [code]]) => [code, name]));
