@@ -200,8 +200,8 @@ FET = [
 LST = [
     Mutant("receipts-are-listed-of-any-rule", "LST-015", REQUESTS,
            "rule = None if message.if_exists is None else IfExists(message.if_exists)", "rule = None", SERVER),
-    Mutant("two-answers-in-one", "LST-001", REQUESTS, "if fitting < len(result.items):",
-           "result = Result(message.kind, result.items * 2, result.cursor)\n        if False:", SERVER),
+    Mutant("two-answers-in-one", "LST-001", REQUESTS, "return fit_left_out(result, head_length_max) if result.left_out else result",
+           "return Result(message.kind, result.items * 2, result.cursor)", SERVER),
     Mutant("pages-of-any-length", "LST-002", REQUESTS, "page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))", "page(PAGE_ITEMS_MAX)", SERVER),
     Mutant("cursors-are-cut", "LST-003", "client_side/paging.py",
            'hardly an entry on each")\n        question = replace(question, cursor=page.cursor)',
