@@ -225,6 +225,10 @@ class NotBlockproto(RemoteProtocolError):
     code = Code.NOT_BLOCKPROTO
 
 
+class SpeaksTls(NotBlockproto):
+    """The server speaks TLS where it was spoken to without."""
+
+
 class TransferError(BlockprotoError):
     """One file stopped; the connection stays usable."""
 

@@ -205,6 +205,7 @@ def check_access(address: Address) -> None:
             f"'{address.host}' is another machine and bp:// is not encrypted: write bps:// if the server speaks TLS, or add "
             "--insecure if everybody on the way may read and change what is sent"
         )
+    click.get_current_context().meta.setdefault(WITHHELD, "")  # a token could be read on the way, too
     warn(f"not encrypted: everybody between here and {address.host} can read and change what is sent")
 
 

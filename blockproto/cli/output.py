@@ -32,6 +32,7 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
+    SpeaksTls,
     TooFewFiles,
     Untrusted,
 )
@@ -71,10 +72,11 @@ _COMMANDS_FOR = {
     Code.UNKNOWN_FILE: "`blockproto ls` shows what is there",
     Code.NOT_EMPTY: "add -r to remove it with what is in it",
     Code.FILE_EXISTS: "choose another name, or give --if-exists keep or replace",
+    Code.NOT_PERMITTED: "",  # rights are one reason of many, and the text says which it is
 }
 """What to do, in the words of this command, where the error table has a library's."""
 WITHHELD = "blockproto.withheld"
-"""Where a command's context says why no token was sent."""
+"""Where a command's context says what to advise instead of another token: why none was sent, or nothing."""
 _MAY_NOT = "change its rights, or those of the folders it is in, or run this as a user who may"
 _LOCAL_ADVICE = {errno.EACCES: _MAY_NOT, errno.EPERM: _MAY_NOT}
 _ASK_AGAIN = "see that the server runs there, then try again"
@@ -199,19 +201,14 @@ def _advice_for(error: BaseException) -> str:
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
-    if isinstance(error, Untrusted | ConnectionLost):
-        return ""  # that its code stands for tokens, too, would mislead
-    if not isinstance(error, BlockprotoError) or "use bps://" in str(error):
-        return ""  # nobody is to send a token where everybody on the way could read it
+    if not isinstance(error, BlockprotoError) or isinstance(error, Untrusted | ConnectionLost | SpeaksTls):
+        return ""  # that its code stands for something else, too, would mislead
     withheld: str | None = None
     if (ctx := click.get_current_context(silent=True)) is not None:
         withheld = ctx.meta.get(WITHHELD)
     if error.code is Code.UNAUTHENTICATED and withheld is not None:
         return withheld
-    advice = _COMMANDS_FOR.get(error.code, ERRORS[error.code].advice)
-    if error.code is Code.NOT_PERMITTED and "rights" not in str(error):
-        return "name a folder there, not a file" if "no folder" in str(error) else ""
-    return advice
+    return _COMMANDS_FOR.get(error.code, ERRORS[error.code].advice)
 
 
 def status_of(error: BaseException) -> Status:

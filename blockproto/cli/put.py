@@ -50,6 +50,7 @@ STDIN = "-"
 STDIN_NAME = "stdin"
 _ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError, Unsupported)
 """Errors that concern the server as a whole: told once, not for each file."""
+_NAME_A_FOLDER = "name a folder there, not a file"
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ class _Tally:
     ended: BlockprotoError | None = None
     waiting: dict[str, None] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
+    is_folder: dict[str, bool] = field(default_factory=dict)
+    """Of what a refused file lies in: whether it may be a folder on the server."""
 
 
 _EXAMPLES = f"""\b
@@ -305,26 +308,55 @@ async def _send_jobs(
                 tally.lost.append(outcome)
                 if wanted.as_json:
                     print_failure(job.name, outcome)
-            elif _is_blocked(wanted, tally, job, outcome):
-                meter.failed(job.name)
             else:
                 meter.failed(job.name)
+                blocked = await _is_blocked(client, tally, job, outcome)
+                if blocked and (outcome.code is Code.FILE_EXISTS or not _is_typed(wanted, job.path)):
+                    _tell_blocked(wanted, tally, job, outcome)
+                    continue
                 tally.ended = outcome if ends_run(outcome) else None
-                _failed(
-                    wanted, tally, wanted.address.server if tally.ended else str(job.path), job.name, outcome
-                )
+                about = wanted.address.server if tally.ended else str(job.path)
+                _failed(wanted, tally, about, job.name, outcome, _NAME_A_FOLDER if blocked else "")
                 if tally.ended:
                     break
 
 
-def _is_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: BlockprotoError) -> bool:
-    """Whether something stands on the server where a folder of ours should be: said once, not for each file in it."""
-    if error.code is Code.FILE_EXISTS and os.path.isdir(job.path):
-        name, path = job.name, job.path
-    elif error.code is Code.NOT_PERMITTED and "no folder" in str(error) and not _is_typed(wanted, job.path):
-        name, path = job.name.rpartition("/")[0], job.path.parent
-    else:
+async def _is_blocked(client: Client, tally: _Tally, job: UploadJob, error: BlockprotoError) -> bool:
+    """Whether ``job`` failed because something that is not a folder stands on the server where one has to be.
+
+    What refuses a job does not say why in a way that programs read, so the server is asked what stands there.
+    """
+    if error.code is Code.FILE_EXISTS:
+        return _is_folder_here(job)
+    if error.code is not Code.NOT_PERMITTED:
         return False
+    parts = job.name.split("/")
+    for count in range(1, len(parts)):
+        above = "/".join(parts[:count])
+        if above not in tally.is_folder:
+            tally.is_folder[above] = await _may_be_folder(client, above)
+        if not tally.is_folder[above]:
+            return True
+    return False
+
+
+def _is_folder_here(job: UploadJob) -> bool:
+    return os.path.isdir(job.path)
+
+
+async def _may_be_folder(client: Client, name: str) -> bool:
+    """Whether a name on the server is a folder, or nothing, or not to be told."""
+    try:
+        return (await client.stat(name)).folder
+    except BlockprotoError:
+        return True
+
+
+def _tell_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: BlockprotoError) -> None:
+    """Say what stands where a folder of ours should be: once, not for each file in it."""
+    name, path = job.name, job.path
+    if error.code is Code.NOT_PERMITTED:
+        name, path = name.rpartition("/")[0], path.parent
     tally.failed += 1
     if not any(f"{name}/".startswith(f"{told}/") or told.startswith(f"{name}/") for told in tally.blocked):
         tally.blocked.append(name)
@@ -335,7 +367,6 @@ def _is_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: Blockprot
         tally.status = max(tally.status, fail(why, str(path), advice))
     if wanted.as_json:
         print_failure(job.name, error)
-    return True
 
 
 def _is_typed(wanted: _Wanted, path: Path) -> bool:
@@ -351,9 +382,11 @@ def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[Up
         yield UploadJob(one.path, one.name, wanted.if_exists)
 
 
-def _failed(wanted: _Wanted, tally: _Tally, about: str, name: str, error: BaseException) -> None:
+def _failed(
+    wanted: _Wanted, tally: _Tally, about: str, name: str, error: BaseException, advice: str = ""
+) -> None:
     tally.failed += 1
-    tally.status = max(tally.status, fail(error, about))
+    tally.status = max(tally.status, fail(error, about, advice))
     if wanted.as_json:
         print_failure(name, error)
 

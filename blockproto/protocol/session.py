@@ -29,6 +29,7 @@ from ..errors import (
     NotBlockproto,
     RemoteProtocolError,
     Scope,
+    SpeaksTls,
     TooManyStreams,
     UnexpectedMessage,
     Unsupported,
@@ -188,7 +189,7 @@ class Session:
         seen = self._reader.skip_prefix(PREFACE)
         if seen is False:
             if self.side is Side.CLIENT and self._reader.begins_with(TLS_RECORDS):
-                raise NotBlockproto("the server speaks TLS here: use bps:// instead of bp://")
+                raise SpeaksTls("the server speaks TLS here: use bps:// instead of bp://")
             raise NotBlockproto
         self._preface_seen = bool(seen)
         return self._preface_seen

@@ -372,6 +372,7 @@ def test_what_stands_where_a_folder_should_be_is_said_once_and_first(
         "a/taken/sub/2",
     ]
     typed = run("put", tmp_path / "a/free", server.address + "/a/taken/")
+    assert typed.status == Status.FAILED
     assert "free: something that is no folder stands in the path; name a folder there" in typed.err
 
 

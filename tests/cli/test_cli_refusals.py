@@ -16,7 +16,7 @@ from blockproto.cli.address import AddressError, parse_address
 from blockproto.cli.output import RECEIPT_FIELDS, Status
 from blockproto.errors import Code
 from blockproto.identity.tokens import new_token
-from blockproto.wire import Error, List, Result
+from blockproto.wire import EntryKind, Error, FileItem, List, Result
 
 Run = Callable[..., Ran]
 COUNT = 300
@@ -233,3 +233,35 @@ def test_a_queue_says_once_what_concerns_all(many: Path, tmp_path: Path, server:
     failed = [one for one in ran.objects if one["state"] == "failed"]
     assert {one["name"] for one in failed} == {str(no) for no in range(20)}
     assert all(one["error"] for one in failed)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_stands_in_the_way_is_asked_and_not_read_from_the_refusal(
+    folder: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server refuses in words of its own; whether a file stands above the name is what its LIST says."""
+    (tmp_path / "a/b").mkdir(parents=True)
+    for name in ("1", "2"):
+        (tmp_path / "a/b" / name).write_text(name)
+    asked_for: list[str] = []
+
+    def answer(asked: Asked) -> Iterable[object]:
+        message = asked.message
+        if isinstance(message, List) and message.exact:
+            asked_for.append(message.name)
+            kind = EntryKind.FOLDER if folder or message.name == "a" else EntryKind.FILE
+            item = FileItem(kind, 0, 0, 0o644, bytes(16), bytes(16), message.name, "")
+            yield frame(asked.stream, Result(message.kind, (item,)))
+        elif isinstance(message, List):
+            yield frame(asked.stream, Result(message.kind))
+        else:
+            yield frame(asked.stream, Error(int(Code.NOT_PERMITTED), 2, False, "no folder is in the way"))
+
+    with HostileServer(answer) as server:
+        assert main(["put", str(tmp_path / "a"), f"{server.address}/", "--retry-for", "0"]) == Status.FAILED
+    said = capsys.readouterr().err
+    assert ("something there has the name of this folder" in said) is not folder
+    assert said.count("no folder is in the way") == (4 if folder else 2), said
+    assert sorted(name for name in asked_for if name in ("a", "a/b")) == ["a", "a/b"], (
+        "each is asked for once"
+    )

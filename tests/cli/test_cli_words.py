@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hostile_server import Asked, HostileServer, frame
 from peers import run as with_clock
 from peers import serving
 from processes import COMMAND, TIMEOUT_S, Ran, Server
 
 from blockproto.cli import main
 from blockproto.cli.output import Status, explain
-from blockproto.errors import NotPermitted, Refused, Unauthenticated
+from blockproto.errors import Code, NotPermitted, Refused, Unauthenticated
 from blockproto.identity.auth_policy import DENY_ALL
 from blockproto.identity.connection_auth import ConnectionAuth
 from blockproto.identity.tokens import new_token
-from blockproto.wire import Auth
+from blockproto.wire import Auth, Error
 
 Run = Callable[..., Ran]
 
@@ -58,11 +59,25 @@ async def test_a_download_needs_the_name_of_a_file(dest: str) -> None:
             await client.download("x", dest)
 
 
-def test_where_tls_is_wanted_nobody_is_asked_for_a_token() -> None:
+def test_where_a_token_could_be_read_on_the_way_nobody_is_asked_for_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever the server's words are: what counts is that the line is not encrypted and not of this machine alone."""
+
+    def refuse(asked: Asked) -> Iterable[object]:
+        yield frame(asked.stream, Error(int(Code.UNAUTHENTICATED), 2, False, "who are you?"))
+
+    with HostileServer(refuse) as server:
+        assert main(["ls", f"bp://0.0.0.0:{server.port}/", "--insecure"]) == Status.FAILED
+        assert "token" not in capsys.readouterr().err
+        assert main(["ls", f"{server.address}/"]) == Status.FAILED
+        assert "give a token" in capsys.readouterr().err
+
+
+def test_where_tls_is_wanted_the_server_says_so() -> None:
     connection_auth = ConnectionAuth(DENY_ALL)
-    with pytest.raises(Unauthenticated, match="use bps://") as refused:
+    with pytest.raises(Unauthenticated, match="use bps://"):
         connection_auth.requesting()
-    assert "token" not in explain(refused.value)
     with pytest.raises(Unauthenticated, match="use bps://"):
         connection_auth.judge(Auth(new_token()))
 
