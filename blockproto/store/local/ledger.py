@@ -12,7 +12,6 @@ lives on) and StoreFailed everywhere else: after a failed sync nothing that "suc
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -492,6 +491,4 @@ def translated() -> Iterator[None]:
     except (lmdb.DiskError, lmdb.MapFullError, lmdb.TxnFullError) as exc:
         raise StoreFull("the ledger has no room") from exc
     except lmdb.Error as exc:
-        if f"{os.strerror(errno.ENOSPC)}" in str(exc):
-            raise StoreFull("the ledger has no room") from exc
         raise StoreFailed(f"the ledger reported: {exc}") from exc
