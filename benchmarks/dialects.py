@@ -2,66 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from statistics import median
 
-from .arena import Arena
-from .contest import Options
-from .figures import Row, Section, show, show_size
-from .ours import timing_of
-from .pairs import summarise
-from .places import remove, settler
-from .processes import CommandFailed, peak_bytes, timed
-from .sources import random_file
+from .arena import Arena, Contestants
+from .contest import Options, hold
+from .figures import Row, Section, show_size
+from .ours import OLD, Ours
+from .pairs import Contestant, summarise
+from .places import remove
+from .processes import peak_bytes
+from .sources import check_same, random_file
 from .targets import DIALECT, MEMORY_MIB, MIB
 
 NAMES = ("sourceid", "struct82")
+NATIVE = "native"
 
 
 def dialects(arena: Arena, options: Options) -> Iterator[Section]:
-    """For each size and dialect: its rate beside the native one, as a ratio of the times that the commands tell."""
-    enabled = [word for name in NAMES for word in ("--dialect", name)]
+    """For each size and dialect: its time beside the native one, as the commands tell it."""
     for size in options.sizes:
         for name in NAMES:
-            title = f"dialect {name}, {show_size(size)}, {arena.place.name}"
-            options.tell(title)
             source = random_file(arena.place.folder / "source.bin", size)
-            arena.ours.server.stop()
-            arena.ours.restart(*enabled)
             try:
-                yield Section(title, _rows(arena, options, name, source))
+                yield _section(arena, options, name, source)
             finally:
                 remove(source)
 
 
-def _rows(arena: Arena, options: Options, name: str, source: Path) -> list[Row]:
-    ways: list[tuple[str, ...]] = [(), ("--dialect", name)]
-    taken_s: dict[tuple[str, ...], list[float]] = {way: [] for way in ways}
-    settle = settler(source)
-    try:
-        for way in ways:
-            _timed(arena, source, settle, way)  # once without being measured
-        for _ in range(options.pairs):
-            for way in options.rng.sample(ways, len(ways)):
-                taken_s[way].append(_timed(arena, source, settle, way))
-    except CommandFailed as error:
-        return [Row(f"{name} beside native", "×", None, DIALECT, note=arena.ours.explain(error))]
-    native, old = taken_s[()], taken_s[ways[1]]
-    ratios = [one / other for one, other in zip(native, old, strict=True)]
-    rates = [f"{source.stat().st_size / 1e9 / median(times):.2f} GB/s" for times in (old, native)]
-    peak = (peak_bytes(arena.ours.server.pid) or 0) / MIB
-    return [
-        Row(f"{name} beside native", "×", summarise(ratios), DIALECT, note=" beside ".join(rates)),
-        Row("peak of the server", "MiB", summarise([peak]), MEMORY_MIB, note=f"{show(median(old))} s each"),
+def _section(arena: Arena, options: Options, name: str, source: Path) -> Section:
+    enabled = [word for one in NAMES for word in ("--dialect", one)]
+    for who in (arena.ours, *arena.old):
+        who.server.stop()
+        who.restart(*enabled)
+    spoken = ("--dialect", name)
+    ours = _sending(f"dialect {name}", arena.ours, source, *spoken)
+    theirs = [
+        _sending(NATIVE, arena.ours, source),
+        *(_sending(OLD, who, source, *spoken) for who in arena.old),
     ]
+    size = source.stat().st_size
+    title = f"dialect {name}, {show_size(size)}, {arena.place.name}"
+    amount = (size / 1e9, "GB/s")
+    section = hold(title, arena, Contestants(ours, theirs), source, {NATIVE: DIALECT}, options, amount)
+    peak = (peak_bytes(arena.ours.server.pid) or 0) / MIB
+    section.rows.append(Row("peak of the server", "MiB", summarise([peak]), MEMORY_MIB))
+    return section
 
 
-def _timed(arena: Arena, source: Path, settle: Callable[[], None], way: tuple[str, ...]) -> float:
-    """Send all of it; returns the seconds that the command tells."""
-    settle()
-    ran = timed(arena.ours.put(source, "--json", *way), arena.ours.env)
-    timing = timing_of(ran, source.stat().st_size)
-    remove(arena.ours.served / source.name)
-    assert timing.elapsed_s is not None
-    return timing.elapsed_s
+def _sending(called: str, who: Ours, source: Path, *words: str) -> Contestant:
+    stored = who.served / source.name
+    run = partial(who.timed_put, source, *words)
+    return Contestant(called, run, partial(remove, stored), partial(check_same, source, stored), inside=True)

@@ -9,7 +9,7 @@ Rules:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -118,16 +118,18 @@ class Section:
         rows: the figures.
         floor_spread: slowest by fastest floor, or None where the scenario has none.
         raw: measured values for the JSON.
+        said: sentences that belong to it: where it ran, what its floor was.
     """
 
     title: str
     rows: list[Row]
     floor_spread: float | None = None
     raw: Any = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def void(self) -> bool:
-        """Whether its floors spread too far."""
+        """Whether a figure of it is void."""
         return any(row.void for row in self.rows)
 
     def as_dict(self) -> dict[str, Any]:
@@ -136,6 +138,7 @@ class Section:
             "title": self.title,
             "void": self.void,
             "floor_spread": self.floor_spread,
+            "said": self.said,
             "rows": [row.as_dict() for row in self.rows],
             "raw": self.raw,
         }

@@ -5,6 +5,8 @@ No protocol, no ledger, no resume: what is left is what this machine can do from
 
 For a folder: read a file, BLAKE3, send; receive, BLAKE3, compare, create, write, rename; one syncfs at the end.
 
+The floor of creates is less than that: new files in new folders, with nothing sent, hashed or synced.
+
     python -m benchmarks.floor SOURCE DEST      prints {"elapsed_s": seconds}; SOURCE is a file or a folder
 """
 
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 
 from blake3 import blake3
 
@@ -29,6 +32,9 @@ from .sources import files_of
 
 BLOCK_LENGTH = 1 << 20
 DONE = b"k"
+CREATE_FOLDERS = 8
+CREATE_FILES = 250
+CREATE_LENGTH = 4096
 _FILE_HEAD = struct.Struct(">HI32s")
 """Length of the name, length of the content, digest of the content."""
 
@@ -78,7 +84,7 @@ def send_tree(sock: socket.socket, source: Path) -> None:
 
 def receive_tree(sock: socket.socket, dest: Path, size: int) -> None:
     """Receive a folder, verified, each file under its name only when it is whole; durable when this returns."""
-    dest.mkdir()
+    dest.mkdir(exist_ok=True)
     head = memoryview(bytearray(_FILE_HEAD.size))
     while True:
         receive_exactly(sock, head)
@@ -118,6 +124,28 @@ def _sync_all_of(folder: Path) -> None:
             raise OSError(ctypes.get_errno(), "syncfs")
     finally:
         os.close(fd)
+
+
+def creates_us(folder: Path) -> float:
+    """Make ``CREATE_FILES`` files of ``CREATE_LENGTH`` bytes in each of ``CREATE_FOLDERS`` folders of a new ``folder``.
+
+    Returns:
+        Microseconds a file: the median of the folders.
+    """
+    content = os.urandom(CREATE_LENGTH)
+    taken_us = []
+    folder.mkdir()
+    for number in range(CREATE_FOLDERS):
+        inner = folder / str(number)
+        inner.mkdir()
+        paths = [f"{inner}/{file}" for file in range(CREATE_FILES)]
+        begun = time.perf_counter()
+        for path in paths:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(fd, content)
+            os.close(fd)
+        taken_us.append((time.perf_counter() - begun) / CREATE_FILES * 1e6)
+    return median(taken_us)
 
 
 def _receive(

@@ -19,6 +19,7 @@ from blockproto.wire import (
     encode_frame,
 )
 
+from .arena import Arena
 from .contest import Options
 from .figures import Row, Section
 from .pairs import summarise
@@ -48,8 +49,8 @@ FRAMES: dict[str, tuple[Message, int]] = {
 """Name → message and payload length."""
 
 
-def micro(options: Options) -> Iterator[Section]:
-    """Encode and decode of each frame; the payload itself is no part of it."""
+def micro(_: Arena, options: Options) -> Iterator[Section]:
+    """Encode and decode of each frame, in this process; the payload itself is no part of it."""
     options.tell("encode and decode")
     rows = []
     for name, (message, payload_length) in FRAMES.items():

@@ -21,6 +21,9 @@ NAME = "blockproto"
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "blockproto")
 """The installed command, beside the running interpreter."""
 
+OLD = "old"
+"""What the tables call the command of another checkout."""
+
 
 class Ours:
     """A ``blockproto serve`` on a folder of its own, and commands for it; the secret stays in the same place.
@@ -28,16 +31,20 @@ class Ours:
     Args:
         place: where its folder is made, as ``blockproto-served``.
         tls: whether it answers TLS, with a certificate of its own to which the commands are pinned.
+        name: what the tables call it.
+        command: the installed command to be measured.
     """
 
     scheme = "bp"
     _serving: tuple[str, ...] = ()
     _trusting: tuple[str, ...] = ()
 
-    def __init__(self, place: Path, *, tls: bool = False) -> None:
-        self.served = place / "blockproto-served"
+    def __init__(self, place: Path, *, tls: bool = False, name: str = NAME, command: str = COMMAND) -> None:
+        self.name = name
+        self.command = command
+        self.served = place / f"{name}-served"
         self.served.mkdir(exist_ok=True)
-        self.work = place / "blockproto-work"
+        self.work = place / f"{name}-work"
         self.work.mkdir(exist_ok=True)
         self.env = {"BLOCKPROTO_CONFIG": str(self.work / "config")}
         if tls:
@@ -48,7 +55,7 @@ class Ours:
         self.server = self._start()
 
     def _start(self, *options: str) -> Server:
-        command = [COMMAND, "serve", str(self.served), "--listen", f"{HOST}:0", *self._serving, *options]
+        command = [self.command, "serve", str(self.served), "--listen", f"{HOST}:0", *self._serving, *options]
         return Server(command, self.work / "server.log", env=self.env)
 
     def restart(self, *options: str) -> None:
@@ -63,16 +70,16 @@ class Ours:
     def put(self, path: Path, *options: str, port: int | None = None) -> list[str]:
         """The command that sends ``path``; through ``port`` instead of the server's own, if given."""
         where = f"{self.scheme}://{HOST}:{port or self.server.port}/"
-        return [COMMAND, "put", *self._trusting, *options, str(path), where]
+        return [self.command, "put", *self._trusting, *options, str(path), where]
 
     def get(self, name: str, dest: Path, *options: str) -> list[str]:
         """The command that fetches ``name`` to ``dest``."""
         where = f"{self.scheme}://{HOST}:{self.server.port}/{name}"
-        return [COMMAND, "get", *self._trusting, *options, where, str(dest)]
+        return [self.command, "get", *self._trusting, *options, where, str(dest)]
 
-    def timed_put(self, path: Path) -> Timing:
+    def timed_put(self, path: Path, *options: str) -> Timing:
         """Send one file, all of it; raises CommandFailed."""
-        return timing_of(timed(self.put(path, "--json"), self.env), path.stat().st_size)
+        return timing_of(timed(self.put(path, "--json", *options), self.env), path.stat().st_size)
 
     def timed_get(self, name: str, dest: Path) -> Timing:
         """Fetch one file; raises CommandFailed."""

@@ -8,7 +8,10 @@ Rules:
     1. Ours goes first in half of a peer's pairs, and the order of everything is drawn anew for each round.
     2. A run whose floors spread more than ``SPREAD_MAX`` from fastest to slowest is void: the machine changed
        under it.
-    3. A peer that fails is left out from then on and named; if ours fails, the run ends.
+    3. Where plain creates of files are measured between the pairs, a pair beside which they took more than
+       ``SPREAD_MAX`` times as long as in the fastest measurement of the run is void: it is left out of every median. A
+       peer of whose pairs fewer than half are left has no figure.
+    4. A peer that fails is left out from then on and named; if ours fails, the run ends.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import NamedTuple
 from .processes import CommandFailed
 
 SPREAD_MAX = 2.0
-"""How far the slowest floor of a run may be from its fastest."""
+"""How far the slowest floor of a run, or plain creates beside one of its pairs, may be from the fastest."""
 
 FLOOR = "floor"
 """The name of the floor among the contestants."""
@@ -49,22 +52,34 @@ class Contestant:
         run: does the work once.
         clean: removes what ``run`` made; called after every run, and harmless without one.
         check: raises ValueError if what ``run`` made is not what it should be; called once.
+        prepare: what has to be there before every run.
+        inside: whether what counts beside it is ``elapsed_s``, where both tell it, and not the whole command.
     """
 
     name: str
     run: Callable[[], Timing]
     clean: Callable[[], None]
     check: Callable[[], None] = lambda: None
+    prepare: Callable[[], None] = lambda: None
+    inside: bool = False
+
+
+class Creates(NamedTuple):
+    """What plain creates took right before and right after a pair, microseconds a file."""
+
+    before_us: float
+    after_us: float
 
 
 class Pair(NamedTuple):
-    """One pair as it was measured."""
+    """One pair as it was measured; ``creates`` where plain creates were measured beside it."""
 
     number: int
     peer: str
     ours: Timing
     theirs: Timing
     ours_first: bool
+    creates: Creates | None = None
 
 
 class Summary(NamedTuple):
@@ -84,15 +99,34 @@ class Match:
         pairs: in the order in which they were run.
         failures: peer → why it did not finish.
         peers: those with at least one pair, in the order in which they were given.
+        inside: those beside whom ``elapsed_s`` counts.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     peers: list[str] = field(default_factory=list)
+    inside: frozenset[str] = frozenset({FLOOR})
 
     def of(self, peer: str) -> list[Pair]:
         """The pairs with one peer."""
         return [pair for pair in self.pairs if pair.peer == peer]
+
+    def good(self, peer: str) -> list[Pair]:
+        """Those of them that are not void."""
+        return [pair for pair in self.of(peer) if not self.voids(pair)]
+
+    def creates_us(self) -> list[float]:
+        """All that plain creates took, microseconds a file, in the order in which they were measured."""
+        beside = [pair.creates for pair in self.pairs if pair.creates is not None]
+        return [beside[0].before_us, *(one.after_us for one in beside)] if beside else []
+
+    def voids(self, pair: Pair) -> bool:
+        """Whether plain creates had become so slow beside a pair that it says nothing."""
+        return pair.creates is not None and is_void([*pair.creates, min(self.creates_us())])
+
+    def is_void_beside(self, peer: str) -> bool:
+        """Whether too few pairs with a peer are left for a figure, or the floors of the run spread too far."""
+        return 2 * len(self.good(peer)) < len(self.of(peer)) or is_void(floor_times(self))
 
 
 class Turn(NamedTuple):
@@ -127,6 +161,7 @@ def run_pairs(
     rng: random.Random,
     settle: Callable[[], None],
     tell: Callable[[str], None] = lambda text: None,
+    creates_us: Callable[[], float] | None = None,
 ) -> Match:
     """Measure ``pairs`` pairs with each of ``theirs``, after one unmeasured run of everybody that is checked.
 
@@ -137,22 +172,30 @@ def run_pairs(
         rng: draws the order.
         settle: called before every run, when nothing of the run before is left.
         tell: hears what is being done.
+        creates_us: measures what plain creates take, microseconds a file: before the first pair and after each.
 
     Raises:
         CommandFailed, ValueError: ours failed, or did not do what it should.
     """
-    match = Match()
+    match = Match(inside=frozenset(one.name for one in theirs if one.inside))
     tell(f"{ours.name}: unmeasured run")
     _checked(ours, settle)
     able = {one.name: one for one in theirs if _try_once(one, settle, match, tell)}
+    before_us = creates_us() if creates_us else 0.0
     for turn in schedule(list(able), pairs, rng):
         if turn.peer in match.failures:
             continue
         tell(f"pair {turn.number + 1} of {pairs}: {ours.name} and {turn.peer}")
         try:
-            match.pairs.append(_measure(ours, able[turn.peer], turn, settle))
+            pair = _measure(ours, able[turn.peer], turn, settle)
         except _TheirFailure as failure:
             match.failures[turn.peer] = str(failure)
+            continue
+        if creates_us:
+            after_us = creates_us()
+            pair = pair._replace(creates=Creates(before_us, after_us))
+            before_us = after_us
+        match.pairs.append(pair)
     match.peers = [name for name in able if match.of(name)]
     return match
 
@@ -160,6 +203,7 @@ def run_pairs(
 def _measure(ours: Contestant, theirs: Contestant, turn: Turn, settle: Callable[[], None]) -> Pair:
     timings: dict[str, Timing] = {}
     for one in (ours, theirs) if turn.ours_first else (theirs, ours):
+        one.prepare()
         settle()
         try:
             timings[one.name] = one.run()
@@ -185,6 +229,7 @@ def _try_once(one: Contestant, settle: Callable[[], None], match: Match, tell: C
 
 
 def _checked(one: Contestant, settle: Callable[[], None]) -> None:
+    one.prepare()
     settle()
     try:
         one.run()
@@ -221,8 +266,8 @@ def spread(values: Iterable[float]) -> float:
 
 
 def floor_times(match: Match) -> list[float]:
-    """The seconds of every floor of a run."""
-    return [pair.theirs.elapsed_s or pair.theirs.wall_s for pair in match.of(FLOOR)]
+    """The seconds of every floor of a run, without those of void pairs."""
+    return [pair.theirs.elapsed_s or pair.theirs.wall_s for pair in match.good(FLOOR)]
 
 
 def is_void(floors: Sequence[float]) -> bool:

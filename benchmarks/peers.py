@@ -14,25 +14,16 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from .processes import HOST, Server, free_port
-
-SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
-"""Where servers are that a user's PATH may not name."""
+from .processes import HOST, Server, find_program, free_port
 
 SSHD_ROOT_FOLDER = Path("/run/sshd")
 """sshd asks for this empty folder when root starts it; Debian's service makes it the same way."""
-
-
-def find_program(name: str) -> str | None:
-    """The path of an installed program."""
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + SBIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +35,16 @@ class Method:
         put: sends a file into the served folder, under its own name.
         get: fetches a file of the served folder to a path.
         put_folder: sends a folder into the served folder, under its own name.
+        get_folder: fetches a folder of the served folder into a folder, under its own name.
+        skips: whether a second run of the same sends nothing.
     """
 
     name: str
     put: Callable[[Path], list[str]] | None = None
     get: Callable[[str, Path], list[str]] | None = None
     put_folder: Callable[[Path], list[str]] | None = None
+    get_folder: Callable[[str, Path], list[str]] | None = None
+    skips: bool = False
 
 
 class Peer(Protocol):
@@ -93,19 +88,23 @@ class Rsync:
 
     def methods(self, work: Path, served: Path, port: int) -> list[Method]:
         """See Peer; ``--fsync`` came with rsync 3.2.4."""
-        where = f"rsync://{HOST}:{port}/files/"
-        rsync = _program("rsync")
-
-        def push(*options: str) -> Callable[[Path], list[str]]:
-            return lambda path: [rsync, "-a", *options, str(path), where]
-
-        def pull(name: str, dest: Path) -> list[str]:
-            return [rsync, "-a", where + name, str(dest)]
-
-        plain = Method("rsync", push(), pull, push())
-        if "--fsync" not in _output_of([rsync, "--help"]):
+        plain = self._method("rsync", port)
+        if "--fsync" not in _output_of([_program("rsync"), "--help"]):
             return [plain]
-        return [plain, Method("rsync --fsync", push("--fsync"), None, push("--fsync"))]
+        return [plain, self._method("rsync --fsync", port, "--fsync")]
+
+    def _method(self, name: str, port: int, *options: str) -> Method:
+        """One way, of whole files: comparing parts of them costs more than to send them."""
+        where = f"rsync://{HOST}:{port}/files/"
+        rsync = [_program("rsync"), "-aW", *options]
+
+        def push(path: Path) -> list[str]:
+            return [*rsync, str(path), where]
+
+        def pull(wanted: str, dest: Path) -> list[str]:
+            return [*rsync, where + wanted, str(dest)]
+
+        return Method(name, push, pull, push, pull, skips=True)
 
 
 class Nginx:
@@ -229,6 +228,7 @@ class OpenSsh:
                 put=lambda path: [*scp, str(path), f"bench:{served}/"],
                 get=lambda name, dest: [*scp, f"bench:{served}/{name}", str(dest)],
                 put_folder=lambda path: [*scp, "-r", str(path), f"bench:{served}/"],
+                get_folder=lambda name, dest: [*scp, "-r", f"bench:{served}/{name}", str(dest)],
             )
         ]
 

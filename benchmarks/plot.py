@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ _WIDTH_INCHES = 11
 
 
 def draw(path: Path, sections: list[Section], title: str) -> bool:
-    """Draw the figures of a run into a PNG; False if there are none to draw."""
+    """Draw the figures of a run into a PNG; False if there are none to draw, or matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
     import matplotlib
 
     matplotlib.use("Agg")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import threading
@@ -30,8 +31,16 @@ COMMAND_S = 1800.0
 HOST = "127.0.0.1"
 """Everything happens on loopback."""
 
+SBIN = "/usr/sbin:/usr/local/sbin:/sbin"
+"""Where programs are that a user's PATH may not name."""
+
 _TELL_LENGTH = 300
 _WATCH_EVERY_S = 0.02
+
+
+def find_program(name: str) -> str | None:
+    """The path of an installed program."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + SBIN)
 
 
 class CommandFailed(Exception):

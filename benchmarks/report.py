@@ -18,7 +18,8 @@ from rich.text import Text
 from .figures import Section, Verdict
 from .ours import COMMAND
 from .pairs import SPREAD_MAX
-from .peers import PEERS, find_program
+from .peers import PEERS
+from .processes import find_program
 
 WIDTH = 150
 """Columns of the table where the output is no terminal."""
@@ -36,16 +37,21 @@ def print_section(section: Section, console: Console) -> None:
         verdict = Text(row.verdict.value, style=_STYLES.get(row.verdict, ""))
         table.add_row(Text(row.what), Text(row.shown.strip()), target, verdict, Text(row.note))
     console.print(table)
+    for sentence in section.said:
+        console.print(sentence, markup=False)
     if section.void:
         console.print(f"VOID: {void_words(section)}", style="yellow", markup=False)
 
 
 def void_words(section: Section) -> str:
-    """Why a section is void."""
-    return (
-        f"the floors of '{section.title}' spread {section.floor_spread:.1f}-fold, more than {SPREAD_MAX:g}-fold: the "
-        "machine changed while this was measured, run it again"
+    """What of a section is void, and why."""
+    why = (
+        f"the floors spread {section.floor_spread:.1f}-fold"
+        if section.floor_spread is not None and section.floor_spread > SPREAD_MAX
+        else f"plain creates beside most of its pairs took more than {SPREAD_MAX:g} times as long as at their best"
     )
+    what = ", ".join(row.what for row in section.rows if row.void)
+    return f"{section.title}: {what}: {why}: the machine changed while this was measured, run it again"
 
 
 def print_summary(sections: list[Section], console: Console) -> None:
@@ -59,11 +65,11 @@ def print_summary(sections: list[Section], console: Console) -> None:
                     f"short: {section.title}: {row.what}: {row.shown}, target {row.target} {row.unit}",
                     markup=False,
                 )
-    void = [section.title for section in sections if section.void]
+    void = [void_words(section) for section in sections if section.void]
     if void:
-        console.print(
-            f"This run is void in part: {'; '.join(void)}. Do not quote those figures.", style="yellow"
-        )
+        console.print("This run is void in part. Do not quote these figures:", style="yellow")
+    for words in void:
+        console.print(f"void: {words}", style="yellow", markup=False)
 
 
 def console() -> Console:
@@ -81,17 +87,22 @@ def write_json(path: Path, about: dict[str, Any], sections: list[Section]) -> No
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def describe_machine() -> dict[str, Any]:
-    """What the figures depend on: cores, memory, kernel, versions. No names, no paths."""
+def describe_machine(old: Path | None = None) -> dict[str, Any]:
+    """What the figures depend on: cores, memory, kernel, versions, the commits. No names, no paths."""
     return {
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "load_average": os.getloadavg(),
-        "commit": _first_line(["git", "rev-parse", "--short", "HEAD"]),
+        "commit": _commit_of(Path()),
+        "old_commit": None if old is None else _commit_of(old),
         "versions": {"blockproto": _first_line([COMMAND, "--version"]), **_peer_versions()},
     }
+
+
+def _commit_of(checkout: Path) -> str:
+    return _first_line(["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"])
 
 
 def _peer_versions() -> dict[str, str]:

@@ -23,9 +23,9 @@ from .contest import Options
 from .figures import Row, Section, Target
 from .ours import COMMAND, NAME, receipts_of
 from .pairs import FLOOR, summarise
-from .peers import OpenSsh, Peer, Rsync, find_program, missing_packages
+from .peers import OpenSsh, Peer, Rsync, missing_packages
 from .places import remove
-from .processes import HOST, CommandFailed, Server, free_port, timed
+from .processes import HOST, CommandFailed, Server, find_program, free_port, timed
 from .targets import RESET_DELIVERED, RESET_DELIVERED_FAR, RESET_TIME, RESET_TIME_FAR
 
 ROUNDS_MAX = 5

@@ -16,17 +16,25 @@ from pathlib import Path
 
 from blockproto.identity.certificates import client_context
 
-from .arena import Arena, open_arena
+from .arena import Arena, Contestants, open_arena
 from .contest import Options, hold
 from .crowded import REST_S, greet, resident_bytes
 from .figures import Row, Section, Target, show_size
 from .memory import memory
-from .pairs import Contestant, summarise
+from .pairs import summarise
 from .peers import OpenSsh, OpenSshAes
-from .places import remove, settler
+from .places import remove
 from .processes import HOST, CommandFailed, Server
-from .sources import random_file
-from .targets import HANDSHAKES, IDLE_TLS_CONNECTIONS, IDLE_TLS_KIB, TLS_UPLOAD
+from .sources import random_file, random_tree
+from .targets import (
+    FOLDER_FILE_LENGTH,
+    FOLDER_FILES,
+    FOLDER_TLS,
+    HANDSHAKES,
+    IDLE_TLS_CONNECTIONS,
+    IDLE_TLS_KIB,
+    TLS_UPLOAD,
+)
 
 PLAIN = "blockproto without TLS"
 DIALLERS = 2
@@ -34,14 +42,20 @@ DIALLING_S = 2.0
 
 
 def tls(arena: Arena, options: Options) -> Iterator[Section]:
-    """One file of the first size both ways, then memory, handshakes and idle connections; ``arena`` is without TLS."""
+    """One file both ways, a folder, then memory, handshakes and idle connections; ``arena`` is without TLS."""
     folder = arena.place.folder / "tls"
     folder.mkdir()
     place = arena.place._replace(folder=folder)
-    with open_arena(place, peers=(OpenSsh(), OpenSshAes()), tls=True, tell=options.tell) as secured:
+    old = arena.old[0].command if arena.old else None
+    peers = () if old else (OpenSsh(), OpenSshAes())
+    with open_arena(place, peers=peers, old=old, tls=True, tell=options.tell) as secured:
+        arenas = (secured, arena)
         targets = TLS_UPLOAD.get(options.sizes[0], {})
-        yield _contest("upload", Arena.uploaders, (secured, arena), targets, options)
-        yield _contest("download", Arena.downloaders, (secured, arena), {}, options)
+        yield _file("upload", Arena.uploaders, arenas, targets, options)
+        yield _file("download", Arena.downloaders, arenas, {}, options)
+        yield _folder(arenas, options)
+        if old:
+            return
         _begin_afresh(secured)
         for section in memory(secured, options):
             yield replace(section, title=f"TLS: {section.title}")
@@ -55,9 +69,9 @@ def _begin_afresh(secured: Arena) -> None:
     secured.ours.restart()
 
 
-def _contest(
+def _file(
     what: str,
-    gather: Callable[[Arena, Path], tuple[Contestant, list[Contestant]]],
+    gather: Callable[[Arena, Path], Contestants],
     arenas: tuple[Arena, Arena],
     targets: Mapping[str, Target],
     options: Options,
@@ -67,14 +81,32 @@ def _contest(
     size = options.sizes[0]
     source = random_file(secured.place.folder / "source.bin", size)
     try:
-        ours, theirs = gather(secured, source)
-        theirs.append(replace(gather(plain, source)[0], name=PLAIN))
+        contestants = _with_plain(gather(secured, source), gather(plain, source))
         title = f"TLS: {what} {show_size(size)}, {secured.place.name}"
-        return hold(title, secured, (ours, theirs), settler(source), targets, options, (size / 1e9, "GB/s"))
+        return hold(title, secured, contestants, source, targets, options, (size / 1e9, "GB/s"))
     finally:
         for arena in arenas:
             arena.unlink(source.name)
         remove(source)
+
+
+def _folder(arenas: tuple[Arena, Arena], options: Options) -> Section:
+    """The same for ``put DIR`` of many small files."""
+    secured, plain = arenas
+    files = options.files
+    source = random_tree(secured.place.folder / "tree", files, FOLDER_FILE_LENGTH)
+    try:
+        contestants = _with_plain(secured.folder_uploaders(source), plain.folder_uploaders(source))
+        title = f"TLS: put DIR, {files:,} × {show_size(FOLDER_FILE_LENGTH)}, {secured.place.name}"
+        targets = {PLAIN: FOLDER_TLS} if files == FOLDER_FILES else {}
+        amount = (files, "files/s")
+        return hold(title, secured, contestants, source, targets, options, amount, creates=True)
+    finally:
+        secured.place.discard(source)
+
+
+def _with_plain(secured: Contestants, plain: Contestants) -> Contestants:
+    return Contestants(secured.ours, [*secured.theirs, replace(plain.ours, name=PLAIN)])
 
 
 # ---- connections ----------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,34 @@ def random_tree(folder: Path, count: int, size: int) -> Path:
         content = generator.digest(size, seek=number * size)
         (inner / f"file-{number:06}.bin").write_bytes(content)
     return folder
+
+
+def library_tree(folder: Path) -> Path:
+    """Copy Python's standard library, with its tests where they are installed: a real folder of files of all sizes.
+
+    What is compiled and what was installed beside it is left out, so that it is the same for everybody with that Python.
+    """
+    skipped = shutil.ignore_patterns("__pycache__", "site-packages", "dist-packages", "*.pyc")
+    return shutil.copytree(
+        sysconfig.get_path("stdlib"), folder, ignore=skipped, ignore_dangling_symlinks=True
+    )
+
+
+def link_tree(source: Path, copy: Path) -> None:
+    """Make a folder of hard links to the files of another, on the same file system."""
+    shutil.copytree(source, copy, copy_function=os.link)
+
+
+def copy_folders(source: Path, copy: Path) -> None:
+    """Make the folders of a folder, empty."""
+    for where, _, _ in os.walk(source):
+        (copy / Path(where).relative_to(source)).mkdir()
+
+
+def weigh(folder: Path) -> tuple[int, int]:
+    """How many files are in a folder, and how many bytes."""
+    sizes = [one.stat().st_size for one in files_of(folder)]
+    return len(sizes), sum(sizes)
 
 
 def warm(path: Path) -> None:

@@ -11,10 +11,13 @@ from .pairs import FLOOR
 MIB = 1 << 20
 GIB = 1 << 30
 
+NOT_SLOWER = at_least(0.97)
+"""Beside an older checkout: its time divided by ours."""
+
 UPLOAD: dict[int, dict[str, Target]] = {
     1 * GIB: {
-        FLOOR: at_least(0.9),
-        "rsync --fsync": at_least(1.0),
+        FLOOR: at_least(0.95),
+        "rsync --fsync": at_least(1.2),
         "nginx PUT": at_least(1.2),
         "scp": at_least(2.0),
     },
@@ -23,15 +26,37 @@ UPLOAD: dict[int, dict[str, Target]] = {
 """By size. The floor: our ``elapsed_s`` beside its time; the others: whole command beside whole command."""
 
 DOWNLOAD: dict[int, dict[str, Target]] = {
-    1 * GIB: {"nginx GET": at_least(1.1)},
+    1 * GIB: {"nginx GET": at_least(1.2), "rsync --fsync": at_least(1.2), "rsync": at_least(1.1)},
     4 * GIB: {"nginx GET": at_least(1.1)},
 }
 """By size; whole command beside whole command."""
 
 FOLDER_FILES = 20_000
 FOLDER_FILE_LENGTH = 4096
-FOLDER: dict[str, Target] = {"rsync --fsync": at_least(2.0), "rsync": at_least(0.8)}
+FOLDER: dict[str, Target] = {"rsync": at_least(1.0), "rsync --fsync": at_least(4.0), "scp": at_least(8.0)}
 """``put DIR`` of ``FOLDER_FILES`` files of ``FOLDER_FILE_LENGTH`` bytes; whole command beside whole command."""
+
+FOLDER_NEW: dict[str, Target] = {"rsync": at_least(1.2), "rsync --fsync": at_least(4.0)}
+"""``get DIR`` of the same, where nothing of it is there."""
+
+FOLDER_EXISTING: dict[str, Target] = {"rsync": at_least(1.1), "rsync --fsync": at_least(4.0)}
+"""``get DIR`` of the same, where all its folders are there."""
+
+FOLDER_AGAIN: dict[str, Target] = {"rsync": at_least(1 / 1.2)}
+"""``put DIR`` of the same, where all of it is there."""
+
+FOLDER_TLS = at_least(0.8)
+"""``put DIR`` of the same over TLS beside the same without."""
+
+LIBRARY_UP: dict[str, Target] = {"rsync": at_least(1.0)}
+LIBRARY_DOWN: dict[str, Target] = {"rsync": at_least(1.1)}
+"""A real folder of files of all sizes."""
+
+MANY_TIMES = (3, 10)
+"""How many times the files of a folder are very many: 60,000 and 200,000."""
+
+MANY_RATE = at_least(0.9)
+"""Files a second of ``put DIR`` of very many files, divided by those of a folder."""
 
 FOLDER_WAITS = at_most(0.1)
 """Round trips waited for, a file."""
@@ -75,8 +100,11 @@ RECOVERY_S = at_most(1.0)
 CODEC_US = at_most(30)
 """Encode or decode one BLOCK, PIECE or ACK, microseconds."""
 
-STARTUP_S = at_most(0.2)
+STARTUP_S = at_most(0.08)
 """``blockproto --version``, seconds."""
+
+COMMAND_MS = at_most(50)
+"""``put`` or ``get`` of one small file, whole command, beyond what importing its libraries takes, milliseconds."""
 
 IDLE_CONNECTIONS = 9_900
 IDLE_KIB = at_most(14)

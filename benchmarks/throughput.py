@@ -8,7 +8,7 @@ from pathlib import Path
 from .arena import Arena
 from .contest import Options, hold
 from .figures import Section, show_size
-from .places import remove, settler
+from .places import remove
 from .processes import CommandFailed
 from .sources import random_file
 from .targets import DOWNLOAD, UPLOAD
@@ -25,7 +25,7 @@ def upload(arena: Arena, options: Options) -> Iterator[Section]:
         try:
             contestants = arena.uploaders(source)
             targets = UPLOAD.get(size, {})
-            yield hold(title, arena, contestants, settler(source), targets, options, (size / 1e9, "GB/s"))
+            yield hold(title, arena, contestants, source, targets, options, (size / 1e9, "GB/s"))
         finally:
             remove(source)
 
@@ -38,7 +38,7 @@ def download(arena: Arena, options: Options) -> Iterator[Section]:
         try:
             contestants = arena.downloaders(source)
             targets = DOWNLOAD.get(size, {})
-            yield hold(title, arena, contestants, settler(source), targets, options, (size / 1e9, "GB/s"))
+            yield hold(title, arena, contestants, source, targets, options, (size / 1e9, "GB/s"))
         finally:
             arena.unlink(source.name)
             remove(source)

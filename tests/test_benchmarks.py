@@ -16,7 +16,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))  # `python -m pytest` has it there, a bare `pytest` has not
 # ruff: noqa: E402
 
-from benchmarks.__main__ import SCENARIOS, main, parse_size
+from benchmarks.__main__ import main, parse_size
 from benchmarks.contest import rows_of
 from benchmarks.figures import Row, Section, Target, Verdict, at_least, at_most, show, show_size
 from benchmarks.handshakes import dial
@@ -24,6 +24,7 @@ from benchmarks.ours import Ours, timing_of
 from benchmarks.pairs import (
     FLOOR,
     Contestant,
+    Creates,
     Match,
     Pair,
     Timing,
@@ -39,8 +40,28 @@ from benchmarks.pairs import (
 from benchmarks.peers import PEERS, OpenSsh, OpenSshAes, Peer, missing_packages
 from benchmarks.processes import CommandFailed, Ran, Server
 from benchmarks.proxy import Counter
-from benchmarks.sources import check_same, random_file, random_tree, sparse_file
-from benchmarks.targets import FOLDER, GIB, TLS_UPLOAD, UPLOAD
+from benchmarks.report import void_words
+from benchmarks.sources import (
+    check_same,
+    copy_folders,
+    link_tree,
+    random_file,
+    random_tree,
+    sparse_file,
+    weigh,
+)
+from benchmarks.targets import (
+    DOWNLOAD,
+    FOLDER,
+    FOLDER_AGAIN,
+    FOLDER_EXISTING,
+    FOLDER_NEW,
+    GIB,
+    LIBRARY_DOWN,
+    LIBRARY_UP,
+    TLS_UPLOAD,
+    UPLOAD,
+)
 from blockproto.identity.certificates import own_certificate, pin_of_file
 
 # ---- order and pairing
@@ -84,6 +105,23 @@ def test_pairs_are_run_settled_and_cleaned_one_after_another() -> None:
         for step in steps
     )
     assert Counts(step[1] for step in steps) == {"ours runs": 3, "theirs runs": 3}  # one of them unmeasured
+
+
+def test_what_a_run_needs_is_made_before_it_is_settled() -> None:
+    log: list[str] = []
+    ours = Contestant(
+        "ours", lambda: Timing(1.0), lambda: log.append("clean"), prepare=lambda: log.append("prepare")
+    )
+    run_pairs(ours, [], 1, random.Random(3), lambda: log.append("settle"))
+    assert log == ["prepare", "settle", "clean"]
+
+
+def test_plain_creates_are_measured_before_the_first_pair_and_after_each() -> None:
+    measured = iter([10.0, 20.0, 30.0, 40.0])
+    ours, theirs = (Contestant(name, lambda: Timing(1.0), lambda: None) for name in ("ours", "theirs"))
+    match = run_pairs(ours, [theirs], 3, random.Random(3), lambda: None, creates_us=lambda: next(measured))
+    assert [pair.creates for pair in match.pairs] == [(10.0, 20.0), (20.0, 30.0), (30.0, 40.0)]
+    assert match.creates_us() == [10.0, 20.0, 30.0, 40.0]
 
 
 def test_a_peer_that_fails_is_left_out_and_named() -> None:
@@ -168,6 +206,37 @@ def test_every_row_of_a_void_run_is_void() -> None:
     assert Section("run", rows).void
 
 
+def _beside_creates(*creates: tuple[float, float]) -> Match:
+    """Pairs with rsync, the first 1 × as fast as we are, the second 2 × and so on, between such creates."""
+    pairs = [
+        Pair(n, "rsync", Timing(float(n + 1)), Timing(1.0), True, Creates(*each))
+        for n, each in enumerate(creates)
+    ]
+    return Match(pairs, peers=["rsync"])
+
+
+def test_a_pair_beside_which_plain_creates_became_slow_is_left_out_of_the_median() -> None:
+    match = _beside_creates((20.0, 40.0), (40.0, 40.1), (40.1, 25.0), (25.0, 20.0))
+    assert [pair.number for pair in match.good("rsync")] == [0, 3]
+    (row,) = rows_of(match, {"rsync": at_least(0.6)}, {}, (1.0, "files/s"))
+    assert row.summary is not None
+    assert row.summary[::3] == ((1 + 1 / 4) / 2, 2)
+    assert row.verdict is Verdict.REACHED
+
+
+def test_a_peer_with_fewer_than_half_of_its_pairs_is_void() -> None:
+    match = _beside_creates((20.0, 20.0), (20.0, 41.0), (41.0, 41.0))
+    rows = rows_of(match, {"rsync": at_least(0.1)}, {}, (1.0, "files/s"))
+    assert [row.verdict for row in rows] == [Verdict.VOID]
+    assert "plain creates" in void_words(Section("put DIR", rows))
+    assert "whole command beside rsync" in void_words(Section("put DIR", rows))
+
+
+def test_pairs_are_good_where_no_creates_are_measured() -> None:
+    match = _match([0.9, 0.9])
+    assert (len(match.good("rsync")), match.creates_us()) == (2, [])
+
+
 def test_peers_that_failed_or_are_missing_have_a_row() -> None:
     match = Match(failures={"nginx PUT": "it broke"})
     failed, absent = rows_of(match, {}, {"scp": "apt install openssh-client"}, (1.0, "GB/s"))
@@ -223,7 +292,9 @@ def test_sizes() -> None:
 
 def test_targets_name_methods_that_there_are() -> None:
     names = {FLOOR, "rsync", "rsync --fsync", "nginx PUT", "nginx GET", "vsftpd", "scp"}
-    assert set(UPLOAD[GIB]) | set(UPLOAD[4 * GIB]) | set(FOLDER) | set(TLS_UPLOAD[GIB]) <= names
+    targets = [UPLOAD[GIB], UPLOAD[4 * GIB], DOWNLOAD[GIB], DOWNLOAD[4 * GIB], TLS_UPLOAD[GIB], LIBRARY_UP]
+    targets += [FOLDER, FOLDER_AGAIN, FOLDER_NEW, FOLDER_EXISTING, LIBRARY_DOWN]
+    assert {name for one in targets for name in one} <= names
 
 
 # ---- command lines
@@ -248,6 +319,7 @@ def test_peers_serve_their_own_folder_on_loopback(
             method.put and method.put(Path("/a/file.bin")),
             method.get and method.get("file.bin", Path("/b/dest")),
             method.put_folder and method.put_folder(Path("/a/tree")),
+            method.get_folder and method.get_folder("tree", Path("/b/dest")),
         )
         if line
     ]
@@ -278,6 +350,7 @@ def test_a_missing_peer_is_named_with_its_debian_package(monkeypatch: pytest.Mon
 
 def test_our_commands_are_the_real_ones() -> None:
     ours = object.__new__(Ours)
+    ours.command = "blockproto"
     ours.server = type("Listening", (), {"port": 7})()
     assert ours.put(Path("f"), "--json")[1:] == ["put", "--json", "f", "bp://127.0.0.1:7/"]
     assert ours.put(Path("f"), port=8)[-1] == "bp://127.0.0.1:8/"
@@ -299,6 +372,23 @@ def test_over_tls_our_commands_are_pinned_to_the_servers_certificate(
     assert started[0][-4:] == ["--cert", str(ours.certificate), "--key", str(ours.key)]
     assert ours.put(Path("f"))[1:] == ["put", "--pin", pin, "f", "bps://127.0.0.1:7/"]
     assert ours.get("n", Path("d"))[1:] == ["get", "--pin", pin, "bps://127.0.0.1:7/n", "d"]
+
+
+def test_an_older_checkout_is_measured_with_its_own_command_and_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def start(command: list[str], log: Path, env: dict[str, str]) -> object:
+        started.append(command)
+        return type("Listening", (), {"port": 7})()
+
+    monkeypatch.setattr("benchmarks.ours.Server", start)
+    ours, old = Ours(tmp_path), Ours(tmp_path, name="old", command="/old/blockproto")
+    assert ours.served != old.served
+    assert ours.env != old.env
+    assert started[1][:3] == ["/old/blockproto", "serve", str(old.served)]
+    assert old.put(Path("f"))[0] == old.get("n", Path("d"))[0] == "/old/blockproto"
 
 
 def test_scp_is_measured_with_the_cipher_it_prefers_and_with_aes(
@@ -333,12 +423,18 @@ def test_a_run_of_ours_that_did_not_send_everything_is_no_fast_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--only", "nothing"], ["--sizes", "big"], ["--pairs", "0"], ["--place", "moon"]]
+    "arguments",
+    [
+        ["--only", "nothing"],
+        ["--sizes", "big"],
+        ["--pairs", "0"],
+        ["--place", "moon"],
+        ["--old", str(ROOT / "spec")],
+    ],
 )
 def test_usage_errors(arguments: list[str]) -> None:
     with pytest.raises(click.UsageError):
         main.main(arguments, standalone_mode=False)
-    assert "upload" in SCENARIOS
 
 
 # ---- counting and sources
@@ -368,3 +464,8 @@ def test_sources_and_how_they_are_compared(tmp_path: Path) -> None:
     check_same(tree, tree)
     with pytest.raises(ValueError, match="0 of 3"):
         check_same(tree, tmp_path / "none")
+    link_tree(tree, tmp_path / "linked")
+    check_same(tree, tmp_path / "linked")
+    copy_folders(tree, tmp_path / "folders")
+    assert [one.name for one in (tmp_path / "folders").rglob("*")] == ["000"]
+    assert weigh(tree) == (3, 30)
