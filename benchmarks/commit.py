@@ -13,8 +13,7 @@ from .figures import Row, Section, show_size
 from .pairs import summarise
 from .places import remove
 from .processes import CommandFailed
-from .rawclient import RawClient
-from .rawupload import RawUpload, fresh_sourceid
+from .rawclient import RawClient, RawUpload, fresh_sourceid
 from .targets import COMMIT_MS, GIB
 
 NAME = "committed.bin"
