@@ -1,8 +1,9 @@
-"""One connection on Trio: bytes in and out, whose turn it is, how fast the line is.
+"""One connection on Trio: reading, writing, fairness between streams, and the end.
 
 endpoint    a socket or any Trio stream
-scheduler   who may write next
-pace        how long a piece should be
-dispatch    who takes the events of which stream
 connection  one byte stream driven by one session
+dispatch    which handler gets the events of which stream
+writer      control frames and payload, in turn
+scheduler   which task may write next
+pace        how much payload may be under way
 """

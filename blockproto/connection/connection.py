@@ -1,13 +1,13 @@
 """One byte stream driven by one Session: reading, streams and their handlers, and keep-alive; see ``Ending`` for its end.
 
 Reading is one loop: fill the session's buffer, hand each event to its stream (``Dispatch``), return credit. The loop never
-waits for a write: two peers that both did would wait for each other for ever. What is said goes through the ``Writer``; what
-the time asks for is ``Liveness``'s to know.
+waits for a write: two peers that both did would wait for each other for ever. The ``Writer`` sends; ``Liveness`` knows what
+is due.
 
 Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled ends it.
     2. When the connection ends, every handler hears ``ended`` exactly once.
-    3. A connection on which nothing happens is one task that waits, without a buffer worth mentioning.
+    3. An idle connection is one waiting task without a receive buffer.
 
 Spec: BP1-END, BP1-STR, BP1-CRD.
 """
@@ -60,9 +60,9 @@ __all__ = [
 ]  # fmt: skip
 
 REST_S = 1.0
-"""After so long without a byte the receive buffer is given back."""
+"""Give the receive buffer back after this many seconds without a byte."""
 _EVENTS_PER_CHECKPOINT = 16
-"""How many go one after another: small files in one buffer, or PINGs, take long, and others wait meanwhile."""
+"""Events handled before other tasks run: a buffer may hold many small files or PINGs."""
 
 AcceptStream = Callable[["Connection", int, Message], StreamHandler]
 """Makes the handler of a stream that the peer opened with this message; may raise TransferError to refuse it."""
@@ -75,7 +75,7 @@ class Connection(Ending):
         endpoint: the byte stream; owned from now on.
         session: a fresh session.
         accept: makes handlers for streams the peer opens; None refuses them.
-        keep_alive: how long to be silent before a PING (a client), or None (a server).
+        keep_alive: how long to be silent before a PING (client), or None (server).
     """
 
     __slots__ = (
@@ -123,8 +123,8 @@ class Connection(Ending):
         """Greet, then read until the connection ends; returns why it ended.
 
         Args:
-            received: how many bytes the session's receive buffer was filled with already.
-            begun_at: the Trio time when the connection stood; None for now.
+            received: how many bytes the session's receive buffer holds already.
+            begun_at: the Trio time when the connection was established; None: now.
 
         Cancellation: the connection is closed and every handler is told; nothing more is written.
         """
@@ -139,8 +139,8 @@ class Connection(Ending):
                 try:
                     await self._read(received)
                     with trio.move_on_after(DISCARD_S):
-                        await self._dispatch.caught_up()  # what has come is kept, also when the peer has gone
-                finally:  # also when it was cancelled: who is told to stop then cannot say goodbye any more
+                        await self._dispatch.caught_up()  # keep what has come, even if the peer is gone
+                finally:  # on cancellation too: handlers that stop then must not try to write
                     self._lose(self._closed_here())
                 nursery.cancel_scope.cancel()
         except* MemoryError:
@@ -156,13 +156,13 @@ class Connection(Ending):
 
     @property
     def heard_s(self) -> float:
-        """When something came last, in Trio's time."""
+        """When a byte last came, in Trio's time."""
         return self._liveness.heard_s
 
     # ---- streams ----------------------------------------------------------------------------------------------
 
     def open(self, handler: StreamHandler) -> int:
-        """Begin a stream of our own; its events go to ``handler``.
+        """Begin a stream of this side; its events go to ``handler``.
 
         Raises:
             ConnectionLost: the connection has ended.
@@ -188,7 +188,7 @@ class Connection(Ending):
 
     @property
     def advanced_s(self) -> float:
-        """When something got a stream further last (Trio's clock); now, while what came is being handled."""
+        """When a stream last made progress, in Trio's time; now, while an event is being handled."""
         return trio.current_time() if self._advancing else self._advanced_s
 
     @property
@@ -198,7 +198,7 @@ class Connection(Ending):
 
     @property
     def awaits_commit(self) -> bool:
-        """Whether an answer to COMMIT is waited for."""
+        """Whether a stream waits for the answer to its COMMIT."""
         return any(self.session.state(stream) is State.COMMITTING for stream in self._dispatch.streams)
 
     def commits(self, stream: int) -> bool:
@@ -209,13 +209,13 @@ class Connection(Ending):
 
     @property
     def pace(self) -> Pace:
-        """How fast the line is."""
+        """The estimate of the line's speed."""
         return self._writer.pace
 
     def post(self, stream: int, message: Message) -> None:
-        """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
+        """Queue a frame without payload; it goes before all payload that is not being written yet.
 
-        What is said on a stream that has ended is dropped: the peer's end of it may overtake any answer (BP1-STR-015).
+        Drop it if the stream has ended: the peer may end a stream while its answer is on the way (BP1-STR-015).
 
         Raises:
             LocalProtocolError: not legal now.
@@ -223,7 +223,7 @@ class Connection(Ending):
         self._writer.post(stream, message)
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
-        """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
+        """Queue an ACK of ``runs``, merged with a queued one of the same stream."""
         self._writer.post_ack(stream, position, runs)
 
     async def send(
@@ -238,35 +238,35 @@ class Connection(Ending):
             Cancelled: the peer ended the stream; its handler was told why.
             LocalProtocolError: not legal now.
 
-        Cancellation: while waiting, nothing was sent; in the middle of the frame, the connection ends.
+        Cancellation: nothing was sent, or, within the frame, the connection ends.
         """
         await self._writer.send(stream, message, payload, priority)
         self._advanced()
 
     async def granted(self) -> None:
-        """Wait until the peer has granted credit for something, or the connection ends. Cancellation: nothing happened."""
+        """Wait until the peer has granted any credit, or the connection ends. Cancellation: no effect."""
         await self._writer.granted()
 
     def buffers(
         self, stream: int, wanted: Callable[[], int], priority: Priority = Priority.NORMAL, least: int = 0
     ) -> contextlib.AbstractAsyncContextManager[memoryview]:
-        """Memory for the next piece of ``stream``, as soon as the peer has granted credit for it.
+        """Lend memory for the next piece of ``stream``, once the peer has granted credit for it.
 
         Args:
             stream: an open stream.
-            wanted: how long the piece would be now, in bytes.
+            wanted: returns the length of the piece as it would be now, in bytes.
             priority: as for ``send``.
-            least: how many bytes of memory to give in any case, for what is read beside the piece.
+            least: minimum length of the memory, in bytes.
 
-        Raises as ``send``, on entering. Cancellation: nothing was read or sent.
+        Raises: as ``send``, on entering. Cancellation: nothing was sent.
         """
         return self._writer.buffers(stream, wanted, priority, least)
 
     async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
-        """Begin a stream for each of ``openings``, with as many as possible in one write; returns their ids.
+        """Begin a stream for each of ``openings``, as many as possible in one write; returns their ids.
 
-        The ids are taken when the turn has come, because ids rise on the line. Each payload is at most ``piece_length``.
-        Raises and cancellation as for ``send``; an opening whose stream was not begun has not heard ``ended``.
+        Ids are assigned when the turn comes, because they have to rise on the line. Each payload is at most
+        ``piece_length`` long. Raises and cancellation: as ``send``; handlers of streams that were not begun hear nothing.
         """
         begun = await self._writer.send_openings(openings, priority)
         self._advanced()
@@ -274,18 +274,18 @@ class Connection(Ending):
 
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
-        """While inside, ``stream`` is one of those that share the line."""
+        """Count ``stream`` among those that share the line, while inside."""
         with self._writer.sending(stream):
             yield
 
     @contextlib.contextmanager
     def expecting(self, priority: Priority) -> Iterator[None]:
-        """While inside, payload of ``priority`` is about to be sent; see ``Writer.expecting``."""
+        """Hold back payload that is less urgent than ``priority``, which is about to be sent, while inside."""
         with self._writer.expecting(priority):
             yield
 
     def piece_length(self) -> int:
-        """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
+        """The best length of the next piece in bytes, at most a quarter of what the peer allows at once."""
         return self._writer.piece_length()
 
     def wrote(self) -> None:
@@ -334,7 +334,7 @@ class Connection(Ending):
             if self._handled % _EVENTS_PER_CHECKPOINT == 0:
                 await trio.lowlevel.checkpoint()
         self._greet()
-        # The time that handling took is ours: the peer's silence begins now.
+        # Handling took time on this side: the peer's silence begins now.
         now = trio.current_time()
         self._liveness.heard(now, in_head=self.session.head_begun)
         if self._advancing:
@@ -393,10 +393,7 @@ class Connection(Ending):
     # ---- streams that the peer uses ---------------------------------------------------------------------------
 
     def accept(self, stream: int, message: Message) -> StreamHandler | None:
-        """See dispatch.Owner.
-
-        None too for a stream that nobody here takes any more and whose end could not be said: what comes there is dropped.
-        """
+        """See dispatch.Owner. None also for a stream that this side has forgotten before its end: its events are dropped."""
         peers = bool(stream & 1) is (self.session.side is Side.SERVER)
         if not peers or stream <= self._begun_by_peer:
             return None
@@ -417,7 +414,7 @@ class Connection(Ending):
         return handler
 
     def refuse(self, stream: int, error: BlockprotoError, scope: Scope = Scope.STREAM) -> None:
-        """Answer ``stream`` with ERROR; harmless if it is closed. A LocalProtocolError is a bug of ours: see ``broke``."""
+        """Answer ``stream`` with ERROR; harmless if it is closed. Treat a LocalProtocolError, a bug, as ``broke`` does."""
         if isinstance(error, LocalProtocolError):
             error = self._unexpected_on(stream, error)
         if self.lost is None and self.session.is_open(stream):
@@ -426,10 +423,7 @@ class Connection(Ending):
             self.forget(stream)
 
     def broke(self, stream: int, error: Exception) -> BlockprotoError:
-        """An error that nobody expected ended the work of ``stream``: log it, and refuse the stream with INTERNAL.
-
-        Returns what was said, to be told to whoever waits for the stream (BP1-ERR-010).
-        """
+        """Log an unexpected error, refuse ``stream`` with INTERNAL; returns the error for its handler (BP1-ERR-010)."""
         told = self._unexpected_on(stream, error)
         self.refuse(stream, told)
         return told
@@ -460,7 +454,7 @@ class Connection(Ending):
 
     @property
     def _rests_at(self) -> float:
-        """When the receive buffer is given back."""
+        """When to give the receive buffer back, in Trio's time."""
         return self._liveness.heard_s + REST_S if self.session.peer_hello is not None else math.inf
 
     def _on_silence(self, now: float) -> None:

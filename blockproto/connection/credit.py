@@ -1,10 +1,10 @@
-"""When CREDIT is said: often enough that a sender knows its line, seldom enough that it costs nothing.
+"""When to send CREDIT: often enough that a sender knows its line, seldom enough that it costs nothing.
 
-    early    of the first megabytes whenever a little more has come: a sender begins with little
+    early    within the first megabytes, for every few KiB: a sender begins with little
     soon     ``EVERY_S`` after the last time, however little it is
-    at once  when it is a quarter of the window
+    at once  for a quarter of the window
 
-The little must be granted too: a sender whose streams share the line sends no more until it hears what has come.
+Small amounts have to be granted too: a sender whose streams share the line sends no more until it hears what has come.
 
 Spec: BP1-CRD-006, BP1-CRD-007.
 """
@@ -18,21 +18,21 @@ from .writer import Writer
 
 EVERY_S = 0.05
 EARLY_LENGTH = 8 * 1024 * 1024
-"""Bytes of a connection's payload that are early."""
+"""Payload bytes from the beginning of a connection that count as early."""
 EARLY_STEP = 16 * 1024
 EARLY_STEP_MOST = 64 * 1024
-"""A sender that has begun with little must not have to wait for more than it may send."""
+"""At most this many bytes between early grants: a sender may not be allowed more under way."""
 _LEAST = 1
 _LOOK = 128 * 1024
-"""So much has to come before it is looked whether it is a quarter of the window."""
+"""Bytes that have to come before the size of a grant is computed."""
 
 
 class CreditPolicy:
-    """What the receiving side of one connection grants.
+    """Grants credit for the receiving side of one connection.
 
     Args:
         session: knows what may be granted.
-        writer: what is granted is said there.
+        writer: sends it.
     """
 
     __slots__ = ("_came", "_said_s", "_session", "_told", "_waits", "_writer")
@@ -47,11 +47,11 @@ class CreditPolicy:
 
     @property
     def due_s(self) -> float:
-        """When something is to be granted that was too little until then; infinity if nothing waits."""
+        """When to grant what has been too little so far, in Trio's time; infinity if there is nothing."""
         return self._said_s + EVERY_S if self._waits else math.inf
 
     def received(self, length: int, now_s: float) -> None:
-        """``length`` bytes came and were handled: grant what is due, or a little later."""
+        """Grant what is due after ``length`` bytes came and were handled; the rest a little later."""
         self._came += length
         self.look(now_s)
 
@@ -66,7 +66,7 @@ class CreditPolicy:
             self._said_s = now_s
 
     def caught_up(self, *, more_waits: bool) -> None:
-        """A stream's bytes were written: its sender may be waiting for the credit, unless more of it waits here."""
+        """Grant what a stream's backlog has freed: at once, or, if more of it waits, when it is much."""
         self._grant(self._much if more_waits else _LEAST)
 
     def _is_early(self) -> bool:
@@ -76,12 +76,12 @@ class CreditPolicy:
 
     @property
     def _much(self) -> int:
-        """So many bytes that may come anew are granted at once."""
+        """Bytes that are granted at once."""
         limits = self._session.limits
         return min(limits.stream_allowance, limits.connection_allowance) // 4
 
     def _grant(self, least: int) -> bool:
-        """Say CREDIT for whatever ``least`` bytes more can be granted for; whether there was something."""
+        """Send CREDIT wherever at least ``least`` more bytes can be granted; returns whether any was sent."""
         frames = self._session.credits_due(least)
         for frame in frames:
             self._writer.queue(frame)

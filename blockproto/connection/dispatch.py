@@ -1,16 +1,16 @@
-"""Which handler takes the events of which stream, in the order of the line, and which of them have to wait.
+"""Dispatch: hand each event to the handler of its stream, at once or through a backlog.
 
     handler                       its event
-    takes what comes at once      is handed over; the connection reads on when the handler has it
-    may have to wait (``waits``)  goes to the stream's backlog, which a task hands over; the connection reads on
+    never waits                   is handed over at once; the connection reads on when the handler returns
+    may have to wait (``waits``)  goes to the stream's backlog; a task hands it over while the connection reads on
 
-The first way costs nothing, and a quick disk needs no more. Without the second a slow one would hold back every stream of
-the connection, and the answer to a PING. Payload in a backlog is not consumed: no credit is returned for it, so that a
-stream that stands still holds its own allowance, and leaves the rest of the connection's to the others.
+The first way costs nothing and suffices for a fast disk. Without the second, a slow disk would hold up every stream of the
+connection and the answer to a PING. Payload in a backlog is not consumed: it returns no credit, so a blocked stream uses up
+its own allowance and leaves the rest of the connection's to the others.
 
 Rules:
-    1. A handler gets the events of its stream one at a time and in order; between streams there is no order.
-    2. Nothing is handed over once the stream was forgotten; payload that comes for nobody is consumed all the same.
+    1. A handler gets the events of its stream one at a time and in order; there is no order between streams.
+    2. After ``forget`` nothing is handed over; payload without a handler is consumed.
 
 Spec: BP1-STR-002, BP1-STR-010, BP1-STR-018, BP1-CRD-006.
 """
@@ -43,23 +43,23 @@ class Owner(Protocol):
         """Answer ``stream`` with ERROR and forget it."""
 
     def broke(self, stream: int, error: Exception) -> BlockprotoError:
-        """As ``refuse``, because of an error that nobody expected; returns what is told instead."""
+        """Log an unexpected error and ``refuse`` the stream; returns the error to tell its handler."""
 
     def consumed(self, stream: int, count: int) -> None:
-        """``count`` bytes of payload were handed over, or dropped."""
+        """Hear that ``count`` bytes of payload were handed over or dropped."""
 
     def handed_over(self, stream: int) -> None:
-        """A message was handed over, and nothing of its stream waits."""
+        """Hear that a message was handed over and the stream's backlog is empty."""
 
     def caught_up(self, stream: int) -> None:
-        """The backlog of ``stream`` became shorter, or empty: what was consumed of it may come anew."""
+        """Hear that the backlog of ``stream`` became shorter: credit for it can be granted again."""
 
     def end_with(self, error: BlockprotoError) -> None:
-        """Say that the connection ends because of ``error``, and end it."""
+        """End the connection with ERROR(connection) for ``error``."""
 
 
 class Dispatch:
-    """The streams of one connection that somebody here takes part in.
+    """The streams of one connection that have a handler.
 
     Args:
         owner: the connection.
@@ -75,7 +75,7 @@ class Dispatch:
         self._empty: trio.Event | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Hand over what waits in tasks of ``nursery``."""
+        """Run the tasks that hand over backlogs in ``nursery``."""
         self._nursery = nursery
 
     @property
@@ -85,19 +85,19 @@ class Dispatch:
 
     @property
     def streams(self) -> Collection[int]:
-        """Those that have a handler."""
+        """The streams that have a handler."""
         return self._handlers.keys()
 
     def add(self, stream: int, handler: StreamHandler) -> None:
-        """Let ``handler`` take the events of ``stream``."""
+        """Hand the events of ``stream`` to ``handler`` from now on."""
         self._handlers[stream] = handler
 
     def forget(self, stream: int) -> None:
-        """Hand over nothing more of ``stream``. Harmless when repeated."""
+        """Stop handing over events of ``stream``. Harmless when repeated."""
         self._handlers.pop(stream, None)
 
     def waits(self, stream: int) -> bool:
-        """Whether something of ``stream`` waits to be handed over."""
+        """Whether ``stream`` has a backlog."""
         return bool(self._backlogs.get(stream))
 
     def end(self, error: BlockprotoError) -> None:
@@ -107,7 +107,7 @@ class Dispatch:
             self._tell_ended(stream, handler, error)
 
     async def caught_up(self) -> None:
-        """Wait until no stream has a backlog."""
+        """Wait until no stream has a backlog. Cancellation: no effect."""
         while self._backlogs:
             self._empty = self._empty or trio.Event()
             await self._empty.wait()
@@ -116,7 +116,9 @@ class Dispatch:
         """Hand ``event`` over, now or when its turn in the backlog comes.
 
         Raises:
-            BlockprotoError: the connection has to end. (Of a backlog the owner hears ``end_with``.)
+            BlockprotoError: the connection has to end. (For an event in a backlog ``Owner.end_with`` is called instead.)
+
+        Cancellation: the event may have been handled in part; the connection has to end.
         """
         stream = event.stream
         backlog = self._backlogs.get(stream)
@@ -190,5 +192,5 @@ class Dispatch:
 
 
 def _kept(event: StreamEvent) -> StreamEvent:
-    """The event with bytes of its own: a view is part of the receive buffer."""
+    """The event with its own copy of the payload, which is part of the receive buffer."""
     return replace(event, view=memoryview(bytes(event.view))) if isinstance(event, Payload) else event

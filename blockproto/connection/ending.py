@@ -1,8 +1,8 @@
-"""The end of one connection, and its greeting: what is said first and last, and who is told that it is over.
+"""The greeting and the end of one connection: its first and last words, and telling every handler that it is over.
 
 Rules:
-    1. ERROR(connection) is the last frame; nothing is said after it, and what still comes is dropped.
-    2. A connection that has not greeted greets before its last words: the peer must be able to read them.
+    1. ERROR(connection) is the last frame sent; what comes after it is dropped.
+    2. A connection that has not greeted yet does so before its last words, so that the peer can read them.
 
 Spec: BP1-END, BP1-HEL.
 """
@@ -22,11 +22,11 @@ from .endpoint import Endpoint
 from .writer import Writer
 
 DISCARD_S = 5.0
-"""How long the speaker of ERROR(connection) goes on reading before it closes (BP1-END)."""
+"""How long to go on reading after ERROR(connection) was sent, before closing (BP1-END)."""
 NOT_BLOCKPROTO_TEXT = b"This port speaks blockproto/1 and what came does not begin like it. Goodbye.\r\n"
-"""What somebody who speaks something else is told (BP1-FRM)."""
+"""The answer to a peer that speaks another protocol (BP1-FRM)."""
 _DROPPED = memoryview(bytearray(64 * 1024))
-"""Where all connections put what nobody will look at: thousands may be parting at once."""
+"""Shared buffer for bytes that are dropped: thousands of connections may be ending at once."""
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class Ending:
         endpoint, session: as for ``Connection``.
 
     Attributes:
-        going_away: what the peer said when it began to stop, or None.
-        lost: why the connection has ended or is about to; None while it lives.
+        going_away: the peer's GOAWAY, or None.
+        lost: why the connection has ended or is about to end; None while it is alive.
     """
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Ending:
         self._last_said = False
         self._parting: BlockprotoError | None = None
 
-    # Two events that few wait for; ten thousand connections would hold 5 MB of them.
+    # Made when asked for: in ten thousand connections these two events would take 5 MB.
 
     @property
     def greeted(self) -> trio.Event:
@@ -109,7 +109,7 @@ class Ending:
             self._nursery.cancel_scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) for ``error`` as the last frame, drop what still comes, and end when the peer does."""
+        """Send ERROR(connection) for ``error`` as the last frame, drop what comes, and end when the peer closes."""
         if self.lost is None and self._nursery is not None:
             self._nursery.start_soon(self._end_with, error)
 
@@ -120,28 +120,28 @@ class Ending:
                 self._writer.part_with(error)
                 if not self._last_said:
                     await self._writer.write(self._last_words(error))
-            await trio.sleep_forever()  # the reader goes on until the peer has closed, and ends this
+            await trio.sleep_forever()  # until the reader, which goes on, finds that the peer has closed
         self.close(error)
 
     @property
     def quiet(self) -> bool:
-        """Whether no transfer and no unsent control frame is left."""
+        """Whether there is no transfer and no unsent control frame."""
         return self._dispatch.idle and self._writer.quiet
 
     def _leave_if_quiet(self) -> None:
-        """The peer is stopping and nothing is under way any more: it need not wait for us."""
+        """Close if the peer is stopping and nothing is under way: it need not wait."""
         if self.going_away is not None and self.quiet:
             self.close(GoingAway(retry_after_ms=self.going_away.retry_after_ms))
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
-        """Tell the peer that this side is stopping (BP1-END GOAWAY)."""
+        """Tell the peer with GOAWAY that this side is stopping."""
         with contextlib.suppress(BlockprotoError):
             self._writer.post(
                 0, GoAway(code=code, grace_ms=grace_ms, retry_after_ms=retry_after_ms, text="stopping")
             )
 
     def takes_nothing(self, reason: ConnectionLost) -> None:
-        """See writer.Owner. A client comes back at once; a server first keeps what it was sent (BP1-RES)."""
+        """See writer.Owner. A client closes at once to come back; a server first keeps what has come (BP1-RES)."""
         if self.session.side is Side.CLIENT or self.lost is not None:
             self.close(reason)
             return
@@ -151,7 +151,7 @@ class Ending:
         self._writer.end(reason)
 
     async def _refuse(self, error: BlockprotoError) -> None:
-        """Say ERROR(connection) as the last frame, read on for a little so that it arrives, then end."""
+        """Send ERROR(connection) as the last frame, read on for a moment so that it arrives, then end."""
         facts = {"code": error.code.name, "why": str(error)}
         extra = {"event": "ending the connection", "facts": facts}
         log.info("ending the connection to %s: %s", self.endpoint.peer, error, extra=extra)
@@ -164,9 +164,9 @@ class Ending:
                     if words or not isinstance(error, NotBlockproto):
                         await self._discard()
                 except ConnectionLost:
-                    pass  # the peer is gone: nobody is left to be told
+                    pass  # the peer is gone
                 finally:
-                    # before the turn goes on: a task that waits for it must see that it is of no use
+                    # before the turn is given back: the task that gets it next has to see that the connection is lost
                     self._lose(error)
         self._lose(error)
 

@@ -1,8 +1,8 @@
-"""Bytes in and out: one interface over a plain TCP socket and over any Trio stream.
+"""Endpoints: one interface to bytes in and out, over a TCP socket or any Trio stream.
 
-A socket fills the caller's own memory and sends several pieces of memory in one call; TLS and memory streams have neither,
-so there it copies. Trio's own socket calls pass through the scheduler each time, which costs as much as hashing 100 KiB;
-the socket endpoint asks the kernel first, waits only when it must, and passes through the scheduler once per
+A socket fills the caller's own memory and sends several pieces of memory in one call; other streams can do neither, so their
+endpoint copies. Trio's own socket calls pass through the scheduler each time, which costs as much as hashing 100 KiB; the
+socket endpoint asks the kernel first, waits only when it must, and passes through the scheduler once per
 ``BYTES_PER_CHECKPOINT``, so that one fast peer cannot starve the others.
 
 A failed or cancelled ``send`` leaves the byte stream in an unknown state: close the connection.
@@ -46,11 +46,11 @@ class Endpoint(Protocol):
     host: str
 
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
-        """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
+        """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream, None at the deadline.
 
         Args:
-            view: the caller's memory, not empty; what lies in it behind those bytes is of no meaning afterwards.
-            deadline: gives the Trio time at which to give up and return None; asked only when there is nothing yet.
+            view: the caller's memory, not empty; the bytes behind those received are undefined afterwards.
+            deadline: returns the Trio time at which to give up; called only if nothing has come yet.
 
         Raises:
             ConnectionLost: the connection broke.
@@ -64,14 +64,14 @@ class Endpoint(Protocol):
         Raises:
             ConnectionLost: the connection broke.
 
-        Cancellation: an unknown part was sent; close the connection.
+        Cancellation: an unknown part was sent; the caller has to close the connection.
         """
 
     def limit_unsent(self, limited: bool) -> None:
         """Keep little in the kernel's queue (so that a scheduler's choice counts), or as much as it likes."""
 
     async def end_sending(self) -> None:
-        """Tell the peer that nothing more comes, and go on receiving; where a stream cannot say that, nothing is said.
+        """Tell the peer that nothing more comes, where the stream can, and go on receiving.
 
         Raises:
             ConnectionLost: the connection broke.
@@ -94,7 +94,7 @@ class SocketEndpoint:
             _tune(sock)
 
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
-        """See Endpoint. Bytes that are here already are taken without a scope for the deadline: it costs more."""
+        """See Endpoint. If bytes are there already, the deadline is not asked for."""
         await self._yield_after(0)  # before bytes are taken, so that a cancellation loses none
         while True:
             try:
@@ -203,7 +203,7 @@ class StreamEndpoint:
             raise ConnectionLost(f"the connection to {self.peer} broke") from exc
 
     def limit_unsent(self, limited: bool) -> None:
-        """See Endpoint; a stream has no kernel queue that we could reach."""
+        """See Endpoint; not possible for a Trio stream, so nothing happens."""
 
     async def end_sending(self) -> None:
         """See Endpoint."""

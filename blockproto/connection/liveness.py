@@ -1,9 +1,8 @@
-"""Whether the peer of one connection lives, and when to say that this side does: arithmetic on times handed in.
+"""Liveness: whether the peer of one connection is alive, and when to send PING. Arithmetic on times handed in.
 
-Any byte is a sign of life, not only a whole frame. A client that has heard nothing for as long as ``KeepAlive`` gives, or
-said nothing for as long as it promised, says PING and then gives the peer ``ANSWER_S`` for any byte at all, counted from
-the PING: who slept through the time before (a stopped process, a suspended machine) asks first and judges then. A server
-judges by what the client promised.
+Any byte is a sign of life, not only a whole frame. A client that has heard nothing for as long as ``KeepAlive`` says, or has
+sent nothing for as long as it promised, sends PING and gives the peer ``ANSWER_S`` from then on for any byte: a process that
+was stopped, or a machine that was suspended, asks before it judges. A server judges by what the client promised.
 
 Spec: BP1-END-001 to 007, BP1-END-014 to 016, BP1-HEL-014.
 """
@@ -16,17 +15,17 @@ import math
 from .keepalive import KeepAlive
 
 GREETING_S = 10.0
-"""Preface and HELLO must have come by then (BP1-LIM)."""
+"""How long preface and HELLO may take (BP1-LIM)."""
 HEAD_S = 10.0
-"""A head that was begun must have ended by then (BP1-LIM)."""
+"""How long a head may take once it has begun (BP1-LIM)."""
 SILENCE_S = 600.0
-"""How long a client that never said when it will be heard from may be silent."""
+"""How long a client may be silent that has not promised when it will next be heard."""
 ANSWER_S = 15.0
 """How long after a PING a client waits for a byte."""
 
 
 class Due(enum.Enum):
-    """What the time asks for."""
+    """What is due at a time."""
 
     NOTHING = enum.auto()
     PING = enum.auto()
@@ -68,7 +67,7 @@ class Liveness:
         self._begun_s = self._said_s = self.heard_s = now_s
 
     def begin(self, now_s: float) -> None:
-        """The connection stands."""
+        """The connection is established."""
         self._begun_s = self._said_s = self.heard_s = now_s
 
     def said(self, now_s: float) -> None:
@@ -76,7 +75,7 @@ class Liveness:
         self._said_s = now_s
 
     def heard(self, now_s: float, *, in_head: bool) -> None:
-        """Bytes came; ``in_head``: they end inside a header or head."""
+        """Bytes came; ``in_head``: they end within a header or head."""
         if self._pinged_s != math.inf:
             self._pinged_s = math.inf
             if self._keep_alive is not None:
@@ -88,7 +87,7 @@ class Liveness:
             self._head_begun_s = now_s
 
     def frame_ended(self) -> None:
-        """A head has ended: the next one has its whole time."""
+        """A head is complete: the next one has its full time."""
         self._head_begun_s = math.inf
 
     def greeted(self) -> None:
@@ -96,12 +95,12 @@ class Liveness:
         self._greeted = True
 
     def promised(self, next_s: int) -> None:
-        """The peer said when it will be heard again; 0 takes that back (BP1-END-003)."""
+        """The peer promised to be heard within ``next_s`` seconds; 0 takes that back (BP1-END-003)."""
         default = SILENCE_S if self._keep_alive is None else math.inf
         self._silence_s = max(1.0, 2.0 * next_s) if next_s else default
 
     def ping_said(self, now_s: float) -> int:
-        """PING is said now; returns its next_s."""
+        """A PING is being sent; returns its next_s."""
         assert self._keep_alive is not None
         self._asked_s = now_s - max(self.heard_s, self._said_s)
         self._pinged_s = self._said_s = now_s
@@ -110,19 +109,19 @@ class Liveness:
         return next_s
 
     def lost(self) -> None:
-        """The connection broke or fell silent; while a PING waits for its answer, that tells something of the network."""
+        """The connection broke or fell silent; if a PING was unanswered, learn from that about the network."""
         if self._pinged_s != math.inf and self._keep_alive is not None:
             self._keep_alive.failed(self._asked_s)
 
     def deadline_s(self) -> float:
-        """When to ask ``due`` again, unless bytes come before."""
+        """When to call ``due`` again, unless bytes come before."""
         deadline_s = min(self.heard_s + self._silence_s, self._head_begun_s + HEAD_S)
         if not self._greeted:
             return min(deadline_s, self._begun_s + GREETING_S)
         return min(deadline_s, self._ping_s(), self._pinged_s + ANSWER_S)
 
     def due(self, now_s: float) -> Due:
-        """What the time asks for now."""
+        """What is due now."""
         if not self._greeted:
             return Due.DEAD if now_s >= self._begun_s + GREETING_S else Due.NOTHING
         if now_s >= self._head_begun_s + HEAD_S:
@@ -132,7 +131,7 @@ class Liveness:
         return Due.PING if now_s >= self._ping_s() else Due.NOTHING
 
     def _ping_s(self) -> float:
-        """When to say PING: to hear the peer again, and to be heard as this side promised."""
+        """When to send PING: to hear from the peer, or to be heard as promised."""
         if self._keep_alive is None or self._pinged_s != math.inf:
             return math.inf
         return min(self.heard_s + self._keep_alive.every_s(busy=self.busy), self._said_s + self._promise_s)

@@ -1,10 +1,10 @@
-"""The least rate of a peer that has begun a block here: arithmetic on times and totals handed in.
+"""The minimum rate of a peer that has begun a block: arithmetic on times and totals handed in.
 
     at the beginning of a span    blocks that are not whole, with credit for more of them
     ``SPAN_S`` later              one of them is still not whole, and fewer than ``SPAN_BYTES_LEAST`` bytes of payload came
 
-Then the peer holds a file and memory for nothing. Idleness is something else: who has begun no block may be silent, and
-who has no credit cannot help it.
+Then the peer is too slow: it holds a file and memory for nothing. A peer that has begun no block, or has no credit, may be
+silent.
 
 Spec: BP1-LIM-005.
 """
@@ -23,10 +23,10 @@ Begun = tuple[int, int]
 
 
 class MinimumRate:
-    """Spans of one connection, one after another while blocks are begun.
+    """Measures one connection in spans, one after another while there are unfinished blocks.
 
     Args:
-        begun: the blocks that are not whole and for which there is credit.
+        begun: returns the blocks that are not whole and for which there is credit.
     """
 
     __slots__ = ("_at_first", "_begun", "_received", "until_s")
@@ -45,7 +45,7 @@ class MinimumRate:
     def too_slow(self, now_s: float, received: int) -> bool:
         """Whether the span that ends now was too slow; begins the next one.
 
-        One that is looked at long after its end says nothing of the peer: this side was busy or asleep.
+        False if it is looked at long after its end: this side was busy or asleep.
         """
         if now_s < self.until_s:
             return False

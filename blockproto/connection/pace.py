@@ -1,18 +1,18 @@
-"""How fast and how long the line is, from what the peer says it received; what a piece should be, what may be under way.
+"""Pace: rate and round trip of the line, from what the peer says it has received; piece length and window from them.
 
-Pure arithmetic on times and totals handed in; no clock, no IO. A sender tells what it has ``sent``, the peer's CREDIT tells
-what it has ``received``; the difference is under way. What is under way beyond what the line itself holds stands in a queue
-somewhere (this kernel, a router), and whatever is more urgent stands behind it; with less the line is idle now and then.
+Pure arithmetic on times and totals handed in; no clock, no IO. The sender tells what it has ``sent``, the peer's CREDIT what
+it has ``received``; the difference is under way. What is under way beyond the capacity of the line waits in some queue (this
+kernel, a router), and what is more urgent waits behind it; with less the line is idle now and then.
 
     under way = rate × (least round trip + queue)      queue = ``QUEUE_LEAST_S`` + ``VARYING`` × how much round trips vary
 
 Rules (spec BP1-STR-016, BP1-STR-017):
-    1. A piece is about ``PIECE_S`` of line time, at least ``PIECE_LENGTH_MIN``, a whole block when the line is fast. One at
-       a time is followed until its first byte has arrived: the round trip tells what stood before it.
-    2. The queue keeps the line busy until CREDIT comes, which is now and then, and not evenly. Where less than half of it
-       was found the line may have been idle, and then its rate says too little: more is tried.
-    3. A round trip that was longer means a queue that is too long, or a line that has become longer. One look cannot tell
-       them apart, an experiment can: with less under way a queue becomes shorter, a line does not.
+    1. A piece takes about ``PIECE_S`` on the line; it has at least ``PIECE_LENGTH_MIN``, and a whole block on a fast line.
+       One piece at a time is timed until its first byte has arrived: the round trip shows how long the queue before it was.
+    2. The queue keeps the line busy until the next CREDIT, which does not come evenly. If less than half of the queue was
+       found, the line may have been idle and its rate underestimated: try more.
+    3. A longer round trip means that the queue is too long, or that the line has become longer. An experiment tells them
+       apart: with less under way a queue becomes shorter, a line does not.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ PIECE_S = 0.02
 PIECE_LENGTH_MIN = 4096
 PIECE_LENGTH_FIRST = 16 * 1024
 QUEUE_LEAST_S = 0.03
-"""How much line time stands in the queue where every round trip takes the same."""
+"""Length of the queue, in line time, where every round trip takes the same."""
 QUEUE_MOST_S = 0.15
 VARYING = 2.0
-"""How much more for each second that round trips differ from the usual one, on the average."""
+"""Extra queue for each second by which round trips differ from the usual one, on average."""
 SLOW_BYTES_S = 4e6
-"""On a line that carries less, a second transfer would feel what the only one has handed over too early."""
+"""A line below this rate is slow: there even a single stream limits what is under way, for the sake of the next one."""
 SLOW_S = 1.0
-"""So long it must have carried less: a busy machine stumbles now and then."""
+"""How long the rate has to stay below that: a busy machine stalls now and then."""
 BEGIN_LENGTH = 96 * 1024
-"""How many bytes may be under way at first; while so many are, each that comes lets one more go (slow start)."""
+"""Bytes that may be under way at first; while that many are, each byte received allows one more (slow start)."""
 PROOF_LENGTH = 256 * 1024
-"""So much, when it came fast, is enough to know a fast line; less can be what lay in some buffer."""
+"""Bytes that have to arrive fast to prove a fast line; fewer may have fitted into some buffer."""
 UNANSWERED_S = 2.0
-"""After so long without the first CREDIT a single stream is not held back any more."""
+"""Stop limiting a single stream after this long without the first CREDIT."""
 SELDOM_S = 0.25
 SELDOM_TRIPS = 4
-"""Nor after so long without the next one, while the line is not known yet."""
+"""The same for the next CREDIT while the line is not known yet: this many seconds or usual round trips."""
 _STEP = 1.25
 _UNSURE_S = 0.05
-"""More than this much too long is not by chance."""
+"""A single round trip that exceeds the queue by more than this is not taken for chance."""
 _LONG_TRIPS = 8
-"""Nor are so many in a row that are a little too long."""
+"""Treat more than this many consecutive slightly long round trips as a queue that is too long."""
 _TRIALS = 3
 _SAMPLE_S = 0.02
 _CLOCK_S = 1e-4
@@ -55,9 +55,9 @@ class Pace:
 
     Attributes:
         rate_bytes_s: bytes per second that arrive, or None before the first sample.
-        round_trip_s: the least time between sending a byte and hearing of its arrival, or None.
-        slow: whether the line is so slow that a single stream should not fill every buffer either.
-        unknown: whether it may yet turn out to be so slow.
+        round_trip_s: the shortest time from sending a byte to hearing of its arrival, or None.
+        slow: whether even a single stream should not fill every buffer.
+        unknown: whether the line may still turn out to be slow.
     """
 
     __slots__ = (
@@ -105,18 +105,18 @@ class Pace:
         self._tried_s: list[float] = []
 
     def go_on_from(self, before: Pace) -> None:
-        """Begin with what was found out over an earlier connection; how long the line is the first byte will tell."""
+        """Begin with what an earlier connection has learned, except the round trip."""
         self.rate_bytes_s, self.slow, self._slow_since = before.rate_bytes_s, before.slow, before._slow_since
         self._window, self._trip_varies_s = before._window, before._trip_varies_s
         self.unknown, self._starting = before.unknown, before._starting
 
     @property
     def binds_one(self) -> bool:
-        """Whether it says how much may be under way also while there is a single stream."""
+        """Whether a single stream is limited as well."""
         return self.unknown or self.slow
 
     def sent(self, before: int, now_s: float) -> None:
-        """More payload is being sent, behind the ``before`` bytes that were sent so far."""
+        """More payload is being sent; ``before``: payload bytes sent before it."""
         if before <= self._received:
             self._sampled_s, self._sampled_total, self._idle = now_s, before, True
         self._sent = before
@@ -126,13 +126,13 @@ class Pace:
             self._probe = (before, now_s, before - self._received)
 
     def waited(self, now_s: float) -> None:
-        """A sender has waited for CREDIT: one that comes so seldom tells nothing of the line."""
+        """A sender has waited for CREDIT in vain: if it comes too seldom to measure the line, stop trying to."""
         if self._first_sent_s is None:
             return
         if self.round_trip_s is None or self._trip_usual_s is None:
             seldom = now_s - self._first_sent_s >= UNANSWERED_S
         else:
-            since_s = max(self._heard_s, self._sampled_s)  # nothing is to be heard while nothing is under way
+            since_s = max(self._heard_s, self._sampled_s)  # while nothing is under way no CREDIT comes
             seldom = now_s - since_s >= max(SELDOM_S, SELDOM_TRIPS * self._trip_usual_s)
         if seldom:
             self.unknown = self._starting = False
@@ -155,7 +155,7 @@ class Pace:
             self._sampled_s, self._sampled_total, self._idle = now_s, total, False
 
     def _recognise_a_fast_line(self, total: int, now_s: float) -> None:
-        """A fast one shows it before there is a sample: all that came since the first byte is what it carried at least."""
+        """Recognise a fast line before the first sample: it carried at least what has arrived since the first byte."""
         if not self.unknown or self._first_sent_s is None or total < PROOF_LENGTH:
             return
         least = total / max(now_s - self._first_sent_s, _CLOCK_S)
@@ -164,7 +164,7 @@ class Pace:
             self.rate_bytes_s = max(least, self.rate_bytes_s or 0.0)
 
     def _sample_rate(self, rate: float, now_s: float) -> None:
-        """Take a sample; where the line was idle for a part of it, that is the least that it carries."""
+        """Take a sample of the rate; one during which the line was partly idle is a lower bound."""
         old = self.rate_bytes_s
         if self._idle:
             self.rate_bytes_s = rate if old is None else max(rate, old)
@@ -178,12 +178,12 @@ class Pace:
         self.slow = self._slow_since is not None and now_s - self._slow_since >= SLOW_S
 
     def _on_round_trip(self, trip_s: float, late_s: float, behind: int) -> None:
-        """Judge by one round trip whether more may be under way, or less.
+        """Let a round trip decide whether more or less may be under way.
 
         Args:
-            trip_s: how long it was.
-            late_s: how much of it CREDIT was probably late: it comes now and then.
-            behind: bytes that were under way before it; when they were many more than the window, it tells only that.
+            trip_s: its length in seconds.
+            late_s: the part of it that was probably spent waiting for CREDIT to be sent.
+            behind: bytes that were under way before it; if many more than the window, the trip shows nothing else.
         """
         least_s = self.round_trip_s = trip_s if self.round_trip_s is None else min(self.round_trip_s, trip_s)
         trip_s = max(least_s, trip_s - late_s)
@@ -201,19 +201,19 @@ class Pace:
                 self._on_long_trip(trip_s, fair, much=queued_s > queue_s + _UNSURE_S)
             return
         if queued_s < queue_s / 2:
-            filled = behind > self._window / 2  # else the line was idle because there was nothing to send
+            filled = behind > self._window / 2  # otherwise the sender had nothing to send
             self._window = max(self._window * (_STEP if filled else 1.0), fair)
         self._long_trips = 0
         self._tried_s.clear()
 
     def _vary(self, trip_s: float) -> None:
-        """Keep count of how much round trips vary, however long they are."""
+        """Average the round trips and how much they vary."""
         off_s = 0.0 if self._trip_usual_s is None else trip_s - self._trip_usual_s
         self._trip_usual_s = trip_s - (1 - _SMOOTHING_TRIPS) * off_s
         self._trip_varies_s += _SMOOTHING_TRIPS * (abs(off_s) - self._trip_varies_s)
 
     def _on_long_trip(self, trip_s: float, fair: float, *, much: bool) -> None:
-        """Find out, with less under way, whether a queue has made it so long or the line."""
+        """Find out, with less under way, whether the queue or the line has become longer."""
         self._long_trips += 1
         if not much and not self._tried_s and self._long_trips <= _LONG_TRIPS:
             return
@@ -227,19 +227,19 @@ class Pace:
             self._tried_s.clear()
 
     def piece_length(self, longest: int) -> int:
-        """How many bytes the next piece should have, at most ``longest``."""
+        """The best length of the next piece in bytes, at most ``longest``."""
         if self.rate_bytes_s is None:
             return min(PIECE_LENGTH_FIRST, longest)
         return min(max(PIECE_LENGTH_MIN, int(self.rate_bytes_s * PIECE_S)), longest)
 
     def under_way_without_queue(self) -> int:
-        """What the line itself holds, as far as that is known; with no more under way nothing waits anywhere."""
+        """Bytes that the line itself holds, as far as known: with no more under way there is no queue."""
         if self.rate_bytes_s is None or self.round_trip_s is None:
             return self.under_way_max()
         return min(self.under_way_max(), int(self.rate_bytes_s * self.round_trip_s))
 
     def under_way_max(self) -> int:
-        """How many bytes may be under way when one more piece is begun, while the line is shared, slow or unknown."""
+        """Bytes that may be under way when one more piece is begun, while the line is shared, slow or unknown."""
         if self._starting:
             return max(int(self._window), self._beginning)
         return int(self._window) or BEGIN_LENGTH

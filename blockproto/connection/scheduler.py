@@ -1,13 +1,13 @@
-"""Who may write to a connection next: one writer at a time, the waiting ones served fairly.
+"""Scheduler: which task may write to a connection next; one at a time, and fairly.
 
-Control frames go before every payload. Among payloads the priorities interactive, normal and bulk weigh 16 : 4 : 1 by
-bytes; within a priority the streams take turns; none starves. Each priority has a virtual time that advances by
-bytes / weight when it is served; the lowest goes next. A priority that was idle starts from the virtual time of who was
-served last, so it cannot save up a claim.
+Control frames go before all payload. Among payloads the priorities interactive, normal and bulk weigh 16 : 4 : 1 by bytes;
+within a priority the streams take turns; none starves. Each priority has a virtual time that advances by bytes / weight
+when it is served; the lowest goes next. A priority that was idle starts from the virtual time of the one served last, so it
+cannot save up a claim.
 
-A stream that has just written usually comes back at once with its next piece. So the next writer is not chosen when the
-turn is given back but a moment later, when all who want it have said so; otherwise two streams would simply alternate,
-whatever their weights.
+A stream that has just written usually comes back at once with its next piece. So the next writer is chosen a moment after
+the turn was given back, when all who want it have asked; otherwise two streams would simply alternate, whatever their
+weights.
 
 Spec: BP1-STR (fair sending).
 """
@@ -23,14 +23,14 @@ WEIGHTS = (16, 4, 1)
 """Bytes by priority: interactive, normal, bulk."""
 
 CONTROL = len(WEIGHTS)
-"""The turn of frames without payload: it comes before every priority and costs nothing."""
+"""The priority of frames without payload: before all others, and without cost."""
 
 MayGo = Callable[[], bool]
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A task that wants the turn, and whether it could use it now."""
+    """A task that waits for the turn, and whether it could use it now."""
 
     task: trio.lowlevel.Task
     may_go: MayGo
@@ -50,7 +50,7 @@ class Scheduler:
 
     @property
     def held(self) -> bool:
-        """Whether somebody has the turn."""
+        """Whether a task has the turn."""
         return self._held
 
     async def take(self, priority: int, may_go: MayGo = lambda: True) -> None:
@@ -58,7 +58,7 @@ class Scheduler:
 
         Args:
             priority: an index of ``WEIGHTS``, or ``CONTROL``.
-            may_go: asked before the turn is handed over; who answers no is passed over until ``wake``.
+            may_go: asked before the turn is given; the task is passed over until ``wake`` if it returns False.
 
         Cancellation: the turn is not held.
         """
@@ -80,7 +80,7 @@ class Scheduler:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def give(self, priority: int, length: int) -> None:
-        """Give the turn back after having written ``length`` bytes at ``priority``."""
+        """Give the turn back after writing ``length`` bytes at ``priority``."""
         if priority != CONTROL:
             self._served[priority] += length / WEIGHTS[priority]
         self._held = False
@@ -90,7 +90,7 @@ class Scheduler:
             self.wake()
 
     def wake(self) -> None:
-        """Look again who may go: credit came, or a stream ended."""
+        """Ask the waiting tasks again whether they may go: credit came, or a stream ended."""
         if not self._held and not self._choosing and any(self._waiting):
             self._choosing = True
             trio.lowlevel.current_trio_token().run_sync_soon(self._choose_now)

@@ -1,10 +1,10 @@
-"""Send buffers: where the bytes lie that a connection is about to send, and who of its streams may put some there.
+"""Send buffers: memory for the pieces that a connection is about to send, and which of its streams may use it.
 
-A stream that could send nothing now reads nothing: it waits here, without memory, until the other side has granted enough
-credit for its next piece. There are few places for each priority, so that a connection with thousands of streams has a few
-pieces in memory, and a stream that is not read holds back no other.
+A stream that cannot send now does not read either: it waits here, without memory, until the peer has granted enough credit
+for its next piece. There are few buffers for each priority, so a connection with thousands of streams has a few pieces in
+memory, and a stream without credit holds up no other.
 
-    stream ── credit for a piece, and a place ──→ read ──→ its turn (``turns``) ──→ written: the place is free
+    stream ── credit for a piece, a buffer ──→ read ──→ its turn (``scheduler``) ──→ written: the buffer is free
 
 Spec: BP1-LIM-003.
 """
@@ -19,19 +19,19 @@ import trio
 from .scheduler import WEIGHTS
 
 BUFFERS_MAX = 2
-"""For each priority: while one piece is being sent the next can be read."""
+"""Buffers of each priority: while one piece is being sent the next can be read."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """A task that wants a place, and whether it could use it now."""
+    """A task that waits for a buffer, and whether it could use it now."""
 
     task: trio.lowlevel.Task
     may_go: Callable[[], bool]
 
 
 class SendBuffers:
-    """The places of one connection."""
+    """The buffers of one connection."""
 
     __slots__ = ("_choosing", "_free", "_memories", "_waiting")
 
@@ -43,17 +43,17 @@ class SendBuffers:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody has a place or wants one."""
+        """Whether no buffer is in use or waited for."""
         return not any(self._waiting) and all(free == BUFFERS_MAX for free in self._free)
 
     async def take(self, priority: int, may_go: Callable[[], bool]) -> None:
-        """Wait for a place.
+        """Wait for a buffer.
 
         Args:
             priority: an index of ``WEIGHTS``.
-            may_go: asked before a place is handed over; who answers no is passed over until ``wake``.
+            may_go: asked before a buffer is given; the task is passed over until ``wake`` if it returns False.
 
-        Cancellation: there is no place to give back.
+        Cancellation: no buffer is held.
         """
         waiting = self._waiting[priority]
         if not waiting and self._free[priority] and may_go():
@@ -70,12 +70,12 @@ class SendBuffers:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def give(self, priority: int) -> None:
-        """Give a place back."""
+        """Give a buffer back."""
         self._free[priority] += 1
         self.wake()
 
     def memory(self, length: int) -> memoryview:
-        """Memory of ``length`` bytes at least; ``put_back`` when nothing of it is needed any more."""
+        """Memory of at least ``length`` bytes; ``put_back`` when it is not needed any more."""
         while self._memories:
             memory = self._memories.pop()
             if len(memory) >= length:
@@ -83,12 +83,12 @@ class SendBuffers:
         return memoryview(bytearray(length))
 
     def put_back(self, memory: memoryview) -> None:
-        """The memory can be used for other bytes."""
+        """Let the memory be used again."""
         if len(self._memories) < BUFFERS_MAX:
             self._memories.append(memory)
 
     def wake(self) -> None:
-        """Look again who may go: credit came, or a stream ended."""
+        """Ask the waiting tasks again whether they may go: credit came, or a stream ended."""
         if not self._choosing and any(self._waiting):
             self._choosing = True
             trio.lowlevel.current_trio_token().run_sync_soon(self._choose)

@@ -1,4 +1,4 @@
-"""What a connection and the transfers on it know of each other: who takes a stream's events, and how a stream begins."""
+"""The interface between a connection and its streams: what handles a stream's events, and how a stream begins."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from .endpoint import Part
 
 
 class StreamHandler(Protocol):
-    """What takes the events of one stream.
+    """Handles the events of one stream.
 
-    ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), the handler ``ended``.
-    StoreFailed ends more than a stream and passes through. ``ended`` may come while one of them waits.
+    ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), and ``ended`` is called.
+    StoreFailed ends the connection. ``ended`` may be called while one of them waits.
     """
 
     @property
     def waits(self) -> bool:
-        """Whether the next event may have to wait, for a slow disk say: then the connection reads on meanwhile."""
+        """Whether the next event may have to wait, say for a slow disk: the connection then reads on meanwhile."""
 
     async def received(self, message: Message, payload_length: int) -> None:
-        """A message of the peer; its payload, if any, follows in ``payload`` calls."""
+        """Handle a message; its payload, if any, follows in calls of ``payload``."""
 
     async def payload(self, position: int, view: memoryview, last: bool) -> None:
-        """Bytes at ``position`` of the file; ``view`` is valid until this returns; ``last``: the frame ends here."""
+        """Handle bytes at ``position`` of the file; ``view`` is valid until this returns; ``last``: the frame ends here."""
 
     def ended(self, error: BlockprotoError) -> None:
-        """The stream cannot go on, for this reason."""
+        """Hear why the stream cannot go on."""
 
 
 class Opening(NamedTuple):

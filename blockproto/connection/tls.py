@@ -1,11 +1,10 @@
-"""TLS over a connection, both sides: the handshake with its end in time, and whose certificate it is.
+"""TLS over an endpoint, for both sides: the handshake with its deadline, the judgement of the certificate, and an endpoint.
 
-Inside, everything is as without it: what comes out is an endpoint. The standard library's TLS works on memory; here the
-bytes go between that memory and the connection, many records at a time: a pass through the scheduler for each record of
-16 KiB would cost more than its encryption.
+The standard library's TLS works on memory; here the bytes go between that memory and the connection, many records at a time:
+a pass through the scheduler for each record of 16 KiB would cost more than its encryption.
 
-What comes is read into the caller's own memory and decrypted there. That is safe because it is never longer than it was
-encrypted: the plain text ends before the bytes that TLS has not been handed yet.
+Received bytes are read into the caller's own memory and decrypted there. That is safe because plain text is never longer
+than its encryption: it ends before the bytes that TLS has not been handed yet.
 
     0 ≤ filled ≤ handed ≤ came ≤ len(view):  plain text | free | not handed yet | free
 
@@ -40,14 +39,14 @@ Trust = Callable[[bytes], None]
 
 
 class TlsEndpoint:
-    """The inside of a TLS connection.
+    """The plain-text side of a TLS connection.
 
     Args:
         outer: the connection; owned from now on.
         context: certificates, keys and versions.
-        server_side: whether the peer dialled.
-        server_hostname: what the server was called by who dialled.
-        first: what was read of the connection already.
+        server_side: whether this side is the server.
+        server_hostname: the name that the client uses for the server.
+        first: bytes of the connection that were read already.
     """
 
     def __init__(
@@ -73,10 +72,10 @@ class TlsEndpoint:
         """Do the handshake.
 
         Raises:
-            ConnectionLost: it failed; not retryable where the certificate is not trusted, or where a client was answered by
-                something that is no TLS.
+            ConnectionLost: it failed; not retryable if the certificate is not trusted, or if the server does not answer in
+                TLS.
 
-        Cancellation: close the connection.
+        Cancellation: the caller has to close the connection.
         """
         while True:
             try:
@@ -97,7 +96,7 @@ class TlsEndpoint:
             self._incoming.write(view[:came])
 
     def _failure(self, error: ssl.SSLError) -> ConnectionLost:
-        """What a failed handshake means."""
+        """The error to raise for a failed handshake."""
         if isinstance(error, ssl.SSLCertVerificationError):
             advice = _CERTIFICATE_ADVICE.get(error.verify_code, "")
             return ConnectionLost(
@@ -116,7 +115,7 @@ class TlsEndpoint:
 
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint."""
-        # Room is left for a record of which a part came before, so that the plain text of all that comes fits.
+        # Leave room for a record of which a part came before, so that the plain text of all that comes fits.
         space = view[: max(_READ_LEAST, len(view) - RECORD_LENGTH_MAX)]
         received = self._decrypt(view)
         while received is None:
@@ -127,7 +126,7 @@ class TlsEndpoint:
         return received
 
     def _decrypt_in_place(self, view: memoryview, came: int) -> int | None:
-        """Decrypt the first ``came`` bytes of ``view`` into its beginning; returns what ``_decrypt`` does."""
+        """Decrypt the first ``came`` bytes of ``view`` into its beginning; returns as ``_decrypt``."""
         filled = 0
         for begin in range(0, came, _HAND_OVER_MOST):
             handed = min(begin + _HAND_OVER_MOST, came)
@@ -139,7 +138,7 @@ class TlsEndpoint:
         return filled or None
 
     def _decrypt(self, view: memoryview) -> int | None:
-        """What has come whole, into ``view``; 0 at the end of TLS, None if nothing has."""
+        """Decrypt all complete records into ``view``; returns how many bytes, 0 at the end of TLS, None if there is none."""
         filled, space, read = 0, len(view), self.tls.read
         try:
             while filled < space:
@@ -175,7 +174,7 @@ class TlsEndpoint:
         self._outer.limit_unsent(limited)
 
     async def end_sending(self) -> None:
-        """See Endpoint; TLS has no half-close that means anything here."""
+        """See Endpoint; TLS has no usable half-close, so nothing happens."""
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
@@ -184,11 +183,11 @@ class TlsEndpoint:
 
 
 async def answer_tls(endpoint: Endpoint, first: bytes, context: ssl.SSLContext, until: float) -> Endpoint:
-    """Be the server of a TLS handshake.
+    """Do a TLS handshake as the server.
 
     Args:
         endpoint: the connection; owned from now on.
-        first: what was read of it already.
+        first: bytes of it that were read already.
         context: certificate and key.
         until: the Trio time at which the handshake must have ended.
 
@@ -205,18 +204,21 @@ async def answer_tls(endpoint: Endpoint, first: bytes, context: ssl.SSLContext, 
 async def begin_tls(
     endpoint: Endpoint, context: ssl.SSLContext, host: str, trust: Trust | None, alpn: str, until: float
 ) -> Endpoint:
-    """Be the client of a TLS handshake; errors and cancellation as for ``answer_tls``.
+    """Do a TLS handshake as the client.
 
     Args:
         endpoint: the connection; owned from now on.
-        context: how the certificate is judged, if ``trust`` is None.
+        context: judges the certificate, if ``trust`` is None.
         until: the Trio time at which the handshake must have ended.
-        host: the name to send and, unless ``trust`` judges, to hold the certificate against.
-        trust: judges the certificate before anything else is sent, or None where ``context`` did.
+        host: the name to send and, unless ``trust`` judges, to check the certificate against.
+        trust: judges the certificate before anything but the handshake is sent, or None.
         alpn: the protocol that the server must have chosen.
 
     Raises:
-        What ``trust`` raises; then nothing was sent but the handshake.
+        ConnectionLost: it failed, took too long, or the server chose another protocol; the connection is closed.
+        Exception: as ``trust`` raises it; the connection is closed.
+
+    Cancellation: the connection is closed.
     """
     inside = TlsEndpoint(endpoint, context, server_hostname=host)
     await _shake_hands(inside, until)
@@ -251,7 +253,7 @@ _NO_TLS = {
     "PACKET_LENGTH_TOO_LONG",
     "RECORD_LAYER_FAILURE",
 }
-"""What OpenSSL says of bytes that are no TLS."""
+"""OpenSSL's reasons for bytes that are not TLS."""
 _CERTIFICATE_ADVICE = {
     9: "; it is not valid yet: look at this machine's clock, or have its owner renew it",
     10: "; have its owner renew it, or look at this machine's clock",
@@ -261,7 +263,7 @@ _CERTIFICATE_ADVICE = {
     62: "; use the name that the certificate is for",
     64: "; use the name that the certificate is for",
 }
-"""What to do, by OpenSSL's number."""
+"""What to do, by OpenSSL's verify_code."""
 
 
 def _why(error: ssl.SSLError) -> str:

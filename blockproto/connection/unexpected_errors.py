@@ -1,11 +1,11 @@
-"""Errors that nobody expected: logged once with their traceback, then they end what they belong to and nothing else.
+"""Unexpected errors: log them once with their traceback, and let them end what they belong to and nothing else.
 
     in a handler of a stream      its stream hears INTERNAL
     elsewhere in a connection     the connection hears INTERNAL
     in what makes bytes durable   the store has failed: only that ends a server (``transfer.committer``)
 
-Expected are the errors of ``errors`` except ``LocalProtocolError``, which is a bug on this side. Memory that is wanting is
-neither: it ends the connection that wanted it (BP1-LIM-006). ``KeyboardInterrupt`` and cancellation pass.
+The errors of ``errors`` are expected, except ``LocalProtocolError``, which is a bug on this side. MemoryError is neither: it
+ends the connection that ran out of memory (BP1-LIM-006). ``KeyboardInterrupt`` and cancellation pass.
 
 Spec: BP1-ERR-010.
 """
@@ -21,22 +21,22 @@ log = logging.getLogger(__name__)
 
 
 def is_expected(error: BaseException) -> TypeGuard[BlockprotoError]:
-    """Whether somebody raised it on purpose, to be told to the peer or the caller."""
+    """Whether the error was raised on purpose, for the peer or the caller."""
     return isinstance(error, BlockprotoError) and not isinstance(error, LocalProtocolError)
 
 
 def wants_memory(error: BaseException) -> bool:
-    """Whether it says that memory is wanting, alone or in a group."""
+    """Whether it is, or a group contains, a MemoryError."""
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(MemoryError) is not None
     return isinstance(error, MemoryError)
 
 
 def unexpected(what: str, error: BaseException) -> InternalError:
-    """Log ``error`` with its traceback; returns what to tell the peer and the caller.
+    """Log ``error`` with its traceback; returns the error to tell the peer and the caller.
 
     Args:
-        what: what it ends, as the beginning of a sentence: "stream 3 of 192.0.2.1:4000".
+        what: what the error ends, as the subject of a sentence: "stream 3 of 192.0.2.1:4000".
         error: what was raised.
     """
     log.error(

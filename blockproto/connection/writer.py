@@ -1,15 +1,14 @@
-"""What one connection says: control frames first, payload when credit, the other streams and its turn allow it.
+"""The writing side of a connection: control frames first, then payload as credit, pace and turns allow.
 
-Control frames are queued (``post``) and written by whoever has the turn, or by a task that lives as long as there are any;
-payload waits in the task that has it (``send``). So an idle connection has nothing here but empty collections.
+Control frames are queued (``post``) and written by the task that has the turn, or by one that lives while there are any;
+payload waits in its own task (``send``). So an idle connection holds nothing here but empty collections.
 
 Rules:
     1. A frame reaches the wire whole or the connection ends: a send that fails or is cancelled tells the owner.
-    2. The queue of control frames is bounded: acknowledgements of a stream merge, CREDIT is made when written, and whoever
-       reads waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes wait.
-    3. With more than one stream that shares the line, or on a slow one, a piece is begun only while the pace allows more
-       under way: what was handed over too early cannot be overtaken. For the same reason little lies unsent in the kernel
-       then, and from the beginning until the line is known to be fast (BP1-STR-017).
+    2. The queue of control frames is bounded: ACKs of a stream merge, CREDIT is made when it is written, and the reader
+       waits in ``drained`` while more than ``CONTROL_LENGTH_MAX`` bytes are queued.
+    3. While several streams share the line, or it is slow or not known yet, a piece is begun only if the pace allows more
+       under way, and little may lie unsent in the kernel: what was handed over cannot be overtaken (BP1-STR-017).
 
 Spec: BP1-STR-012 to 014, BP1-STR-016, BP1-STR-017.
 """
@@ -36,9 +35,9 @@ from .stream_handler import Opening, StreamHandler
 
 PATIENCE_S = 1.0
 PATIENCE_TRIPS = 4
-"""After so long without CREDIT a sender goes on within its allowance, whatever is under way (BP1-STR-017)."""
+"""How long to wait for CREDIT before going on within the allowance, whatever is under way (BP1-STR-017)."""
 CONTROL_LENGTH_MAX = 1 << 20
-"""Bytes of control frames that may wait to be written before reading pauses."""
+"""Bytes of queued control frames above which reading pauses."""
 _ACK_RUNS_MAX = 128
 
 log = logging.getLogger(__name__)
@@ -48,19 +47,19 @@ class Owner(Protocol):
     """The connection, as far as writing needs it."""
 
     def open(self, handler: StreamHandler) -> int:
-        """Begin a stream of our own."""
+        """Begin a stream of this side."""
 
     def takes_nothing(self, reason: ConnectionLost) -> None:
-        """A write failed: the peer takes nothing more."""
+        """Hear that a write failed: the peer takes nothing more."""
 
     def close(self, reason: BlockprotoError | None = None) -> None:
         """End the connection now."""
 
     def wrote(self) -> None:
-        """Something was written."""
+        """Hear that something was written."""
 
     def said_all(self) -> None:
-        """No control frame waits any more."""
+        """Hear that no control frame is queued any more."""
 
 
 class Writer:
@@ -69,12 +68,12 @@ class Writer:
     Args:
         endpoint: the byte stream.
         session: what may be said.
-        owner: who is told of the end.
+        owner: the connection.
 
     Attributes:
-        pace: how fast the line is.
+        pace: the estimate of the line's speed.
         gone: why no payload can be sent any more, or None.
-        mute: whether nothing at all is said any more.
+        mute: whether nothing at all is sent any more.
     """
 
     __slots__ = (
@@ -121,39 +120,39 @@ class Writer:
     # ---- life -------------------------------------------------------------------------------------------------
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Write from now on; what was queued before goes out."""
+        """Begin to write, with what was queued before."""
         self._nursery = nursery
         self._pump_soon()
 
     def part_with(self, reason: BlockprotoError) -> None:
-        """Send no more payload; who waits for that hears ``reason``."""
+        """Send no more payload; tasks that wait to send it raise ``reason``."""
         self.gone = self.gone or reason
         self.wake()
 
     def end(self, reason: BlockprotoError) -> None:
-        """Say nothing more."""
+        """Send nothing more."""
         self.mute = True
         self.part_with(reason)
         self._tell_drained()
 
     def wake(self) -> None:
-        """Look again who may send: credit came, or a stream ended."""
+        """Let waiting tasks check again whether they may send: credit came, or a stream ended."""
         self._scheduler.wake()
         if self._buffers is not None:
             self._buffers.wake()
 
     @property
     def quiet(self) -> bool:
-        """Whether no control frame waits and nobody is writing."""
+        """Whether no control frame is queued and no task is writing."""
         return not self._control and not self._acks and not self._scheduler.held
 
     @property
     def overfull(self) -> bool:
-        """Whether so much waits that reading should pause."""
+        """Whether so many bytes are queued that reading should pause."""
         return self._control_length > CONTROL_LENGTH_MAX and not self.mute
 
     async def drained(self) -> None:
-        """Wait until some of what waits was written, or nothing is said any more."""
+        """Wait until some of the queue was written, or nothing is sent any more. Cancellation: no effect."""
         self._drained = self._drained or trio.Event()
         await self._drained.wait()
 
@@ -165,9 +164,9 @@ class Writer:
     # ---- control frames ---------------------------------------------------------------------------------------
 
     def post(self, stream: int, message: Message) -> None:
-        """Queue a frame without payload; it is written soon, before any payload that is not being written yet.
+        """Queue a frame without payload; it goes before all payload that is not being written yet.
 
-        What is said on a stream that has ended meanwhile is dropped; of one that was rejected only its ERROR is left to say.
+        Drop it if the stream has ended meanwhile; on a rejected stream only its ERROR is sent.
 
         Raises:
             LocalProtocolError: not legal now.
@@ -176,7 +175,7 @@ class Writer:
             self.queue(self._session.send(stream, message))
 
     def post_ack(self, stream: int, position: int, runs: list[Run]) -> None:
-        """Queue an ACK of ``runs``; it merges with one of the same stream that still waits."""
+        """Queue an ACK of ``runs``, merged with a queued one of the same stream."""
         if self.mute or not self._session.is_live(stream):
             return
         before = self._acks.get(stream)
@@ -187,11 +186,11 @@ class Writer:
         self._pump_soon()
 
     def forget(self, stream: int) -> None:
-        """Acknowledge nothing more on ``stream``."""
+        """Drop a queued ACK of ``stream``."""
         self._acks.pop(stream, None)
 
     def queue(self, frame: bytes) -> None:
-        """Queue a frame that the session has counted already."""
+        """Queue a frame that the session has encoded."""
         if self.mute:
             return
         self._control.append(frame)
@@ -199,7 +198,7 @@ class Writer:
         self._pump_soon()
 
     def take_control_frames(self) -> list[bytes]:
-        """What waits, to be written now."""
+        """Empty the queue; returns its frames, to be written now."""
         frames, self._control, self._control_length = self._control, [], 0
         acks, self._acks = self._acks, {}
         for stream, (position, held) in acks.items():
@@ -228,7 +227,7 @@ class Writer:
 
     @contextlib.asynccontextmanager
     async def control_turn(self) -> AsyncIterator[None]:
-        """The turn of frames without payload: before every payload that is not being written yet."""
+        """Hold the turn for frames without payload: before all payload that is not being written yet."""
         await self._scheduler.take(CONTROL)
         try:
             yield
@@ -236,7 +235,13 @@ class Writer:
             self._scheduler.give(CONTROL, 0)
 
     async def write(self, parts: list[Part] | list[bytes]) -> None:
-        """Write whole frames; the caller has the turn."""
+        """Write whole frames; the caller has the turn.
+
+        Raises:
+            ConnectionLost: the connection broke.
+
+        Cancellation: the connection is closed.
+        """
         try:
             await self._endpoint.send(parts)
         except ConnectionLost as exc:
@@ -251,7 +256,7 @@ class Writer:
     # ---- payload ----------------------------------------------------------------------------------------------
 
     async def granted(self) -> None:
-        """Wait until credit for something is granted, or nothing is said any more; see ``Connection.granted``."""
+        """See ``Connection.granted``."""
         if self.mute or self.gone is not None or self._session.sendable(0) > 0:
             return
         buffers = self._buffers = self._buffers or SendBuffers()
@@ -266,7 +271,7 @@ class Writer:
     async def buffers(
         self, stream: int, wanted: Callable[[], int], priority: Priority, least: int
     ) -> AsyncIterator[memoryview]:
-        """While inside there is memory for a piece that credit was granted for; see ``Connection.buffers``."""
+        """See ``Connection.buffers``."""
         buffers = self._buffers = self._buffers or SendBuffers()
 
         def may_go() -> bool:
@@ -290,7 +295,7 @@ class Writer:
                 self._buffers = None
 
     async def send(self, stream: int, message: Message, payload: Part, priority: Priority) -> None:
-        """Write one frame with ``payload``; see ``Connection.send``."""
+        """See ``Connection.send``."""
         length = len(payload)
         await self._take_turn(stream, length, priority)
         try:
@@ -301,7 +306,7 @@ class Writer:
             self._scheduler.give(priority, length)
 
     async def send_openings(self, openings: Sequence[Opening], priority: Priority) -> list[int]:
-        """Begin a stream for each of ``openings``; see ``Connection.send_openings``."""
+        """See ``Connection.send_openings``."""
         streams: list[int] = []
         while len(streams) < len(openings):
             length = len(openings[len(streams)].payload)
@@ -317,7 +322,7 @@ class Writer:
         return streams
 
     def _open_all(self, openings: Sequence[Opening], priority: Priority) -> tuple[list[int], list[Part]]:
-        """Open what there is room for, the first in any case; returns the ids and what to write."""
+        """Open as many as there is room for, at least one; returns the ids and what to write."""
         streams: list[int] = []
         frames: list[Part] = []
         for handler, message, payload in openings:
@@ -330,7 +335,7 @@ class Writer:
 
     @contextlib.contextmanager
     def sending(self, stream: int) -> Iterator[None]:
-        """While inside, ``stream`` is one of those that share the line."""
+        """Count ``stream`` among those that share the line, while inside."""
         self._sending[stream] = None
         self._limit_unsent()
         try:
@@ -341,7 +346,7 @@ class Writer:
 
     @contextlib.contextmanager
     def expecting(self, priority: Priority) -> Iterator[None]:
-        """While inside, payload of ``priority`` is about to be sent: what is less urgent puts nothing before it."""
+        """Hold back payload that is less urgent than ``priority``, which is about to be sent, while inside."""
         self._expected += (priority,)
         try:
             yield
@@ -351,16 +356,16 @@ class Writer:
             self._scheduler.wake()
 
     def _limit_unsent(self) -> None:
-        """Let the kernel have much only where nothing is meant to overtake it: one stream, and a line known as fast."""
+        """Let the kernel queue much only where nothing has to overtake it: for a single stream on a fast line."""
         self._endpoint.limit_unsent(bool(self._sending) and self._bound)
 
     @property
     def _bound(self) -> bool:
-        """Whether the pace says how much may be under way, not credit alone."""
+        """Whether the pace limits what is under way, and not credit alone."""
         return len(self._sending) > 1 or self.pace.binds_one
 
     def piece_length(self) -> int:
-        """How many bytes the next piece should have; never more than a quarter of what the peer allows at once."""
+        """The best length of the next piece in bytes, at most a quarter of what the peer allows at once."""
         hello = self._session.peer_hello
         longest = self._session.piece_length_max
         if hello is not None:
@@ -368,7 +373,7 @@ class Writer:
         return self.pace.piece_length(longest)
 
     def credited(self, now_s: float) -> None:
-        """The peer said what it has received of the connection."""
+        """CREDIT came: the peer says how many bytes it has received on the connection."""
         self._beyond_pace = 0
         self._be_patient(now_s)
         self.pace.received(self._session.received_by_peer(0), now_s)
@@ -398,11 +403,11 @@ class Writer:
             self._scheduler.give(priority, 0)
 
     def _be_patient(self, now_s: float) -> None:
-        """Wait for CREDIT once more before going on without it (BP1-STR-017)."""
+        """Begin a new wait for CREDIT before going on without it (BP1-STR-017)."""
         self._patient_until = now_s + max(PATIENCE_S, PATIENCE_TRIPS * (self.pace.round_trip_s or 0.0))
 
     def _go_on_without_credit(self, length: int) -> None:
-        """Let twice as much more be under way each time that CREDIT is wanting for so long."""
+        """Double what may be under way beyond the pace, each time CREDIT did not come in time."""
         now_s = trio.current_time()
         self.pace.waited(now_s)
         self._limit_unsent()
@@ -412,7 +417,7 @@ class Writer:
             self._scheduler.wake()
 
     def _has_room(self, stream: int, length: int, priority: Priority) -> bool:
-        """Whether ``length`` bytes may go now on ``stream`` (0: on one that is yet to be opened)."""
+        """Whether ``length`` bytes may be sent now on ``stream`` (0: on a new one)."""
         if self.mute or self.gone is not None or (stream and not self._session.is_live(stream)):
             return True
         if stream == 0 and not self._session.may_open:
