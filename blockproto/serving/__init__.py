@@ -1,7 +1,5 @@
-"""Who answers: what stands between a listening socket and the transfers, and what an operator sees of it.
+"""Serving: from a listening socket to the handlers of requests.
 
 socket (opened or passed) → acceptor → detect → server → handlers
                             handshake_slots
-↓
-logs · metrics
 """

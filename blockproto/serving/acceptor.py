@@ -1,18 +1,19 @@
-"""The acceptor: accepts connections, and lets those wait who have not said enough to be answered.
+"""The acceptor: accept connections, and keep them waiting until enough has come to answer them.
 
-    listener → accepted, with a slot among strangers → waiting: a socket, a slot, a time
-                                                     → ready: enough came that somebody answers it → the server
+    listener → accepted, with a handshake slot → pending: a socket, a slot, a deadline
+                                               → ready: enough has come to tell the protocol → the server
 
-A connection with a task, a session and buffers costs many times one that waits here, and an attacker has thousands of them
-for the price of their first byte. So bytes are looked at here and left where they are (MSG_PEEK), and the kernel is asked
-to say something again only when enough of them may be there (SO_RCVLOWAT): a byte a second costs nothing.
+A connection with a task, a session and buffers costs many times a pending one, and an attacker could have thousands of them
+for one byte each. So the first bytes are only looked at (MSG_PEEK), and the kernel reports the socket again only when enough
+of them may be there (SO_RCVLOWAT): a peer that sends a byte a second costs nothing.
 
 Rules:
-    1. What is done in one pass of the scheduler is bounded, so that a crowd costs those who are in little of their time.
-    2. Who is still here ``GREETING_S`` after it came is closed, without a word (BP1-HEL-014).
-    3. While many are ready nobody is accepted: a crowd of good clients that comes back waits in the kernel's queue,
-       where it takes no place from one another.
-    4. Without a descriptor or memory for one more, a stranger makes room, and nobody is accepted for ``PAUSE_S``.
+    1. The work of one pass of the scheduler is bounded, so that a crowd takes little time from established connections.
+    2. A connection that is still pending after ``GREETING_S`` is closed without a word (BP1-HEL-014).
+    3. While many are ready, none is accepted: when many honest clients come back at once they wait in the kernel's queue,
+       where they take no slots from each other.
+    4. Without a descriptor or memory for one more, the oldest pending connection of the address that has most of them is
+       closed, and none is accepted for ``PAUSE_S``.
 
 Spec: BP1-HEL-014, BP1-LIM-004, BP1-LIM-006.
 """
@@ -40,28 +41,28 @@ LOOKS_PER_PASS = 256
 LET_IN_PER_PASS = 8
 CLOSED_PER_PASS = 256
 PAUSE_S = 0.1
-"""How long nobody is accepted after there was no descriptor or memory for one more."""
+"""How long to accept no connection after there was no descriptor or memory for one more."""
 TELL_EVERY_S = 60.0
-"""How often that is said."""
+"""How often to log that."""
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC}
 _GONE_BEFORE = {
     errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN,
     errno.EHOSTUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
 }  # fmt: skip
-"""What accept(2) may say of a connection instead of giving it: the next one can be fine."""
+"""Errors of accept(2) that concern one connection: the next one may be fine."""
 _LOWAT = getattr(socket, "SO_RCVLOWAT", None)
 
 log = logging.getLogger(__name__)
 
 
 class PendingSocket:
-    """One connection that waits.
+    """A connection whose protocol is not known yet.
 
     Attributes:
         sock: its socket.
-        until: the Trio time at which it must be known who speaks.
-        place: its slot among strangers.
-        ready: whether it has said enough.
+        until: the Trio time by which its protocol has to be known.
+        place: its handshake slot.
+        ready: whether enough has come.
     """
 
     __slots__ = ("_acceptor", "_needed", "place", "ready", "sock", "until")
@@ -75,11 +76,11 @@ class PendingSocket:
         self.ready = False
 
     def has_said_enough(self, first: memoryview, dialects: Sequence[Dialect]) -> bool:
-        """Whether somebody can answer it, or it will never say more; else the kernel keeps quiet until that may be so.
+        """Whether it can be answered, or nothing more will come; else let the kernel report it when that may be so.
 
         Args:
-            first: memory to look into.
-            dialects: those that are enabled.
+            first: memory for the first bytes.
+            dialects: the enabled ones.
 
         Raises:
             OSError: the connection broke.
@@ -88,7 +89,7 @@ class PendingSocket:
             came = self.sock.recv_into(first, len(first), socket.MSG_PEEK)
         except BlockingIOError:
             return False
-        if came < self._needed:  # its end has come, or the kernel itself is short of memory
+        if came < self._needed:  # the peer has closed, or the kernel is short of memory
             return True
         needed = enough(bytes(first[:came]), dialects)
         if needed <= came or _LOWAT is None:
@@ -98,23 +99,23 @@ class PendingSocket:
         return False
 
     def hear_everything(self) -> None:
-        """From now on the kernel tells of every byte again. Raises OSError: the connection broke."""
+        """Let the kernel report every byte again. Raises OSError: the connection broke."""
         if self._needed > 1 and _LOWAT is not None:
             self.sock.setsockopt(socket.SOL_SOCKET, _LOWAT, 1)
 
     def go(self) -> None:
-        """Close it: another has its place."""
+        """Close it: another connection gets its slot."""
         self._acceptor.close(self)
 
 
 class Acceptor:
-    """Who comes to one listening socket.
+    """Accepts the connections of one listening socket.
 
     Args:
         listener: the socket; stays the caller's.
-        slots: the slots.
-        dialects: those that are enabled.
-        let_in: takes a stranger that has said enough; its socket and place are whose who took it.
+        slots: the handshake slots of the server.
+        dialects: the enabled ones.
+        let_in: takes a connection that is ready; it owns the socket and the slot from then on.
     """
 
     def __init__(
@@ -130,15 +131,19 @@ class Acceptor:
         self._let_in = let_in
         self._poll = select.epoll()
         self._first = memoryview(bytearray(ENOUGH_MOST))
-        self._here: dict[int, PendingSocket] = {}  # by descriptor, in the order in which they came
-        self._ready: deque[PendingSocket] = deque()  # perhaps with some who are gone
+        self._here: dict[int, PendingSocket] = {}  # by descriptor, oldest first
+        self._ready: deque[PendingSocket] = deque()  # some may be closed already
         self._accepts = max(1, min(ACCEPTED_PER_PASS, slots.each // 4))
         self._lets_in = max(1, min(LET_IN_PER_PASS, slots.each // 16))
         self._paused_until = math.inf
         self._told_at = -math.inf
 
     async def run(self) -> None:
-        """Accept until cancelled; then everybody who is still here is closed."""
+        """Accept until cancelled; then all pending connections are closed.
+
+        Raises:
+            OSError: the listener broke.
+        """
         self._listener.setblocking(False)
         self._poll.register(self._listener.fileno(), select.EPOLLIN)
         try:
@@ -164,7 +169,7 @@ class Acceptor:
     # ---- coming ---------------------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Look at who came and who said something."""
+        """Accept new connections, and look at those that have received something."""
         if now >= self._paused_until:
             self._paused_until = math.inf
             self._poll.modify(self._listener.fileno(), select.EPOLLIN)
@@ -177,7 +182,7 @@ class Acceptor:
                 self._poll.unregister(fd)
 
     def _look_at(self, pending: PendingSocket) -> bool:
-        """Whether it waits on; else it is ready now, or gone."""
+        """Whether it is still pending; otherwise it is ready or closed."""
         try:
             pending.ready = pending.has_said_enough(self._first, self._dialects)
         except OSError:
@@ -218,7 +223,7 @@ class Acceptor:
             raise
 
     def _pause(self, now: float, why: str) -> None:
-        """Accept nobody for a little, and let a stranger make room."""
+        """Accept none for a while, and close a pending connection to make room."""
         self._slots.make_room()
         self._paused_until = now + PAUSE_S
         self._poll.modify(self._listener.fileno(), 0)
@@ -250,12 +255,10 @@ class Acceptor:
             self.close(next(iter(self._here.values())))
 
     def close(self, pending: PendingSocket) -> None:
-        """End its connection. Harmless when repeated."""
+        """Close a pending connection. Harmless when repeated."""
         self._here.pop(pending.sock.fileno(), None)
         if pending.place is not None:
             pending.place.leave()
         with contextlib.suppress(OSError):
-            pending.sock.recv_into(
-                self._first
-            )  # the kernel makes a reset of an end before which bytes are unread
+            pending.sock.recv_into(self._first)  # unread bytes would make the kernel send a reset
         pending.sock.close()

@@ -1,4 +1,4 @@
-"""What a server of a folder is told: what it serves, where, to whom, and who hears of it."""
+"""Configuration of a server: what it serves, where and to whom."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ServerConfig:
         listen: host and port; port 0 picks a free one.
         sockets: listening TCP sockets to use instead; owned from then on.
         state: where partials and ledger are; None: in ``.blockproto`` of the folder.
-        auth: who may come in, and how.
+        auth: who may connect, and how.
         dialects: names of older wire formats to answer on the same port.
         portable_names: whether to take only names that Windows and macOS can keep.
         connections_each: how many connections one principal may have; None: the default.
         observer: hears what the server does.
         hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
-        on_server_auth: called with who may come in and how, before anybody can.
-        reloads: tokens and certificate are read anew each time it gives something.
+        on_server_auth: called with who may connect and how, before anyone can.
+        reloads: each item lets the server read tokens and certificate again.
     """
 
     folder: Path
@@ -47,6 +47,6 @@ class ServerConfig:
 
     @property
     def host(self) -> str:
-        """The address that decides who may come in: one that other machines reach, if there is any."""
+        """The address that decides who may connect: one that other machines can reach, if there is any."""
         hosts: list[str] = [sock.getsockname()[0] for sock in self.sockets] or [self.listen[0]]
         return next((host for host in hosts if not is_loopback(host)), hosts[0])

@@ -1,10 +1,8 @@
-"""How many connections each principal has, and which of them goes when one more comes than it may have.
+"""Limits of connections: how many each principal may have, in whatever protocol, and which one is closed for a new one.
 
-It makes no difference what they speak: the native protocol or a dialect.
-
-Who comes is let in: a phone that lost its network comes back at once, and what it left behind is here until its silence has
-become long enough. So it is the connection which has been silent longest that goes, and principals only ever send away their
-own. The anonymous one is everybody: in its stead each address is counted as if it were a principal.
+New connections are always accepted: a phone that lost its network comes back at once, while its old connection is there
+until it has been silent for long enough. So the longest idle one of the same principal is closed. For the anonymous
+principal, which is everybody, each address counts as a principal.
 
 Spec: BP1-PRN-009.
 """
@@ -18,13 +16,13 @@ from ..wire import ZERO_ID
 from .handshake_slots import neighbourhood
 
 CONNECTIONS_EACH = 4096
-"""Connections of one principal, where the system's limit of open files allows so many and nobody said otherwise."""
+"""Default number for one principal, where the system's limit of open files allows it."""
 FILES_FOR_ONE = 2
-"""One principal gets one in so many of the files the system lets us open."""
+"""Divisor of that limit: the most that one principal may have."""
 
 
 def connections_for(files: int, wanted: int | None = None) -> int:
-    """How many connections one principal may have where so many files may be open, and the operator wants so many."""
+    """How many connections one principal may have if ``files`` may be open and the operator says ``wanted``."""
     return max(1, min(wanted or CONNECTIONS_EACH, files // FILES_FOR_ONE))
 
 
@@ -33,10 +31,10 @@ class Member(Protocol):
 
     @property
     def heard_s(self) -> float:
-        """When something came on it last, in Trio's time."""
+        """When a byte last came, in Trio's time."""
 
     def end_with(self, error: BlockprotoError) -> None:
-        """Say why it ends, and end it."""
+        """End it, and tell the peer why."""
 
 
 class ConnectionLimits:
@@ -52,9 +50,9 @@ class ConnectionLimits:
         self._whose: dict[Member, bytes | str] = {}
 
     def join(self, principal: bytes, host: str, member: Member) -> None:
-        """``member`` speaks for ``principal`` from ``host``; another one ends if that is one too many.
+        """Count ``member``, from ``host``, for ``principal``; end the longest idle one if that is one too many.
 
-        Harmless when repeated; who said later who it is, is that principal's and not its address's any more.
+        Harmless when repeated. A connection that identifies itself later is moved from its address to its principal.
         """
         whose = neighbourhood(host) if principal == ZERO_ID else principal
         if self._whose.get(member) == whose:
@@ -70,7 +68,7 @@ class ConnectionLimits:
         self._whose[member] = whose
 
     def leave(self, member: Member) -> None:
-        """It has ended. Harmless when repeated, and for who never joined."""
+        """Stop counting it: it has ended. Harmless when repeated, and if it never joined."""
         whose = self._whose.pop(member, None)
         if whose is not None:
             self._members[whose].discard(member)

@@ -1,10 +1,10 @@
-"""Detection: from an accepted connection to somebody who speaks a known protocol, in or without TLS, in time.
+"""Detection: find out which protocol an accepted connection speaks, with or without TLS, before a deadline.
 
     first bytes → detect_rules → native or a dialect                      → DetectedConnection
                                → TLS → handshake → first bytes → native   → DetectedConnection
 
-``detect_rules`` looks at the first bytes as they lie in the session's own buffer, so that a native connection costs no
-more for it. Inside TLS there is the native protocol alone. Who does not tell in time who speaks is closed.
+``detect_rules`` looks at the first bytes in the session's own buffer, so that a native connection costs no more. Within TLS
+there is only the native protocol. A connection that is not recognised in time is closed.
 
 Spec: BP1-HEL-014, BP1-TLS-001, BP1-DIA.
 """
@@ -30,13 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DetectedConnection:
-    """Who speaks on a connection.
+    """A connection and its protocol.
 
     Attributes:
-        endpoint: the connection, or its inside where it is TLS.
+        endpoint: the connection, or the plain-text side of its TLS.
         session: a fresh session; its receive buffer holds what has come.
         received: how many bytes those are, at least one.
-        spoken: the protocol; a verdict stands for the native one, which also refuses what nobody speaks.
+        spoken: a dialect, or a ``Detection`` for the native session, which also refuses what is no known protocol.
         secured: whether it is TLS.
     """
 
@@ -48,7 +48,7 @@ class DetectedConnection:
 
     @property
     def first(self) -> bytes:
-        """What has come."""
+        """The bytes that have come."""
         return bytes(self.session.receive_buffer()[: self.received])
 
 
@@ -59,14 +59,14 @@ async def detect(
     tls: ssl.SSLContext | None,
     until: float,
 ) -> DetectedConnection | None:
-    """Find out who speaks; None if nobody does in time: then the connection is closed.
+    """Find out the protocol; None if that fails: then the connection is closed.
 
     Args:
-        endpoint: the connection; the caller's from now on, or closed.
+        endpoint: the connection; owned from now on, and given back in the result.
         new_session: makes a session for the native protocol.
-        dialects: those that are enabled.
+        dialects: the enabled ones.
         tls: certificate and key; None: TLS is not answered.
-        until: the Trio time at which it must be known.
+        until: the Trio time by which the protocol has to be known.
 
     Cancellation: the connection is closed.
     """

@@ -4,9 +4,8 @@
     16 03   a TLS record
     else    the one enabled dialect that says YES; MORE while one may still say so; else NEITHER
 
-The more bytes there are, the fewer answers are open: an answer other than MORE never changes with more bytes, so it does
-not matter how the network cuts what was sent. Who pauses or closes while the answer is MORE has said nothing that could be
-answered.
+An answer other than MORE never changes with more bytes, so it does not matter how the network cuts what was sent. While the
+answer is MORE nothing is said to the peer.
 
 Spec: BP1-DIA.
 """
@@ -20,14 +19,14 @@ from ..dialects import FIRST_LENGTH_MAX, Dialect, Recognition
 from ..wire import PREFACE
 
 TLS_HANDSHAKE = b"\x16\x03"
-"""How every TLS connection begins: a handshake record of TLS 1.x."""
+"""The beginning of every TLS connection: a handshake record of TLS 1.x."""
 _RECORD_HEADER_LENGTH = 5
 ENOUGH_MOST = 512
-"""Bytes of which some are always enough to give a connection to whoever answers it."""
+"""With this many bytes the protocol is always known."""
 
 
 class Detection(Enum):
-    """Who answers, where it is no dialect."""
+    """The verdict, where it is not a dialect."""
 
     NATIVE = "native"
     TLS = "tls"
@@ -36,11 +35,11 @@ class Detection(Enum):
 
 
 def detect_from_bytes(first: bytes, dialects: Sequence[Dialect]) -> Detection | Dialect:
-    """Who answers a connection that begins with ``first``.
+    """The protocol of a connection that begins with ``first``.
 
     Args:
         first: what has come so far, at least one byte.
-        dialects: those that are enabled, in any order.
+        dialects: the enabled ones, in any order.
     """
     if first[0] == PREFACE[0]:
         return Detection.NATIVE
@@ -55,15 +54,15 @@ def detect_from_bytes(first: bytes, dialects: Sequence[Dialect]) -> Detection | 
 
 
 def enough(first: bytes, dialects: Sequence[Dialect]) -> int:
-    """How many bytes must have come before anybody says anything to a connection that begins with ``first``.
+    """How many bytes have to come before a connection that begins with ``first`` can be answered.
 
     Args:
-        first: what has come so far; perhaps nothing.
-        dialects: those that are enabled, in any order.
+        first: what has come so far; may be empty.
+        dialects: the enabled ones, in any order.
 
     Returns:
-        At most ``len(first)``: there are enough. Else, and never more than ``ENOUGH_MOST``: fewer get no answer; with so
-        many, ask again. What begins like a preface is judged when it could be whole (BP1-HEL-003).
+        At most ``len(first)`` if there are enough. Otherwise a number, at most ``ENOUGH_MOST``, below which there is no
+        answer: ask again when that many have come. A beginning of the preface waits for all of it (BP1-HEL-003).
     """
     if not first:
         return 1

@@ -1,14 +1,14 @@
-"""Handshake slots: connections that have not said yet who they are, and their slots.
+"""Handshake slots: they bound how many connections are unidentified, that is, have not said yet who they are.
 
-A stranger costs little and stays briefly: one small buffer, at most ten seconds, and one of a number of places kept for
-strangers alone. When the slots are taken, who comes gets that of the one who has waited longest:
+An unidentified connection costs little and stays briefly: a small buffer, at most ten seconds, and one of the slots. New
+connections are always accepted; when no slot is free, one gets the slot of the connection that has waited longest
 
-    the address has its quarter of them    of the same address
-    all are taken                          of the address that has most
+    if its address has a quarter of the slots    of those from the same address
+    if all slots are taken                       of those from the address that has most
 
-So who comes is never sent away, and those who fill the slots send away one another: many have to come while an honest
-client says who it is before it can meet that one. Who has been seen in has no place here any more; addresses with
-thousands of known clients behind them are nothing special.
+So attackers who fill the slots close each other's connections: to hit an honest client they need many new ones within the
+time it takes to identify itself. A connection that is identified needs no slot, so addresses with thousands of known clients
+behind them are no special case.
 
 Spec: BP1-LIM-004.
 """
@@ -20,21 +20,21 @@ import ipaddress
 from collections.abc import Callable
 
 SLOTS = 4096
-"""Slots for strangers, where the system's limit of open files allows so many."""
+"""The most slots, where the system's limit of open files allows them."""
 FILES_FOR_HANDSHAKES = 4
-"""Strangers get one in so many of the files the system lets us open: the store and those who were seen in need the rest."""
+"""Divisor of that limit: the store and identified connections need the rest."""
 FILES_ENOUGH = 4096
-"""With fewer a server says so when it starts."""
+"""With a lower limit a server warns when it starts."""
 _V6_NETWORK_LENGTH = 8
 
 
 def slots_for(files: int) -> int:
-    """How many places there are where so many files may be open."""
+    """How many slots there are if ``files`` may be open."""
     return max(4, min(SLOTS, files // FILES_FOR_HANDSHAKES))
 
 
 def scarcity_of(files: int) -> str | None:
-    """What to tell an operator where so few files may be open that a small crowd is felt; None: they are enough."""
+    """The warning for an operator if only ``files`` may be open; None if they are enough."""
     if files >= FILES_ENOUGH:
         return None
     return (
@@ -46,7 +46,7 @@ def scarcity_of(files: int) -> str | None:
 
 @functools.lru_cache(SLOTS)
 def neighbourhood(host: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 of an IPv6 one, which is what one household gets."""
+    """The part of an address that counts as one: an IPv4 address, or the /64 of an IPv6 one, as one household gets it."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -59,10 +59,10 @@ def neighbourhood(host: str) -> str:
 
 
 class Slot:
-    """The slot of one stranger.
+    """The slot of one connection.
 
     Attributes:
-        go: ends the connection at once; called when another gets the slot.
+        go: ends the connection at once; called when another one gets the slot.
     """
 
     __slots__ = ("_slots", "address", "go")
@@ -73,12 +73,12 @@ class Slot:
         self.go = go
 
     def leave(self) -> None:
-        """It is free: the connection was seen in, or has ended. Harmless when repeated."""
+        """Free it: the connection is identified, or has ended. Harmless when repeated."""
         self._slots.free(self)
 
 
 class HandshakeSlots:
-    """The slots of strangers.
+    """The slots of one server.
 
     Args:
         places: how many there are, at least 1.
@@ -92,14 +92,14 @@ class HandshakeSlots:
         self.each = max(1, places // 4)
         self._taken = 0
         self._closed = False
-        self._at: dict[str, dict[Slot, None]] = {}  # of each address in the order in which they came
-        self._having: list[dict[str, None]] = [{}]  # the addresses that have so many
+        self._at: dict[str, dict[Slot, None]] = {}  # by address, oldest first
+        self._having: list[dict[str, None]] = [{}]  # the addresses that have 0, 1, 2 … slots
 
     def __len__(self) -> int:
         return self._taken
 
     def take(self, host: str, go: Callable[[], object]) -> Slot:
-        """A slot for a connection from ``host``; if need be, another stranger loses theirs and has to go."""
+        """Give a slot to a connection from ``host``, if need be that of another connection, which is ended."""
         address = neighbourhood(host)
         if len(self._at.get(address, ())) >= self.each:
             self._send_away(address)
@@ -125,21 +125,21 @@ class HandshakeSlots:
                 del self._at[place.address]
 
     def make_room(self) -> bool:
-        """Send away the oldest stranger of the address that has most; False if there is none."""
+        """End the oldest connection of the address that has most slots; False if there is none."""
         if self._taken:
             self._send_away(next(iter(self._having[-1])))
             return True
         return False
 
     def close(self) -> None:
-        """Nobody is seen in any more: all have to go, and so has who comes later."""
+        """End all connections that have a slot, and those that get one later."""
         self._closed = True
         for neighbours in tuple(self._at.values()):
             for place in tuple(neighbours):
                 self._let_go(place)
 
     def _count(self, address: str, before: int, now: int) -> None:
-        """Note that an address has one more or one less; looking through all of them would take longer than accepting."""
+        """Keep the addresses by their number of slots: searching them all would take longer than accepting."""
         if before:
             del self._having[before][address]
         if now:

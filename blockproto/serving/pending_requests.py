@@ -1,7 +1,7 @@
-"""The questions of one connection that were asked and are not answered yet, and how many are worked out at once.
+"""The unanswered requests of one connection, and how many of them are worked on at once.
 
-A connection may ask on thousands of streams at once. What waits here is a question and nothing else: no task, no thread, no
-memory for its answer. Questions of different kinds do not wait for each other.
+A connection may ask on thousands of streams at once. A request that waits here takes no task, no thread and no memory for
+its answer. Requests of different kinds do not wait for each other.
 
 Spec: BP1-LIM-007.
 """
@@ -14,20 +14,20 @@ from collections.abc import Awaitable, Callable
 from .task_guard import TaskGuard
 
 PAGES_AT_ONCE = 2
-"""Pages of a list; more would only wait for each other, and for the threads that others want too."""
+"""Pages of a list; more would only wait for each other and for threads that other connections need."""
 DIGESTS_AT_ONCE = 16
-"""Those who wait for the digest of a file."""
+"""Requests that wait for the digest of a file."""
 REMOVALS_AT_ONCE = 256
-"""They are made durable together."""
+"""Removals, which are made durable together."""
 
 Question = Callable[[], Awaitable[None]]
 
 
 class PendingRequests:
-    """What was asked on one connection.
+    """The requests of one connection.
 
     Args:
-        guard: where it is worked out; it may outlive the connection.
+        guard: runs the tasks that answer them; they may outlive the connection.
     """
 
     __slots__ = ("digests", "pages", "removals")
@@ -39,11 +39,11 @@ class PendingRequests:
 
 
 class RequestQueue:
-    """Questions that wait for their turn, the first first.
+    """Requests of one kind, first come, first served.
 
     Args:
-        guard: where they are worked out.
-        at_once: how many at once.
+        guard: runs the tasks that answer them.
+        at_once: how many tasks there are at most.
     """
 
     __slots__ = ("_at_once", "_guard", "_waiting", "_working")
@@ -55,7 +55,7 @@ class RequestQueue:
         self._working = 0
 
     def put(self, question: Question) -> None:
-        """Work it out when its turn comes."""
+        """Call ``question`` when its turn comes."""
         self._waiting.append(question)
         if self._working < self._at_once:
             self._working += 1

@@ -1,8 +1,7 @@
-"""A guard of tasks: the tasks that work for one connection or one of its streams, of which none can harm another.
+"""Task guard: keep an error in a task that works for one connection, or one stream, from ending the server.
 
-An error in any task would end the server. Here one that nobody expected ends the stream that the task works for, or its
-connection where it works for all of it. Memory can be wanting anywhere: that ends the connection whose task met it, which
-frees what that one had; its client comes back and goes on, as after any lost connection.
+An unexpected error ends the stream that the task works for, or its connection if it works for all of it. A MemoryError ends
+the connection, which frees its memory; the client comes back and resumes, as after any lost connection.
 
 Spec: BP1-ERR-010, BP1-LIM-006.
 """

@@ -1,1 +1,1 @@
-"""What a server answers besides uploads, on streams of their own: FETCH, LIST, REMOVE and digests."""
+"""Handlers of the requests besides uploads: FETCH, LIST and REMOVE, each on a stream of its own."""

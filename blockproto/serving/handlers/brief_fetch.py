@@ -1,14 +1,14 @@
-"""Small files that are fetched whole: what was asked for on a connection is read and sent by one task, file after file.
+"""FETCH of small whole files: one task for each connection reads and sends them, file after file.
 
-Twenty thousand small files are twenty thousand times this, so a FETCH here has no task, no thread and no open file of its
-own: it waits in a queue, and when its turn has come the file is opened, read, looked at once more and closed, and its OPEN,
-BLOCK and COMMIT go out together. While the disk is slow, a few threads read the files of a batch beside each other.
+So that twenty thousand small files cost little, a FETCH here has no task, thread or open file of its own. It waits in a
+queue; when its turn comes the file is opened, read, checked for changes and closed, and its OPEN, BLOCK and COMMIT are sent
+together. While the disk is slow, a few threads read the files of a batch in parallel.
 
     FETCH → queue → read → OPEN BLOCK COMMIT → COMMITTED
                          ← DIGEST_MISMATCH: read, BLOCK
                          ← DIGESTS_DIFFER: read, HAVE ← OPENED: read, BLOCK COMMIT
 
-What is longer, goes on from something held, asks by id or wants to overtake is answered by ``fetch.ServedFetch``.
+``fetch.ServedFetch`` answers a FETCH of a longer file, of a rest or by id, or one with another priority.
 
 Spec: BP1-FET, BP1-DIG-006, BP1-DIG-008.
 """
@@ -34,16 +34,16 @@ from ..task_guard import TaskGuard
 from .stored_source import open_message
 
 BATCH_FILES = 16
-"""Files that are read before the first of them is sent: bounds the memory, and how long others wait."""
+"""Files that are read before the first of them is sent; bounds memory and the wait of other streams."""
 READERS = 4
-"""Threads that read a batch while the disk is slow: one would wait for it file after file, sixteen for each other."""
+"""Threads that read a batch while the disk is slow."""
 
 Step = Callable[[], Awaitable[None]]
-"""What is said of a file when it was read."""
+"""Sends the next messages of a file that was read."""
 
 
 def is_brief(message: Fetch) -> bool:
-    """Whether a FETCH is one of those that are answered here."""
+    """Whether a FETCH is answered here."""
     return (
         message.length is not None
         and message.length <= BRIEF_LENGTH_MAX
@@ -56,12 +56,12 @@ def is_brief(message: Fetch) -> bool:
 
 
 class BriefFetches:
-    """The small files that were asked for on one connection.
+    """The small files to send on one connection.
 
     Args:
-        connection: where.
-        guard: where they are read and sent; it may outlive the connection.
-        disk: whether it is slow.
+        connection: the connection.
+        guard: runs the task that reads and sends; it may outlive the connection.
+        disk: tells whether it is slow.
     """
 
     __slots__ = ("_asked", "_disk", "_guard", "_working", "connection")
@@ -74,7 +74,7 @@ class BriefFetches:
         self._working = False
 
     def put(self, brief: ServedBrief, step: Step) -> None:
-        """Read a file when its turn comes, then take ``step``."""
+        """Read a file when its turn comes, then call ``step``."""
         self._asked.append((brief, step))
         if not self._working:
             self._working = True
@@ -92,7 +92,7 @@ class BriefFetches:
             self._working = False
 
     def _next_batch(self) -> list[tuple[ServedBrief, Step]]:
-        """As many files as credit was granted for, the first in any case."""
+        """As many files as credit was granted for, at least one."""
         room = self.connection.session.sendable(0)
         batch: list[tuple[ServedBrief, Step]] = []
         while self._asked and len(batch) < BATCH_FILES:
@@ -121,9 +121,9 @@ class ServedBrief:
     """Answers one FETCH.
 
     Args:
-        briefs: those of its connection.
-        stream: where it was asked.
-        reader: what may be read.
+        briefs: the queue of its connection.
+        stream: the stream of the FETCH.
+        reader: the files that its principal may read.
     """
 
     __slots__ = (
@@ -154,7 +154,7 @@ class ServedBrief:
 
     @property
     def length_max(self) -> int:
-        """How many bytes of it are read at the most."""
+        """The most bytes of it that are read."""
         return self._fetch.length or 0
 
     async def received(self, message: Message, payload_length: int) -> None:
@@ -188,12 +188,12 @@ class ServedBrief:
     # ---- reading ----------------------------------------------------------------------------------------------
 
     def read(self) -> None:
-        """Read the file, which is still the one that was asked for; what goes wrong is told by ``take``."""
+        """Read the file, in the version that was asked for; an error is kept for ``take``. Blocking."""
         try:
             self._read()
         except MemoryError:
             raise
-        except Exception as exc:  # what nobody expected belongs to this file's stream, not to its batch
+        except Exception as exc:  # it ends the stream of this file, not its batch
             self._error = exc
 
     def _read(self) -> None:
@@ -214,7 +214,7 @@ class ServedBrief:
     # ---- saying -----------------------------------------------------------------------------------------------
 
     async def take(self, step: Step) -> None:
-        """Say what ``step`` says of the file that was read, or why it cannot be sent."""
+        """Send by ``step`` what was read, or say why it cannot be sent."""
         connection = self._briefs.connection
         try:
             if self._error is not None:
@@ -241,7 +241,7 @@ class ServedBrief:
         await self._commit()
 
     async def _send(self) -> None:
-        """Send the block, if there is one: in one piece unless the line is slow."""
+        """Send the block, if there is one, in one piece unless the line is slow."""
         content, at = self._content, 0
         while at < len(content):
             length = min(len(content) - at, self._briefs.connection.piece_length())

@@ -1,6 +1,4 @@
-"""FETCH on a stream of its own: sends a finished file, or an upload that is becoming one, by ``transfer.sender``.
-
-What is brief is answered by ``brief_fetch``.
+"""FETCH: send a finished file, or an unfinished upload, with ``transfer.sender``; ``brief_fetch`` sends small files.
 
 Spec: BP1-FET.
 """
@@ -36,12 +34,12 @@ from .stored_source import StoredSource, open_message, open_upload_message
 
 
 class ServedFetch:
-    """Answers one FETCH: opens the file, or an upload that is becoming it, then sends it.
+    """Answers one FETCH: opens the file, or the upload that will become it, and sends it.
 
     Args:
-        connection, stream: where it was asked.
-        guard: where the file is sent; it may outlive the connection.
-        reader: what may be read.
+        connection, stream: where it came.
+        guard: runs the task that sends; it may outlive the connection.
+        reader: the files that its principal may read.
     """
 
     def __init__(
@@ -90,7 +88,7 @@ class ServedFetch:
                 return
             if message.file_id == ZERO_ID:
                 raise
-            # perhaps it was committed in this instant
+            # it may have been committed just now
             reader = await self._reader.open(message.filename, message.file_id)
         try:
             source = StoredSource(reader, self._reader.disk, message, self._reader.realm)

@@ -1,7 +1,6 @@
 """LIST and REMOVE, each on a stream of its own.
 
-A request is decoded, answered by the store in a worker thread (or by the committer, if it changes anything), and the
-stream ends with the answer. FETCH is answered by ``fetch`` and ``brief_fetch``.
+The store answers in a worker thread, or the committer if the request changes anything; the stream ends with the answer.
 
 Spec: BP1-LST.
 """
@@ -44,20 +43,20 @@ from .items import file_item, left_out_groups, receipt_item, upload_item
 
 PAGE_ITEMS_MAX = 1000
 ITEM_LENGTH_LIKELY = 160
-"""Bytes of an item in a page, beside the folder's name: a page that turns out too long has to be read twice."""
+"""Bytes of an item in a page, beside the folder's name: a page that turns out too long has to be read again."""
 RECEIPTS_MAX = 4000
 _RECEIPT_CURSOR = re.compile(r"[0-9]{0,9}", re.ASCII)
-"""What a cursor of ours among receipts can be: how many of the ids were looked at."""
+"""The form of our cursors among receipts: how many of the ids were looked at."""
 
 
 class RequestHandler:
     """Answers one LIST or REMOVE.
 
     Args:
-        connection, stream: where the question came.
-        answers: what else is asked on the connection.
-        service: what may be asked about.
-        message: the question.
+        connection, stream: where the request came.
+        answers: the unanswered requests of the connection.
+        service: the files of its principal.
+        message: the request.
 
     Raises:
         Forbidden: its principal may not ask that.
@@ -98,7 +97,7 @@ class RequestHandler:
         raise UnexpectedMessage("a request has no payload")
 
     def ended(self, error: BlockprotoError) -> None:
-        """See connection.StreamHandler. A list that nobody waits for is not made; what was to be removed is."""
+        """See connection.StreamHandler. An unanswered LIST is given up; a REMOVE is still done."""
         self._nobody_waits.cancel()
 
     async def _answer_while_wanted(self, message: List) -> None:
@@ -115,7 +114,7 @@ class RequestHandler:
                 self._connection.refuse(self._stream, exc)
             elif wants_memory(exc):
                 raise
-            else:  # it ends this stream, not the one whose question began the queue (BP1-ERR-010)
+            else:  # it ends this stream, not the one whose request started the task (BP1-ERR-010)
                 self._connection.broke(self._stream, exc)
 
     async def _remove(self, message: RemoveMessage) -> Result:
@@ -138,7 +137,7 @@ class RequestHandler:
         raise Unsupported(f"LIST of kind {message.kind} is reserved for a later profile")
 
     def _receipts(self, message: List) -> Result:
-        """The receipts there are, in the order asked for; the cursor counts the ids that were looked at."""
+        """The receipts that exist, in the order asked for; the cursor counts the ids that were looked at."""
         if not _RECEIPT_CURSOR.fullmatch(message.cursor):
             raise NotPermitted("the cursor is none of ours")
         at = int(message.cursor or 0)
@@ -177,7 +176,7 @@ class RequestHandler:
         return await run_in_thread(lambda: self._fit(message, page), Kind.LIST)
 
     def _fit(self, message: List, page: Callable[[int], Result]) -> Result:
-        """A page of as many items as were asked for and as the peer's head takes."""
+        """A page of as many items as were asked for and fit into a head that the peer takes."""
         head_length_max = self._connection.session.head_length_max
         likely = head_length_max // (ITEM_LENGTH_LIKELY + len(message.name))
         result = page(max(1, min(message.limit, PAGE_ITEMS_MAX, likely)))

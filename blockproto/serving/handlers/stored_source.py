@@ -34,7 +34,7 @@ class StoredSource:
         reader: the open file; the caller closes it.
         disk: decides whether reads leave the Trio thread.
         message: the FETCH.
-        realm: who gets it: names are said as they are there.
+        realm: of the principal that fetches it; translates the name.
 
     Raises:
         BadFacts: the range begins behind the file's last byte.
@@ -82,12 +82,12 @@ class StoredSource:
 
 
 def _stands_for(message: Fetch, file_id: bytes) -> bool:
-    """Whether FETCH names the file id as the version: whatever the upload of that id became (BP1-FET-017)."""
+    """Whether FETCH gives the file id as the version: it means whatever the upload became (BP1-FET-017)."""
     return message.version == message.file_id == file_id != ZERO_ID
 
 
 def open_message(entry: FileEntry, filename: str, message: Fetch) -> Open:
-    """The OPEN that answers FETCH of a finished file, which the realm knows as ``filename`` (BP1-FET-003)."""
+    """The OPEN that answers FETCH of a finished file, ``filename`` within the realm (BP1-FET-003)."""
     return Open(
         sourceid=ZERO_ID,
         attempt=0,
