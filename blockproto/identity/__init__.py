@@ -1,6 +1,6 @@
-"""Who is asking: tokens and the list of them, what a connection may do, certificates and pins.
+"""Identity: tokens and their register, authorisation of connections, certificates and pins.
 
-    token (text) → Register.find → Grant (realm, until when) → ConnectionAuth of one connection → Realm of each request
+    token (text) → Register.find → Grant (realm, expiry) → ConnectionAuth of one connection → Realm of each request
 
 Nothing here reads or writes a connection except ``connection_auth``, which answers AUTH.
 

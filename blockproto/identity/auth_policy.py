@@ -1,4 +1,4 @@
-"""Who may come in to a server: with which tokens, and what without one.
+"""The policy of a server: which tokens are valid, and what is allowed without one.
 
 Spec: BP1-AUT, BP1-PRN-004, BP1-PRN-008.
 """
@@ -18,19 +18,19 @@ from .realm import ANONYMOUS, Realm
 
 
 def wall_clock_ms() -> int:
-    """Unix milliseconds."""
+    """The time in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 class AuthPolicy:
-    """Who may come in.
+    """Who may connect, and what they may do.
 
     Args:
-        register: the tokens that are known; None: AUTH is not understood at all.
-        anonymous: what one may do without AUTH; None: nothing.
-        now_ms: Unix milliseconds.
-        plaintext: whether other machines may come in without TLS too (BP1-TLS-009).
-        until_token: ``anonymous`` holds only as long as nobody has ever been given a token.
+        register: the valid tokens; None: AUTH is not supported.
+        anonymous: what is allowed without AUTH; None: nothing.
+        now_ms: returns the time in Unix milliseconds.
+        plaintext: whether other machines may connect without TLS (BP1-TLS-009).
+        until_token: end anonymous access when the first token is made.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class AuthPolicy:
         self._until_token = until_token
 
     def use_register(self, register: Register) -> None:
-        """Let the tokens of ``register`` count from now on.
+        """Use the tokens of ``register`` from now on.
 
-        The first principal ends anonymous access that was only the default, for good: without its last token the register
-        still knows that somebody was asked for one (BP1-AUT-014).
+        If anonymous access was only the default, the first principal ends it for good: the register still has the principal
+        when its last token is revoked (BP1-AUT-014).
         """
         self.register = register
         if self._until_token and register.principals:
@@ -60,17 +60,17 @@ class AuthPolicy:
 
     @property
     def features(self) -> int:
-        """What HELLO says of it (BP1-AUT-001)."""
+        """The features for HELLO (BP1-AUT-001)."""
         if self.register is None:
             return 0
         return FEATURE_AUTH if self.anonymous is not None else FEATURE_AUTH | FEATURE_AUTH_REQUIRED
 
     def plaintext_for(self, host: str) -> bool:
-        """Whether a peer may come in without TLS."""
+        """Whether a peer at ``host`` may connect without TLS."""
         return self._plaintext or is_loopback(host)
 
 
 WANTS_TOKEN = "say who you are first: this server wants a token"
 WANTS_TLS = "this server wants TLS: use bps:// instead of bp://"
 DENY_ALL = AuthPolicy(None, None)
-"""Where nobody comes in: for who comes without TLS although it is wanted."""
+"""Allows nothing: for connections without TLS where it is required."""

@@ -1,10 +1,10 @@
-"""Certificates and pins: a server's own certificate, made at its first start, and what a client holds it against.
+"""Certificates and pins: a server's own certificate, made at its first start, and how a client checks it.
 
-Two ways to know a server: its certificate is the pinned one (the SHA-256 of its DER bytes), as ssh knows hosts; or an
-authority that the client trusts has signed it for that host name. A pin is shown to people as 24 words.
+A client knows a server in one of two ways: by a pin, the SHA-256 of the certificate's DER bytes, as ssh knows hosts; or
+because an authority that it trusts has signed the certificate for the host name. People see a pin as 24 words.
 
-Certificates are made and read with a library that takes a tenth of a command's start to load; it is loaded where that is
-done, because a client with a pin does neither.
+The library that makes and reads certificates takes a tenth of a command's start to load; it is imported where it is used,
+because a client with a pin does not need it.
 
 Spec: BP1-TLS.
 """
@@ -32,7 +32,7 @@ _HEX = re.compile(r"(?:sha256[:=])?((?:[0-9a-f]{2}:?){32})", re.I)
 
 
 def own_certificate(state: Path) -> tuple[Path, Path]:
-    """Where the certificate and key of a server's state folder are; they are made if they are not there.
+    """The certificate and key in a server's state folder; they are made if they are missing.
 
     Raises:
         NotPermitted: they cannot be read or written, or the key can be read by others.
@@ -52,7 +52,7 @@ def own_certificate(state: Path) -> tuple[Path, Path]:
 
 
 def _make() -> tuple[bytes, bytes]:
-    """A new key and a certificate that it has signed itself, both as PEM."""
+    """A new self-signed certificate and its key, both as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -79,7 +79,7 @@ def _make() -> tuple[bytes, bytes]:
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """TLS for a server: 1.3 only, and no session tickets, which nobody here would use.
+    """TLS for a server: 1.3 only, without session tickets, which would not be used.
 
     Raises:
         NotPermitted: the files cannot be read or do not belong together.
@@ -103,7 +103,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _what_is_wrong(certificate: Path) -> str:
-    """Why a file cannot be a certificate; "" if it holds one."""
+    """Why a file is not a certificate; "" if it is one."""
     try:
         pin_of_file(certificate)
     except NotPermitted as error:
@@ -112,7 +112,7 @@ def _what_is_wrong(certificate: Path) -> str:
 
 
 def time_worry(certificate: Path, now: datetime.datetime) -> str | None:
-    """What is wrong with the time of a certificate, or of one that stands behind it in its file; None: nothing.
+    """What is wrong with the validity of a certificate, or of another one in its file; None: nothing.
 
     Args:
         certificate: a PEM file.
@@ -145,7 +145,7 @@ def client_context(*, pinned: bool, authorities: Path | None = None) -> ssl.SSLC
     """TLS for a client.
 
     Args:
-        pinned: the certificate will be held against a pin by the caller, whoever signed it.
+        pinned: the caller compares the certificate with a pin, so it may be signed by anyone.
         authorities: PEM file of the authorities to trust instead of the system's.
 
     Raises:

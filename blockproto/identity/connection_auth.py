@@ -1,12 +1,11 @@
-"""Authorisation of a connection: what it may do, as far as it has said who it is.
+"""Authorisation of a connection: for which principal it speaks, and what it may do.
 
-One ``AuthPolicy`` for the server says who may come in; one ``ConnectionAuth`` for each connection remembers who came.
-AUTH is judged where it stands among the frames, so that requests behind it need not wait.
+There is one ``AuthPolicy`` for the server and one ``ConnectionAuth`` for each connection. AUTH takes effect at its place
+among the frames, so that requests behind it need not wait for the answer.
 
 Rules:
     1. A refused AUTH changes nothing; the third ends the connection.
-    2. A credential that ends by its time ends no stream, and lets nothing new begin; one that is revoked ends the
-       connection.
+    2. When a credential expires, open streams go on and new requests are refused; when it is revoked, the connection ends.
 
 Spec: BP1-AUT, BP1-PRN-004, BP1-PRN-008.
 """
@@ -31,14 +30,14 @@ from .principals import Grant
 from .realm import ANONYMOUS, Realm
 
 REFUSALS_MAX = 3
-"""The refused AUTH that ends a connection (BP1-AUT-007)."""
+"""How many refused AUTHs end a connection (BP1-AUT-007)."""
 
 
 class ConnectionAuth:
-    """Who speaks on one connection.
+    """The principal and the rights of one connection.
 
     Args:
-        policy: where it came in.
+        policy: the server's.
     """
 
     __slots__ = ("_grant", "_refusals", "_was_anonymous", "policy")
@@ -51,36 +50,36 @@ class ConnectionAuth:
 
     @property
     def admitted(self) -> bool:
-        """Whether the connection may make requests, now or once it is told a newer credential."""
+        """Whether the connection may make requests, or could until its credential expired."""
         return self._grant is not None or self.policy.anonymous is not None
 
     @property
     def principal(self) -> bytes:
-        """Who speaks, as far as is known: 16 bytes; zeros: nobody in particular."""
+        """The principal (16 bytes); zeros: anonymous."""
         return ANONYMOUS.principal if self._grant is None else self._grant.realm.principal
 
     @property
     def realm(self) -> Realm:
-        """Who was let in, and what is the whole world to them; the anonymous one until then."""
+        """The realm of the principal, the anonymous one before AUTH."""
         return self.policy.anonymous or ANONYMOUS if self._grant is None else self._grant.realm
 
     @property
     def revoked(self) -> bool:
-        """Whether what the connection came in with is not known any more (BP1-AUT-009)."""
+        """Whether the token of the connection was revoked (BP1-AUT-009)."""
         register = self.policy.register
         return self._grant is not None and (register is None or not register.holds(self._grant.token_id))
 
     @property
     def shut_out(self) -> bool:
-        """Whether the connection made its requests anonymously, and may not any more (BP1-AUT-014)."""
+        """Whether the connection was anonymous, and anonymous access has ended (BP1-AUT-014)."""
         return self._was_anonymous and self._grant is None and self.policy.anonymous is None
 
     def requesting(self) -> Realm:
-        """In whose name a request is made now.
+        """The realm in which a request is made now.
 
         Raises:
-            Unauthenticated: nobody has said who is asking.
-            CredentialExpired: it was said with a credential that has ended meanwhile.
+            Unauthenticated: AUTH or TLS is required.
+            CredentialExpired: the credential has expired.
         """
         if self._grant is None:
             realm = self.policy.anonymous
@@ -91,10 +90,10 @@ class ConnectionAuth:
         return self._grant.realm
 
     def speaking_dialect(self) -> Realm:
-        """In whose name a connection brings files that can never say who it is (BP1-DIA-020).
+        """The realm for a dialect, which has no AUTH (BP1-DIA-020).
 
         Raises:
-            Unauthenticated: nothing may be done here without saying who one is.
+            Unauthenticated: nothing is allowed without AUTH.
         """
         realm = self.policy.anonymous
         if realm is None:
@@ -102,12 +101,12 @@ class ConnectionAuth:
         return realm
 
     def judge(self, message: Auth) -> Result:
-        """The answer to AUTH; from now on requests are made in the name of that principal.
+        """Answer AUTH; requests are made for its principal from then on.
 
         Raises:
             Unauthenticated: the credential is not known.
-            CredentialExpired: it was known and has ended.
-            Forbidden: the connection speaks for somebody else already.
+            CredentialExpired: it has expired.
+            Forbidden: the connection speaks for another principal already.
         """
         try:
             grant = self._grant_for(message)
@@ -119,7 +118,7 @@ class ConnectionAuth:
 
     @property
     def tried_too_often(self) -> bool:
-        """Whether the connection has to end (BP1-AUT-007)."""
+        """Whether so many AUTHs were refused that the connection has to end (BP1-AUT-007)."""
         return self._refusals >= REFUSALS_MAX
 
     def _grant_for(self, message: Auth) -> Grant:
@@ -153,12 +152,12 @@ class ConnectionAuth:
 
 
 class AuthHandler:
-    """The stream of one AUTH, as its connection sees it.
+    """Answers one AUTH.
 
     Args:
         connection, stream: where it came.
         connection_auth: the connection's.
-        on_admitted: called when it is known who speaks.
+        on_admitted: called when AUTH has succeeded.
     """
 
     waits = False

@@ -1,4 +1,4 @@
-"""The servers a client knows: a pin for each address, as ssh keeps hosts; one small file that its user can read.
+"""The servers that a client knows: a pin for each address, as ssh keeps hosts, in one small readable file.
 
     {"HOST:PORT": "64 hexadecimal digits"}
 
@@ -26,7 +26,7 @@ class KnownServers:
     """The file of known servers.
 
     Args:
-        path: where it is; it need not be there yet.
+        path: where it is; it need not exist yet.
     """
 
     path: Path
@@ -35,13 +35,13 @@ class KnownServers:
         """The pin remembered for ``HOST:PORT``, or None.
 
         Raises:
-            NotPermitted: the file cannot be read or is none of ours; nobody is trusted then.
+            NotPermitted: the file cannot be read or has another format; then no server is trusted.
         """
         text = self._load().get(server)
         return None if text is None else parse_pin(text)
 
     def remember(self, server: str, pin: bytes) -> None:
-        """Remember a pin, durably; an earlier one of that server is replaced. Raises NotPermitted."""
+        """Remember a pin durably, in place of an earlier one of that server. Raises NotPermitted."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.path}.lock", mode=0o600):
@@ -65,5 +65,5 @@ class KnownServers:
 
 
 def known_servers() -> KnownServers:
-    """The user's own file."""
+    """The file of the user who runs this program."""
     return KnownServers(user_config_path("blockproto", appauthor=False) / FILE_NAME)

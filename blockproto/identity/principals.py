@@ -1,12 +1,12 @@
-"""The register: which principals there are and which tokens speak for them, in one file of the server's state.
+"""The register: the principals and the tokens that speak for them, in one file of the server's state.
 
     {"version": 1,
      "principals": {NAME: {"principal": hex, "folder": … or null, "quota": bytes or null}},
      "tokens": [{"id": hex, "hash": hex, "name": NAME, "scopes": ["read", "write"], "created_ms": …,
                  "expires_ms": … or null}]}
 
-The file is replaced whole, synced, readable by its owner only, and changed under a lock; a server reads it at start and on
-SIGHUP. Tokens themselves are in no file of the server.
+The file is replaced as a whole, synced, readable by its owner only, and changed under a lock; a server reads it at its start
+and on SIGHUP. No file of the server contains a token itself.
 
 Spec: BP1-AUT-006, BP1-AUT-011, BP1-PRN.
 """
@@ -41,7 +41,7 @@ class Principal:
 
     Attributes:
         principal: 32 hexadecimal digits.
-        folder: its folder in the served one, or None: the whole.
+        folder: its folder in the served one; None: all of that.
         quota: bytes, or None.
     """
 
@@ -52,14 +52,14 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token of the register: all but the token.
+    """A token of the register, without its text.
 
     Attributes:
-        id: 8 hexadecimal digits, to name it.
+        id: 8 hexadecimal digits, to refer to it.
         hash: 64 hexadecimal digits.
         name: of its principal.
         scopes: ``read``, ``write``.
-        created_ms, expires_ms: Unix milliseconds; None: it does not end.
+        created_ms, expires_ms: Unix milliseconds; None: it does not expire.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token gives: a realm, until when, and which token it was."""
+    """What a token gives: a realm, its expiry (Unix milliseconds or None), and the token's id."""
 
     realm: Realm
     expires_ms: int | None
@@ -81,15 +81,15 @@ class Grant:
 
 @dataclass(frozen=True)
 class Register:
-    """Principals by name, and the tokens that speak for them. It is never changed, only replaced."""
+    """Principals by name, and their tokens; immutable."""
 
     principals: dict[str, Principal]
     tokens: tuple[Token, ...] = ()
 
     def find(self, credential: str) -> Grant | None:
-        """What a credential gives; None if it is no token of the register.
+        """The grant of a credential; None if it is not a token of the register.
 
-        Takes the same time for every credential of the length of a token.
+        Takes the same time for every credential of a token's length.
         """
         try:
             sought = hash_of(secret_of(credential))
@@ -102,7 +102,7 @@ class Register:
         return None if found is None else self._grant(found)
 
     def holds(self, token_id: str) -> bool:
-        """Whether a token was not revoked meanwhile."""
+        """Whether a token is in the register, that is, was not revoked."""
         return any(token.id == token_id for token in self.tokens)
 
     def _grant(self, token: Token) -> Grant:
@@ -126,12 +126,12 @@ class Register:
         now_ms: int,
         expires_ms: int | None,
     ) -> tuple[Register, str]:
-        """The register with one more token of ``name``, and the token.
+        """The register with one more token for ``name``, and the token's text.
 
-        A name that is there keeps its principal; folder and quota become what is said here.
+        A known name keeps its principal and gets the folder and quota given here.
 
         Raises:
-            NameRefused: the folder is no name.
+            NameRefused: the folder breaks a rule for names.
         """
         if folder is not None:
             SafeName.parse(folder)
@@ -145,9 +145,9 @@ class Register:
         return replace(self, principals=principals, tokens=(*self.tokens, token)), text
 
     def without(self, name_or_id: str) -> tuple[Register, tuple[Token, ...]]:
-        """The register without the token of that id, or without all of that name; and those that went.
+        """The register without the token of that id, or without all tokens of that name; and the removed ones.
 
-        The principal stays: its files are still its own when it gets a new token.
+        The principal stays, so that its files are still its own when it gets a new token.
         """
         gone = tuple(token for token in self.tokens if name_or_id in (token.id, token.name))
         left = tuple(token for token in self.tokens if token not in gone)
@@ -155,7 +155,7 @@ class Register:
 
 
 def scopes_of(names: Iterable[str]) -> Scopes:
-    """Scopes by their names; those nobody knows are none."""
+    """Scopes by their names; unknown names are ignored."""
     return Scopes(sum(scope for scope in EVERYTHING if (scope.name or "").lower() in set(names)))
 
 
@@ -168,7 +168,7 @@ def load(state: Path) -> Register:
     """The register of a server's state folder; an empty one if there is none.
 
     Raises:
-        NotPermitted: the file cannot be read, others than its owner may read it, or it is none of ours.
+        NotPermitted: the file cannot be read, can be read by others than its owner, or has another format.
     """
     path = state / FILE_NAME
     try:
@@ -192,7 +192,7 @@ def load(state: Path) -> Register:
 
 
 def change(state: Path, how: Callable[[Register], Register]) -> Register:
-    """Replace the register of a state folder by ``how`` of it, durably; nobody else changes it meanwhile.
+    """Replace the register of a state folder by ``how(register)``, durably and under a lock.
 
     Raises:
         NotPermitted: it cannot be read or written.

@@ -1,4 +1,4 @@
-"""Files that only their owner may read, replaced whole and durably: keys, tokens, pins."""
+"""Private files (keys, tokens, pins): readable by their owner only, replaced as a whole, durably."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Replace ``path`` by a file that only its owner can read, durably. Raises OSError."""
+    """Replace ``path``, durably, by a file that only its owner can read. Raises OSError."""
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

@@ -1,7 +1,7 @@
-"""Realm: who is asking, and which part of the served folder is the whole world to them.
+"""Realm: a principal, its rights, and the part of the served folder that it can see.
 
-Names on the wire are relative to the realm's folder. ``inward`` puts the folder before them and ``outward`` takes it off
-again, so that what lies outside cannot even be named; what is asked for by an id, the store finds in the folder only.
+Names on the wire are relative to the realm's folder. ``inward`` prepends the folder and ``outward`` removes it, so that
+nothing outside can even be named; by an id the store finds only what is in the folder.
 
 Spec: BP1-PRN.
 """
@@ -24,7 +24,7 @@ class Realm:
     Attributes:
         principal: 16 bytes; zeros: anonymous (BP1-PRN-008).
         name: for people.
-        folder: its folder in the served one; None: the whole served folder.
+        folder: its folder in the served one; None: all of that.
         scopes: what it may do.
         quota: bytes that its files and uploads may have together, or None.
     """
@@ -36,11 +36,11 @@ class Realm:
     quota: int | None = None
 
     def inward(self, filename: str) -> SafeName:
-        """A name from the wire as the store knows it. Raises NameRefused, whose text tells nothing of the folder."""
+        """The store's name for a name on the wire. Raises NameRefused, with a text that does not name the folder."""
         return self.inside(SafeName.parse(filename))
 
     def inside(self, name: SafeName) -> SafeName:
-        """A name of the realm as the store knows it. Raises NameRefused, as ``inward``."""
+        """The store's name for a name in the realm. Raises NameRefused, as ``inward``."""
         if self.folder is None:
             return name
         try:
@@ -54,31 +54,31 @@ class Realm:
 
     @property
     def above(self) -> str:
-        """What stands before every name of the realm in the store's names: its folder and a slash, or nothing."""
+        """The prefix of the realm's names in the store: its folder and a slash, or nothing."""
         return "" if self.folder is None else self.folder.text + "/"
 
     def cursor_inward(self, cursor: str) -> str:
-        """A place in a list of files, from the wire, as the store knows it."""
+        """The store's cursor for a cursor on the wire."""
         return self.above + cursor if cursor else ""
 
     def cursor_outward(self, cursor: str) -> str:
-        """A place in a list of the realm's files as the wire says it: it begins where the realm does (BP1-PRN-002)."""
+        """The cursor on the wire, relative to the realm, for a cursor of the store (BP1-PRN-002)."""
         return cursor.removeprefix(self.above)
 
     def outward(self, stored: str) -> str:
-        """A name of the store as the wire says it.
+        """The name on the wire for a name of the store.
 
-        One outside the folder (it was another when the file came) loses its folders.
+        Of a name outside the folder, which was another when the file came, only the last component is given.
         """
         if self.folder is None:
             return stored
         return stored.removeprefix(self.above) if stored.startswith(self.above) else stored.rpartition("/")[2]
 
     def demand(self, scope: Scopes) -> None:
-        """Raises Forbidden if the principal may not do what needs ``scope`` (BP1-PRN-004)."""
+        """Raise Forbidden if the principal does not have ``scope`` (BP1-PRN-004)."""
         if scope not in self.scopes:
             raise Forbidden(f"you may not {(scope.name or '').lower()} here")
 
 
 ANONYMOUS = Realm()
-"""Everybody, where nobody has to say who they are."""
+"""The realm of connections without AUTH, where that is allowed."""

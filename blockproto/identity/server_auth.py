@@ -1,11 +1,11 @@
-"""Who may connect to a server, and how: from its state folder and what its operator said.
+"""Who may connect to a server, and how: from its state folder and the options of its operator.
 
-    on loopback          no TLS, everybody on this machine, as long as no token was ever made
+    on loopback          no TLS; everyone on this machine, until the first token is made
     for other machines   TLS with the server's own certificate, and a token; the first start makes both
-    insecure             also without TLS; and, as long as no token was ever made, everybody
+    insecure             also without TLS; everyone, until the first token is made
 
-Revoking the last token opens nothing: then nobody comes in until there is another. A certificate of an authority, or more or
-fewer rights for connections without a token, are said with ``AuthOptions``.
+Revoking the last token does not open the server again. ``AuthOptions`` give another certificate, or other rights for
+connections without a token.
 
 Spec: BP1-TLS, BP1-AUT-001, BP1-PRN-008.
 """
@@ -36,13 +36,13 @@ OWNER_TOKEN_NAME = "owner.token"
 
 @dataclass(frozen=True, slots=True)
 class AuthOptions:
-    """What an operator can say of who may connect.
+    """An operator's options for who may connect.
 
     Attributes:
-        insecure: other machines may come in without TLS too.
+        insecure: let other machines connect without TLS.
         certificate, key: PEM files to use instead of the server's own certificate; both or neither.
-        anonymous: what one may do without a token; None: as the module says.
-        anonymous_quota: bytes that the folder may have where somebody without a token adds to it; None: no quota.
+        anonymous: what is allowed without a token; None: see the module.
+        anonymous_quota: bytes of the whole folder above which nothing is added without a token; None: no quota.
     """
 
     insecure: bool = False
@@ -54,14 +54,14 @@ class AuthOptions:
 
 @dataclass(frozen=True, slots=True)
 class ServerAuth:
-    """Who may come in, and how.
+    """Who may connect, and how.
 
     Attributes:
         policy: who.
         tls: certificate and key; None: TLS is not answered.
-        pin: of the server's own certificate; None where an authority's is used or none.
-        owner_token: the file in which the first token was just put, or None.
-        worry: what is wrong with the certificate's time, or None.
+        pin: of the server's own certificate; None if there is none or the operator gave another.
+        owner_token: the file with the first token, if that was just made.
+        worry: what is wrong with the certificate's validity, or None.
     """
 
     policy: AuthPolicy
@@ -73,10 +73,10 @@ class ServerAuth:
     worry: str | None = None
 
     def reload(self) -> Register:
-        """Read tokens and certificate anew: the register, to be used from now on.
+        """Read tokens and certificate again; returns the register to use from now on.
 
         Raises:
-            NotPermitted: one of them cannot be used; then nothing has changed.
+            NotPermitted: one of them cannot be used; nothing has changed.
         """
         register = registers.load(self.state)
         if self.tls is not None and self.certificate is not None:
@@ -91,10 +91,10 @@ class ServerAuth:
 def open_server_auth(state: Path, host: str, auth_options: AuthOptions) -> ServerAuth:
     """Find out who may connect to a server that listens on ``host``.
 
-    Makes certificate, key and the first token in ``state`` where they are needed and not there.
+    Makes certificate, key and the first token in ``state`` where they are needed and missing.
 
     Raises:
-        NotPermitted: a file cannot be used, or the options do not fit each other.
+        NotPermitted: a file cannot be used, or the options contradict each other.
     """
     if (auth_options.certificate is None) is not (auth_options.key is None):
         raise NotPermitted("a certificate needs its key, and a key its certificate: give both")
@@ -131,7 +131,7 @@ def _anonymous(register: Register, auth_options: AuthOptions, *, free: bool) -> 
 
 
 def _add_owner(state: Path) -> tuple[Register, Path]:
-    """Make the first token: it may do everything in the whole folder, and lies in a file that only its owner can read."""
+    """Make the first token, with all rights in the whole folder, in a file that only its owner can read."""
     path = state / OWNER_TOKEN_NAME
     tokens: list[str] = []
 

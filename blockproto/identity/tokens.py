@@ -1,8 +1,8 @@
-"""Tokens: 32 random bytes as text that shows damage, and the hash that a server keeps instead of them.
+"""Tokens: 32 random bytes as text with a checksum, and the hash that a server keeps instead of them.
 
     bp1_ + base32(32 random bytes + their CRC-32), lower case, no padding: 62 characters
 
-The random bytes have as much entropy as any key, so one BLAKE3 is enough to keep them from being had back.
+The random bytes have the entropy of a key, so one BLAKE3 suffices to make the hash useless to a thief.
 
 Spec: BP1-AUT-011, BP1-AUT-012.
 """
@@ -17,7 +17,7 @@ from zlib import crc32
 from blake3 import blake3
 
 PREFIX = "bp1_"
-"""How every token begins: people and scanners for leaked secrets recognise it."""
+"""The beginning of every token, by which people and scanners for leaked secrets recognise it."""
 
 SECRET_LENGTH = 32
 """Random bytes of a token."""
@@ -30,7 +30,7 @@ _PADDING = "=" * 6
 
 
 def new_token() -> str:
-    """A token nobody has seen."""
+    """A new random token."""
     secret = secrets.token_bytes(SECRET_LENGTH)
     checked = secret + crc32(secret).to_bytes(4, "big")
     return PREFIX + base64.b32encode(checked).decode().rstrip("=").lower()
@@ -40,7 +40,7 @@ def secret_of(token: str) -> bytes:
     """The 32 random bytes of ``token``.
 
     Raises:
-        ValueError: it is no token; the text says in what way, and nothing of the token.
+        ValueError: it is not a token; the text says why, and shows nothing of it.
     """
     if not token.startswith(PREFIX):
         raise ValueError(f"it does not begin with {PREFIX}")
@@ -59,5 +59,5 @@ def secret_of(token: str) -> bytes:
 
 
 def hash_of(secret: bytes) -> bytes:
-    """What a server keeps of a token: 32 bytes."""
+    """The hash of a token's secret that a server keeps (32 bytes)."""
     return blake3(secret, derive_key_context=_CONTEXT).digest()
