@@ -1,9 +1,9 @@
-"""Why a transfer was slow or stuck, in plain words, from the log that ``observability.recorder`` wrote.
+"""Explain why a transfer was slow or stuck, from the log that ``observability.recorder`` wrote.
 
-The log says how many seconds the transfers waited for what. Only one thing is judged anew here: a wait in which nothing at
-all was heard, and which ended with the connection, was no slow line and no slow disk; nobody was there.
+The log says how many seconds the transfers waited for what. One thing is reinterpreted: if nothing at all was heard during a
+wait, and it was long or ended with the connection, then the peer was silent, whatever was waited for.
 
-A pure function of the log; knows nothing of connections.
+A pure function of the log.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..errors import Code
 
 FORMAT = 1
 SILENT_S = 20.0
-"""A side that is there answers a PING before so much time has passed."""
+"""A wait of this length without a byte means silence: a live peer answers a PING sooner."""
 SHORT_S = 5.0
-"""So long a wait may be before a loss, and still belong to what was waited for."""
+"""The same for a wait that ends with the loss of the connection."""
 
 _FASTER = (
     "use a faster network, or --connections 4 where each single connection is held down; if other programs are faster over "
@@ -52,12 +52,12 @@ _DOING = {
         "see that the server runs there and that the network holds; --retry-for says how long to come back",
     ),
 }
-"""reason: what it means, what to do."""
+"""By reason: what it means, and what to do."""
 
 
 @dataclass(slots=True)
 class Explanation:
-    """What a log tells.
+    """The summary of a log.
 
     Attributes:
         waits: seconds by reason.
@@ -65,11 +65,11 @@ class Explanation:
         losses: why connections were lost, in order.
         payload_sent, payload_received: bytes of file content.
         acknowledged: bytes of it that the other side made durable.
-        ack_lag_s: the longest that bytes were on their way to be durable.
+        ack_lag_s: the longest time until bytes were durable.
         round_trip_s: the shortest round trip, or None.
         files: names, in the order in which they were begun.
-        errors: what the other side refused, in its words.
-        complete: whether the log was ended in order.
+        errors: the refusals of the other side, in its words.
+        complete: whether the log has its end.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
@@ -86,21 +86,21 @@ class Explanation:
 
     @property
     def reason(self) -> str | None:
-        """What was waited for the longest; None if there was nothing to wait for."""
+        """The reason with the longest waits; None if there was none."""
         return max(self.waits, key=lambda reason: self.waits[reason]) if self.waits else None
 
     def share(self, reason: str) -> float:
-        """Which part of all waiting it was."""
+        """The share of a reason in all waits."""
         total = sum(self.waits.values())
         return self.waits[reason] / total if total else 0.0
 
     @property
     def advice(self) -> str:
-        """What to do about the reason."""
+        """What to do about ``reason``."""
         return _DOING[self.reason][1] if self.reason is not None else ""
 
     def sentences(self) -> Iterable[str]:
-        """All of it for people, the reason first."""
+        """The summary in sentences, the main reason first."""
         if self.reason is None:
             yield "Nothing was transferred long enough to say anything."
         else:
@@ -128,10 +128,10 @@ class Explanation:
 
 
 def explain(lines: Iterable[str]) -> Explanation:
-    """What the lines of a log tell.
+    """Summarise the lines of a log.
 
     Raises:
-        ValueError: this is no such log.
+        ValueError: they are not such a log.
     """
     events = list(_parsed(lines))
     if not events or events[0].get("event") != "begin":
@@ -154,10 +154,7 @@ _NO_LOG = "this is not the log of a transfer: `put --log FILE` and `get --log FI
 
 
 def _own_questions(events: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
-    """The streams on which an upload asked what is there: that a file is not there yet is no refusal then.
-
-    A download asks, too; there it is one.
-    """
+    """The streams on which an upload asked for a file: UNKNOWN_FILE there is not a refusal, as it is for a download."""
     begun = [event for event in events if event["event"] == "transfer"]
     if not any(event.get("message") in ("OPEN", "BLOCK") for event in begun):
         return set()
@@ -169,7 +166,7 @@ def _stream(event: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _parsed(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
-    """The events; a last line that was cut off is left out."""
+    """The events; an incomplete last line is skipped."""
     waiting: str | None = None
     for number, line in enumerate(lines):
         if waiting is not None:
@@ -226,7 +223,7 @@ def _take_second(told: Explanation, event: Mapping[str, Any], silence: Counter[s
 
 
 def _settle(told: Explanation, silence: Counter[str], *, lost: bool) -> None:
-    """Count waits in which nothing was heard: as they are, or as silence when they were too long for anything else."""
+    """Count waits during which nothing was heard: as they are, or as silence if they were too long."""
     waited_s = sum(seconds for reason, seconds in silence.items() if reason not in ("disk", "connecting"))
     if waited_s >= SILENT_S or (lost and waited_s >= SHORT_S):
         for reason in [reason for reason in silence if reason not in ("disk", "connecting")]:

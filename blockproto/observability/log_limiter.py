@@ -1,7 +1,7 @@
-"""Limit of the log: what is said again and again is not written down each time, so that no peer fills a log.
+"""Limit repeated log records, so that no peer can fill the log.
 
-Warnings and errors of one place in the code are written ``MOST`` times in ``WINDOW_S``; of the others the next one tells how
-many there were. What an operator asked for with a more talkative level is not held back.
+Warnings and errors of one place in the code are written at most ``MOST`` times in ``WINDOW_S``; the next one after that says
+how many were suppressed. Records below warnings, for which an operator has to ask, are not limited.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ WINDOW_S = 60.0
 
 
 class LogLimiter(logging.Filter):
-    """Lets a record through, or counts it.
+    """Lets a record pass, or counts it.
 
     Args:
-        clock: seconds that only go on.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,19 +1,17 @@
-"""Logs: what a server does as records, one line each, for people or (JSON) for programs.
+"""Logs: what a server does, one record and line each, as text for people or JSON for programs.
 
-Every record has its event; those of a connection its number and peer, and the principal's name; those of a transfer the
-file id, which stays the same through resumes, takeovers and restarts. Foreign names go through ``show_name``.
+Every record has an event; a record of a connection also its number, peer and principal's name; a record of a transfer also
+the file id, which stays the same through resumes, takeovers and restarts.
 
     info      upload begun, resumed, joined, taken over, committed · download · removed · cancelled · expired · let in
     warning   not let in · refused: forbidden, or by this server's own state (full, failed)
-    debug     connection · refused · what the engine says of itself
+    debug     connection · refused · messages of the engine
 
-Whatever a record says, text of the other side is shown escaped: the formatters see to it, for messages, facts and tracebacks
-alike, whoever writes the record. A line of the log is one line, and of a traceback each line is indented.
+The formatters escape foreign text in the messages, facts and tracebacks of all records, so that a record is one line, and
+each line of a traceback is indented.
 
-A record that is a sentence has the name of its event beside it, in ``extra``: ``event``, and ``facts`` where the sentence
-says things that programs want apart. Text shows the sentence; JSON the event and the facts, or the sentence as ``text``.
-
-No library is needed for that: a record is a dict, a line is what json.dumps makes of it.
+A record whose message is a sentence has the name of its event in ``extra``: ``event``, and ``facts`` for values that
+programs want separately. Text shows the sentence; JSON the event and the facts, or the sentence as ``text``.
 """
 
 from __future__ import annotations
@@ -34,18 +32,18 @@ log = logging.getLogger("blockproto")
 
 NOT_LET_IN = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED}
 _NO_NAME = "message"
-"""The event of a record that somebody else's code wrote."""
+"""The event of a record of other code."""
 LOUD = {Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED, Code.BUSY}
 
 
 def tell(level: int, event: str, connection_label: ConnectionLabel | None = None, **facts: object) -> None:
-    """Write a record: ``event``, what is known of its connection, and ``facts``, which hold no foreign text unshown."""
+    """Write a record: ``event``, its connection, and ``facts``, in which foreign text has to be escaped already."""
     if log.isEnabledFor(level):
         log.log(level, event, extra={"facts": facts, "connection_label": connection_label})
 
 
 def _connection_of(record: logging.LogRecord) -> dict[str, Any]:
-    """For which connection a record was written."""
+    """The facts of the connection for which a record was written."""
     connection_label: ConnectionLabel | None = (
         getattr(record, "connection_label", None) or CURRENT_CONNECTION.get()
     )
@@ -75,7 +73,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _below(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
-    """What stands below a record's line: its traceback, the stack."""
+    """What follows a record's line: its traceback and stack."""
     found = [formatter.formatException(record.exc_info)] if record.exc_info else []
     return [*found, formatter.formatStack(record.stack_info)] if record.stack_info else found
 

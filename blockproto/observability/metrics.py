@@ -1,7 +1,7 @@
-"""Metrics: what a server does as numbers, in the form that Prometheus reads, on a port of their own.
+"""Metrics: what a server does, in numbers for Prometheus, on a port of their own.
 
-No label holds a filename, a token or a name of anybody: kinds, error codes, and for principals with a quota their ids, as
-long as there are few. Gauges are asked of the running server when somebody reads them.
+Labels are kinds, error codes, and the ids of principals with a quota as long as they are few; never a filename, a token or a
+person's name. Gauges are computed when they are read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import metrics_page
 from .observer import ConnectionLabel, Entered, Hook, Load, Observer
 
 PRINCIPALS_MAX = 100
-"""Of more principals with a quota, none is shown: each is a time series that somebody has to keep."""
+"""With more principals that have a quota, none is shown: each would be a time series of its own."""
 _WORKS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
@@ -32,7 +32,7 @@ class Metrics(Observer):
     """An observer that counts.
 
     Attributes:
-        registry: what ``shown`` shows.
+        registry: the metrics that ``shown`` serves.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Metrics(Observer):
 
 
 def _is_as_it_was(stored: StoredFile) -> bool:
-    """Whether nothing was stored: the file was there, or what has its name was left."""
+    """Whether nothing was stored: the file was there already, or another one was left."""
     return stored.there or stored.left
 
 
@@ -127,18 +127,18 @@ class _Counting(Hook):
 
 
 class _Loads(Collector):
-    """The gauges, asked of the server when they are read; none once it has ended."""
+    """The gauges, read from the server when they are asked for; none once it has ended."""
 
     def __init__(self, load: Callable[[], Load], token: trio.lowlevel.TrioToken) -> None:
         self._load = load
         self._token = token
 
     def describe(self) -> list[Metric]:
-        """See Collector: nothing is asked when it is registered."""
+        """See Collector. Empty, so that registering asks the server nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """See Collector; called by the thread that answers."""
+        """See Collector; called in a worker thread."""
         try:
             load = trio.from_thread.run_sync(self._load, trio_token=self._token)
         except trio.RunFinishedError:
@@ -164,9 +164,9 @@ class _Loads(Collector):
 
 
 def shown(metrics: Metrics, host: str, port: int) -> AbstractContextManager[int]:
-    """While inside, HTTP on ``host`` and ``port`` (0 picks a free one) shows the metrics; gives the port.
+    """Serve the metrics over HTTP on ``host`` and ``port`` (0 picks a free one) while inside; gives the port.
 
     Raises:
-        NotPermitted: that cannot be listened on.
+        NotPermitted: the address cannot be used.
     """
     return metrics_page.shown(partial(generate_latest, metrics.registry), CONTENT_TYPE_LATEST, host, port)

@@ -1,8 +1,8 @@
-"""Page of metrics: numbers for Prometheus over HTTP, on a port and in one thread of their own, for a few readers at a time.
+"""The page of metrics: HTTP on a port and in a thread of its own, for a few readers at a time.
 
-Whoever connects may be anybody: it says its request and takes the answer within ``DEADLINE_S``, in ``REQUEST_LENGTH_MAX``
-bytes, and when ``CONNECTIONS_MAX`` are there the one that came first goes. What there is to show is asked of the server in
-another thread, one at a time.
+No reader is trusted: it has ``DEADLINE_S`` for its request and the answer, and ``REQUEST_LENGTH_MAX`` bytes for the request;
+with more than ``CONNECTIONS_MAX`` readers the oldest connection is closed. The server is asked for its metrics in another
+thread, for one reader at a time.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ CONNECTIONS_MAX = 16
 DEADLINE_S = 10.0
 REQUEST_LENGTH_MAX = 8192
 PAUSE_S = 0.1
-"""How long nobody is accepted after there was no descriptor for one more."""
+"""How long to accept no connection after there was no descriptor for one more."""
 _END = (b"\r\n\r\n", b"\n\n")
 
 Show = Callable[[], bytes]
-"""What is shown at this moment, in the text format of Prometheus; called in a worker thread."""
+"""Returns the metrics in the text format of Prometheus; called in a worker thread."""
 
 
 @contextmanager
 def shown(show: Show, content_type: str, host: str, port: int) -> Iterator[int]:
-    """While inside, HTTP on ``host`` and ``port`` (0 picks a free one) answers every GET; gives the port.
+    """Answer every HTTP GET on ``host`` and ``port`` (0 picks a free one) while inside; gives the port.
 
     Raises:
-        NotPermitted: that cannot be listened on.
+        NotPermitted: the address cannot be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
@@ -51,17 +51,17 @@ def shown(show: Show, content_type: str, host: str, port: int) -> Iterator[int]:
 
 
 class MetricsPage:
-    """The answers, and who waits for one.
+    """Answers readers.
 
     Args:
-        show: what is shown.
+        show: returns the page.
         content_type: its type, for HTTP.
     """
 
     def __init__(self, show: Show, content_type: str) -> None:
         self._show = show
         self._content_type = content_type
-        self._readers: dict[trio.CancelScope, None] = {}  # in the order in which they came
+        self._readers: dict[trio.CancelScope, None] = {}  # oldest first
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
@@ -118,7 +118,7 @@ def _head(status: str, *fields: str) -> bytes:
 
 
 async def _request_of(stream: trio.SocketStream) -> bytes | None:
-    """The head of a request; None if it does not end, or is too long."""
+    """The head of a request; None if the peer closed before its end, or it is too long."""
     request = b""
     while not any(end in request for end in _END):
         more = await stream.receive_some(REQUEST_LENGTH_MAX)

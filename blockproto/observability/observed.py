@@ -1,6 +1,6 @@
-"""A session and an endpoint that tell hooks what is said and heard over a connection.
+"""A session and an endpoint that tell hooks what is sent and received.
 
-A connection without hooks has the plain ones: not a call, not a check for a frame.
+A connection without hooks has the plain ones, and pays nothing for each frame.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Hooks = tuple[Hook, ...]
 
 
 def observed_session(side: Side, limits: Limits, hooks: Hooks) -> Session:
-    """A fresh session of ``side`` that tells ``hooks`` of messages, and of the connection this task works for."""
+    """A fresh session of ``side`` that tells ``hooks`` of messages."""
     return ObservedSession(side, limits, hooks) if hooks else Session(side, limits)
 
 
 def observed_endpoint(endpoint: Endpoint, hooks: Hooks) -> Endpoint:
-    """``endpoint``, telling those of ``hooks`` that count bytes; owned from now on."""
+    """``endpoint``, owned from now on, telling those ``hooks`` that count bytes."""
     hooks = tuple(hook for hook in hooks if hook.counts_bytes)
     return ObservedEndpoint(endpoint, hooks) if hooks else endpoint
 

@@ -1,14 +1,14 @@
-"""Observer: what a running server tells whoever looks after it. The plain one does nothing; metrics and logs are others.
+"""Observer: hears what a running server does. The base class does nothing; metrics and logs are observers.
 
-Each thing is told where it happens, so nothing is told twice: connections and messages by the server, takeovers by the
-uploads, what became durable by the committer. What stands somewhere already (how many uploads are open, how long the queue
-is) nobody counts a second time: an observer asks for it with ``Load`` when it is asked itself.
+Each event is reported where it happens, and once: connections and messages by the server, takeovers by the uploads, what
+became durable by the committer. What can be counted at any time (open uploads, queue length) is not reported: an observer
+gets it as a ``Load`` when it needs it.
 
-``CURRENT_CONNECTION`` says for which connection the present task works; a log record finds it there, whoever writes it.
+``CURRENT_CONNECTION`` is the connection for which the present task works; log records find it there.
 
 Rules:
     1. An observer decides nothing, waits for nothing and raises nothing.
-    2. A server that nobody observes pays a call of an empty function for an upload or a batch, and none for a piece.
+    2. Without an observer, an upload or a batch costs a call of an empty function, and a piece nothing.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..store import Upload, Work
 from ..wire import Message
 
 Entered = Literal["begun", "resumed", "joined", "taken over"]
-"""How a stream comes to an upload: nobody had it, it is known, others send it too, others sent it until now."""
+"""How a stream enters an upload: it is new, was known, other streams send it too, or other streams sent it until now."""
 
 
 class Load(NamedTuple):
-    """What a server has to do at this moment.
+    """The load of a server at this moment.
 
     Attributes:
         connections: how many, by kind: "native", "tls", or the name of a dialect.
         uploads: how many are open.
         works: how many wait to be made durable.
         disk_slow: whether store calls leave the Trio thread because the disk is slow.
-        used: of principals that have a quota, by their 16 bytes: how many bytes they have.
+        used: bytes of each principal with a quota, by its 16 bytes.
     """
 
     connections: Mapping[str, int]
@@ -51,7 +51,7 @@ class ConnectionLabel:
     Attributes:
         number: counted from 1 since the server started.
         peer: its address.
-        principal: the name of who came, as far as that was said.
+        principal: the principal's name; empty before AUTH.
     """
 
     number: int
@@ -64,10 +64,10 @@ CURRENT_CONNECTION: ContextVar[ConnectionLabel | None] = ContextVar("connection_
 
 
 class Hook:
-    """Hears what is said and heard on connections, a connection's or those of a whole server, and does nothing with it.
+    """Hears what is sent and received on one connection or on all connections of a server; does nothing.
 
     Attributes:
-        counts_bytes: whether to tell it also what the endpoint does: ``receiving`` and all below it.
+        counts_bytes: whether it hears of the endpoint too: ``receiving`` and all below it.
     """
 
     counts_bytes = False
@@ -75,46 +75,46 @@ class Hook:
     def said(
         self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
     ) -> None:
-        """A message was said to ``connection_label`` (a server's), with a payload of so many bytes."""
+        """A message was sent, with ``payload_length`` bytes; a server gives the label of the connection."""
 
     def heard(self, event: Event) -> None:
-        """Something came that keeps to the protocol."""
+        """A valid message or payload came."""
 
     def receiving(self) -> None:
-        """All that came has been handled, and more is waited for."""
+        """Everything that came has been handled; the endpoint waits for more."""
 
     def received(self, length: int) -> None:
-        """Bytes came; 0: none, and they are not waited for any more."""
+        """Bytes came; 0: none, and the endpoint does not wait any more."""
 
     def sending(self) -> None:
         """Bytes are being written."""
 
     def sent(self, length: int) -> None:
-        """All bytes were written; 0: that failed."""
+        """The bytes were written; 0: that failed."""
 
 
 class Observer:
-    """Hears what a server does, on the Trio thread, and does nothing with it."""
+    """Hears what a server does, on the Trio thread; does nothing."""
 
     def serving(self, load: Callable[[], Load]) -> None:
         """The server runs; ``load`` may be called on the Trio thread until it has ended."""
 
     def hooks(self) -> tuple[Hook, ...]:
-        """What is to hear each connection; asked once. None of it costs anything where this is empty."""
+        """The hooks for each connection; called once. Without any, connections cost nothing more."""
         return ()
 
     def came(self, kind: str) -> None:
-        """The connection of this task speaks: "native", "tls", or the name of a dialect."""
+        """The protocol of this task's connection is known: "native", "tls", or the name of a dialect."""
 
     def entered(self, upload: Upload, how: Entered) -> None:
-        """A stream sends an upload from now on."""
+        """A stream begins to send an upload."""
 
     def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
         """A batch is durable; the works have their outcomes."""
 
 
 NULL_OBSERVER = Observer()
-"""For a server that nobody observes."""
+"""The observer of a server without one."""
 
 
 class ObserverPair(Observer):

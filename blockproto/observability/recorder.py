@@ -1,23 +1,23 @@
-"""What happened on the connections of a client, second by second, as JSON lines: the log that ``explain`` reads.
+"""Recorder: logs what happens on a client's connections, second by second, as JSON lines for ``explain``.
 
-A recorder hooks into each connection, its session and its endpoint, and looks a few times a second at what the
-transfers wait for. A client without one has none of this: not a call, not a check for a frame.
+It hooks into each connection, its session and its endpoint, and samples several times a second what the transfers wait for.
+A client without one pays nothing for it.
 
     {"t": 3.0, "event": "second", "connection": 1, "waits": {"line": 0.9, "credit": 0.1}, "sent": 262144, …}
 
 Events: begin, connected, transfer, second, lost, reconnecting, done, end; ``t`` is seconds since the beginning.
 
 What a transfer can wait for (``waits``, in seconds):
-    line             the line takes no more, or what is under way has not arrived, or was not read yet
-    credit           the other side grants no room for more bytes: it writes, or reads, more slowly than the line brings them
+    line             the line takes no more, or what is under way has not arrived or was not read yet
+    credit           the other side grants no credit: it reads or writes more slowly than the line
     acknowledgement  bytes have arrived and are not durable yet on the other side
     disk             this machine: reading, hashing or writing the file
     peer             an answer, or bytes, of the other side
-    connecting       a connection, and the greeting on it
+    connecting       a connection and its greeting
 
 Rules:
-    1. Names and sizes of files are in the log; what is in them, and what somebody comes in with, never is.
-    2. Every line is written when its second is over, so that the log of a killed program is complete but for that.
+    1. The log contains names and sizes of files, never their contents or credentials.
+    2. Every line is written when its second is over, so that a killed program loses only the last one.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ from .observer import ConnectionLabel, Hook
 
 FORMAT = 1
 LOOK_S = 0.05
-"""How often it is looked at what transfers wait for."""
+"""Interval of the samples."""
 WRITE_S = 1.0
-"""How often it is written down."""
+"""Interval of the lines."""
 _FRESH_S = 1.0
-"""A line over which something came so lately is slow at most; else the other side is silent."""
+"""If bytes came within this time a download waits for the line; otherwise for the other side."""
 
 
 @dataclass(slots=True)
 class _Transfer:
-    """One stream, as far as it tells what is waited for.
+    """The state of one stream.
 
     Attributes:
-        up: whether bytes go to the other side; None for a question.
-        answered: whether the other side has answered the first message.
-        committing: whether all has been said and the last answer is waited for.
-        blocks: bytes sent of each block that is not acknowledged, and when it was begun.
+        up: whether it sends a file; None for a request.
+        answered: whether the first message was answered.
+        committing: whether it waits for the answer to COMMIT.
+        blocks: for each unacknowledged block, the bytes sent and when it was begun.
     """
 
     up: bool | None
@@ -80,20 +80,20 @@ class _Transfer:
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes sent and not known to be durable."""
+        """Bytes sent that are not acknowledged."""
         return sum(length for length, _ in self.blocks.values())
 
 
 class Recorded(Hook):
-    """What is said and heard on one connection of the client, counted.
+    """Counts what is sent and received on one connection of the client.
 
     Attributes:
-        connection: set before anything is said or heard.
+        connection: set before anything is sent or received.
         number: of the connection, from 1.
-        greeted: whether the server's HELLO was seen.
-        is_sending: whether a write waits for the line.
-        is_receiving: whether everything that came was handled, and more is waited for.
-        heard_at: when bytes came at last.
+        greeted: whether the server's HELLO has come.
+        is_sending: whether a write is under way.
+        is_receiving: whether the connection waits for bytes.
+        heard_at: when bytes last came.
     """
 
     counts_bytes = True
@@ -114,7 +114,7 @@ class Recorded(Hook):
 
     @property
     def session(self) -> Session:
-        """That of the connection."""
+        """The session of the connection."""
         return self.connection.session
 
     def said(
@@ -196,7 +196,7 @@ class Recorded(Hook):
                 self.acknowledged += transfer.blocks.pop(blockno)[0]
 
     def waits_for(self, now: float) -> str | None:
-        """What the transfers on it wait for at this moment; None if there are none."""
+        """What the transfers on the connection wait for now; None if there are none."""
         transfers = self.transfers.values()
         if not transfers:
             return None
@@ -218,7 +218,7 @@ class Recorded(Hook):
             return "acknowledgement" if any(one.committing for one in ups.values()) else "peer"
         under_way = session.sent(0) - session.received_by_peer(0)
         if under_way and (self.connection.pace.binds_one or len(carrying) > 1):
-            return "line"  # or the other side reads slowly: from here the two look alike
+            return "line"  # or the other side reads slowly, which looks the same
         piece = self.connection.piece_length()
         if all(session.sendable(stream) < piece for stream in carrying):
             return "credit"
@@ -234,7 +234,7 @@ class Recorder:
 
     Args:
         file: where to; the caller closes it.
-        about: what the log is about, for people: the command, the version.
+        about: facts for the first line: the command, the version.
     """
 
     def __init__(self, file: TextIO, **about: Any) -> None:
@@ -247,11 +247,11 @@ class Recorder:
         self._write("begin", format=FORMAT, time=time.strftime("%Y-%m-%dT%H:%M:%S%z"), **about)
 
     def hook(self) -> Recorded:
-        """What a new connection is to have; then call ``made``."""
+        """The hook for a new connection; call ``made`` with it."""
         return Recorded()
 
     def made(self, connection: Connection, recorded: Recorded) -> None:
-        """A connection with that hook was made."""
+        """A connection was made with that hook."""
         self._count += 1
         recorded.connection, recorded.number = connection, self._count
         self._lines[connection] = recorded
@@ -269,13 +269,13 @@ class Recorder:
             self._missing_since = trio.current_time() if unanswered else None
 
     def reconnecting(self, after_s: float, why: BlockprotoError) -> None:
-        """It will be dialled again."""
+        """The server will be dialled again after ``after_s`` seconds."""
         if self._missing_since is None:
             self._missing_since = trio.current_time()
         self._write("reconnecting", after_s=round(after_s, 3), why=str(why))
 
     async def run(self) -> None:
-        """Look and write until cancelled; what is left is written then."""
+        """Sample and write until cancelled. Cancellation: what is left is written, and the end."""
         try:
             written_at = trio.current_time()
             while True:
@@ -344,7 +344,7 @@ class Recorder:
         line.frames_in.clear()
 
     def _standing(self, line: Recorded) -> dict[str, Any]:
-        """What stands at the end of a second: how much is under way and not durable, credit, and how fast the line seems."""
+        """The state at the end of a second: bytes under way and not durable, credit, rate and round trip."""
         session, connection = line.session, line.connection
         blocks = [block for one in line.transfers.values() for block in one.blocks.values()]
         oldest = min((since for _, since in blocks), default=None)
@@ -364,7 +364,7 @@ class Recorder:
 
 
 def _facts(message: Message) -> dict[str, Any]:
-    """What is wanted of a stream: names and sizes, nothing else."""
+    """The facts of the message that begins a stream: names and sizes, nothing else."""
     facts: dict[str, Any] = {"message": type(message).__name__.upper()}
     if isinstance(message, Open | Block):
         facts |= {"filename": message.filename, "filesize": message.filesize}
