@@ -199,8 +199,7 @@ def _record(store: LocalStore, key: UploadKey, facts: Facts, blocknos: list[int]
                 BlockDone(upload, 1, blockno, BLOCK_LENGTH, digest)
                 for blockno in blocknos[first : first + BATCH]
             ]
-            store.commit(batch)
-            refused = [work.outcome for work in batch if work.outcome is not None]
+            refused = [outcome for outcome in store.decide(batch) if outcome is not None]
             if refused:
                 raise CommandFailed(f"the store refused a block: {refused[0]}")
     finally:

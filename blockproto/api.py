@@ -214,7 +214,7 @@ def discard_download(client: Client, name: str, dest: Path) -> None:
     try:
         begun = store.begun()
         if begun is not None:
-            store.commit([Discard(begun[0])])
+            store.decide([Discard(begun[0])])
     finally:
         store.close()
 

@@ -28,7 +28,7 @@ from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.protocol.session import Limits
 from blockproto.server import Server
-from blockproto.store import BlockDone, Destination, UploadEntry, UploadStore, Work
+from blockproto.store import BlockDone, Destination, Outcome, UploadEntry, UploadStore, Work
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.hooks import CommitHooks
 from blockproto.wire import (
@@ -390,11 +390,11 @@ class Gate:
         """Let everything through from now on."""
         self._opened.set()
 
-    async def _run(self, commit: Callable[[], None]) -> None:
+    async def _run(self, decide: Callable[[], Sequence[Outcome]]) -> Sequence[Outcome]:
         self.waits.set()
         with trio.move_on_after(STUCK_S):
             await self._opened.wait()
-        await run_inline(commit)
+        return await run_inline(decide)
 
 
 class WatchedStore(MemoryStore):
@@ -412,15 +412,16 @@ class WatchedStore(MemoryStore):
         self.works: list[Work] = []
         self.before_commit: Callable[[Sequence[Work]], None] = lambda batch: None
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        self.before_commit(batch)
-        super().commit(batch)
-        self.works.extend(batch)
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        self.before_commit(works)
+        outcomes = super().decide(works)
+        self.works.extend(works)
         self.durable.extend(
             (work.upload.facts.filename.text, work.blockno)
-            for work in batch
-            if isinstance(work, BlockDone) and work.outcome is None
+            for work, outcome in zip(works, outcomes, strict=True)
+            if isinstance(work, BlockDone) and outcome is None
         )
+        return outcomes
 
 
 def content_of(store: MemoryStore, name: str) -> bytes:

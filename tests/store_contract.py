@@ -167,8 +167,7 @@ def brief_of(store: UploadStore, content: bytes, *, number: int = 1, name: str =
 
 
 def outcomes(store: UploadStore, *works: Work) -> list[object]:
-    store.commit(works)
-    return [work.outcome for work in works]
+    return list(store.decide(works))
 
 
 def outcome(store: UploadStore, work: Work) -> object:
@@ -339,7 +338,7 @@ class UploadStoreContract:
     def test_held_blocks_survive(self, place: Place) -> None:
         content = pattern(5 * BLOCK_LENGTH + 9)
         upload = opened(place.store, len(content), attempt=7)
-        place.store.commit(written(upload, content, [0, 1, 5, 3], attempt=7))
+        place.store.decide(written(upload, content, [0, 1, 5, 3], attempt=7))
         upload.close()
         place.reopen()
         again = opened(place.store, len(content), attempt=8)
@@ -355,7 +354,7 @@ class UploadStoreContract:
     def test_a_crash_keeps_what_was_committed_and_no_more(self, place: Place) -> None:
         content = pattern(3 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [1]))
+        place.store.decide(written(upload, content, [1]))
         written(upload, content, [0, 2])
         incarnation = place.store.incarnation
         place.crash()
@@ -397,9 +396,9 @@ class UploadStoreContract:
         upload = opened(place.store, len(content))
         upload.write(0, memoryview(content[:10]))
         prefix = Prefix(10, digest_of(content[:10]))
-        place.store.commit([KeepPrefixes(upload, 1, {0: prefix, 2: prefix})])
-        place.store.commit([KeepPrefixes(upload, 1, {0: prefix})])
-        place.store.commit(written(upload, content, [0]))
+        place.store.decide([KeepPrefixes(upload, 1, {0: prefix, 2: prefix})])
+        place.store.decide([KeepPrefixes(upload, 1, {0: prefix})])
+        place.store.decide(written(upload, content, [0]))
         upload.close()
         place.reopen()
         assert opened(place.store, len(content)).prefixes == {}
@@ -413,7 +412,7 @@ class UploadStoreContract:
     def test_a_smaller_attempt_changes_nothing(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content), attempt=5)
-        place.store.commit(written(upload, content, [0], attempt=5))
+        place.store.decide(written(upload, content, [0], attempt=5))
         late = written(upload, content, [1], attempt=4)[0]
         assert refused(place.store, late, Superseded).current == 5
         refused(place.store, Forget(upload, 4, (0,)), Superseded)
@@ -427,9 +426,8 @@ class UploadStoreContract:
     def test_a_greater_attempt_takes_over_within_a_batch_too(self, place: Place) -> None:
         content = pattern(3 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        first, second, third = written(upload, content)
-        first.attempt, second.attempt, third.attempt = 1, 2, 1
-        found = outcomes(place.store, first, second, third)
+        attempts = zip(written(upload, content), (1, 2, 1), strict=True)
+        found = outcomes(place.store, *(replace(work, attempt=attempt) for work, attempt in attempts))
         assert found[:2] == [None, None]
         assert isinstance(found[2], Superseded)
 
@@ -455,9 +453,8 @@ class UploadStoreContract:
     def test_another_root_commits_nothing_and_drops_nothing(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content))
-        other = finish_of(upload, content)
-        other.root = digest_of(b"another")
+        place.store.decide(written(upload, content))
+        other = replace(finish_of(upload, content), root=digest_of(b"another"))
         refused(place.store, other, DigestsDiffer)
         assert place.content(NAME) is None
         stored(place.store, finish_of(upload, content))
@@ -466,14 +463,14 @@ class UploadStoreContract:
         content = pattern(3 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
         for held in ([], [0], [0, 2]):
-            place.store.commit(written(upload, content, held))
+            place.store.decide(written(upload, content, held))
             refused(place.store, finish_of(upload, content), DigestsDiffer)
         assert place.content(NAME) is None
 
     def test_another_size_at_the_end(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content))
+        place.store.decide(written(upload, content))
         other = finish_of(upload, content[:BLOCK_LENGTH])
         refused(place.store, other, BadFacts)
 
@@ -498,7 +495,7 @@ class UploadStoreContract:
     def test_unknown_size_ends_with_the_short_block(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH + 5)
         upload = opened(place.store, None)
-        place.store.commit(written(upload, content))
+        place.store.decide(written(upload, content))
         upload.close()
         place.reopen()
         again = opened(place.store, None)
@@ -510,13 +507,13 @@ class UploadStoreContract:
     def test_unknown_size_needs_the_last_block(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH + 5)
         upload = opened(place.store, None)
-        place.store.commit(written(upload, content, [0, 1]))
+        place.store.decide(written(upload, content, [0, 1]))
         refused(place.store, finish_of(upload, content), DigestsDiffer)
 
     def test_unknown_size_that_leaves_held_blocks_out(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, None)
-        place.store.commit(written(upload, content))
+        place.store.decide(written(upload, content))
         refused(place.store, finish_of(upload, content[:BLOCK_LENGTH]), BadFacts)
         stored(place.store, finish_of(upload, content))
 
@@ -526,7 +523,7 @@ class UploadStoreContract:
     def test_forgotten_blocks_are_missing_and_the_incarnation_stays(self, place: Place) -> None:
         content, other = pattern(3 * BLOCK_LENGTH), pattern(3 * BLOCK_LENGTH, seed=1)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content))
+        place.store.decide(written(upload, content))
         before = place.store.incarnation
         assert outcome(place.store, Forget(upload, 1, (1, 2))) is None
         upload.close()
@@ -541,7 +538,7 @@ class UploadStoreContract:
     def test_forgotten_and_sent_again_in_one_batch(self, place: Place) -> None:
         content, other = pattern(2 * BLOCK_LENGTH), pattern(2 * BLOCK_LENGTH, seed=1)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content))
+        place.store.decide(written(upload, content))
         assert outcome(place.store, Forget(upload, 1, (0, 7))) is None
         mixed = other[:BLOCK_LENGTH] + content[BLOCK_LENGTH:]
         works = written(upload, mixed, [0])
@@ -677,8 +674,7 @@ class UploadStoreContract:
         assert place.leftovers() == 0
 
     def test_a_brief_file_with_another_root(self, place: Place) -> None:
-        finish = brief_of(place.store, pattern(100))
-        finish.root = digest_of(b"another")
+        finish = replace(brief_of(place.store, pattern(100)), root=digest_of(b"another"))
         refused(place.store, finish, DigestsDiffer)
         finish.upload.close()
         assert place.content(NAME) is None
@@ -702,7 +698,7 @@ class UploadStoreContract:
     def test_discard(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [0]))
+        place.store.decide(written(upload, content, [0]))
         assert outcome(place.store, Discard(upload.key)) is None
         assert place.leftovers() == 0
         with pytest.raises(UnknownUpload):
@@ -721,7 +717,7 @@ class UploadStoreContract:
     def test_discard_of_what_has_not_expired(self, place: Place) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [0]))
+        place.store.decide(written(upload, content, [0]))
         upload.close()
         assert outcome(place.store, Discard(upload.key, expired_ms=place.now_ms)) is None
         assert len(opened(place.store, len(content)).held) == 1
@@ -740,21 +736,21 @@ class UploadStoreContract:
         place.break_medium()
         for _ in range(2):
             with pytest.raises(StoreFailed):
-                place.store.commit(works)
+                place.store.decide(works)
         with pytest.raises(StoreFailed):
-            place.store.commit([])
+            place.store.decide([])
         place.crash()
         assert len(opened(place.store, len(content)).held) == 0
 
     def test_an_empty_batch(self, place: Place) -> None:
-        place.store.commit([])
+        place.store.decide([])
         assert outcome(place.store, Tidy()) is None
 
     def test_a_closed_store_takes_nothing(self, place: Place) -> None:
         place.store.close()
         place.store.close()
         with pytest.raises(StoreFailed):
-            place.store.commit([])
+            place.store.decide([])
 
 
 def eio(*_: object) -> None:
@@ -797,11 +793,6 @@ def committing(
     upload = opened(store, len(content), number=number)
     assert outcomes(store, *written(upload, content)) == [None]
     return finish_of(upload, content)
-
-
-def replaced(work: Finish, **changes: object) -> Finish:
-    """The same commit with other members."""
-    return replace(work, **changes)  # type: ignore[arg-type]
 
 
 def make_folder(store: UploadStore, name: str, number: int = 1) -> object:
@@ -890,9 +881,7 @@ class FileStoreContract(UploadStoreContract):
     def test_the_stated_capabilities_are_true(self, place: FilePlace) -> None:
         stated = place.files.capabilities
         facts = replace(facts_of(3), mode=0o640)
-        work = brief_of(place.store, b"one")
-        work.facts = facts
-        stored(place.store, work)
+        stored(place.store, replace(brief_of(place.store, b"one"), facts=facts))
         made = make_folder(place.store, "empty", number=2)
         assert (place.files.stat(SafeName.parse(NAME)).mode == 0o640) is stated.modes
         assert (isinstance(made, StoredFile) and "empty" in names_in(place.files)) is stated.folders
@@ -972,7 +961,7 @@ class FileStoreContract(UploadStoreContract):
         content = pattern(100)
         upload = opened(place.store, len(content))
         upload.write(0, memoryview(content[:50]))
-        place.store.commit([KeepPrefixes(upload, 1, {0: Prefix(50, digest_of(content[:50]))})])
+        place.store.decide([KeepPrefixes(upload, 1, {0: Prefix(50, digest_of(content[:50]))})])
         upload.close()
         finish = brief_of(place.store, content)
         stored(place.store, finish)
@@ -1024,7 +1013,7 @@ class FileStoreContract(UploadStoreContract):
         ids = [key_of(n).sourceid for n in (1, 2, 3)]
         assert place.files.receipts(ANYBODY, ids) == [first, second]
         assert place.files.receipts(b"somebody else...", ids) == []
-        place.store.commit([Remove(SafeName.parse("one"))])
+        place.store.decide([Remove(SafeName.parse("one"))])
         assert place.files.receipts(ANYBODY, ids) == [second]
         place.reopen()
         assert place.files.receipts(ANYBODY, ids) == [second]
@@ -1071,32 +1060,28 @@ class FileStoreContract(UploadStoreContract):
     @pytest.mark.parametrize("kind", ["with OPEN", "brief", "folder"])
     def test_nothing_gets_a_name_before_hooks_were_asked(self, place: FilePlace, kind: str) -> None:
         work = committing(place.store, b"content", folder=kind == "folder", brief=kind != "with OPEN")
-        work.unasked = True
-        ask = refused(place.store, work, AskFirst)
+        ask = refused(place.store, replace(work, unasked=True), AskFirst)
         assert isinstance(ask, AskFirst)
         assert ask.file_id == work.upload.file_id
         assert names_in(place.files) == []
         assert place.files.receipts(ANYBODY, [key_of(1).sourceid]) == []
-        work.unasked = False
         receipt = stored(place.store, work)
         assert (receipt.file_id, receipt.new) == (ask.file_id, True)
         assert names_in(place.files) == [NAME]
         again = committing(place.store, b"content", folder=kind == "folder")
-        again.unasked = True
-        repeated = stored(place.store, again)
+        repeated = stored(place.store, replace(again, unasked=True))
         assert repeated == receipt, "a receipt needs no hook"
         assert not repeated.new
 
     @pytest.mark.clause("BP1-COM-029")
     def test_no_upload_becomes_a_file_that_is_there_before_hooks_were_asked(self, place: FilePlace) -> None:
         receipt = put(place.store, NAME, b"content")
-        adopt = Adopt(key_of(2), receipt.root, facts_of(7), unasked=True)
-        finish = replaced(committing(place.store, b"content", 3), reader=True, unasked=True)
+        adopt = Adopt(key_of(2), receipt.root, facts_of(7))
+        finish = replace(committing(place.store, b"content", 3), reader=True)
         for work in (adopt, finish):
-            refused(place.store, work, AskFirst)
+            refused(place.store, replace(work, unasked=True), AskFirst)
             assert place.files.receipts(ANYBODY, [key_of(2).sourceid, key_of(3).sourceid]) == []
         for work in (adopt, finish):
-            work.unasked = False
             found = stored(place.store, work)
             assert (found.there, found.stored_as, found.new) == (True, NAME, True)
         assert names_in(place.files) == [NAME]
@@ -1106,14 +1091,14 @@ class FileStoreContract(UploadStoreContract):
         put(place.store, NAME, b"another")
         rules = {IfExists.SKIP: None, IfExists.REFUSE: FileExists}
         for number, (rule, error) in enumerate(rules.items(), 2):
-            work = replaced(committing(place.store, b"content", number), reader=True, unasked=True)
-            work.facts = replace(work.facts, if_exists=rule)
+            work = replace(committing(place.store, b"content", number), reader=True, unasked=True)
+            work = replace(work, facts=replace(work.facts, if_exists=rule))
             if error is None:
                 receipt = stored(place.store, work)
                 assert (receipt.left, receipt.new) == (True, False)
             else:
                 refused(place.store, work, error)
-        wrong = replaced(committing(place.store, b"content", 4, brief=False), root=bytes(32), unasked=True)
+        wrong = replace(committing(place.store, b"content", 4, brief=False), root=bytes(32), unasked=True)
         refused(place.store, wrong, DigestsDiffer)
 
     def test_one_of_two_works_for_the_same_file_has_the_new_receipt(self, place: FilePlace) -> None:
@@ -1128,7 +1113,7 @@ class FileStoreContract(UploadStoreContract):
         content = pattern(3 * BLOCK_LENGTH)
         for number in range(1, 6):
             upload = opened(place.store, len(content), number=number, name=f"f{number}")
-            place.store.commit(written(upload, content, [0, 2]))
+            place.store.decide(written(upload, content, [0, 2]))
             upload.close()
         seen = []
         cursor = ""
@@ -1155,11 +1140,11 @@ class FileStoreContract(UploadStoreContract):
     def test_the_sweep_takes_what_expired(self, place: FilePlace) -> None:
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [0]))
+        place.store.decide(written(upload, content, [0]))
         upload.close()
-        place.store.commit(place.files.sweep(place.now_ms))
+        place.store.decide(place.files.sweep(place.now_ms))
         assert len(place.files.uploads(ANYBODY, "", 10)[0]) == 1
         place.pass_time(EXPIRY_MS + 1)
-        place.store.commit(place.files.sweep(place.now_ms))
+        place.store.decide(place.files.sweep(place.now_ms))
         assert place.files.uploads(ANYBODY, "", 10) == ([], "")
         assert place.leftovers() == 0

@@ -424,8 +424,8 @@ def test_uploads_that_rest_are_closed_and_go_on(tmp_path: Path) -> None:
                 BlockDone(upload, 1, no, len(span), digests[no]) for no, span in enumerate(spans)
             ]
             root = root_of(digests, len(digests))
-            store.commit([*works, Finish(upload, 1, root, len(content), upload.facts)])
-            assert all(work.outcome is None for work in works)
+            *of_blocks, _ = store.decide([*works, Finish(upload, 1, root, len(content), upload.facts)])
+            assert of_blocks == [None] * len(works)
     assert synced, "what was closed before its sync needs a sync of everything"
     for number, content in contents.items():
         assert (tmp_path / str(number)).read_bytes() == content
@@ -466,7 +466,7 @@ def test_an_unfinished_upload_is_found_by_its_id(tmp_path: Path) -> None:
         if not upload.held:
             assert store.upload_of(key.principal, upload.file_id) is None
             upload.write(0, memoryview(content))
-            store.commit([BlockDone(upload, 1, 0, MIB, digest_of(content[:MIB]))])
+            store.decide([BlockDone(upload, 1, 0, MIB, digest_of(content[:MIB]))])
         with mock.patch.object(View, "uploads", side_effect=AssertionError):
             found = store.upload_of(key.principal, upload.file_id)
             assert found is not None
@@ -475,7 +475,7 @@ def test_an_unfinished_upload_is_found_by_its_id(tmp_path: Path) -> None:
             assert store.upload_of(key.principal, bytes(16)) is None
         upload.close()
         if restarted:
-            store.commit([Discard(key)])
+            store.decide([Discard(key)])
             assert store.upload_of(key.principal, upload.file_id) is None
         store.close()
 
@@ -521,9 +521,9 @@ def test_many_files_of_one_name_cost_no_more_each(tmp_path: Path) -> None:
         upload.write(0, memoryview(content))
         done = BlockDone(upload, 0, 0, len(content), digest_of(content))
         finish = Finish(upload, 0, digest_of(content), len(content), facts, (done,))
-        store.commit([finish])
-    assert isinstance(finish.outcome, StoredFile)
-    assert finish.outcome.stored_as == "name (1001).txt"
+        [outcome] = store.decide([finish])
+    assert isinstance(outcome, StoredFile)
+    assert outcome.stored_as == "name (1001).txt"
     assert looks <= 60
     store.close()
 
@@ -543,7 +543,7 @@ def _of_one_name(store: LocalStore, numbers: range, **facts: Any) -> list[Finish
 def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
     """Also where every one of them is compared with all that were given before it."""
     store = LocalStore.open(tmp_path)
-    store.commit(_of_one_name(store, range(200)))
+    store.decide(_of_one_name(store, range(200)))
     looked: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     look, root_of = NameChooser.look, FinishedFiles.root_of
@@ -558,8 +558,8 @@ def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
 
     batch = _of_one_name(store, range(200, 500))
     with mock.patch.object(NameChooser, "look", looking), mock.patch.object(FinishedFiles, "root_of", asking):
-        store.commit(batch)
-    names = [work.outcome.stored_as for work in batch if isinstance(work.outcome, StoredFile)]
+        outcomes = store.decide(batch)
+    names = [outcome.stored_as for outcome in outcomes if isinstance(outcome, StoredFile)]
     assert names == [f"name ({number}).txt" for number in range(200, 500)]
     assert sum(looked.values()) <= len(looked) + 1  # once more of the last, when it has its name
     assert max(asked.values()) == 1
@@ -570,13 +570,11 @@ def test_a_batch_of_one_name_looks_at_each_name_once(tmp_path: Path) -> None:
 def test_what_a_batch_remembers_of_a_name_ends_with_what_has_it(tmp_path: Path) -> None:
     """A name that is removed is free for the next work of the batch."""
     store = LocalStore.open(tmp_path)
-    store.commit(_of_one_name(store, range(1)))
+    store.decide(_of_one_name(store, range(1)))
     refused, taken = _of_one_name(store, range(1, 3), if_exists=IfExists.REFUSE)
     remove = Remove(SafeName.parse("name.txt"), None, False)
-    store.commit([refused, remove, taken])
-    assert isinstance(refused.outcome, FileExists)
-    assert remove.outcome is None
-    assert isinstance(taken.outcome, StoredFile)
+    outcomes = store.decide([refused, remove, taken])
+    assert [type(outcome) for outcome in outcomes] == [FileExists, type(None), StoredFile]
     store.close()
     assert check_store(tmp_path, read=True) == []
 
@@ -585,15 +583,15 @@ def test_works_of_one_batch_that_set_the_time_of_a_file_keep_each_other_s_receip
     """Each is the same file again, which has another mtime since the one before."""
     store = LocalStore.open(tmp_path)
     (first,) = _of_one_name(store, range(1))
-    store.commit([first])
+    store.decide([first])
     again = []
     for number in range(1, 4):
         facts = replace(first.facts, if_exists=IfExists.REPLACE, mtime_ns=number * 10**18)
         upload = store.begin_brief(UploadKey(bytes(16), bytes([number]) * 16), facts, 0)
         upload.write(0, memoryview(bytes(8)))
         again.append(Finish(upload, 0, first.root, 8, facts, (BlockDone(upload, 0, 0, 8, first.root),), True))
-    store.commit(again)
-    assert [isinstance(work.outcome, StoredFile) and work.outcome.there for work in again] == [True] * 3
+    outcomes = store.decide(again)
+    assert [isinstance(outcome, StoredFile) and outcome.there for outcome in outcomes] == [True] * 3
     assert (tmp_path / "name.txt").stat().st_mtime_ns == 3 * 10**18
     ids = [work.upload.key.sourceid for work in (first, *again)]
     assert [receipt.sourceid for receipt in store.receipts(bytes(16), ids)] == ids

@@ -12,7 +12,7 @@ from ..common.blocks import EMPTY_DIGEST
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, DigestMismatch, DigestsDiffer, SourceChanged
 from ..results import DownloadJob
-from ..store import StoredFile, Upload, Work
+from ..store import Outcome, StoredFile, Upload
 from ..transfer.block_receiver import BlockInProgress, BlockReceiver, BriefTarget
 from ..transfer.committer import Committer
 from ..transfer.slow_disk import Disk
@@ -151,8 +151,7 @@ class BriefFetch:
         self._committer.submit(finish, self._on_finished, principal=OTHER_SIDE, small=True)
         self._finishing = True
 
-    def _on_finished(self, work: Work) -> None:
-        outcome = work.outcome
+    def _on_finished(self, outcome: Outcome) -> None:
         if isinstance(outcome, StoredFile):
             self._say_committed(outcome)
             self._end(outcome)

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..common.names import show_lines, show_name
 from ..errors import Code
-from ..store import Adopt, Discard, Finish, Remove, StoredFile, Upload, Work
+from ..store import Adopt, Decided, Discard, Finish, Remove, StoredFile, Upload
 from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 from .observer import CURRENT_CONNECTION, ConnectionLabel, Entered, Hook, Load, Observer
 
@@ -128,26 +128,19 @@ class Log(Observer):
         facts = upload.facts
         self._tell_of(f"upload {how}", upload, name=facts.filename.text, filesize=facts.filesize)
 
-    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+    def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
         """See Observer."""
-        for work in works:
-            if isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
-                stored = work.outcome
-                self._tell_of(
-                    _what_became(stored), work.upload, name=stored.stored_as, filesize=stored.filesize
-                )
-            elif isinstance(work, Adopt) and isinstance(work.outcome, StoredFile):
-                stored = work.outcome
-                tell(
-                    logging.INFO,
-                    _what_became(stored),
-                    file=stored.file_id.hex(),
-                    name=show_name(stored.stored_as),
-                )
-            elif isinstance(work, Remove) and work.outcome is None:
+        for work, outcome in decided:
+            if isinstance(work, Finish) and isinstance(outcome, StoredFile):
+                event, name = _what_became(outcome), outcome.stored_as
+                self._tell_of(event, work.upload, name=name, filesize=outcome.filesize)
+            elif isinstance(work, Adopt) and isinstance(outcome, StoredFile):
+                event, name = _what_became(outcome), show_name(outcome.stored_as)
+                tell(logging.INFO, event, file=outcome.file_id.hex(), name=name)
+            elif isinstance(work, Remove) and outcome is None:
                 name = "" if work.filename is None else work.filename.text
                 tell(logging.INFO, "removed", file=(work.file_id or b"").hex(), name=show_name(name))
-            elif isinstance(work, Discard) and work.outcome is None:
+            elif isinstance(work, Discard) and outcome is None:
                 event = "upload cancelled" if work.expired_ms is None else "upload expired"
                 tell(logging.INFO, event, sourceid=work.key.sourceid.hex())
 

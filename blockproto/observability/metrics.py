@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from ..errors import Code
-from ..store import BlockDone, Finish, StoredFile, Upload, Work
+from ..store import BlockDone, Decided, Finish, StoredFile, Upload
 from ..wire import Ack, Error, Message, Open
 from . import metrics_page
 from .observer import ConnectionLabel, Entered, Hook, Load, Observer
@@ -70,19 +70,15 @@ class Metrics(Observer):
         """See Observer."""
         self._uploads.labels(how).inc()
 
-    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+    def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
         """See Observer."""
-        self._works.observe(len(works))
+        self._works.observe(len(decided))
         self._seconds.observe(elapsed_s)
-        for work in works:
-            if isinstance(work, BlockDone) and work.outcome is None:
+        for work, outcome in decided:
+            if isinstance(work, BlockDone) and outcome is None:
                 self._blocks.inc()
                 self._bytes.inc(work.length)
-            elif (
-                isinstance(work, Finish)
-                and isinstance(work.outcome, StoredFile)
-                and not _is_as_it_was(work.outcome)
-            ):
+            elif isinstance(work, Finish) and isinstance(outcome, StoredFile) and not _is_as_it_was(outcome):
                 self._files.inc()
                 self._blocks.inc(len(work.blocks))
                 self._bytes.inc(sum(block.length for block in work.blocks))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from ..protocol.session import Event
-from ..store import Upload, Work
+from ..store import Decided, Upload
 from ..wire import Message
 
 Entered = Literal["begun", "resumed", "joined", "taken over"]
@@ -109,8 +109,8 @@ class Observer:
     def entered(self, upload: Upload, how: Entered) -> None:
         """A stream begins to send an upload."""
 
-    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
-        """A batch is durable; the works have their outcomes."""
+    def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
+        """A batch is durable: its works, each with what became of it."""
 
 
 NULL_OBSERVER = Observer()
@@ -142,7 +142,7 @@ class ObserverPair(Observer):
         for observer in self._both:
             observer.entered(upload, how)
 
-    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+    def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
         """See Observer."""
         for observer in self._both:
-            observer.committed(works, elapsed_s)
+            observer.committed(decided, elapsed_s)

@@ -3,7 +3,7 @@
     facts.py           files and uploads as values
     works.py           what a store is asked to decide, and what became of it
     port_bytes.py      ``Upload``: takes pieces and gives them back
-    port_decisions.py  ``UploadStore``: opens uploads and commits works, all that a download needs; ``Decisions``: a server's
+    port_decisions.py  ``UploadStore``: opens uploads and decides works, all that a download needs; ``Decisions``: a server's
     port_files.py      ``Files``: lists and reads finished files; ``FileStore``: all three roles
     downloads.py       where a client puts files on its own machine
 
@@ -11,16 +11,10 @@ Ordinary blocking code; the engine calls it in worker threads (``write`` and ``r
 quick).
 
 The order that keeps the promise (spec/store.md): bytes are written in place, their digest is verified by the
-caller, the data is synced, then the ledger is written and synced, then ``commit`` returns and the caller may
+caller, the data is synced, then the ledger is written and synced, then ``decide`` returns and the caller may
 acknowledge. A final name appears only complete and verified.
 
-Rules:
-    1. ``commit`` is called by one caller at a time and does everything of its batch in that one call, on one
-       thread.
-    2. ``commit`` sets ``outcome`` on every work of its batch; it raises only ``StoreFailed``, after which the
-       store is unusable and nothing may be acknowledged.
-    3. A block in the ledger is never written again. ``UploadStore`` does not check that for ``write``; its
-       caller does.
+A block in the ledger is never written again. ``UploadStore`` does not check that for ``write``; its caller does.
 """
 
 from __future__ import annotations
@@ -46,6 +40,7 @@ from .works import (
     Adopt,
     AskFirst,
     BlockDone,
+    Decided,
     Discard,
     Finish,
     Forget,
@@ -67,6 +62,7 @@ __all__ = [
     "AskFirst",
     "BlockDone",
     "Capabilities",
+    "Decided",
     "Decisions",
     "Destination",
     "Discard",

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..common.names import SafeName
 from .facts import Facts, IfExists, StoredFile, UploadEntry, UploadKey
 from .port_bytes import Upload
-from .works import Work
+from .works import Outcome, Work
 
 
 class UploadStore(Protocol):
@@ -55,8 +55,21 @@ class UploadStore(Protocol):
         ``Finish`` that succeeded, ``close`` removes what was written.
         """
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        """Do all of ``batch``, durably, in order within an upload; see the rules of ``blockproto.store``."""
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        """Do the ``works`` durably, and say what became of each: one outcome per work, in their order.
+
+        One work's error is its outcome and stops no other. Order is kept only among the works of one upload; each of those
+        sees what was decided before it. One call at a time, from any thread.
+
+        A decision is whole or did not happen. What a ``Finish`` records (the receipt, its name, what counts for the quota,
+        the attempt, events and jobs) is one: a receipt is never seen without its file under its name, nor a name that the
+        store gave without its receipt, also after a crash. The times that are recorded are the store's, never the caller's.
+
+        Raises:
+            StoreFailed: nothing of the works may be acknowledged, whatever was done of them; the store is unusable.
+
+        Durability: when this returns, every outcome that is no error survives a power cut.
+        """
 
     def close(self) -> None:
         """Write what is still owed to the ledger and let go of everything; as ``Upload.close`` while a write runs."""
@@ -80,7 +93,7 @@ class Decisions(UploadStore, Protocol):
         """
 
     def sweep(self, now_ms: int) -> Sequence[Work]:
-        """The works that remove what expired, for the next ``commit``; few at once, call it again for more.
+        """The works that remove what expired, for the next ``decide``; few at once, call it again for more.
 
         Each call looks at the next part of the ledger and begins again after the last.
         """

@@ -1,4 +1,4 @@
-"""Works: what a store is asked to decide, one object each, with what became of it."""
+"""Works: what a store is asked to decide, one immutable object each, and what can become of it."""
 
 from __future__ import annotations
 
@@ -50,23 +50,18 @@ Outcome = StoredFile | BlockprotoError | None
 """What became of a work: a receipt (Finish), None (done), or why not."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class BlockDone:
-    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull.
-
-    ``veto`` says why it may not: such a work never reaches a store.
-    """
+    """Make a verified block durable and record it. Outcome: None, or Superseded, StoreFull."""
 
     upload: Upload
     attempt: int
     blockno: int
     length: int
     digest: bytes
-    veto: BlockprotoError | None = None
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Finish:
     """Commit the file once all its blocks are in the ledger or in this batch.
 
@@ -93,10 +88,9 @@ class Finish:
     rounds: int = 0
     veto: BlockprotoError | None = None
     unasked: bool = False
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Adopt:
     """Let an upload be a file that is there, if by its rule it is, without its bytes (BP1-RES-029).
 
@@ -111,10 +105,9 @@ class Adopt:
     reader: bool = True
     rounds: int = 0
     unasked: bool = False
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Forget:
     """Drop blocks from the ledger, durably: their sender withdrew them (repair). Outcome: None, or Superseded.
 
@@ -124,20 +117,18 @@ class Forget:
     upload: Upload
     attempt: int
     blocknos: tuple[int, ...]
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class KeepPrefixes:
     """Record the prefixes of unfinished blocks (replaces those recorded before). Outcome: None."""
 
     upload: Upload
     attempt: int
     prefixes: dict[int, Prefix]
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Discard:
     """Remove an unfinished upload, its bytes and its records. Outcome: None, or UnknownUpload.
 
@@ -147,10 +138,9 @@ class Discard:
 
     key: UploadKey
     expired_ms: int | None = None
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Remove:
     """Remove a finished file or folder and its receipts.
 
@@ -160,10 +150,9 @@ class Remove:
     filename: SafeName | None
     file_id: bytes | None = None
     recursive: bool = False
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class RecordB3sum:
     """Remember the BLAKE3 of a finished file, and its root, if it has that ``version`` still. Outcome: None, UnknownFile.
 
@@ -176,10 +165,9 @@ class RecordB3sum:
     b3sum: bytes | None = None
     root: bytes | None = None
     stamp: bytes | None = None
-    outcome: Outcome = None
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Tidy:
     """Do what is owed to the ledger, and drop those ``receipts`` (file ids) whose file is gone.
 
@@ -187,7 +175,9 @@ class Tidy:
     """
 
     receipts: tuple[bytes, ...] = ()
-    outcome: Outcome = None
 
 
 Work = BlockDone | Finish | Adopt | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
+
+Decided = tuple[Work, Outcome]
+"""A work with what became of it."""

@@ -1,6 +1,6 @@
 """MemoryStore: a store in memory for tests, with two layers as a disk has: written, and durable.
 
-What ``write`` writes is volatile until ``commit`` copies it to the durable layer together with its records.
+What ``write`` writes is volatile until ``decide`` copies it to the durable layer together with its records.
 ``survivor`` is the store as a power cut would leave it. Faults are switches: ``room`` bytes until the disk is
 full, ``broken`` for a medium that reports errors.
 """
@@ -153,7 +153,7 @@ class MemoryStore:
 
     Attributes:
         room: bytes that still fit, or None for no limit.
-        broken: raise StoreFailed from the next commit on.
+        broken: raise StoreFailed from the next ``decide`` on.
     """
 
     capabilities = Capabilities(modes=True, folders=True, replaced_readable_s=inf)
@@ -226,15 +226,17 @@ class MemoryStore:
         """See the port."""
         return MemoryUpload(self, key, self._begin(key, facts), bytearray(), brief=True)
 
-    def commit(self, batch: Sequence[Work]) -> None:
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
         if self.broken or self._closed:
             raise StoreFailed("the store is closed, or was told to break")
-        for work in batch:
-            try:
-                work.outcome = self._do(work)
-            except BlockprotoError as error:
-                work.outcome = outcome_of(error)
+        return [self._decided(work) for work in works]
+
+    def _decided(self, work: Work) -> Outcome:
+        try:
+            return self._do(work)
+        except BlockprotoError as error:
+            return outcome_of(error)
 
     def close(self) -> None:
         """See the port."""

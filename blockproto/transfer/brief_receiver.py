@@ -12,7 +12,7 @@ import secrets
 from ..common.blocks import is_one_block
 from ..connection.connection import Connection, error_of
 from ..errors import BadFacts, BlockprotoError, Cancelled, DigestMismatch
-from ..store import Facts, StoredFile, Work
+from ..store import Facts, Outcome, StoredFile
 from ..wire import Block, Cancel, Error, Message, Piece
 from .block_receiver import BlockInProgress, BlockReceiver, BriefTarget
 from .file_service import FileWriter
@@ -118,21 +118,21 @@ class BriefReceiver:
         assert self._target is not None
         self._writer.withdraw_brief(self._target.stored)
 
-    def _on_finished(self, work: Work) -> None:
+    def _on_finished(self, outcome: Outcome) -> None:
         try:
-            self._answer(work)
+            self._answer(outcome)
         except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
             self._connection.broke(self._stream, exc)
 
-    def _answer(self, work: Work) -> None:
+    def _answer(self, outcome: Outcome) -> None:
         assert self._target is not None
         self._target.close()
-        if isinstance(work.outcome, StoredFile):
-            self._writer.tell_stored(self._target.stored.key.sourceid, work.outcome)
-            self._connection.post(self._stream, committed_message(work.outcome, self._writer))
+        if isinstance(outcome, StoredFile):
+            self._writer.tell_stored(self._target.stored.key.sourceid, outcome)
+            self._connection.post(self._stream, committed_message(outcome, self._writer))
             self._connection.forget(self._stream)
-        elif isinstance(work.outcome, BlockprotoError):
-            self._connection.refuse(self._stream, work.outcome)
+        elif isinstance(outcome, BlockprotoError):
+            self._connection.refuse(self._stream, outcome)
         self._count_no_more()
 
     def _count_no_more(self) -> None:

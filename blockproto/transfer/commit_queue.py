@@ -13,9 +13,9 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..store import Finish, IfExists, Work
+from ..store import Finish, IfExists, Outcome, Work
 
-Done = Callable[[Work], None]
+Done = Callable[[Outcome], None]
 
 REPLACING_COST = 4
 """Of a file that replaces another, where any other work costs 1: on ext4 2 ms instead of 0.02 to 1 ms."""

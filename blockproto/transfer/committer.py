@@ -9,7 +9,7 @@ one block, removals) go before the blocks of big ones.
 Rules:
     1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload, and
        those of an upload that is alive are in the queue of one peer, even if others send it too.
-    2. ``done`` is called for every work, on the Trio thread, after the batch is durable; never before.
+    2. ``done`` is called with the outcome of every work, on the Trio thread, after the batch is durable; never before.
     3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
        acknowledged after that.
     4. What a ``done`` raises concerns the submitter of the work, never the store (BP1-ERR-010).
@@ -26,6 +26,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import trio
@@ -34,7 +35,20 @@ from ..common.blocks import BLOCK_LENGTH
 from ..connection.unexpected_errors import unexpected
 from ..errors import BlockprotoError, StoreFailed
 from ..observability.observer import NULL_OBSERVER, Observer
-from ..store import Adopt, AskFirst, BlockDone, Finish, KeepPrefixes, Undecided, Upload, UploadStore, Work
+from ..store import (
+    Adopt,
+    AskFirst,
+    BlockDone,
+    Decided,
+    Finish,
+    KeepPrefixes,
+    Outcome,
+    StoredFile,
+    Undecided,
+    Upload,
+    UploadStore,
+    Work,
+)
 from .commit_queue import Done, PrincipalQueue, Queued, Share
 from .hooks import HookRunner
 from .threads import commit_in_thread, present_peer
@@ -70,15 +84,15 @@ class Accounts(Protocol):
     def admit(self, work: Work) -> BlockprotoError | None:
         """Why the bytes of a work may not become durable, or None; ``settle`` follows."""
 
-    def settle(self, work: Work) -> None:
-        """The work has its outcome."""
+    def settle(self, work: Work, outcome: Outcome) -> None:
+        """The work is decided."""
 
 
 class Committer:
     """Queues works and commits them in batches.
 
     Args:
-        store: where to commit; ``commit`` is called by this object only.
+        store: where to commit; ``decide`` is called by this object only.
         run_blocking: how to run blocking code; tests run it inline.
         observer: hears of each batch that is durable.
 
@@ -92,7 +106,7 @@ class Committer:
     def __init__(
         self,
         store: UploadStore,
-        run_blocking: RunBlocking[None] = commit_in_thread,
+        run_blocking: RunBlocking[Sequence[Outcome]] = commit_in_thread,
         observer: Observer = NULL_OBSERVER,
     ) -> None:
         self.failed: StoreFailed | None = None
@@ -113,7 +127,7 @@ class Committer:
     def submit(
         self, work: Work, done: Done, *, principal: bytes, small: bool = False, peer: int | None = None
     ) -> None:
-        """Queue ``work``; ``done(work)`` is called when its outcome is set and durable.
+        """Queue ``work``; ``done(outcome)`` is called when it is decided, and durable.
 
         Args:
             work: the work.
@@ -125,8 +139,8 @@ class Committer:
         Raises:
             StoreFailed: the store has failed; nothing is taken any more.
         """
-        if isinstance(work, Finish | Adopt):
-            work.unasked = self.hooks is not None and self.hooks.asks
+        if isinstance(work, Finish | Adopt) and self.hooks is not None and self.hooks.asks:
+            work = replace(work, unasked=True)
         self._queue(Queued(work, done, present_peer() if peer is None else peer), principal, small)
 
     def _queue(self, queued: Queued, principal: bytes, small: bool) -> None:
@@ -172,12 +186,14 @@ class Committer:
             await self._idle.wait()
 
     async def _commit(self, batch: list[Queued]) -> None:
-        works = [queued.work for queued in batch]
         begun = time.perf_counter()
-        allowed = self._admit(works)
+        admitted = [self._admit(queued.work) for queued in batch]
+        allowed = [work for work, refusal in admitted if refusal is None]
+        outcomes: dict[Work, Outcome] = {}
         try:
             if allowed:
-                await self._run_blocking(lambda: self._store.commit(allowed))
+                given = await self._run_blocking(lambda: self._store.decide(allowed))
+                outcomes = dict(zip(allowed, given, strict=True))
         except StoreFailed as exc:
             self._fail(exc)
             raise
@@ -186,44 +202,38 @@ class Committer:
             raise self._fail(
                 StoreFailed(f"making things durable met an error that nobody expected: {exc!r}")
             ) from exc
+        decided = [(work, outcomes.get(work, refusal)) for work, refusal in admitted]
         if self.accounts is not None:
-            for work in works:
-                self.accounts.settle(work)
-        self._told(self._observer.committed, works, time.perf_counter() - begun)
-        for queued in batch:
+            for work, outcome in decided:
+                self.accounts.settle(work, outcome)
+        self._told(self._observer.committed, decided, time.perf_counter() - begun)
+        for queued, (_, outcome) in zip(batch, decided, strict=True):
             work = queued.work
-            if isinstance(work, Finish | Adopt) and isinstance(work.outcome, Undecided) and self.compare:
-                self._compare(queued, work, work.outcome.names, self.compare)
-            elif isinstance(work, Finish | Adopt) and isinstance(work.outcome, AskFirst) and self.hooks:
-                self._ask(queued, work, work.outcome.file_id, self.hooks)
+            if isinstance(work, Finish | Adopt) and isinstance(outcome, Undecided) and self.compare:
+                self._compare(queued, work, outcome.names, self.compare)
+            elif isinstance(work, Finish | Adopt) and isinstance(outcome, AskFirst) and self.hooks:
+                self._ask(queued, work, outcome.file_id, self.hooks)
             else:
-                self._told(queued.done, work)
+                self._told(queued.done, outcome)
                 if self.hooks is not None:
-                    self._told(self.hooks.tell, work, work.outcome)
+                    self._told(self.hooks.tell, work, outcome)
 
-    def _admit(self, works: Sequence[Work]) -> list[Work]:
-        """The works whose bytes may become durable, and those that store none."""
-        allowed = []
-        for work in works:
-            veto = None if self.accounts is None else self.accounts.admit(work)
-            if isinstance(work, BlockDone) and veto is not None:
-                work.outcome = work.veto = veto
-                continue
-            if isinstance(work, Finish):
-                work.veto = veto
-            allowed.append(work)
-        return allowed
+    def _admit(self, work: Work) -> Decided:
+        """The work as the store is asked for it; with why it is not even asked, or None."""
+        veto = None if self.accounts is None else self.accounts.admit(work)
+        if isinstance(work, Finish) and veto is not None:
+            return replace(work, veto=veto), None  # the file may be there already
+        return work, veto
 
     def _compare(
         self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare
     ) -> None:
         """Submit a work again once the files of those names were read; others' works are done meanwhile."""
-        work.rounds += 1
         self._put_off += 1
 
         def again() -> None:
             self._put_off -= 1
-            self._again(queued, work)
+            self._again(queued, replace(work, rounds=work.rounds + 1))
 
         if names:
             compare(names, _principal_of(work), again)
@@ -237,18 +247,16 @@ class Committer:
         def answered(refusal: BlockprotoError | None) -> None:
             self._put_off -= 1
             if refusal is None:
-                work.unasked = False
-                self._again(queued, work)
+                self._again(queued, replace(work, unasked=False))
             else:
-                work.outcome = refusal
-                self._told(queued.done, work)
+                self._told(queued.done, refusal)
                 self._wake.set()  # perhaps that was the last one
 
         hooks.ask(work, file_id, answered)
 
     def _again(self, queued: Queued, work: Finish | Adopt) -> None:
         if self.failed is None:
-            self._queue(queued, _principal_of(work), small=True)
+            self._queue(Queued(work, queued.done, queued.peer), _principal_of(work), small=True)
 
     def awaits_hooks(self, upload: Upload) -> bool:
         """Whether hooks are being asked about the commit of an upload."""
@@ -316,20 +324,32 @@ def _principal_of(work: Finish | Adopt) -> bytes:
     return work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
 
 
-async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> None:
-    """Submit ``work`` and wait for its outcome; raises it if it is an error. Cancellation: it is done all the same."""
-    done = trio.Event()
-    committer.submit(work, lambda _: done.set(), principal=principal, small=True)
-    await done.wait()
-    raise_outcome(work)
+class AwaitedOutcome:
+    """The outcome of one work, for a task that waits for it; it is the ``done`` of ``Committer.submit``."""
 
+    def __init__(self) -> None:
+        self._outcomes: list[Outcome] = []
+        self._decided = trio.Event()
 
-def raise_outcome(work: Work) -> None:
-    """Raise the outcome of a work if it is an error. The work forgets it: they would keep each other, and many frames."""
-    error = work.outcome
-    if isinstance(error, BlockprotoError):
-        work.outcome = None
+    def __call__(self, outcome: Outcome) -> None:
+        """The work is decided."""
+        self._outcomes.append(outcome)
+        self._decided.set()
+
+    async def wait(self) -> StoredFile | None:
+        """Wait for the outcome and return it, once; raises it if it is an error. Cancellation: it is done all the same."""
+        await self._decided.wait()
+        outcome = self._outcomes.pop()
         try:
-            raise error
+            if isinstance(outcome, BlockprotoError):
+                raise outcome
+            return outcome
         finally:
-            del error
+            del outcome  # it and this frame would keep each other, and many more
+
+
+async def commit_and_wait(committer: Committer, work: Work, principal: bytes) -> StoredFile | None:
+    """Submit ``work`` and return its outcome; raises it if it is an error. Cancellation: it is done all the same."""
+    outcome = AwaitedOutcome()
+    committer.submit(work, outcome, principal=principal, small=True)
+    return await outcome.wait()

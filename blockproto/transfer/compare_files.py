@@ -62,9 +62,7 @@ class FileComparer:
             return None  # it has no bytes to save, and one that is there takes on its facts (BP1-BLK-016)
         if not await run_in_thread(lambda: self._store.may_be_there(facts)):
             return None
-        work = Adopt(key, root, facts)
-        await commit_and_wait(self._committer, work, key.principal)
-        return work.outcome if isinstance(work.outcome, StoredFile) else None
+        return await commit_and_wait(self._committer, Adopt(key, root, facts), key.principal)
 
     def _ask(self, names: tuple[str, ...], principal: bytes, done: Callable[[], None]) -> None:
         self._put.send_nowait((names, principal, done))

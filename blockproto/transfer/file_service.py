@@ -24,13 +24,13 @@ from ..store import (
     Finish,
     IfExists,
     LeftOut,
+    Outcome,
     Remove,
     StoredFile,
     StoredReader,
     Upload,
     UploadEntry,
     UploadKey,
-    Work,
 )
 from ..wire import ZERO_ID, Scopes
 from .committer import commit_and_wait
@@ -251,8 +251,8 @@ class FileWriter:
         """
         return await self._engine.uploads.begin_brief(self._key(sourceid), self._inside(facts))
 
-    def commit_brief(self, finish: Finish, done: Callable[[Work], None]) -> None:
-        """Make a brief file durable; ``done`` is called with the work when it has its outcome.
+    def commit_brief(self, finish: Finish, done: Callable[[Outcome], None]) -> None:
+        """Make a brief file durable; ``done`` is called with the outcome.
 
         Raises:
             StoreFailed: the store has failed.

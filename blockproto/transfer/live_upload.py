@@ -40,12 +40,14 @@ from ..store import (
     Finish,
     Forget,
     KeepPrefixes,
+    Outcome,
     Prefix,
     StoredFile,
     Upload,
     Work,
 )
-from .committer import Committer, raise_outcome
+from .commit_queue import Done
+from .committer import AwaitedOutcome, Committer
 from .quota import Quotas
 from .slow_disk import Disk
 from .threads import present_peer, run_in_thread
@@ -205,7 +207,7 @@ class LiveUpload:
         over = self.outcome is not None or self.discarded is not None or self._committer.failed is not None
         if not self.feeds and self._prefixes_changed and not over:
             self._prefixes_changed = False
-            self._submit(KeepPrefixes(self.stored, self.attempt, dict(self.prefixes)), lambda work: None)
+            self._submit(KeepPrefixes(self.stored, self.attempt, dict(self.prefixes)), lambda _: None)
         self.rest()
 
     def discard(self, error: BlockprotoError) -> trio.Event:
@@ -219,7 +221,7 @@ class LiveUpload:
         self._committer.withdraw(self.stored)
         discarded = self.discarded = trio.Event()
 
-        def done(_: Work) -> None:
+        def done(_: Outcome) -> None:
             self._committer.withdraw(self.stored)  # hooks may be asked about it since
             self._stop(error)
             _tell(self.followers, lambda follower: follower.say_stopped(error))
@@ -328,18 +330,18 @@ class LiveUpload:
             self._tail = blockno, length
         if self.facts.filesize is None and length < BLOCK_LENGTH:
             self._short_end = blockno * BLOCK_LENGTH + length
-        self._submit(BlockDone(self.stored, self.attempt, blockno, length, digest), self._on_durable)
+        work = BlockDone(self.stored, self.attempt, blockno, length, digest)
+        self._submit(work, lambda outcome: self._on_durable(blockno, outcome))
         self._finish_if_complete()
 
-    def _on_durable(self, work: Work) -> None:
-        assert isinstance(work, BlockDone)
-        self.pending.pop(work.blockno, None)
+    def _on_durable(self, blockno: int, outcome: Outcome) -> None:
+        self.pending.pop(blockno, None)
         self._durable.unpark_all()
-        if isinstance(work.outcome, BlockprotoError):
-            self._fail(work.outcome)
+        if isinstance(outcome, BlockprotoError):
+            self._fail(outcome)
             return
-        self.held.add(work.blockno)
-        position, runs = self.position, [(work.blockno, 1)]
+        self.held.add(blockno)
+        position, runs = self.position, [(blockno, 1)]
         _tell(self.feeds, lambda feed: feed.say_durable(position, runs))
         _tell(self.followers, lambda follower: follower.say_durable())
 
@@ -380,11 +382,9 @@ class LiveUpload:
         differing = await run_in_thread(lambda: self._differing(digests))
         if not differing:
             return
-        forgotten = trio.Event()
-        work = Forget(self.stored, self.attempt, differing)
-        self._submit(work, lambda _: forgotten.set())
+        forgotten = AwaitedOutcome()
+        self._submit(Forget(self.stored, self.attempt, differing), forgotten)
         await forgotten.wait()
-        raise_outcome(work)
         for blockno in differing:
             self.held.discard(blockno)
         _tell(self.followers, lambda follower: follower.say_withdrawn())
@@ -407,18 +407,17 @@ class LiveUpload:
         self.finishing = True
         self._submit(work, self._on_finished)
 
-    def _on_finished(self, work: Work) -> None:
+    def _on_finished(self, outcome: Outcome) -> None:
         self.finishing = False
         self._commits.clear()
-        if isinstance(work.outcome, StoredFile):
-            self.committed_as(work.outcome)
-        elif isinstance(work.outcome, DigestsDiffer):
-            differ = work.outcome
-            _tell(self.feeds, lambda feed: feed.say_differ(differ))
-        elif isinstance(work.outcome, Cancelled):
+        if isinstance(outcome, StoredFile):
+            self.committed_as(outcome)
+        elif isinstance(outcome, DigestsDiffer):
+            _tell(self.feeds, lambda feed: feed.say_differ(outcome))
+        elif isinstance(outcome, Cancelled):
             pass  # whoever took the commit back answers
-        elif isinstance(work.outcome, BlockprotoError):
-            self._fail(work.outcome)
+        elif isinstance(outcome, BlockprotoError):
+            self._fail(outcome)
 
     def committed_as(self, stored: StoredFile) -> None:
         """Tell feeds and followers that the file is complete; a brief file with the same sourceid may have completed it."""
@@ -436,11 +435,11 @@ class LiveUpload:
 
     # ---- end --------------------------------------------------------------------------------------------------
 
-    def _submit(self, work: Work, done: Callable[[Work], None]) -> None:
-        def finished(work: Work) -> None:
+    def _submit(self, work: Work, done: Done) -> None:
+        def finished(outcome: Outcome) -> None:
             self._works -= 1
             try:
-                done(work)
+                done(outcome)
             finally:
                 self.rest()
 

@@ -26,7 +26,7 @@ from ..store import (
     UploadKey,
     UploadStore,
 )
-from .committer import Committer, raise_outcome
+from .committer import AwaitedOutcome, Committer
 from .compare_files import FileComparer
 from .live_upload import Feed, LiveUpload
 from .quota import Quotas
@@ -183,14 +183,13 @@ class LiveUploads:
                 raise UnknownUpload("it was committed meanwhile")
             return
         done = self._opening[key] = trio.Event()
-        work = Discard(key)
+        outcome = AwaitedOutcome()
         try:
-            self.committer.submit(work, lambda _: done.set(), principal=key.principal)
-            await done.wait()
+            self.committer.submit(Discard(key), outcome, principal=key.principal)
+            await outcome.wait()
         finally:
             del self._opening[key]
             done.set()
-        raise_outcome(work)
 
     async def _settled(self, key: UploadKey) -> LiveUpload | None:
         """The live upload of ``key``, once no other task is opening or discarding it."""

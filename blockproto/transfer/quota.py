@@ -26,7 +26,7 @@ import trio
 from ..common.blocks import BLOCK_LENGTH
 from ..errors import QuotaExceeded, UnknownFile
 from ..identity.realm import Realm
-from ..store import BlockDone, Discard, FileStore, Finish, StoredFile, UploadEntry, UploadKey, Work
+from ..store import BlockDone, Discard, FileStore, Finish, Outcome, StoredFile, UploadEntry, UploadKey, Work
 from .threads import Kind, run_in_thread
 
 _PAGE = 1000
@@ -165,11 +165,11 @@ class Quotas:
         key, length = account.key_of(key), _durable_after(work)
         return None if account.cover(key, length) else self._exceeded(account, key, length)
 
-    def settle(self, work: Work) -> None:
-        """A work was done, or not: see its outcome."""
+    def settle(self, work: Work, outcome: Outcome) -> None:
+        """A work was done, or not: see the outcome."""
         if isinstance(work, Discard):
             account = self._quotas.get(work.key.principal)
-            if account is not None and work.outcome is None and account.key_of(work.key) not in account.busy:
+            if account is not None and outcome is None and account.key_of(work.key) not in account.busy:
                 account.reserved.pop(account.key_of(work.key), None)
             return
         if not isinstance(work, BlockDone | Finish):
@@ -179,12 +179,12 @@ class Quotas:
         if account is None:
             return
         _less(account.works, key)
-        if isinstance(work, Finish) and isinstance(work.outcome, StoredFile):
+        if isinstance(work, Finish) and isinstance(outcome, StoredFile):
             account.reserved.pop(account.key_of(key), None)
-            if work.veto is None and not work.outcome.there and not work.outcome.left:
-                account.stored += work.outcome.filesize
+            if work.veto is None and not outcome.there and not outcome.left:
+                account.stored += outcome.filesize
                 if account.used is not None:
-                    account.used += work.outcome.filesize
+                    account.used += outcome.filesize
 
     async def is_there(self, key: UploadKey) -> bool:
         """Whether the upload was committed, and its file still is what was."""

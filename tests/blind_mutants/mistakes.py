@@ -23,7 +23,7 @@ from blockproto.protocol import framing
 from blockproto.protocol.session import Session, Side
 from blockproto.protocol.streams import Flow, Stream
 from blockproto.serving.handlers.fetch import ServedFetch
-from blockproto.store import BlockDone, Facts, FileEntry, FileStore, StoredFile, StoredReader, Work
+from blockproto.store import Facts, FileEntry, FileStore, Outcome, StoredFile, StoredReader
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer import receiver
@@ -266,12 +266,11 @@ def ack_only_where_the_block_came(put: Put) -> None:
         vars(self).setdefault("brought_by", {})[blockno] = self.owners.get(blockno)
         verified(self, blockno, length, digest)
 
-    def tell_one(self: LiveUpload, work: Work) -> None:
-        assert isinstance(work, BlockDone)
-        feeds, bringer = self.feeds, vars(self)["brought_by"].pop(work.blockno, None)
-        if work.outcome is None:
+    def tell_one(self: LiveUpload, blockno: int, outcome: Outcome) -> None:
+        feeds, bringer = self.feeds, vars(self)["brought_by"].pop(blockno, None)
+        if outcome is None:
             self.feeds = [feed for feed in feeds if feed is bringer]
-        durable(self, work)
+        durable(self, blockno, outcome)
         self.feeds = feeds
 
     put(LiveUpload, "block_verified", remember)
@@ -325,10 +324,10 @@ def brief_file_without_receipt(put: Put) -> None:
         vars(self)["said_sourceid"] = message.sourceid
         await begin(self, replace(message, sourceid=secrets.token_bytes(16)), payload_length)
 
-    def answer(self: BriefReceiver, work: Work) -> None:
-        if isinstance(work.outcome, StoredFile):
-            work.outcome = replace(work.outcome, sourceid=vars(self)["said_sourceid"])
-        finished(self, work)
+    def answer(self: BriefReceiver, outcome: Outcome) -> None:
+        if isinstance(outcome, StoredFile):
+            outcome = replace(outcome, sourceid=vars(self)["said_sourceid"])
+        finished(self, outcome)
 
     def compare_with_nothing(self: BriefReceiver, block: BlockInProgress) -> None:
         writer = self._writer

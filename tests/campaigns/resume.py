@@ -93,8 +93,8 @@ def _hold(store: LocalStore, held: Held) -> None:
     upload.write((blocknos[-1] + 1) * BLOCK_LENGTH - 1, memoryview(b"\0"))
     for at in range(0, len(blocknos), BATCH):
         batch = [BlockDone(upload, 1, no, BLOCK_LENGTH, zeros) for no in blocknos[at : at + BATCH]]
-        store.commit(batch)
-        require(all(work.outcome is None for work in batch), f"not held: {batch[0].outcome}")
+        outcomes = store.decide(batch)
+        require(all(outcome is None for outcome in outcomes), f"not held: {outcomes[0]}")
     upload.close()
 
 

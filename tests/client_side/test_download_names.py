@@ -58,11 +58,11 @@ def begin(
 
 
 def end(store: Any, work: Finish) -> StoredFile | BlockprotoError:
-    store.commit([work])
+    [outcome] = store.decide([work])
     work.upload.close()
     store.close()
-    assert isinstance(work.outcome, StoredFile | BlockprotoError)
-    return work.outcome
+    assert isinstance(outcome, StoredFile | BlockprotoError)
+    return outcome
 
 
 def partial_of(folder: Path) -> Path:
@@ -276,7 +276,7 @@ def test_a_link_under_a_name_of_ours_is_not_followed(name: str, dest: Destinatio
 def test_files_in_progress_are_for_their_owner_only(kind: str, dest: Destination) -> None:
     store, work = begin(kind, dest, IfExists.KEEP, CONTENT[:100_000], mode=0o644)
     if kind == "sidecar":
-        store.commit([work.blocks[0]])
+        store.decide([work.blocks[0]])
         assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in dest.path.parent.iterdir())
     end(store, work)
     assert stat.S_IMODE(dest.path.stat().st_mode) == 0o644
@@ -349,8 +349,7 @@ def test_many_folders_hold_few_descriptors(tmp_path: Path) -> None:
                 )
             )
         assert len(os.listdir("/proc/self/fd")) <= before + OPEN_MAX + 8
-        store.commit(works)
-        assert all(isinstance(work.outcome, StoredFile) for work in works)
+        assert all(isinstance(outcome, StoredFile) for outcome in store.decide(works))
         assert len(os.listdir("/proc/self/fd")) <= before + OPEN_MAX + 8
     assert len(os.listdir("/proc/self/fd")) == before
 

@@ -29,7 +29,7 @@ from blockproto.serving.detect import DetectedConnection
 from blockproto.serving.handlers.brief_fetch import BriefFetches, ServedBrief
 from blockproto.serving.handlers.fetch import ServedFetch
 from blockproto.serving.handlers.requests import RequestHandler
-from blockproto.store import BlockDone, Facts, Finish, UploadKey, Work
+from blockproto.store import BlockDone, Decided, Facts, Finish, Outcome, UploadKey, Work
 from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver
 from blockproto.transfer.committer import Committer
@@ -275,22 +275,22 @@ async def test_in_the_committer_the_store_has_failed(caplog: pytest.LogCaptureFi
 async def test_what_waits_for_a_work_does_not_fail_the_store(caplog: pytest.LogCaptureFixture) -> None:
     store = WatchedStore()
     committer = Committer(store, observer=_BrokenWatch())
-    works: list[Work] = []
+    outcomes: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(committer.run)
         for number in range(3):
             upload = store.begin_brief(*_brief_of(number))
-            done = broken(ValueError("a bug")) if number == 1 else works.append
+            done = broken(ValueError("a bug")) if number == 1 else outcomes.append
             committer.submit(_finish_of(upload), done, principal=bytes(16))
         await committer.drain()
         nursery.cancel_scope.cancel()
-    assert len(works) == 2
+    assert len(outcomes) == 2
     assert len(names_in(store)) == 3
     assert tracebacks(caplog) == 2
 
 
 class _BrokenWatch(Observer):
-    def committed(self, works: Sequence[Work], elapsed_s: float) -> None:
+    def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
         raise ValueError("a bug")
 
 

@@ -116,16 +116,15 @@ def _decided(store: LocalStore, work_of: Callable[[int], Finish | Adopt]) -> Sto
     """What becomes of it, once what had to be read was read."""
     rounds = 0
     while True:
-        work = work_of(rounds)
-        store.commit([work])
-        if isinstance(work.outcome, Undecided):
-            for name in work.outcome.names:
+        [outcome] = store.decide([work_of(rounds)])
+        if isinstance(outcome, Undecided):
+            for name in outcome.names:
                 _read(store, SafeName.parse(name))
             rounds += 1
             continue
-        assert not isinstance(work.outcome, BlockprotoError), work.outcome
-        assert work.outcome is not None
-        return work.outcome
+        assert not isinstance(outcome, BlockprotoError), outcome
+        assert outcome is not None
+        return outcome
 
 
 def _read(store: LocalStore, name: SafeName) -> None:
@@ -137,4 +136,4 @@ def _read(store: LocalStore, name: SafeName) -> None:
     reader.close()
     blocks = [content[at : at + BLOCK_LENGTH] for at in range(0, len(content), BLOCK_LENGTH)]
     root = root_of([digest_of(block) for block in blocks], len(blocks))
-    store.commit([RecordB3sum(name, entry.version, root=root, stamp=entry.stamp)])
+    store.decide([RecordB3sum(name, entry.version, root=root, stamp=entry.stamp)])

@@ -299,7 +299,7 @@ def check_a_jump_of_the_clock_costs_nothing(folder: Path) -> None:
     late_ms = now_ms() + 40 * 24 * 3600 * 1000
     store = LocalStore.open(folder, now_ms=lambda: late_ms)
     for _ in range(3):
-        store.commit(store.sweep(late_ms))
+        store.decide(store.sweep(late_ms))
     found = store.open_upload(job.key, job.facts, 2)
     assert not isinstance(found, StoredFile)
     assert len(found.held) == 3
@@ -319,10 +319,10 @@ class _Enough(Exception):
 def _send_some(store: LocalStore, job: Job) -> None:
     """Send all blocks and stop before the commit."""
 
-    def commit(works: Any) -> None:
+    def commit(works: Any) -> Any:
         if type(works[0]).__name__ == "Finish":
             raise _Enough
-        store.commit(works)
+        return store.decide(works)
 
     with pytest.raises(_Enough):
         send(store, job, Promises(), 1, commit)

@@ -18,6 +18,7 @@ from blockproto.store import (
     FileStore,
     Finish,
     KeepPrefixes,
+    Outcome,
     Prefix,
     StoredFile,
     Upload,
@@ -26,7 +27,7 @@ from blockproto.store import (
 )
 
 ANYBODY = bytes(16)
-Commit = Callable[[Sequence[Work]], None]
+Commit = Callable[[Sequence[Work]], Sequence[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,18 @@ class Promises:
             self.blocks.setdefault(name, set()).add(int(blockno[0]))
 
 
-def good(work: Work) -> StoredFile | None:
+def good(outcome: Outcome) -> StoredFile | None:
     """The outcome of a work that went well."""
-    if isinstance(work.outcome, BlockprotoError):
-        raise AssertionError(f"{type(work).__name__} refused: {work.outcome!r}")
-    return work.outcome
+    if isinstance(outcome, BlockprotoError):
+        raise AssertionError(f"refused: {outcome!r}")
+    return outcome
 
 
 def send(
     store: FileStore, job: Job, promises: Promises, attempt: int, commit: Commit | None = None
 ) -> StoredFile:
     """Send a file block by block, from wherever the store has it, until it is committed."""
-    commit = store.commit if commit is None else commit
+    commit = store.decide if commit is None else commit
     upload = store.open_upload(job.key, job.facts, attempt)
     if isinstance(upload, StoredFile):
         return upload
@@ -127,12 +128,10 @@ def send(
             _send_prefix(upload, blockno, block, attempt, commit)
         upload.write(blockno * BLOCK_LENGTH, memoryview(block))
         done = BlockDone(upload, attempt, blockno, len(block), digest_of(block))
-        commit([done])
-        good(done)
+        good(*commit([done]))
         promises.block(job.name, blockno)
     finish = Finish(upload, attempt, job.root(), job.filesize, job.facts)
-    commit([finish])
-    stored = good(finish)
+    stored = good(*commit([finish]))
     assert stored is not None
     promises.file(stored.stored_as)
     upload.close()
@@ -149,7 +148,7 @@ def send_brief(
     store: FileStore, jobs: Sequence[Job], promises: Promises, commit: Commit | None = None
 ) -> None:
     """Send small files without OPEN, in one batch."""
-    commit = store.commit if commit is None else commit
+    commit = store.decide if commit is None else commit
     works = []
     for job in jobs:
         upload = store.begin_brief(job.key, job.facts, 0)
@@ -157,9 +156,8 @@ def send_brief(
         upload.write(0, memoryview(content))
         block = BlockDone(upload, 0, 0, len(content), digest_of(content))
         works.append(Finish(upload, 0, job.root(), job.filesize, job.facts, (block,)))
-    commit(works)
-    for work in works:
-        stored = good(work)
+    for work, outcome in zip(works, commit(works), strict=True):
+        stored = good(outcome)
         assert stored is not None
         promises.file(stored.stored_as)
         work.upload.close()

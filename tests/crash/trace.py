@@ -25,7 +25,7 @@ import blockproto.store.local.batch as batch_module
 import blockproto.store.local.partial_file as partial_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
-from blockproto.store import BlockDone, Finish, KeepPrefixes, Work
+from blockproto.store import BlockDone, Finish, KeepPrefixes, Outcome, Work
 from blockproto.store.local.brief_upload import BriefUpload
 from blockproto.store.local.ledger import Ledger, View
 from blockproto.store.local.store import LocalStore
@@ -52,15 +52,16 @@ class Trace:
     def add(self, kind: str, path: str = "", begun: int | None = None, **more: Any) -> None:
         self.events.append(Event(kind, path, len(self.events) if begun is None else begun, **more))
 
-    def commit(self, store: LocalStore, works: Sequence[Work]) -> None:
+    def commit(self, store: LocalStore, works: Sequence[Work]) -> Sequence[Outcome]:
         """Commit a batch and note when its outcomes can be seen."""
         files = tuple(
             (f"{fd_path(store.context.partials_fd)}/{name.decode()}", brief)
             for name, brief in _partials_of(works)
         )
         self.add("begin", files=files)
-        store.commit(works)
+        outcomes = store.decide(works)
         self.add("ack")
+        return outcomes
 
 
 def _partials_of(works: Sequence[Work]) -> set[tuple[bytes, bool]]:

@@ -61,9 +61,7 @@ def work(folder: Path, seed: int) -> None:
 
 def remove(store: LocalStore, name: str) -> None:
     say(f"going {name}")
-    works = [Remove(SafeName.parse(name))]
-    store.commit(works)
-    good(works[0])
+    good(*store.decide([Remove(SafeName.parse(name))]))
     say(f"gone {name}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import Any
 
 import pytest
 import trio
@@ -13,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from blockproto.dialects.sourceid import Sourceid
 from blockproto.errors import StoreFull
-from blockproto.store import BlockDone
+from blockproto.store import BlockDone, Outcome, Work
 from blockproto.testing.memory_store import MemoryStore
 
 CONTENT = bytes_of(3 * MIB + 200_000)
@@ -33,11 +32,10 @@ class Crowded(MemoryStore):
         assert isinstance(survivor, cls)
         return survivor
 
-    def commit(self, batch: Any) -> None:
-        refused = [one for one in batch if isinstance(one, BlockDone) and one.blockno in self.no_room]
-        for work in refused:
-            work.outcome = StoreFull("no room")
-        super().commit([work for work in batch if work not in refused])
+    def _do(self, work: Work) -> Outcome:
+        if isinstance(work, BlockDone) and work.blockno in self.no_room:
+            raise StoreFull("no room")
+        return super()._do(work)
 
 
 class Client:

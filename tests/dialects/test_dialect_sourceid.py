@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from blockproto.dialects.sourceid_line import LINE_LENGTH_MAX, POSITION_MAX
 from blockproto.errors import Code, StoreFailed, StoreFull
 from blockproto.identity.realm import ANONYMOUS
 from blockproto.server import GRACE_S
-from blockproto.store import BlockDone, Facts, Finish
+from blockproto.store import BlockDone, Facts, Finish, Outcome, Work
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer.file_service import FileService
 from blockproto.wire import Committed, List, ListKind, Opened, Result
@@ -862,11 +862,10 @@ class _FullAtBlockOne(WatchedStore):
 
     full = True
 
-    def commit(self, batch: Any) -> None:
-        refused = [one for one in batch if self.full and isinstance(one, BlockDone) and one.blockno == 1]
-        for work in refused:
-            work.outcome = StoreFull("no room")
-        super().commit([work for work in batch if work not in refused])
+    def _do(self, work: Work) -> Outcome:
+        if self.full and isinstance(work, BlockDone) and work.blockno == 1:
+            raise StoreFull("no room")
+        return super()._do(work)
 
 
 @pytest.mark.clause("BP1-DIA-011")
@@ -970,12 +969,12 @@ async def test_a_file_whose_blocks_are_all_there_is_committed_when_its_client_co
     class Killed(WatchedStore):
         killed = False
 
-        def commit(self, batch: Any) -> None:
-            if any(isinstance(work, Finish) for work in batch) and not self.killed:
+        def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+            if any(isinstance(work, Finish) for work in works) and not self.killed:
                 self.killed = True
-                super().commit([work for work in batch if not isinstance(work, Finish)])
+                super().decide([work for work in works if not isinstance(work, Finish)])
                 raise StoreFailed("killed")
-            super().commit(batch)
+            return super().decide(works)
 
     store = Killed()
     async with server(store, fails=StoreFailed) as served:

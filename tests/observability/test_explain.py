@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from blockproto.connection.endpoint import Endpoint, StreamEndpoint
 from blockproto.errors import BlockprotoError, Code, ConnectionLost
 from blockproto.observability.explain import Explanation, explain
 from blockproto.observability.recorder import Recorder
+from blockproto.store import Outcome
 from blockproto.testing.chaos import Amount, Conditions, Ending, How
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import Credit, Hello, Opened
@@ -142,9 +143,9 @@ async def test_a_slow_line_down(tmp_path: Path) -> None:
 async def test_a_disk_on_the_other_side_that_syncs_slowly(tmp_path: Path) -> None:
     async with serving() as served:
 
-        async def commit_slowly(commit: Callable[[], None]) -> None:
+        async def commit_slowly(decide: Callable[[], Sequence[Outcome]]) -> Sequence[Outcome]:
             await wait_out(3)
-            await run_inline(commit)
+            return await run_inline(decide)
 
         served.server.engine.committer._run_blocking = commit_slowly
         told = await explained(served, upload_of(tmp_path, 4 * MIB))

@@ -385,7 +385,7 @@ def _begun_at(now_ms: int) -> WatchedStore:
     upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open()), 1)
     assert isinstance(upload, MemoryUpload)
     upload.write(0, memoryview(THREE.bytes_of(0)))
-    store.commit([BlockDone(upload, 1, 0, MIB, bytes(32))])
+    store.decide([BlockDone(upload, 1, 0, MIB, bytes(32))])
     return store
 
 

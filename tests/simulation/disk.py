@@ -11,14 +11,26 @@ from typing import Any, Protocol
 
 from blockproto.common.names import SafeName
 from blockproto.errors import StoreFailed
-from blockproto.store import Destination, Discard, Facts, Finish, Forget, StoredFile, Upload, UploadKey, Work
+from blockproto.store import (
+    Decided,
+    Destination,
+    Discard,
+    Facts,
+    Finish,
+    Forget,
+    Outcome,
+    StoredFile,
+    Upload,
+    UploadKey,
+    Work,
+)
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 
 
 class Watcher(Protocol):
     """What wants to know what becomes of a store."""
 
-    def on_commit(self, store: SimStore, works: Sequence[Work]) -> None:
+    def on_commit(self, store: SimStore, decided: Sequence[Decided]) -> None:
         """These works are durable."""
 
     def on_publish(self, store: SimStore, work: Finish, receipt: StoredFile, taken: bool) -> None:
@@ -69,18 +81,19 @@ class SimStore(MemoryStore):
         self.on_write(length)
         super().take_room(length)
 
-    def commit(self, batch: Sequence[Work]) -> None:
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
         if self.dies_after is not None and not self.broken:
-            self._commit(batch[: self.dies_after])
+            self._decide(works[: self.dies_after])
             self.on_death()
             raise StoreFailed("the power has gone")
-        self._commit(batch)
+        return self._decide(works)
 
-    def _commit(self, batch: Sequence[Work]) -> None:
-        super().commit(batch)
+    def _decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        outcomes = super().decide(works)
         if self.watcher is not None:
-            self.watcher.on_commit(self, batch)
+            self.watcher.on_commit(self, list(zip(works, outcomes, strict=True)))
+        return outcomes
 
     def _publish(self, work: Finish, upload: MemoryUpload, content: bytes, name: SafeName) -> StoredFile:
         names = set(self._files)

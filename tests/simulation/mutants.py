@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -52,9 +53,9 @@ def reported_before_the_commit(patch: Patch) -> None:
     real = Committer._commit
 
     async def commit(committer: Committer, batch: list[Any]) -> None:
-        for work, done in batch:
-            done(work)
-        await real(committer, [(work, nothing) for work, _ in batch])
+        for queued in batch:
+            queued.done(None)
+        await real(committer, [replace(queued, done=nothing) for queued in batch])
 
     patch.setattr(Committer, "_commit", commit)
 

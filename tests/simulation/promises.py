@@ -22,6 +22,7 @@ from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.common.names import SafeName
 from blockproto.store import (
     BlockDone,
+    Decided,
     Finish,
     Forget,
     IfExists,
@@ -29,7 +30,6 @@ from blockproto.store import (
     Remove,
     StoredFile,
     UploadKey,
-    Work,
 )
 from blockproto.wire import Ack, Block, Committed, Error, Have, Message, Open, Opened
 
@@ -172,13 +172,13 @@ class Promises:
 
     # ---- what happens on the disk -----------------------------------------------------------------------------
 
-    def on_commit(self, store: SimStore, works: Sequence[Work]) -> None:
+    def on_commit(self, store: SimStore, decided: Sequence[Decided]) -> None:
         """See disk.Watcher."""
-        self._trace("commit", [type(work).__name__ for work in works])
-        for work in works:
-            if isinstance(work, Remove) and work.outcome is None and work.filename is not None:
+        self._trace("commit", [type(work).__name__ for work, _ in decided])
+        for work, outcome in decided:
+            if isinstance(work, Remove) and outcome is None and work.filename is not None:
                 self._forget_file(work.filename.text)
-            if isinstance(work, BlockDone | KeepPrefixes) and work.outcome is None:
+            if isinstance(work, BlockDone | KeepPrefixes) and outcome is None:
                 self._check_attempt(work.upload.key.sourceid, work.attempt)
 
     def _forget_file(self, name: str) -> None:

@@ -142,8 +142,8 @@ def put(store: SimStore, name: str, content: bytes) -> None:
     digests = [digest_of(block) for block in blocks]
     works = [BlockDone(upload, 1, no, len(block), digests[no]) for no, block in enumerate(blocks)]
     finish = Finish(upload, 1, root_of(digests, len(digests)), len(content), facts)
-    store.commit([*works, finish])
-    assert isinstance(finish.outcome, StoredFile)
+    *_, outcome = store.decide([*works, finish])
+    assert isinstance(outcome, StoredFile)
 
 
 @contextmanager

@@ -43,9 +43,8 @@ def test_it_is_in_no_listing_and_cannot_be_removed(tmp_path: Path, name: str) ->
         assert [entry.filename.text for entry in found] == ["old", "old/served", "old/served/note.txt"]
         found, _ = store.files("old/served", False, "", 100)
         assert [entry.filename.text for entry in found] == ["old/served/note.txt"]
-        work = Remove(SafeName("old"), None, recursive=True)
-        store.commit([work])
-        assert isinstance(work.outcome, NotEmpty)
+        [outcome] = store.decide([Remove(SafeName("old"), None, recursive=True)])
+        assert isinstance(outcome, NotEmpty)
         assert sorted(inside.rglob("*")) == before
         assert not (inside.parent / "note.txt").exists()
     finally:
@@ -104,7 +103,7 @@ def test_an_upload_that_was_begun_under_such_a_name_is_dropped_at_the_start(
         upload = store.open_upload(UploadKey(bytes(16), bytes(15) + b"1"), facts, 1)
         assert not isinstance(upload, StoredFile)
         upload.write(0, memoryview(b"hello"))
-        store.commit([BlockDone(upload, 1, 0, 5, blake3(b"hello").digest())])
+        store.decide([BlockDone(upload, 1, 0, 5, blake3(b"hello").digest())])
         upload.close()
     store.close()
     assert len(os.listdir(tmp_path / ".blockproto/partials")) == 1

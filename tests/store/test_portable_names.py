@@ -69,12 +69,11 @@ class Shelf:
 
     def put_all(self, *works: Finish) -> list[str | BlockprotoError]:
         """Commit them as one batch."""
-        self.store.commit(works)
         outcomes: list[str | BlockprotoError] = []
-        for work in works:
-            assert work.outcome is not None
+        for work, outcome in zip(works, self.store.decide(works), strict=True):
+            assert outcome is not None
             work.upload.close()
-            outcomes.append(work.outcome.stored_as if isinstance(work.outcome, StoredFile) else work.outcome)
+            outcomes.append(outcome.stored_as if isinstance(outcome, StoredFile) else outcome)
         return outcomes
 
     def names(self) -> list[str]:

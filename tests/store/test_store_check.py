@@ -41,9 +41,9 @@ def fill(folder: Path) -> None:
     empty = store.begin_brief(key_of(3), made, 0)
     stored(store, Finish(empty, 0, digest_of(b""), 0, made))
     upload = opened(store, len(CONTENT), number=4)
-    store.commit(written(upload, CONTENT, [0, 3]))
+    store.decide(written(upload, CONTENT, [0, 3]))
     upload.write(BLOCK_LENGTH, memoryview(CONTENT[BLOCK_LENGTH:][:50]))
-    store.commit([KeepPrefixes(upload, 1, {1: Prefix(50, digest_of(CONTENT[BLOCK_LENGTH:][:50]))})])
+    store.decide([KeepPrefixes(upload, 1, {1: Prefix(50, digest_of(CONTENT[BLOCK_LENGTH:][:50]))})])
     upload.close()
     store.close()
 
@@ -105,7 +105,7 @@ def test_another_b3sum(tmp_path: Path) -> None:
     fill(tmp_path)
     store = LocalStore.open(tmp_path)
     name = SafeName.parse("small")
-    store.commit([RecordB3sum(name, store.stat(name).version, b"x" * 32)])
+    store.decide([RecordB3sum(name, store.stat(name).version, b"x" * 32)])
     store.close()
     assert check_store(tmp_path, read=True) == ["small: its BLAKE3 is not the one recorded"]
 
@@ -158,7 +158,7 @@ def test_a_commit_under_way(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blockproto.store.local.publishing.Publisher.publish", _die)
         with pytest.raises(KeyboardInterrupt):
-            store.commit(works)
+            store.decide(works)
     store.context.opened.close()
     assert check_store(tmp_path, read=True) == []
     partial_of(tmp_path).unlink()

@@ -58,12 +58,12 @@ class Machine:
             works = self.store.sweep(self.wall_ms)
             if not works:
                 return
-            self.store.commit(works)
+            self.store.decide(works)
         raise AssertionError("a sweep without end")
 
     def begin(self, number: int = 1) -> None:
         upload = opened(self.store, 2 * BLOCK_LENGTH, number=number, name=f"f{number}")
-        self.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+        self.store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
         upload.close()
 
     @property
@@ -218,7 +218,7 @@ def test_what_was_about_to_expire_when_the_clock_jumped_stays(machine: Machine) 
     """A sweep and the batch that does its works are two things."""
     works = [Discard(record.key, machine.wall_ms + 40 * DAY_MS) for record in _records(machine)]
     machine.wall_ms += 40 * DAY_MS
-    machine.store.commit(works)
+    machine.store.decide(works)
     assert machine.unfinished == 1
 
 
@@ -261,7 +261,7 @@ def test_a_store_opens_at_any_time(tmp_path: Path, wall_ms: int) -> None:
     for number in (1, 2):
         store = LocalStore.open(tmp_path, now_ms=lambda: wall_ms)
         put(store, "a", b"content", number=number)
-        store.commit(store.sweep(wall_ms))
+        store.decide(store.sweep(wall_ms))
         store.close()
     store = LocalStore.open(tmp_path)
     assert store.context.clock.held
@@ -289,7 +289,7 @@ def test_a_server_whose_clock_is_forty_days_ahead(tmp_path: Path, capfd: pytest.
         pytest.skip(str(exc))
     store = LocalStore.open(tmp_path)
     upload = opened(store, 2 * BLOCK_LENGTH)
-    store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+    store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
     upload.close()
     store.close()
     for days in ("+40d", "+40d", "+90d"):

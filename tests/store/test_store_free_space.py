@@ -68,9 +68,7 @@ def test_what_is_reserved_is_given_back_when_nobody_sends(store: LocalStore) -> 
     content = bytes_of(3 * MIB)
     for at in range(0, len(content), MIB):
         upload.write(at, memoryview(content)[at : at + MIB])
-    work = BlockDone(upload, 1, 0, MIB, digest_of(content[:MIB]))
-    store.commit([work])
-    assert work.outcome is None
+    assert store.decide([BlockDone(upload, 1, 0, MIB, digest_of(content[:MIB]))]) == [None]
     partial = upload.partial
     upload.close()
     found = os.stat(partial.name, dir_fd=store.context.partials_fd)
@@ -84,7 +82,7 @@ def test_nothing_is_reserved_behind_a_finished_file(store: LocalStore, tmp_path:
     upload.write(0, memoryview(content))
     spans = [content[at : at + MIB] for at in range(0, len(content), MIB)]
     digests = [digest_of(span) for span in spans]
-    store.commit([BlockDone(upload, 1, no, len(span), digests[no]) for no, span in enumerate(spans)])
+    store.decide([BlockDone(upload, 1, no, len(span), digests[no]) for no, span in enumerate(spans)])
     name = upload.partial_name
     upload.close()
     fd = os.open(name, os.O_RDWR, dir_fd=store.context.partials_fd)
@@ -92,8 +90,7 @@ def test_nothing_is_reserved_behind_a_finished_file(store: LocalStore, tmp_path:
     os.close(fd)
     again = begin(store, None)
     finish = Finish(again, 1, root_of(digests, 3), len(content), again.facts)
-    store.commit([finish])
-    assert isinstance(finish.outcome, StoredFile)
+    assert isinstance(store.decide([finish])[0], StoredFile)
     found = (tmp_path / "name").stat()
     assert found.st_size == len(content)
     assert found.st_blocks * 512 <= len(content) + MIB // 2

@@ -233,13 +233,13 @@ class TestLocalStore(FileStoreContract):
             upload = opened(place.store, 1, number=2, name=name)
             finish = finish_of(upload, b"x", name=name, if_exists=if_exists)
             assert isinstance(outcomes(place.store, *written(upload, b"x"), finish)[-1], NotPermitted)
-            place.store.commit([Discard(upload.key)])
+            place.store.decide([Discard(upload.key)])
             upload.close()
         upload = opened(place.store, 1, name="file")
         finish = finish_of(upload, b"x", name="file", if_exists=if_exists)
         outcomes(place.store, *written(upload, b"x"), finish)
         upload.close()
-        place.store.commit([Discard(upload.key)])
+        place.store.decide([Discard(upload.key)])
         assert sorted(path.name for path in outside.iterdir()) == ["file"]
         assert (outside / "file").read_bytes() == b"theirs"
 
@@ -270,7 +270,7 @@ class TestLocalStore(FileStoreContract):
                 names_in(place.store)
                 for work in works:
                     work.upload.close()
-                place.store.commit([Remove(SafeName.parse("way/0"), recursive=True)])
+                place.store.decide([Remove(SafeName.parse("way/0"), recursive=True)])
         finally:
             stop.set()
             swapper.join()
@@ -332,7 +332,7 @@ class TestLocalStore(FileStoreContract):
     def test_removing_ends_with_the_receipts_of_all_inside(self, place: LocalPlace) -> None:
         put(place.store, "a/b/c")
         put(place.store, "a/d", number=2)
-        place.store.commit([Remove(SafeName.parse("a"), recursive=True)])
+        place.store.decide([Remove(SafeName.parse("a"), recursive=True)])
         with place.store.context.ledger.read() as view:
             assert list(view.items(b"i")) == list(view.items(b"n")) == []
 
@@ -341,21 +341,21 @@ class TestLocalStore(FileStoreContract):
         for number in range(1, 4):
             put(place.store, f"f{number}", number=number)
         (place.folder / "f2").unlink()
-        place.store.commit(place.store.sweep(place.now_ms))
+        place.store.decide(place.store.sweep(place.now_ms))
         with place.store.context.ledger.read() as view:
             assert len(list(view.items(b"i"))) == 3
         place.now_ms += RECEIPT_GRACE_MS
-        place.store.commit(place.store.sweep(place.now_ms))
+        place.store.decide(place.store.sweep(place.now_ms))
         with place.store.context.ledger.read() as view:
             assert [receipt.stored_as for receipt in view.receipts()] in (["f1", "f3"], ["f3", "f1"])
 
     @pytest.mark.clause("BP1-RES-022")
     def test_an_open_upload_does_not_expire(self, place: LocalPlace) -> None:
         upload = opened(place.store, 2 * BLOCK_LENGTH)
-        place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+        place.store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
         place.pass_time(2 * EXPIRY_MS)
         assert [work for work in place.store.sweep(place.now_ms) if isinstance(work, Discard)] == []
-        place.store.commit([Discard(upload.key, expired_ms=place.now_ms)])
+        place.store.decide([Discard(upload.key, expired_ms=place.now_ms)])
         upload.close()
         assert len(opened(place.store, 2 * BLOCK_LENGTH).held) == 1
 
@@ -364,7 +364,7 @@ class TestLocalStore(FileStoreContract):
         monkeypatch.setattr(blockproto.store.local.expiry_sweep, "PART", 2)
         for number in range(1, 6):
             upload = opened(place.store, 2 * BLOCK_LENGTH, number=number, name=f"f{number}")
-            place.store.commit(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
+            place.store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
             upload.close()
         place.pass_time(2 * EXPIRY_MS)
         first = place.store.sweep(place.now_ms)
@@ -372,7 +372,7 @@ class TestLocalStore(FileStoreContract):
         seen: list[Discard] = []
         for _ in range(10):
             works = place.store.sweep(place.now_ms)
-            place.store.commit(works)
+            place.store.decide(works)
             seen += [work for work in works if isinstance(work, Discard)]
         assert place.store.uploads(ANYBODY, "", 10) == ([], "")
         assert list(place.store.sweep(place.now_ms)) == []
@@ -384,7 +384,7 @@ class TestLocalStore(FileStoreContract):
         put(place.store, NAME, pattern(6 * BLOCK_LENGTH))
         left = []
         for _ in range(8):
-            place.store.commit([Tidy()])
+            place.store.decide([Tidy()])
             with place.store.context.ledger.read() as view:
                 left.append(len(list(view.items(b"d"))))
         assert left == sorted(left, reverse=True)
@@ -420,10 +420,10 @@ class TestLocalStore(FileStoreContract):
         before = len(os.listdir("/proc/self/fd"))
         works = [brief_of(place.store, b"x", number=n, name=f"d{n}/x") for n in range(1, 400)]
         assert len(os.listdir("/proc/self/fd")) == before
-        place.store.commit(works)
+        place.store.decide(works)
         for work in works:
             work.upload.close()
-        place.store.commit([Tidy()])
+        place.store.decide([Tidy()])
         assert len(os.listdir("/proc/self/fd")) <= before + 1
 
     def test_no_file_is_left_open(self, place: LocalPlace) -> None:
@@ -431,7 +431,7 @@ class TestLocalStore(FileStoreContract):
             put(place.store, f"a/{number}", pattern(2 * BLOCK_LENGTH), number=number)
             place.store.open_file(SafeName.parse(f"a/{number}"), None).close()
             names_in(place.store)
-            place.store.commit([Remove(SafeName.parse(f"a/{number}"))])
+            place.store.decide([Remove(SafeName.parse(f"a/{number}"))])
 
         round_trip(1)
         gc.collect()  # what other tests left is not closed in the middle of this one
@@ -458,7 +458,7 @@ class TestLocalStore(FileStoreContract):
     def test_a_full_disk_in_a_write(self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
         content = pattern(3 * BLOCK_LENGTH)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [0]))
+        place.store.decide(written(upload, content, [0]))
         with monkeypatch.context() as patch:
             patch.setattr(os, "pwrite", failing(errno.ENOSPC))
             with pytest.raises(StoreFull):
@@ -497,7 +497,7 @@ class TestLocalStore(FileStoreContract):
         for call in (
             lambda: upload.write(0, memoryview(b"0123456789")),
             lambda: brief.write(0, memoryview(b"01234")),
-            lambda: place.store.commit([]),
+            lambda: place.store.decide([]),
             lambda: place.store.open_upload(key_of(3), facts_of(1), 1),
             lambda: place.store.begin_brief(key_of(3), facts_of(1), 1),
             lambda: place.store.sweep(0),
@@ -582,7 +582,7 @@ def test_the_state_may_be_elsewhere(tmp_path: Path) -> None:
     store = LocalStore.open(folder, state=state)
     content = pattern(2 * BLOCK_LENGTH)
     upload = opened(store, len(content))
-    store.commit(written(upload, content, [0]))
+    store.decide(written(upload, content, [0]))
     assert len(list(partials_of(state).iterdir())) == 1
     assert list(folder.iterdir()) == []
     stored(store, *written(upload, content, [1]), finish_of(upload, content))
@@ -601,7 +601,7 @@ def test_partials_stay_beside_the_folder_when_the_state_is_on_another_file_syste
         store = LocalStore.open(folder, state=Path(state))
         content = pattern(2 * BLOCK_LENGTH)
         upload = opened(store, len(content))
-        store.commit(written(upload, content, [0]))
+        store.decide(written(upload, content, [0]))
         assert len(list(partials_of(folder / ".blockproto").iterdir())) == 1
         stored(store, *written(upload, content, [1]), finish_of(upload, content))
         store.close()
@@ -804,7 +804,7 @@ def test_many_folders_in_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     works = [brief_of(store, b"x", number=n, name=f"{n % 7}/{n % 5}/{n}") for n in range(1, 60)]
     assert all(isinstance(one, StoredFile) for one in outcomes(store, *works))
     assert len(names_in(store)) == 59 + 7 + 35
-    store.commit([Remove(SafeName.parse(f"{n}"), recursive=True) for n in range(7)])
+    store.decide([Remove(SafeName.parse(f"{n}"), recursive=True) for n in range(7)])
     assert names_in(store) == []
     store.close()
 
@@ -869,7 +869,7 @@ def _killed_before_publish(folder: Path, content: bytes, if_exists: IfExists) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockproto.store.local.publishing.Publisher, "publish", _die)
         with pytest.raises(KeyboardInterrupt):
-            store.commit(works)
+            store.decide(works)
     store.context.opened.close()
 
 
@@ -949,8 +949,8 @@ def test_a_bad_brief_file_among_many(tmp_path: Path) -> None:
     """One whose bytes are missing is refused; the others are stored."""
     store = LocalStore.open(tmp_path)
     works = [brief_of(store, b"content", number=n, name=f"f{n}") for n in range(1, 15)]
-    works[3].filesize = 99
-    works[3].blocks = (BlockDone(works[3].upload, 0, 0, 99, works[3].root),)
+    block = BlockDone(works[3].upload, 0, 0, 99, works[3].root)
+    works[3] = replace(works[3], filesize=99, blocks=(block,))
     found = outcomes(store, *works)
     assert isinstance(found[3], UnknownUpload)
     assert all(isinstance(one, StoredFile) for one in found[:3] + found[4:])
@@ -979,7 +979,7 @@ def test_reading_and_breaking_a_brief_file(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(StoreFailed):
             upload.write(5, memoryview(b"world"))
     with pytest.raises(StoreFailed):
-        store.commit([])
+        store.decide([])
     upload.close()
     with pytest.raises(UnknownUpload):
         upload.read_into(0, view)
@@ -1008,7 +1008,7 @@ def test_a_small_brief_file_is_made_with_its_batch(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", failing(errno.EIO))
         with pytest.raises(StoreFailed):
-            store.commit([broken])
+            store.decide([broken])
     store.close()
 
 
@@ -1032,7 +1032,7 @@ def test_an_upload_begun_anew_behind_a_handle(tmp_path: Path) -> None:
     content = pattern(2 * BLOCK_LENGTH)
     old = opened(store, len(content))
     late = written(old, content, [0])[0]
-    store.commit([Discard(old.key)])
+    store.decide([Discard(old.key)])
     new = opened(store, len(content))
     assert outcomes(store, *written(new, content, [1])) == [None]
     refused(store, late, UnknownUpload)
@@ -1083,9 +1083,9 @@ def test_a_broken_medium_while_a_name_is_given(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(blockproto.store.local.publishing, "move_new", failing(errno.EIO))
         with pytest.raises(StoreFailed):
-            store.commit([work])
+            store.decide([work])
     with pytest.raises(StoreFailed):
-        store.commit([])
+        store.decide([])
 
 
 def test_a_broken_medium_while_a_commit_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1094,14 +1094,14 @@ def test_a_broken_medium_while_a_commit_is_planned(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", failing(errno.EIO))
         with pytest.raises(StoreFailed):
-            store.commit([Remove(SafeName.parse(NAME))])
+            store.decide([Remove(SafeName.parse(NAME))])
 
 
 def test_a_crowded_ledger_takes_no_new_uploads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore.open(tmp_path)
     content = pattern(2 * BLOCK_LENGTH)
     old = opened(store, len(content))
-    store.commit(written(old, content, [0]))
+    store.decide(written(old, content, [0]))
     old.close()
     monkeypatch.setattr(blockproto.store.local.ledger, "MAP_USED_MAX", 0.0)
     with pytest.raises(StoreFull):
@@ -1116,7 +1116,7 @@ def test_uploads_of_others_are_not_listed(tmp_path: Path) -> None:
     for number, principal in enumerate((b"a" * 16, b"b" * 16, b"c" * 16)):
         upload = store.open_upload(key_of(number, principal), facts_of(10), 1)
         assert not isinstance(upload, StoredFile)
-        store.commit(written(upload, pattern(10)))
+        store.decide(written(upload, pattern(10)))
     entries, cursor = store.uploads(b"b" * 16, "", 10)
     assert [entry.key.principal for entry in entries] == [b"b" * 16]
     assert cursor == ""
@@ -1127,12 +1127,12 @@ def test_a_large_sweep_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
     clock = [NOW_MS]
     store = LocalStore.open(tmp_path, now_ms=lambda: clock[0])
     works = [brief_of(store, b"x", number=n, name=f"f{n}") for n in range(1, 11)]
-    store.commit(works)
+    store.decide(works)
     for path in tmp_path.glob("f*"):
         path.unlink()
     clock[0] += RECEIPT_GRACE_MS
     for _ in range(8):
-        store.commit(store.sweep(clock[0]))
+        store.decide(store.sweep(clock[0]))
     with store.context.ledger.read() as view:
         assert list(view.items(b"i")) == []
     assert list(store.sweep(clock[0])) == []

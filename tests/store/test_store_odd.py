@@ -46,10 +46,9 @@ def store(folder: Path) -> Iterator[LocalStore]:
 
 
 def _remove(store: LocalStore, name: str) -> BlockprotoError | None:
-    work = Remove(SafeName(name), None, True)
-    store.commit([work])
-    assert work.outcome is None or isinstance(work.outcome, BlockprotoError)
-    return work.outcome
+    [outcome] = store.decide([Remove(SafeName(name), None, True)])
+    assert outcome is None or isinstance(outcome, BlockprotoError)
+    return outcome
 
 
 def test_a_file_of_512_components_is_kept_listed_read_and_removed(store: LocalStore, folder: Path) -> None:
@@ -233,9 +232,9 @@ def test_a_folder_that_answers_no_more_refuses_its_files_only(
             patch.setattr(
                 os, call, _after(getattr(os, call), lambda at, *_, **__: at in (b"there", b"below"), error)
             )
-            store.commit([there, other])
-        assert isinstance(other.outcome, StoredFile)
-        assert not isinstance(there.outcome, StoreFailed)
+            of_there, of_other = store.decide([there, other])
+        assert isinstance(of_other, StoredFile)
+        assert not isinstance(of_there, StoreFailed)
         put(store, f"after {at}", b"good", number=3 * at + 3)
 
 

@@ -204,7 +204,7 @@ class TestSidecarStore(UploadStoreContract):
             store = PartFileStore(destination(place.folder / name, "ab" * 8))
             upload = opened(store, 10)
             content = pattern(10)
-            store.commit([*written(upload, content), Forget(upload, 1, ())])
+            store.decide([*written(upload, content), Forget(upload, 1, ())])
             assert stored(store, finish_of(upload, content)).stored_as == name
             store.close()
         assert len(set(place.folder.iterdir())) == 3
@@ -221,7 +221,7 @@ class TestSidecarStore(UploadStoreContract):
 
     def test_a_partial_that_lost_its_end(self, place: SidecarPlace) -> None:
         upload = opened(place.store, 3 * BLOCK_LENGTH)
-        place.store.commit(written(upload, pattern(3 * BLOCK_LENGTH)))
+        place.store.decide(written(upload, pattern(3 * BLOCK_LENGTH)))
         before = place.store.incarnation
         place.store.close()
         os.truncate(place.folder / PARTIAL, 2 * BLOCK_LENGTH - 1)
@@ -240,9 +240,9 @@ class TestSidecarStore(UploadStoreContract):
         begin(place)
         upload = opened(place.store, 3 * BLOCK_LENGTH)
         content = pattern(3 * BLOCK_LENGTH)
-        place.store.commit([KeepPrefixes(upload, 2, {1: Prefix(3, digest_of(b"abc"))})])
-        place.store.commit(written(upload, content, [2], attempt=3))
-        place.store.commit([Forget(upload, 3, (0,))])
+        place.store.decide([KeepPrefixes(upload, 2, {1: Prefix(3, digest_of(b"abc"))})])
+        place.store.decide(written(upload, content, [2], attempt=3))
+        place.store.decide([Forget(upload, 3, (0,))])
         place.store.close()
         path = place.folder / LEDGER
         whole = path.read_bytes()
@@ -300,7 +300,7 @@ class TestSidecarStore(UploadStoreContract):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", write)
             assert [type(one) for one in outcomes(place.store, *works)] == [StoreFull, StoreFull]
-        place.store.commit(works[:1])
+        place.store.decide(works[:1])
         place.reopen()
         assert opened(place.store, 3 * BLOCK_LENGTH).held == BlockSet([(0, 2)])
 
@@ -360,7 +360,7 @@ class TestSidecarStore(UploadStoreContract):
             monkeypatch.delattr(os, name)
         content = pattern(2 * BLOCK_LENGTH + 3)
         upload = opened(place.store, len(content))
-        place.store.commit(written(upload, content, [2, 0]))
+        place.store.decide(written(upload, content, [2, 0]))
         view = memoryview(bytearray(20))
         assert upload.read_into(2 * BLOCK_LENGTH, view) == 3
         stored(place.store, *written(upload, content, [1]), finish_of(upload, content))
@@ -410,7 +410,7 @@ def test_the_order_of_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     upload = opened(store, 2 * BLOCK_LENGTH)
     content = pattern(2 * BLOCK_LENGTH)
     for blockno in (0, 1):
-        store.commit(written(upload, content, [blockno]))
+        store.decide(written(upload, content, [blockno]))
         done.append("acknowledged")
     stored(store, finish_of(upload, content))
     done.append("committed")

@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def begin(store: LocalStore, number: int = 1) -> None:
     """An unfinished upload with two blocks that were acknowledged."""
     upload = opened(store, len(CONTENT), number=number)
-    store.commit(written(upload, CONTENT, [0, 2]))
+    store.decide(written(upload, CONTENT, [0, 2]))
     upload.close()
 
 
@@ -354,11 +354,11 @@ def test_nothing_is_acknowledged_when_the_store_was_removed_under_it(
     store = LocalStore.open(folder)
     uploads = [opened(store, len(CONTENT), number=number) for number in range(count)]
     for upload in uploads:
-        store.commit(written(upload, CONTENT, [0]))
+        store.decide(written(upload, CONTENT, [0]))
     works = [work for upload in uploads for work in written(upload, CONTENT, [1])]
     remove(folder)
     with pytest.raises(StoreFailed, match="under the running server"):
-        store.commit(works)
+        store.decide(works)
     with pytest.raises(StoreFailed, match="under the running server"):
         opened(store, len(CONTENT), number=99)
     with pytest.raises(StoreFailed):
@@ -409,7 +409,7 @@ def test_no_file_is_acknowledged_either_and_a_sweep_notices(
     with pytest.raises(StoreFailed, match="under the running server"):
         store.sweep(0)
     with pytest.raises(StoreFailed, match="under the running server"):
-        store.commit([brief_of(store, b"content")])
+        store.decide([brief_of(store, b"content")])
     store.close()
 
 
@@ -425,7 +425,7 @@ def test_what_goes_while_a_batch_runs_is_not_acknowledged(
 
     monkeypatch.setattr(blockproto.store.local.publishing.Publisher, "publish", publish)
     with pytest.raises(StoreFailed, match=r"the ledger .* under the running server"):
-        store.commit([brief_of(store, b"content")])
+        store.decide([brief_of(store, b"content")])
     store.close()
 
 
@@ -468,7 +468,7 @@ def lose(folder: Path, count: int) -> None:
     store = LocalStore.open(folder)
     for number in range(1, count + 1):
         upload = opened(store, len(CONTENT), number=number, name=f"film\u202e {number}")
-        store.commit(written(upload, CONTENT, [0]))
+        store.decide(written(upload, CONTENT, [0]))
         upload.close()
     store.close()
     empty_partials(folder)
@@ -523,7 +523,7 @@ def test_a_commit_under_way_whose_bytes_are_gone_is_a_loss(
     with monkeypatch.context() as patch:
         patch.setattr("blockproto.store.local.publishing.Publisher.publish", stop)
         with pytest.raises(KeyboardInterrupt):
-            store.commit([*written(upload, CONTENT), finish_of(upload, CONTENT)])
+            store.decide([*written(upload, CONTENT), finish_of(upload, CONTENT)])
     store.context.opened.close()
     empty_partials(folder)
     before = store.incarnation

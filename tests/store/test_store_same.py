@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,11 +109,17 @@ def decided(place: FilePlace, work: Finish | Adopt) -> object:
     found = outcome(place.store, work)
     while isinstance(found, Undecided):
         read_named(place, found)
-        work.rounds += 1
+        work = replace(work, rounds=work.rounds + 1)
         found = outcome(place.store, work)
     if isinstance(work, Finish):
         work.upload.close()
     return found
+
+
+def all_decided(place: FilePlace, works: Sequence[Finish]) -> list[object]:
+    """The outcomes of one batch, once everything that had to be read was read."""
+    found = zip(works, outcomes(place.store, *works), strict=True)
+    return [decided(place, work) if isinstance(one, Undecided) else one for work, one in found]
 
 
 def send(place: FilePlace, content: bytes, number: int, rule: IfExists = KEEP, **how: object) -> StoredFile:
@@ -220,8 +226,7 @@ def test_replacing_by_other_bytes_replaces(place: FilePlace) -> None:
 @pytest.mark.parametrize("rule", [KEEP, REFUSE, REPLACE])
 def test_two_of_one_batch_are_one_file(place: FilePlace, rule: IfExists) -> None:
     works = [finishing(place, b"content", number, rule) for number in (1, 2, 3)]
-    place.store.commit(works)
-    found = [decided(place, work) if isinstance(work.outcome, Undecided) else work.outcome for work in works]
+    found = all_decided(place, works)
     assert all(isinstance(one, StoredFile) and one.stored_as == NAME for one in found)
     assert names(place) == [NAME]
     assert len({one.file_id for one in found if isinstance(one, StoredFile)}) == 3
@@ -230,8 +235,7 @@ def test_two_of_one_batch_are_one_file(place: FilePlace, rule: IfExists) -> None
 
 def test_of_one_batch_other_bytes_keep_both(place: FilePlace) -> None:
     works = [finishing(place, b"content %d" % number, number, KEEP) for number in (1, 2)]
-    place.store.commit(works)
-    assert [type(work.outcome) for work in works] == [StoredFile, StoredFile]
+    assert [type(one) for one in outcomes(place.store, *works)] == [StoredFile, StoredFile]
     assert sorted(names(place)) == [SECOND, NAME]
 
 
@@ -260,7 +264,7 @@ def test_what_changes_while_it_is_read_is_read_again_and_not_for_ever(local: Loc
         reader.close()
         os.utime(local.folder / NAME, ns=(work.rounds, work.rounds))
         outcome(local.store, RecordB3sum(SafeName.parse(NAME), version, root=root, stamp=stamp))
-        work.rounds += 1
+        work = replace(work, rounds=work.rounds + 1)
     assert work.rounds == ROUNDS_MAX
     assert isinstance(found, StoredFile)
     assert (found.there, found.stored_as) == (False, SECOND)
@@ -341,13 +345,11 @@ def test_what_is_read_is_made_durable_before(local: LocalPlace, monkeypatch: pyt
 def test_for_who_may_not_read_nothing_is_compared(place: FilePlace, content: bytes) -> None:
     send(place, b"content", 1)
     for number, rule, expected in ((2, KEEP, SECOND), (3, REPLACE, NAME)):
-        work = finishing(place, content, number, rule)
-        work.reader = False
+        work = replace(finishing(place, content, number, rule), reader=False)
         found = outcome(place.store, work)
         assert isinstance(found, StoredFile)
         assert (found.there, found.stored_as) == (False, expected)
-    work = finishing(place, content, 4, REFUSE)
-    work.reader = False
+    work = replace(finishing(place, content, 4, REFUSE), reader=False)
     assert isinstance(outcome(place.store, work), FileExists)
     with pytest.raises(FileExists):
         place.store.open_upload(key_of(5), facts_of(7, if_exists=REFUSE), 1, False)
@@ -366,8 +368,7 @@ def test_skip_leaves_what_has_the_name(place: FilePlace, brief: bool, reader: bo
         assert outcome(place.store, Remove(SafeName.parse(NAME))) is None
         work = finishing(place, b"other!!", 2, SKIP, brief=False)
         first = send(place, b"content", 1, SKIP)
-    work.reader = reader
-    found = decided(place, work)
+    found = decided(place, replace(work, reader=reader))
     assert isinstance(found, StoredFile)
     told = (first.file_id, first.root, 7) if reader else (bytes(16), bytes(32), 0)
     assert (found.left, found.there, found.stored_as) == (True, False, NAME)
@@ -415,8 +416,7 @@ def test_of_one_batch_the_later_one_wins_an_update(place: FilePlace) -> None:
         finishing(place, b"%d" % later, number, UPDATE, mtime_ns=MTIME_NS + later)
         for number, later in enumerate((5, 3, 9), 1)
     ]
-    place.store.commit(works)
-    found = [decided(place, work) if isinstance(work.outcome, Undecided) else work.outcome for work in works]
+    found = all_decided(place, works)
     assert [one.left for one in found if isinstance(one, StoredFile)] == [False, True, False]
     assert (names(place), place.content(NAME)) == ([NAME], b"9")
 

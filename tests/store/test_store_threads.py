@@ -68,8 +68,7 @@ def test_a_store_makes_durable_without_threads(
     store = LocalStore.open(tmp_path)
     monkeypatch.setattr(threading.Thread, "start", no_threads)
     works = [brief_of(store, b"x", number=number, name=f"{number}.txt") for number in range(files)]
-    store.commit(works)
-    assert all(isinstance(work.outcome, StoredFile) for work in works)
+    assert all(isinstance(outcome, StoredFile) for outcome in store.decide(works))
     upload = opened(store, 10, number=99)
     stored(store, *written(upload, b"0123456789"), finish_of(upload, b"0123456789"))
     store.close()

@@ -14,10 +14,10 @@ from peers import MIB, Gate, run, run_inline
 
 from blockproto.common.blocks import digest_of
 from blockproto.common.names import SafeName
-from blockproto.errors import StoreFailed, StoreFull
+from blockproto.errors import BadFacts, StoreFailed, StoreFull
 from blockproto.observability.observer import CURRENT_CONNECTION, ConnectionLabel
 from blockproto.server import Server
-from blockproto.store import BlockDone, Facts, Finish, IfExists, RecordB3sum, Tidy, UploadKey, Work
+from blockproto.store import BlockDone, Facts, Finish, IfExists, Outcome, RecordB3sum, Tidy, UploadKey, Work
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer.commit_queue import REPLACING_COST
 from blockproto.transfer.committer import (
@@ -43,8 +43,9 @@ class Recorder(MemoryStore):
         super().__init__()
         self.batches: list[list[Work]] = []
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        self.batches.append(list(batch))
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        self.batches.append(list(works))
+        return [None] * len(works)
 
 
 class Held:
@@ -53,9 +54,9 @@ class Held:
     def __init__(self) -> None:
         self.go = trio.Event()
 
-    async def __call__(self, commit: Callable[[], None]) -> None:
+    async def __call__(self, decide: Callable[[], Sequence[Outcome]]) -> Sequence[Outcome]:
         await self.go.wait()
-        commit()
+        return decide()
 
 
 def _upload(store: MemoryStore, key: bytes = b"k") -> MemoryUpload:
@@ -310,17 +311,16 @@ async def test_done_comes_after_the_commit_and_for_every_work() -> None:
     store = MemoryStore()
     server = Server(store)
     gate = Gate(server)
-    done: list[Work] = []
+    done: list[int] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.engine.committer.run)
-        works = [Tidy(), Tidy(), Tidy()]
-        for work in works:
-            server.engine.committer.submit(work, done.append, principal=ALICE)
+        for number in range(3):
+            server.engine.committer.submit(Tidy(), lambda _, n=number: done.append(n), principal=ALICE)  # type: ignore[misc]
         await gate.waits.wait()
         assert done == []
         gate.open()
         await server.engine.committer.drain()
-        assert [id(work) for work in done] == [id(work) for work in works]
+        assert done == [0, 1, 2]
         nursery.cancel_scope.cancel()
 
 
@@ -351,7 +351,7 @@ async def test_after_the_store_failed_nothing_is_reported_or_taken() -> None:
     store = MemoryStore()
     committer = Committer(store, run_inline)
     store.broken = True
-    done: list[Work] = []
+    done: list[Outcome] = []
     committer.submit(Tidy(), done.append, principal=ALICE)
     with pytest.raises(StoreFailed):
         await committer.run()
@@ -363,10 +363,25 @@ async def test_after_the_store_failed_nothing_is_reported_or_taken() -> None:
 
 
 @quick
+async def test_a_store_that_forgets_an_outcome_has_failed() -> None:
+    class Forgetful(MemoryStore):
+        def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+            return super().decide(works)[1:]
+
+    committer = Committer(Forgetful(), run_inline)
+    done: list[Outcome] = []
+    for _ in range(2):
+        committer.submit(Tidy(), done.append, principal=ALICE)
+    with pytest.raises(StoreFailed):
+        await committer.run()
+    assert done == []
+
+
+@quick
 async def test_an_outcome_that_is_an_error_does_not_stop_the_others() -> None:
     store = MemoryStore()
     committer = Committer(store, run_inline)
-    outcomes: list[Work] = []
+    outcomes: list[Outcome] = []
     upload = _upload(store)
     upload.write(0, memoryview(bytes(MIB)))
     bad = BlockDone(upload, 1, 0, 5, digest_of(b"12345"))
@@ -377,8 +392,7 @@ async def test_an_outcome_that_is_an_error_does_not_stop_the_others() -> None:
             committer.submit(work, outcomes.append, principal=ALICE)
         await committer.drain()
         nursery.cancel_scope.cancel()
-    assert isinstance(bad.outcome, Exception)
-    assert good.outcome is None
+    assert [type(outcome) for outcome in outcomes] == [BadFacts, type(None)]
 
 
 async def test_cancelling_waits_for_the_batch_under_way() -> None:
@@ -386,10 +400,11 @@ async def test_cancelling_waits_for_the_batch_under_way() -> None:
     begun, released, ended = threading.Event(), threading.Event(), threading.Event()
 
     class Slow(MemoryStore):
-        def commit(self, batch: Sequence[Work]) -> None:
+        def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
             begun.set()
             assert released.wait(10)
             ended.set()
+            return [None] * len(works)
 
     committer = Committer(Slow())
     async with trio.open_nursery() as nursery:

@@ -35,7 +35,6 @@ from blockproto.wire import (
     Error,
     Message,
     Opened,
-    Piece,
     Ping,
     Remove,
     RemoveKind,
@@ -1027,4 +1026,3 @@ async def test_what_is_committed_is_what_was_verified() -> None:
         (work,) = [work for work in served.store.works if isinstance(work, Finish)]
         assert work.root == digest_of(b"content")
         assert [block.digest for block in work.blocks] == [work.root]
-        assert not isinstance(work.outcome, Piece)

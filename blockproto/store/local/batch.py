@@ -1,4 +1,4 @@
-"""Batch: one ``commit`` of the local store, from the plan to the outcomes.
+"""Batch: one ``decide`` of the local store, from the plan to the outcomes.
 
     plan      read the records, check attempts and roots, settle size, mode and mtime, choose names
     sync      the bytes are on the medium
@@ -31,6 +31,7 @@ from .. import (
     Finish,
     Forget,
     KeepPrefixes,
+    Outcome,
     Prefix,
     RecordB3sum,
     Remove,
@@ -82,16 +83,17 @@ class _Change:
 
 
 class Batch:
-    """One commit.
+    """One call of ``decide``.
 
     Args:
         context: the store's.
-        works: the batch.
+        works: what is asked for.
     """
 
     def __init__(self, context: LocalContext, works: Sequence[Work]) -> None:
         self._context = context
         self._works = works
+        self._outcomes: dict[Work, Outcome] = dict.fromkeys(works)
         self._changes: dict[UploadKey, _Change] = {}
         self._discarded: list[tuple[UploadKey, bytes]] = []
         self._dirty: dict[Partial, bool] = {}
@@ -102,15 +104,13 @@ class Batch:
         self._openable = True
         self._new: list[_Change] = []
         self._folders = Folders(context.root_fd)
-        self._publisher = Publisher(context, self._folders)
+        self._publisher = Publisher(context, self._folders, self._outcomes)
 
-    def run(self) -> None:
-        """Do it; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
+    def run(self) -> list[Outcome]:
+        """Do it and return the outcomes; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
 
         Durability: every good outcome is durable when this returns.
         """
-        for work in self._works:
-            work.outcome = None
         self._context.check_there(all_of_it=False)
         with self._folders:
             try:
@@ -125,6 +125,7 @@ class Batch:
             self._publisher.end()
         for key, storage_id in self._discarded:
             self._context.live.discard(key, storage_id)
+        return [self._outcomes[work] for work in self._works]
 
     # -- the steps; tests put them in the wrong order to see that others notice
 
@@ -225,9 +226,9 @@ class Batch:
 
     def _undone(self, error: StoreFull) -> None:
         """The transaction did not happen: nothing that needed it is done."""
-        for work in self._works:
-            if work.outcome is None and not isinstance(work, Remove):
-                work.outcome = StoreFull(str(error))
+        for work, outcome in self._outcomes.items():
+            if outcome is None and not isinstance(work, Remove):
+                self._outcomes[work] = StoreFull(str(error))
         for change in self._new:
             change.upload.partial.recorded = False
         self._context.transaction_undone()
@@ -246,7 +247,7 @@ class Batch:
             error = exc
         if isinstance(error, StoreFailed):
             raise error
-        work.outcome = outcome_of(error)
+        self._outcomes[work] = outcome_of(error)
 
     def _plan_one(self, view: View, work: Work) -> None:
         match work:
@@ -367,7 +368,7 @@ class Batch:
                 view.drop_receipt(receipt)
                 receipt = None
             elif receipt.if_exists is work.facts.if_exists:
-                work.outcome = check_receipt(stored, work)
+                self._outcomes[work] = check_receipt(stored, work)
                 return
         if isinstance(upload, BriefUpload):
             if self._crowded:

@@ -16,7 +16,19 @@ from dataclasses import dataclass, field, replace
 from ...common.names import SafeName
 from ...common.times import ctime_of, mtime_of, set_mtime
 from ...errors import BlockprotoError, SourceChanged, StoreFailed, StoreFull
-from .. import Adopt, AskFirst, Facts, Finish, IfExists, StoredFile, Undecided, UploadKey, Verdict
+from .. import (
+    Adopt,
+    AskFirst,
+    Facts,
+    Finish,
+    IfExists,
+    Outcome,
+    StoredFile,
+    Undecided,
+    UploadKey,
+    Verdict,
+    Work,
+)
 from ..folder_io import Folders, move_new, move_over, open_to_read
 from ..name_rules import Kind, decide_name, kind_of
 from ..os_errors import refusal
@@ -71,11 +83,13 @@ class Publisher:
     Args:
         context: the store's.
         folders: the folders the batch has open; those changed here are added to its ``changed``.
+        outcomes: of the works; those of files are set in ``end``.
     """
 
-    def __init__(self, context: LocalContext, folders: Folders) -> None:
+    def __init__(self, context: LocalContext, folders: Folders, outcomes: dict[Work, Outcome]) -> None:
         self._context = context
         self._folders = folders
+        self._outcomes = outcomes
         self._publications: dict[bytes, Publication] = {}
         self._made: list[tuple[Finish, ReceiptRecord]] = []
         self._decided: dict[bytes, tuple[Finish | Adopt, StoredFile, list[Finish]]] = {}
@@ -396,11 +410,10 @@ class Publisher:
         A receipt of a file that did not get its name is taken back at once: recovery would believe it.
         """
         for work, receipt in self._made:
-            work.outcome = replace(receipt.stored(), new=True)
+            self._outcomes[work] = replace(receipt.stored(), new=True)
         for first, stored, twins in self._decided.values():
-            for one in (first, *twins):
-                one.outcome = stored
-            first.outcome = replace(stored, new=not stored.left)
+            self._outcomes.update(dict.fromkeys(twins, stored))
+            self._outcomes[first] = replace(stored, new=not stored.left)
         self._context.finished.show(self._publications)
         failed = False
         for publication in self._publications.values():
@@ -411,17 +424,16 @@ class Publisher:
 
     def _end(self, publication: Publication) -> None:
         receipt, record = publication.receipt, publication.record
+        works = publication.work, *publication.twins
         if publication.error is not None:
             self._context.owed.append(Owed(receipt, undo=True, former=publication.former))
-            for work in (publication.work, *publication.twins):
-                work.outcome = outcome_of(publication.error)
+            self._outcomes.update(dict.fromkeys(works, outcome_of(publication.error)))
             return
         if self._ctime_ns is not None:
             self._context.finished.seal(receipt.file_id, self._ctime_ns)
         stored = receipt.stored()
-        for work in publication.twins:
-            work.outcome = stored
-        publication.work.outcome = replace(stored, new=True)
+        self._outcomes.update(dict.fromkeys(publication.twins, stored))
+        self._outcomes[publication.work] = replace(stored, new=True)
         publication.upload.leave()
         if record is not None:
             if isinstance(publication.upload, BriefUpload):

@@ -17,6 +17,7 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
     o                                   the state's id, by which its folder of partials is called
     t                                   when the wall clock was looked at last (``expiry_clock.py``)
     l number(8)                         a loss that a start found, and when
+    v number(8), j number(8)            reserved for events and jobs; none is written yet
 
 What a later format adds to a record of ``u`` or ``i`` stands behind its strings: a record of an earlier one ends there, and
 is read as it is (``ledger_upgrade.py``).

@@ -7,7 +7,7 @@ Partials lie on the served folder's own mount, so that a rename gives them their
 another mount they stay in ``FOLDER/.blockproto``. Each state has a folder of its own for them and sweeps no other. One
 process has a store open: it holds a lock on the served folder, and one on its state.
 
-``commit`` is in ``batch.py``, opening in ``opening.py``, finished files in ``finished_files.py``.
+``decide`` is in ``batch.py``, opening in ``opening.py``, finished files in ``finished_files.py``.
 
 Spec: spec/store.md.
 """
@@ -23,7 +23,18 @@ from pathlib import Path
 from ...common.blocks import BLOCK_LENGTH
 from ...common.names import SafeName
 from ...errors import StoreFailed, StoreFull
-from .. import Capabilities, Facts, FileEntry, IfExists, LeftOut, StoredFile, UploadEntry, UploadKey, Work
+from .. import (
+    Capabilities,
+    Facts,
+    FileEntry,
+    IfExists,
+    LeftOut,
+    Outcome,
+    StoredFile,
+    UploadEntry,
+    UploadKey,
+    Work,
+)
 from ..folder_io import Folders, look
 from ..os_errors import of_one_file
 from ..rules import EXPIRY_MS, Shape, sourceid_after
@@ -142,7 +153,7 @@ class LocalStore:
         return upload
 
     def _judge_name(self, view: View, key: UploadKey, facts: Facts, reader: bool) -> StoredFile | None:
-        """Say at once what ``commit`` would say after all bytes have come (BP1-COM-020, 026)."""
+        """Say at once what ``decide`` would say after all bytes have come (BP1-COM-020, 026)."""
         if facts.if_exists in (IfExists.KEEP, IfExists.REPLACE):
             return None
         with Folders(self.context.root_fd) as folders:
@@ -158,7 +169,7 @@ class LocalStore:
         return same_size or facts.if_exists is IfExists.KEEP
 
     def _check_portable(self, name: SafeName) -> None:
-        """Refuse at once what ``commit`` would refuse after all bytes have come."""
+        """Refuse at once what ``decide`` would refuse after all bytes have come."""
         if self.context.portable:
             with Folders(self.context.root_fd) as folders:
                 NameCollisions(folders).check(name)
@@ -201,16 +212,13 @@ class LocalStore:
         if not upload.partial.recorded and self.context.ledger.crowded():
             raise StoreFull("the ledger is too full for new uploads")
 
-    # -- commit
+    # -- decisions
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        """See the port.
-
-        Durability: when this returns, everything with a good outcome survives a power cut.
-        """
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        """See the port."""
         self.context.check_usable()
         try:
-            Batch(self.context, batch).run()
+            return Batch(self.context, works).run()
         except StoreFailed as exc:
             raise self.context.fail(exc) from exc
         except OSError as exc:

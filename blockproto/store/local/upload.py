@@ -56,7 +56,7 @@ class LocalUpload:
         return False
 
     def write(self, position: int, piece: memoryview) -> None:
-        """See the port. Durability: none before ``commit``."""
+        """See the port. Durability: none before ``decide``."""
         self._context.check_usable()
         try:
             self.partial.write(position, piece)

@@ -19,12 +19,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
-from .. import Destination, Facts, Finish, Prefix, StoredFile, Upload, UploadKey, Work
+from .. import Destination, Facts, Finish, Outcome, Prefix, StoredFile, Upload, UploadKey, Work
 from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_sync
 from ..rules import check_brief, outcome_of
@@ -266,24 +267,28 @@ class BriefDownloads:
         """See the port."""
         raise NotPermitted("this store takes files of at most one block")
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        """See the port: bytes, sync, names, sync. Only ``Finish`` has a meaning here.
-
-        Durability: when this returns, everything with a good outcome survives a power cut.
-        """
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        """See the port: bytes, sync, names, sync. Only ``Finish`` has a meaning here."""
         self._check_usable()
+        outcomes: dict[Work, Outcome] = dict.fromkeys(works)
+        settled: list[Finish] = []
+        named: dict[Finish, str] = {}
         try:
-            finishes = [work for work in batch if isinstance(work, Finish)]
-            settled = [work for at, work in enumerate(finishes) if self._settled(work, at < self._kept_open)]
-            ready = self._sync_bytes(settled)
-            named = [(work, name) for work in ready if (name := self._named(work)) is not None]
-            self._sync_folders([work for work, _ in named])
+            for work in works:
+                if isinstance(work, Finish) and _try(
+                    outcomes, work, partial(_settle, work, len(settled) < self._kept_open)
+                ):
+                    settled.append(work)
+            for work in self._sync_bytes(outcomes, settled):
+                _try(outcomes, work, partial(_give_name, work, named))
+            self._sync_folders(list(named))
         except StoreFailed as exc:
             self._failed = exc
             raise
-        for work, name in named:
+        for work, name in named.items():
             upload = work.upload
-            work.outcome = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name)
+            outcomes[work] = StoredFile(upload.key.sourceid, upload.file_id, work.root, work.filesize, name)
+        return [outcomes[work] for work in works]
 
     # -- the folders
 
@@ -317,43 +322,13 @@ class BriefDownloads:
 
     # -- a batch
 
-    def _settled(self, work: Finish, keep_open: bool) -> bool:
-        work.outcome = None
-        try:
-            check_brief(work)
-            _download_of(work).settle(keep_open=keep_open and _HAS_SYNCFS)
-            return True
-        except (OSError, BlockprotoError) as exc:
-            work.outcome = _of_one_file(exc)
-            return False
-
-    def _sync_bytes(self, works: list[Finish]) -> list[Finish]:
+    def _sync_bytes(self, outcomes: dict[Work, Outcome], works: list[Finish]) -> list[Finish]:
         """Sync every file; returns those that are durable."""
         devices = {_download_of(work).folder.place.device for work in works}
         if len(works) > SYNC_EACH_MAX * len(devices) and _HAS_SYNCFS:
             self._syncfs(devices)
             return works
-        return [work for work in works if self._try(work, _download_of(work).sync, syncing=True)]
-
-    def _named(self, work: Finish) -> str | None:
-        names: list[str] = []
-        if self._try(work, lambda: names.append(_download_of(work).give_name())):
-            return names[0]
-        return None
-
-    def _try(self, work: Finish, step: Callable[[], None], *, syncing: bool = False) -> bool:
-        """Take one step with a file; when it fails, its bytes go and that is its outcome."""
-        try:
-            step()
-            return True
-        except OSError as exc:
-            found = refusal_of_sync(exc) if syncing else refusal(exc)
-            if isinstance(found, StoreFailed):
-                raise found from exc
-            work.outcome = _of_one_file(found)
-        except BlockprotoError as exc:
-            work.outcome = _of_one_file(exc)
-        return False
+        return [work for work in works if _try(outcomes, work, _download_of(work).sync, refusal_of_sync)]
 
     def _sync_folders(self, works: list[Finish]) -> None:
         folders = {id(folder): folder for folder in (_download_of(work).folder for work in works)}
@@ -382,12 +357,32 @@ def _download_of(work: Finish) -> BriefDownload:
     return work.upload
 
 
-def _of_one_file(error: OSError | BlockprotoError) -> BlockprotoError:
-    """What went wrong with one file; raises it if the medium can no longer be trusted."""
-    found = outcome_of(error) if isinstance(error, BlockprotoError) else refusal(error)
-    if isinstance(found, StoreFailed):
-        raise found from error
-    return NotPermitted("the folder of the destination is gone") if isinstance(found, UnknownFile) else found
+def _settle(work: Finish, keep_open: bool) -> None:
+    check_brief(work)
+    _download_of(work).settle(keep_open=keep_open and _HAS_SYNCFS)
+
+
+def _give_name(work: Finish, named: dict[Finish, str]) -> None:
+    named[work] = _download_of(work).give_name()
+
+
+def _try(
+    outcomes: dict[Work, Outcome],
+    work: Finish,
+    step: Callable[[], None],
+    refused: Callable[[OSError], BlockprotoError] = refusal,
+) -> bool:
+    """Take one step with a file; what goes wrong is its outcome, and ends everything if the medium cannot be trusted."""
+    try:
+        step()
+        return True
+    except (OSError, BlockprotoError) as exc:
+        found = outcome_of(exc) if isinstance(exc, BlockprotoError) else refused(exc)
+        if isinstance(found, StoreFailed):
+            raise found from exc
+        gone = isinstance(found, UnknownFile)
+        outcomes[work] = NotPermitted("the folder of the destination is gone") if gone else found
+        return False
 
 
 def _names_not_taken(place: TargetFolder) -> set[str]:

@@ -1,29 +1,42 @@
-"""What one commit of a download changes."""
+"""What one decision of a download changes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...common.blocks import BLOCK_LENGTH
-from .. import Finish, Prefix, Work
+from .. import Finish, Outcome, Prefix, Work
 from ..rules import Shape
 from .ledger import Begun, attempt_record, blocks_record, dropped_record, prefixes_record
 
 
 class Plan:
-    """What one commit adds to the ledger.
+    """What one decision adds to the ledger.
 
     Args:
         shape: what is known of the file before it.
+        works: what is asked for.
+
+    Attributes:
+        outcomes: what became of each work.
+        changes: the works that change the ledger, but for ``finish``.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, works: Sequence[Work]) -> None:
         self.shape = shape
-        self.works: list[Work] = []
+        self.outcomes: dict[Work, Outcome] = dict.fromkeys(works)
+        self.changes: list[Work] = []
         self.blocks: dict[int, tuple[int, bytes]] = {}
         self.dropped: set[int] = set()
         self.prefixes: dict[int, Prefix] | None = None
         self.attempt = 0
         self.finish: Finish | None = None
         self.twins: list[Finish] = []
+
+    def finished(self, outcome: Outcome) -> None:
+        """What became of ``finish`` and its twins."""
+        if self.finish is not None:
+            self.outcomes.update(dict.fromkeys((self.finish, *self.twins), outcome))
 
     def held(self, begun: Begun) -> list[tuple[int, bytes]]:
         """(blockno, digest) of what is held with it, rising."""

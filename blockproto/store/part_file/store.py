@@ -292,31 +292,24 @@ class PartFileStore:
             with suppress(BlockprotoError):
                 self._start_over()
 
-    # -- commit
+    # -- decisions
 
-    def commit(self, batch: Sequence[Work]) -> None:
-        """See the port.
-
-        Durability: when this returns, everything with a good outcome survives a power cut.
-        """
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        """See the port."""
         self._check_usable()
-        plan = Plan(self._shape)
-        for work in batch:
-            self._plan(plan, work)
+        plan = Plan(self._shape, works)
+        for work in works:
+            try:
+                self._plan_one(plan, work)
+            except BlockprotoError as exc:
+                plan.outcomes[work] = outcome_of(exc)
         try:
             self._carry_out(plan)
         except StoreFailed as exc:
             raise self._fail(exc) from exc
         except BlockprotoError as exc:
-            for work in plan.works:
-                work.outcome = outcome_of(exc)
-
-    def _plan(self, plan: Plan, work: Work) -> None:
-        work.outcome = None
-        try:
-            self._plan_one(plan, work)
-        except BlockprotoError as exc:
-            work.outcome = outcome_of(exc)
+            plan.outcomes.update(dict.fromkeys(plan.changes, outcome_of(exc)))
+        return [plan.outcomes[work] for work in works]
 
     def _plan_one(self, plan: Plan, work: Work) -> None:
         match work:
@@ -344,7 +337,7 @@ class PartFileStore:
                 return
             case _:
                 raise NotPermitted("a download store has no finished files")
-        plan.works.append(work)
+        plan.changes.append(work)
 
     def _plan_attempt(self, plan: Plan, upload: Upload, attempt: int) -> Begun:
         begun = self._current(upload)
@@ -355,7 +348,7 @@ class PartFileStore:
     def _plan_finish(self, plan: Plan, work: Finish) -> None:
         receipt = self._receipt(work.upload.key)
         if receipt is not None:
-            work.outcome = check_receipt(receipt, work)
+            plan.outcomes[work] = check_receipt(receipt, work)
             return
         if work.facts.filetype == FOLDER_FILETYPE:
             raise NotPermitted("a download store makes files only")
@@ -381,7 +374,7 @@ class PartFileStore:
         A file that gets its name at once needs no ledger; it gets one if the name is refused.
         """
         begun, finish = self._begun, plan.finish
-        if begun is None or not (plan.works or finish):
+        if begun is None or not (plan.changes or finish):
             return
         settled = self._settle(plan)
         self._files.sync(metadata=settled)
@@ -392,8 +385,9 @@ class PartFileStore:
         plan.apply(begun)
         self._shape = plan.shape
         if finish is not None and settled:
-            self._finish(begun, plan, finish)
-            if finish.outcome is not None and isinstance(finish.outcome, BlockprotoError):
+            outcome = self._finish(begun, finish)
+            plan.finished(outcome)
+            if isinstance(outcome, BlockprotoError):
                 self._append(begun, records)
 
     def _settle(self, plan: Plan) -> bool:
@@ -407,8 +401,7 @@ class PartFileStore:
             error = refusal(exc)
             if isinstance(error, StoreFailed):
                 raise error from exc
-            for work in (plan.finish, *plan.twins):
-                work.outcome = error
+            plan.finished(error)
             return False
 
     def _append(self, begun: Begun, records: bytes) -> None:
@@ -421,18 +414,16 @@ class PartFileStore:
 
     # -- the final name
 
-    def _finish(self, begun: Begun, plan: Plan, work: Finish) -> None:
-        outcome: Outcome
+    def _finish(self, begun: Begun, work: Finish) -> Outcome:
         try:
-            outcome = self._publish(begun, work)
+            return self._publish(begun, work)
         except OSError as exc:
-            outcome = refusal(exc)
+            error = refusal(exc)
         except BlockprotoError as exc:
-            outcome = outcome_of(exc)
-        if isinstance(outcome, StoreFailed):
-            raise outcome
-        for one in (work, *plan.twins):
-            one.outcome = outcome
+            error = outcome_of(exc)
+        if isinstance(error, StoreFailed):
+            raise error
+        return error
 
     def _publish(self, begun: Begun, work: Finish) -> StoredFile:
         def announce(target: str) -> None:
