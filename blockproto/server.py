@@ -1,12 +1,12 @@
-"""The server: accepts connections, gives each stream to whoever handles it, and leaves in good order.
+"""The server: accept connections, hand each stream to its handler, and stop gracefully.
 
-    listener → acceptor: a slot among strangers, until enough was said → detect
-        → Connection → stream's first message
-        → AuthHandler · UploadReceiver · BriefReceiver · ServedFetch · ServedBrief · RequestHandler
-        → DialectConnection → a dialect, where one is enabled
+    listener → acceptor, with a handshake slot, until enough has come → detect
+        → Connection → first message of a stream
+              → AuthHandler · UploadReceiver · BriefReceiver · ServedFetch · ServedBrief · RequestHandler
+        → DialectConnection → a dialect, if one is enabled
 
-One committer serves all connections. Leaving (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
-what is in flight, then what is known of unfinished blocks is recorded and everything queued is made durable.
+One committer serves all connections. To stop (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
+what is under way; then prefixes of unfinished blocks are recorded and everything queued is made durable.
 
 Spec: BP1-END, BP1-DIA; the rest is in the modules above.
 """
@@ -67,7 +67,7 @@ from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Re
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
 ACCEPT_AGAIN_S = 1.0
-"""How long a listener rests after an error that nobody expected."""
+"""How long a listener pauses after an unexpected error."""
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +77,12 @@ class Server:
 
     Args:
         store: what is served; closed by ``run``.
-        limits: what HELLO says; None for the defaults.
-        policy: who may come in; None: everybody, anonymously.
-        dialects: what else is answered on the same port.
+        limits: for HELLO; None: the defaults.
+        policy: who may connect; None: everyone, anonymously.
+        dialects: also answered on the same port.
         tls: certificate and key; None: TLS is not answered.
-        places: how many may be connected at once of whom it is not known who they are.
-        connections_each: how many connections one principal may have; of those who say no token, one address.
+        places: the number of handshake slots.
+        connections_each: how many connections one principal, or without a token one address, may have.
         observer: hears what happens.
         hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
     """
@@ -111,12 +111,10 @@ class Server:
         )
         self._dialects = tuple(dialects)
         self._tls = tls
-        self._connections: dict[
-            Connection | DialectConnection, str
-        ] = {}  # its kind; in the order in which they came
+        self._connections: dict[Connection | DialectConnection, str] = {}  # by kind; oldest first
         self._connection_auths: dict[Connection, ConnectionAuth] = {}
         self._dialect_connections: dict[DialectConnection, ConnectionAuth] = {}
-        self._unknown: dict[Connection, trio.Event] = {}  # who waits to be told who that is
+        self._unknown: dict[Connection, trio.Event] = {}  # set when it is identified
         self._slots = HandshakeSlots(places)
         self._connection_limits = ConnectionLimits(connections_each)
         self._stopping = trio.Event()
@@ -131,12 +129,12 @@ class Server:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until ``stop`` or cancellation; then leave in good order and close the store.
+        """Serve until ``stop`` or cancellation; then stop gracefully and close the store.
 
         Raises:
-            StoreFailed: the disk reported an error; every client was told, nothing was acknowledged after it.
+            StoreFailed: the disk reported an error; every client was told, and nothing was acknowledged after it.
 
-        Cancellation: unfinished blocks are recorded and what was received is made durable before this returns.
+        Cancellation: prefixes of unfinished blocks are recorded and what was received is made durable before this returns.
         """
         async with trio.open_nursery() as watching:
             watching.start_soon(self._stop_when_cancelled)
@@ -173,16 +171,16 @@ class Server:
             self.stop()
 
     def _fail(self, failure: StoreFailed) -> None:
-        """The disk cannot be trusted any more: tell everybody and leave."""
+        """Tell all clients that the disk has failed, and stop."""
         log.error("the store failed: %s", failure, extra={"event": "store failed"})
         self._failure = self._failure or failure
         self.stop()
 
     def use_register(self, register: Register) -> None:
-        """Let the tokens of ``register`` count from now on.
+        """Use the tokens of ``register`` from now on.
 
-        Connections that came in with one that is gone end (BP1-AUT-009), and so do those that came in without one where
-        one is needed now (BP1-AUT-014, BP1-DIA-020).
+        Connections with a revoked token end (BP1-AUT-009), and so do those without a token if one is needed now
+        (BP1-AUT-014, BP1-DIA-020).
         """
         self.policy.use_register(register)
         self._limits = replace(self._limits, features=self.policy.features | FEATURE_IF_EXISTS)
@@ -198,28 +196,28 @@ class Server:
                 )
 
     def load(self) -> Load:
-        """What there is to do at this moment."""
+        """The load at this moment."""
         kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
         kinds.update(self._connections.values())
         return self.engine.load(kinds)
 
     def stop(self) -> None:
-        """Begin to leave; ``run`` returns when everything is durable."""
+        """Begin to stop; ``run`` returns when everything is durable."""
         self._stopping.set()
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection over any Trio stream; ``run`` must be running. Returns when it has ended."""
+        """Serve one connection over any Trio stream, to its end; ``run`` must be running. Cancellation: it is closed."""
         await self._started.wait()
         await self.serve_endpoint(endpoint_of(stream))
 
     async def serve_endpoint(self, endpoint: Endpoint) -> None:
-        """Serve one connection; returns when it has ended."""
+        """Serve one connection to its end. Cancellation: it is closed."""
         scope = trio.CancelScope()
         place = self._slots.take(endpoint.host, scope.cancel)
         await self._serve_pending(endpoint, place, scope, trio.current_time())
 
     def _let_in(self, pending: PendingSocket) -> None:
-        """Serve a connection that has said enough."""
+        """Serve a connection that is ready."""
         assert self._nursery is not None
         assert pending.place is not None
         scope = trio.CancelScope()
@@ -230,7 +228,7 @@ class Server:
     async def _serve_pending(
         self, endpoint: Endpoint, place: Slot, scope: trio.CancelScope, begun_at: float
     ) -> None:
-        """Serve one connection that has a place; whatever goes wrong in it, it ends and the others go on."""
+        """Serve one connection that has a slot; an error ends it, and no other."""
         CURRENT_CONNECTION.set(ConnectionLabel(next(self._numbers), endpoint.peer))
         new_session = partial(observed_session, Side.SERVER, self._limits, self._hooks)
         endpoint = observed_endpoint(endpoint, self._hooks)
@@ -318,7 +316,7 @@ class Server:
         self._count(connection, connection_auth)
 
     def _count(self, connection: Connection | DialectConnection, connection_auth: ConnectionAuth) -> None:
-        """Count a connection, whatever it speaks, among those of its principal (BP1-PRN-009)."""
+        """Count a connection of any protocol among those of its principal (BP1-PRN-009)."""
         self._connection_limits.join(connection_auth.principal, connection.endpoint.host, connection)
 
     def _tell_admitted(self, connection: Connection) -> None:
@@ -329,7 +327,7 @@ class Server:
     async def _see_in(
         self, connection: Connection, connection_auth: ConnectionAuth, place: Slot, begun_at: float
     ) -> None:
-        """Let nobody stay who has not said in time who they are (BP1-AUT-010); who has needs no place any more."""
+        """End a connection that does not identify itself in time (BP1-AUT-010); free the slot of one that does."""
         await connection.greeted.wait()
         if connection_auth.policy is DENY_ALL:
             connection.end_with(Unauthenticated(WANTS_TLS))

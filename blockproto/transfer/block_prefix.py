@@ -1,4 +1,4 @@
-"""Where a resumed block's prefix is checked: what is here of it is hashed again before anything is built upon it.
+"""Check the prefix of a resumed block: hash the bytes that are here again before the block continues from them.
 
 Spec: BP1-RES-013.
 """
@@ -17,30 +17,29 @@ _HASH_LENGTH = 128 * 1024
 
 
 class PrefixHolder(Protocol):
-    """What keeps the beginnings of abandoned blocks."""
+    """Keeps the prefixes of unfinished blocks."""
 
     @property
     def stored(self) -> Upload:
-        """The store's side, which has the bytes."""
+        """The store's side of the upload, which has the bytes."""
 
     @property
     def prefixes(self) -> dict[int, Prefix]:
-        """How far each abandoned block got, by blockno."""
+        """The prefix of each abandoned block, by blockno."""
 
     def drop_prefix(self, blockno: int) -> None:
-        """Forget the beginning of a block."""
+        """Forget the prefix of a block."""
 
 
 async def continue_prefix(
     holder: PrefixHolder, blockno: int, begin: int, length: int, hasher: blake3
 ) -> bool:
-    """Feed ``hasher`` the first ``length`` bytes of a block that are here; whether the block can be built upon them.
+    """Feed ``hasher`` the first ``length`` bytes of a block; whether the block can continue from them.
 
-    A block of which nothing is claimed (``length`` 0) always can be; whatever was remembered of it is forgotten. So is a
-    prefix whose bytes are not the remembered ones any more.
+    With ``length`` 0 it always can, and a remembered prefix is forgotten; so is one whose bytes have changed.
 
     Args:
-        holder: what remembers the prefix.
+        holder: keeps the prefix.
         blockno: which block.
         begin: the position of the block's first byte.
         length: bytes of it that the sender does not send again.
@@ -49,7 +48,7 @@ async def continue_prefix(
     Raises:
         NoThread, StoreError: the bytes cannot be read.
 
-    Cancellation: the read under way is waited for; nothing has changed.
+    Cancellation: a read under way is waited for; nothing has changed.
     """
     prefix = holder.prefixes.get(blockno)
     if length == 0:

@@ -1,13 +1,13 @@
-"""The one place that takes the bytes of a block: check, write, hash, verify.
+"""Receive the bytes of a block: check, write, hash, verify; the only place that does.
 
-    begin → take, take, … → end        the block is verified, known, damaged, or another stream's
-                ↘ abandon, leave       how far it got is remembered
+    begin → take, take, … → end        the block is verified, known, damaged, or owned by another stream
+                ↘ abandon, leave       its prefix is kept
 
 Native uploads and downloads, brief files and the dialects all receive through a ``BlockReceiver``, so the same guards hold
 on every path:
-    1. A stream writes only while the block is its own: another stream of the upload may have taken it over.
-    2. A stream that has ended while one of its writes ran does not go on with the block afterwards.
-    3. Writes go through the disk's rule (``slow_disk``); the next owner of a block waits for a write that still runs.
+    1. A stream writes only while it owns the block: another stream of the upload may have taken it over.
+    2. A stream that has ended during one of its writes does not continue the block afterwards.
+    3. Writes go through ``slow_disk``; the next owner of a block waits for a write that is still running.
 
 Spec: BP1-BLK, BP1-RES-013.
 """
@@ -27,18 +27,18 @@ from .slow_disk import Disk
 
 
 class BlockInProgress:
-    """The block a stream is sending: where the next byte goes and the digest so far.
+    """The block that a stream is sending: the position of the next byte and the digest so far.
 
     Args:
         blockno: which one.
         begin: position of the block's first byte that is wanted.
-        position: position of the first byte that is sent now; behind ``begin`` when a prefix is here.
-        end: position after the block's last byte, or None if only a short or full block will tell.
+        position: position of the first byte that is sent now; behind ``begin`` if a prefix is here.
+        end: position after the block's last byte; None if the size of the file is unknown.
 
     Attributes:
-        known: the digest of the block that is here already, or None.
-        dropped: its bytes are neither written nor hashed, because what they would be built upon is not here.
-        digest: what its last frame said, or None.
+        known: the digest of the block if it is here already, or None.
+        dropped: whether its bytes are neither written nor hashed, because its prefix is not here.
+        digest: the digest in its last frame, or None.
     """
 
     def __init__(self, blockno: int, begin: int, position: int, end: int | None) -> None:
@@ -73,64 +73,66 @@ class BlockInProgress:
         self.digest = digest
 
     def prefix(self) -> Prefix:
-        """How far it got."""
+        """The bytes that came so far, as a prefix."""
         return Prefix(self.next - self.begin, self.hasher.digest())
 
     def begin_anew(self) -> None:
-        """Take it from its first byte on: nothing before ``next`` can be built upon."""
+        """Start again at its first byte: there is no prefix."""
         self.next, self.dropped, self.hasher = self.begin, False, blake3()
 
 
 class BlockTarget(PrefixHolder, Protocol):
-    """Where the bytes of blocks go; a ``LiveUpload`` is one, a ``BriefTarget`` another."""
+    """Where the bytes of blocks go: a ``LiveUpload`` or a ``BriefTarget``."""
 
     def digest_of(self, blockno: int) -> bytes | None:
         """The digest of a block that is here, or None."""
 
     async def take_block(self, blockno: int, owner: object) -> None:
-        """Make ``owner`` the one that writes a block, once a write of the former owner has returned.
+        """Make ``owner`` the owner of a block, once a write of the former owner has returned.
 
         Raises:
             QuotaExceeded: the block does not fit.
+
+        Cancellation: ``owner`` may own the block.
         """
 
     def owns(self, blockno: int, owner: object) -> bool:
-        """Whether ``owner`` still is the one that writes a block."""
+        """Whether ``owner`` still owns a block."""
 
     def release_block(self, blockno: int) -> None:
-        """End the ownership of a block, whoever has it."""
+        """Let a block have no owner."""
 
     async def write(self, blockno: int, position: int, view: memoryview) -> None:
         """Write bytes of an unfinished block. Raises what ``store.Upload.write`` raises."""
 
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
-        """A block is whole and has its digest."""
+        """Hear that a block is complete and has its digest."""
 
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
-        """Remember how far an abandoned block got."""
+        """Keep the prefix of an abandoned block."""
 
 
 class Ended(Enum):
     """How a block ended."""
 
     VERIFIED = "verified"
-    """It has its digest, and the target was told."""
+    """It has its digest; the target was told."""
     KNOWN = "known"
-    """It was here before, with the same digest."""
+    """It was here before with the same digest."""
     DIFFERS = "differs"
-    """It was here before, with another digest."""
+    """It was here before with another digest."""
     DAMAGED = "damaged"
-    """It does not have the digest that was stated; the target has forgotten what had come of it."""
+    """It does not have the stated digest; the target has forgotten its bytes."""
     TAKEN_AWAY = "taken away"
-    """Another stream writes it now: what came here proves nothing."""
+    """Another stream owns it now."""
 
 
 class BlockReceiver:
-    """What one stream has of its unfinished block.
+    """Receives the blocks of one stream, one at a time.
 
     Args:
         target: where the bytes go.
-        owner: the stream, as ``target`` knows it.
+        owner: the stream, as an owner of blocks.
 
     Attributes:
         block: the unfinished block, or None.
@@ -145,14 +147,14 @@ class BlockReceiver:
         self._left = False
 
     async def begin(self, block: BlockInProgress) -> bool:
-        """Begin ``block``; the one before is abandoned. False if the stream left meanwhile.
+        """Begin ``block`` and abandon the one before; False if the stream left meanwhile.
 
-        A block that is here is compared only. Of another the stream becomes the owner, and what is here of it before
-        ``block.next`` is hashed again; if it cannot be built upon, ``block.dropped`` is set.
+        A block that is here already is only compared. Otherwise the stream becomes its owner, and its prefix, before
+        ``block.next``, is hashed again; ``block.dropped`` is set if it is not here.
 
         Raises:
             QuotaExceeded: the block does not fit.
-            NoThread, StoreError: what is here of it cannot be read.
+            NoThread, StoreError: the prefix cannot be read.
 
         Cancellation: no block is begun; the stream may own it until it leaves.
         """
@@ -173,12 +175,12 @@ class BlockReceiver:
         return True
 
     async def take(self, position: int, view: memoryview) -> BlockInProgress | None:
-        """Write and hash the next bytes of the block; returns it, or None if the stream has none, or left meanwhile.
+        """Write and hash the next bytes of the block; returns it, or None if there is none or the stream left meanwhile.
 
         Raises:
-            StoreError: they cannot be written; the block is where it was.
+            StoreError: the bytes cannot be written; the block has not advanced.
 
-        Cancellation: a write begun in a thread is waited for; the block is where it was.
+        Cancellation: a write that runs in a thread is waited for; the block has not advanced.
         """
         block = self.block
         if block is None:
@@ -193,10 +195,10 @@ class BlockReceiver:
         return block
 
     def end(self) -> Ended:
-        """End the block with the digest that its sender stated, or, where none is stated, with that of what came.
+        """End the block with the stated digest or, if there is none, with the computed one.
 
         Raises:
-            BadFacts: it has no bytes, but should.
+            BadFacts: no byte of it came.
         """
         block, self.block = self.block, None
         assert block is not None
@@ -217,13 +219,13 @@ class BlockReceiver:
         return Ended.VERIFIED
 
     async def put(self, blockno: int, view: memoryview, digest: bytes) -> bool:
-        """Take a whole block that is in memory, with its digest; False if it was taken away meanwhile.
+        """Write a whole block from memory, with its digest; False if another stream took it over meanwhile.
 
         Raises:
             QuotaExceeded: the block does not fit.
             StoreError: it cannot be written.
 
-        Cancellation: a write begun in a thread is waited for; the block is not here.
+        Cancellation: a write that runs in a thread is waited for; the block does not count.
         """
         target = self._target
         await target.take_block(blockno, self._owner)
@@ -235,7 +237,7 @@ class BlockReceiver:
         return True
 
     def abandon(self) -> None:
-        """Give up the block; how far it got is remembered. Harmless when there is none."""
+        """Give up the block and keep its prefix. Harmless if there is none."""
         block, self.block = self.block, None
         if block is not None and block.known is None and self._target.owns(block.blockno, self._owner):
             self._target.release_block(block.blockno)
@@ -243,13 +245,13 @@ class BlockReceiver:
                 self._target.keep_prefix(block.blockno, block.prefix())
 
     def leave(self) -> None:
-        """As ``abandon``, and begin no more: the stream has ended. Harmless when repeated."""
+        """As ``abandon``, for good: the stream has ended. Harmless when repeated."""
         self._left = True
         self.abandon()
 
 
 class BriefTarget:
-    """A brief file that one stream brings: a ``BlockTarget`` that no other stream takes over, without prefixes.
+    """A file without OPEN as a ``BlockTarget``: one stream sends it, and there are no prefixes.
 
     Args:
         stored: the store's side of it; owned from now on.
@@ -279,7 +281,7 @@ class BriefTarget:
         return None
 
     async def take_block(self, blockno: int, owner: object) -> None:
-        """See BlockTarget: it is the stream's from the beginning."""
+        """See BlockTarget: the stream owns it from the beginning."""
 
     def owns(self, blockno: int, owner: object) -> bool:
         """See BlockTarget."""
@@ -299,15 +301,15 @@ class BriefTarget:
                 self.stored.close()
 
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
-        """See BlockTarget: it becomes durable with its file."""
+        """See BlockTarget: the block becomes durable with its file."""
         self.done = BlockDone(self.stored, 0, blockno, length, digest)
 
     def finish(self, facts: Facts, *, reader: bool = False) -> Finish:
-        """The work that gives the verified file its name.
+        """The work that commits the verified file.
 
         Args:
             facts: as its sender stated them.
-            reader: whether the file may be there already (BP1-COM-021).
+            reader: whether its principal may read, so that the file may be there already (BP1-COM-021).
         """
         done = self.done
         assert done is not None
@@ -315,13 +317,13 @@ class BriefTarget:
         return Finish(self.stored, 0, done.digest, done.length, facts, blocks, reader)
 
     def keep_prefix(self, blockno: int, prefix: Prefix) -> None:
-        """See BlockTarget: a brief file is sent again as a whole."""
+        """See BlockTarget: nothing is kept, the file is sent again as a whole."""
 
     def drop_prefix(self, blockno: int) -> None:
         """See BlockTarget."""
 
     def close(self) -> None:
-        """Let go of the store's side, once a write that still runs has returned. Harmless when repeated."""
+        """Close the store's side, after a running write. Harmless when repeated."""
         self._closed = True
         if not self._writes:
             self.stored.close()

@@ -1,10 +1,10 @@
-"""Engine: a store and what works on it, built in one place for a server and for a client's downloads.
+"""Engine: a store with everything that works on it, built in one place for a server and for a client's downloads.
 
     UploadStore ← Committer ← LiveUploads → Disk         Engine: what a download needs
     FileStore ← quotas, comparison, hashing, expiry      FileEngine: what a server needs besides
 
-Whoever receives files, in whatever protocol, uses the live uploads of an engine. So nobody can forget the quota, the
-slow disk or the comparison with what is stored already.
+Every protocol receives files through the live uploads of an engine, so none can forget the quota, the hooks, the slow disk
+or the comparison with files that are there already.
 
 Spec: BP1-COM, BP1-PRN-005.
 """
@@ -44,8 +44,7 @@ class Engine:
 
     Args:
         store: where they go; ``close`` closes it.
-        uploads: the live uploads of that store; None: those of a download, which has no quota and compares nothing, on the
-            disk that all downloads of this program share.
+        uploads: the live uploads of that store; None: new ones for a download, without quota and comparison.
     """
 
     def __init__(self, store: UploadStore, uploads: LiveUploads | None = None) -> None:
@@ -74,11 +73,11 @@ class Engine:
         await self.committer.run()
 
     async def drain(self) -> None:
-        """Wait until everything submitted so far is durable; return at once if the store has failed."""
+        """Wait until everything submitted so far is durable, or the store has failed. Cancellation: no effect."""
         await self.committer.drain()
 
     async def close(self) -> None:
-        """Close the store. Nothing may be under way any more."""
+        """Close the store, on which nothing may be under way any more. Cancellation: the close is waited for."""
         await run_anyhow(self.store.close)
 
 
@@ -113,7 +112,7 @@ async def running(engine: Engine, *, close: bool = True) -> AsyncIterator[Engine
 
 
 class FileEngine(Engine):
-    """Receive uploads into a store of files, with everything a server does to it.
+    """Receive uploads into a store of files, with all that a server needs besides.
 
     Args:
         store: where files are.
@@ -122,8 +121,8 @@ class FileEngine(Engine):
         hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
 
     Attributes:
-        quotas: how many bytes each principal may have.
-        hashing: the BLAKE3 of files that are stored already.
+        quotas: hold each principal to its quota.
+        hashing: computes the BLAKE3 of finished files.
     """
 
     store: FileStore
@@ -145,13 +144,13 @@ class FileEngine(Engine):
         self._on_failed = on_failed
 
     def hold(self, realm: Realm) -> None:
-        """Hold a principal to its quota from now on, whatever protocol it speaks."""
+        """Hold a principal to its quota from now on, in every protocol."""
         self.quotas.hold(realm)
 
     async def run(self) -> None:
         """Commit, compare files, run hooks, and remove what has expired, until cancelled.
 
-        A failure of the store is told to ``on_failed``, and whatever can go on does, so that ``drain`` returns.
+        A failure of the store is reported to ``on_failed``; the rest goes on, so that ``drain`` returns.
 
         Cancellation: the batch under way is finished.
         """
@@ -162,7 +161,7 @@ class FileEngine(Engine):
             nursery.start_soon(self._sweep)
 
     def load(self, connections: Mapping[str, int]) -> Load:
-        """What there is to do at this moment, with the number of ``connections`` of each kind."""
+        """The load at this moment, with the number of ``connections`` of each kind."""
         return Load(
             connections, self.uploads.count, self.committer.queued, self.disk.slow, self.quotas.used()
         )

@@ -1,7 +1,7 @@
-"""The receiver of a download: what a server may say on a stream that answers our FETCH.
+"""The receiver of a download: handles what the server sends on the stream of a FETCH.
 
-The file comes as an upload does (``UploadReceiver``), but the store was opened before we asked, so OPEN and COMMIT are
-judged by what is known of it.
+The file comes as an upload does (``UploadReceiver``), but the store was opened before the FETCH, so OPEN and COMMIT are
+checked against what is known of the file.
 
 Spec: BP1-FET, BP1-BLK, BP1-COM.
 """
@@ -23,15 +23,15 @@ from .receiver import UploadReceiver, said_of
 
 
 class FetchReceiver(UploadReceiver):
-    """A stream that answers our FETCH: the file comes the same way, but the store was opened before we asked.
+    """The stream of a FETCH.
 
     Args:
-        version: what the file must still be (16 bytes).
-        done: called with the receipt, or with why there is none; the first call counts.
+        connection: where to fetch.
+        engine: where the blocks go.
+        version: the version that the file must have (16 bytes).
+        done: called with the receipt or an error; only the first call counts.
         on_durable: called with the position after each block that became durable.
-        arrived: the numbers of the blocks that came whole are added to it.
-
-    The rest is as for ``UploadReceiver``.
+        arrived: gets the numbers of the blocks that came whole.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class FetchReceiver(UploadReceiver):
         self._on_durable = on_durable
 
     def fetch(self, upload: LiveUpload, message: Fetch) -> None:
-        """Open the stream and ask; raises what ``Connection.open`` raises."""
+        """Open the stream and send FETCH; raises what ``Connection.open`` raises."""
         self._stream = self._connection.open(self)
         self._enter(upload)
         self._connection.post(self._stream, message)

@@ -1,7 +1,7 @@
-"""The BLAKE3 of finished files, for those who ask with LIST: each file is read once for all who wait for it.
+"""Compute the BLAKE3 of finished files for LIST: read each file once for all requests that wait for it.
 
-One of those who wait reads, some of the file at a time, in a thread of the kind that hashes; when it stops waiting another
-goes on where it was, and when nobody waits any more nothing is read. Between two times no descriptor is held.
+One of the waiting tasks reads, a part of the file at a time, in a thread for hashing; if it is cancelled, another one goes
+on from there; without any, reading stops. Between two parts no descriptor is held.
 
 Spec: BP1-LST, BP1-LIM-007.
 """
@@ -18,11 +18,11 @@ from .committer import Committer, commit_and_wait
 from .threads import Kind, run_in_thread
 
 READ_LENGTH = 1 << 20
-"""Bytes read at once; each thread that hashes has so much memory."""
+"""Bytes read at once; the memory of each hashing thread."""
 TOUCHED_MAX = 5
-"""How often a file that was touched is read anew, although it looks unchanged (BP1-COM-024)."""
+"""How often to start again on a file that was touched, although it looks unchanged (BP1-COM-024)."""
 STEP_LENGTH = 32 << 20
-"""Bytes read until another file has its turn."""
+"""Bytes read before another file has its turn."""
 
 
 class FileHashing:
@@ -30,7 +30,7 @@ class FileHashing:
 
     Args:
         store: where the files are.
-        committer: remembers what was computed.
+        committer: records the digests.
     """
 
     def __init__(self, store: FileStore, committer: Committer) -> None:
@@ -40,22 +40,22 @@ class FileHashing:
 
     @property
     def count(self) -> int:
-        """How many files are being read, or are to be."""
+        """How many files are being read or wait to be."""
         return len(self._computed)
 
     async def b3sum(self, name: SafeName, version: bytes, principal: bytes) -> bytes:
-        """The BLAKE3 (32 bytes) of the file ``name`` as long as it has that version; it is recorded.
+        """Compute and record the BLAKE3 (32 bytes) of a version of a file.
 
         Args:
             name: which file.
             version: which version of it (16 bytes).
-            principal: who asks (16 bytes): its share of the batches is used.
+            principal: whose share of the batches to use for recording (16 bytes).
 
         Raises:
-            SourceChanged: it has another one, or changed while it was being read.
+            SourceChanged: it has another version, or changed while it was being read.
             UnknownFile, NotPermitted, Refused: it cannot be read.
 
-        Cancellation: others who wait for the same file go on.
+        Cancellation: other tasks that wait for the same file go on.
         """
         key = name.text, version
         one = self._computed.setdefault(key, _Computed(self._store, name, version))
@@ -78,7 +78,7 @@ class FileHashing:
 
 
 class _Computed:
-    """One file: how much of it was read, and what it came to."""
+    """One file: how much of it was read, and the outcome."""
 
     def __init__(self, store: FileStore, name: SafeName, version: bytes) -> None:
         self.waiting = 0
@@ -93,12 +93,12 @@ class _Computed:
         self.outcome: bytes | BlockprotoError | None = None
 
     async def compute(self) -> None:
-        """Read what was not read yet."""
+        """Read the rest of the file. Cancellation: a part that is being read is waited for and counts."""
         while self.outcome is None:
             await run_in_thread(self._read_some, Kind.HASH)
 
     def result(self) -> bytes:
-        """What came of it; raises it if it is an error."""
+        """The outcome; raises it if it is an error."""
         assert self.outcome is not None
         if isinstance(self.outcome, BlockprotoError):
             raise self.outcome.with_traceback(None)
@@ -112,7 +112,7 @@ class _Computed:
             self.outcome = exc
 
     def _read_step(self) -> int:
-        """Read up to ``STEP_LENGTH`` more; fewer: that was the end."""
+        """Read up to ``STEP_LENGTH`` more bytes; returns how many, fewer at the end of the file."""
         reader = self._store.open_file(self._name, None)
         try:
             self._begin_where_it_was(reader.entry)
@@ -125,17 +125,17 @@ class _Computed:
             if not reader.unchanged():
                 raise SourceChanged("the file changed while it was being read")
             if self._store.stat(self._name).stamp != self.stamp:
-                self.stamp = b""  # what was read may be neither the old bytes nor the new ones
+                self.stamp = b""  # the bytes read may be neither the old nor the new ones
                 return STEP_LENGTH
             return done
         finally:
             reader.close()
 
     def _begin_where_it_was(self, entry: FileEntry) -> None:
-        """Go on if nobody touched the file meanwhile, else read it anew, a few times.
+        """Go on if the file was not touched meanwhile; otherwise start again, a few times.
 
         Raises:
-            SourceChanged: it is another version, or is touched again and again.
+            SourceChanged: it has another version, or is touched too often.
         """
         if entry.stamp == self.stamp:
             return

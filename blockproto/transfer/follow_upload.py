@@ -1,10 +1,10 @@
-"""Sending what is still being uploaded: a ``Sender`` with an unfinished upload as its source.
+"""Send an upload that is still coming in: a ``Sender`` with an unfinished upload as its source.
 
     held blocks → send stream → … wait for the next one … → committed → COMMIT
                                                           → discarded, expired, withdrawn → ERROR
 
-The upload knows its followers only to tell them what happened, and waits for none. It stays alive for them without any
-stream that brings bytes; when it is committed, what was not read yet is read from the finished file.
+The upload tells its followers what happens and waits for none. It stays alive for them even without a stream that sends it;
+when it is committed, the rest is read from the finished file.
 
 Spec: BP1-FET-015 to 019.
 """
@@ -33,9 +33,9 @@ from .threads import Kind, run_in_thread
 HASH_LENGTH = 128 * 1024
 """Bytes of a block in memory at once while its digest is computed."""
 CLOCK_LOOKED_AT_S = 3600.0
-"""How long the clock is not looked at, however long it is until an upload expires."""
+"""The longest time between two looks at the clock by which an upload expires."""
 LOOK_AGAIN_S = 60.0
-"""When an upload whose time has come is still being sent, it is looked at again after so long."""
+"""When to look again at an upload that would have expired but is being sent."""
 
 
 class FollowedSource:
@@ -46,14 +46,14 @@ class FollowedSource:
         open_finished: opens the file that it became; called in a thread.
         disk: decides whether reads leave the Trio thread.
         message: the FETCH.
-        realm: who gets it.
+        realm: of the principal that fetches it; translates the name.
 
     Attributes:
-        stored: what it became, or None.
+        stored: the receipt of the file it became, or None.
         stopped: why it will not become a file, or None.
 
     Raises:
-        BadFacts: the range begins behind the last byte, or is one of an upload of unknown size.
+        BadFacts: the range begins behind the last byte, or the size of the upload is unknown.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FollowedSource:
 
     @property
     def complete(self) -> bool:
-        """See GrowingSource: it became a file."""
+        """See GrowingSource: whether it has become a file."""
         return self.stored is not None
 
     def ready(self, blockno: int) -> bool:
@@ -95,7 +95,7 @@ class FollowedSource:
         return self.stored is not None or self._live.length_of(blockno) is not None
 
     def ends(self, outcome: StoredFile | BlockprotoError) -> None:
-        """The upload became a file, or is gone."""
+        """The upload has become a file, or is gone for that reason."""
         if isinstance(outcome, StoredFile):
             self.stored = outcome
         else:
@@ -103,12 +103,12 @@ class FollowedSource:
         self._ended.set()
 
     async def ended(self) -> StoredFile | None:
-        """Wait until it became a file, or is gone (None)."""
+        """Wait until it has become a file (its receipt) or is gone (None). Cancellation: no effect."""
         await self._ended.wait()
         return self.stored
 
     async def settle(self) -> None:
-        """See GrowingSource: read from the finished file from now on; the upload is not needed any more."""
+        """See GrowingSource: from now on read from the finished file; the upload is not needed any more."""
         async with self._settling:
             if self._finished is None:
                 self._finished = await run_in_thread(self._open_finished)
@@ -125,7 +125,7 @@ class FollowedSource:
         return digest
 
     def check_root(self, root: bytes) -> None:
-        """See GrowingSource; of a range it is not known."""
+        """See GrowingSource; the root of a range is not checked."""
         if self.stored is None or self.first or self.end != self.stored.filesize:
             return
         if root != self.stored.root:
@@ -146,10 +146,10 @@ class FollowedSource:
         return hasher.digest()
 
     async def _go_over(self) -> None:
-        """Bytes are missing because the upload has just become a file, or is gone: go over to the file."""
+        """Go over to the file: bytes are missing because the upload has just become one, or is gone."""
         if self._finished is not None:
             raise SourceChanged(f"{self.facts.filename.text} became shorter while it was being sent")
-        await self.ended()  # in this instant, one way or the other
+        await self.ended()  # at this very moment
         if self.stopped is not None:
             raise self.stopped
         await self.settle()
@@ -166,7 +166,7 @@ class FollowedSource:
         try:
             return await self._disk.read(reader.read_into, position, view)
         except UnknownUpload:
-            return 0  # the partial has just become the file, or is gone
+            return 0  # the upload has just become a file, or is gone
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See Source."""
@@ -181,13 +181,13 @@ class FollowedSource:
         return self._finished is not None and self._finished.unchanged()
 
     def close(self) -> None:
-        """Let go of the file. Harmless when repeated."""
+        """Close the file. Harmless when repeated."""
         if self._finished is not None:
             self._finished.close()
 
 
 class Following:
-    """One unfinished upload on its way to one who reads it; the ``Follower`` of that upload.
+    """Sends one unfinished upload to one reader; the ``Follower`` of that upload.
 
     Args:
         source: the upload as a source.
@@ -210,7 +210,7 @@ class Following:
         live.follow(self)
 
     async def send(self, send_stream: SendStream) -> Committed:
-        """Send it over ``send_stream`` to its end; raises what ``Sender.run`` raises."""
+        """Send it over ``send_stream`` to its end; raises and cancellation as ``Sender.run``."""
         try:
             async with background_tasks() as nursery:
                 nursery.start_soon(self._end_when_expired)
@@ -240,14 +240,14 @@ class Following:
         self.sender.fail(error)
 
     def say_withdrawn(self) -> None:
-        """See live_uploads.Follower. A reader that comes again finds by the root what it read of those blocks."""
+        """See live_uploads.Follower. A reader that fetches again finds by the root which of its blocks differ."""
         busy = Refused("blocks of the upload were withdrawn: go on with a new FETCH", code=Code.BUSY)
         self.sender.fail(busy)
 
     # ---- meanwhile --------------------------------------------------------------------------------------------
 
     async def _settle_when_committed(self) -> None:
-        """Leave the upload as soon as it is a file, however slowly the rest of it is read."""
+        """Leave the upload as soon as it is a file, however slowly the rest is read."""
         if await self._source.ended() is not None:
             try:
                 await self._source.settle()
@@ -265,7 +265,7 @@ class Following:
 
 
 def _common(these: BlockSet, those: BlockSet) -> BlockSet:
-    """The blocks that are in both."""
+    """The blocks that are in both sets; changes ``these``."""
     others = these.copy()
     for first, number in those.runs():
         others.discard(first, number)

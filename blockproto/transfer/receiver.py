@@ -1,8 +1,8 @@
-"""The receiver of an upload: what its sender may say on one stream, and what it is answered.
+"""The receiver of an upload: handles the messages of one stream and answers them.
 
-A stream has at most one unfinished block (``BlockReceiver``). Its bytes are written where they belong as they come and
-hashed beside; the frame that ends the block carries its digest, and only then does the block count. So memory is what one
-frame's fragment takes, and a connection that drops costs the bytes in flight.
+A stream has at most one unfinished block (``BlockReceiver``). Its bytes are written in place and hashed as they come; the
+block counts once the frame that ends it has brought its digest. So memory is bounded by a fragment of a frame, and a lost
+connection costs only the bytes in flight.
 
     Block → (Payload)* → Piece → (Payload)* … END → verified → committer → durable → ACK
     Commit, when every block is durable and the root agrees → COMMITTED
@@ -43,7 +43,7 @@ OPENED_PREFIXES_MAX = 64
 
 
 def facts_of(message: Open | Block) -> Facts:
-    """The facts a sender stated; the name as its realm says it.
+    """The facts that a sender stated, with the name as it is in its realm.
 
     Raises:
         NameRefused: the name breaks a rule.
@@ -59,12 +59,12 @@ def facts_of(message: Open | Block) -> Facts:
 
 
 class UploadReceiver:
-    """A stream that brings blocks of an upload.
+    """A stream that receives blocks of an upload.
 
     Args:
         connection: where the stream is.
         stream: its id.
-        target: where the blocks go: of whoever sends to a server, what it may do; of a download, its engine.
+        target: where the blocks go: on a server the sender's ``FileWriter``, for a download its engine.
     """
 
     def __init__(self, connection: Connection, stream: int, target: FileWriter | Engine) -> None:
@@ -80,7 +80,7 @@ class UploadReceiver:
 
     @property
     def _writer(self) -> FileWriter:
-        """What whoever sends may do."""
+        """What the sender may do."""
         assert isinstance(self._target, FileWriter)
         return self._target
 
@@ -236,7 +236,7 @@ class UploadReceiver:
             self._end_block(block)
 
     def _take_nothing(self, message: Block) -> None:
-        """The block of an empty file, which has none (BP1-BLK)."""
+        """Handle the BLOCK of an empty file, which has no block (BP1-BLK)."""
         if message.digest is None:
             raise BadFacts("an empty file's BLOCK has the flag END")
         if message.digest != EMPTY_DIGEST:
@@ -285,12 +285,12 @@ class UploadReceiver:
 
 
 def said_of(message: Open | Block) -> tuple[int | None, str, str]:
-    """What every BLOCK repeats of its OPEN (BP1-BLK); sourceid aside."""
+    """The fields of OPEN, besides sourceid, that every BLOCK repeats (BP1-BLK)."""
     return message.filesize, message.filename, message.filetype
 
 
 def committed_message(stored: StoredFile, writer: FileWriter) -> Committed:
-    """The COMMITTED that says ``stored`` to whoever sent it."""
+    """The COMMITTED that tells the sender of a file that it is stored."""
     return Committed(
         sourceid=stored.sourceid,
         file_id=stored.file_id,

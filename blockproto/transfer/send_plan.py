@@ -1,6 +1,6 @@
-"""What is left to send of a file, as pure state: held, missing, under way, digests, the window, and what goes again.
+"""SendPlan: what is left to send of a file, as pure state: held, missing and resent blocks, digests, and the window.
 
-``SendPlan`` decides and does nothing: no Trio, no input, no output. ``sender.Sender`` asks it and tells it what happened.
+No Trio, no input, no output: ``sender.Sender`` asks it what to do and tells it what happened.
 
     begin_round → next → block_begins → acknowledged …  → commit
                    ↑ damaged, lost: the block comes again   ↓ the roots differ
@@ -22,14 +22,14 @@ from ..common.blocks import BLOCK_LENGTH, DIGEST_LENGTH, BlockSet, Run, blocknum
 from ..errors import Code, DigestMismatch, DigestsDiffer
 
 AGAIN_MAX = 3
-"""How often in a row a block is sent again because it arrived damaged (BP1-ERR)."""
+"""How often to resend a block that arrived damaged (BP1-ERR)."""
 REPAIRS_MAX = 3
 """Rounds of HAVE after which a sender gives up: its file is changing (BP1-DIG)."""
 _BLOCKNUM_MAX = 1 << 63
 
 
 class Wait(Enum):
-    """There is something left to send, and it cannot be sent now: ask again after the next message of the receiver."""
+    """Something is left to send but cannot be sent now: ask again after the receiver's next message."""
 
     WAIT = auto()
 
@@ -40,23 +40,23 @@ def _always(blockno: int) -> bool:
 
 
 class SendPlan:
-    """The blocks of one file, and what has become of each.
+    """The blocks of one file and the state of each.
 
     Args:
         first: position of the first byte to send.
         end: position after the last one, or None while unknown.
-        root: the file's, if it is known before it is sent.
+        root: of the file, if it is known before it is sent.
 
     Attributes:
         end: as above; ``ends_at`` sets it.
-        root: the file's, as far as it is known.
-        held: the blocks that the receiver holds for good.
-        held_before: those that it held when it first said so; None: it has not said so.
-        prefixes: how many bytes it holds of blocks that it has not whole.
-        travelled: the blocks that were sent, however often.
-        bytes_there: what the receiver said at last that it has, unfinished blocks included.
-        reached: the most bytes that the receiver had at once, unfinished blocks included; −1: it has said nothing yet.
-        undurable_max: how many bytes may be sent and not yet durable.
+        root: of the file, or None while unknown.
+        held: the blocks that are durable at the receiver.
+        held_before: those of its first OPENED or FETCH, or None.
+        prefixes: bytes that it holds of each unfinished block.
+        travelled: the blocks that were sent at least once.
+        bytes_there: bytes that the receiver last said it has, unfinished blocks included.
+        reached: the most bytes that it ever had, unfinished blocks included; −1: it has said nothing yet.
+        undurable_max: bytes that may be sent and not yet durable.
     """
 
     def __init__(self, first: int, end: int | None, root: bytes | None = None) -> None:
@@ -89,21 +89,21 @@ class SendPlan:
     # ---- rounds -----------------------------------------------------------------------------------------------
 
     def begin_again(self) -> None:
-        """Forget what the streams of the round before still had to do."""
+        """Forget what the streams of the previous round still had to do."""
         self._ahead = None
         self._again.clear()
 
     def begin_round(self, undurable_max: int) -> None:
-        """Begin to send what is missing, over new streams: nothing is under way but the block that went ahead."""
+        """Begin to send what is missing over new streams; only the block that was sent ahead is under way."""
         self.undurable_max = undurable_max
         self._in_flight = {no: length for no, length in self._in_flight.items() if no == self._ahead}
         self._undurable = sum(self._in_flight.values())
         self._look_for_missing()
 
     def take_untouched(self) -> int | None:
-        """A block to send before OPENED says what the receiver has, for it has nothing of this one (BP1-RES-012).
+        """Take a block that can be sent before OPENED comes, because the receiver has nothing of it (BP1-RES-012).
 
-        None if that cannot be known: before the first OPENED, and while the size is unknown.
+        None if there is none, and before the first OPENED or while the size is unknown.
         """
         if self.reached < 0 or self._blocknum is None:
             return None
@@ -123,7 +123,7 @@ class SendPlan:
     # ---- what the receiver says -------------------------------------------------------------------------------
 
     def receiver_holds(self, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> list[int]:
-        """What the receiver said it holds: runs, beginnings, and everything below a position (OPENED, or FETCH).
+        """The receiver said (OPENED, FETCH) what it holds: runs, prefixes, and everything below a position.
 
         Returns:
             The blocks under way that are durable now.
@@ -139,10 +139,10 @@ class SendPlan:
         return [blockno for blockno in self._in_flight if blockno in held]
 
     def acknowledged(self, runs: Sequence[Run], position: int) -> list[int]:
-        """The receiver holds this too, for good (BP1-RES-018).
+        """ACK came: more blocks are durable (BP1-RES-018).
 
         Returns:
-            The blocks under way that have become durable by it; they count as under way no more.
+            The blocks that were under way and are durable now.
         """
         for first, number in runs:
             self.held.add(first, number)
@@ -152,15 +152,15 @@ class SendPlan:
         for blockno in durable:
             self._undurable -= self._in_flight.pop(blockno)
         for blockno in [blockno for blockno in self._again if blockno in self.held]:
-            self._again.remove(blockno)  # it came on a stream that was lost, and waits for another in vain
+            self._again.remove(blockno)  # it did arrive on a stream that was lost
         self.reached = max(self.reached, len(self.held) * BLOCK_LENGTH)
         return durable
 
     def damaged(self, blockno: int | None, said: str) -> None:
-        """Send a block again because it arrived damaged; ``said`` is how the receiver put it.
+        """Send a block again because it arrived damaged; ``said``: the receiver's text.
 
         Raises:
-            DigestMismatch: it was sent ``AGAIN_MAX`` times again; with the code BAD_FACTS: it was never sent.
+            DigestMismatch: it was resent ``AGAIN_MAX`` times; with the code BAD_FACTS: it was never sent.
         """
         if blockno is None or blockno not in self._digested:
             what = "a block without a number" if blockno is None else f"block {blockno}, which was not sent,"
@@ -172,19 +172,19 @@ class SendPlan:
         self._again.append(blockno)
 
     def lost(self, carried: Iterable[int], begun: dict[int, int]) -> None:
-        """Send again what a lost stream ``carried`` and the receiver does not hold; ``begun``: what it has of each."""
+        """Send again the blocks that a lost stream ``carried``, unless held; ``begun``: the receiver's prefixes."""
         for blockno in sorted(blockno for blockno in carried if blockno not in self.held):
             self.prefixes[blockno] = begun.get(blockno, 0)
             self._again.append(blockno)
 
     def _clip_held(self) -> None:
-        """Believe the receiver only about blocks that there are."""
+        """Ignore blocks that do not exist."""
         self.held.discard(0, self._first_block)
         if self._blocknum is not None:
             self.held.discard(self._blocknum, _BLOCKNUM_MAX)
 
     def _hold_up_to(self, position: int) -> None:
-        """Every block that ends at ``position`` or before is durable, whether or not a run says so (BP1-RES-018)."""
+        """Count every block that ends at or before ``position`` as durable, even without a run (BP1-RES-018)."""
         whole = position >= self.end if self.end is not None else False
         after = blocknum_of(position) if whole else position // BLOCK_LENGTH
         self.held.add(self._first_block, after - self._first_block)
@@ -197,10 +197,10 @@ class SendPlan:
         return bool(self._again)
 
     def next(self, ready: Callable[[int], bool] = _always) -> int | Wait | None:
-        """Take the next block to send; None when there is nothing left to send now.
+        """Take the next block to send; None if there is none left.
 
         Args:
-            ready: whether a block can be read now; one that cannot is waited for, and none after it is sent first.
+            ready: whether a block can be read now; if not, wait for it instead of sending a later one.
         """
         if self._again:
             return self._again.popleft()
@@ -213,11 +213,11 @@ class SendPlan:
         if not ready(blockno):
             return Wait.WAIT
         self._foreseen = None
-        self._reserve(blockno, BLOCK_LENGTH)  # before it is read: other streams ask meanwhile
+        self._reserve(blockno, BLOCK_LENGTH)  # before it is read, because other streams may ask meanwhile
         return blockno
 
     def block_begins(self, blockno: int, length: int) -> None:
-        """A stream sends this block now."""
+        """A stream begins to send this block."""
         self._reserve(blockno, length)
         self._untouched_from = max(self._untouched_from, blockno + 1)
         self.travelled.add(blockno)
@@ -225,12 +225,12 @@ class SendPlan:
             self._tail = (blockno, length)
 
     def take_prefix(self, blockno: int, length: int) -> int:
-        """How many bytes of a block of ``length`` bytes the receiver has already, so that they are not sent."""
+        """Take the receiver's prefix of a block of ``length`` bytes: the bytes that need not be sent."""
         there = self.prefixes.pop(blockno, 0)
         return there if there < length else 0
 
     def ends_at(self, end: int) -> None:
-        """A source of unknown size has come to its end."""
+        """A source of unknown size ends at this position."""
         self._undurable -= self._in_flight.pop(blocknum_of(end), 0)
         self.end = end
         self._blocknum = blocknum_of(end)
@@ -244,7 +244,7 @@ class SendPlan:
     # ---- digests ----------------------------------------------------------------------------------------------
 
     def remember_digest(self, blockno: int, digest: bytes) -> None:
-        """The digest of a block that was read."""
+        """Keep the digest of a block that was read."""
         at = (blockno - self._first_block) * DIGEST_LENGTH
         if len(self._digests) < at + DIGEST_LENGTH:
             self._digests.extend(bytes(at + DIGEST_LENGTH - len(self._digests)))
@@ -252,11 +252,11 @@ class SendPlan:
         self._digested.add(blockno)
 
     def undigested(self) -> list[int]:
-        """The blocks that the receiver holds, that are not under way, and whose digests are not known."""
+        """The held blocks that are not under way and whose digests are not known."""
         return [no for no in self.held if no not in self._digested and no not in self._in_flight]
 
     def compute_root(self) -> bytes:
-        """The root over all blocks, which is ``root`` from now on; the end and the digest of each are known."""
+        """Compute and set ``root``; the end and all digests have to be known."""
         blocknum = self._ends_with()
         digests = (self._digest(blockno) for blockno in range(self._first_block, blocknum))
         self.root = root_of(digests, blocknum - self._first_block)
@@ -266,14 +266,14 @@ class SendPlan:
         """The receiver says that the roots differ.
 
         Raises:
-            DigestsDiffer: this was said more than ``REPAIRS_MAX`` times.
+            DigestsDiffer: it said so more than ``REPAIRS_MAX`` times.
         """
         self._repairs += 1
         if self._repairs > REPAIRS_MAX:
             raise DigestsDiffer(f"the roots differ after {REPAIRS_MAX} repairs: the file is changing")
 
     def have_pages(self, most: int) -> Iterator[tuple[tuple[tuple[int, bytes], ...], bool]]:
-        """Every digest, at most ``most`` at a time, and whether more follow; one empty page for no blocks (BP1-DIG)."""
+        """All digests in pages of at most ``most``, each with whether more follow; at least one page (BP1-DIG)."""
         blocknum = self._ends_with()
         for first in range(self._first_block, max(blocknum, self._first_block + 1), most):
             page = range(first, min(first + most, blocknum))
@@ -281,12 +281,12 @@ class SendPlan:
             yield digests, first + most < blocknum
 
     def repair_ends(self) -> None:
-        """The receiver has said what it still holds: the rest is missing again."""
+        """The receiver has said what it still holds: the rest is missing."""
         self._ahead = None
         self._look_for_missing()
 
     def _ends_with(self) -> int:
-        """How many blocks there are up to the end, which is known."""
+        """The number of blocks; the end has to be known."""
         assert self._blocknum is not None
         return self._blocknum
 
@@ -297,7 +297,7 @@ class SendPlan:
     # ---- figures ----------------------------------------------------------------------------------------------
 
     def bytes_held(self) -> int:
-        """Bytes that are durable on the other side, in whole blocks; the last one may be short."""
+        """Bytes of the blocks that are durable at the receiver."""
         tail, end = self._tail, self.end
         if end is not None and end % BLOCK_LENGTH:
             tail = (end // BLOCK_LENGTH, end % BLOCK_LENGTH)

@@ -1,4 +1,4 @@
-"""What a sender is given and what it tells: the sources of a file's bytes, and how far the transfer is."""
+"""The interfaces of a sender: sources of a file's bytes, and the progress of the transfer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Source(Protocol):
     """Where the bytes of a file come from.
 
     Attributes:
-        facts: what is said of it; ``facts.filesize`` is None while the end is unknown.
+        facts: the facts to state; ``facts.filesize`` is None while the end is unknown.
         first: position of the first byte to send (not 0 only for a ranged download).
         end: position after the last byte to send, or None while unknown.
-        window_bytes: how much may be sent and not yet durable, because ``read_block`` must be able to give it again;
-            None: no limit of its own.
+        window_bytes: the most bytes that ``read_block`` can give again, and so may be sent and not yet durable; None:
+            no limit.
     """
 
     facts: Facts
@@ -26,20 +26,20 @@ class Source(Protocol):
     window_bytes: int | None
 
     def read_into(self, position: int, view: memoryview) -> int:
-        """Fill ``view`` from ``position`` on; called in worker threads for what is not sent."""
+        """Fill ``view`` from ``position`` on; returns how many bytes there were. Called in worker threads, to hash."""
 
     def durable(self, blockno: int) -> None:
-        """The receiver keeps this block now; it will not be asked for again."""
+        """Hear that a block is durable at the receiver and will not be read again."""
 
     def unchanged(self) -> bool:
-        """Whether the file is still what it was when it was opened."""
+        """Whether the file has not changed since it was opened."""
 
 
 class BlockSource(Source, Protocol):
     """A source that is read block by block."""
 
     async def read_block(self, blockno: int, memory: memoryview) -> memoryview:
-        """The bytes of a block, in ``memory`` or elsewhere; empty past the end of a source of unknown size.
+        """Read a block, into ``memory`` or elsewhere; empty past the end of a source of unknown size.
 
         Raises:
             SourceChanged: the file is shorter than it was.
@@ -47,10 +47,10 @@ class BlockSource(Source, Protocol):
 
 
 class PieceSource(Source, Protocol):
-    """A source that can be read from anywhere, any number of bytes."""
+    """A source that can be read at any position and length."""
 
     def span(self, blockno: int) -> tuple[int, int]:
-        """Position and length of a block; no length past the end of a source of unknown size."""
+        """Position and length of a block; length 0 past the end of a source of unknown size."""
 
     async def read_piece(self, position: int, view: memoryview) -> None:
         """Fill ``view`` from ``position`` on.
@@ -61,40 +61,38 @@ class PieceSource(Source, Protocol):
 
 
 class GrowingSource(Source, Protocol):
-    """A source that grows while it is sent: each block can be read when it is there, and in the end it is complete."""
+    """A source that grows while it is sent: each block can be read once it is there, until the source is complete."""
 
     def ready(self, blockno: int) -> bool:
-        """Whether a block can be read now, or it is known that there is none."""
+        """Whether a block can be read now, or is known not to exist."""
 
     @property
     def complete(self) -> bool:
-        """Whether nothing more comes; whoever makes it so calls ``Sender.tell``, as for each new block."""
+        """Whether nothing more comes. ``Sender.tell`` has to be called when this changes, as for each new block."""
 
     async def settle(self) -> None:
-        """Read only what is complete from now on, and let go of the rest.
+        """From now on read from the complete file only.
 
         Raises:
             UnknownFile: it is gone already.
         """
 
     async def digest(self, blockno: int) -> bytes:
-        """The digest of a block that is ``ready``."""
+        """The digest of a block that is ``ready``; raises as reading it."""
 
     def check_root(self, root: bytes) -> None:
-        """Raise Refused if ``root``, that of what was read, is not that of what is complete."""
+        """Raise Refused if ``root``, that of the bytes read, is not the root of the complete file."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a transfer is.
-
-    The last one of a transfer that ended well says that all of it is done.
+    """The progress of a transfer; after success the last one says that all of it is done.
 
     Attributes:
         filename: which file.
         filesize: its size in bytes, or None while unknown.
-        position_bytes_done: bytes that are durable on the other side (or here, for a download).
-        payload_bytes_sent: bytes of file content put on the wire by this call.
+        position_bytes_done: bytes that are durable on the other side (for a download: here).
+        payload_bytes_sent: bytes of file content that this call has sent.
     """
 
     filename: str
@@ -107,6 +105,6 @@ OnProgress = Callable[[Progress], None]
 
 
 def tell_all_done(on_progress: OnProgress | None, filename: str, filesize: int, payload: int) -> None:
-    """Tell of a transfer that has ended well: the whole file is on the other side, or left as it is there."""
+    """Report that a transfer has succeeded: the whole file is on the other side, or was left as it is there."""
     if on_progress is not None:
         on_progress(Progress(filename, filesize, filesize, payload))

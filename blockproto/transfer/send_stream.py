@@ -1,4 +1,4 @@
-"""A stream that carries blocks of a file which is sent: OPEN and its answer, then block after block in pieces.
+"""SendStream: one stream that sends blocks of a file: OPEN and its answer, then block after block in pieces.
 
 Spec: BP1-BLK, BP1-RES-012, BP1-RES-025, BP1-STR-016.
 """
@@ -27,7 +27,7 @@ from .send_source import BlockSource, Source
 
 
 class SendOwner(Protocol):
-    """The file that a stream carries blocks of; see ``sender.Sender``, which is one."""
+    """The transfer to which a stream belongs; ``sender.Sender`` is one."""
 
     sourceid: bytes
     priority: Priority
@@ -36,41 +36,43 @@ class SendOwner(Protocol):
 
     @property
     def source(self) -> Source:
-        """Its bytes."""
+        """The source of the file's bytes."""
 
     async def next_block(self, send_stream: SendStream) -> int | None:
-        """The next block for a free stream; None when there is nothing left to send now.
+        """Wait for the next block for a free stream; None if there is none left.
 
         Raises:
             BlockprotoError: the transfer has failed, or the stream is lost.
+
+        Cancellation: no block was taken.
         """
 
     def payload_sent(self, length: int) -> None:
-        """``length`` bytes of content were put on the wire."""
+        """``length`` bytes of content are being sent."""
 
     def ends_at(self, end: int) -> None:
-        """A source of unknown size has come to its end."""
+        """A source of unknown size ends at this position."""
 
     def on_message(self, message: Message) -> None:
-        """A message of the receiver on any stream."""
+        """Handle a message of the receiver, on any stream."""
 
     def send_stream_ended(self, error: BlockprotoError) -> None:
-        """A stream carries nothing more."""
+        """A stream has ended."""
 
     def check_going_on(self) -> None:
-        """Raise why the transfer has failed, if it has."""
+        """Raise the error of the transfer, if it has failed."""
 
 
 class SendStream:
-    """One stream that carries blocks of a file.
+    """One stream that sends blocks of a file.
 
     Args:
         connection: where.
-        sending: the file.
+        sending: the transfer.
         stream: an open stream, or None to open one.
 
     Attributes:
-        lost: why it carries nothing more, or None.
+        lost: why it has ended, or None.
         carried: the blocks that were begun on it.
         joined: the answer to ``join``.
     """
@@ -117,11 +119,11 @@ class SendStream:
 
     @property
     def _joining(self) -> bool:
-        """Whether it is no stream of the file yet: what goes wrong with it concerns only who asked it to join."""
+        """Whether it waits to join: an error then concerns only the caller of ``join``, not the transfer."""
         return self._joins and self.joined is None
 
     def release(self) -> None:
-        """Carry no more blocks; the receiver keeps what it has, and what it still says here is not listened to."""
+        """Send CANCEL and ignore what still comes; the receiver keeps what it has."""
         self.released = True
         if self.connection.lost is not None or not self.connection.session.is_open(self.stream):
             return
@@ -131,20 +133,22 @@ class SendStream:
             self.connection.close(exc)
 
     async def open(self, message: Open, *, ahead: bool = False) -> None:
-        """Say OPEN and wait for its answer.
+        """Send OPEN and wait for its answer.
 
         Args:
-            message: what is said.
-            ahead: send a block meanwhile, if there is one of which the receiver has nothing.
+            message: the OPEN.
+            ahead: meanwhile send a block, if there is one of which the receiver has nothing.
 
         Raises:
             OSError: the source could not be read.
             BlockprotoError: it was refused, or the connection ended.
+
+        Cancellation: the stream stays open; ``release`` it.
         """
         self.connection.post(self.stream, message)
         blockno = self.sending.plan.take_untouched() if ahead else None
         if blockno is not None:
-            with suppress(Cancelled, ConnectionLost), self._sharing_the_line():  # what ended it says why
+            with suppress(Cancelled, ConnectionLost), self._sharing_the_line():  # the reason is raised below
                 await self._send_next(blockno, self._memory())
         with self.connection.expecting(self.sending.priority):
             await self.opened.wait()
@@ -153,32 +157,41 @@ class SendStream:
             raise self.lost
 
     async def join(self, message: Open) -> None:
-        """Say OPEN with the attempt of the streams that carry the file already, and wait for its answer (``joined``).
+        """Send OPEN with the attempt of the streams that send the file already, and wait for the answer (``joined``).
 
         Raises:
             BlockprotoError: it was refused, or the connection ended.
+
+        Cancellation: as ``open``.
         """
         self._joins = True
         await self.open(message)
 
     async def send_blocks(self) -> None:
-        """Send the file's next blocks until there is none left."""
+        """Send the file's next blocks until there is none left.
+
+        Raises:
+            OSError: the source could not be read.
+            BlockprotoError: the transfer has failed, or the stream is lost.
+
+        Cancellation: as ``Connection.send``.
+        """
         memory = self._memory()
         with self._sharing_the_line():
             while (blockno := await self.sending.next_block(self)) is not None:
                 await self._send_next(blockno, memory)
 
     def _memory(self) -> memoryview:
-        """Room for a block of the file."""
+        """Memory for a block of the file."""
         end = self.sending.source.end
         return memoryview(bytearray(BLOCK_LENGTH if end is None else min(BLOCK_LENGTH, end)))
 
     async def _send_next(self, blockno: int, memory: memoryview) -> None:
-        """Read a block and send it; where the source has come to its end, that is told to ``sending``."""
+        """Read a block and send it; tell ``sending`` if that was the end of the source."""
         sending = self.sending
         self._check_staying()
         self.carried.add(blockno)
-        source = cast(BlockSource, sending.source)  # what a client sends; see ``served_send_stream``
+        source = cast(BlockSource, sending.source)  # a client's; a server's is in ``served_send_stream``
         block = await source.read_block(blockno, memory)
         if not block:
             sending.ends_at(blockno * BLOCK_LENGTH)
@@ -191,13 +204,13 @@ class SendStream:
             sending.ends_at(blockno * BLOCK_LENGTH + len(block))
 
     def _sharing_the_line(self) -> AbstractContextManager[None]:
-        """Be one of those that share the line, unless it is over at once: hundreds of small files cannot be paced."""
+        """Share the line with other streams; not for a small file: hundreds of them cannot be paced."""
         source = self.sending.source
         brief = source.end is not None and source.end - source.first <= BRIEF_LENGTH_MAX
         return nullcontext() if brief else self.connection.sending(self.stream)
 
     def _check_staying(self) -> None:
-        """Start no block once the peer has said that it is stopping (BP1-END)."""
+        """Raise GoingAway if the peer has said that it is stopping (BP1-END)."""
         leaving = self.connection.going_away
         if leaving is not None:
             raise GoingAway(leaving.text, retry_after_ms=leaving.retry_after_ms)
@@ -214,7 +227,7 @@ class SendStream:
                 Piece(begin + at, digest=end) if started else self._block_message(blockno, begin + at, end)
             )
             if self.connection.lost is None:
-                sending.payload_sent(length)  # before: of what is cut short nobody knows how much went out
+                sending.payload_sent(length)  # before: how much of a failed send went out is unknown
             await self.connection.send(self.stream, message, block[at : at + length], sending.priority)
             started = True
             at += length

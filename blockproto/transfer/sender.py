@@ -1,10 +1,10 @@
 """The sender: one file over one or several streams. Uploads and downloads use the same one.
 
-``Sender`` runs a ``SendPlan``, which knows what the receiver holds, what is under way, and the digests. A ``SendStream`` is
-one stream that carries some of the blocks; streams take the next missing block when they are free, so a slow connection
-carries fewer. Whatever the receiver held before is read and hashed beside (not sent), because the root is over all.
-Others join when they are there. One that does not come is one fewer, and one that is lost while others go on is replaced by
-one that joins: its OPENED tells what of the lost one arrived.
+``Sender`` runs a ``SendPlan``, which knows what the receiver holds, what is under way, and the digests. Each ``SendStream``
+takes the next missing block when it is free, so a slow connection sends fewer. Blocks that the receiver held before are read
+and hashed, not sent, because the root covers them too. More streams join when their connections are there. A stream that
+cannot join is done without; one that is lost while others go on is replaced, and the OPENED of its successor tells which of
+its blocks arrived.
 
     missing blocks → streams → COMMIT → COMMITTED
                         ↑ DIGESTS_DIFFER → HAVE → OPENED ┘
@@ -59,26 +59,26 @@ _HASH_BATCH_BLOCKS = 32
 
 
 Join = Callable[[], Awaitable[SendStream]]
-"""Makes one more stream that has joined; raises BlockprotoError."""
+"""Makes one more stream, which has joined; raises BlockprotoError."""
 Replace = Callable[[SendStream], Awaitable[SendStream]]
-"""Makes a stream that has joined in the place of one that was lost; raises ConnectionLost."""
+"""Makes a stream, which has joined, in place of a lost one; raises ConnectionLost."""
 
 
 class Sender:
-    """One file on its way.
+    """Sends one file.
 
     Args:
         source: its bytes.
         sourceid: 16 bytes.
         priority: of its blocks.
-        on_progress: called after each change that a person would want to see.
-        root: the file's, if it is known before it is sent.
+        on_progress: called when more of it is durable.
+        root: of the file, if it is known before it is sent.
         growing: the source again, if it grows while it is sent.
 
     Attributes:
         plan: what is left to send, and what the receiver has; its ``reached`` tells whether trying again helps.
         progress: how far it is.
-        committed: what the receiver answered to COMMIT, or None.
+        committed: the receiver's answer to COMMIT, or None.
     """
 
     def __init__(
@@ -112,20 +112,20 @@ class Sender:
     async def run(
         self, send_streams: list[SendStream], replace: Replace | None = None, joins: Sequence[Join] = ()
     ) -> Committed:
-        """Send what is missing over ``send_streams`` and commit; the streams were opened with OPEN, and answered.
+        """Send what is missing over ``send_streams``, whose OPEN was answered, and commit.
 
         Args:
-            send_streams: the streams; one that was replaced is taken out and the new one put in.
-            replace: replaces one that was lost while others go on; None: any loss ends this.
-            joins: make more streams, which are put in when they have joined; nobody waits for them.
+            send_streams: the streams; a replaced one is taken out and the new one put in.
+            replace: replaces a stream that is lost while others go on; None: any loss ends this.
+            joins: make more streams, which are put in when they have joined, without waiting for them.
 
         Raises:
-            ConnectionLost: the connections ended; call again with new streams to go on.
-            SourceChanged: the file changed meanwhile; the receiver was told nothing of it.
+            ConnectionLost: the connections ended; call this again with new streams to go on.
+            SourceChanged: the file changed meanwhile; the receiver was not told.
             OSError: the source could not be read.
             BlockprotoError: the receiver stopped it, and says why.
 
-        Cancellation: streams are left as they are; end the connection or say CANCEL.
+        Cancellation: the streams stay open; end the connection or send CANCEL.
         """
         self._send_streams, self._replace = send_streams, replace
         self._begin_round(send_streams)
@@ -150,18 +150,18 @@ class Sender:
         return self.check_committed(self.committed)
 
     def begin_again(self, send_streams: list[SendStream]) -> None:
-        """Forget the streams before, and why they could not go on; ``send_streams`` is filled as they are opened."""
+        """Forget the previous streams and their error; ``send_streams``: a list to which new ones will be added."""
         self._send_streams = send_streams
         self._failed = None
         self.plan.begin_again()
 
     def check_committed(self, committed: Committed) -> Committed:
-        """``committed``, if it speaks of this file as far as that is known; raises as ``judge_committed``."""
+        """Return ``committed`` if it is about this file, as far as known; raises as ``judge_committed``."""
         judge_committed(self.source.facts, self.plan.root, committed)
         return committed
 
     def receiver_holds(self, held: BlockSet, prefixes: dict[int, int], position: int = 0) -> None:
-        """What the receiver said it holds: runs, beginnings, and everything below a position (OPENED, or FETCH)."""
+        """The receiver said (OPENED, FETCH) what it holds: runs, prefixes, and everything below a position."""
         self._keeps(self.plan.receiver_holds(held, prefixes, position))
         self._report()
 
@@ -193,17 +193,17 @@ class Sender:
         source.check_root(self.plan.compute_root())
 
     async def _add(self, join: Join) -> None:
-        """Let one more stream carry blocks; where it cannot be had, there is one fewer."""
+        """Let one more stream send blocks; do without it if it cannot join."""
         try:
             send_stream = await join()
         except BlockprotoError:
-            return  # what decides over the file is said on the streams that carry it, too
+            return  # an error that concerns the file comes on the other streams, too
         self._send_streams.append(send_stream)
         if self._carrying is not None and self._carrying.child_tasks:
             self._carrying.start_soon(self._carry, send_stream)
 
     async def _carry(self, send_stream: SendStream) -> None:
-        """Send blocks over ``send_stream``, and over what replaces it."""
+        """Send blocks over ``send_stream``, or over its replacement if it is lost."""
         while True:
             try:
                 await send_stream.send_blocks()
@@ -212,7 +212,7 @@ class Sender:
                 send_stream = await self._replaced(send_stream, exc)
 
     async def _replaced(self, lost: SendStream, error: BlockprotoError) -> SendStream:
-        """A stream in the place of ``lost``, if others go on meanwhile; what of it did not arrive is missing again."""
+        """Replace ``lost`` if others go on; blocks of it that did not arrive are missing again. Raises ``error`` if not."""
         lost.lost = lost.lost or error
         if self._replace is None or all(send_stream.lost for send_stream in self._send_streams):
             raise error
@@ -226,9 +226,9 @@ class Sender:
         return send_stream
 
     async def _commit(self) -> None:
-        """Say COMMIT; returns when it was answered, by COMMITTED or by DIGESTS_DIFFER and the repair after it."""
+        """Send COMMIT; return after COMMITTED, or after DIGESTS_DIFFER and the repair that follows."""
         if self.committed is not None:
-            return  # on the COMMIT of the attempt before, while this one was still sending
+            return  # for the COMMIT of the previous attempt
         self._differs = False
         root = self.plan.compute_root()
         message = Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
@@ -250,7 +250,7 @@ class Sender:
             await self._repair(self._send_streams[0])
 
     async def _repair(self, send_stream: SendStream) -> None:
-        """Tell every digest; the answer says what is still held, the rest is missing again (BP1-DIG)."""
+        """Send all digests; the answer says what is still held, the rest is missing again (BP1-DIG)."""
         self.plan.repair_begins()
         await self._digest_held()
         self._opened = trio.Event()
@@ -267,10 +267,10 @@ class Sender:
         return size
 
     async def _digest_held(self) -> None:
-        """Read and hash the blocks that were here before and so are not sent."""
+        """Read and hash the blocks that the receiver held before, which are not sent."""
         todo = self.plan.undigested()
         if self._growing is not None:
-            for blockno in todo:  # one by one: what is read may be completed meanwhile
+            for blockno in todo:  # one by one, because the source may be completed meanwhile
                 self.plan.remember_digest(blockno, await self._growing.digest(blockno))
             return
         for at in range(0, len(todo), _HASH_BATCH_BLOCKS):
@@ -291,11 +291,7 @@ class Sender:
     # ---- what to send next ------------------------------------------------------------------------------------
 
     async def next_block(self, send_stream: SendStream) -> int | None:
-        """The next block for a free stream; None when there is nothing left to send now.
-
-        Raises:
-            BlockprotoError: the transfer has failed, or the stream is lost.
-        """
+        """See SendOwner."""
         while True:
             self.check_going_on()
             if self.committed is not None:
@@ -308,18 +304,18 @@ class Sender:
             await self._wait()
 
     def ends_at(self, end: int) -> None:
-        """A source of unknown size has come to its end."""
+        """See SendOwner."""
         self.source.end = self.progress.filesize = end
         self.plan.ends_at(end)
 
     def payload_sent(self, length: int) -> None:
-        """``length`` bytes of content were put on the wire."""
+        """See SendOwner."""
         self.progress.payload_bytes_sent += length
 
     # ---- what the receiver says -------------------------------------------------------------------------------
 
     def on_message(self, message: Message) -> None:
-        """A message of the receiver on any stream."""
+        """See SendOwner."""
         if isinstance(message, Ack):
             self._on_ack(message)
         elif isinstance(message, Opened):
@@ -332,7 +328,7 @@ class Sender:
         self.tell()
 
     def send_stream_ended(self, error: BlockprotoError) -> None:
-        """A stream carries nothing more: if only its connection was lost and there are others, it can be replaced."""
+        """See SendOwner. If only its connection was lost and there are other streams, it can be replaced."""
         if isinstance(error, ConnectionLost) and not all(
             send_stream.lost for send_stream in self._send_streams
         ):
@@ -341,12 +337,12 @@ class Sender:
             self.fail(error)
 
     def check_going_on(self) -> None:
-        """Raise why the transfer has failed, if it has."""
+        """See SendOwner."""
         if self._failed is not None:
             raise self._failed
 
     def fail(self, error: BlockprotoError) -> None:
-        """The transfer cannot go on over these streams, for this reason unless there is one that decides more."""
+        """The transfer cannot go on over these streams; the error that decides most is kept."""
         if self._failed is None or _weight(error) > _weight(self._failed):
             self._failed = error
         self.tell()
@@ -365,7 +361,7 @@ class Sender:
             self._send_again(error)
 
     def _send_again(self, error: BlockprotoError) -> None:
-        """A block arrived damaged; what was never sent cannot have, and the peer is told so."""
+        """Resend a block that arrived damaged; refuse the peer's claim if it was never sent."""
         try:
             self.plan.damaged(error.blockno, str(error))
         except DigestMismatch as wrong:
@@ -380,7 +376,7 @@ class Sender:
         self.check_going_on()
 
     def tell(self) -> None:
-        """Something has changed: let whoever waits for it look."""
+        """Wake the tasks that wait for a change."""
         self._news.set()
         self._news = trio.Event()
 
@@ -392,17 +388,17 @@ class Sender:
 
 
 def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> None:
-    """Compare COMMITTED with what its sender knows of the file; ``root`` None: not known.
+    """Compare COMMITTED with what its sender knows of the file; ``root`` None: unknown.
 
     Raises:
         SourceChanged: it is about other bytes (BP1-COM-008).
-        UnexpectedMessage: it says that the file was left, which nobody had asked for (BP1-COM-025).
+        UnexpectedMessage: it says LEFT although that was not asked for (BP1-COM-025).
     """
     name = facts.filename.text
     if committed.left:
         if facts.if_exists < IfExists.SKIP:
             raise UnexpectedMessage(f"COMMITTED says that '{name}' was left, and it was not to be left")
-        return  # it speaks of what is there
+        return  # root and size are those of another file
     if facts.filesize not in (None, committed.filesize) or root not in (None, committed.root):
         raise SourceChanged(f"{name} was committed before with other bytes")
 
@@ -410,7 +406,7 @@ def judge_committed(facts: Facts, root: bytes | None, committed: Committed) -> N
 def _decisive(
     group: BaseExceptionGroup[BlockprotoError | OSError], failed: BlockprotoError | None
 ) -> BlockprotoError | OSError:
-    """The error to tell: what the receiver or a connection said, unless that connection only went down with our source."""
+    """The error to raise: the receiver's or the connection's, unless the connection only ended because of our source."""
     errors: list[BlockprotoError | OSError] = []
     pending: list[BaseException] = [group]
     while pending:
@@ -426,7 +422,7 @@ def _decisive(
 
 
 def _weight(error: BlockprotoError | OSError) -> int:
-    """How much it decides: a connection that ended least, what forbids to come back most (BP1-RES-027)."""
+    """How much an error decides: the end of a connection least, an error that is not retryable most (BP1-RES-027)."""
     if isinstance(error, ConnectionLost | GoingAway):
         return 0
     return 1 if isinstance(error, BlockprotoError) and error.retryable else 2

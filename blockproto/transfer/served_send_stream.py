@@ -1,8 +1,7 @@
-"""A stream that serves FETCH: it reads a piece when there is credit for it, and has nothing in memory while it waits.
+"""A stream that serves FETCH: it reads a piece when there is credit for it, and holds no memory while it waits.
 
-A client's ``SendStream`` reads a block as soon as it is the next one. A server has thousands of streams that somebody
-else asked for, and cannot have a block of each in memory: here a block is read and hashed piece by piece, each when it
-can be sent.
+A client's ``SendStream`` reads a whole block when its turn comes. A server may have thousands of such streams and cannot
+hold a block for each, so here a block is read and hashed piece by piece, each piece when it can be sent.
 
 Spec: BP1-LIM-003, BP1-BLK.
 """
@@ -18,7 +17,7 @@ from .send_source import PieceSource
 from .send_stream import SendOwner, SendStream
 
 PREFIX_READ_LENGTH = 64 * 1024
-"""How many bytes of a prefix are read at once, however short the piece is that follows it."""
+"""Bytes of a prefix that are read at once, however short the next piece is."""
 
 
 class ServedSendStream(SendStream):
@@ -58,7 +57,7 @@ class ServedSendStream(SendStream):
         while at < length:
             least = min(max(0, there - at), PREFIX_READ_LENGTH)
             async with self.connection.buffers(self.stream, wanted, sending.priority, least) as memory:
-                while at < there:  # the digest covers it too
+                while at < there:  # the digest covers the prefix, too
                     view = memory[: min(there - at, len(memory))]
                     await source.read_piece(begin + at, view)
                     hasher.update(view)

@@ -1,4 +1,4 @@
-"""The disk: the one place where a slow disk is noticed."""
+"""The disk: the only place that notices a slow disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..store import Upload
 from .threads import Kind, run_in_thread
 
 QUICK_S = 0.005
-"""A write that takes longer than this is slow (store calls leave the Trio thread while any of the last ones was)."""
+"""A call that takes longer than this is slow; after two of the last ones, calls leave the Trio thread."""
 HANGING_S = 0.2
-"""A write that takes longer than this is not the scheduler's doing: one is enough."""
+"""After one call that takes longer than this they do so, too: a busy machine does not delay a call that much."""
 _LAST_CALLS = 16
 _SLOW_AT = 2
 
@@ -23,10 +23,10 @@ T = TypeVar("T")
 
 
 class Disk:
-    """Writes and reads of the Trio thread: inline while they are quick, in a worker thread while they are not.
+    """Runs short writes and reads: inline while the disk is quick, in a worker thread while it is slow.
 
-    A hop to a thread costs as much as writing a block to the page cache; a write that waits for a slow disk would hold
-    everybody. So the durations of the last writes decide.
+    Going to a thread costs as much as writing a block to the page cache, but a write that waits for a slow disk would hold
+    up everything. So the durations of the last calls decide.
     """
 
     def __init__(self) -> None:
@@ -35,24 +35,24 @@ class Disk:
 
     @property
     def slow(self) -> bool:
-        """Whether store calls leave the Trio thread now: one slow call can be the scheduler's doing, two are the disk's."""
+        """Whether store calls leave the Trio thread now."""
         return self._slow
 
     async def write(self, upload: Upload, position: int, piece: memoryview) -> None:
-        """``upload.write``; raises what it raises. Cancellation: a write begun in a thread is waited for."""
+        """Call ``upload.write``; raises as that. Cancellation: a write that runs in a thread is waited for."""
         if upload.in_memory:
-            upload.write(position, piece)  # how quick that was tells nothing of the disk
+            upload.write(position, piece)  # its duration says nothing about the disk
         elif self.slow:
             await run_in_thread(lambda: self._timed(lambda: upload.write(position, piece)), Kind.WRITE)
         else:
             self._timed(lambda: upload.write(position, piece))
 
     async def read(self, reader: Callable[[int, memoryview], int], position: int, view: memoryview) -> int:
-        """``reader(position, view)``; raises what it raises. Cancellation: a read begun in a thread is waited for."""
+        """Call ``reader(position, view)``; raises as that. Cancellation: a read that runs in a thread is waited for."""
         return await self.run(lambda: reader(position, view))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Any short ``work`` that reads files; raises what it raises. Cancellation: work begun in a thread is waited for."""
+        """Call ``work``, which reads for a short time; raises as that. Cancellation: if it runs in a thread, wait for it."""
         return await run_in_thread(lambda: self._timed(work), Kind.READ) if self.slow else self._timed(work)
 
     def _timed(self, work: Callable[[], T]) -> T:
@@ -63,7 +63,7 @@ class Disk:
             self.took(time.perf_counter() - begun)
 
     def took(self, duration_s: float) -> None:
-        """Count a call that took ``duration_s``: what follows stays on the Trio thread or leaves it."""
+        """Count a call of ``duration_s`` seconds: it decides whether the next ones leave the Trio thread."""
         points = _SLOW_AT if duration_s > HANGING_S else int(duration_s > QUICK_S)
         self._last.append(points)
         if points or self._slow:
@@ -74,7 +74,7 @@ _local_disk: trio.lowlevel.RunVar[Disk] = trio.lowlevel.RunVar("local_disk")
 
 
 def local_disk() -> Disk:
-    """The disk of this machine, as a client knows it: what one file has shown counts for the next."""
+    """The disk that all downloads of this program share, so that one learns from the other."""
     try:
         return _local_disk.get()
     except LookupError:

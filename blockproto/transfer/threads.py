@@ -1,8 +1,8 @@
 """Worker threads: the only place that runs blocking store code away from the Trio thread.
 
-Each kind of work has threads of its own, and one peer has only some of those of a kind. A store call that has begun is
-never abandoned; where the system starts no more threads, a request is refused (``NoThread``) and what must be done is done
-on the Trio thread (``run_anyhow``).
+Each kind of work has threads of its own, and one peer gets only some of them. A store call that has begun is never
+abandoned. If the system starts no more threads, a request is refused (``NoThread``), and work that must be done is done on
+the Trio thread (``run_anyhow``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import Code, Refused
 from ..observability.observer import CURRENT_CONNECTION
 
 NO_THREAD_MS = 1000
-"""How long the client of a request that found no thread is asked to wait."""
+"""How long to ask the client to wait whose request found no thread."""
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class Kind(Enum):
-    """What a worker thread does, how many threads there are for it, and how many of them one peer may have.
+    """A kind of work: its name, how many threads it has, and how many of them one peer may use.
 
-    Each kind has threads of its own, so that none waits for another: a crowd that lists folders keeps no commit waiting.
-    One peer can ask on thousands of streams at once: what it asks beyond its threads waits for its own answers only.
+    With threads of their own, kinds do not wait for each other: many listings delay no commit. A peer can ask on thousands
+    of streams at once; what exceeds its threads waits only for its own answers.
     """
 
     COMMIT = "commit", 2, 2
@@ -41,24 +41,24 @@ class Kind(Enum):
 
     @property
     def threads(self) -> int:
-        """How many of the kind work at once."""
+        """How many threads there are."""
         return self.value[1]
 
     @property
     def of_one(self) -> int:
-        """How many of them work for one peer."""
+        """How many of them one peer may use."""
         return self.value[2]
 
 
 class _Threads:
-    """The worker threads of each kind, and the works that wait for one."""
+    """The worker threads of each kind."""
 
     def __init__(self) -> None:
         self._limiters = {kind: trio.CapacityLimiter(kind.threads) for kind in Kind}
         self._shares: dict[tuple[Kind, int], trio.Semaphore] = {}
 
     async def run(self, kind: Kind, peer: int, work: Callable[[], T]) -> T:
-        """Run ``work`` in a thread of its kind, as soon as ``peer`` may have one more of them."""
+        """Run ``work`` in a thread of its kind, as soon as ``peer`` may use one more."""
         limiter = self._limiters[kind]
         if not peer or kind.of_one == kind.threads:
             return await trio.to_thread.run_sync(work, limiter=limiter)
@@ -73,7 +73,7 @@ class _Threads:
         finally:
             share.release()
             if share.value == kind.of_one:
-                del self._shares[key]  # it has none now, and waits for none
+                del self._shares[key]  # it neither uses nor waits for any
 
 
 _threads: trio.lowlevel.RunVar[_Threads] = trio.lowlevel.RunVar("threads")
@@ -88,13 +88,13 @@ def _all_threads() -> _Threads:
 
 
 def present_peer() -> int:
-    """The number of the peer for which the present task works; 0: of none in particular."""
+    """The number of the connection for which the present task works; 0: none."""
     connection_label = CURRENT_CONNECTION.get()
     return 0 if connection_label is None else connection_label.number
 
 
 class NoThread(Refused):
-    """The system starts no more threads: the request that wanted one can be made again a little later."""
+    """The system starts no more threads; the same request can succeed a little later."""
 
     def __init__(self) -> None:
         super().__init__("the system starts no more threads now", code=Code.BUSY, retry_after_ms=NO_THREAD_MS)
@@ -106,7 +106,7 @@ async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
     Raises:
         NoThread: the system starts no more threads; ``work`` was not begun.
 
-    Cancellation: while it waits for a thread, nothing was done; then it is waited for: a store call is never abandoned.
+    Cancellation: nothing was done if no thread was free yet; otherwise the call is waited for.
     """
     begun = False
     results: list[T] = []
@@ -116,9 +116,7 @@ async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
         nonlocal begun
         begun = True
         try:
-            results.append(
-                work()
-            )  # an error that passes through Trio would be in a cycle, which only a collection ends
+            results.append(work())  # an error passed through Trio would be in a reference cycle
         except Exception as exc:
             errors.append(exc)
 
@@ -134,7 +132,7 @@ async def run_in_thread(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
 
 
 async def run_anyhow(work: Callable[[], T], kind: Kind = Kind.LOOK) -> T:
-    """As ``run_in_thread``; on the Trio thread where the system starts none, for what must not be left undone."""
+    """As ``run_in_thread``, but on the Trio thread if the system starts no more: for work that must be done."""
     try:
         return await run_in_thread(work, kind)
     except NoThread as exc:
