@@ -1,4 +1,4 @@
-"""The receiver of a file of at most one block that comes without OPEN: one frame or a few, one work, one answer.
+"""The receiver of a file without OPEN, which has at most one block: one frame or a few, one work, one answer.
 
     Block → (Piece)* … END and COMMIT → verified → committer → durable → COMMITTED
 
@@ -20,7 +20,7 @@ from .receiver import committed_message, facts_of
 
 
 class BriefReceiver:
-    """A stream that brings a whole file of at most one block, without OPEN.
+    """A stream that receives a whole file of at most one block, without OPEN.
 
     Args:
         connection, stream: where it is.
@@ -121,7 +121,7 @@ class BriefReceiver:
     def _on_finished(self, outcome: Outcome) -> None:
         try:
             self._answer(outcome)
-        except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
+        except Exception as exc:  # it ends this stream, not the store (BP1-ERR-010)
             self._connection.broke(self._stream, exc)
 
     def _answer(self, outcome: Outcome) -> None:

@@ -3,8 +3,8 @@
     principal → PrincipalQueue: small works │ RoundRobin: peer → queue, peer → queue, …
                                 big works   │ RoundRobin: peer → queue, …
 
-Within one queue the order is that in which works were submitted; between the queues of one ``RoundRobin`` it is in turn.
-What a batch takes of a peer is counted by what it costs: to replace a file costs the file system several times a new name.
+Within one queue works keep the order in which they were submitted; the queues of one ``RoundRobin`` take turns. What a batch
+takes of a peer is limited by cost: replacing a file costs the file system several times as much as a new name.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..store import Finish, IfExists, Outcome, Work
 Done = Callable[[Outcome], None]
 
 REPLACING_COST = 4
-"""Of a file that replaces another, where any other work costs 1: on ext4 2 ms instead of 0.02 to 1 ms."""
+"""Cost of a file that replaces another; any other work costs 1 (on ext4: 2 ms instead of 0.02 to 1 ms)."""
 
 
 def cost_of(work: Work) -> int:
-    """What a work costs a batch, in works of the plain kind."""
+    """The cost of a work in a batch; a plain one costs 1."""
     replacing = isinstance(work, Finish) and work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE)
     return REPLACING_COST if replacing else 1
 
@@ -42,17 +42,17 @@ class Queued:
 
 
 class RoundRobin:
-    """Queues of several peers, served in turn; one that is empty is not kept."""
+    """Queues of several peers, served in turn; empty ones are removed."""
 
     def __init__(self) -> None:
         self.queues: OrderedDict[int, deque[Queued]] = OrderedDict()
 
     def put(self, queued: Queued) -> None:
-        """Append it to the queue of its peer."""
+        """Append a work to the queue of its peer."""
         self.queues.setdefault(queued.peer, deque()).append(queued)
 
     def pop(self, costs: Counter[int], most: int) -> Queued | None:
-        """The next one of a peer whose works in the batch cost less than ``most``; ``costs`` counts that."""
+        """Take the next work of a peer whose works in the batch, by ``costs``, cost less than ``most``."""
         for peer, queue in self.queues.items():
             if costs[peer] < most:
                 queued = queue.popleft()
@@ -67,7 +67,7 @@ class RoundRobin:
 
 
 class PrincipalQueue:
-    """What one principal has queued."""
+    """The queued works of one principal."""
 
     def __init__(self) -> None:
         self.small = RoundRobin()
@@ -75,20 +75,20 @@ class PrincipalQueue:
 
     @property
     def peers(self) -> set[int]:
-        """Those who have something queued."""
+        """The peers that have works queued."""
         return {*self.small.queues, *self.big.queues}
 
 
 class Share:
-    """What a batch has of one principal.
+    """The share of one principal in a batch.
 
     Args:
-        principal_queue: what it has queued.
-        most: works of the principal in the batch.
-        most_of_one: what those of one of its peers may cost.
+        principal_queue: its queued works.
+        most: how many of them the batch may have.
+        most_of_one: what those of one peer may cost.
 
     Attributes:
-        costs: what the works of each peer cost so far.
+        costs: the cost so far, by peer.
     """
 
     def __init__(self, principal_queue: PrincipalQueue, most: int, most_of_one: int) -> None:
@@ -98,7 +98,7 @@ class Share:
         self.costs: Counter[int] = Counter()
 
     def pop(self) -> Queued | None:
-        """One more, or None if there is none or it has had its share."""
+        """Take one more work; None if there is none or the share is used up."""
         if not self._left:
             return None
         small, big = self._principal_queue.small, self._principal_queue.big

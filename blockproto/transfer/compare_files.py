@@ -1,9 +1,9 @@
-"""FileComparer: whether a file that is there is the one that is being sent, found out without holding up anybody else.
+"""FileComparer: find out whether a file that is there is the one that is being sent, without holding up other works.
 
-The store decides in the committer, from digests that it computed itself and that are still those of the bytes. Where it has
-none it says ``Undecided``; the files it names are read here, by few threads of the kind that hashes, and made durable
-before, since nobody else has promised that. What was read is recorded, and the work goes to the committer again. A file that
-was touched meanwhile is read again with the next round; after a few rounds it counts as another one.
+The store decides within a batch, from digests that it computed itself and that are still valid. If it has none it answers
+``Undecided``; the files that it names are synced and read here, in the threads for hashing. The digests are recorded and
+the work is submitted again. A file that was touched meanwhile is read again in the next round; after a few rounds it counts
+as another file.
 
 Spec: BP1-COM-024, BP1-RES-029.
 """
@@ -25,7 +25,7 @@ from .committer import Committer, commit_and_wait
 from .threads import Kind, run_in_thread
 
 READERS = 2
-"""Files that are read at once, of all principals."""
+"""Files that are read at once, for all principals."""
 STEP_BLOCKS = 32
 """Blocks read in one call of a thread."""
 
@@ -37,7 +37,7 @@ class FileComparer:
 
     Args:
         store: where they are.
-        committer: hears of their digests, and asks.
+        committer: records their digests, and asks.
     """
 
     def __init__(self, store: FileStore, committer: Committer) -> None:
@@ -53,10 +53,12 @@ class FileComparer:
                 nursery.start_soon(self._work)
 
     async def adopt(self, key: UploadKey, facts: Facts, root: bytes) -> StoredFile | None:
-        """The file that an upload with that root is already, or what is left in its place; None: it has to be sent.
+        """Let an upload with that root be a file that is there, or leave what is there; None: it has to be sent.
 
         Raises:
-            FileExists, NotPermitted, StoreFull: the upload is refused.
+            FileExists, NotPermitted, StoreFull, HookRefused: the upload is refused.
+
+        Cancellation: it is decided all the same.
         """
         if facts.filetype == FOLDER_FILETYPE:
             return None  # it has no bytes to save, and one that is there takes on its facts (BP1-BLK-016)
@@ -74,7 +76,7 @@ class FileComparer:
                 try:
                     await self._read(SafeName.parse(name), principal)
                 except BlockprotoError:
-                    pass  # what cannot be read is another file
+                    pass  # a file that cannot be read counts as another one
                 except Exception as exc:
                     unexpected("comparing files", exc)
             done()
@@ -101,7 +103,7 @@ class FileComparer:
 
 
 def _digests(reader: StoredReader, first: int, blocknum: int) -> list[bytes]:
-    """The digests of the next few blocks; a file that became shorter has others, and is found to be touched."""
+    """The digests of the next few blocks; if the file became shorter they are wrong, but then it was touched."""
     memory = memoryview(bytearray(BLOCK_LENGTH))
     found = []
     for blockno in range(first, min(first + STEP_BLOCKS, blocknum)):

@@ -1,10 +1,10 @@
-"""FileService: what one principal may do with the files of an engine, whatever protocol it speaks.
+"""FileService: what one principal may do with the files of an engine, in any protocol.
 
     FileService(engine, realm) → reader() → FileReader: look, list, read, follow
                                → writer() → FileWriter: upload, cancel, remove, receipts
 
-Rights, quota, the realm's folder and its cursors are decided here and nowhere else. Names go in and out as the realm says
-them; ``FileEntry``, ``StoredFile`` and ``UploadEntry`` come as the store has them, and ``shown`` translates their names.
+Rights, quota, the realm's folder and its cursors are decided here and nowhere else. Arguments are names in the realm;
+``FileEntry``, ``StoredFile`` and ``UploadEntry`` have the store's names, which ``shown`` translates.
 
 Spec: BP1-PRN, BP1-DIA-020.
 """
@@ -47,7 +47,7 @@ class FilePage:
     Attributes:
         entries: the files and folders.
         cursor: where the next page begins; empty: there is none.
-        left_out: what was passed over.
+        left_out: the entries that cannot be listed.
     """
 
     entries: Sequence[FileEntry]
@@ -60,7 +60,7 @@ class FileService:
 
     Args:
         engine: where the files are.
-        realm: who asks.
+        realm: of the principal.
     """
 
     __slots__ = ("_reader", "_writer", "realm")
@@ -97,11 +97,11 @@ class FileReader:
         return self._engine.disk
 
     def shown(self, stored_name: str) -> str:
-        """A name of the store as the realm says it."""
+        """The name in the realm for a name of the store."""
         return self.realm.outward(stored_name)
 
     async def stat(self, filename: str, *, b3sum: bool = False) -> FileEntry:
-        """What is known of a file or folder.
+        """Describe a file or folder.
 
         Args:
             filename: its name.
@@ -111,7 +111,7 @@ class FileReader:
             NameRefused, UnknownFile, NotPermitted: there is none, or it cannot be read.
             SourceChanged: the file changed while it was being read.
 
-        Cancellation: others who wait for the BLAKE3 of the same file go on.
+        Cancellation: other tasks that wait for the BLAKE3 of the same file go on.
         """
         name = self.realm.inward(filename)
         entry = await run_in_thread(lambda: self._engine.store.stat(name))
@@ -126,8 +126,8 @@ class FileReader:
         Args:
             folder: its name; empty: the whole realm.
             cursor: where to begin; empty: at the beginning.
-            limit: how many entries at most.
-            recursive: list what is in its folders too.
+            limit: the most entries.
+            recursive: list what is in its folders, too.
 
         Raises:
             NameRefused, UnknownFile, NotPermitted: there is no such folder, or it cannot be read.
@@ -149,7 +149,7 @@ class FileReader:
 
         Raises:
             NameRefused, NotPermitted: it cannot be read.
-            UnknownFile: it is not there, or not in the realm: nobody can tell which (BP1-PRN-003).
+            UnknownFile: it is not there, or not in the realm; the error does not tell which (BP1-PRN-003).
         """
         return await run_in_thread(lambda: _open_file(self._engine, self.realm, filename, file_id))
 
@@ -162,7 +162,7 @@ class FileReader:
         return self._engine.store.open_file(None, file_id)
 
     async def unfinished(self, file_id: bytes) -> LiveUpload | None:
-        """The principal's own unfinished upload that will be the file of that id, if there is one.
+        """The principal's own unfinished upload with that file id, or None.
 
         Follow it or let it ``rest`` before the next checkpoint.
         """
@@ -216,19 +216,19 @@ class FileWriter:
     async def open(
         self, sourceid: bytes, facts: Facts, attempt: int | None, feed: Feed, root: bytes | None = None
     ) -> LiveUpload | StoredFile:
-        """Begin, resume, join or take over an upload; or the receipt if its file is here already.
+        """Begin, resume, join or take over an upload; or return the receipt if its file is here already.
 
         Args:
             sourceid: which upload (16 bytes).
-            facts: what its sender says of it, its name as the realm says it.
-            attempt: which one; None takes over from whatever sends it now.
+            facts: the facts that its sender states, with the name in the realm.
+            attempt: of the sender; None: take the upload over in any case.
             feed: the stream that sends it.
-            root: the root its sender states, or None.
+            root: the root that its sender states, or None.
 
         Raises:
             NameRefused, BadFacts: the file cannot be taken under that name.
-            Superseded, SourceChanged: another attempt has it, or it was begun with other facts.
-            FileExists, NotPermitted, StoreFull, QuotaExceeded: it is refused.
+            Superseded, SourceChanged: a greater attempt has it, or it was begun with other facts.
+            FileExists, NotPermitted, StoreFull, QuotaExceeded, HookRefused: it is refused.
         """
         inside = self._inside(facts)
         return await self._engine.uploads.open(
@@ -243,7 +243,7 @@ class FileWriter:
         return await self._engine.uploads.wake(self._key(sourceid), self._inside(facts))
 
     async def begin_brief(self, sourceid: bytes, facts: Facts) -> Upload:
-        """Begin a file of one block that nothing else joins; ``end_brief`` follows.
+        """Begin a file of at most one block, which no other stream joins; ``end_brief`` has to follow.
 
         Raises:
             NameRefused, BadFacts: the file cannot be taken under that name.
@@ -264,13 +264,13 @@ class FileWriter:
         self._engine.committer.withdraw(upload)
 
     def tell_stored(self, sourceid: bytes, stored: StoredFile) -> None:
-        """Tell an upload with the same sourceid, if there is one, that its file came as a brief one."""
+        """Tell an upload with the same sourceid, if there is one, that its file has come without OPEN."""
         live = self._engine.uploads.find(self._key(sourceid))
         if live is not None:
             live.committed_as(stored)
 
     def end_brief(self, sourceid: bytes) -> None:
-        """End what ``begin_brief`` began."""
+        """Release what ``begin_brief`` reserved."""
         self._engine.uploads.end_brief(self._key(sourceid))
 
     async def cancel(self, sourceid: bytes) -> None:
@@ -279,11 +279,11 @@ class FileWriter:
         self._engine.quotas.changed(self.realm)
 
     def count_as_one(self, sourceid: bytes, other: bytes) -> None:
-        """Only one of two uploads can become a file: ``other`` needs no room beside it."""
+        """Count two uploads once in the quota: only one of them can become a file."""
         self._engine.quotas.count_as_one(self._key(sourceid), self._key(other))
 
     def count_apart(self, other: bytes) -> None:
-        """The end of ``count_as_one``. Harmless when repeated."""
+        """Undo ``count_as_one``. Harmless when repeated."""
         self._engine.quotas.count_apart(self._key(other))
 
     # ---- files ------------------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class FileWriter:
             NameRefused, NotPermitted: it cannot be removed.
             UnknownFile: it is not there, or not in the realm.
 
-        Cancellation: what was begun is done all the same.
+        Cancellation: it is removed all the same, once this has begun.
         """
         name, id_ = await run_in_thread(lambda: self._target(filename, file_id))
         await commit_and_wait(self._engine.committer, Remove(name, id_, recursive), self.realm.principal)
@@ -313,20 +313,20 @@ class FileWriter:
         """Open a file that this principal committed; blocking. Raises UnknownFile."""
         return self._engine.store.open_file(None, stored.file_id)
 
-    # ---- what is decided here ---------------------------------------------------------------------------------
+    # ---- names and ids ----------------------------------------------------------------------------------------
 
     def _key(self, sourceid: bytes) -> UploadKey:
         return UploadKey(self.realm.principal, sourceid)
 
     def _inside(self, facts: Facts) -> Facts:
-        """The facts with the name as the store knows it."""
+        """The facts with the store's name. Raises NameRefused, BadFacts."""
         name = self.realm.inside(facts.filename)
         if facts.filetype == FOLDER_FILETYPE and facts.filesize != 0:
             raise BadFacts("a folder has no bytes: its filesize is 0")
         return facts if name is facts.filename else replace(facts, filename=name)
 
     def _target(self, filename: str, file_id: bytes) -> tuple[SafeName | None, bytes | None]:
-        """What is to be removed; an id of something outside the realm is unknown (BP1-PRN-003)."""
+        """The name or id to remove. Raises UnknownFile for the id of a file outside the realm (BP1-PRN-003)."""
         if file_id == ZERO_ID:
             return self.realm.inward(filename), None
         if self.realm.folder is None:

@@ -1,18 +1,18 @@
-"""Quota: how many bytes a principal's files and uploads have together, held against its quota.
+"""Quota: limit the bytes that a principal's files and uploads have together.
 
-    used = the files in the realm's folder, as they were looked at last, and what was committed since
-    reserved = the filesize of every unfinished upload (of one of unknown size: up to its furthest block, or what it has)
+    used = the files in the realm's folder at the last look, and what was committed since
+    reserved = the filesize of every unfinished upload (of unknown size: up to its last block, or what it has on disk)
     used + reserved ≤ quota
 
-``LiveUploads`` reserves for whoever opens an upload, in whatever protocol, so that what does not fit is refused before
-its bytes come. What counts is the committer: it asks here before anything becomes durable (``admit``), and tells what
-became of it (``settle``). A work that is not covered by what its upload has reserved is covered now or not done.
+``LiveUploads`` reserves bytes when an upload is opened, in any protocol, so that one that does not fit is refused before
+its bytes come. The committer enforces the quota: it asks before anything becomes durable (``admit``) and reports the outcome
+(``settle``). A work that exceeds its upload's reservation extends it, or is not done.
 
-An upload whose stream is open, or whose works are under way, keeps what was reserved for it, also before the store has
-anything of it: many begun at once cannot have more together than one after another.
+An upload keeps its reservation while a stream or a work of it is under way, even before the store has anything of it. So
+uploads that begin at the same time get no more together than one after another.
 
-Looking takes a walk through the folder, so it is done for the first upload, after a removal, and before anything is refused:
-what others made room for counts then. Where something is not known for sure, more is counted and never less.
+A look walks through the folder, so it happens only for the first upload, after a removal, and before a refusal, so that room
+made by others counts. In doubt too much is counted, never too little.
 
 Spec: BP1-PRN-005.
 """
@@ -31,11 +31,11 @@ from .threads import Kind, run_in_thread
 
 _PAGE = 1000
 _LOOKS = 3
-"""How often it is looked again because something was committed meanwhile."""
+"""How often to look again because something was committed meanwhile."""
 
 
 class QuotaAccount:
-    """What one principal has.
+    """The account of one principal.
 
     Args:
         realm: its realm, which has a quota.
@@ -53,28 +53,28 @@ class QuotaAccount:
 
     @property
     def quota(self) -> int:
-        """Bytes that it may have."""
+        """The bytes that it may have."""
         assert self.realm.quota is not None
         return self.realm.quota
 
     @property
     def busy(self) -> set[UploadKey]:
-        """What keeps its reservation whatever the store has of it."""
+        """The uploads that keep their reservation whatever the store has of them."""
         return {self.key_of(key) for key in self.streams.keys() | self.works.keys()}
 
     def key_of(self, key: UploadKey) -> UploadKey:
-        """Under which key is counted what ``key`` has."""
+        """The key under which an upload is counted."""
         return self.same.get(key, key)
 
     def room(self, key: UploadKey) -> int:
-        """Bytes that ``key`` may have; negative if the quota is overdrawn already, or nobody has looked."""
+        """Bytes that ``key`` may have; negative if the quota is exceeded already, or nothing was looked at yet."""
         if self.used is None:
             return -1
         others = sum(length for other, length in self.reserved.items() if other != key)
         return self.quota - self.used - others
 
     def cover(self, key: UploadKey, length: int) -> bool:
-        """Reserve ``length`` bytes for an upload, if it has not as many and they fit."""
+        """Reserve ``length`` bytes for an upload, unless it has them; False if they do not fit."""
         if length > self.reserved.get(key, 0):
             if length > self.room(key):
                 return False
@@ -94,47 +94,49 @@ class Quotas:
         self._quotas: dict[bytes, QuotaAccount] = {}
 
     def hold(self, realm: Realm) -> None:
-        """Hold a principal to its quota from now on, whatever way it uses; one that has none is free."""
+        """Hold a principal to its quota, if it has one, from now on."""
         if realm.quota is not None:
             self._quotas.setdefault(realm.principal, QuotaAccount(realm)).realm = realm
 
-    # ---- what those who open uploads say --------------------------------------------------------------------------
+    # ---- for those who open uploads -------------------------------------------------------------------------------
 
     def begin(self, key: UploadKey) -> None:
-        """A stream brings an upload: what is reserved for it stays so until ``end``."""
+        """A stream sends an upload, which keeps its reservation until ``end``."""
         account = self._quotas.get(key.principal)
         if account is not None:
             account.streams[key] += 1
 
     def end(self, key: UploadKey) -> None:
-        """A stream has ended; what the store has nothing of is forgotten with the next look."""
+        """A stream has ended; the next look forgets the reservation if the store has nothing of the upload."""
         account = self._quotas.get(key.principal)
         if account is not None:
             _less(account.streams, key)
 
     def count_as_one(self, key: UploadKey, other: UploadKey) -> None:
-        """Only one of two uploads can become a file, and it is not known yet which: ``other`` needs no room beside it."""
+        """Count two uploads once, of which only one can become a file."""
         account = self._quotas.get(key.principal)
         if account is not None:
             account.same[other] = key
             account.used = None
 
     def count_apart(self, other: UploadKey) -> None:
-        """The end of ``count_as_one``. Harmless when repeated."""
+        """Undo ``count_as_one``. Harmless when repeated."""
         account = self._quotas.get(other.principal)
         if account is not None and account.same.pop(other, None) is not None:
             account.used = None
 
     def covers(self, key: UploadKey, length: int) -> bool:
-        """Reserve ``length`` bytes for an upload, if that can be decided without looking; False: ``reserve`` looks."""
+        """Reserve ``length`` bytes for an upload without looking; False: call ``reserve``, which looks."""
         account = self._quotas.get(key.principal)
         return account is None or (account.used is not None and account.cover(account.key_of(key), length))
 
     async def reserve(self, key: UploadKey, length: int) -> None:
-        """Let an upload have ``length`` bytes; if it has more already, it keeps them.
+        """Reserve ``length`` bytes for an upload; if it has more, it keeps them.
 
         Raises:
-            QuotaExceeded: they do not fit; what was reserved stays so.
+            QuotaExceeded: they do not fit; an earlier reservation stays.
+
+        Cancellation: nothing more is reserved.
         """
         account = self._quotas.get(key.principal)
         if account is None:
@@ -151,10 +153,10 @@ class Quotas:
             f"{length} bytes do not fit the quota of {account.quota}", current=max(0, account.room(key))
         )
 
-    # ---- what the committer asks and tells ----------------------------------------------------------------------
+    # ---- for the committer --------------------------------------------------------------------------------------
 
     def admit(self, work: Work) -> QuotaExceeded | None:
-        """A work is going to be done: why its bytes may not become durable, or None. ``settle`` follows."""
+        """Why the bytes of a work may not become durable, or None; ``settle`` has to follow."""
         if not isinstance(work, BlockDone | Finish):
             return None
         key = work.upload.key
@@ -166,7 +168,7 @@ class Quotas:
         return None if account.cover(key, length) else self._exceeded(account, key, length)
 
     def settle(self, work: Work, outcome: Outcome) -> None:
-        """A work was done, or not: see the outcome."""
+        """Count what became of a work."""
         if isinstance(work, Discard):
             account = self._quotas.get(work.key.principal)
             if account is not None and outcome is None and account.key_of(work.key) not in account.busy:
@@ -187,24 +189,24 @@ class Quotas:
                     account.used += outcome.filesize
 
     async def is_there(self, key: UploadKey) -> bool:
-        """Whether the upload was committed, and its file still is what was."""
+        """Whether the upload was committed and its file has not changed since."""
         return bool(await run_in_thread(lambda: self._store.receipts(key.principal, [key.sourceid])))
 
     def used(self) -> dict[bytes, int]:
-        """How many bytes each principal has that a quota was looked at for, by its 16 bytes; reserved ones too."""
+        """The bytes of each principal with a quota, reserved ones included, by its 16 bytes."""
         return {
             principal: (account.used or 0) + sum(account.reserved.values())
             for principal, account in self._quotas.items()
         }
 
     def changed(self, realm: Realm) -> None:
-        """Something was removed: look again before the next upload."""
+        """Look again before the next upload: something was removed."""
         account = self._quotas.get(realm.principal)
         if account is not None:
             account.used = None
 
     async def _look(self, account: QuotaAccount) -> None:
-        """Count what there is; what is committed meanwhile may be counted twice, and never not at all."""
+        """Count what there is; what is committed meanwhile may be counted twice, but is never missed."""
         for _ in range(_LOOKS):
             before = account.stored
             used, begun = await run_in_thread(lambda: self._measure(account.realm), Kind.LIST)
@@ -238,22 +240,22 @@ class Quotas:
 
 
 def _less(counts: Counter[UploadKey], key: UploadKey) -> None:
-    """One less of ``key``; who came before the quota did is not counted."""
+    """Count one less of ``key``, if it was counted at all."""
     counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]
 
 
 def _durable_after(work: BlockDone | Finish) -> int:
-    """The bytes that its upload may have once the work is done."""
+    """The bytes that the upload has once the work is done."""
     if isinstance(work, Finish):
-        return sum(block.length for block in work.blocks)  # those of other uploads are durable already
+        return sum(block.length for block in work.blocks)  # the other blocks are durable already
     filesize = work.upload.facts.filesize
     return (work.blockno + 1) * BLOCK_LENGTH if filesize is None else filesize
 
 
 def _length_of(upload: UploadEntry) -> int:
-    """The bytes that an unfinished upload has, or will have where that is known."""
+    """The bytes that an unfinished upload has, or will have if its size is known."""
     if upload.filesize is not None:
         return upload.filesize
     return max(upload.position, upload.held_count * BLOCK_LENGTH, upload.taken)
