@@ -1,4 +1,4 @@
-"""What a dialect is, to the server that recognises and serves it.
+"""The interface of a dialect to the server that recognises and serves it.
 
 Spec: BP1-DIA.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..transfer.file_service import FileWriter
 
 FIRST_LENGTH_MAX = 84
-"""With so many bytes every dialect knows whether it is spoken (BP1-DIA)."""
+"""With this many bytes every dialect knows whether it is spoken (BP1-DIA)."""
 
 TEXT_LENGTH = 70
 """The first bytes of a binary header that hold text, padded with NUL: a line of text has no NUL there (BP1-DIA)."""
@@ -40,12 +40,12 @@ class Recognition(Enum):
 
 
 class DialectPeer(Protocol):
-    """One connection that speaks a dialect, as its dialect needs it; see ``DialectConnection``.
+    """One connection that speaks a dialect, as the dialect sees it; see ``DialectConnection``.
 
     Attributes:
         endpoint: the byte stream.
-        begun_at: the Trio time when the connection stood.
-        refusal: why it may bring nothing, or None.
+        begun_at: the Trio time when the connection was established.
+        refusal: why it may not upload, or None.
     """
 
     endpoint: Endpoint
@@ -54,7 +54,7 @@ class DialectPeer(Protocol):
 
     @property
     def writer(self) -> FileWriter:
-        """What it may do. Raises why it may do nothing."""
+        """What it may do. Raises ``refusal``, if there is one."""
 
     async def receive_into(self, view: memoryview, silence_s: float = ...) -> int:
         """Fill ``view`` with at least one byte; returns how many, 0 at the peer's end of stream.
@@ -67,10 +67,10 @@ class DialectPeer(Protocol):
         """Send all of ``parts``. Raises ConnectionLost."""
 
     async def say_last(self, words: bytes) -> None:
-        """Send ``words``, half-close, and drop what still comes, so that the words arrive."""
+        """Send ``words``, half-close, and drop what still comes, so that the words arrive. Raises ConnectionLost."""
 
     async def drain(self) -> int:
-        """Read and drop until the peer's end of stream; returns how many bytes there were."""
+        """Read and drop until the peer's end of stream; returns how many bytes there were. Raises ConnectionLost."""
 
     def tell(self, level: int, event: str, text: str, /, **facts: object) -> None:
         """Log a sentence about this connection; ``event`` and ``facts`` are for programs."""
@@ -92,18 +92,18 @@ class Dialect(Protocol):
         """Whether a connection that begins with ``first`` speaks it; a pure function.
 
         Args:
-            first: at least one byte; perhaps more than ``FIRST_LENGTH_MAX``, and what was YES stays YES with more bytes.
+            first: at least one byte, perhaps more than ``FIRST_LENGTH_MAX``; YES stays YES with more bytes.
 
         Returns:
             MORE only for less than ``FIRST_LENGTH_MAX`` bytes.
         """
 
     async def serve(self, dialect_connection: DialectPeer) -> None:
-        """Answer one connection until it has ended; whoever called closes it.
+        """Answer one connection to its end; the caller closes it.
 
         Raises:
             ConnectionLost: it broke.
-            TransferError, StoreError: the upload cannot go on; what can be told to the peer was told.
+            TransferError, StoreError: the upload cannot go on; the peer was told as far as the dialect can.
 
-        Cancellation: what was received is kept as far as the dialect allows; nothing is waited for.
+        Cancellation: what was received is kept as far as the dialect can resume it.
         """

@@ -1,8 +1,8 @@
-"""DialectConnection: one connection that speaks a dialect, as its dialect reads it and as the server ends it.
+"""DialectConnection: one connection that speaks a dialect.
 
-The dialect reads through ``receive_into``, which gives the bytes that had to be read to detect the dialect. The server
-ends it by ``close``: the dialect's ``serve`` is cancelled, which records what was received, and nothing is said, because
-no dialect has words for that; its clients come back and ask where to go on.
+The dialect reads through ``receive_into``, which first gives the bytes that were read to detect it. The server ends the
+connection with ``close``: the dialect's ``serve`` is cancelled, which records what was received. The peer is not told,
+because no dialect has a message for that; it comes back and asks where to go on.
 
 Spec: BP1-DIA.
 """
@@ -22,9 +22,9 @@ from ..transfer.file_service import FileWriter
 from .dialect import Dialect
 
 SILENCE_S = 600.0
-"""How long a peer may be silent in the middle of a file (BP1-DIA)."""
+"""How long a peer may be silent within a file (BP1-DIA)."""
 DRAIN_S = 5.0
-"""How long what comes after the last wanted byte is read and dropped before the connection is closed (BP1-DIA)."""
+"""How long to read and drop what comes after the file before closing the connection (BP1-DIA)."""
 _DRAIN_LENGTH = 64 * 1024
 
 log = logging.getLogger(__name__)
@@ -34,15 +34,15 @@ class DialectConnection:
     """One connection that speaks a dialect.
 
     Args:
-        dialect: what answers.
+        dialect: answers it.
         endpoint: the byte stream; owned from now on.
-        first: what has come already.
-        writer: what it may do; or why it may do nothing, which its dialect tells the peer and ends.
+        first: the bytes that have come already.
+        writer: what it may do; or why it may not upload, which the dialect tells the peer.
 
     Attributes:
-        begun_at: the Trio time when the connection stood.
-        heard_s: the Trio time when something came last.
-        refusal: why it may bring nothing; None: it may.
+        begun_at: the Trio time when the connection was established.
+        heard_s: the Trio time when a byte last came.
+        refusal: why it may not upload, or None.
         finished: set when it has ended.
     """
 
@@ -86,13 +86,13 @@ class DialectConnection:
             with trio.CancelScope(shield=True):
                 await self.endpoint.aclose()
             self.finished.set()
-        if self._lost is not None:  # its client heard little of it or nothing: the log tells it
+        if self._lost is not None:  # the peer has heard little of it or nothing
             why = show_name(str(self._lost))
             self.tell(logging.INFO, "connection ended", f"{self._dialect.name} ended: {why}", why=why)
         return self._lost or ConnectionLost(f"{self.endpoint.peer} has ended")
 
     def tell(self, level: int, event: str, text: str, /, **facts: object) -> None:
-        """Log a sentence of this visit: ``event`` is what it is called where programs read, with ``facts``."""
+        """Log a sentence about this connection; ``event`` and ``facts`` are for programs."""
         extra = {"event": event, "facts": {"dialect": self._dialect.name, **facts}}
         log.log(level, "%s: %s", self.endpoint.peer, text, extra=extra, stacklevel=2)
 
@@ -102,15 +102,15 @@ class DialectConnection:
         self._scope.cancel()
 
     def end_with(self, error: BlockprotoError) -> None:
-        """End it for a reason that no dialect has words for."""
+        """End the connection now; no dialect can tell the peer why."""
         self.close(error)
 
     def say_goodbye(self, code: Code, *, grace_ms: int, retry_after_ms: int) -> None:
-        """The server is stopping. No dialect can be told: what ends within the grace is finished, the rest is resumed."""
+        """Do nothing: no dialect can be told that the server stops. An upload that does not end in time is resumed later."""
 
     @property
     def writer(self) -> FileWriter:
-        """What it may do. Raises why it may do nothing."""
+        """What it may do. Raises ``refusal``, if there is one."""
         if isinstance(self._writer, BlockprotoError):
             raise self._writer
         return self._writer

@@ -1,4 +1,4 @@
-"""The dialects this program knows, by name: the only place that picks them."""
+"""The dialects by name; the only place that picks them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DIALECTS: dict[str, Callable[[], Dialect]] = {
     f"{Struct82.name}-from-0": partial(Struct82, 0),
     f"{Struct82.name}-from-1": partial(Struct82, 1),
 }
-"""The last two are for senders whose numbering does not tell by itself (BP1-S82-015)."""
+"""The last two are for senders whose numbering cannot be detected (BP1-S82-015)."""
 
 SENDERS: dict[str, Callable[[int | None], DialectSender]] = {
     Sourceid.name: lambda connections: SourceidSender(),
     Struct82.name: lambda connections: Struct82Sender(connections or CONNECTIONS_DEFAULT),
 }
-"""Those that this program can also send in; they are told over how many connections, or None for what is usual there."""
+"""The dialects in which this program can send; called with the number of connections, or None for the default."""
 
 ONE_CONNECTION = {Sourceid.name}
 """Dialects that send a file over one connection only."""
@@ -34,7 +34,7 @@ def dialects_of(names: Iterable[str]) -> list[Dialect]:
     """The dialects of these names, each once.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no dialect of that name.
     """
     unknown = [name for name in names if name not in DIALECTS]
     if unknown:

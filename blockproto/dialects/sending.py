@@ -1,12 +1,11 @@
 """Sending a file to a server that speaks an older dialect only.
 
-What is common to all of them: the file, which must not change while it is sent; coming back after the line broke; and what
-can be told in the end. A dialect adds one class, its ``DialectSender``: one connection's worth of words (see
-``registry.SENDERS``).
+Common to all of them are the file, which must not change while it is sent; retries after a lost connection; and the result.
+A dialect adds its ``DialectSender`` (see ``registry.SENDERS``).
 
     send_file → DialectSender.send
         → ConnectionLost → again, until there was no progress ``TRIES`` times, or for ``retry_for_s``
-        → Unanswered     → told at once: a server that never answers does not speak the dialect
+        → Unanswered     → raised at once: a server that never answers does not speak the dialect
 
 Spec: BP1-DIA, BP1-SID-018 to 022.
 """
@@ -31,23 +30,23 @@ from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitt
 from ..transfer.send_source import OnProgress, Progress
 
 TRIES = 8
-"""How often a client comes back without any progress."""
+"""How often to try in a row without any progress."""
 UNANSWERED_TRIES = 2
-"""How often to a server that closes and has never answered: it may just have been stopped, but not twice."""
+"""The same for a server that closes and has never answered: it may just have been stopped, but not twice."""
 RETRY_S = 0.5
 RETRY_MOST_S = 8.0
-"""How long it waits before the first time; twice as long each time after, up to the most."""
+"""The first wait before a retry; it doubles each time, up to the most."""
 _COMING_BACK = {Code.BUSY, Code.STORE_FULL}
-"""Refusals after which the same can succeed a little later (BP1-S82-034)."""
+"""Refusals after which a retry can succeed (BP1-S82-034)."""
 PIECE_LENGTH = 1 << 20
 """Bytes that are read and sent at once."""
 
 
 class Unanswered(ConnectionLost):
-    """The server was there and has not answered a word: perhaps it does not speak this dialect.
+    """The server could be reached and has not answered: perhaps it does not speak this dialect.
 
     Attributes:
-        silent: whether it was waited for in vain; else it closed.
+        silent: whether it did nothing for too long; otherwise it closed.
     """
 
     def __init__(self, text: str, *, silent: bool) -> None:
@@ -57,14 +56,14 @@ class Unanswered(ConnectionLost):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of a file.
+    """The result for a file.
 
     Attributes:
-        filename: the name that was asked for; ``stored_as`` the one it got, or None where the server cannot say.
-        sourceid: what the server knows the upload by, or None where a dialect has none.
+        filename: the name that was asked for; ``stored_as``: the one it got, or None if the server cannot tell.
+        sourceid: the server's id of the upload, or None if the dialect has none.
         resumed: whether something was there already.
-        payload_bytes_sent: bytes of the file that were put on the wire by this call.
-        confirmed: whether the server said that the file is complete and durable; else only that all bytes were sent.
+        payload_bytes_sent: bytes of the file that this call has sent.
+        confirmed: whether the server has confirmed that the file is complete and durable; otherwise all bytes were sent.
     """
 
     filename: str
@@ -82,20 +81,20 @@ class Outgoing:
 
     Args:
         path: of the file.
-        name: what it is called on the server: one component.
+        name: its name on the server: one component.
         server: ``HOST:PORT``.
         progress: called as ``position`` rises, or None.
 
     Attributes:
         filesize: bytes, when it was opened.
-        answered: whether the server has said anything that is of the dialect; a sender sets it by ``reached``.
-        position: how far the server is, as the server says; a sender sets it by ``reached``.
+        answered: whether the server has answered in the dialect; set by ``reached``.
+        position: how far the server is, as it says; set by ``reached``.
         payload_bytes_sent: so far.
 
     Raises:
         OSError: it cannot be opened.
-        NotPermitted: it is no file.
-        NameRefused, BadFacts: the name cannot be said.
+        NotPermitted: it is not a file.
+        NameRefused, BadFacts: the dialect cannot carry the name.
     """
 
     def __init__(self, path: Path, name: str, server: str, progress: OnProgress | None = None) -> None:
@@ -117,25 +116,25 @@ class Outgoing:
         self._progress = progress
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         os.close(self._fd)
 
     def decimal_sourceid(self) -> str:
-        """A positive number of 63 bits that is this file's, as long as it does not change (BP1-SID-021)."""
+        """A positive number of 63 bits that identifies this file as long as it does not change (BP1-SID-021)."""
         real = os.path.realpath(self.path)
         secret = installation_secret()
         derived = derive_earlier_sourceid(secret, self.server, self.filename, real, self._facts)
         return str(1 + int.from_bytes(derived, "big") % ((1 << 63) - 1))
 
     def reached(self, position: int) -> None:
-        """The server says that it is so far."""
+        """The server says that it has everything up to ``position``."""
         self.answered = True
         self.resumed = self.resumed or (position > 0 and not self.payload_bytes_sent)
         self.position = max(self.position, position)
         self._report(position)
 
     def sent(self, count: int, position: int) -> None:
-        """``count`` more bytes are on the wire, up to ``position``."""
+        """``count`` more bytes were sent, up to ``position``."""
         self.payload_bytes_sent += count
         self._report(position)
 
@@ -143,7 +142,7 @@ class Outgoing:
         """Fill ``view`` from byte ``position`` on; returns how many bytes there are.
 
         Raises:
-            SourceChanged: the file is not the one that was opened; noticed before its last byte is handed out.
+            SourceChanged: the file has changed; raised at the latest with its last byte.
         """
         return await trio.to_thread.run_sync(self._read_into, position, view)
 
@@ -167,7 +166,7 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How one ``DialectSender.send`` ended well; the fields are those of ``Sent``."""
+    """The result of ``DialectSender.send``; see ``Sent`` for the fields."""
 
     sourceid: str | None
     confirmed: bool
@@ -178,10 +177,10 @@ class DialectSender(Protocol):
     """The client's side of a dialect."""
 
     async def send(self, dial: Dial, file: Outgoing) -> Ending:
-        """Send what the server does not have, over one connection or a few; go on where it says.
+        """Send what the server does not have, over one or several connections.
 
         Raises:
-            Unanswered: the server said nothing at all.
+            Unanswered: the server did not answer at all.
             ConnectionLost: the line broke; trying again resumes.
             SourceChanged: see ``Outgoing.read_into``.
             BlockprotoError: the server refused.
@@ -204,17 +203,17 @@ async def send_file(
         sender: the dialect.
         url: ``bp://HOST:PORT``.
         path: the file.
-        name: what it is called on the server; None for its own name.
-        progress: called now and then; what it says to be done is sent, and durable only where the dialect can tell.
-        retry_for_s: for how many seconds to come back while nothing gets further, also to a server that is not there yet;
-            0: not at all. None: ``TRIES`` times to a server that was there; not at all if nobody was, or if it is silent.
-        on_line: hears when the connection is gone and when it is tried again.
+        name: its name on the server; None: its own name.
+        progress: called with the bytes that are sent, or durable if the dialect can tell.
+        retry_for_s: for how many seconds to retry without progress, also if the server cannot be reached yet; 0: not at all.
+            None: ``TRIES`` times if the server could be reached; not at all if it could not, or is silent.
+        on_line: hears when the connection is lost and when it is tried again.
 
     Raises:
         ValueError: ``url`` is not of that form.
-        OSError, NotPermitted: there is no such file.
-        NameRefused, BadFacts: the name cannot be said.
-        ConnectionLost: the server could not be reached, or the line broke again and again without progress.
+        OSError, NotPermitted: the file cannot be opened.
+        NameRefused, BadFacts: the dialect cannot carry the name.
+        ConnectionLost: the server could not be reached, or the connection was lost too often without progress.
         BlockprotoError: the server refused.
 
     Cancellation: the connection is closed; the same call again goes on.
@@ -245,7 +244,7 @@ async def _send_again_and_again(
     retry_for_s: float | None = None,
     on_line: OnLine | None = None,
 ) -> Ending:
-    """Come back as long as there is progress; but not if nobody was there the first time: then the address is wrong."""
+    """Retry as long as there is progress; not if the server could not be reached at first: the address may be wrong."""
     met = False
 
     async def dial_and_note() -> Endpoint:
@@ -281,7 +280,7 @@ async def _send_again_and_again(
 
 
 def _tries_of(error: BlockprotoError, file: Outgoing) -> int:
-    """How often a server is tried without progress that was there and ended with ``error``."""
+    """How often to try a server in a row without progress, after ``error``."""
     if file.answered or not isinstance(error, Unanswered):
         return TRIES
     return 1 if error.silent else UNANSWERED_TRIES

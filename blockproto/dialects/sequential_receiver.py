@@ -3,8 +3,8 @@
     open → resume → (seek) → take, take, … → commit
                                    ↘ leave: what is there of the unfinished block is recorded
 
-The dialect that uses it has no digests, so they are computed here as the bytes come, and the root is over them: what is
-committed is what was received. Bytes that are durable already and come again are compared with those on the disk.
+Its dialect has no digests, so they and the root are computed from the bytes as they come. Bytes that are durable already and
+come again are compared with those on the disk.
 
 Invariant: bytes received − bytes durable ≤ ``UNDURABLE_MAX`` blocks and the one that is unfinished.
 
@@ -25,15 +25,15 @@ from ..transfer.file_service import FileWriter
 from ..transfer.live_upload import LiveUpload
 
 UNDURABLE_MAX = 63
-"""Whole blocks that may have been received and not be durable yet (BP1-DIA-014)."""
+"""Whole blocks that may be received and not durable yet (BP1-DIA-014)."""
 
 
 class SequentialReceiver:
-    """One connection that brings an upload from its first missing byte to its end; the ``Feed`` of the upload.
+    """Receives an upload over one connection, from its first missing byte to its end; the ``Feed`` of the upload.
 
     Args:
-        on_stopped: called once if the upload is taken away after ``seek``: a newer connection has it, somebody cancelled
-            it, or a block could not be kept. Before, ``open`` raises that, so that it can be told.
+        on_stopped: called once if the upload stops after ``seek``: a newer connection has taken it over, it was cancelled,
+            or a block could not be stored. Before ``seek``, ``open`` raises that, so that the client can be told.
 
     Attributes:
         stored: the receipt, once the file is complete.
@@ -52,17 +52,19 @@ class SequentialReceiver:
         self._next = 0
         self._news = trio.lowlevel.ParkingLot()
 
-    # ---- what the dialect does --------------------------------------------------------------------------------
+    # ---- for the dialect --------------------------------------------------------------------------------------
 
     async def open(self, writer: FileWriter, sourceid: bytes, facts: Facts) -> int:
         """Take the upload over, or begin it; returns the position up to which everything is durable.
 
-        That is the filesize if and only if the file is complete, and has its name.
+        That is the filesize if and only if the file is committed.
 
         Raises:
-            NameRefused, StoreFull, NotPermitted, QuotaExceeded, SourceChanged: it cannot be taken.
-            Superseded, Cancelled: it was taken away meanwhile.
+            NameRefused, StoreFull, NotPermitted, QuotaExceeded, SourceChanged, HookRefused: it is refused.
+            Superseded, Cancelled: it was taken over or cancelled meanwhile.
             StoreFailed: the medium reported an error.
+
+        Cancellation: call ``leave``.
         """
         assert facts.filesize is not None
         self._filesize = facts.filesize
@@ -74,7 +76,7 @@ class SequentialReceiver:
             return found.filesize
         self._upload, self._blocks = found, BlockReceiver(found, self)
         await found.settle()
-        if self.stored is None:  # else an older connection had brought all of it, and its end was waited for
+        if self.stored is None:  # else an older connection has just been committed
             self._next = self._alive().position
             if self._next < self._filesize:
                 await self._begin_block(go_on=True)
@@ -88,7 +90,7 @@ class SequentialReceiver:
         return self._durable
 
     def seek(self, position: int) -> None:
-        """The next bytes begin at ``position``, which is not behind what ``open`` returned; raises as ``open``."""
+        """Let the next bytes begin at ``position``, at most what ``open`` returned; raises as ``open``."""
         assert position <= self._durable
         if self.stored is None:
             self._alive()
@@ -96,16 +98,18 @@ class SequentialReceiver:
         self._next = position
 
     async def take(self, view: memoryview) -> None:
-        """Keep the next bytes; those of a file that is complete are dropped.
+        """Store the next bytes; drop them if the file is complete.
 
         Args:
             view: within the file; may be used again when this returns.
 
         Raises:
-            SourceChanged: they are not those that are here already.
-            StoreFull, NotPermitted: they cannot be kept; what was kept stays.
-            Superseded, Cancelled: the upload was taken away.
+            SourceChanged: they differ from those that are here already.
+            StoreFull, NotPermitted: they cannot be stored; what was stored stays.
+            Superseded, Cancelled: the upload was taken over or cancelled.
             StoreFailed: the medium reported an error.
+
+        Cancellation: a write that runs in a thread is waited for.
         """
         if self.stored is None and self._next < self._durable:
             again = view[: self._durable - self._next]
@@ -115,7 +119,7 @@ class SequentialReceiver:
             blocks = self._alive_blocks()
             block = blocks.block or await self._begin_block()
             if block is None:
-                continue  # it is complete, or was taken away
+                continue  # it is committed, or has stopped
             assert block.end is not None
             part = view[: block.end - block.next]
             if await blocks.take(block.next, part) is None:
@@ -126,9 +130,11 @@ class SequentialReceiver:
                 await self._end_block(block)
 
     async def commit(self) -> None:
-        """All bytes have come: give the file its name, durably.
+        """Commit the file, of which all bytes have come.
 
-        Raises: as ``take``; FileExists, DigestsDiffer: it cannot be finished.
+        Raises: as ``take``; FileExists, DigestsDiffer, HookRefused: it is refused.
+
+        Cancellation: it may be committed all the same.
         """
         upload = self._alive()
         if not upload.finishing:
@@ -141,7 +147,7 @@ class SequentialReceiver:
             await self._news.park()
 
     def leave(self) -> None:
-        """Let go of the upload; what is there of an unfinished block is recorded. Harmless when repeated."""
+        """Leave the upload and record the prefix of an unfinished block. Harmless when repeated."""
         blocks, self._blocks = self._blocks, None
         upload, self._upload = self._upload, None
         if upload is None or blocks is None:
@@ -163,10 +169,10 @@ class SequentialReceiver:
         return self._blocks
 
     async def _begin_block(self, *, go_on: bool = False) -> BlockInProgress | None:
-        """Begin the block at ``_next``; or ``go_on`` behind what is there of it, before the client was told where.
+        """Begin the block at ``_next``; with ``go_on``, before the client was told where, continue its prefix.
 
         Returns:
-            None if the upload was completed or taken away meanwhile.
+            None if the upload was committed or has stopped meanwhile.
         """
         upload, blocks = self._alive(), self._alive_blocks()
         blockno = self._next // BLOCK_LENGTH
@@ -209,7 +215,7 @@ class SequentialReceiver:
         self._news.unpark_all()
 
     def say_differ(self, error: DigestsDiffer) -> None:
-        """See live_upload.Feed. This ends the stream: the root was computed here, and no sender repairs."""
+        """See live_upload.Feed. Stop: the root was computed here, and no sender can repair it."""
         self.say_stopped(error)
 
     def say_stopped(self, error: BlockprotoError) -> None:

@@ -1,8 +1,7 @@
 """The server's side of the dialect ``sourceid``: one line each way, then raw bytes to the end.
 
-After the answer nothing is said until the client has closed: it never reads again, and what it had not read when it closes
-would reset the connection and lose its last bytes. So what goes wrong later is logged here, and the client hears of it when
-it comes back and asks where to go on.
+After the answer nothing is sent: the client never reads again, and unread bytes at its close would reset the connection and
+lose its last bytes. So a later error is only logged, and the client hears of it when it comes back and asks where to go on.
 
 Spec: BP1-SID.
 """
@@ -65,14 +64,14 @@ class Sourceid:
 
 
 def new_sourceid() -> str:
-    """A random id that every client can keep: a positive number of 63 bits (BP1-SID-012)."""
+    """A random id that every client can store: a positive number of 63 bits (BP1-SID-012)."""
     return str(1 + secrets.randbelow((1 << 63) - 1))
 
 
 async def _answer(
     dialect_connection: DialectPeer, receiver: SequentialReceiver
 ) -> tuple[Request, int, bytes]:
-    """Read the line and answer it: what is asked for, where its bytes begin, and those that came with the line."""
+    """Read the line and answer it; returns the request, the position to go on at, and the bytes that came with the line."""
     try:
         line, rest = await _read_line(dialect_connection)
         request = parse(line)
@@ -93,7 +92,7 @@ async def _answer(
 
 
 async def _read_line(dialect_connection: DialectPeer) -> tuple[bytes, bytes]:
-    """The client's line without its end, and what came behind it."""
+    """The client's line without its end, and the bytes that came after it."""
     received = bytearray()
     view = memoryview(bytearray(LINE_LENGTH_MAX))
     with trio.move_on_at(dialect_connection.begun_at + GREETING_S):
@@ -109,7 +108,7 @@ async def _read_line(dialect_connection: DialectPeer) -> tuple[bytes, bytes]:
 
 
 def _derived(host: str, request: Request, sourceid: str) -> bytes:
-    """An upload is known by all of these, so that another name or size is another upload (BP1-SID-011)."""
+    """The sourceid of an upload; another name or size gives another one (BP1-SID-011)."""
     name, filesize = request.filename.text.encode(), request.filesize.to_bytes(8, "big")
     return derived_sourceid(Sourceid.name, host, sourceid.encode(), name, filesize)
 
@@ -126,7 +125,7 @@ async def _receive(
     rest: bytes,
     left: int,
 ) -> None:
-    """Take the ``left`` bytes of the file, those in ``rest`` first; then commit, and drop what comes until the close."""
+    """Take ``left`` bytes of the file, beginning with ``rest``; then commit, and drop what comes until the close."""
     peer, name = dialect_connection.endpoint.peer, show_name(request.filename.text)
     await receiver.take(memoryview(rest)[:left])
     beyond = max(0, len(rest) - left)

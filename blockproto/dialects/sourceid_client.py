@@ -1,11 +1,11 @@
-"""The client's side of the dialect ``sourceid``; it works with the oldest servers too.
+"""The client's side of the dialect ``sourceid``; it works with the oldest servers, too.
 
-    ask → answer → stream from where it says → half-close → wait for the server's close
-      ↑                                                        │
-      └── only a server that names ``durable``: until it names the whole file ──┘
+    ask → answer → stream from the position → half-close → wait for the server's close
+      ↑                                                     │
+      └── only if the server gives ``durable``: until that is the whole file ──┘
 
-The id is derived from the file (BP1-SID-021), so nothing is remembered. Old servers cannot say that a file is safe, and
-would begin a second one if they were asked again after the end; what was sent to them is told as not confirmed.
+The id is derived from the file (BP1-SID-021), so nothing is stored. An old server cannot confirm that a file is safe, and
+would begin a second one if it were asked again after the end; a file sent to it is reported as not confirmed.
 
 Spec: BP1-SID-002, BP1-SID-018 to 022.
 """
@@ -22,9 +22,9 @@ from .sending import PIECE_LENGTH, Ending, Outgoing, Unanswered
 from .sourceid_line import LINE_LENGTH_MAX, Answer, answer_ended, check_name, parse_answer, request_line
 
 ANSWER_S = 60.0
-"""How long a server may take to answer the line: it makes durable what came before."""
+"""How long a server may take to answer the line: it first makes durable what came before."""
 OLD_CLOSE_S = 10.0
-"""How long an old server is waited for, that it may read what it was sent, before the connection is closed here."""
+"""How long to wait for an old server to read everything before closing the connection."""
 
 
 class SourceidSender:
@@ -34,7 +34,7 @@ class SourceidSender:
         """See DialectSender.
 
         Raises:
-            NameRefused: the name cannot be said in this dialect; nothing was sent.
+            NameRefused: this dialect cannot carry the name; nothing was sent.
         """
         check_name(file.filename)
         sourceid = file.decimal_sourceid()
@@ -46,7 +46,7 @@ class SourceidSender:
         return Ending(answer.sourceid, confirmed=answer.durable is not None)
 
     async def _once(self, dial: Dial, file: Outgoing, sourceid: str) -> Answer:
-        """One connection; returns what was answered at its beginning."""
+        """Send over one connection; returns the answer at its beginning."""
         endpoint = await dial()
         try:
             answer = await _ask(endpoint, file, sourceid)
@@ -62,7 +62,7 @@ class SourceidSender:
 
 
 async def _ask(endpoint: Endpoint, file: Outgoing, sourceid: str) -> Answer:
-    """Say the line and read the answer's, which is all that a server says."""
+    """Send the line and read the answer, which is all that a server sends."""
     await endpoint.send([request_line(file.filename, file.filesize, sourceid)])
     deadline = trio.current_time() + ANSWER_S
     view = memoryview(bytearray(LINE_LENGTH_MAX))
@@ -92,7 +92,7 @@ async def _stream(endpoint: Endpoint, file: Outgoing, position: int) -> None:
 
 
 async def _wait_for_close(endpoint: Endpoint, patience_s: float) -> None:
-    """Wait until the server has closed, which it does when it has read everything."""
+    """Wait until the server closes, which it does when it has read everything."""
     view = memoryview(bytearray(LINE_LENGTH_MAX))
     deadline = trio.current_time() + patience_s
     while await endpoint.receive_into(view, lambda: deadline):

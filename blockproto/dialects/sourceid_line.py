@@ -2,12 +2,11 @@ r"""The line that begins a connection of the dialect ``sourceid``, and the one t
 
     Content-Length=<decimal>;filename=<name>;sourceid=<empty or id>\r\n        →  sourceid=<id>;position=<n>\r\n
 
-There are many hands in the clients, so what they write is read with patience: keys in any case, blanks around keys and
-values, fields in any order, unknown fields among them, ``filenname``, no ``sourceid`` where there is no id yet. A name may
-hold ``;``: it goes up to the next field that is known, and of several ``sourceid`` the last one counts. The line ends with
-LF or CRLF; or, where what has come ends with it, with ``%`` or the four characters ``/r/n`` right after the digits of the
-id: those clients wait for the answer then. Servers of the same hands end their answers like that, and nobody knows whether
-they read a name as ours does: so our client says no name that any of them would cut (``check_name``).
+The clients have many authors, so their lines are read leniently: keys in any case, blanks around keys and values, fields in
+any order, unknown fields, ``filenname``, no ``sourceid`` if there is no id yet. A name may contain ``;``: it extends to the
+next known field, and of several ``sourceid`` the last one counts. The line ends with LF or CRLF; or, if the client then
+waits, with ``%`` or the four characters ``/r/n`` right after the digits of the id. Old servers may end their answers like
+that, too, and may read names differently: so our client sends no name that any of them would cut (``check_name``).
 
 Spec: BP1-SID.
 """
@@ -58,10 +57,10 @@ class Request:
     """What a client asks for.
 
     Attributes:
-        filename: the last component of what it called the file.
+        filename: the last component of the name it gave.
         filesize: bytes.
-        sourceid: what it was given before, or "" for a new upload.
-        durable: whether it wants to hear the position without its bound (BP1-SID-018).
+        sourceid: the id it was given before, or "" for a new upload.
+        durable: whether it wants the unbounded position, too (BP1-SID-018).
     """
 
     filename: SafeName
@@ -71,7 +70,7 @@ class Request:
 
 
 def recognise(first: bytes) -> Recognition:
-    """Whether a connection that begins so speaks this dialect: a known key comes first, and no NUL near it.
+    """Whether a connection that begins with ``first`` speaks this dialect: it has a known key and no NUL.
 
     Spec: BP1-SID, BP1-DIA.
     """
@@ -85,7 +84,7 @@ def recognise(first: bytes) -> Recognition:
 
 
 def end_of_line(received: bytes) -> tuple[int, int] | None:
-    """Where the line ends and where what follows it begins; None: it has not ended yet.
+    """Where the line ends and where the bytes after it begin; None: it has not ended yet.
 
     Args:
         received: everything that has come, from the line's beginning.
@@ -101,8 +100,8 @@ def parse(line: bytes) -> Request:
     """Read a client's line, without its end.
 
     Raises:
-        MalformedFrame: the length or the name is missing, or the number or the id cannot be one.
-        BadFacts: the file would be greater than any can be.
+        MalformedFrame: the length or the name is missing, or the length or the id is malformed.
+        BadFacts: the file would be larger than possible.
         NameRefused: the name breaks a rule.
     """
     line = _without_other_end(line.rstrip(b"\r"))
@@ -154,7 +153,7 @@ def _filename(value: bytes) -> SafeName:
 
 
 def _decoded(name: bytes) -> str:
-    """UTF-8, else what desktop programs of that time sent; what is neither is left for the name rules to refuse."""
+    """Decode UTF-8 or GB18030, which old desktop programs sent; anything else is left for the name rules to refuse."""
     for encoding in ("utf-8", "gb18030"):
         with contextlib.suppress(UnicodeDecodeError):
             return name.decode(encoding)
@@ -170,15 +169,15 @@ def reply(sourceid: str, position: int, *, durable: bool = False) -> bytes:
 
     Args:
         sourceid: the upload's.
-        position: where the client goes on; what old clients see of it is brought down to what they can read.
-        durable: whether the client wants to hear it as it is, too.
+        position: where the client goes on; limited to what old clients can read.
+        durable: whether to add the unlimited position.
     """
     third = f";durable={position}" if durable else ""
     return f"sourceid={sourceid};position={min(position, POSITION_MAX)}{third}\r\n".encode("ascii")
 
 
 def error_line(error: BlockprotoError) -> bytes:
-    """The line that refuses: it has no number where a client looks for the position, so that none takes it for an answer."""
+    """The line that refuses: it has no number in the place of the position, so that no client takes it for an answer."""
     text = cut_in_the_middle(show_name(str(error)), TEXT_LENGTH_MAX).replace(";", ",")
     return f"error={int(error.code)};name={error.code.name};text={text}\r\n".encode()
 
@@ -188,12 +187,12 @@ def error_line(error: BlockprotoError) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server answered.
+    """The answer of a server.
 
     Attributes:
         sourceid: the upload's.
         position: where to go on.
-        durable: the same without its bound, and the filesize only when the file is complete; None if it was not said.
+        durable: the unlimited position, which is the filesize only if the file is complete; None if not given.
     """
 
     sourceid: str
@@ -204,8 +203,8 @@ class Answer:
 def check_name(filename: str) -> None:
     """Refuse a name that some server would read as another one.
 
-    A server that splits the line at ``;``, or takes what stands behind the last backslash, would store the file under a part
-    of its name, and go on with another file of the same size and the same part.
+    A server that splits the line at ``;``, or takes only what follows the last backslash, would store the file under a part
+    of its name, and would resume another file of that part and size.
 
     Raises:
         NameRefused: with what to do instead.
@@ -227,25 +226,25 @@ def check_name(filename: str) -> None:
 
 
 def answer_ended(received: bytes) -> bool:
-    """Whether the server's line is whole: an old one may end it as old clients do (BP1-SID-019)."""
+    """Whether the server's line is complete: an old server may end it as old clients do (BP1-SID-019)."""
     return b"\n" in received or _ANSWER_END.match(received) is not None
 
 
 def request_line(filename: str, filesize: int, sourceid: str) -> bytes:
-    """The line a client begins with; it asks for ``durable``, which servers that do not know it pass over."""
+    """The first line of a client; it asks for ``durable``, which old servers ignore."""
     return f"Content-Length={filesize};filename={filename};sourceid={sourceid};durable=\r\n".encode()
 
 
 def parse_answer(line: bytes, filesize: int) -> Answer:
-    """Read a server's line, by place.
+    """Read a server's line, by the position of its fields.
 
     Args:
         line: as it came, perhaps without an end.
-        filesize: of the file, which no position is beyond.
+        filesize: of the file, which no position may exceed.
 
     Raises:
-        BlockprotoError: the error that the server names.
-        MalformedFrame: it is no answer of this dialect.
+        BlockprotoError: the error in the line.
+        MalformedFrame: it is not an answer of this dialect.
     """
     line = line.split(b"\n", 1)[0].rstrip(b"\r")
     end = _ANSWER_END.match(line)

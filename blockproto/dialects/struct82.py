@@ -1,11 +1,11 @@
 """The server's side of the dialect ``struct82``: a header, then up to 1 MiB, and again, over any number of connections.
 
-A block is gathered in memory (1 MiB for each connection that is inside one) and kept when it is whole: in this dialect
-nothing can go on in the middle of a block, so nothing is lost by that. How many bytes follow a header is said by its
-blockno alone; where that depends on the numbering, which may not be known yet, what follows decides (``_gather_either``).
+A block is gathered in memory (1 MiB for each connection that is within one) and stored when it is whole: this dialect cannot
+resume within a block. The length of a block follows from its blockno; where that depends on the numbering, which may not be
+known yet, the bytes that follow decide (``_find_numbering``).
 
-Replies go in the order of the headers, and only on connections that asked which blocks are held. A sender that closes while
-an unread reply lies in its socket resets the connection and loses what it had sent last; who asks says that it reads.
+Replies are sent in the order of the headers, and only on connections that have asked which blocks are held: those do read. A
+sender that closes with an unread reply in its socket would reset the connection and lose the last bytes it has sent.
 
 Spec: BP1-S82.
 """
@@ -48,17 +48,17 @@ from .struct82_wire import (
 from .upload_keys import derived_sourceid
 
 AGAIN_FILES_MAX = 1_024
-"""Complete files of which it is remembered at once which blocks have come again."""
+"""Complete files for which to remember which blocks have come again."""
 
 Identity = tuple[str, bytes, bytes, int]
-"""What a file is known by: host, filename, filetype, filesize (BP1-S82-012)."""
+"""What identifies a file: host, filename, filetype, filesize (BP1-S82-012)."""
 
 
 class Struct82:
     """The dialect ``struct82``; one object for each server.
 
     Args:
-        first: the number of the first block of every file, 0 or 1, if the operator knows it; None finds out.
+        first: the number of the first block of every file, 0 or 1; None: detect it.
     """
 
     name = "struct82"
@@ -81,7 +81,7 @@ class Struct82:
         await _Connection(dialect_connection, self).run()
 
     def enter(self, dialect_connection: DialectPeer, header: Header) -> Struct82File:
-        """The file that ``header`` is about, for one more connection."""
+        """Give one more connection the file of ``header``; call ``leave`` for it."""
         identity = dialect_connection.endpoint.host, header.filename, header.filetype, header.filesize
         file = self._files.get(identity)
         if file is None or file.stopped is not None:
@@ -94,7 +94,7 @@ class Struct82:
         return file
 
     def leave(self, file: Struct82File) -> None:
-        """One connection less; after the last one, what is known of the file is what the ledger has."""
+        """Count one connection less; after the last one only the ledger knows the file."""
         file.users -= 1
         if not file.users:
             file.leave()
@@ -111,16 +111,16 @@ def _derived(host: str, header: Header, first: int, version: int) -> bytes:
 
 
 class Again:
-    """Of files that are complete: which blocks have come again with the same bytes, for a while after they came.
+    """Remembers for a while which blocks of complete files have come again with the same bytes.
 
-    Who sends a file again may use a connection for each block, so that nobody has the file open in between.
+    A sender may use a connection for each block, between which the file is not open.
     """
 
     def __init__(self) -> None:
         self._blocks: OrderedDict[Identity, tuple[float, set[int]]] = OrderedDict()
 
     def of(self, identity: Identity, now_s: float) -> set[int]:
-        """The blocks of one file, to be kept up to date by whoever asks."""
+        """The blocks of one file, as a set that the caller updates."""
         then_s, blocks = self._blocks.pop(identity, (now_s, set()))
         if now_s - then_s > SILENCE_S:
             blocks = set()
@@ -150,8 +150,8 @@ class _Connection:
 
         Raises:
             ConnectionLost: it broke.
-            MalformedFrame, BadFacts: what came cannot be followed any further.
-            Unauthenticated, Forbidden: it may bring nothing.
+            MalformedFrame, BadFacts: the rest cannot be understood.
+            Unauthenticated, Forbidden: it may not upload.
             StoreFailed: the medium reported an error.
         """
         failure: BlockprotoError | None = None
@@ -217,11 +217,11 @@ class _Connection:
 
     @property
     def _form(self) -> Form:
-        """The form of the connection; while several are possible, they say the same of all that has come."""
+        """The form of the connection; while several are possible they agree on all that has come."""
         return self._forms[0]
 
     async def _turn_to(self, header: Header) -> None:
-        """Go over to the file that ``header`` is about, if it is another one than before."""
+        """Turn to the file of ``header``, if it is not the one before."""
         file, about = self._file, self._about
         same = about is not None and about.is_about_the_file_of(header)
         if file is None or not same or file.stopped is not None:
@@ -239,7 +239,7 @@ class _Connection:
             self._refusal = exc
 
     async def _take_block(self, file: Struct82File, header: Header) -> bool:
-        """Read a block and keep it; False if the byte stream ended inside."""
+        """Read a block and store it; False if the byte stream ended within it."""
         turn = self._replies.expect()
 
         def answered(outcome: Reply | BlockprotoError) -> None:
@@ -270,7 +270,7 @@ class _Connection:
         """Read the bytes that follow ``header``; returns how many, or None if the byte stream ended before.
 
         Raises:
-            BadFacts: the blockno does not fit the numbering: nobody knows how many bytes follow.
+            BadFacts: the blockno does not fit the numbering, so the length of the block is unknown.
         """
         if not self._block:
             self._block = memoryview(bytearray(BLOCK_LENGTH))
@@ -293,13 +293,12 @@ class _Connection:
         return length if await self._received.fill(self._block[filled:length]) == length - filled else None
 
     async def _find_numbering(self, file: Struct82File, header: Header) -> None:
-        """The bytes of a short block are here, and it may be the beginning of a longer one: find out.
+        """Find out whether a block is short, or longer than what has come of it, which depends on the numbering.
 
-        Another connection may settle it; or a header follows, then the block was short; or other bytes follow, then it is
-        longer.
+        Another connection may settle it; or a header follows: then the block was short; or other bytes: then it is longer.
 
         Raises:
-            BadFacts: nothing told.
+            BadFacts: the numbering cannot be found out.
         """
         ahead = b""
         form = self._form
@@ -331,7 +330,7 @@ class _Connection:
     # ---- answers ----------------------------------------------------------------------------------------------
 
     async def _answer(self, file: Struct82File, header: Header) -> bytes:
-        """What is said to a question."""
+        """The answer to a question."""
         try:
             if self._refusal is not None:
                 raise self._refusal

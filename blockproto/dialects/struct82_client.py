@@ -2,10 +2,10 @@
 
     ask → which blocks are held, and their root → send what is missing, block 0 first → ask → complete, and its root
 
-Each connection takes the next missing block, and all together have at most ``WINDOW_BLOCKS`` without a reply. The digest in
-each reply is compared with that of the bytes that were read: what was damaged on the way is sent again. The root of the
-first answer shows whether the server holds another file of the same name, type and size. If that one is complete, every
-block is sent, and the server keeps both; if it is not, nothing is: the two would be mixed.
+Each connection takes the next missing block; all together have at most ``WINDOW_BLOCKS`` without a reply. The digest in each
+reply is compared with that of the bytes read, and a damaged block is sent again. The root in the first answer shows whether
+the server holds another file of the same name, type and size. If that one is complete, every block is sent and the server
+keeps both; if not, nothing is sent, because the two would be mixed.
 
 What this dialect cannot carry is refused before anything is sent (``header_of``).
 
@@ -52,9 +52,9 @@ from .struct82_wire import (
 
 CONNECTIONS_DEFAULT = 5
 WINDOW_BLOCKS = 60
-"""Blocks of all connections together that may wait for their reply: what a server lets wait for its disk (BP1-DIA-014)."""
+"""Blocks without a reply, over all connections: as many as a server lets wait for its disk (BP1-DIA-014)."""
 ANSWER_S = 120.0
-"""So long a server may say nothing while it owes a reply."""
+"""How long a server may be silent while it owes a reply."""
 _HINT = ": is it served with --dialect struct82?"
 DAMAGED_MAX = 5
 """How often the same block is sent when it arrives damaged."""
@@ -118,7 +118,7 @@ class _Line:
         await self._endpoint.send([PACKED_LITTLE.write(header), block])
 
     async def reply(self, blockno: int) -> Reply:
-        """The reply to the header of that blockno; raises what it says."""
+        """The reply to the header of that blockno. Raises ConnectionLost, NotBlockproto, or the error in the reply."""
         reply = PACKED_LITTLE.read_reply(await self._receive(PACKED_LITTLE.reply_length))
         if reply.blockno not in (blockno, QUESTION):
             raise NotBlockproto(f"what {self._endpoint.peer} says is not a reply{_HINT}")
@@ -129,7 +129,7 @@ class _Line:
         return reply
 
     async def close(self) -> None:
-        """Close at once; every reply was read, or does not matter any more."""
+        """Close at once."""
         with trio.CancelScope(shield=True):
             await self._endpoint.aclose()
 
@@ -176,8 +176,8 @@ class Struct82Sender:
         Raises:
             ConnectionLost: the line broke; trying again resumes.
             SourceChanged: the file changed, or the server holds a part of another of its name, type and size.
-            DigestMismatch: a block arrived damaged again and again.
-            NotBlockproto: what answered does not speak the dialect.
+            DigestMismatch: a block arrived damaged too often.
+            NotBlockproto: the server does not speak the dialect.
             BlockprotoError: the dialect cannot carry the file, or the server refused it.
         """
         question = header_of(file.filename, file.filesize)
@@ -204,7 +204,7 @@ class Struct82Sender:
         return Ending(sourceid=None, confirmed=True, stored_as=stored_as)
 
     async def _ask(self, line: _Line, question: Header, file: Outgoing) -> tuple[Reply, str, bool]:
-        """Ask what is held; the reply, the name of a complete file, and whether it is this file's."""
+        """Ask what is held; returns the reply, the name of a complete file, and whether it is of this file."""
         reply, self._held, stored_as = await line.ask(question)
         memory = memoryview(bytearray(BLOCK_LENGTH))
         for blockno in sorted(self._held - self._digests.keys()):
@@ -213,7 +213,7 @@ class Struct82Sender:
         return reply, stored_as, reply.digest == ours
 
     async def _send_missing(self, first_line: _Line, dial: Dial, question: Header, file: Outgoing) -> None:
-        """Send what is not held; every block of it is durable when this returns."""
+        """Send the missing blocks; all are durable when this returns."""
         self._missing = deque(blockno for blockno in range(question.blocknum) if blockno not in self._held)
         left = max(1, min(self._connections, len(self._missing)))
         window = max(1, WINDOW_BLOCKS // left)
@@ -241,7 +241,7 @@ class Struct82Sender:
                 raise
             raise ConnectionLost(
                 str(first_error(group))
-            ) from group  # a server that dies takes several at once
+            ) from group  # a server that dies ends several connections at once
         finally:
             for line in others:
                 await line.close()

@@ -1,23 +1,21 @@
 """One file of the dialect ``struct82``, for all connections that bring blocks of it.
 
-Whether its blocks are numbered from 0 or from 1 is often not known when the first of them come: 0 or blocknum settles it,
-and until then a number means two places. So a file has two sides, one for each numbering, and each side is an upload of its
-own:
+Whether its blocks are numbered from 0 or from 1 is often unknown when the first ones come: number 0 or blocknum settles it,
+and until then a number can mean two positions. So a file has two sides, one for each numbering, and each side is an upload:
 
     numbering settled      every block goes to that side
-    not settled            the block goes to the side that counts from 1, for who counts from 0 begins with 0
-    settled from 0 later   what the other side holds is copied over, block by block, and the other side is discarded
+    not settled            the block goes to the side that counts from 1: a sender that counts from 0 begins with 0
+    settled from 0 later   the blocks of the other side are copied over, one by one, and the other side is discarded
 
-So a block that was acknowledged is durable on one side or the other at every moment, no held block is ever written again,
-and after a restart the sides say by what they hold how far it was. A file whose numbering stays open until its last block
-is complete on the side that counts from 1: only blocknum was missing.
+So an acknowledged block is durable on one of the sides at every moment, no held block is written again, and after a restart
+the held blocks show how far it was. A file whose numbering stays open until its last block is complete on the side that
+counts from 1: only blocknum was missing.
 
-A file that is complete may be sent again, and nothing says whether it is the same. While its blocks have the same bytes
-they are held against it and nothing is stored. The first that has others begins the next version of the file, an upload of
-its own (its key has the version's number): with the blocks that have come again before it, copied, since they will not come
-once more.
+A complete file may be sent again, and nothing says whether it is the same. While its blocks have the same bytes they are
+compared with it and not stored. The first block with other bytes begins the next version of the file, an upload of its own
+(its key has the version's number), into which the blocks that have come again before are copied.
 
-Invariant: what happens to a file happens one at a time (``_turn``); so nobody counts blocks while others are moved.
+Invariant: one operation on a file at a time (``_turn``), so that no blocks are counted while others are moved.
 
 Spec: BP1-S82.
 """
@@ -51,14 +49,14 @@ UNDURABLE_MAX = 60
 """Blocks of an upload that may have been received and not be durable yet (BP1-DIA-014)."""
 
 _VERSIONS_AT_ONCE = 64
-"""Receipts of versions that are looked up at once."""
+"""Versions whose receipts are looked up at once."""
 
 Answered = Callable[[Reply | BlockprotoError], None]
-"""Called once with what became of a block, when it is durable or will not be."""
+"""Called once with the outcome of a block, when it is durable or will not be."""
 
 
 class Side:
-    """A file under one numbering: its upload, and who waits for which block; the ``Feed`` of that upload."""
+    """A file under one numbering: its upload, and what waits for its blocks; the ``Feed`` of that upload."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -78,7 +76,7 @@ class Side:
         return self.upload is not None and index in self.upload.held
 
     async def open(self, writer: FileWriter, sourceid: bytes, header: Header) -> None:
-        """Find or begin the upload; raises what ``FileWriter.open`` raises."""
+        """Find or begin the upload; raises as ``FileWriter.open``."""
         found = await writer.open(sourceid, facts_of(header), 0, self)
         if isinstance(found, StoredFile):
             self.stored = found
@@ -92,14 +90,14 @@ class Side:
             upload.leave(self)
 
     def when_durable(self, index: int, told: Callable[[], None]) -> None:
-        """Call ``told`` when block ``index`` is durable, or when the upload has ended otherwise."""
+        """Call ``told`` when block ``index`` is durable, or the upload has ended otherwise."""
         if self.upload is None or index in self.upload.held:
             told()
         else:
             self._waiting.setdefault(index, []).append(told)
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait until ``reached``, which can change whenever something of this upload became durable or ended."""
+        """Wait until ``reached()``; it is called when a block is durable or the upload has ended."""
         while not reached():
             await self._changed.wait()
 
@@ -119,7 +117,7 @@ class Side:
         self._end()
 
     def say_differ(self, error: DigestsDiffer) -> None:
-        """See live_upload.Feed. The root was computed here, so another stream has had a block repaired: it comes again."""
+        """See live_upload.Feed. The root was computed here, so another stream has repaired a block: it will come again."""
         self._wake()
 
     def say_stopped(self, error: BlockprotoError) -> None:
@@ -142,7 +140,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What is held of a file: which blocknos (those that stand for no bytes among them), and what a reply says of it."""
+    """What is held of a file: the blocknos, those without bytes included, and the fields of the reply."""
 
     blocknos: tuple[int, ...]
     held: int
@@ -154,11 +152,11 @@ class Struct82File:
     """A file, from the first connection that names it to the last.
 
     Args:
-        writer: what whoever brings it may do.
-        sourceid_of: the upload's sourceid for a numbering and a version, the first version being 0.
+        writer: what its sender may do.
+        sourceid_of: returns the upload's sourceid for a numbering and a version, counted from 0.
         header: any header of it.
-        first: the number of its first block if the operator said so, else None.
-        again: the blocks of the complete file that have come again with the same bytes; kept by whoever made this object.
+        first: the number of its first block if the operator has set it, else None.
+        again: the blocks of the complete file that have come again with the same bytes; owned by the caller.
     """
 
     def __init__(
@@ -188,21 +186,23 @@ class Struct82File:
 
     @property
     def stopped(self) -> BlockprotoError | None:
-        """Why nothing more can come of this object, or None; the next header begins with a new one."""
+        """Why this object cannot be used any more, or None; the next header needs a new one."""
         sides = [side for side in self._sides if self.first in (None, side.first)]
         return self._gone or next((side.stopped for side in sides if side.stopped is not None), None)
 
     def leave(self) -> None:
-        """The last connection has gone."""
+        """Let go of the uploads: the last connection has left."""
         for side in self._sides:
             side.leave()
         self._writer.count_apart(self._sourceid_of(1, 0))
 
     async def open(self) -> None:
-        """Find what is there of it; harmless when repeated.
+        """Find what is held of it. Harmless when repeated.
 
         Raises:
             NameRefused, BadFacts, StoreFull, SourceChanged: no block of it can be taken.
+
+        Cancellation: call it again.
         """
         async with self._turn:
             if self._opened:
@@ -224,7 +224,7 @@ class Struct82File:
                 await self._find_newest(self._sides[self.first])
 
     async def settle(self, first: int) -> None:
-        """The number of the file's first block is known now.
+        """Set the number of the file's first block, which is known now.
 
         Raises:
             BadFacts: it was settled otherwise before.
@@ -233,11 +233,11 @@ class Struct82File:
             await self._settle(first)
 
     async def take(self, header: Header, block: memoryview, answered: Answered) -> None:
-        """Keep a whole block; ``answered`` is called when it is durable, perhaps before this returns.
+        """Store a whole block; ``answered`` is called when it is durable, perhaps before this returns.
 
         Raises:
-            StoreFull, NotPermitted: it cannot be kept; what was held stays.
-            Cancelled: somebody cancelled the upload.
+            StoreFull, NotPermitted: it cannot be stored; what was held stays.
+            Cancelled: the upload was cancelled.
             StoreFailed: the medium reported an error.
         """
         async with self._turn:
@@ -264,7 +264,7 @@ class Struct82File:
         answered(self._outcome(header.blockno, index, digest))
 
     async def holding(self, header: Header) -> Holding:
-        """What is held, under the numbering of ``header``; a file of which every block is held is made complete before."""
+        """What is held, in the numbering of ``header``; a file of which every block is held is committed before."""
         async with self._turn:
             side = self._side()
             if side.upload is not None and side.held == self._blocks:  # of an empty file that is at once
@@ -275,7 +275,7 @@ class Struct82File:
     # ---- numbering --------------------------------------------------------------------------------------------
 
     def _side(self) -> Side:
-        """Where blocks go now (see the module's docstring)."""
+        """The side to which blocks go now (see the module)."""
         return self._sides[1 if self.first is None else self.first]
 
     async def _settle(self, first: int) -> None:
@@ -292,7 +292,7 @@ class Struct82File:
             if self.first == 0:
                 await self._move_over()
         except BlockprotoError as exc:
-            self._gone = exc  # both sides hold something: the next to come begins where this one ended
+            self._gone = exc  # both sides may hold blocks: the next object goes on from there
             raise
         self._sides[1 - (self.first or 0)].leave()
 
@@ -324,7 +324,7 @@ class Struct82File:
     # ---- blocks -----------------------------------------------------------------------------------------------
 
     async def _put(self, side: Side, index: int, block: memoryview, digest: bytes) -> None:
-        """Write a block unless it is here; one that is held with other bytes is given up before (BP1-S82-033)."""
+        """Write a block unless it is held; if it is held with other bytes, forget those first (BP1-S82-033)."""
         upload = side.upload
         if upload is None or upload.discarded is not None:
             raise side.stopped or Cancelled("the upload was cancelled")
@@ -335,10 +335,10 @@ class Struct82File:
             return
         await side.until(lambda: side.upload is None or len(upload.pending) < UNDURABLE_MAX)
         if not await BlockReceiver(upload, side).put(index, block, digest):
-            await self._put(side, index, block, digest)  # another stream had it: look again at what is here
+            await self._put(side, index, block, digest)  # another stream took it over: look again
 
     async def _commit_if_whole(self, side: Side) -> bool:
-        """Begin the commit when every block is here; whether it did."""
+        """Begin the commit if every block is here; returns whether it did."""
         upload = side.upload
         if upload is None or upload.finishing or len(upload.held) + len(upload.pending) < self._blocks:
             return False
@@ -352,7 +352,7 @@ class Struct82File:
     # ---- versions ---------------------------------------------------------------------------------------------
 
     async def _find_newest(self, side: Side) -> None:
-        """Turn from the first version, if that is complete, to the newest: to one that is unfinished, if there is one."""
+        """Turn from a complete first version to the newest one, an unfinished one if there is one."""
         complete = side.stored
         if complete is None:
             return
@@ -371,9 +371,7 @@ class Struct82File:
             self._version += 1
         except StoreFailed:
             raise
-        except (
-            BlockprotoError
-        ):  # no room for another version: the one that is complete can be asked for all the same
+        except BlockprotoError:  # no room for another version: the complete one can still be asked for
             side.stored = complete
 
     async def _later_versions(self, first: int) -> list[StoredFile]:
@@ -390,7 +388,7 @@ class Struct82File:
                 later.append(known[id_])
 
     async def _is_there(self, stored: StoredFile, index: int, block: memoryview) -> bool:
-        """Hold a block that is sent again against the finished file; what has the same bytes is remembered."""
+        """Whether a block that is sent again is in the finished file; remember it then."""
         if self._blocks == 1:
             return blake3(block).digest() == stored.root
         there = memoryview(bytearray(len(block)))
@@ -407,7 +405,7 @@ class Struct82File:
         return True
 
     async def _begin_version(self, side: Side, complete: StoredFile, index: int) -> None:
-        """Block ``index`` has other bytes than the complete file: it is of another one, which is kept beside it.
+        """Begin a new version beside the complete one: block ``index`` has other bytes.
 
         Raises: as ``open``; then nothing has changed.
         """
@@ -416,7 +414,7 @@ class Struct82File:
             set() if index in self._again else set(self._again)
         )  # a block that came again twice is of another pass
         try:
-            while side.upload is None:  # a version that is complete already is passed over
+            while side.upload is None:  # skip versions that are complete already
                 self._version += 1
                 side.stored = None
                 await side.open(self._writer, self._sourceid_of(side.first, self._version), self._header)
@@ -434,7 +432,7 @@ class Struct82File:
     # ---- what is said -----------------------------------------------------------------------------------------
 
     def _outcome(self, blockno: int, index: int, digest: bytes) -> Reply | BlockprotoError:
-        """What became of a block that was put."""
+        """The outcome of a block that was put."""
         side = self._side()
         if side.stored is None and side.stopped is not None:
             return side.stopped

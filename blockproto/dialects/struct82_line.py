@@ -1,7 +1,7 @@
-"""What comes and what goes on one connection of the dialect ``struct82``.
+"""Input and output of one connection of the dialect ``struct82``.
 
-``Received`` can look at bytes before their time, because some headers are understood by what follows their block only.
-``Replies`` keeps what is said in the order of the headers, whatever becomes durable first, and holds nobody up.
+``Received`` can look ahead, because some headers can only be understood by what follows their block. ``Replies`` sends
+replies in the order of the headers, whichever block is durable first, without holding up the reader.
 
 Spec: BP1-S82.
 """
@@ -15,22 +15,22 @@ from .dialect import DialectPeer
 from .struct82_wire import HEADER_LENGTH_MIN, Form, narrow
 
 FOLLOWS_S = 60.0
-"""So long it is waited for what follows a header that can be read in several ways (BP1-S82-018, BP1-S82-035)."""
+"""How long to wait for what follows an ambiguous header (BP1-S82-018, BP1-S82-035)."""
 UNREAD_LENGTH_MAX = 1 << 16
-"""Bytes of replies that may wait for their reader; with more, no more are sent (BP1-S82-024)."""
+"""Bytes of unread replies after which no more are sent (BP1-S82-024)."""
 LAST_REPLIES_S = 5.0
-"""So long a reply to a sender that has ended may take to be sent."""
+"""How long a reply may take to be sent when the sender has ended."""
 
 
 class Received:
-    """The bytes of a connection, with those that were looked at before their time."""
+    """Reads a connection, and can look ahead."""
 
     def __init__(self, dialect_connection: DialectPeer) -> None:
         self._connection = dialect_connection
         self._ahead = bytearray()
 
     async def fill(self, view: memoryview) -> int:
-        """Fill ``view``; returns how many bytes there were, fewer only at the end. Raises ConnectionLost."""
+        """Fill ``view``; returns how many bytes there were, fewer only at the end of stream. Raises ConnectionLost."""
         filled = min(len(self._ahead), len(view))
         view[:filled] = self._ahead[:filled]
         del self._ahead[:filled]
@@ -42,9 +42,9 @@ class Received:
         return filled
 
     async def look(self, length: int) -> bytes:
-        """The next ``length`` bytes, which stay to be read; fewer only at the end. Raises ConnectionLost.
+        """The next ``length`` bytes, without taking them; fewer only at the end of stream. Raises ConnectionLost.
 
-        Cancellation: nothing is lost.
+        Cancellation: no byte is lost.
         """
         view = memoryview(bytearray(length))
         while len(self._ahead) < length:
@@ -55,10 +55,10 @@ class Received:
         return bytes(self._ahead[:length])
 
     async def narrow(self, forms: tuple[Form, ...]) -> tuple[Form, ...]:
-        """Which of ``forms`` the next header is in; none if it is none, or if there is none.
+        """Those of ``forms`` that the next header may have; empty if there is no header.
 
         Raises:
-            ConnectionLost: it broke before that could be known.
+            ConnectionLost: the connection broke before that could be known.
         """
         wanted, over = HEADER_LENGTH_MIN, False
         while True:
@@ -73,9 +73,9 @@ class Received:
 
 
 class Replies:
-    """What is said on a connection, in the order of its headers; silent until ``asked``.
+    """Sends the replies of one connection, in the order of its headers, once it has asked for them.
 
-    A sender that reads nothing holds nobody up: what waits for it is bounded, and then nothing more is said.
+    A sender that does not read holds nothing up: the unread replies are bounded, and then no more are sent.
     """
 
     def __init__(self, dialect_connection: DialectPeer) -> None:
@@ -91,16 +91,16 @@ class Replies:
         self._changed = trio.Event()
 
     def ask(self) -> None:
-        """From now on every header is answered, unless too much was left unread before."""
+        """Answer every header from now on, unless too much was left unread before."""
         self.asked = not self._hushed
 
     def expect(self) -> int:
-        """One more header has come; returns its turn."""
+        """Count one more header; returns its turn."""
         self._expected += self.asked
         return self._expected
 
     def know(self, turn: int, raw: bytes) -> None:
-        """What is said to the header of that turn; headers of a time when nobody had asked share one that is over."""
+        """Set the reply of a turn; a header that came before ``ask`` has a turn that is over."""
         if not self.asked or turn <= self._sent:
             return
         self._known[turn] = raw
@@ -110,7 +110,7 @@ class Replies:
         self._wake()
 
     def hush(self) -> None:
-        """Say nothing any more."""
+        """Send no more replies."""
         self._hushed = True
         self.asked = False
         self._known.clear()
@@ -118,13 +118,13 @@ class Replies:
         self._wake()
 
     def end(self) -> None:
-        """No more headers come: ``run`` returns when all is said, or when nobody takes it for ``LAST_REPLIES_S``."""
+        """No more headers come: let ``run`` return when all replies are sent, or one takes ``LAST_REPLIES_S``."""
         self._ending = True
         self._sending.deadline = trio.current_time() + LAST_REPLIES_S
         self._wake()
 
     async def run(self) -> None:
-        """Send what is known, until ``end`` and the last of it; returns also when the peer has gone."""
+        """Send replies until ``end`` and the last one. Cancellation: the rest is not sent."""
         while not (self._ending and self._sent == self._expected):
             raw = self._known.pop(self._sent + 1, None)
             if raw is None:
@@ -138,7 +138,7 @@ class Replies:
             try:
                 with self._sending:
                     await self._connection.send([raw])
-            except ConnectionLost:  # what the peer had sent before it left is still to be read
+            except ConnectionLost:  # what the peer has sent before is still read
                 self.hush()
             if self._sending.cancelled_caught:
                 self.hush()
