@@ -44,29 +44,31 @@ async def connect(
     on_principal: OnPrincipal | None = None,
     log: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """A client of the server at ``url``; its connections are made when they are first needed, and closed at the end.
+    """Give a client of the server at ``url``; it connects when first needed, and its connections close at the end.
 
     Args:
         url: ``bp://HOST[:PORT]``, or ``bps://HOST[:PORT]`` for TLS.
-        connections: over how many connections a big file is sent, at least 1.
-        retry_for_s: for how many seconds a transfer that gets no further comes back after a lost connection; None: two
-            minutes, but a server that was never there is not waited for.
-        mobile: let an idle connection be silent for as long as this network bears it (a phone's radio sleeps meanwhile);
-            else PING comes every 15 s.
-        on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, for whoever wants to show them.
-        token: says who we are.
-        trust: how the server of a ``bps://`` address is known; None: by the authorities of this machine.
-        insecure: let ``token`` travel to another machine without TLS, where everybody on the way can read it.
-        on_principal: called with who the server says we are.
-        log: a file that is written anew with what happens on the connections, for ``blockproto explain``. Names and sizes
-            of files are in it, their contents and credentials are not.
+        connections: the number of connections for a big file, at least 1.
+        retry_for_s: for how many seconds without progress to reconnect and resume; None: two minutes, but only if the
+            server could be reached before.
+        mobile: let an idle connection be silent for as long as this network allows, so that a phone's radio can sleep;
+            otherwise PING is sent every 15 s.
+        on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, to show them.
+        token: the credential to authenticate with.
+        trust: how to check the server of a ``bps://`` address; None: by the authorities of this machine.
+        insecure: send ``token`` to another machine even without TLS, where everyone on the way can read it.
+        on_principal: called with the principal that the server has recognised.
+        log: a file to overwrite with what happens on the connections, for ``blockproto explain``; it contains names and
+            sizes of files, never contents or credentials.
 
-    What is asked of the client after the end of its ``async with`` raises LocalProtocolError.
+    After the end of the ``async with`` the client raises LocalProtocolError.
 
     Raises:
         ValueError: ``url`` is not of that form.
-        NotPermitted: ``token`` would travel without TLS (BP1-TLS-006).
+        NotPermitted: ``token`` would be sent without TLS (BP1-TLS-006).
         OSError: ``log`` cannot be written.
+
+    Cancellation: the connections are closed; what was acknowledged is kept.
     """
     dial, server = _dial(url, token, trust, insecure)
     with _recorder(log, server) as recorder, _local_files() as files:
@@ -91,7 +93,7 @@ async def connect(
 
 
 def _dial(url: str, token: str | None, trust: Trust | None, insecure: bool) -> tuple[Dial, str]:
-    """How ``url`` is reached, and what the server is called; raises as ``connect``."""
+    """How to dial ``url``, and the name of the server; raises as ``connect``."""
     if url.startswith("bps:"):
         from .client_side.trust import tls_dial
 
@@ -126,20 +128,20 @@ async def serve(
     Args:
         folder: what is served; partials and ledger are in its ``.blockproto``.
         listen: host and port; port 0 picks a free one.
-        sockets: listening TCP sockets to use instead; owned from now on. Their addresses say who may come in.
+        sockets: listening TCP sockets to use instead; owned from now on. Their addresses decide who may connect.
         state: keep partials and ledger there instead.
-        insecure: let other machines in without TLS too.
+        insecure: let other machines connect without TLS.
         certificate: PEM files of a certificate and its key instead of the server's own.
-        anonymous: what one may do without a token, of "read" and "write". None: everything on loopback (or where
-            ``insecure``) until the first token was made, then nothing; the clients of dialects need "write".
-        anonymous_quota: how many bytes all files in ``folder`` may have for somebody without a token to add to it; or None.
+        anonymous: what is allowed without a token, of "read" and "write". None: everything on loopback (or with
+            ``insecure``) until the first token is made, then nothing; the clients of dialects need "write".
+        anonymous_quota: bytes of the whole folder above which nothing is added without a token; or None.
         dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
-        on_server_auth: called with who may come in and how, before anybody can.
-        reloads: tokens and certificate are read anew each time it gives something.
+        on_server_auth: called with who may connect and how, before anyone can.
+        reloads: each item lets the server read tokens and certificate again.
         observer: hears what the server does, for metrics and logs (``blockproto.observability.observer``).
         hooks: have to agree before a file gets its name, and hear of it afterwards (``blockproto.transfer.hooks``).
-        portable_names: take only names that Windows and macOS can keep, too, and none that differs only in case or
-            normalisation from one that is there.
+        portable_names: take only names that Windows and macOS can keep as well, and none that differs only in case or
+            normalisation from an existing one.
         connections_each: how many connections one principal (of those without a token: one address) may have, at least 1,
             at most half of the descriptors; None: 4,096.
         task_status: Trio's.
@@ -152,7 +154,7 @@ async def serve(
         StoreFailed: the disk reported an error.
         OSError: the address cannot be listened on.
 
-    Cancellation: clients are told, what was received is made durable, then this returns.
+    Cancellation: clients are told, what was received is made durable, then this ends.
     """
     from .serving.config import ServerConfig
     from .serving.serve_folder import serve_folder
@@ -180,7 +182,7 @@ def _auth_options(
     anonymous: Collection[str] | None,
     anonymous_quota: int | None,
 ) -> AuthOptions:
-    """What was said of who may come in."""
+    """The options of ``serve`` for who may connect."""
     from .identity.principals import scopes_of
     from .identity.server_auth import AuthOptions
 
@@ -191,7 +193,7 @@ def _auth_options(
 
 @contextmanager
 def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recorder | None]:
-    """What writes the log, if one is wanted."""
+    """The recorder of ``log``, if that is given."""
     if log is None:
         yield None
         return
@@ -232,7 +234,7 @@ def _open_memory(secret: bytes) -> DigestCache:
 
 
 def _open_downloads() -> DownloadStore:
-    """Where small downloads go; what others need is imported here, too: later there may be no descriptor for it."""
+    """The store of small downloads. Imports here what big ones need, too: later there may be no descriptor for that."""
     from .store.part_file import store  # noqa: F401
     from .store.part_file.brief_downloads import BriefDownloads
 

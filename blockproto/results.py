@@ -1,4 +1,4 @@
-"""What the public interface takes and gives: jobs, receipts, and entries, in plain types.
+"""Jobs, receipts and entries of the public interface, in plain types.
 
 Ids, versions and digests are lower-case hex here; sizes are bytes.
 """
@@ -13,13 +13,13 @@ from . import wire
 from .wire import EntryKind, FileItem, UploadItem
 
 IfExistsWord = Literal["keep", "refuse", "replace", "skip", "update"]
-"""What to do when a name is taken by another content: keep both, refuse, replace what is there, leave what is there, or
-replace it only if ours was modified later. A name that is taken by the very same content is that file, whatever the word."""
+"""What to do if the name is taken by a file with other content: keep both, refuse, replace it, leave it, or replace it only
+if ours was modified later. A file with the same content is that file, whatever the word."""
 
 IF_EXISTS: tuple[IfExistsWord, ...] = get_args(IfExistsWord)
 
 Outcome = Literal["sent", "there", "left"]
-"""What became of a file: it travelled; the very same content was there already; or what was there was left as it was."""
+"""The outcome for a file: it was sent; the same content was there already; or the existing file was left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,19 @@ class UploadJob:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one transfer.
+    """The result of one transfer.
 
     Attributes:
         filename: the name that was asked for; ``stored_as`` is the one it got (for a download: the local path).
         blocknum: how many blocks the file has.
-        root: digest of the block digests, or None of a file that was left; b3sum: BLAKE3 of the file, or None while nobody
-            computed it.
+        root: digest of the block digests, or None of a file that was left; b3sum: BLAKE3 of the file, or None if unknown.
         resumed: whether something was there already.
-        blocks_sent, blocks_skipped: blocks that travelled, however often, and those that did not have to; ``blocknum``
-            together.
-        payload_bytes_sent: bytes of file content that were put on the wire by this call.
-        connections: over how many.
+        blocks_sent, blocks_skipped: blocks that travelled at least once, and the others; together ``blocknum``.
+        payload_bytes_sent: bytes of file content that travelled in this call.
+        connections: how many were used.
         elapsed_s: seconds from OPEN or the first byte to COMMITTED.
-        outcome: ``sent``; ``there`` if the same content was there already; ``left`` if ``skip`` or ``update`` left what was
-            there: then ``stored_as`` and ``filesize`` are those of what is there.
+        outcome: ``sent``; ``there`` if the same content was there already; ``left`` if ``skip`` or ``update`` left an
+            existing file: then ``stored_as`` and ``filesize`` are those of that.
     """
 
     filename: str
@@ -91,8 +89,8 @@ class FileInfo:
 
 
 LeftOutReason = Literal["link", "special", "name", "unreadable", "other"]
-"""Why a listing passed over something: a symbolic link, a pipe or the like, a name that cannot travel, something that the
-server cannot read, or a reason that a newer server has."""
+"""Why a listing left something out: a symbolic link, a special file, a name that cannot travel, something that the server
+cannot read, or a reason of a newer server."""
 
 _WHY_LEFT_OUT: dict[LeftOutReason, str] = {
     "link": "a symbolic link",
@@ -106,12 +104,12 @@ _LEFT_OUT_REASONS: dict[int, LeftOutReason] = {1: "link", 2: "special", 3: "name
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What a listing passed over for one reason; it may come in several parts.
+    """What a listing left out for one reason; it may come in several parts.
 
     Attributes:
         reason: why.
         count: how many there are.
-        names: of some of them, as text for people: it may hold escapes, and nothing has these names for certain.
+        names: of some of them, as text for people, perhaps with escapes; not to be used as names.
     """
 
     reason: LeftOutReason
@@ -120,7 +118,7 @@ class LeftOut:
 
     @property
     def missed(self) -> bool:
-        """Whether something that should have come did not; links and special files never do."""
+        """Whether something is missing that should have come; links and special files never do."""
         return self.reason not in ("link", "special")
 
     @property
@@ -130,7 +128,7 @@ class LeftOut:
 
 
 class DownloadJob(NamedTuple):
-    """One file for ``Client.download_all``: its entry in a listing, and the path it shall get here."""
+    """One file for ``Client.download_all``: its entry in a listing, and its path here."""
 
     entry: FileInfo
     dest: Path

@@ -1,1 +1,1 @@
-"""What every room may use: block arithmetic, names, times, how heads are laid out, tasks."""
+"""For every room: block arithmetic, names, times, the layout of heads, tasks."""

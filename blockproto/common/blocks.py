@@ -1,4 +1,4 @@
-"""Block arithmetic, the set of blocks somebody has, and digests.
+"""Block arithmetic, sets of blocks, and digests.
 
 A file is cut into blocks of 1 MiB (the last may be shorter); ``blocknum`` is how many, ``blockno`` is which one, from 0,
 ``position`` is a byte offset in the file. A block is the unit of digest, ledger and repair.
@@ -20,7 +20,7 @@ BLOCK_LENGTH = 1 << 20
 """Bytes in a block (BP1-BLK-001)."""
 
 BRIEF_LENGTH_MAX = 64 * 1024
-"""Bytes of a brief file at most: one that is sent and fetched without a question first, carried in memory, and not paced."""
+"""The most bytes of a brief file, which is sent and fetched without a question first, in memory, and not paced."""
 
 DIGEST_LENGTH = 32
 """Bytes in a BLAKE3 digest."""
@@ -108,7 +108,7 @@ class BlockSet:
         self._ends[left:right] = [end]
 
     def discard(self, first: int, count: int = 1) -> None:
-        """Take ``count`` blocks from ``first`` on out of the set, whether or not they are in it."""
+        """Remove ``count`` blocks from ``first`` on, whether or not they are in the set."""
         if count <= 0:
             return
         end = first + count

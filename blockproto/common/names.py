@@ -1,9 +1,9 @@
 """SafeName: a name that cannot leave the root; and show_name() for showing foreign names to people.
 
-A name that came over the wire is text until ``SafeName.parse`` has judged it; code that touches files takes ``SafeName``
-only. Two profiles: ``wire`` is the law everywhere, ``portable`` adds what Windows and macOS cannot keep. A name is taken
-or refused with the rule it breaks, never rewritten. Names that differ only in case are compared by ``folded``; who may
-have both is the store's question.
+A name from the wire is text until ``SafeName.parse`` has checked it; code that touches files takes only ``SafeName``. There
+are two profiles: ``wire`` applies everywhere, ``portable`` also refuses what Windows and macOS cannot keep. A name is taken,
+or refused with the rule it breaks, never rewritten. Names that differ only in case are compared by ``folded``; whether both
+may exist is up to the store.
 
 Spec: BP1-NAM.
 """
@@ -24,7 +24,7 @@ COMPONENT_LENGTH_MAX = 255
 """Bytes of a component in UTF-8 (BP1-NAM-003): what Linux file systems take."""
 
 RESERVED = ".blockproto"
-"""The component that is a store's own, wherever it stands (BP1-NAM-004)."""
+"""The component that is reserved for stores, at any place in a name (BP1-NAM-004)."""
 
 IN_PROGRESS = ".blockproto-"
 """What the names of files begin with that a download has beside its destination until it is complete."""
@@ -61,7 +61,7 @@ _DEVICE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SafeName:
-    """A relative path that obeys every rule of the wire profile: another cannot be made.
+    """A relative path that obeys every rule of the wire profile.
 
     Raises:
         NameRefused: with the rule it breaks.
@@ -129,7 +129,7 @@ def _fold_widely(text: str) -> str:
 
 
 def _judge(text: str) -> None:
-    """The wire profile, rule by rule."""
+    """Check the rules of the wire profile. Raises NameRefused."""
     if not text:
         raise _refuse("empty", "is empty", text)
     if _SURROGATE(text):
@@ -165,14 +165,14 @@ def is_reserved(component: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a component of ``name`` is a store's own: nobody is told of it, whatever lies there (BP1-NAM-004)."""
+    """Whether a component of ``name`` is reserved for stores, so that it is shown to no client (BP1-NAM-004)."""
     return _PLAIN(name) is None and any(map(is_reserved, name.split("/")))
 
 
 def is_in_progress(component: str) -> bool:
     """Whether some file system could take ``component`` for a name that begins with ``.blockproto-``.
 
-    Such files are nobody's to send or to ask for: they belong to the downloads of one user of one machine.
+    Such files are neither sent nor fetched: they belong to unfinished downloads on this machine.
     """
     return _compared(component).startswith(IN_PROGRESS)
 
@@ -191,12 +191,12 @@ def refuse_in_progress(text: str) -> None:
 
 
 def _compared(text: str) -> str:
-    """``text`` as the least particular file system compares it."""
+    """``text`` as the most tolerant file system compares it."""
     return text.casefold() if text.isascii() else _fold_widely(_IGNORABLE.sub("", text))
 
 
 def judge_portable(text: str) -> None:
-    """What the portable profile adds, rule by rule, but for what is there already. Raises NameRefused.
+    """Check the additional rules of the portable profile, except against existing names. Raises NameRefused.
 
     It refuses what Windows or macOS cannot keep, and nothing else. Lengths need no rule: 255 bytes of UTF-8 are never more
     than the 255 units of UTF-16 that NTFS takes.
@@ -211,7 +211,7 @@ def judge_portable(text: str) -> None:
 
 
 def collision(component: str, other: str) -> NameRefused:
-    """What to raise where ``component`` is to stand beside ``other`` and differs only in case or normalisation."""
+    """The error for a name ``component`` that differs from ``other`` only in case or normalisation."""
     why = f"differs only in case or normalisation from '{show_name(other)}', which is there"
     return _refuse("case-collision", why, component, "portable")
 
@@ -255,7 +255,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 NUMBERS_MAX = 1_000_000
-"""A file is not kept beside so many of its name."""
+"""The most files of one name beside each other."""
 
 
 def free_entries(name: str, length_max: int = COMPONENT_LENGTH_MAX) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""A nursery whose only failures are its body's: errors come out as themselves, not wrapped in groups.
+"""A nursery for background tasks that raises the error of its body itself, not in a group.
 
-For places where every background task reports through other means (a connection says why it ended, a committer fails its
-works), so that callers can write ``except ConnectionLost``.
+For background tasks that report errors in another way (a connection says why it ended, a committer fails its works), so that
+callers can write ``except ConnectionLost``.
 """
 
 from __future__ import annotations

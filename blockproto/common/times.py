@@ -40,13 +40,13 @@ def clamp(mtime_ns: int) -> int:
 
 
 def mtime_of(found: os.stat_result) -> int:
-    """The modification time of a file as it is said: ``clamp`` of what the file system keeps."""
+    """The modification time of a file for the wire: ``clamp`` of what the file system keeps."""
     mtime_ns = found.st_mtime_ns
     return mtime_ns if MTIME_MIN_NS <= mtime_ns <= MTIME_MAX_NS else clamp(mtime_ns)
 
 
 def ctime_of(found: os.stat_result) -> int:
-    """When anything about a file changed last, likewise; nobody can set it."""
+    """The time of a file's last change of any kind, likewise; it cannot be set by programs."""
     return clamp(found.st_ctime_ns)
 
 
@@ -86,7 +86,7 @@ def set_mtime(at: int | str | os.PathLike[str], mtime_ns: int, *, follow_symlink
 
 
 def _nearest(mtime_ns: int) -> Iterator[int]:
-    """A time, and only where that is not taken the clamps of it: twenty thousand files are set at once."""
+    """A time, then its clamps in case it is not taken; lazily, because of the many files."""
     yield mtime_ns
     yield from _within(mtime_ns)
 
@@ -99,7 +99,7 @@ def _within(mtime_ns: int) -> list[int]:
 
 
 class SaidOnce:
-    """Says once that times are told as others, with the first file that has one.
+    """Says once that times had to be changed, with the first such file.
 
     Args:
         say: called with the sentence.
@@ -110,7 +110,7 @@ class SaidOnce:
         self._said = False
 
     def look(self, found: os.stat_result, shown: str) -> int:
-        """``mtime_of(found)``; says so if that is another time, unless it was said before.
+        """Return ``mtime_of(found)``; say so if that is another time, unless it was said before.
 
         Args:
             found: what the file is.
