@@ -53,7 +53,7 @@ class FileToCommit:
         filesize: bytes.
         root: the digest of its block digests (32 bytes).
         file_id: of the upload (16 bytes); the finished file has it too.
-        principal: who sends it (16 bytes; zeros: anonymous).
+        principal: of the sender (16 bytes; zeros: anonymous).
         mtime_ns: modification time as its sender says it, in nanoseconds since 1970, or None.
     """
 
@@ -150,6 +150,7 @@ class HookRunner:
     def __init__(self, hooks: CommitHooks) -> None:
         self._hooks = hooks
         self._questions: dict[FileToCommit, _Question] = {}
+        self._commits: dict[int, tuple[_Question, Finish]] = {}  # by id() of the upload
         self._ask, self._asked = trio.open_memory_channel[_Question](math.inf)
         self._tell, self._told = trio.open_memory_channel[CommittedFile](AFTER_QUEUED_MAX)
 
@@ -176,14 +177,16 @@ class HookRunner:
             question = self._questions[file] = _Question(file)
             self._ask.send_nowait(question)
         question.works[work] = answered
+        if isinstance(work, Finish):
+            self._commits[id(work.upload)] = question, work
 
     def is_asking(self, upload: Upload) -> bool:
         """Whether hooks are being asked about the commit of ``upload``."""
-        return self._find(upload) is not None
+        return id(upload) in self._commits
 
     def withdraw(self, upload: Upload) -> bool:
         """Answer the commit of ``upload`` with Cancelled, before this returns; False: hooks are not being asked about it."""
-        found = self._find(upload)
+        found = self._commits.pop(id(upload), None)
         if found is None:
             return False
         question, work = found
@@ -193,13 +196,6 @@ class HookRunner:
             question.scope.cancel()
         answered(Cancelled("the commit was cancelled"))
         return True
-
-    def _find(self, upload: Upload) -> tuple[_Question, Finish] | None:
-        for question in self._questions.values():
-            for work in question.works:
-                if isinstance(work, Finish) and work.upload is upload:
-                    return question, work
-        return None
 
     async def _run_before(self, question: _Question) -> None:
         if not question.works:
@@ -213,7 +209,9 @@ class HookRunner:
         if scope.cancel_called:  # also of a hook that was late and did not mind
             refusal = self._too_late(question)
         del self._questions[question.file]
-        for answered in tuple(question.works.values()):
+        for work, answered in tuple(question.works.items()):
+            if isinstance(work, Finish):
+                self._commits.pop(id(work.upload), None)
             answered(None if refusal is None else _copy(refusal))
 
     async def _first_refusal(self, question: _Question) -> HookRefused | None:
@@ -322,5 +320,5 @@ def _name_of(hook: BeforeCommit | AfterCommit) -> str:
 
 
 def _copy(refusal: HookRefused) -> HookRefused:
-    """A refusal for one work alone: whoever raises it adds a traceback to it."""
+    """A refusal for one work alone: raising it adds a traceback."""
     return HookRefused(str(refusal), retryable=refusal.retryable, retry_after_ms=refusal.retry_after_ms)
