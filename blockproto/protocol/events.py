@@ -1,4 +1,4 @@
-"""What a session takes and gives: its side, its limits, its events, and the ERROR messages that stand for exceptions.
+"""The side, the limits and the events of a session, and the ERROR messages for exceptions.
 
 Spec: BP1-HEL, BP1-ERR.
 """
@@ -13,7 +13,7 @@ from ..wire import HEAD_LENGTH_MAX, PIECE_LENGTH_MAX, Error, Hello, Message
 
 
 class Side(Enum):
-    """Who dialled and who answered."""
+    """The two ends of a connection: the client dials, the server answers."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -21,7 +21,7 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What this side takes, as its HELLO will say; see ``Hello``. Lengths in bytes."""
+    """The limits of this side for its HELLO; see ``Hello``. Lengths in bytes."""
 
     head_length_max: int = HEAD_LENGTH_MAX
     piece_length_max: int = PIECE_LENGTH_MAX
@@ -33,7 +33,7 @@ class Limits:
     features: int = 0
 
     def hello(self) -> Hello:
-        """The HELLO that says it; raises LocalProtocolError if a limit is below the least."""
+        """The HELLO with these limits; raises LocalProtocolError if one is too small."""
         return Hello(
             head_length_max=self.head_length_max,
             piece_length_max=self.piece_length_max,
@@ -68,7 +68,7 @@ class Payload:
 
     Attributes:
         position: byte offset in the file of ``view[0]``.
-        view: part of the receive buffer, good until the next ``receive_buffer()``.
+        view: part of the receive buffer, valid until the next ``receive_buffer()``.
         last: whether the frame ends with it.
     """
 

@@ -1,17 +1,16 @@
-"""FrameReader: cuts received bytes into frames, and judges each by its limits before anything is kept for it.
+"""FrameReader: cut received bytes into frames, and check each against its limits before memory is used for it.
 
     0 ≤ start ≤ end ≤ len(buffer): bytes before ``start`` are done with, those from ``start`` to ``end`` are not.
 
 Rules:
     1. The reader lends its buffer: ``receive_buffer()`` → fill it → ``bytes_received(n)`` → ``next_frame()`` and
-       ``take_payload()`` until they have nothing → again. A view that was handed out is good until the next
-       ``receive_buffer()``.
-    2. Order of judging (BP1-FRM-004): 16 bytes → head_length and length against the limits of the type → head → check.
+       ``take_payload()`` until they have nothing → again. A view is valid until the next ``receive_buffer()``.
+    2. Order of checks (BP1-FRM-004): 16 bytes → head_length and length against the limits of the type → head → check.
        A frame that is refused has cost no memory.
-    3. Payload is never gathered: it is handed out as it lies in the buffer, so that what is left over when the buffer is
-       lent again is less than one header and head.
-    4. A connection begins with a tiny buffer, gets a small one when that was filled to the brim, and then the great one, but
-       never while the early limits hold: ten thousand strangers cost 8 KiB each, and one that rests has room for a PING.
+    3. Payload is never gathered: it is handed out in place, so that less than one header and head is left over when the
+       buffer is lent again.
+    4. A connection begins with a tiny buffer; when that was full it gets a small one, and after the early limits the large
+       one. So ten thousand unidentified connections cost 8 KiB each, and an idle one has room for a PING.
 
 Spec: BP1-FRM-002 to 010.
 """
@@ -35,13 +34,13 @@ from ..wire import (
 )
 
 RECEIVE_BUFFER_LENGTH = 256 * 1024
-"""Bytes of the buffer of a connection that receives; 64 to 256 KiB measured best."""
+"""Bytes of the large buffer; 64 to 256 KiB measured best."""
 
 START_BUFFER_LENGTH = 8 * 1024
-"""Bytes of the buffer of a connection that has said little: any early head fits."""
+"""Bytes of the small buffer, in which every early head fits."""
 
 IDLE_BUFFER_LENGTH = 128
-"""Bytes of the buffer of a connection that has said nothing yet, or rests: room for a HELLO or a PING."""
+"""Bytes of the tiny buffer, of a new or idle connection: room for a HELLO or a PING."""
 
 assert RECEIVE_BUFFER_LENGTH > 2 * (HEADER_LENGTH + HEAD_LENGTH_MAX)
 assert START_BUFFER_LENGTH > HEADER_LENGTH + HEAD_LENGTH_EARLY
@@ -50,12 +49,12 @@ _EMPTY = memoryview(b"")
 
 
 class FrameReader:
-    """One direction of a connection, as bytes come in.
+    """The received bytes of a connection.
 
     Attributes:
-        buffer_length_max: the greatest buffer, in bytes; the session raises it.
-        head_length_max: greatest head that is taken, in bytes; likewise.
-        piece_length_max: greatest payload that is taken, in bytes; likewise.
+        buffer_length_max: the largest buffer, in bytes; the session raises it.
+        head_length_max: the largest head to accept, in bytes; likewise.
+        piece_length_max: the largest payload to accept, in bytes; likewise.
     """
 
     __slots__ = (
@@ -72,16 +71,16 @@ class FrameReader:
 
     @property
     def buffered(self) -> int:
-        """Bytes that have come and were not handed out yet."""
+        """Received bytes that were not handed out yet."""
         return self._end - self._start
 
     def receive_buffer(self) -> memoryview:
-        """Free space to fill, never empty; what is not yet handed out moves to the front of the buffer.
+        """Lend free space to fill, never empty; bytes that were not handed out move to the front of the buffer.
 
-        Call it when ``next_frame`` and ``take_payload`` have nothing more to give; views handed out before end here.
+        Call it when ``next_frame`` and ``take_payload`` have nothing more; earlier views become invalid.
 
         Raises:
-            LocalProtocolError: they had more to give, and there is no space.
+            LocalProtocolError: they had more, and there is no space.
         """
         if self._full:
             short = len(self._view) < START_BUFFER_LENGTH
@@ -97,19 +96,19 @@ class FrameReader:
         return self._view[self._end :]
 
     def _replace(self, length: int) -> None:
-        """Go over to a buffer of ``length`` bytes, with what is not yet handed out at its front."""
+        """Replace the buffer by one of ``length`` bytes; bytes that were not handed out move to its front."""
         left = self._end - self._start
         view = self._view if len(self._view) == length else memoryview(bytearray(length))
         view[:left] = self._view[self._start : self._end]
         self._view, self._start, self._end, self._full = view, 0, left, False
 
     def bytes_received(self, count: int) -> None:
-        """``count`` bytes, at least 1, now stand at the beginning of the space that was lent."""
+        """``count`` bytes, at least 1, were put at the beginning of the space last lent."""
         self._end += count
         self._full = self._end == len(self._view)
 
     def idle(self) -> None:
-        """Give memory back where it is not needed now; views handed out before end here."""
+        """Give back memory that is not needed now; earlier views become invalid."""
         if self.buffered < IDLE_BUFFER_LENGTH:
             self._replace(IDLE_BUFFER_LENGTH)
         elif self.buffered < HEADER_LENGTH + HEAD_LENGTH_EARLY:
@@ -156,7 +155,7 @@ class FrameReader:
         return header, head
 
     def _judge(self, header: Header) -> None:
-        """Hold the lengths of a frame that has a payload or a great head against their limits (BP1-FRM-005 to 008)."""
+        """Check the lengths of a frame with a payload or a long head against the limits (BP1-FRM-005 to 008)."""
         length, number, _, head_length, _, _ = header
         if head_length > length:
             raise MalformedFrame(f"head_length {head_length} is more than length {length}")
@@ -173,7 +172,7 @@ class FrameReader:
             raise FrameTooLarge(f"{length} bytes of unknown message type {number:#04x}")
 
     def take_payload(self, most: int) -> memoryview | None:
-        """What is there of the next ``most`` bytes, as a view of the buffer; None: nothing yet."""
+        """Take up to ``most`` of the next bytes, as a view of the buffer; None if there are none yet."""
         start = self._start
         end = min(self._end, start + most)
         if end == start:
@@ -182,5 +181,5 @@ class FrameReader:
         return self._view[start:end]
 
     def discard(self) -> None:
-        """Forget everything that has come."""
+        """Drop everything received."""
         self._start = self._end

@@ -1,7 +1,7 @@
 """Session: one end of a connection as a machine. Bytes in, events out, bytes to send; no IO and no clock.
 
     view = session.receive_buffer(); n = read into view; session.bytes_received(n)
-    while (event := session.next_event()) is not None: …          events speak of peers that keep to the protocol
+    while (event := session.next_event()) is not None: …          only what keeps to the protocol
     transmit(session.send(stream, message, len(payload)), payload)
 
 Rules:
@@ -11,9 +11,9 @@ Rules:
        that payload stays inside its block. Names, digests and what is held are for the transfer.
     3. A ``RemoteProtocolError`` from ``next_event``, or the peer's ERROR(connection), ends the conversation: in the first
        case send ``connection_error(exc)``, then read on until EOF; the session drops what comes.
-    4. ``Rejected`` is a refusal of one stream: it is closed already and wants its one ERROR.
-    5. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so that
-       the highest id seen and the streams that are open are all that is remembered.
+    4. ``Rejected`` is the refusal of one stream, which is closed already and still needs its one ERROR.
+    5. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so only the
+       highest id seen and the open streams are remembered.
 
 Spec: BP1-HEL, BP1-STR, BP1-CRD, BP1-END.
 """
@@ -85,20 +85,20 @@ _CONNECTION_TYPES = frozenset({Type.HELLO, Type.CREDIT, Type.PING, Type.ERROR, T
 
 
 TLS_RECORDS = (b"\x15\x03", b"\x16\x03")
-"""How what a TLS server says begins: an alert, or a handshake record."""
+"""The beginning of what a TLS server sends: an alert, or a handshake record."""
 
 
 class Session:
     """One end of one connection.
 
     Args:
-        side: who we are.
-        limits: what we take.
-        grease: under test, adds reserved flags, TLVs and messages to what is sent; everybody must skip them.
+        side: client or server.
+        limits: of this side.
+        grease: for tests: add reserved flags, TLVs and messages, which peers must skip, to what is sent.
 
     Attributes:
         side, limits: as given.
-        peer_hello: what the peer takes, or None until its HELLO came.
+        peer_hello: the peer's HELLO, or None before it came.
     """
 
     def __init__(
@@ -130,30 +130,30 @@ class Session:
     # Receiving
 
     def receive_buffer(self) -> memoryview:
-        """Space to fill, never empty; ask for events until there are none first. Ends all payload views."""
+        """Lend space to fill, never empty; first take all events. Payload views become invalid."""
         return self._reader.receive_buffer()
 
     def bytes_received(self, count: int) -> None:
-        """``count`` bytes, at least 1, were put at the beginning of the buffer lent last."""
+        """``count`` bytes, at least 1, were put at the beginning of the buffer last lent."""
         self._reader.bytes_received(count)
 
     def idle(self) -> None:
-        """Give the buffer back while nothing is expected soon. Ends all payload views."""
+        """Give the buffer back while nothing is expected soon. Payload views become invalid."""
         self._reader.idle()
 
     @property
     def clean(self) -> bool:
-        """Whether everything that came was whole frames: at EOF, whether the peer stopped between two of them."""
+        """Whether only whole frames came: at EOF, whether the peer stopped between two of them."""
         return not (self._deaf or self._payload_left or self._reader.buffered)
 
     @property
     def recognised(self) -> bool:
-        """Whether the peer's preface has come: now a server sends its greeting (BP1-HEL-002)."""
+        """Whether the peer's preface has come, after which a server sends its greeting (BP1-HEL-002)."""
         return self._preface_seen
 
     @property
     def head_begun(self) -> bool:
-        """Whether a frame's header and head have begun and not ended: they must within a time (BP1-END-007)."""
+        """Whether a header and head have begun and not ended, for which there is a time limit (BP1-END-007)."""
         return not self._payload_left and self._reader.buffered > 0
 
     def next_event(self) -> Event | None:
@@ -212,7 +212,7 @@ class Session:
         return Payload(stream.id, position, view, not self._payload_left)
 
     def _act(self, header: Header, head: memoryview) -> Event | None:
-        """Deal with one frame whose check was right; None if it is dropped or skipped."""
+        """Handle one frame with a correct check; None if it is dropped or skipped."""
         number = header.type
         if self.peer_hello is None:
             return self._greet(header, head)
@@ -245,7 +245,7 @@ class Session:
         return Received(stream.id, message, payload_length)
 
     def _count_dropped(self, header: Header) -> None:
-        """Payload that will be dropped counts as come and consumed at once (BP1-STR-008)."""
+        """Count payload that will be dropped as received and consumed at once (BP1-STR-008)."""
         if header.type in PAYLOAD_TYPES and header.payload_length:
             self._connection.received += header.payload_length
             self.consumed(0, header.payload_length)
@@ -272,7 +272,7 @@ class Session:
         return Greeted(hello)
 
     def _use_limits(self) -> None:
-        """Let the limits of both HELLOs count, as far as they have been said and AUTH is not wanting (BP1-AUT-005)."""
+        """Apply the limits of both HELLOs, as far as they have come and AUTH is not outstanding (BP1-AUT-005)."""
         if not self._admitted:
             return
         if self._greeting_sent:
@@ -289,13 +289,13 @@ class Session:
             stream.widen(self._window, self._allowance)
 
     def _judge_admission(self, message: Message) -> None:
-        """The answer to the first AUTH lifts the early limits: for who says it as for who hears it (BP1-AUT-005)."""
+        """Lift the early limits with the answer to the first AUTH, on both sides (BP1-AUT-005)."""
         if not self._admitted and isinstance(message, Result) and message.kind == PRINCIPAL_KIND:
             self._admitted = True
             self._use_limits()
 
     def _act_on_connection(self, header: Header, head: memoryview) -> Received:
-        """A message for the connection itself (BP1-FRM-020)."""
+        """Handle a message for the connection itself (BP1-FRM-020)."""
         try:
             message = decode_head(header, head)
         except (Unsupported, BadFacts) as error:
@@ -315,8 +315,8 @@ class Session:
         """The stream of that id, made if the peer opens it now; None if it was used and is closed.
 
         Raises:
-            UnexpectedMessage: one of our ids that we have not used.
-            TooManyStreams: the peer has as many open as it may.
+            UnexpectedMessage: it is one of our ids that we have not used.
+            TooManyStreams: the peer has as many streams open as it may.
         """
         stream = self._streams.get(number)
         if stream is not None and stream.state is not State.NEW:
@@ -370,10 +370,10 @@ class Session:
     # Sending
 
     def greeting(self) -> bytes:
-        """Preface and HELLO, to be sent first and once; from now on the peer may use what our HELLO allows.
+        """Preface and HELLO, to be sent first; from now on the peer may use what our HELLO allows.
 
         Raises:
-            LocalProtocolError: it was sent.
+            LocalProtocolError: this was called before.
         """
         if self._greeting_sent:
             raise LocalProtocolError("the greeting was sent")
@@ -383,7 +383,7 @@ class Session:
         return greeting if self._grease is None else greeting + grease_frame(self._grease)
 
     def open_stream(self) -> int:
-        """The next id of ours. Say its first message before a later id's: ids must rise on the line.
+        """Take our next id. Send its first message before that of a later id: ids must rise on the line.
 
         Raises:
             LocalProtocolError: as many are open as the peer allows (code TOO_MANY_STREAMS).
@@ -404,15 +404,15 @@ class Session:
         )
 
     def send(self, stream: int, message: Message, payload_length: int = 0) -> bytes:
-        """Say ``message``; its header and head are returned, and ``payload_length`` bytes must follow them.
+        """Send ``message``: returns its header and head, which ``payload_length`` bytes have to follow.
 
         Args:
             stream: an open id, one from ``open_stream``, a rejected one (for its ERROR), or 0.
-            message: what to say.
+            message: the message.
             payload_length: at most ``piece_length_max`` and ``sendable(stream)``.
 
         Raises:
-            LocalProtocolError: it may not be said now, or not so much; nothing has changed.
+            LocalProtocolError: it is not legal now, or the payload is too long; nothing has changed.
         """
         frame = encode_frame(stream, message, payload_length, grease=self._grease)
         if not self._greeting_sent or self._last_word:
@@ -484,7 +484,7 @@ class Session:
         return 0 if flow is None else flow.sent
 
     def received_by_peer(self, stream: int) -> int:
-        """Payload bytes of ours that the peer says have come, as ``sent``."""
+        """Payload bytes we sent that the peer says have come, as ``sent``."""
         flow = self._flow(stream)
         return 0 if flow is None else flow.received_by_peer
 
@@ -492,10 +492,10 @@ class Session:
         return self._connection if stream == 0 else self._streams.get(stream)
 
     def consumed(self, stream: int, count: int) -> None:
-        """``count`` payload bytes of ``stream`` were written or dropped: as many may come anew.
+        """``count`` payload bytes of ``stream`` were written or dropped, so that as many can be granted again.
 
-        Never wait with this for a block to end or to be durable: that deadlocks (BP1-CRD-006). A stream that was closed
-        meanwhile still counts for the connection.
+        Do not wait for the end of a block, or until it is durable: that deadlocks (BP1-CRD-006). Bytes of a stream that was
+        closed meanwhile still count for the connection.
 
         Raises:
             LocalProtocolError: more than has come.
@@ -511,10 +511,10 @@ class Session:
                 self._owing[flow] = None
 
     def credits_due(self, least: int) -> list[bytes]:
-        """CREDIT frames for whatever can be granted more.
+        """The CREDIT frames for what can be granted.
 
-        For the connection if that is ``least`` bytes (at least 1), for a stream if it is also an eighth of its window: one
-        that carries a small file is never in want, and there can be thousands of them.
+        For the connection from ``least`` bytes (at least 1) on, for a stream also only from an eighth of its window on: a
+        stream with a small file never needs it, and there can be thousands.
         """
         if self._last_word:
             return []
@@ -530,7 +530,7 @@ class Session:
 
     @property
     def _peer_limits(self) -> Hello | None:
-        """What the peer's HELLO allows; None while the early limits hold."""
+        """The peer's HELLO; None while the early limits apply."""
         return self.peer_hello if self._admitted else None
 
     @property
@@ -564,7 +564,7 @@ class Session:
         return len(self._streams)
 
     def is_open(self, stream: int) -> bool:
-        """Whether something may be said on ``stream``: it is new, open, or rejected and not yet answered."""
+        """Whether a message may be sent on ``stream``: it is new, open, or rejected and not yet answered."""
         return stream in self._streams or stream in self._unanswered
 
     def is_live(self, stream: int) -> bool:
@@ -572,7 +572,7 @@ class Session:
         return stream in self._streams
 
     def comes_too_late(self, stream: int, message: Message) -> bool:
-        """Whether ``stream`` ended before ``message`` could be said; one that was rejected waits for its ERROR only."""
+        """Whether ``stream`` ended before ``message`` could be sent; a rejected one waits only for its ERROR."""
         if stream == 0 or stream in self._streams:
             return False
         if stream in self._unanswered:
@@ -580,7 +580,7 @@ class Session:
         return stream < self._own_next if stream & 1 == self._parity else stream <= self._peer_said
 
     def state(self, stream: int) -> State:
-        """Where ``stream`` is; an id that is not open is ``CLOSED``."""
+        """The state of ``stream``; an id that is not open is ``CLOSED``."""
         entry = self._streams.get(stream)
         return State.CLOSED if entry is None else entry.state
 

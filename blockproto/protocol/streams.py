@@ -1,12 +1,12 @@
-"""What may be said on one stream and when: the transition table that both ends run, and what a stream remembers.
+"""Streams: the transition table of both ends, which says what may be sent when, and the state of one stream.
 
-Whoever says OPEN or BLOCK first is the *sender* of bytes on that stream; whoever says FETCH, AUTH, LIST or REMOVE first is
-the *receiver* (or asker). The table maps (state, speaker, message) to the next state; what is not in it may not be said.
+The side that first sends OPEN or BLOCK is the *sender* of bytes on the stream; the side that first sends FETCH, AUTH, LIST
+or REMOVE is the *receiver* (or asker). The table maps (state, speaker, message) to the next state; all else is illegal.
 
 Rules:
     1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT or ERROR(stream).
-    2. Messages cross on the way. Wherever a message of each side is legal in one state, both orders are legal and meet
-       in the same state (BP1-STR-015; the diamond test). In ``CLOSED`` everything is dropped, so that ``CLOSED`` absorbs.
+    2. Messages cross on the way. Where a message of each side is legal in one state, both orders are legal and lead to the
+       same state (BP1-STR-015; the diamond test). In ``CLOSED`` everything is dropped.
     3. Payload counts once, in order:  consumed ≤ received ≤ granted ≤ consumed + window,  and for the other direction
        received by the peer ≤ sent ≤ allowance.
 
@@ -23,7 +23,7 @@ from ..wire import Block, Credit, Error, Message, Piece, Type
 
 
 class State(IntEnum):
-    """Where a stream is."""
+    """The state of a stream."""
 
     NEW = 0
     ASKED = 1
@@ -68,7 +68,7 @@ class Kind(IntEnum):
 
 
 def _table() -> dict[tuple[int, int, int], State]:
-    """Write the table down, one line for each rule (BP1-STR-005)."""
+    """The table, one line for each rule (BP1-STR-005)."""
     new, asked, wanted, opened, brief, committing, cancelling, closed = State
     sender, receiver = Role
     live = (asked, wanted, opened, brief, committing, cancelling)
@@ -107,7 +107,7 @@ TABLE: Mapping[tuple[int, int, int], State] = _table()
 """(state, speaker, message) → next state, for both ends."""
 
 FIRST: Mapping[int, Role] = {kind: Role(speaker) for (state, speaker, kind) in TABLE if state == State.NEW}
-"""What may open a stream, and which role its speaker then has."""
+"""The messages that may open a stream, and the role of their speaker."""
 
 
 def kind_of(message: Message) -> int:
@@ -127,7 +127,7 @@ class Flow:
     Attributes:
         granted: what the peer may send. received: what has come. consumed: what of it was written or dropped.
         window: how much may be granted beyond what was consumed.
-        allowance: what we may send. sent: what we have. received_by_peer: what of it the peer says has come.
+        allowance: what we may send. sent: what we have sent. received_by_peer: what of it has come, as the peer says.
     """
 
     __slots__ = ("allowance", "consumed", "granted", "received", "received_by_peer", "sent", "window")
@@ -138,13 +138,13 @@ class Flow:
         self.received = self.consumed = self.sent = self.received_by_peer = 0
 
     def widen(self, window: int, allowance: int) -> None:
-        """Grant and be granted at least so much from now on (HELLO); 0 leaves a side as it is."""
+        """Grant and be granted at least that much from now on (HELLO); 0 leaves a side as it is."""
         self.window = max(self.window, window)
         self.granted = max(self.granted, self.window)
         self.allowance = max(self.allowance, allowance)
 
     def judge(self, length: int) -> None:
-        """received + length ≤ granted; raises CreditExceeded (BP1-CRD-003)."""
+        """Check that ``length`` more bytes were granted; raises CreditExceeded (BP1-CRD-003)."""
         if self.received + length > self.granted:
             raise CreditExceeded(f"{self.received + length} bytes of payload; {self.granted} are allowed")
 
@@ -161,7 +161,7 @@ class Flow:
 
     @property
     def due(self) -> int:
-        """Bytes that can be granted beyond what was granted."""
+        """Bytes that can be granted in addition."""
         return self.consumed + self.window - self.granted
 
     def grant(self) -> Credit:
@@ -171,10 +171,10 @@ class Flow:
 
 
 class Stream(Flow):
-    """What one end remembers of a stream that is open.
+    """The state of an open stream at one end.
 
     Attributes:
-        role: this end's; None until the first message.
+        role: of this end; None until the first message.
         position, end: the next byte of the unfinished block and where it ends at the latest; -1: there is none.
     """
 
@@ -188,7 +188,7 @@ class Stream(Flow):
         self.position = self.end = -1
 
     def next_state(self, speaker_is_us: bool, message: Message) -> tuple[Role, State] | None:
-        """Our role and the state after ``message``; None if it may not be said now."""
+        """Our role and the state after ``message``; None if it is illegal now."""
         kind = kind_of(message)
         role = self.role
         if role is None:
@@ -205,7 +205,7 @@ class Stream(Flow):
         """Keep track of the unfinished block; returns the position of the payload's first byte.
 
         Raises:
-            BadFacts: a PIECE that continues nothing or elsewhere, or a payload that runs past its block.
+            BadFacts: a PIECE that does not continue the block, or a payload that runs past its end.
         """
         if isinstance(message, Block):
             position, end = message.position, message.end
