@@ -50,6 +50,7 @@ from .works import (
     Remove,
     Tidy,
     Undecided,
+    Unfinished,
     Work,
 )
 
@@ -86,6 +87,7 @@ __all__ = [
     "StoredReader",
     "Tidy",
     "Undecided",
+    "Unfinished",
     "Upload",
     "UploadEntry",
     "UploadKey",

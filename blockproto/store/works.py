@@ -26,6 +26,15 @@ class Undecided(BlockprotoError):
         self.names = names
 
 
+class Unfinished(BlockprotoError):
+    """A part of a work was done, as much as may keep others waiting. Submit it again, as one that was ``begun``."""
+
+    code = Code.BUSY
+
+    def __init__(self) -> None:
+        super().__init__("more is left to be done")
+
+
 ROUNDS_MAX = 8
 """How often a work is submitted again because of ``Undecided``; then what could not be compared is another file."""
 
@@ -144,12 +153,14 @@ class Discard:
 class Remove:
     """Remove a finished file or folder and its receipts.
 
-    Outcome: None, UnknownFile, NotEmpty, NotPermitted.
+    Outcome: None, UnknownFile, NotEmpty, NotPermitted; or Unfinished, where a recursive one has removed a part. With
+    ``begun`` it has done so before, and a folder that is gone meanwhile is no error.
     """
 
     filename: SafeName | None
     file_id: bytes | None = None
     recursive: bool = False
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

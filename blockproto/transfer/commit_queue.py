@@ -32,12 +32,13 @@ class Queued:
     """A work that waits for its batch.
 
     Attributes:
-        work, done: as submitted.
+        work, done, principal: as submitted.
         peer: in whose queue.
     """
 
     work: Work
     done: Done
+    principal: bytes
     peer: int
 
 

@@ -43,8 +43,10 @@ from ..store import (
     Finish,
     KeepPrefixes,
     Outcome,
+    Remove,
     StoredFile,
     Undecided,
+    Unfinished,
     Upload,
     UploadStore,
     Work,
@@ -141,15 +143,15 @@ class Committer:
         """
         if isinstance(work, Finish | Adopt) and self.hooks is not None and self.hooks.asks:
             work = replace(work, unasked=True)
-        self._queue(Queued(work, done, present_peer() if peer is None else peer), principal, small)
+        self._queue(Queued(work, done, principal, present_peer() if peer is None else peer), small)
 
-    def _queue(self, queued: Queued, principal: bytes, small: bool) -> None:
+    def _queue(self, queued: Queued, small: bool) -> None:
         if self.failed is not None:
             raise self.failed
-        principal_queue = self._principal_queues.get(principal)
+        principal_queue = self._principal_queues.get(queued.principal)
         if principal_queue is None:
-            principal_queue = self._principal_queues[principal] = PrincipalQueue()
-            self._turn.append(principal)
+            principal_queue = self._principal_queues[queued.principal] = PrincipalQueue()
+            self._turn.append(queued.principal)
         (principal_queue.small if small else principal_queue.big).put(queued)
         self._idle = self._idle if not self._idle.is_set() else trio.Event()
         self._wake.set()
@@ -213,6 +215,8 @@ class Committer:
                 self._compare(queued, work, outcome.names, self.compare)
             elif isinstance(work, Finish | Adopt) and isinstance(outcome, AskFirst) and self.hooks:
                 self._ask(queued, work, outcome.file_id, self.hooks)
+            elif isinstance(work, Remove) and isinstance(outcome, Unfinished):
+                self._again(queued, replace(work, begun=True))
             else:
                 self._told(queued.done, outcome)
                 if self.hooks is not None:
@@ -236,7 +240,7 @@ class Committer:
             self._again(queued, replace(work, rounds=work.rounds + 1))
 
         if names:
-            compare(names, _principal_of(work), again)
+            compare(names, queued.principal, again)
         else:
             again()
 
@@ -254,9 +258,9 @@ class Committer:
 
         hooks.ask(work, file_id, answered)
 
-    def _again(self, queued: Queued, work: Finish | Adopt) -> None:
+    def _again(self, queued: Queued, work: Work) -> None:
         if self.failed is None:
-            self._queue(Queued(work, queued.done, queued.peer), _principal_of(work), small=True)
+            self._queue(replace(queued, work=work), small=True)
 
     def awaits_hooks(self, upload: Upload) -> bool:
         """Whether hooks are being asked about the commit of an upload."""
@@ -318,10 +322,6 @@ class Committer:
             one: Share(principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX)
             for one, principal_queue in self._principal_queues.items()
         }
-
-
-def _principal_of(work: Finish | Adopt) -> bytes:
-    return work.key.principal if isinstance(work, Adopt) else work.upload.key.principal
 
 
 class AwaitedOutcome:

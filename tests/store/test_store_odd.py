@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from store_contract import brief_of, facts_of, key_of, put
 
 from blockproto.common.blocks import FILESIZE_MAX, blocknum_of
 from blockproto.common.names import FILENAME_LENGTH_MAX, SafeName
-from blockproto.errors import BlockprotoError, NotEmpty, NotPermitted, StoreFailed
-from blockproto.store import Remove, StoredFile
+from blockproto.errors import BlockprotoError, NotEmpty, NotPermitted, StoreFailed, UnknownFile
+from blockproto.store import Remove, StoredFile, Unfinished
 from blockproto.store.folder_io import Folders
 from blockproto.store.local import finished_files
 from blockproto.store.local.check import check_store
+from blockproto.store.local.removing import REMOVED_MAX
 from blockproto.store.local.store import LocalStore
 
 DEEP = "/".join("a" * 512)
@@ -46,9 +48,60 @@ def store(folder: Path) -> Iterator[LocalStore]:
 
 
 def _remove(store: LocalStore, name: str) -> BlockprotoError | None:
-    [outcome] = store.decide([Remove(SafeName(name), None, True)])
-    assert outcome is None or isinstance(outcome, BlockprotoError)
-    return outcome
+    work = Remove(SafeName(name), None, True)
+    while True:
+        [outcome] = store.decide([work])
+        assert outcome is None or isinstance(outcome, BlockprotoError)
+        if not isinstance(outcome, Unfinished):
+            return outcome
+        work = replace(work, begun=True)
+
+
+def _left_in(folder: Path) -> int:
+    return sum(1 for _ in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_one_batch_removes_a_part_of_a_big_folder(store: LocalStore, folder: Path, wide: bool) -> None:
+    for number in range(300):
+        inside = folder / "big" / ("" if wide else f"{number}")
+        inside.mkdir(parents=True, exist_ok=True)
+        (inside / f"file {number}").write_bytes(b"x")
+    (folder / "big/empty").mkdir()
+    work = Remove(SafeName("big"), None, True)
+    left = _left_in(folder / "big")
+    rounds = 0
+    while left:
+        [removed, other] = store.decide([work, Remove(SafeName("nothing"))])
+        assert isinstance(other, UnknownFile)
+        assert removed is None or isinstance(removed, Unfinished)
+        before, left = left, _left_in(folder / "big")
+        assert before - left <= REMOVED_MAX
+        rounds += 1
+        assert (removed is None) == (not (folder / "big").exists())
+        work = replace(work, begun=True)
+    assert rounds == (301 if wide else 601) // REMOVED_MAX + 1
+    if not isinstance(removed, Unfinished):
+        return
+    [removed] = store.decide([work])
+    assert removed is None
+
+
+def test_what_was_removed_in_part_may_be_gone_already(store: LocalStore) -> None:
+    [outcome] = store.decide([Remove(SafeName("gone"), None, True, begun=True)])
+    assert outcome is None
+    assert isinstance(_remove(store, "gone"), UnknownFile)
+
+
+def test_what_stays_in_a_big_folder_does_not_keep_the_rest(store: LocalStore, folder: Path) -> None:
+    for number in range(200):
+        (folder / f"big/{number}/.blockproto").mkdir(parents=True)
+        (folder / f"big/{number}/.blockproto/ledger").write_bytes(b"theirs")
+    for number in range(200):
+        (folder / f"big/file {number}").write_bytes(b"x")
+    assert isinstance(_remove(store, "big"), NotEmpty)
+    assert sorted(entry.name for entry in (folder / "big").iterdir()) == sorted(map(str, range(200)))
+    assert sum(1 for _ in (folder / "big").rglob("ledger")) == 200
 
 
 def test_a_file_of_512_components_is_kept_listed_read_and_removed(store: LocalStore, folder: Path) -> None:

@@ -17,7 +17,19 @@ from blockproto.common.names import SafeName
 from blockproto.errors import BadFacts, StoreFailed, StoreFull
 from blockproto.observability.observer import CURRENT_CONNECTION, ConnectionLabel
 from blockproto.server import Server
-from blockproto.store import BlockDone, Facts, Finish, IfExists, Outcome, RecordB3sum, Tidy, UploadKey, Work
+from blockproto.store import (
+    BlockDone,
+    Facts,
+    Finish,
+    IfExists,
+    Outcome,
+    RecordB3sum,
+    Remove,
+    Tidy,
+    Unfinished,
+    UploadKey,
+    Work,
+)
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer.commit_queue import REPLACING_COST
 from blockproto.transfer.committer import (
@@ -304,6 +316,37 @@ async def test_works_of_an_upload_keep_their_order_whoever_sends_it() -> None:
 
     works = [work for batch in await _commit_all(store, submit) for work in batch]
     assert [work.blockno for work in works if isinstance(work, BlockDone)] == [0, 1, 2, 3, 4]
+
+
+class Slices(Recorder):
+    """Removes folders in three parts."""
+
+    def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        super().decide(works)
+        removals = [work for batch in self.batches for work in batch if isinstance(work, Remove)]
+        return [Unfinished() if isinstance(work, Remove) and len(removals) < 3 else None for work in works]
+
+
+@quick
+async def test_what_waits_beside_the_removal_of_a_big_folder_has_its_turn_between_its_parts() -> None:
+    store = Slices()
+    committer = Committer(store, run_inline)
+    remove, other = Remove(SafeName.parse("big"), recursive=True), Tidy()
+    order: list[str] = []
+
+    def removed(outcome: Outcome) -> None:
+        assert outcome is None
+        order.append("removed")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        committer.submit(remove, removed, principal=ALICE, small=True)
+        committer.submit(other, lambda _: order.append("other"), principal=BOB)
+        await committer.drain()
+        nursery.cancel_scope.cancel()
+    assert order == ["other", "removed"]
+    parts = [work for batch in store.batches for work in batch if isinstance(work, Remove)]
+    assert [part.begun for part in parts] == [False, True, True]
 
 
 @quick

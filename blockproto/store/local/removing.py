@@ -1,6 +1,7 @@
 """Removing finished files and folders: the files first, then what the ledger knows of them.
 
-In that order a crash leaves at worst a receipt whose file is gone, which does not count.
+In that order a crash leaves at worst a receipt whose file is gone, which does not count. Of a folder one batch removes at
+most ``REMOVED_MAX`` entries: whoever waits for the same batch does not wait for a hundred thousand of them.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...common.names import FILENAME_LENGTH_MAX, is_reserved
 from ...errors import UnknownFile
-from .. import Remove
+from .. import Remove, Unfinished
 from ..folder_io import Folders, open_folder, remove_file
 from .finished_files import FinishedFiles
 from .ledger import View
 
-FORGET_MAX = 100_000
-"""How many names one transaction forgets; receipts beyond that go with the sweep."""
+REMOVED_MAX = 128
+"""How many entries of a folder go in one batch."""
 
 
 def remove_entry(view: View, folders: Folders, finished: FinishedFiles, work: Remove) -> None:
@@ -33,29 +34,28 @@ def remove_entry(view: View, folders: Folders, finished: FinishedFiles, work: Re
 
     Raises:
         UnknownFile: there is no such file or folder.
+        Unfinished: some of the folder was removed, and more is there.
         OSError: as the system reports it; ENOTEMPTY for a folder with entries.
     """
     name = _name(view, finished, work)
     found = finished.look(name, folders)
     if found is None:
+        if work.begun:
+            return  # somebody else removed the rest
         raise UnknownFile
     above, _, last = name.rpartition("/")
-    gone = [name]
     try:
         if not stat.S_ISDIR(found.st_mode):
             os.unlink(last.encode(), dir_fd=folders.open(above))
         elif not work.recursive:
             os.rmdir(last.encode(), dir_fd=folders.open(above))
         else:
-            inside = _Tree(folders.open(above), last, name).remove()
-            for one in inside:
-                if len(gone) < FORGET_MAX:
-                    gone.append(one)
+            for gone in _Tree(folders.open(above), last, name).remove(REMOVED_MAX):
+                view.drop_name(gone)
     finally:
         folders.forget(name)  # also when some of it is left: what the batch has open of it may be gone
     folders.changed.add(above)
-    for one in gone:
-        view.drop_name(one)
+    view.drop_name(name)
 
 
 def _name(view: View, finished: FinishedFiles, work: Remove) -> str:
@@ -85,36 +85,53 @@ class _Tree:
         self._above_fd = above_fd
         self._fd = open_folder(above_fd, last.encode())
         self._way = [_Level(last.encode(), name, _identity(self._fd))]
+        self._left = 0
 
-    def remove(self) -> Iterator[str]:
-        """Remove it; yields the names that were files' or folders'.
+    def remove(self, most: int) -> Iterator[str]:
+        """Remove it, or ``most`` entries of it; yields the names that were files' or folders'.
 
         Raises:
+            Unfinished: more is there.
             OSError: as the system reports it; ENOTEMPTY if something of a store's own is in it, when all else is gone.
         """
+        self._left = most
         try:
             while self._way:
                 level = self._way[-1]
-                if level.folders is None:
-                    yield from self._remove_files(level)
-                elif level.folders:
+                if level.folders:
                     self._go_down(level, level.folders.pop())
-                else:
+                elif level.read:
                     yield from self._go_up(self._way.pop())
+                else:
+                    yield from self._remove_files(level)
         finally:
             os.close(self._fd)
 
     def _remove_files(self, level: _Level) -> Iterator[str]:
-        level.folders = []
+        """Remove the files of the present folder, and note the folders in it; of a big one only a part at a time."""
+        files: list[str] = []
+        level.read = True
         with os.scandir(self._fd) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, folder in found:
-            if is_reserved(name):
-                level.stays = True
-            elif folder:
-                level.folders.append(os.fsencode(name))
-            elif remove_file(self._fd, os.fsencode(name)):
-                yield from _known_as(_below(level.name, name))
+            for entry in entries:
+                if len(files) + len(level.folders) > self._left:
+                    level.read = False
+                    break
+                if is_reserved(entry.name):
+                    level.stays = True
+                elif not entry.is_dir(follow_symlinks=False):
+                    files.append(entry.name)
+                elif os.fsencode(entry.name) not in level.staying:
+                    level.folders.append(os.fsencode(entry.name))
+        for name in files:
+            if remove_file(self._fd, os.fsencode(name)):
+                yield from self._count(_below(level.name, name))
+
+    def _count(self, name: str | None) -> Iterator[str]:
+        """An entry was removed, of that name if the ledger can know it."""
+        yield from () if name is None else (name,)
+        self._left -= 1
+        if self._left <= 0 and self._way:
+            raise Unfinished
 
     def _go_down(self, level: _Level, last: bytes) -> None:
         try:
@@ -138,9 +155,10 @@ class _Tree:
                 raise OSError(errno.EBUSY, "somebody moved the folder meanwhile")
             if level.stays:
                 self._way[-1].stays = True
+                self._way[-1].staying.add(level.last)
                 return
             os.rmdir(level.last, dir_fd=fd)
-        yield from _known_as(level.name)
+        yield from self._count(level.name)
 
 
 @dataclass(slots=True)
@@ -151,15 +169,19 @@ class _Level:
         last: its name in the folder above.
         name: its whole name; None if nobody can have been told of it.
         identity: what it is, to know it again.
-        folders: the folders in it that are still there; None if nobody has looked.
+        folders: folders in it that are to be removed next.
+        read: whether those are all there are, and no file is left.
         stays: whether it holds something that stays.
+        staying: folders in it that stay for that reason.
     """
 
     last: bytes
     name: str | None
     identity: tuple[int, int]
-    folders: list[bytes] | None = None
+    folders: list[bytes] = field(default_factory=list)
+    read: bool = False
     stays: bool = False
+    staying: set[bytes] = field(default_factory=set)
 
 
 def _identity(fd: int) -> tuple[int, int]:
@@ -180,7 +202,3 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _known_as(name: str | None) -> tuple[str, ...]:
-    return () if name is None else (name,)
