@@ -344,8 +344,8 @@ class UploadStoreContract:
         again = opened(place.store, len(content), attempt=8)
         assert again.held == BlockSet([(0, 2), (3, 1), (5, 1)])
         assert (again.attempt, again.facts.filesize) == (7, len(content))
-        assert again.digest(3) == digest_of(content[3 * BLOCK_LENGTH : 4 * BLOCK_LENGTH])
-        assert again.digest(2) is None
+        digests = {3: digest_of(content[3 * BLOCK_LENGTH : 4 * BLOCK_LENGTH]), 5: digest_of(content[-9:])}
+        assert again.digests([5, 2, 3, 9]) == digests
         works = written(again, content, [2, 4], attempt=8)
         stored(place.store, *works, finish_of(again, content, attempt=8))
         assert place.content(NAME) == content

@@ -303,15 +303,15 @@ class Struct82File:
         if one.upload is None or not one.held:
             return
         block = memoryview(bytearray(BLOCK_LENGTH))
-        moved = [index + one.first for index in one.upload.held]
-        for blockno in moved if zero.stored is None else ():
-            old = one.upload
+        held = list(one.upload.held) if zero.stored is None else []
+        digests = await run_in_thread(partial(one.upload.stored.digests, held))
+        for index in held:
+            old, blockno = one.upload, index + one.first
             if old is None or zero.upload is None:
                 raise Cancelled("the upload was cancelled")
-            position = (blockno - one.first) * BLOCK_LENGTH
-            read = await run_in_thread(partial(old.stored.read_into, position, block))
+            read = await run_in_thread(partial(old.stored.read_into, index * BLOCK_LENGTH, block))
             digest = blake3(block[:read]).digest()
-            if digest != old.digest_of(blockno - one.first):
+            if digest != digests.get(index):
                 raise StoreFailed("a held block cannot be read as it was written: check the store")
             if zero.upload.digest_of(blockno) is None:
                 await self._put(zero, blockno, block[:read], digest)
@@ -450,8 +450,8 @@ class Struct82File:
         if upload is None:
             raise side.stopped or Cancelled("the upload was cancelled")
         held = list(upload.held)
-        digests = await run_in_thread(lambda: [upload.stored.digest(index) for index in held])
-        known = [digest for digest in digests if digest is not None]
+        digests = await run_in_thread(lambda: upload.stored.digests(held))
+        known = [digests[index] for index in held if index in digests]
         firsts = (0, 1) if self.first is None else (self.first,)
         at_the_ends = {0, *range(self._blocks, blocknum + 1)}
         empty = [no for no in at_the_ends if all(self._is_empty(no, first) for first in firsts)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from ..common.blocks import BlockSet
@@ -44,8 +45,8 @@ class Upload(Protocol):
         Returns how many bytes there were.
         """
 
-    def digest(self, blockno: int) -> bytes | None:
-        """The digest the ledger has for a block, or None: to judge a block sent again, and for repair."""
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
+        """The digests of those ``blocknos`` that are recorded as held: to judge blocks sent again, and for repair."""
 
     def close(self) -> None:
         """Let go of what is open; the upload stays in the store. Harmless when repeated.

@@ -134,9 +134,9 @@ class MemoryUpload:
         view[: len(part)] = part
         return len(part)
 
-    def digest(self, blockno: int) -> bytes | None:
-        """The durable digest of a block."""
-        return self._store.digest(self.key, blockno)
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
+        """The durable digests of blocks."""
+        return self._store.digests(self.key, blocknos)
 
     def close(self) -> None:
         """Drop the bytes of a brief file; else nothing is open."""
@@ -242,10 +242,10 @@ class MemoryStore:
         """See the port."""
         self._closed = True
 
-    def digest(self, key: UploadKey, blockno: int) -> bytes | None:
-        """The durable digest of a block of an unfinished upload."""
-        begun = self._begun.get(key)
-        return None if begun is None else begun.digests.get(blockno)
+    def digests(self, key: UploadKey, blocknos: Iterable[int]) -> dict[int, bytes]:
+        """The durable digests of blocks of an unfinished upload."""
+        held = self._begun[key].digests if key in self._begun else {}
+        return {blockno: held[blockno] for blockno in blocknos if blockno in held}
 
     def _begin(self, key: UploadKey, facts: Facts) -> _Begun:
         file_id = blake3(key.principal + key.sourceid, key=self._secret).digest(16)

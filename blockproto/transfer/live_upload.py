@@ -302,7 +302,9 @@ class LiveUpload:
 
     def digest_of(self, blockno: int) -> bytes | None:
         """The digest of a block that is held or pending."""
-        return self.pending.get(blockno) or (self.stored.digest(blockno) if blockno in self.held else None)
+        if blockno in self.held:
+            return self.stored.digests((blockno,)).get(blockno)
+        return self.pending.get(blockno)
 
     async def digests(self, blocknum: int) -> list[bytes]:
         """The digests of the first ``blocknum`` blocks in order, for a root that no sender states.
@@ -311,13 +313,10 @@ class LiveUpload:
             DigestsDiffer: one of them is not here.
         """
         pending = dict(self.pending)
-        found = await run_in_thread(
-            lambda: [pending.get(blockno) or self.stored.digest(blockno) for blockno in range(blocknum)]
-        )
-        digests = [digest for digest in found if digest is not None]
-        if len(digests) < blocknum:
+        found = await run_in_thread(lambda: self.stored.digests(range(blocknum))) | pending
+        if len(found) < blocknum:
             raise DigestsDiffer("a block that had come is not here any more")
-        return digests
+        return [found[blockno] for blockno in range(blocknum)]
 
     def block_verified(self, blockno: int, length: int, digest: bytes) -> None:
         """A block is whole and has its digest: make it durable."""
@@ -390,11 +389,9 @@ class LiveUpload:
         _tell(self.followers, lambda follower: follower.say_withdrawn())
 
     def _differing(self, digests: tuple[tuple[int, bytes], ...]) -> tuple[int, ...]:
-        return tuple(
-            blockno
-            for blockno, digest in digests
-            if blockno in self.held and self.stored.digest(blockno) != digest
-        )
+        held = [(blockno, digest) for blockno, digest in digests if blockno in self.held]
+        known = self.stored.digests(blockno for blockno, _ in held)
+        return tuple(blockno for blockno, digest in held if known.get(blockno) != digest)
 
     def _finish_if_complete(self) -> None:
         if not self._commits or self.finishing or self.discarded is not None:

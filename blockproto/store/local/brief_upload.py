@@ -9,6 +9,7 @@ it is committed. A crash before that leaves bytes nobody was promised; they go a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 
 from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
@@ -97,9 +98,9 @@ class BriefUpload(PartialFile):
             return len(there)
         return super().read_into(position, view)
 
-    def digest(self, blockno: int) -> bytes | None:
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
         """See the port: nothing of it is in the ledger."""
-        return None
+        return {}
 
     def close(self) -> None:
         """See the port: without a commit its bytes go."""

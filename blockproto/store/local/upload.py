@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from ...common.blocks import BlockSet
 from ...errors import StoreFailed
@@ -80,10 +81,11 @@ class LocalUpload:
         """It got its final name."""
         self._context.live.published(self.key, self.partial)
 
-    def digest(self, blockno: int) -> bytes | None:
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
         """See the port."""
         with self._context.ledger.read() as view:
-            return view.digest(self.partial.storage_id, blockno)
+            found = ((blockno, view.digest(self.partial.storage_id, blockno)) for blockno in blocknos)
+            return {blockno: digest for blockno, digest in found if digest is not None}
 
     def close(self) -> None:
         """See the port; bytes the ledger does not know are removed by the last who lets go."""

@@ -16,7 +16,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -141,9 +141,9 @@ class BriefDownload:
         view[: len(piece)] = piece
         return len(piece)
 
-    def digest(self, blockno: int) -> bytes | None:
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
         """See the port: there is no ledger."""
-        return None
+        return {}
 
     def close(self) -> None:
         """See the port: without a commit its bytes go."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from ...common.blocks import BlockSet
@@ -74,9 +74,9 @@ class PartFileUpload:
         """See the port."""
         return self._store.read_into(position, view)
 
-    def digest(self, blockno: int) -> bytes | None:
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
         """See the port."""
-        return self._store.digest(blockno)
+        return self._store.digests(blocknos)
 
     def close(self) -> None:
         """See the port; the store itself has the file open."""
@@ -281,10 +281,10 @@ class PartFileStore:
         except OSError as exc:
             raise refusal(exc) from exc
 
-    def digest(self, blockno: int) -> bytes | None:
-        """The durable digest of a block."""
-        held = None if self._begun is None else self._begun.blocks.get(blockno)
-        return None if held is None else held[1]
+    def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
+        """The durable digests of blocks."""
+        held = {} if self._begun is None else self._begun.blocks
+        return {blockno: held[blockno][1] for blockno in blocknos if blockno in held}
 
     def drop_brief(self, upload: PartFileUpload) -> None:
         """A brief file was let go: without a commit its bytes go."""
