@@ -38,7 +38,6 @@ from ..store import (
     KeepPrefixes,
     LeftOut,
     Outcome,
-    Prefix,
     RecordB3sum,
     Remove,
     StoredFile,
@@ -47,17 +46,8 @@ from ..store import (
     UploadKey,
     Work,
 )
-from ..store.rules import (
-    EXPIRY_MS,
-    Shape,
-    check_attempt,
-    check_block,
-    check_brief,
-    check_finish,
-    check_receipt,
-    outcome_of,
-    sourceid_after,
-)
+from ..store.rules import EXPIRY_MS, check_receipt, outcome_of, sourceid_after
+from ..store.upload_state import Shape, UploadState, apply, check_brief
 from .memory_files import MemoryFile, MemoryFiles, MemoryReader
 
 
@@ -67,11 +57,8 @@ class _Begun:
 
     facts: Facts
     file_id: bytes
-    attempt: int
     expires_ms: int
-    shape: Shape
-    digests: dict[int, bytes] = field(default_factory=dict)
-    prefixes: dict[int, Prefix] = field(default_factory=dict)
+    state: UploadState
     content: bytearray = field(default_factory=bytearray)
 
 
@@ -84,6 +71,10 @@ class _Receipt:
     if_exists: IfExists
 
 
+def _held(begun: _Begun) -> BlockSet:
+    return BlockSet((blockno, 1) for blockno in sorted(begun.state.digests))
+
+
 def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
     return UploadEntry(
         key=key,
@@ -91,8 +82,8 @@ def _upload_entry(key: UploadKey, begun: _Begun) -> UploadEntry:
         filename=begun.facts.filename,
         filetype=begun.facts.filetype,
         filesize=begun.facts.filesize,
-        position=BlockSet((blockno, 1) for blockno in begun.digests).position(begun.shape.known_end),
-        held_count=len(begun.digests),
+        position=_held(begun).position(begun.state.shape.known_end),
+        held_count=len(begun.state.digests),
         expires_ms=begun.expires_ms,
         taken=len(begun.content),
     )
@@ -107,11 +98,11 @@ class MemoryUpload:
         self.key = key
         self.facts = begun.facts
         self.file_id = begun.file_id
-        self.attempt = begun.attempt
+        self.attempt = begun.state.attempt
         self.expires_ms: int | None = begun.expires_ms
-        self.held = BlockSet((blockno, 1) for blockno in sorted(begun.digests))
-        self.short_end = begun.shape.short_end
-        self.prefixes = dict(begun.prefixes)
+        self.held = _held(begun)
+        self.short_end = begun.state.shape.short_end
+        self.prefixes = dict(begun.state.prefixes or {})
         self.written = written
         self.brief = brief
         self._store = store
@@ -244,25 +235,22 @@ class MemoryStore:
 
     def digests(self, key: UploadKey, blocknos: Iterable[int]) -> dict[int, bytes]:
         """The durable digests of blocks of an unfinished upload."""
-        held = self._begun[key].digests if key in self._begun else {}
+        held = self._begun[key].state.digests if key in self._begun else {}
         return {blockno: held[blockno] for blockno in blocknos if blockno in held}
 
     def _begin(self, key: UploadKey, facts: Facts) -> _Begun:
         file_id = blake3(key.principal + key.sourceid, key=self._secret).digest(16)
-        return _Begun(facts, file_id, 0, self._now_ms() + EXPIRY_MS, Shape(self._first, facts.filesize))
+        state = UploadState(Shape(self._first, facts.filesize))
+        return _Begun(facts, file_id, self._now_ms() + EXPIRY_MS, state)
 
     def _do(self, work: Work) -> Outcome:
         match work:
-            case BlockDone():
-                self._keep_block(work)
+            case BlockDone() | Forget() | KeepPrefixes():
+                self._record(work)
             case Finish():
                 return self._finish(work)
             case Adopt():
                 return self._adopt(work)
-            case Forget():
-                self._forget(work)
-            case KeepPrefixes():
-                self._keep_prefixes(work)
             case Discard():
                 self._discard(work)
             case Remove():
@@ -273,28 +261,27 @@ class MemoryStore:
                 pass
         return None
 
-    def _allowed(self, upload: object, attempt: int) -> _Begun:
-        """The upload, if ``attempt`` may do something to it."""
-        assert isinstance(upload, MemoryUpload)
-        begun = self._begun.get(upload.key) or self._opened.get(upload.key)
+    def _known(self, key: UploadKey) -> _Begun:
+        """An upload of which something may be durable. Raises UnknownUpload."""
+        begun = self._begun.get(key) or self._opened.get(key)
         if begun is None:
             raise UnknownUpload
-        check_attempt(begun.attempt, attempt)
         return begun
 
-    def _record(self, work: BlockDone | Forget | KeepPrefixes, begun: _Begun) -> None:
-        begun.attempt = work.attempt
-        self._begun.setdefault(work.upload.key, begun)
-
-    def _keep_block(self, work: BlockDone) -> None:
-        begun = self._allowed(work.upload, work.attempt)
-        begun.shape = check_block(begun.shape, work)
-        self._record(work, begun)
-        position = max(work.blockno * BLOCK_LENGTH, self._first)
-        written = self._written[work.upload.key]
-        put_bytes(begun.content, position, memoryview(bytes(written[position : position + work.length])))
-        begun.digests[work.blockno] = work.digest
-        begun.prefixes.pop(work.blockno, None)
+    def _record(self, work: BlockDone | Forget | KeepPrefixes) -> None:
+        key = work.upload.key
+        begun = self._known(key)
+        begun.state = apply(begun.state, work)
+        self._begun[key] = begun
+        written: dict[int, int] = {}
+        if isinstance(work, BlockDone):
+            written[work.blockno] = work.length
+        elif isinstance(work, KeepPrefixes):
+            written = {blockno: prefix.length for blockno, prefix in work.prefixes.items()}
+        for blockno, length in written.items():
+            position = max(blockno * BLOCK_LENGTH, self._first)
+            piece = bytes(self._written[key][position : position + length])
+            put_bytes(begun.content, position, memoryview(piece))
 
     def _finish(self, work: Finish) -> StoredFile:
         upload = work.upload
@@ -306,8 +293,8 @@ class MemoryStore:
             check_brief(work)
             content = bytes(upload.written)
         else:
-            begun = self._allowed(upload, work.attempt)
-            check_finish(begun.shape, work, sorted(begun.digests.items()))
+            begun = self._known(upload.key)
+            apply(begun.state, work)
             content = bytes(begun.content[self._first : work.filesize])
         decided = self._choose(work, upload.key, upload.file_id)
         if isinstance(decided, SafeName):
@@ -348,31 +335,10 @@ class MemoryStore:
         self._receipts[key] = _Receipt(stored, entry.version, work.facts.if_exists)
         return replace(stored, there=True)
 
-    def _forget(self, work: Forget) -> None:
-        begun = self._allowed(work.upload, work.attempt)
-        self._record(work, begun)
-        for blockno in work.blocknos:
-            begun.digests.pop(blockno, None)
-
-    def _keep_prefixes(self, work: KeepPrefixes) -> None:
-        begun = self._allowed(work.upload, work.attempt)
-        self._record(work, begun)
-        begun.prefixes = dict(work.prefixes)
-        written = self._written[work.upload.key]
-        for blockno, prefix in work.prefixes.items():
-            position = max(blockno * BLOCK_LENGTH, self._first)
-            put_bytes(
-                begun.content, position, memoryview(bytes(written[position : position + prefix.length]))
-            )
-
     def _discard(self, work: Discard) -> None:
-        begun = self._begun.get(work.key) or self._opened.get(work.key)
-        if begun is None:
-            raise UnknownUpload
-        if work.expired_ms is not None and begun.expires_ms > work.expired_ms:
-            return
-        for table in (self._begun, self._opened, self._written):
-            table.pop(work.key, None)
+        begun = self._known(work.key)
+        if work.expired_ms is None or begun.expires_ms <= work.expired_ms:
+            self._end(work.key)
 
     # -- finished files
 

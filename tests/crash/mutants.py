@@ -13,12 +13,11 @@ import pytest
 from mistakes import Mutants, Patch, nothing
 
 import blockproto.store.folder_io as disk_module
-import blockproto.store.local.batch as batch_module
 import blockproto.store.local.opening as opening_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
 from blockproto.common.blocks import BLOCK_LENGTH, BlockSet
-from blockproto.store import StoredFile
+from blockproto.store import StoredFile, upload_state
 from blockproto.store.folder_io import Folders
 from blockproto.store.local.batch import Batch
 from blockproto.store.local.context import LocalContext
@@ -205,12 +204,12 @@ def receipts_without_identity(patch: Patch) -> None:
 
 @mutant
 def no_attempt_check(patch: Patch) -> None:
-    patch.setattr(batch_module, "check_attempt", nothing)
+    patch.setattr(upload_state, "_check_attempt", nothing)
 
 
 @mutant
 def no_root_check(patch: Patch) -> None:
-    patch.setattr(batch_module, "check_finish", nothing)
+    patch.setattr(upload_state, "_check_finish", nothing)
 
 
 @mutant

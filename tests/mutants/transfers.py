@@ -23,6 +23,7 @@ LANE, LINK, WIRE, REQUESTS = (
     "serving/handlers/requests.py",
 )
 SESSION, STREAMS, RULES = "protocol/session.py", "protocol/streams.py", "store/rules.py"
+UPLOAD_STATE = "store/upload_state.py"
 CHOOSING = "store/local/name_choice.py"
 NAME_RULES = "store/name_rules.py"
 
@@ -31,7 +32,7 @@ BLK = [
            "min((blockno + 1) * BLOCK_LENGTH, end) - start)", "min((blockno + 1) * BLOCK_LENGTH - 1, end) - start)"),
     Mutant("blocknum-need-not-fit", "BLK-002", WIRE, "elif blocknum != -(-filesize // BLOCK_LENGTH):", "elif False:"),
     Mutant("one-size-unknown-alone", "BLK-003", WIRE, "if filesize is not blocknum:", "if False:"),
-    Mutant("a-second-short-block", "BLK-003", RULES, "if shape.short_end is not None and (", "if False and (", SERVER),
+    Mutant("a-second-short-block", "BLK-003", UPLOAD_STATE, "if shape.short_end is not None and (", "if False and (", SERVER),
     Mutant("a-pipe-has-the-size-of-its-first-block", "BLK-003", "client_side/upload.py",
            "blocknum=None if facts.filesize is None else blocknum_of(facts.filesize),",
            "blocknum=blocknum_of(facts.filesize or 1 << 20),", CLIENT,
@@ -50,7 +51,7 @@ BLK = [
            ((STREAMS, "if position + payload_length > end:", "if False:"), (BLOCKS, "if after > limit:", "if False:"))),
     Mutant("end-before-the-end", "BLK-009", BLOCKS,
            "if digest is not None and self.end is not None and after != self.end:", "if False:", ("server", "client"),
-           ((RULES, "if length == 0 or length != work.length:", "if False:"),)),
+           ((UPLOAD_STATE, "if length == 0 or length != work.length:", "if False:"),)),
     Mutant("digest-of-what-is-sent-now", "BLK-009", LANE, "end = digest if at + length == len(block) else None",
            "end = digest_of(block[at:]) if at + length == len(block) else None", ("server", "client"),
            (("transfer/served_send_stream.py", "hasher.update(view)\n                    at += len(view)", "at += len(view)"),)),
@@ -123,7 +124,7 @@ DIG = [
            "self._connection.refuse(self._stream, error, Scope.STREAM)\n\n    def say_stopped"),
     Mutant("have-names-one-block", "DIG-006", PLAN, "for blockno in page)", "for blockno in page[:1])"),
     Mutant("repaired-for-ever", "DIG-008", PLAN, "if self._repairs > REPAIRS_MAX:", "if self._repairs > 50:", CLIENT),
-    Mutant("the-root-is-not-compared", "DIG-009 DIG-005", RULES, "if root_of(digests, len(wanted)) != work.root:", "if False:"),
+    Mutant("the-root-is-not-compared", "DIG-009 DIG-005", UPLOAD_STATE, "if root_of(digests, len(wanted)) != work.root:", "if False:"),
 ]  # fmt: skip
 
 COM = [
@@ -132,7 +133,7 @@ COM = [
            (("client_side/upload_brief.py", "commit=whole,", "commit=False,"),)),
     Mutant("a-commit-of-another-size", "COM-003", UPLOAD,
            "if self.facts.filesize is not None and filesize != self.facts.filesize:", "if False:", SERVER,
-           ((RULES, "if known is not None and end != known:", "if False:"),)),
+           ((UPLOAD_STATE, "if known is not None and end != known:", "if False:"),)),
     Mutant("a-commit-of-another-file", "COM-003", FETCHING,
            'raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")', "pass", CLIENT),
     Mutant("commit-does-not-wait", "COM-004", UPLOAD,

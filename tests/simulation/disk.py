@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from blockproto.common.names import SafeName
 from blockproto.errors import StoreFailed
 from blockproto.store import (
+    BlockDone,
     Decided,
     Destination,
     Discard,
     Facts,
     Finish,
     Forget,
+    KeepPrefixes,
     Outcome,
     StoredFile,
     Upload,
@@ -102,9 +104,9 @@ class SimStore(MemoryStore):
             self.watcher.on_publish(self, work, receipt, receipt.stored_as in names)
         return receipt
 
-    def _forget(self, work: Forget) -> None:
-        super()._forget(work)
-        if self.watcher is not None:
+    def _record(self, work: BlockDone | Forget | KeepPrefixes) -> None:
+        super()._record(work)
+        if self.watcher is not None and isinstance(work, Forget):
             self.watcher.on_forget(work)
 
     def _discard(self, work: Discard) -> None:

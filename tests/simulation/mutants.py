@@ -10,14 +10,13 @@ import trio
 from mistakes import Mutants, Patch, nothing
 
 import blockproto.connection.scheduler as turns_module
-import blockproto.testing.memory_store as memory_module
 from blockproto.client_side.upload import Uploader
 from blockproto.common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from blockproto.connection.endpoint import SocketEndpoint
 from blockproto.connection.liveness import Liveness
 from blockproto.errors import Superseded
 from blockproto.protocol.session import Session
-from blockproto.store import StoredFile
+from blockproto.store import StoredFile, upload_state
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.committer import Committer
 from blockproto.transfer.live_upload import LiveUpload
@@ -118,7 +117,7 @@ def no_attempt_check(patch: Patch) -> None:
         live.feeds.append(feed)
 
     patch.setattr(LiveUpload, "enter", enter)
-    patch.setattr(memory_module, "check_attempt", nothing)
+    patch.setattr(upload_state, "_check_attempt", nothing)
 
 
 @mutant
@@ -191,7 +190,7 @@ def no_root_check(patch: Patch) -> None:
             live._submit(next(iter(live._commits.values())), live._on_finished)
 
     patch.setattr(LiveUpload, "_finish_if_complete", finish_if_complete)
-    patch.setattr(memory_module, "check_finish", nothing)
+    patch.setattr(upload_state, "_check_finish", nothing)
 
 
 @mutant

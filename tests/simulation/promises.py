@@ -135,7 +135,7 @@ class Promises:
         store = self.store
         assert store is not None
         begun = store._begun.get(UploadKey(ANONYMOUS, sourceid))
-        durable = set() if begun is None else set(begun.digests)
+        durable = set() if begun is None else set(begun.state.digests)
         size = None if begun is None else begun.facts.filesize
         promised = self._promised.setdefault(sourceid, _Promised())
         whole = size is not None and position >= size
@@ -238,7 +238,7 @@ class Promises:
 
     def _check_kept(self, store: SimStore, sourceid: bytes) -> None:
         begun = store._begun.get(UploadKey(ANONYMOUS, sourceid))
-        lost = self._promised[sourceid].blocks - (set() if begun is None else set(begun.digests))
+        lost = self._promised[sourceid].blocks - (set() if begun is None else set(begun.state.digests))
         if lost:
             self._broken(f"blocks {sorted(lost)} of {sourceid.hex()[:8]} were acknowledged and are gone")
 

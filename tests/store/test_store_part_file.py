@@ -304,6 +304,22 @@ class TestSidecarStore(UploadStoreContract):
         place.reopen()
         assert opened(place.store, 3 * BLOCK_LENGTH).held == BlockSet([(0, 2)])
 
+    def test_a_full_disk_when_only_the_commit_is_left(
+        self, place: SidecarPlace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its attempt is to be recorded, and cannot be."""
+        content = pattern(10)
+        upload = opened(place.store, len(content))
+        assert outcomes(place.store, *written(upload, content)) == [None]
+
+        def write(fd: int, piece: memoryview) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            refused(place.store, finish_of(upload, content, attempt=2), StoreFull)
+        stored(place.store, finish_of(upload, content, attempt=2))
+
     def test_a_broken_disk_in_a_write(self, place: SidecarPlace, monkeypatch: pytest.MonkeyPatch) -> None:
         upload = opened(place.store, 10)
         with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockproto.common.blocks import BLOCK_LENGTH, BlockSet
+from blockproto.common.blocks import BlockSet
 from blockproto.common.names import (
     COMPONENT_LENGTH_MAX,
     FILENAME_LENGTH_MAX,
@@ -34,7 +34,8 @@ from blockproto.store.local.records import (
     upload_key,
 )
 from blockproto.store.name_rules import Kind, decide_name, is_later
-from blockproto.store.rules import TRIED_IN_TURN, Shape, first_free, free_names
+from blockproto.store.rules import TRIED_IN_TURN, first_free, free_names
+from blockproto.store.upload_state import Shape
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,6 @@ def test_the_first_free_name_is_found_with_few_looks(gaps: set[int], taken: int)
 def test_no_room_for_a_number() -> None:
     with pytest.raises(NameRefused):
         next(free_entries("name.txt", 7))
-
-
-def test_a_shape() -> None:
-    assert list(Shape(0, 0).blocknos(0)) == []
-    assert list(Shape(BLOCK_LENGTH + 1, None).blocknos(3 * BLOCK_LENGTH)) == [1, 2]
-    assert Shape(0, 10).held_end(0) == 10
-    assert Shape(0, None, BLOCK_LENGTH + 3).held_end(1) == BLOCK_LENGTH + 3
-    assert Shape(0, None).held_end(1) == 2 * BLOCK_LENGTH
 
 
 @given(st.sets(st.integers(0, 3 * PAGE_BLOCKS), max_size=300), st.sets(st.integers(0, 300), max_size=50))

@@ -910,12 +910,12 @@ async def test_a_disk_that_is_full_at_the_commit_stops_every_stream() -> None:
     class FullAtCommit(WatchedStore):
         full = False
 
-        def _keep_block(self, work: object) -> None:
+        def _record(self, work: object) -> None:
             from blockproto.errors import StoreFull
 
             if self.full:
                 raise StoreFull
-            super()._keep_block(work)  # type: ignore[arg-type]
+            super()._record(work)  # type: ignore[arg-type]
 
     store = FullAtCommit()
     async with serving(store) as served:

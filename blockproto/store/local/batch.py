@@ -18,9 +18,9 @@ outcome of every work that needed it. Any error of a sync ends the store.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ...errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownFile, UnknownUpload
 from .. import (
@@ -32,7 +32,6 @@ from .. import (
     Forget,
     KeepPrefixes,
     Outcome,
-    Prefix,
     RecordB3sum,
     Remove,
     Tidy,
@@ -42,15 +41,8 @@ from .. import (
 )
 from ..folder_io import SYNC_EACH_MAX, Folders, syncfs
 from ..os_errors import refusal
-from ..rules import (
-    EXPIRY_MS,
-    check_attempt,
-    check_block,
-    check_brief,
-    check_finish,
-    check_receipt,
-    outcome_of,
-)
+from ..rules import EXPIRY_MS, check_receipt, outcome_of
+from ..upload_state import UploadState, apply, check_brief
 from .brief_upload import BriefUpload
 from .context import LocalContext
 from .finished_files import SEALS_PAID, SEALS_SWEPT
@@ -68,18 +60,15 @@ class _Change:
 
     Attributes:
         upload: one who has it open.
-        record: its record as the batch leaves it.
+        record: its record before the batch.
         new: whether the ledger does not know it yet.
-        digests, dropped: blocks that are held now, or not any more.
-        prefixes: those of unfinished blocks, or None if they stay as they are.
+        state: what the works of the batch have made of it.
     """
 
     upload: LocalUpload
     record: UploadRecord
     new: bool
-    digests: dict[int, bytes] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
-    prefixes: dict[int, Prefix] | None = None
+    state: UploadState
 
 
 class Batch:
@@ -208,15 +197,16 @@ class Batch:
         self._folders.sync()
 
     def _record_change(self, view: View, change: _Change) -> None:
-        storage_id = change.record.storage_id
-        if change.new and not change.digests and not change.prefixes:
+        state, storage_id = change.state, change.record.storage_id
+        if change.new and not state.digests and not state.prefixes:
             return
-        if change.dropped:
-            view.drop_blocks(storage_id, change.dropped)
-        if change.digests:
-            view.add_blocks(storage_id, change.digests)
-        if change.prefixes is not None:
-            view.put_prefixes(storage_id, change.prefixes)
+        if state.dropped:
+            view.drop_blocks(storage_id, state.dropped)
+        if state.digests:
+            view.add_blocks(storage_id, state.digests)
+        if state.prefixes is not None:
+            view.put_prefixes(storage_id, state.prefixes)
+        change.record.attempt, change.record.shape = state.attempt, state.shape
         change.record.expires_ms = self._context.clock.expires_ms(EXPIRY_MS)
         view.put_upload(change.record)
         if not change.upload.partial.recorded:
@@ -258,10 +248,8 @@ class Batch:
             case BlockDone():
                 self._plan_block(view, work)
             case Forget():
-                change = self._change(view, work.upload, work.attempt)
-                for blockno in work.blocknos:
-                    change.digests.pop(blockno, None)
-                    change.dropped.add(blockno)
+                change = self._change(view, work.upload)
+                change.state = apply(change.state, work)
             case KeepPrefixes():
                 self._plan_prefixes(view, work)
             case Discard():
@@ -289,13 +277,8 @@ class Batch:
             view.put_digests(work.filename.text, stamp, work.b3sum, work.root)
             self._publisher.changed(work.filename.text)
 
-    def _change(self, view: View, upload: Upload, attempt: int) -> _Change:
-        """What the batch does to an upload so far, if ``attempt`` may do something to it.
-
-        Raises:
-            Superseded: it may not.
-            UnknownUpload: the upload was committed or discarded.
-        """
+    def _change(self, view: View, upload: Upload) -> _Change:
+        """What the batch does to an upload so far. Raises UnknownUpload: it was committed or discarded."""
         assert isinstance(upload, LocalUpload)
         change = self._changes.get(upload.key)
         if change is None:
@@ -305,10 +288,8 @@ class Batch:
             record = replace(upload.record) if known is None else known
             if record.storage_id != upload.partial.storage_id:
                 raise UnknownUpload("the upload was begun anew")
-            change = _Change(upload, record, known is None)
-        check_attempt(change.record.attempt, attempt)
-        change.record.attempt = attempt
-        self._changes[upload.key] = change
+            state = UploadState(record.shape, record.attempt)
+            change = self._changes[upload.key] = _Change(upload, record, known is None, state)
         return change
 
     def _touch(self, partial: Partial, *, metadata: bool) -> None:
@@ -316,11 +297,10 @@ class Batch:
         self._dirty[partial] = metadata or self._dirty.get(partial, False)
 
     def _plan_block(self, view: View, work: BlockDone) -> None:
-        change = self._change(view, work.upload, work.attempt)
-        shape = check_block(change.record.shape, work)
+        change = self._change(view, work.upload)
+        state = apply(change.state, work)
         self._openable &= change.upload.partial.is_openable()
-        change.record.shape = shape
-        change.digests[work.blockno] = work.digest
+        change.state = state
         self._touch(change.upload.partial, metadata=False)
 
     def _plan_prefixes(self, view: View, work: KeepPrefixes) -> None:
@@ -330,8 +310,8 @@ class Batch:
             return
         if work.prefixes:
             self._openable &= partial.is_openable()
-        change = self._change(view, work.upload, work.attempt)
-        change.prefixes = dict(work.prefixes)
+        change = self._change(view, work.upload)
+        change.state = apply(change.state, work)
         if work.prefixes:
             self._touch(partial, metadata=False)
 
@@ -375,8 +355,8 @@ class Batch:
                 raise StoreFull("the ledger is too full for new files")
             check_brief(work)
         else:
-            change = self._change(view, upload, work.attempt)
-            check_finish(change.record.shape, work, _held(view, change))
+            change = self._change(view, upload)
+            change.state = apply(change.state, work, view.digests(change.record.storage_id))
         if work.facts.filetype == FOLDER_FILETYPE:
             if work.filesize:
                 raise BadFacts("a folder has no bytes")
@@ -425,12 +405,3 @@ def _hold(files: Sequence[Partial | BriefUpload]) -> list[Partial | BriefUpload]
 
 def _is_brief(upload: Upload) -> bool:
     return isinstance(upload, BriefUpload)
-
-
-def _held(view: View, change: _Change) -> Iterable[tuple[int, bytes]]:
-    recorded = view.digests(change.record.storage_id)
-    if not change.digests and not change.dropped:
-        return recorded
-    digests = {blockno: digest for blockno, digest in recorded if blockno not in change.dropped}
-    digests.update(change.digests)
-    return sorted(digests.items())

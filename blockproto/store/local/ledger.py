@@ -13,7 +13,7 @@ lives on) and StoreFailed everywhere else: after a failed sync nothing that "suc
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -280,7 +280,7 @@ class View:
         pages = ((number_of(key), bitmap) for key, bitmap in self._with(b"b" + storage_id))
         return BlockSet(held_runs(pages))
 
-    def add_blocks(self, storage_id: bytes, digests: dict[int, bytes]) -> None:
+    def add_blocks(self, storage_id: bytes, digests: Mapping[int, bytes]) -> None:
         """Record held blocks: their digests and their bits."""
         for blockno in sorted(digests):
             self._txn.put(digest_key(storage_id, blockno), digests[blockno])
@@ -307,7 +307,7 @@ class View:
         """The prefixes of unfinished blocks."""
         return unpack_prefixes(self._get(b"p" + storage_id) or b"")
 
-    def put_prefixes(self, storage_id: bytes, prefixes: dict[int, Prefix]) -> None:
+    def put_prefixes(self, storage_id: bytes, prefixes: Mapping[int, Prefix]) -> None:
         """Record the prefixes of unfinished blocks in place of those before."""
         if prefixes:
             self._txn.put(b"p" + storage_id, pack_prefixes(prefixes))

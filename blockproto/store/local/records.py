@@ -25,7 +25,7 @@ is read as it is (``ledger_upgrade.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
@@ -36,7 +36,7 @@ from blake3 import blake3
 from ...common.blocks import Run
 from ...common.names import SafeName
 from .. import FOLDER_FILETYPE, Facts, IfExists, Prefix, StoredFile, UploadKey
-from ..rules import Shape
+from ..upload_state import Shape
 
 FORMAT = 2
 """Version of these records. A ledger with an earlier one is upgraded when it is opened, one with a later one is refused."""
@@ -345,7 +345,7 @@ class Loss(NamedTuple):
         return cls(found_ms, record[_LOSS.size :].decode())
 
 
-def pack_prefixes(prefixes: dict[int, Prefix]) -> bytes:
+def pack_prefixes(prefixes: Mapping[int, Prefix]) -> bytes:
     """The record of an upload's prefixes."""
     return b"".join(_PREFIX.pack(blockno, *_prefix(prefix)) for blockno, prefix in sorted(prefixes.items()))
 

@@ -37,7 +37,8 @@ from .. import (
 )
 from ..folder_io import Folders, look
 from ..os_errors import of_one_file
-from ..rules import EXPIRY_MS, Shape, sourceid_after
+from ..rules import EXPIRY_MS, sourceid_after
+from ..upload_state import Shape
 from .batch import Batch
 from .brief_upload import BriefUpload
 from .context import LocalContext, unix_ms

@@ -28,7 +28,8 @@ from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
 from .. import Destination, Facts, Finish, Outcome, Prefix, StoredFile, Upload, UploadKey, Work
 from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_sync
-from ..rules import check_brief, outcome_of
+from ..rules import outcome_of
+from ..upload_state import check_brief
 from .files import old_stem
 from .final_name import CompleteFile
 from .part_names import NAME, OLD_LEDGER, PartNames, is_ours, names_of

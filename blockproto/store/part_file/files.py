@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from blake3 import blake3
@@ -16,7 +16,7 @@ from .. import Destination, Finish, UploadKey
 from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_sync
 from .final_name import CompleteFile, check_regular
-from .ledger import BEGIN, Begun, Final, PartFileLedger, read_ledger, record
+from .ledger import BEGIN, Begun, Final, PartFileLedger, Record, read_ledger
 from .part_names import OLD_LEDGER, OLD_LOCK, OLD_PARTIAL, PartFileLock, check_ours, is_ours, names_of
 from .portable_io import read_at, set_facts, sync_file, write_at
 from .target_folder import TargetFolder
@@ -172,13 +172,13 @@ class PartFiles:
 
     # -- the ledger
 
-    def append(self, begun: Begun, records: bytes) -> None:
+    def append(self, begun: Begun, records: Sequence[Record]) -> None:
         """Append to the ledger; the first records are preceded by what was begun.
 
         Durability: durable when this returns; the bytes it speaks of were synced before.
         """
         if not self.ledger.exists:
-            records = record(BEGIN, begun.pack()) + records
+            records = [(BEGIN, begun.pack()), *records]
         if self.ledger.append(records):
             self.sync_folder()
 

@@ -9,15 +9,17 @@ ledger: what follows it was never acknowledged. It is cut off before anything is
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from struct import error as struct_error
 from zlib import crc32
 
+from ...common.blocks import BLOCK_LENGTH
 from ...common.names import SafeName
 from ...errors import BlockprotoError, StoreFailed
 from .. import Facts, IfExists, Prefix, UploadKey
+from ..upload_state import Shape
 from .part_names import is_ours
 from .portable_io import sync_file
 from .target_folder import TargetFolder
@@ -37,6 +39,9 @@ _NO_MTIME = -(1 << 63)
 _NO_MODE = (1 << 32) - 1
 
 BEGIN, BLOCKS, DROPPED, PREFIXES, ATTEMPT, INCARNATION, FINALISING = range(1, 8)
+
+Record = tuple[int, bytes]
+"""Its type and its payload."""
 
 
 @dataclass(slots=True)
@@ -65,6 +70,7 @@ class Begun:
     Attributes:
         key, file_id, first, facts: as begun.
         attempt: the greatest one seen.
+        short_end: where a short block says that a file of unknown size ends, or None.
         blocks: blockno to (length, digest).
         prefixes: of unfinished blocks.
         incarnation: rises when a position may go down.
@@ -77,12 +83,18 @@ class Begun:
     facts: Facts
     incarnation: int
     attempt: int = 0
+    short_end: int | None = None
     blocks: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     prefixes: dict[int, Prefix] = field(default_factory=dict)
     final: Final | None = None
 
+    @property
+    def shape(self) -> Shape:
+        """What is known of its blocks."""
+        return Shape(self.first, self.facts.filesize, self.short_end)
+
     def pack(self) -> bytes:
-        """The first record."""
+        """The payload of the first record."""
         facts = self.facts
         name, filetype = facts.filename.text.encode(), facts.filetype.encode()
         head = _BEGIN.pack(
@@ -121,6 +133,8 @@ class Begun:
         if kind == BLOCKS:
             for blockno, length, digest in _BLOCK.iter_unpack(payload):
                 self.blocks[blockno] = length, digest
+                if self.facts.filesize is None and length < BLOCK_LENGTH:
+                    self.short_end = blockno * BLOCK_LENGTH + length
                 self.prefixes.pop(blockno, None)
         elif kind == DROPPED:
             for (blockno,) in _U32.iter_unpack(payload):
@@ -138,45 +152,45 @@ class Begun:
             self.final = Final(root, filesize, ino, size, mtime_ns, payload[_FINAL.size :].decode())
 
 
-def record(kind: int, payload: bytes) -> bytes:
-    """One record."""
+def _packed(record: Record) -> bytes:
+    kind, payload = record
     head = _HEAD.pack(kind, len(payload))
     return head + payload + _CRC.pack(crc32(payload, crc32(head)))
 
 
-def blocks_record(blocks: dict[int, tuple[int, bytes]]) -> bytes:
+def blocks_record(blocks: Mapping[int, tuple[int, bytes]]) -> Record:
     """Blocks that are held now."""
     packed = (_BLOCK.pack(blockno, length, digest) for blockno, (length, digest) in sorted(blocks.items()))
-    return record(BLOCKS, b"".join(packed))
+    return BLOCKS, b"".join(packed)
 
 
-def dropped_record(blocknos: set[int]) -> bytes:
+def dropped_record(blocknos: Iterable[int]) -> Record:
     """Blocks that are not held any more."""
-    return record(DROPPED, b"".join(_U32.pack(blockno) for blockno in sorted(blocknos)))
+    return DROPPED, b"".join(_U32.pack(blockno) for blockno in sorted(blocknos))
 
 
-def prefixes_record(prefixes: dict[int, Prefix]) -> bytes:
+def prefixes_record(prefixes: Mapping[int, Prefix]) -> Record:
     """Prefixes, in place of those before."""
     packed = (
         _BLOCK.pack(blockno, prefix.length, prefix.digest) for blockno, prefix in sorted(prefixes.items())
     )
-    return record(PREFIXES, b"".join(packed))
+    return PREFIXES, b"".join(packed)
 
 
-def attempt_record(attempt: int) -> bytes:
+def attempt_record(attempt: int) -> Record:
     """A greater attempt."""
-    return record(ATTEMPT, _U64.pack(attempt))
+    return ATTEMPT, _U64.pack(attempt)
 
 
-def incarnation_record(incarnation: int) -> bytes:
+def incarnation_record(incarnation: int) -> Record:
     """A greater incarnation."""
-    return record(INCARNATION, _U64.pack(incarnation))
+    return INCARNATION, _U64.pack(incarnation)
 
 
-def final_record(final: Final) -> bytes:
+def final_record(final: Final) -> Record:
     """A commit under way."""
     head = _FINAL.pack(final.root, final.filesize, final.ino, final.size, final.mtime_ns)
-    return record(FINALISING, head + final.target.encode())
+    return FINALISING, head + final.target.encode()
 
 
 class PartFileLedger:
@@ -213,7 +227,7 @@ class PartFileLedger:
         os.ftruncate(self._fd, self._end)
         return begun
 
-    def append(self, records: bytes) -> bool:
+    def append(self, records: Sequence[Record]) -> bool:
         """Append records, all or none; True if the file was made by that (its folder is to be synced then).
 
         Raises:
@@ -223,12 +237,13 @@ class PartFileLedger:
         Durability: durable when this returns, but for a new file's entry in its folder.
         """
         made = self._fd < 0
+        packed = b"".join(map(_packed, records))
         if made:
             self._fd = self._place.open_new(self._name)
-            records = MAGIC + records
+            packed = MAGIC + packed
         try:
             os.lseek(self._fd, self._end, os.SEEK_SET)
-            view = memoryview(records)
+            view = memoryview(packed)
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError:
@@ -238,7 +253,7 @@ class PartFileLedger:
             self._sync(self._fd)
         except OSError as exc:
             raise StoreFailed(f"the medium reported: {exc.strerror}") from exc
-        self._end += len(records)
+        self._end += len(packed)
         return made
 
     def close(self) -> None:

@@ -182,7 +182,5 @@ def _begun(place: TargetFolder, names: tuple[str, ...]) -> Begun | None:
 
 
 def _blocknum(begun: Begun) -> int | None:
-    from .plan import shape_of
-
     end = begun.facts.filesize
-    return None if end is None else len(shape_of(begun).blocknos(end))
+    return None if end is None else len(begun.shape.blocknos(end))

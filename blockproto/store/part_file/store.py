@@ -40,10 +40,11 @@ from .. import (
     Work,
 )
 from ..os_errors import refusal
-from ..rules import Shape, check_attempt, check_block, check_brief, check_finish, check_receipt, outcome_of
+from ..rules import check_receipt, outcome_of
+from ..upload_state import apply
 from .files import PartFiles
-from .ledger import Begun, Final, dropped_record, final_record, incarnation_record
-from .plan import Plan, shape_of
+from .ledger import Begun, Final, Record, dropped_record, final_record, incarnation_record
+from .plan import Plan
 
 
 class PartFileUpload:
@@ -56,7 +57,7 @@ class PartFileUpload:
         self.attempt = begun.attempt
         self.expires_ms: int | None = None
         self.held = BlockSet((blockno, 1) for blockno in sorted(begun.blocks))
-        self.short_end = store.short_end
+        self.short_end = begun.short_end
         self.prefixes = dict(begun.prefixes)
         self.brief = brief
         self._store = store
@@ -109,7 +110,6 @@ class PartFileStore:
         self._first = first
         self._now_ms = now_ms
         self._begun: Begun | None = None
-        self._shape = Shape(first)
         self._receipts: dict[UploadKey, tuple[StoredFile, Final]] = {}
         self._failed: StoreFailed | None = None
         self._files = PartFiles(dest, first)
@@ -122,11 +122,6 @@ class PartFileStore:
             self.close()
             raise
         self.incarnation = now_ms() if self._begun is None else self._begun.incarnation
-
-    @property
-    def short_end(self) -> int | None:
-        """Where a short block says that a file of unknown size ends."""
-        return self._shape.short_end
 
     def close(self) -> None:
         """See the port. What the ledger does not know is removed."""
@@ -154,19 +149,18 @@ class PartFileStore:
             self._files.remove()
             return
         self._begun = begun
-        self._shape = shape_of(begun)
         self._cut(begun, size)
 
     def _cut(self, begun: Begun, size: int) -> None:
         """Forget blocks that a partial of ``size`` bytes does not have, in a new incarnation."""
-        short = {blockno for blockno in begun.blocks if self._shape.held_end(blockno) - self._first > size}
+        short = [blockno for blockno in begun.blocks if begun.shape.held_end(blockno) - self._first > size]
         if not short:
             return
         incarnation = max(begun.incarnation + 1, self._now_ms())
-        self._files.append(begun, dropped_record(short) + incarnation_record(incarnation))
-        for blockno in short:
-            del begun.blocks[blockno]
-        begun.incarnation = incarnation
+        records = [dropped_record(short), incarnation_record(incarnation)]
+        self._files.append(begun, records)
+        for record in records:
+            begun.apply(*record)
 
     def _start_over(self) -> None:
         try:
@@ -233,7 +227,6 @@ class PartFileStore:
 
     def _begin(self, key: UploadKey, facts: Facts) -> Begun:
         self._begun = Begun(key, secrets.token_bytes(16), self._first, facts, self.incarnation)
-        self._shape = shape_of(self._begun)
         return self._begun
 
     def _check_room(self, begun: Begun) -> None:
@@ -297,7 +290,7 @@ class PartFileStore:
     def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
         self._check_usable()
-        plan = Plan(self._shape, works)
+        plan = Plan(self._begun, works)
         for work in works:
             try:
                 self._plan_one(plan, work)
@@ -308,42 +301,24 @@ class PartFileStore:
         except StoreFailed as exc:
             raise self._fail(exc) from exc
         except BlockprotoError as exc:
-            plan.outcomes.update(dict.fromkeys(plan.changes, outcome_of(exc)))
+            undone = (work for work in plan.changes if plan.outcomes[work] is None)
+            plan.outcomes.update(dict.fromkeys(undone, outcome_of(exc)))
         return [plan.outcomes[work] for work in works]
 
     def _plan_one(self, plan: Plan, work: Work) -> None:
         match work:
-            case BlockDone():
-                self._plan_attempt(plan, work.upload, work.attempt)
-                plan.shape = check_block(plan.shape, work)
-                plan.blocks[work.blockno] = work.length, work.digest
+            case BlockDone() | Forget() | KeepPrefixes():
+                self._current(work.upload)
+                plan.state = apply(plan.state, work)
+                plan.changes.append(work)
             case Finish():
                 self._plan_finish(plan, work)
-                return
-            case Forget():
-                begun = self._plan_attempt(plan, work.upload, work.attempt)
-                for blockno in work.blocknos:
-                    plan.blocks.pop(blockno, None)
-                    if blockno in begun.blocks:
-                        plan.dropped.add(blockno)
-            case KeepPrefixes():
-                begun = self._plan_attempt(plan, work.upload, work.attempt)
-                if work.prefixes or begun.prefixes:
-                    plan.prefixes = dict(work.prefixes)
             case Discard():
                 self._discard(work)
-                return
             case Tidy():
-                return
+                pass
             case _:
                 raise NotPermitted("a download store has no finished files")
-        plan.changes.append(work)
-
-    def _plan_attempt(self, plan: Plan, upload: Upload, attempt: int) -> Begun:
-        begun = self._current(upload)
-        check_attempt(max(begun.attempt, plan.attempt), attempt)
-        plan.attempt = attempt
-        return begun
 
     def _plan_finish(self, plan: Plan, work: Finish) -> None:
         receipt = self._receipt(work.upload.key)
@@ -352,11 +327,11 @@ class PartFileStore:
             return
         if work.facts.filetype == FOLDER_FILETYPE:
             raise NotPermitted("a download store makes files only")
-        begun = self._plan_attempt(plan, work.upload, work.attempt)
-        if work.blocks:
-            check_brief(work)
-        else:
-            check_finish(plan.shape, work, plan.held(begun))
+        begun = self._current(work.upload)
+        plan.state = apply(
+            plan.state, work, ((no, digest) for no, (_, digest) in sorted(begun.blocks.items()))
+        )
+        plan.changes.append(work)
         if plan.finish is None:
             plan.finish = work
         else:
@@ -374,20 +349,20 @@ class PartFileStore:
         A file that gets its name at once needs no ledger; it gets one if the name is refused.
         """
         begun, finish = self._begun, plan.finish
-        if begun is None or not (plan.changes or finish):
+        if begun is None or not plan.changes:
             return
         settled = self._settle(plan)
         self._files.sync(metadata=settled)
         records = plan.records(begun)
-        if self._files.ledger.exists or not settled:
+        at_once = settled and not self._files.ledger.exists
+        if not at_once:
             self._append(begun, records)
-            records = b""
-        plan.apply(begun)
-        self._shape = plan.shape
+        for record in records:
+            begun.apply(*record)
         if finish is not None and settled:
             outcome = self._finish(begun, finish)
             plan.finished(outcome)
-            if isinstance(outcome, BlockprotoError):
+            if at_once and isinstance(outcome, BlockprotoError):
                 self._append(begun, records)
 
     def _settle(self, plan: Plan) -> bool:
@@ -404,7 +379,7 @@ class PartFileStore:
             plan.finished(error)
             return False
 
-    def _append(self, begun: Begun, records: bytes) -> None:
+    def _append(self, begun: Begun, records: Sequence[Record]) -> None:
         if not records:
             return
         try:
@@ -428,7 +403,7 @@ class PartFileStore:
     def _publish(self, begun: Begun, work: Finish) -> StoredFile:
         def announce(target: str) -> None:
             if self._files.ledger.exists:
-                self._files.append(begun, final_record(self._files.final(work, target)))
+                self._files.append(begun, [final_record(self._files.final(work, target))])
 
         target, _ = self._files.give_name(work, announce)
         final = self._files.found(work, target)
