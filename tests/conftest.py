@@ -14,6 +14,8 @@ from forking import Forker
 from hypothesis import HealthCheck, settings
 from processes import COMMAND, TIMEOUT_S, Ran, Server
 
+pytest.register_assert_rewrite("blockproto.testing.store_contract")
+
 # The same examples in every run, judged by what they do and never by how long a busy machine takes for them.
 settings.register_profile(
     "blockproto", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

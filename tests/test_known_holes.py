@@ -19,7 +19,6 @@ import pytest
 from fuzz import sealed
 from partials import partials_of
 from peers import Sample, run, serving
-from store_contract import opened, outcomes, put, written
 
 import blockproto
 from blockproto import wire
@@ -32,6 +31,7 @@ from blockproto.serving.handlers import brief_fetch, fetch
 from blockproto.store import IfExists
 from blockproto.store.folder_io import Folders
 from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.steps import opened, outcomes, put, written
 from blockproto.wire import PREFACE, Committed, Error, Hello, Type, encode_frame
 
 quick = pytest.mark.trio(run=run)

@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "common connection errors identity observability protocol results store transfer wire",
         "blake3 platformdirs trio",
     ),
-    "testing": ("common errors store", "blake3 trio"),
+    "testing": ("common errors store", "blake3 pytest trio"),
     "dialects": ("client_side common connection errors results store transfer", "blake3 trio"),
     "api": ("client_side connection errors identity observability serving store transfer", "trio"),
     "queue": ("api client_side common errors results transfer", "filelock platformdirs trio"),
@@ -330,9 +330,9 @@ def test_tests_do_not_sleep(path: Path) -> None:
 
 
 UPLOADING = ("transfer.engine", "transfer.file_service", "transfer.live_uploads", "transfer.live_upload", "transfer.quota",
-    "client_side.download",
+    "client_side.download", "testing.store_contract",
 )  # fmt: skip
-"""What opens uploads and counts quota itself; whoever else receives files goes through ``FileWriter``."""
+"""What opens uploads and counts quota itself, or tries stores; whoever else receives files goes through ``FileWriter``."""
 
 
 def _ways_around(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -353,6 +353,16 @@ def _ways_around(tree: ast.Module) -> Iterator[tuple[int, str]]:
 def test_files_come_in_through_the_service(path: Path) -> None:
     found = [f"{_label(path)}:{line}: {what}" for line, what in _ways_around(_tree(path))]
     assert not found, "\n".join(found)
+
+
+def test_pytest_is_for_the_contract_of_stores_only() -> None:
+    """It is not installed with blockproto."""
+    contract = PACKAGE / "testing" / "store_contract"
+    outside = [path for path in SOURCES if contract not in path.parents]
+    assert [_label(path) for path in outside if "pytest" in {module for _, module in _imports(path)}] == []
+    assert [
+        _label(path) for path in outside if "blockproto.testing.store_contract" in str(list(_imports(path)))
+    ] == []
 
 
 def test_the_tidy_rules_catch_what_they_forbid() -> None:

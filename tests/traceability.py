@@ -4,7 +4,7 @@
     clause · fault, inspect  ← a test with ``@pytest.mark.clause("BP1-RES-007")``
 
 Rules:
-    1. Tests are read, not run: the markers are found in their source.
+    1. Tests are read, not run: the markers are found in their source, here and in ``blockproto/testing``.
     2. A MUST or SHOULD without proof, and a proof of a clause that does not exist, is a complaint; ``make test`` fails
        with the list of them.
     3. A MAY needs no proof and may have one.
@@ -31,6 +31,9 @@ from blockproto.conformance import server as servers
 from blockproto.conformance.case import Case
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = [ROOT / "tests", ROOT / "blockproto" / "testing"]
+MARKS = {"pytest.mark.clause", "clause"}
+"""The second one is of ``blockproto.testing``, whose tests are inherited by people who have no such mark."""
 IMPLEMENTED = {"CORE", "CONNECTION", "DIALECTS", "IDENTITY"}
 """The profiles that this project implements."""
 
@@ -68,24 +71,24 @@ def clauses() -> dict[str, Clause]:
     return {match["id"]: Clause(**match.groupdict()) for match in _CLAUSE.finditer(text)}
 
 
-def proofs_by_tests(folder: Path = ROOT / "tests") -> dict[str, list[str]]:
+def proofs_by_tests() -> dict[str, list[str]]:
     """clause id: the tests that are marked with it, as ``file::test``."""
     found: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.py")):
+    for path in sorted(path for folder in FOLDERS for path in folder.rglob("*.py")):
         for name, ids in marked(path.read_text(encoding="utf-8")):
             for id_ in ids:
-                found[id_].append(f"{path.relative_to(folder.parent)}::{name}")
+                found[id_].append(f"{path.relative_to(ROOT)}::{name}")
     return dict(found)
 
 
 def marked(source: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(test, clause ids) of every test function with ``@pytest.mark.clause(…)`` in ``source``."""
-    if "pytest.mark.clause(" not in source:
+    """(test, clause ids) of every test function with ``@pytest.mark.clause(…)``, or ``@clause(…)``, in ``source``."""
+    if "clause(" not in source:
         return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for decorator in node.decorator_list:
-                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.clause":
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in MARKS:
                     yield node.name, tuple(ast.literal_eval(argument) for argument in decorator.args)
 
 

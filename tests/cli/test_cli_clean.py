@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from old_store import unpack
 from processes import Ran
-from store_contract import key_of, opened, outcomes, pattern, written
 from test_store_part_file import LABEL, LEDGER, LOCK, PARTIAL
 
 from blockproto.cli.output import Status
 from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.store import Destination
 from blockproto.store.part_file.store import PartFileStore
+from blockproto.testing.store_contract.steps import key_of, opened, outcomes, pattern, written
 
 Run = Callable[..., Ran]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import trio
+from local_faults import check_closing_while_a_write_runs
 from peers import MIB, Served, bytes_of, frames_of, run, serving
 from processes import Server
-from store_contract import check_closing_while_a_write_runs, facts_of, key_of
 
 import blockproto
 from blockproto.client import Client, connect_with
@@ -39,6 +39,7 @@ from blockproto.store.part_file.local_files import FolderFiles
 from blockproto.store.part_file.part_names import names_of
 from blockproto.store.part_file.store import PartFileStore
 from blockproto.store.part_file.target_folder import TargetFolder
+from blockproto.testing.store_contract.steps import facts_of, key_of
 from blockproto.wire import Fetch, List, Open
 
 quick = pytest.mark.trio(run=run)

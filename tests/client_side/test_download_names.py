@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from store_contract import facts_of, finish_of, key_of, opened, outcomes, pattern, stored, written
 from test_store_part_file import LABEL, LEDGER, LOCK, PARTIAL
 
 from blockproto.common.blocks import BLOCK_LENGTH, digest_of
@@ -32,6 +31,16 @@ from blockproto.store.part_file.brief_downloads import OPEN_MAX, BriefDownloads
 from blockproto.store.part_file.part_names import PartFileLock, is_held
 from blockproto.store.part_file.store import PartFileStore
 from blockproto.store.part_file.target_folder import TargetFolder
+from blockproto.testing.store_contract.steps import (
+    facts_of,
+    finish_of,
+    key_of,
+    opened,
+    outcomes,
+    pattern,
+    stored,
+    written,
+)
 
 CONTENT = pattern(200_000)
 OURS, THEIRS = b"ours".ljust(len(CONTENT)), b"theirs"

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 import trio
 from peers import MIB, RawPeer, Sample, Served, bytes_of, content_of, names_in, run, serving
-from store_contract import put
 from test_connection_auth import Town, enter, upload
 
 import blockproto.store
@@ -30,6 +29,7 @@ from blockproto.errors import UnknownFile
 from blockproto.identity import principals
 from blockproto.store.local.finished_files import FinishedFiles
 from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.steps import put
 from blockproto.wire import (
     Ack,
     Cancel,

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 from partials import partials_of
-from store_contract import (
+
+from blockproto.common.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.names import SafeName
+from blockproto.errors import NotPermitted
+from blockproto.store import FOLDER_FILETYPE, Facts, Finish, KeepPrefixes, Prefix, RecordB3sum
+from blockproto.store.local.check import check_store
+from blockproto.store.local.ledger import View
+from blockproto.store.local.records import digest_key, name_hash
+from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.steps import (
     NAME,
     brief_of,
     finish_of,
@@ -19,15 +28,6 @@ from store_contract import (
     stored,
     written,
 )
-
-from blockproto.common.blocks import BLOCK_LENGTH, digest_of
-from blockproto.common.names import SafeName
-from blockproto.errors import NotPermitted
-from blockproto.store import FOLDER_FILETYPE, Facts, Finish, KeepPrefixes, Prefix, RecordB3sum
-from blockproto.store.local.check import check_store
-from blockproto.store.local.ledger import View
-from blockproto.store.local.records import digest_key, name_hash
-from blockproto.store.local.store import LocalStore
 
 CONTENT = pattern(3 * BLOCK_LENGTH + 7)
 

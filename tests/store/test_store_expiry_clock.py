@@ -11,13 +11,13 @@ import pytest
 from campaigns.clocks import NoFaketime, library
 from old_store import unpack
 from processes import COMMAND, TIMEOUT_S, Process, wait_for_line
-from store_contract import ANYBODY, opened, pattern, put, written
 
 from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.store import Discard, Tidy
 from blockproto.store.local.expiry_clock import HOLD_MS, JUMP_MS, RECORD_EVERY_MS, ClockRecord, ExpiryClock
 from blockproto.store.local.store import LocalStore
 from blockproto.store.rules import EXPIRY_MS, RECEIPT_GRACE_MS
+from blockproto.testing.store_contract.steps import ANYBODY, opened, pattern, put, written
 
 HOUR_MS = 3600 * 1000
 DAY_MS = 24 * HOUR_MS

@@ -19,28 +19,8 @@ from typing import Any
 
 import lmdb
 import pytest
+from local_faults import DescriptorRules, eio, stop_pwrite
 from partials import partials_of
-from store_contract import (
-    ANYBODY,
-    NAME,
-    NOW_MS,
-    FileStoreContract,
-    brief_of,
-    eio,
-    facts_of,
-    finish_of,
-    key_of,
-    names_in,
-    opened,
-    outcome,
-    outcomes,
-    pattern,
-    put,
-    read_all,
-    refused,
-    stored,
-    written,
-)
 
 import blockproto.store.folder_io
 import blockproto.store.local.batch
@@ -88,6 +68,26 @@ from blockproto.store.local.ledger import Ledger
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.upload import LocalUpload
 from blockproto.store.rules import EXPIRY_MS, RECEIPT_GRACE_MS
+from blockproto.testing.store_contract import FileStoreContract
+from blockproto.testing.store_contract.steps import (
+    ANYBODY,
+    NAME,
+    NOW_MS,
+    brief_of,
+    facts_of,
+    finish_of,
+    key_of,
+    names_in,
+    opened,
+    outcome,
+    outcomes,
+    pattern,
+    put,
+    read_all,
+    refused,
+    stored,
+    written,
+)
 
 
 class LocalPlace:
@@ -144,12 +144,15 @@ class LocalPlace:
         self.patch.setattr(blockproto.store.local.batch, "syncfs", eio)
         self.patch.setattr(blockproto.store.folder_io, "syncfs", eio)
 
+    def stop_writes(self, entered: threading.Event, go_on: threading.Event) -> None:
+        stop_pwrite(self.patch, entered, go_on)
+
     def done(self) -> None:
         self.patch.undo()
         self.store.close()
 
 
-class TestLocalStore(FileStoreContract):
+class TestLocalStore(FileStoreContract, DescriptorRules):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Iterator[LocalPlace]:
         """Every test of the contract ends with a check of the invariants."""

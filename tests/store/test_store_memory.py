@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import threading
+
 import pytest
-from store_contract import NOW_MS, FileStoreContract, put, read_all
 
 from blockproto.common.names import SafeName
 from blockproto.errors import StoreFull
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.testing.store_contract import FileStoreContract
+from blockproto.testing.store_contract.steps import JOIN_S, NOW_MS, put, read_all
 
 
 class MemoryPlace:
@@ -40,6 +43,16 @@ class MemoryPlace:
 
     def break_medium(self) -> None:
         self.store.broken = True
+
+    def stop_writes(self, entered: threading.Event, go_on: threading.Event) -> None:
+        real = self.store.take_room
+
+        def take_room(length: int) -> None:
+            entered.set()
+            assert go_on.wait(JOIN_S)
+            real(length)
+
+        self.store.take_room = take_room  # type: ignore[method-assign]
 
 
 class TestMemoryStore(FileStoreContract):

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from odd_folder import Odd, chain, fill, remove
-from store_contract import brief_of, facts_of, key_of, put
 
 from blockproto.common.blocks import FILESIZE_MAX, blocknum_of
 from blockproto.common.names import FILENAME_LENGTH_MAX, SafeName
@@ -23,6 +22,7 @@ from blockproto.store.local import finished_files
 from blockproto.store.local.check import check_store
 from blockproto.store.local.removing import REMOVED_MAX
 from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.steps import brief_of, facts_of, key_of, put
 
 DEEP = "/".join("a" * 512)
 """A name of as many components as a name can have."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,22 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from store_contract import (
-    NAME,
-    NOW_MS,
-    Place,
-    UploadStoreContract,
-    eio,
-    facts_of,
-    finish_of,
-    key_of,
-    opened,
-    outcomes,
-    pattern,
-    refused,
-    stored,
-    written,
-)
+from local_faults import DescriptorRules, eio, stop_pwrite
 
 from blockproto.common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, BlockSet, block_span, digest_of, root_of
 from blockproto.common.names import SafeName
@@ -53,6 +39,20 @@ from blockproto.store.part_file.ledger import PartFileLedger
 from blockproto.store.part_file.part_names import names_of
 from blockproto.store.part_file.store import PartFileStore
 from blockproto.store.part_file.target_folder import TargetFolder as Folder
+from blockproto.testing.store_contract import Place
+from blockproto.testing.store_contract.steps import (
+    NAME,
+    NOW_MS,
+    facts_of,
+    finish_of,
+    key_of,
+    opened,
+    outcomes,
+    pattern,
+    refused,
+    stored,
+    written,
+)
 
 LABEL = "0123456789abcdef"
 PARTIAL, LEDGER, LOCK = names_of(LABEL)
@@ -105,12 +105,15 @@ class SidecarPlace:
         self.patch.setattr(os, "fsync", eio)
         self.patch.setattr(os, "fdatasync", eio)
 
+    def stop_writes(self, entered: threading.Event, go_on: threading.Event) -> None:
+        stop_pwrite(self.patch, entered, go_on)
+
     def done(self) -> None:
         self.patch.undo()
         self.store.close()
 
 
-class TestSidecarStore(UploadStoreContract):
+class TestSidecarStore(DescriptorRules):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Iterator[SidecarPlace]:
         place = SidecarPlace(tmp_path)

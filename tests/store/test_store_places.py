@@ -16,7 +16,6 @@ from struct import unpack
 import pytest
 from partials import partials_of
 from processes import TIMEOUT_S, Process, Ran, Server, wait_until
-from store_contract import NAME, brief_of, finish_of, opened, pattern, put, stored, written
 
 import blockproto.serving.serve_folder
 import blockproto.store.local.publishing
@@ -28,6 +27,16 @@ from blockproto.store.local.check import check_store, inspect_store
 from blockproto.store.local.foreign_partials import Foreign
 from blockproto.store.local.records import FORMAT, STATE_KEY
 from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.steps import (
+    NAME,
+    brief_of,
+    finish_of,
+    opened,
+    pattern,
+    put,
+    stored,
+    written,
+)
 
 CONTENT = pattern(3 * BLOCK_LENGTH + 7)
 Run = Callable[..., Ran]

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from store_contract import brief_of, finish_of, opened, stored, written
 
 from blockproto.store import StoredFile
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.threads import Threads
+from blockproto.testing.store_contract.steps import brief_of, finish_of, opened, stored, written
 
 
 def no_threads(_: threading.Thread) -> None:
