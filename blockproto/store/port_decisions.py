@@ -92,11 +92,11 @@ class Decisions(UploadStore, Protocol):
         The work does not grow with the number of uploads, and is the same for an id of somebody else's.
         """
 
-    def sweep(self, now_ms: int) -> Sequence[Work]:
-        """The works that remove what expired, for the next ``decide``; few at once, call it again for more.
+    def sweep(self) -> Sequence[Work]:
+        """The works that remove what has expired by now, for the next ``decide``; few at once, call it again for more.
 
         Each call looks at the next part of the ledger and begins again after the last.
         """
 
     def expiry_now_ms(self) -> int:
-        """The time by which uploads expire (Unix ms): the wall clock's, or 0 while that is doubted and nothing expires."""
+        """The time by which uploads expire (Unix ms): the store's, or 0 while that is doubted and nothing expires."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -389,13 +388,14 @@ class MemoryStore:
         mine = ((key, begun) for key, begun in self._begun.items() if key.principal == principal)
         return next((_upload_entry(key, begun) for key, begun in mine if begun.file_id == file_id), None)
 
-    def sweep(self, now_ms: int) -> Sequence[Work]:
+    def sweep(self) -> Sequence[Work]:
         """See the port."""
+        now_ms = self._now_ms()
         return [Discard(key, now_ms) for key, begun in self._begun.items() if begun.expires_ms <= now_ms]
 
     def expiry_now_ms(self) -> int:
-        """See the port: the wall clock, believed."""
-        return time.time_ns() // 1_000_000
+        """See the port: the clock is believed."""
+        return self._now_ms()
 
 
 def _must_be_asked(work: Finish | Adopt, file_id: bytes) -> None:

@@ -12,10 +12,8 @@ Spec: BP1-COM, BP1-PRN-005.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 import trio
 
@@ -175,10 +173,9 @@ class FileEngine(Engine):
     async def _sweep(self) -> None:
         """Remove what has expired, a little at a time."""
         while True:
-            now_ms = time.time_ns() // 1_000_000
             works: Sequence[Work] = ()
             try:
-                works = await run_in_thread(partial(self.store.sweep, now_ms))
+                works = await run_in_thread(self.store.sweep)
                 for work in works:
                     self.committer.submit(work, lambda _: None, principal=ANONYMOUS.principal, small=True)
             except StoreFailed as exc:

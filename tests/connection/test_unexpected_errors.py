@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NoReturn
 
 import pytest
@@ -309,18 +310,17 @@ def _finish_of(upload: Any) -> Any:
 @pytest.mark.parametrize("error", [ValueError("a bug"), NotPermitted("not now")])
 async def test_sweeping_is_tried_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     store = WatchedStore()
-    swept: list[int] = []
+    swept = count(1)
 
-    def sweep(now_ms: int) -> Sequence[Work]:
-        swept.append(now_ms)
-        if len(swept) == 1:
+    def sweep() -> Sequence[Work]:
+        if next(swept) == 1:
             raise error
         return ()
 
     store.sweep = sweep  # type: ignore[method-assign]
     async with serving(store) as served:
         await trio.sleep_until(trio.current_time() + SWEEP_EVERY_S + 1)
-        assert len(swept) == 2
+        assert next(swept) == 3
         assert await is_answered(await served.peer(), 1)
     assert tracebacks(caplog) == isinstance(error, ValueError)
 

@@ -266,7 +266,7 @@ def check_other_states_keep_what_is_theirs(folder: Path) -> None:
         patch.setattr(opening_module, "_mount_id", id)  # every folder on a mount of its own
         for state in (folder / "state", folder / "another"):
             other = LocalStore.open(served, state=state, now_ms=now_ms)
-            other.sweep(now_ms())
+            other.sweep()
             other.close()
     store = LocalStore.open(served, now_ms=now_ms)
     found = store.open_upload(job.key, job.facts, 2)
@@ -299,7 +299,7 @@ def check_a_jump_of_the_clock_costs_nothing(folder: Path) -> None:
     late_ms = now_ms() + 40 * 24 * 3600 * 1000
     store = LocalStore.open(folder, now_ms=lambda: late_ms)
     for _ in range(3):
-        store.decide(store.sweep(late_ms))
+        store.decide(store.sweep())
     found = store.open_upload(job.key, job.facts, 2)
     assert not isinstance(found, StoredFile)
     assert len(found.held) == 3

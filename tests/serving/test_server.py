@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -369,7 +369,7 @@ async def test_a_failure_with_many_unfinished_uploads_still_tells_everybody() ->
 @quick
 async def test_a_sweep_that_fails_ends_the_server_in_order() -> None:
     class Failing(WatchedStore):
-        def sweep(self, now_ms: int) -> Sequence[Work]:
+        def sweep(self) -> Sequence[Work]:
             raise StoreFailed("the ledger")
 
     async with serving(Failing(), fails=StoreFailed) as served:
@@ -379,20 +379,21 @@ async def test_a_sweep_that_fails_ends_the_server_in_order() -> None:
 # ---- expiry ---------------------------------------------------------------------------------------------------
 
 
-def _begun_at(now_ms: int) -> WatchedStore:
-    """A store with one unfinished upload that was begun then."""
-    store = WatchedStore(now_ms=lambda: now_ms)
+def _begun_before(now_ms: Callable[[], int]) -> WatchedStore:
+    """A store with one unfinished upload that was begun at 1,000 ms; from then on its time is ``now_ms``."""
+    clock: list[Callable[[], int]] = [lambda: 1000]
+    store = WatchedStore(now_ms=lambda: clock[0]())
     upload = store.open_upload(UploadKey(bytes(16), THREE.sourceid), facts_of(THREE.open()), 1)
     assert isinstance(upload, MemoryUpload)
     upload.write(0, memoryview(THREE.bytes_of(0)))
     store.decide([BlockDone(upload, 1, 0, MIB, bytes(32))])
+    clock[0] = now_ms
     return store
 
 
 @quick
-async def test_what_expired_is_swept_away_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = _begun_at(1000)
-    monkeypatch.setattr("blockproto.transfer.engine.time.time_ns", lambda: (1000 + EXPIRY_MS) * 1_000_000)
+async def test_what_expired_is_swept_away_at_the_start() -> None:
+    store = _begun_before(lambda: 1000 + EXPIRY_MS)
     async with serving(store):
         await wait_all_tasks_blocked()
         assert uploads_in(store) == []
@@ -400,14 +401,8 @@ async def test_what_expired_is_swept_away_at_the_start(monkeypatch: pytest.Monke
 
 @pytest.mark.clause("BP1-RES-022")
 @quick
-async def test_what_has_not_expired_stays_and_is_swept_an_hour_after_it_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store = _begun_at(1000)
-    monkeypatch.setattr(
-        "blockproto.transfer.engine.time.time_ns",
-        lambda: int((1000 + EXPIRY_MS - 1) * 1_000_000 + trio.current_time() * 1e9),
-    )
+async def test_what_has_not_expired_stays_and_is_swept_an_hour_after_it_has() -> None:
+    store = _begun_before(lambda: int(1000 + EXPIRY_MS - 1 + trio.current_time() * 1000))
     async with serving(store):
         await wait_all_tasks_blocked()
         assert len(uploads_in(store)) == 1

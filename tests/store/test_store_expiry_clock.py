@@ -55,7 +55,7 @@ class Machine:
 
     def sweep(self) -> None:
         for _ in range(100):
-            works = self.store.sweep(self.wall_ms)
+            works = self.store.sweep()
             if not works:
                 return
             self.store.decide(works)
@@ -235,24 +235,24 @@ def test_the_time_is_recorded_hourly_and_with_no_work_of_its_own(machine: Machin
     before = recorded()
     machine.wall_ms += RECORD_EVERY_MS - 1
     machine.boot_ms += RECORD_EVERY_MS - 1
-    assert list(machine.store.sweep(machine.wall_ms)) == []
+    assert list(machine.store.sweep()) == []
     machine.begin()
     assert recorded() == before
     machine.wall_ms += 1
-    [tidy] = machine.store.sweep(machine.wall_ms)
+    [tidy] = machine.store.sweep()
     assert isinstance(tidy, Tidy)
     machine.begin()  # any batch records it
     assert recorded() == ClockRecord(machine.wall_ms, machine.wall_ms, 0)
-    assert list(machine.store.sweep(machine.wall_ms)) == []
+    assert list(machine.store.sweep()) == []
 
 
 def test_an_upgraded_ledger_waits_a_day_because_it_has_no_time_in_it(tmp_path: Path) -> None:
     old = unpack(tmp_path / "old")
     clock = [time.time_ns() // 10**6 + 40 * DAY_MS]
     store = LocalStore.open(old.served, now_ms=lambda: clock[0], boot_ms=lambda: clock[0])
-    assert not [work for work in store.sweep(clock[0]) if isinstance(work, Discard)]
+    assert not [work for work in store.sweep() if isinstance(work, Discard)]
     clock[0] += HOLD_MS
-    assert [work for work in store.sweep(clock[0]) if isinstance(work, Discard)]
+    assert [work for work in store.sweep() if isinstance(work, Discard)]
     store.close()
 
 
@@ -261,7 +261,7 @@ def test_a_store_opens_at_any_time(tmp_path: Path, wall_ms: int) -> None:
     for number in (1, 2):
         store = LocalStore.open(tmp_path, now_ms=lambda: wall_ms)
         put(store, "a", b"content", number=number)
-        store.decide(store.sweep(wall_ms))
+        store.decide(store.sweep())
         store.close()
     store = LocalStore.open(tmp_path)
     assert store.context.clock.held

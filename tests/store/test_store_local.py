@@ -344,11 +344,11 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
         for number in range(1, 4):
             put(place.store, f"f{number}", number=number)
         (place.folder / "f2").unlink()
-        place.store.decide(place.store.sweep(place.now_ms))
+        place.store.decide(place.store.sweep())
         with place.store.context.ledger.read() as view:
             assert len(list(view.items(b"i"))) == 3
         place.now_ms += RECEIPT_GRACE_MS
-        place.store.decide(place.store.sweep(place.now_ms))
+        place.store.decide(place.store.sweep())
         with place.store.context.ledger.read() as view:
             assert [receipt.stored_as for receipt in view.receipts()] in (["f1", "f3"], ["f3", "f1"])
 
@@ -357,7 +357,7 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
         upload = opened(place.store, 2 * BLOCK_LENGTH)
         place.store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
         place.pass_time(2 * EXPIRY_MS)
-        assert [work for work in place.store.sweep(place.now_ms) if isinstance(work, Discard)] == []
+        assert [work for work in place.store.sweep() if isinstance(work, Discard)] == []
         place.store.decide([Discard(upload.key, expired_ms=place.now_ms)])
         upload.close()
         assert len(opened(place.store, 2 * BLOCK_LENGTH).held) == 1
@@ -370,15 +370,15 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
             place.store.decide(written(upload, pattern(2 * BLOCK_LENGTH), [0]))
             upload.close()
         place.pass_time(2 * EXPIRY_MS)
-        first = place.store.sweep(place.now_ms)
+        first = place.store.sweep()
         assert len(first) == 2
         seen: list[Discard] = []
         for _ in range(10):
-            works = place.store.sweep(place.now_ms)
+            works = place.store.sweep()
             place.store.decide(works)
             seen += [work for work in works if isinstance(work, Discard)]
         assert place.store.uploads(ANYBODY, "", 10) == ([], "")
-        assert list(place.store.sweep(place.now_ms)) == []
+        assert list(place.store.sweep()) == []
 
     def test_records_of_finished_blocks_go_little_by_little(
         self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
@@ -411,10 +411,10 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
         live = opened(place.store, 20)
         live.write(0, memoryview(b"not recorded yet"))
         (place.partials / ("ab" * 16)).write_bytes(b"left behind")
-        assert not place.store.sweep(place.now_ms)
+        assert not place.store.sweep()
         assert place.leftovers() == 2
         monkeypatch.setattr(blockproto.store.local.recovery, "ORPHAN_GRACE_S", -10)
-        assert not place.store.sweep(place.now_ms)
+        assert not place.store.sweep()
         assert place.leftovers() == 1
         live.close()
 
@@ -503,7 +503,7 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
             lambda: place.store.decide([]),
             lambda: place.store.open_upload(key_of(3), facts_of(1), 1),
             lambda: place.store.begin_brief(key_of(3), facts_of(1), 1),
-            lambda: place.store.sweep(0),
+            lambda: place.store.sweep(),
         ):
             with pytest.raises(StoreFailed):
                 call()
@@ -923,7 +923,7 @@ def test_a_kernel_without_renameat2(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store = LocalStore.open(tmp_path)
     assert put(store, NAME).stored_as == NAME
     assert put(store, NAME, number=2).stored_as == "file (1).bin"
-    assert store.sweep(0)
+    assert store.sweep()
     store.close()
     assert check_store(tmp_path, read=True) == []
 
@@ -1135,7 +1135,7 @@ def test_a_large_sweep_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.
         path.unlink()
     clock[0] += RECEIPT_GRACE_MS
     for _ in range(8):
-        store.decide(store.sweep(clock[0]))
+        store.decide(store.sweep())
     with store.context.ledger.read() as view:
         assert list(view.items(b"i")) == []
-    assert list(store.sweep(clock[0])) == []
+    assert list(store.sweep()) == []

@@ -187,7 +187,7 @@ def test_another_state_keeps_the_partials_of_the_first(
     store.close()
     for _ in range(2):
         other = LocalStore.open(folder, state=tmp_path / "state")
-        other.sweep(0)
+        other.sweep()
         other.close()
         store = LocalStore.open(folder)
         assert (store.findings, held(store)) == ([], 2)
@@ -207,7 +207,7 @@ def test_states_whose_partials_lie_beside_each_other(folder: Path, monkeypatch: 
     assert len(list((folder / ".blockproto/partials").iterdir())) == 3
     for number, state in enumerate(states, 1):
         store = LocalStore.open(folder, state=state)
-        store.sweep(0)
+        store.sweep()
         assert (store.findings, held(store, number)) == ([], 2)
         store.close()
         assert len(inspect_store(folder, state).foreign) == 2
@@ -371,7 +371,7 @@ def test_nothing_is_acknowledged_when_the_store_was_removed_under_it(
     with pytest.raises(StoreFailed, match="under the running server"):
         opened(store, len(CONTENT), number=99)
     with pytest.raises(StoreFailed):
-        store.sweep(0)
+        store.sweep()
     store.close()
 
 
@@ -392,7 +392,7 @@ def test_an_idle_server_notices_with_its_next_sweep(folder: Path) -> None:
     begin(store)
     remove_state(folder)
     with pytest.raises(StoreFailed):
-        store.sweep(0)
+        store.sweep()
     store.close()
 
 
@@ -416,7 +416,7 @@ def test_no_file_is_acknowledged_either_and_a_sweep_notices(
     store = LocalStore.open(folder)
     remove(folder)
     with pytest.raises(StoreFailed, match="under the running server"):
-        store.sweep(0)
+        store.sweep()
     with pytest.raises(StoreFailed, match="under the running server"):
         store.decide([brief_of(store, b"content")])
     store.close()

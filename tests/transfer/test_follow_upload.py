@@ -23,6 +23,7 @@ from blockproto.client import Client
 from blockproto.common.blocks import digest_of
 from blockproto.common.tasks import background_tasks
 from blockproto.errors import Cancelled, Code, Scope
+from blockproto.store.rules import EXPIRY_MS
 from blockproto.transfer.send_plan import SendPlan
 from blockproto.transfer.send_source import Progress
 from blockproto.wire import (
@@ -309,8 +310,10 @@ async def test_blocks_that_are_withdrawn_are_found_by_the_root() -> None:
 
 @quick
 async def test_who_reads_does_not_keep_it_from_expiring() -> None:
-    async with serving(WatchedStore(now_ms=lambda: 0)) as served:  # what expires in 1970 has expired
+    clock = [0]
+    async with serving(WatchedStore(now_ms=lambda: clock[0])) as served:
         uploader, file_id = await begun(served)
+        clock[0] = 2 * EXPIRY_MS
         reader = await Reader.of(served, fetch_of(file_id))
         assert isinstance(await reader.hear(), Open)
         assert await reader.hear() == 0
@@ -323,10 +326,12 @@ async def test_who_reads_does_not_keep_it_from_expiring() -> None:
 
 @quick
 async def test_who_reads_is_not_told_that_it_expired_while_the_clock_is_doubted() -> None:
-    store = WatchedStore(now_ms=lambda: 0)  # what expires in 1970 has expired
+    clock = [0]
+    store = WatchedStore(now_ms=lambda: clock[0])
     store.expiry_now_ms = lambda: 0  # type: ignore[method-assign]
     async with serving(store) as served:
         uploader, file_id = await begun(served)
+        clock[0] = 2 * EXPIRY_MS
         reader = await Reader.of(served, fetch_of(file_id))
         assert isinstance(await reader.hear(), Open)
         assert await reader.hear() == 0

@@ -293,7 +293,7 @@ class LocalStore:
         found = look(self.context.partials_fd, storage_id.hex().encode())
         return 0 if found is None else found.st_blocks * 512
 
-    def sweep(self, now_ms: int) -> Sequence[Work]:
+    def sweep(self) -> Sequence[Work]:
         """See the port."""
         self.context.check_usable()
         try:
@@ -302,9 +302,7 @@ class LocalStore:
             raise self.context.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
         except StoreFailed as exc:
             raise self.context.fail(exc) from exc
-        self.context.clock.look()
-        if self.context.clock.held:
-            now_ms = 0
+        now_ms = self.context.expiry_now_ms()
         owed, due = bool(self.context.owed or self._finished.sealed), self.context.clock.due() is not None
         works = self._sweeper.next_works(now_ms, owed=owed, due=due)
         if not works and not self.context.clock.held:

@@ -387,9 +387,9 @@ class FileRules:
         upload = opened(place.store, len(content))
         place.store.decide(written(upload, content, [0]))
         upload.close()
-        place.store.decide(place.files.sweep(place.now_ms))
+        place.store.decide(place.files.sweep())
         assert len(place.files.uploads(ANYBODY, "", 10)[0]) == 1
         place.pass_time(EXPIRY_MS + 1)
-        place.store.decide(place.files.sweep(place.now_ms))
+        place.store.decide(place.files.sweep())
         assert place.files.uploads(ANYBODY, "", 10) == ([], "")
         assert place.leftovers() == 0
