@@ -56,7 +56,8 @@ def _numbers(*names: str) -> set[int]:
 _NOT_PERMITTED = {
     getattr(errno, name): text for name, text in _NOT_PERMITTED_TEXTS.items() if hasattr(errno, name)
 }
-_NO_ROOM = _numbers("ENOSPC", "EDQUOT")
+NO_ROOM = _numbers("ENOSPC", "EDQUOT")
+"""What says that a file system, or a quota on it, is full."""
 _MEDIUM = _numbers(
     "EIO", "EUCLEAN", "EBADMSG", "ENODEV", "ENXIO", "ESHUTDOWN", "EREMOTEIO", "ENOMEDIUM", "EBADF"
 )
@@ -83,7 +84,7 @@ def refusal(error: OSError) -> BlockprotoError:
     number = error.errno
     if number in _MEDIUM:
         return StoreFailed(f"the medium reported: {_words(error)}")
-    if number in _NO_ROOM:
+    if number in NO_ROOM:
         return StoreFull()
     if number in _NOT_PERMITTED:
         return NotPermitted(_NOT_PERMITTED[number])

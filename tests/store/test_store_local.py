@@ -712,7 +712,10 @@ def _send_until_refused(store: LocalStore, upload: Upload, content: bytes, ackno
         acknowledged.append(blockno)
 
 
-def test_a_ledger_without_room_undoes_its_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("full", ["No space left on device", "Disk quota exceeded"])
+def test_a_ledger_without_room_undoes_its_batch(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing of the batch is recorded, nothing gets its name, and the store lives on."""
     store = LocalStore.open(tmp_path)
     content = pattern(2 * BLOCK_LENGTH)
@@ -720,7 +723,7 @@ def test_a_ledger_without_room_undoes_its_batch(tmp_path: Path, monkeypatch: pyt
     brief = brief_of(store, b"brief", number=2, name="brief")
     works = [*written(upload, content), finish_of(upload, content), brief]
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "write", _full_ledger(Ledger.write))
+        patch.setattr(Ledger, "write", _full_ledger(Ledger.write, full))
         found = outcomes(store, *works)
     assert [type(one) for one in found] == [StoreFull] * 4
     assert names_in(store) == []
@@ -733,12 +736,16 @@ def test_a_ledger_without_room_undoes_its_batch(tmp_path: Path, monkeypatch: pyt
     assert check_store(tmp_path, read=True) == []
 
 
-def _full_ledger(real: Callable[[Ledger], Any]) -> Callable[[Ledger], Any]:
+def _full_ledger(real: Callable[[Ledger], Any], full: str) -> Callable[[Ledger], Any]:
+    error = lmdb.DiskError if full == os.strerror(errno.ENOSPC) else lmdb.Error
+
     @contextmanager
     def write(ledger: Ledger) -> Iterator[Any]:
         with real(ledger) as view:
             yield view
-            raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+            raised = error(f"mdb_txn_commit: {full}")
+            raised.code = errno.ENOSPC if error is lmdb.DiskError else errno.EDQUOT
+            raise raised
 
     return write
 

@@ -26,6 +26,7 @@ from ...common.blocks import BlockSet
 from ...errors import NameRefused, NewerLedger, StoreFailed, StoreFull
 from .. import Prefix, UploadKey
 from ..folder_io import reserve
+from ..os_errors import NO_ROOM
 from .expiry_clock import ClockRecord
 from .records import (
     CLOCK_KEY,
@@ -488,7 +489,8 @@ def translated() -> Iterator[None]:
     """The border where LMDB's errors become ours."""
     try:
         yield
-    except (lmdb.DiskError, lmdb.MapFullError, lmdb.TxnFullError) as exc:
-        raise StoreFull("the ledger has no room") from exc
     except lmdb.Error as exc:
+        full = isinstance(exc, lmdb.DiskError | lmdb.MapFullError | lmdb.TxnFullError)
+        if full or getattr(exc, "code", None) in NO_ROOM:
+            raise StoreFull("the ledger has no room") from exc
         raise StoreFailed(f"the ledger reported: {exc}") from exc
