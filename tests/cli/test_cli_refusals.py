@@ -16,7 +16,7 @@ from blockproto.cli.address import AddressError, parse_address
 from blockproto.cli.output import RECEIPT_FIELDS, Status
 from blockproto.errors import Code
 from blockproto.identity.tokens import new_token
-from blockproto.wire import EntryKind, Error, FileItem, List, Result
+from blockproto.wire import EntryKind, Error, FileItem, List, Remove, Result
 
 Run = Callable[..., Ran]
 COUNT = 300
@@ -70,6 +70,21 @@ def test_a_refusal_of_one_file_does_not_end_the_others(
     said = capsys.readouterr()
     assert said.err.count("\n") > COUNT
     assert said.out.count('"outcome": "failed"') >= COUNT
+
+
+@pytest.mark.clause("BP1-COM-031")
+def test_what_a_hook_refuses_is_one_sentence_and_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Small files and bigger ones: exit code 1, the server's words, and nothing is removed there."""
+    for name, size in (("small", 10), ("big", 3 << 20)):
+        (tmp_path / name).write_bytes(bytes(size))
+        with HostileServer(refusing(Code.HOOK_REFUSED)) as server:
+            assert main(["put", str(tmp_path / name), f"{server.address}/"]) == Status.FAILED
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"{name}: no; ask whoever runs the server" in said
+        assert not [asked for asked in server.heard if isinstance(asked.message, Remove)]
 
 
 @pytest.mark.parametrize("command", ["put", "get", "ls"])
