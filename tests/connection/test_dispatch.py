@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import trio
@@ -14,13 +15,14 @@ from trio.testing import wait_all_tasks_blocked
 
 from blockproto.api import connect
 from blockproto.connection.connection import DISCARD_S
+from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
 from blockproto.errors import BadFacts, Code, ConnectionLost, Scope, StoreFailed, UnexpectedMessage
 from blockproto.protocol.session import Limits
 from blockproto.server import Server
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.upload import LocalUpload
 from blockproto.transfer import slow_disk
-from blockproto.wire import Commit, Credit, Error, Hello, Message, Open, Ping
+from blockproto.wire import Cancel, Commit, Credit, Error, Hello, Message, Open, Ping
 
 quick = pytest.mark.trio(run=run)
 
@@ -137,6 +139,46 @@ async def test_the_last_of_a_backlog_is_granted_anew_though_it_is_little() -> No
         waiting.gate.set()
         with trio.fail_after(0.001):
             await granted(ends, 0, 8 * MIB + 100_000)
+
+
+@dataclass
+class Working(Recorder):
+    """A handler that waits for a gate with each message, and counts how many do."""
+
+    gate: ClassVar[trio.Event]
+    inside: ClassVar[int] = 0
+    most: ClassVar[int] = 0
+
+    waits: bool = True
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        Working.inside += 1
+        Working.most = max(Working.most, Working.inside)
+        await Working.gate.wait()
+        Working.inside -= 1
+        await super().received(message, payload_length)
+
+
+@quick
+async def test_thousands_of_streams_that_wait_are_worked_off_by_a_few_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that have more to hand over do not keep the others from theirs."""
+    monkeypatch.setattr(Working, "gate", trio.Event(), raising=False)
+    monkeypatch.setattr(Working, "most", 0)
+    streams = range(1, 4 * BACKLOGS_AT_ONCE, 2)
+    sample = Sample(bytes_of(1000))
+    async with connected(handler=Working) as ends:
+        for stream in streams:
+            await ends.peer.say(stream, sample.open())
+            await ends.peer.say(stream, Cancel(Code.CANCELLED))
+        await ping(ends)
+        assert Working.inside == Working.most == BACKLOGS_AT_ONCE
+        Working.gate.set()
+        await wait_all_tasks_blocked()
+        assert Working.most == BACKLOGS_AT_ONCE
+        heard = [[type(message) for message in handler.messages] for handler in ends.handlers]
+        assert heard == [[Open, Cancel]] * len(streams)
 
 
 @quick
