@@ -107,7 +107,7 @@ COMMAND_MS = at_most(50)
 """``put`` or ``get`` of one small file, whole command, beyond what importing its libraries takes, milliseconds."""
 
 IDLE_CONNECTIONS = 9_900
-IDLE_KIB = at_most(14)
+IDLE_KIB = at_most(12)
 """Resident memory of an idle connection, KiB."""
 
 NEW_MS = at_most(50)

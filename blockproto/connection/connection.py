@@ -354,6 +354,7 @@ class Connection(Ending):
             self._liveness.greeted()
             if self._greeted is not None:
                 self._greeted.set()
+                self._greeted = None
             self._writer.wake()
         else:
             await self._dispatch.handle(event)

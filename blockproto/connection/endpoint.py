@@ -96,23 +96,26 @@ class SocketEndpoint:
     async def receive_into(self, view: memoryview, deadline: Deadline = never) -> int | None:
         """See Endpoint. If bytes are there already, the deadline is not asked for."""
         await self._yield_after(0)  # before bytes are taken, so that a cancellation loses none
-        while True:
-            try:
-                received = self._socket.recv_into(view)
-            except BlockingIOError:
-                self._unyielded = 0
-                with trio.move_on_at(deadline()) as scope:
-                    try:
-                        await trio.lowlevel.wait_readable(self._socket)
-                    except trio.ClosedResourceError as exc:
-                        raise self._closed_here() from exc
-                if scope.cancelled_caught:
-                    return None
-                continue
-            except OSError as exc:
-                raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
-            self._unyielded += received
-            return received
+        while (received := self._receive_now(view)) is None:
+            self._unyielded = 0
+            with trio.move_on_at(deadline()) as scope:
+                try:
+                    await trio.lowlevel.wait_readable(self._socket)
+                except trio.ClosedResourceError as exc:
+                    raise self._closed_here() from exc
+            if scope.cancelled_caught:
+                return None
+        self._unyielded += received
+        return received
+
+    def _receive_now(self, view: memoryview) -> int | None:
+        """How many bytes came; None: nothing yet. Thousands wait for that, none of them inside of the kernel's error."""
+        try:
+            return self._socket.recv_into(view)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise ConnectionLost(f"the connection to {self.peer} broke: {exc.strerror or exc}") from exc
 
     async def send(self, parts: Sequence[Part]) -> None:
         """See Endpoint."""

@@ -93,7 +93,7 @@ class FrameReader:
             self._start, self._end = 0, left
         if self._end == len(self._view):
             raise LocalProtocolError("the receive buffer is full of what nobody asked for with next_event()")
-        return self._view[self._end :]
+        return self._view[self._end :] if self._end else self._view
 
     def _replace(self, length: int) -> None:
         """Replace the buffer by one of ``length`` bytes; bytes that were not handed out move to its front."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from collections import Counter
 
 import pytest
@@ -982,6 +984,25 @@ async def test_a_small_interactive_file_overtakes_a_bulk_one() -> None:
 
 @pytest.mark.clause("BP1-STR-012")
 @quick
+async def test_an_event_that_has_happened_is_not_kept() -> None:
+    """It takes a quarter of a KiB, of thousands of idle connections."""
+    here, there = trio.testing.lockstep_stream_pair()
+    connection = Connection(StreamEndpoint(here), Session(Side.CLIENT))
+    peer = RawPeer(there)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        waited_for = weakref.ref(connection.greeted)
+        await peer.hear_greeting()
+        await peer.send_bytes(PREFACE + encode_frame(0, Hello()))
+        await connection.greeted.wait()
+        late = weakref.ref(connection.greeted)
+        nursery.cancel_scope.cancel()
+    gc.collect()
+    assert (waited_for(), late()) == (None, None)
+    await connection.greeted.wait()
+    await connection.finished.wait()
+
+
 async def test_control_frames_go_before_payload_that_waits() -> None:
     sample = Sample(bytes_of(2 * MIB))
     here, there = trio.testing.lockstep_stream_pair()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 from peers import bytes_of
-from trio.testing import memory_stream_pair
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.connection import endpoint as endpoint_module
 from blockproto.connection.endpoint import NOTSENT_LOWAT_BYTES, SocketEndpoint, StreamEndpoint, endpoint_of
@@ -105,6 +106,20 @@ async def test_a_deadline_that_passes_gives_none_and_loses_nothing(
     assert await pair[1].receive_into(view, lambda: -math.inf) in {4, None}  # what is here may still be taken
     await pair[0].send([b"more"])
     assert await _receive(pair[1], 4) == b"more"
+
+
+async def test_who_waits_for_bytes_keeps_no_error_of_the_kernel(
+    pair: tuple[SocketEndpoint, SocketEndpoint],
+) -> None:
+    """With its traceback it takes half a KiB, of thousands of idle connections."""
+    gc.collect()
+    before = sum(isinstance(one, BlockingIOError) for one in gc.get_objects())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair[1].receive_into, memoryview(bytearray(10)))
+        await wait_all_tasks_blocked()
+        waiting = sum(isinstance(one, BlockingIOError) for one in gc.get_objects())
+        nursery.cancel_scope.cancel()
+    assert waiting == before
 
 
 async def test_cancelling_a_receive_takes_no_byte(pair: tuple[SocketEndpoint, SocketEndpoint]) -> None:
