@@ -230,14 +230,13 @@ class Server:
     ) -> None:
         """Serve one connection that has a slot; an error ends it, and no other."""
         CURRENT_CONNECTION.set(ConnectionLabel(next(self._numbers), endpoint.peer))
-        new_session = partial(observed_session, Side.SERVER, self._limits, self._hooks)
         endpoint = observed_endpoint(endpoint, self._hooks)
         try:
             with scope:
-                detected = await detect(
-                    endpoint, new_session, self._dialects, self._tls, begun_at + GREETING_S
-                )
-            if scope.cancel_called or detected is None:
+                detected = await self._detect(endpoint, begun_at + GREETING_S)
+            sent_away = scope.cancel_called
+            del scope  # not kept in memory for the life of the connection
+            if sent_away or detected is None:
                 await endpoint.aclose()
             elif isinstance(detected.spoken, Detection):
                 await self._converse(detected, place, begun_at)
@@ -253,6 +252,11 @@ class Server:
                 await endpoint.aclose()
         finally:
             place.leave()
+
+    async def _detect(self, endpoint: Endpoint, until: float) -> DetectedConnection | None:
+        """Find out who speaks."""
+        new_session = partial(observed_session, Side.SERVER, self._limits, self._hooks)
+        return await detect(endpoint, new_session, self._dialects, self._tls, until)
 
     async def _serve_dialect(
         self, detected: DetectedConnection, dialect: Dialect, place: Slot, begun_at: float

@@ -109,7 +109,11 @@ class SocketEndpoint:
         return received
 
     def _receive_now(self, view: memoryview) -> int | None:
-        """How many bytes came; None: nothing yet. Thousands wait for that, none of them inside of the kernel's error."""
+        """How many bytes came, or None for nothing yet.
+
+        A function of its own: a wait inside its ``except`` would keep the exception and its traceback alive in every idle
+        connection.
+        """
         try:
             return self._socket.recv_into(view)
         except BlockingIOError:

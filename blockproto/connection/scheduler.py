@@ -36,6 +36,10 @@ class _Waiter:
     may_go: MayGo
 
 
+_NOBODY: dict[_Waiter, None] = {}
+"""Shared by all priorities without waiters; never modified."""
+
+
 class Scheduler:
     """A lock whose waiters are woken by weight."""
 
@@ -44,7 +48,7 @@ class Scheduler:
     def __init__(self) -> None:
         self._held = False
         self._choosing = False
-        self._waiting: tuple[dict[_Waiter, None], ...] = tuple({} for _ in (*WEIGHTS, CONTROL))
+        self._waiting = [_NOBODY] * (len(WEIGHTS) + 1)
         self._served = [0.0] * len(WEIGHTS)
         self._now = 0.0
 
@@ -70,6 +74,8 @@ class Scheduler:
             self._serve(priority)
             return
         waiter = _Waiter(trio.lowlevel.current_task(), may_go)
+        if not queue:
+            queue = self._waiting[priority] = {}
         queue[waiter] = None
         self.wake()
 

@@ -5,6 +5,7 @@ Spec: BP1-HEL, BP1-ERR.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from enum import Enum
 
@@ -33,17 +34,22 @@ class Limits:
     features: int = 0
 
     def hello(self) -> Hello:
-        """The HELLO with these limits; raises LocalProtocolError if one is too small."""
-        return Hello(
-            head_length_max=self.head_length_max,
-            piece_length_max=self.piece_length_max,
-            streams_max=self.streams_max,
-            connection_allowance=self.connection_allowance,
-            stream_allowance=self.stream_allowance,
-            undurable_max=self.undurable_max,
-            agent=self.agent,
-            features=self.features,
-        )
+        """The HELLO with these limits, the same object each time; raises LocalProtocolError if one is too small."""
+        return _hello_of(self)
+
+
+@functools.lru_cache(8)
+def _hello_of(limits: Limits) -> Hello:
+    return Hello(
+        head_length_max=limits.head_length_max,
+        piece_length_max=limits.piece_length_max,
+        streams_max=limits.streams_max,
+        connection_allowance=limits.connection_allowance,
+        stream_allowance=limits.stream_allowance,
+        undurable_max=limits.undurable_max,
+        agent=limits.agent,
+        features=limits.features,
+    )
 
 
 @dataclass(slots=True)

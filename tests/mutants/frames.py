@@ -79,7 +79,7 @@ HEL = [
     Mutant("pieces-as-long-as-we-like", "HEL-010", SESSION,
            "return PIECE_LENGTH_EARLY if self._peer_limits is None else self._peer_limits.piece_length_max",
            "return 1 << 20", CLIENT),
-    Mutant("features-of-our-own", "HEL-012", "protocol/events.py", "features=self.features,", "features=self.features | 1 << 40,", CLIENT),
+    Mutant("features-of-our-own", "HEL-012", "protocol/events.py", "features=limits.features,", "features=limits.features | 1 << 40,", CLIENT),
     Mutant("unknown-features-are-refused", "HEL-012", SESSION, "self.peer_hello = hello\n",
            "if hello.features >> 8:\n            raise UnexpectedMessage('features')\n        self.peer_hello = hello\n"),
     Mutant("what-comes-with-hello-is-lost", "HEL-013", SESSION,
