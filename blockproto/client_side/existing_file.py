@@ -31,6 +31,7 @@ from ..transfer.threads import run_in_thread
 from ..wire import FileItem
 from .file_digests import FileDigests
 from .fingerprint import Fingerprint
+from .regular_file import open_regular
 
 Ask = Callable[[FileItem], Awaitable[FileItem]]
 """Asks the server for what it knows of a file, its BLAKE3 included."""
@@ -52,10 +53,6 @@ class Rule:
     below: Path | None = None
     made: set[tuple[int, int]] = field(default_factory=set)
 
-
-_READ_FLAGS = (
-    os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-)
 
 ANY_RULE = Rule()
 """For what does not depend on the rule."""
@@ -263,7 +260,7 @@ def _refused(path: Path) -> FileExists:
 def _read_b3sum(path: Path) -> tuple[bytes, os.stat_result]:
     """The BLAKE3 of a file, and what it was when it had been read."""
     hasher = blake3()
-    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         memory = memoryview(bytearray(BLOCK_LENGTH))
         while read := file.readinto(memory):
             hasher.update(memory[:read])

@@ -6,7 +6,6 @@ A root is remembered under the file's ``Fingerprint``, and only if that was the 
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
@@ -17,9 +16,10 @@ import trio
 
 from ..common.blocks import BLOCK_LENGTH, block_span, blocknum_of, digest_of, root_of
 from ..common.names import show_name
-from ..errors import BlockprotoError, Refused, SourceChanged
+from ..errors import BlockprotoError, SourceChanged
 from ..transfer.threads import Kind, run_in_thread
 from .fingerprint import Fingerprint
+from .regular_file import open_regular
 
 if TYPE_CHECKING:
     from .digest_cache import DigestCache
@@ -31,7 +31,6 @@ BATCH_FILES = 32
 """How many files of at most ``SMALL_BYTES`` are read in one thread call."""
 LOOKS_MAX = 5
 """How often a file is read anew because its inode changed while it was being read."""
-_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
@@ -50,9 +49,7 @@ def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
 
 def reading(path: str | os.PathLike[str]) -> Generator[tuple[bytes, os.stat_result] | None, None, None]:
     """``read_root`` in steps: None after each ``STEP_BYTES`` that were read, at last what it returns. Blocking."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # before it is opened: opening a pipe waits for its writer
-        raise Refused(f"{show_name(os.fspath(path))} is not a regular file")
-    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         for _ in range(LOOKS_MAX):
             before = os.fstat(file.fileno())
             digests: list[bytes] = []

@@ -24,6 +24,7 @@ from ..common.times import SaidOnce
 from ..errors import Refused, SourceChanged
 from ..store import FOLDER_FILETYPE, Facts, IfExists
 from ..transfer.slow_disk import local_disk
+from .regular_file import open_regular
 
 ENDING_LENGTH_MAX = 32
 """Characters at the end of a name that can decide its MIME type."""
@@ -60,7 +61,7 @@ class FileSource:
 
     Raises:
         OSError: it cannot be opened.
-        Refused: it is neither a file nor a folder.
+        Refused: it is not a regular file.
         NameRefused: the name breaks a rule.
     """
 
@@ -70,12 +71,9 @@ class FileSource:
     def __init__(self, path: Path, name: str, if_exists: IfExists, filetype: str | None = None) -> None:
         filename = SafeName.parse(name)
         self.path = os.path.realpath(path)
-        if not stat.S_ISREG(
-            os.stat(path).st_mode
-        ):  # before it is opened: opening a pipe waits for its writer
-            more = ": upload_all sends folders" if os.path.isdir(path) else ""
-            raise Refused(f"{show_name(str(path))} is not a regular file{more}")
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by close()
+        if os.path.isdir(path):
+            raise Refused(f"{show_name(str(path))} is not a regular file: upload_all sends folders")
+        self._file = os.fdopen(open_regular(path), "rb", buffering=0)
         self.stat = os.fstat(self._file.fileno())
         if self.stat.st_size > FILESIZE_MAX:
             self._file.close()

@@ -33,6 +33,7 @@ from ..wire import Committed
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
 from .receipts import brief_receipt, left_receipt
+from .regular_file import open_regular
 from .sources import FileSource
 from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
@@ -46,8 +47,6 @@ ASKED_LENGTH_MAX = 16 << 20
 BATCH_LENGTH = 64 * 1024
 BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
-
-_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 Outcome = Receipt | BlockprotoError
 Deliver = Callable[[UploadJob, Outcome], None]
@@ -305,7 +304,7 @@ def _read_whole(one: Prepared) -> bytes:
     if one.is_folder:
         return b""
     filesize = one.facts.filesize or 0
-    fd = os.open(one.job.path, _READ_FLAGS)
+    fd = open_regular(one.job.path)
     try:
         for again in range(LOOKS_MAX):
             if again:

@@ -23,10 +23,11 @@ import trio
 
 from ..client_side.connections import OnLine, Reconnecting
 from ..client_side.dial import Dial, tcp_dial
+from ..client_side.regular_file import open_regular
 from ..client_side.resume_id import derive_earlier_sourceid, installation_secret
 from ..common.names import SafeName
 from ..connection.endpoint import Endpoint
-from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, SourceChanged
+from ..errors import BadFacts, BlockprotoError, Code, ConnectionLost, NotPermitted, Refused, SourceChanged
 from ..transfer.send_source import OnProgress, Progress
 
 TRIES = 8
@@ -101,11 +102,11 @@ class Outgoing:
         self.filename = SafeName.parse(name).text
         if "/" in self.filename:
             raise BadFacts(f"'{name}': this dialect knows no folders, only names of files")
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            self._fd = open_regular(path)
+        except Refused as exc:
+            raise NotPermitted(f"{exc}: this dialect carries files only") from exc
         self._facts = os.fstat(self._fd)
-        if not os.path.isfile(path):
-            os.close(self._fd)
-            raise NotPermitted(f"'{path}' is not a file: this dialect carries files only")
         self.path = path
         self.server = server
         self.filesize = self._facts.st_size

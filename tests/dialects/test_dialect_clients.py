@@ -192,7 +192,7 @@ async def test_an_empty_file_arrives(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_sent_is_told_before(tmp_path: Path, path: Path) -> None:
-    with pytest.raises(NotPermitted, match="not a file"):
+    with pytest.raises(NotPermitted, match="not a regular file"):
         outgoing(tmp_path)
     with pytest.raises(BadFacts, match="no folders"):
         Outgoing(path, "a/b", "memory")
