@@ -79,6 +79,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._changing = threading.Lock()
+        self._reading = threading.Lock()
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -112,7 +113,8 @@ class Journal:
 
     def version(self) -> int:
         """A number that is another one after every change, by whichever process."""
-        return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
+        with self._reading:
+            return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
 
     def newer(self, revision: int) -> list[QueuedTransfer]:
         """What changed after ``revision``, in order."""
@@ -124,10 +126,9 @@ class Journal:
 
     def servers(self) -> list[str]:
         """The servers that something waits for."""
-        with closing(
-            self._reader.execute("SELECT DISTINCT server FROM transfers WHERE state = 'waiting'")
-        ) as rows:
-            return [row["server"] for row in rows]
+        with self._reading:
+            rows = self._reader.execute("SELECT DISTINCT server FROM transfers WHERE state = 'waiting'")
+            return [row["server"] for row in rows.fetchall()]
 
     def next(self, server: str, priority: int, most: int) -> list[QueuedTransfer]:
         """The first ``most`` that wait for a server, of one priority."""
@@ -139,8 +140,9 @@ class Journal:
         return self._select("untidy AND state = ?", (TransferState.CANCELLED.value,))
 
     def _select(self, where: str, values: Sequence[object] = ()) -> list[QueuedTransfer]:
-        with closing(self._reader.execute(f"SELECT {_COLUMNS} FROM transfers WHERE {where}", values)) as rows:
-            return [_transfer(row) for row in rows]
+        # One at a time: while a thread reads, another one on the same connection would see what was true when it began.
+        with self._reading:
+            return _selected(self._reader, where, values)
 
     # ---- changing ---------------------------------------------------------------------------------------------
 
@@ -307,8 +309,13 @@ class Journal:
 
     def begin(self, ids: Sequence[int]) -> list[QueuedTransfer]:
         """Let those that still wait run; returns them as they are now."""
-        self._each("UPDATE transfers SET state = 'running', {} WHERE id = :id AND state = 'waiting'", ids)
-        return self._select(f"state = '{_RUNNING}' AND id IN ({','.join('?' * len(ids))})", ids)
+        with self._change() as database:
+            statement = (
+                f"UPDATE transfers SET state = 'running', {_STAMP} WHERE id = :id AND state = 'waiting'"
+            )
+            database.executemany(statement, [{"id": id_, "now": _now_ms()} for id_ in ids])
+            running = f"state = '{_RUNNING}' AND id IN ({','.join('?' * len(ids))})"
+            return _selected(database, running, ids)
 
     def put_back(self, ids: Sequence[int]) -> None:
         """Let those that run wait again."""
@@ -357,6 +364,11 @@ class Journal:
                 "WHERE id = :id AND state = 'running'",
                 {"error": error, "code": code, "retryable": retryable, "id": id_, "now": _now_ms()},
             )
+
+
+def _selected(database: sqlite3.Connection, where: str, values: Sequence[object]) -> list[QueuedTransfer]:
+    with closing(database.execute(f"SELECT {_COLUMNS} FROM transfers WHERE {where}", values)) as rows:
+        return [_transfer(row) for row in rows]
 
 
 def _transfer(row: sqlite3.Row) -> QueuedTransfer:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from blockproto import QueuedTransfer, TransferQueue, TransferState
 from blockproto.client import Client, connect_with
 from blockproto.connection.endpoint import Endpoint
 from blockproto.errors import Code, NameRefused, NotPermitted, StoreInUse
-from blockproto.queue import transfer_queue
+from blockproto.queue import journal, transfer_queue
+from blockproto.queue.entry import Direction
 from blockproto.queue.journal import Journal
+from blockproto.queue.transfer_queue import wanted
 from blockproto.results import FileInfo
 from blockproto.testing.chaos import Conditions
 from blockproto.wire import List
@@ -435,3 +438,50 @@ def test_of_what_has_ended_the_newest_are_remembered(tmp_path: Path, monkeypatch
     assert [one.id for one in journal.all()] == ids[2:]
     assert journal.all()[-1].state is WAITING
     journal.close()
+
+
+def test_what_begins_is_told_while_another_thread_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader sees stands still while it reads: who begins a transfer must not be told of that state."""
+    with closing(Journal(tmp_path / "queue.sqlite3")) as queue:
+        ids = queue.add(
+            [wanted(Direction.UPLOAD, SERVER, name, tmp_path / name, "keep", "normal") for name in "ab"]
+        )
+        reads, goes_on = threading.Event(), threading.Event()
+        really_transfer = journal._transfer
+
+        def transfer_slowly(row: sqlite3.Row) -> QueuedTransfer:
+            if threading.current_thread() is not threading.main_thread():
+                reads.set()
+                assert goes_on.wait(60)
+            return really_transfer(row)
+
+        monkeypatch.setattr(journal, "_transfer", transfer_slowly)
+        reader = threading.Thread(target=queue.all)
+        reader.start()
+        try:
+            assert reads.wait(60)
+            begun = queue.begin(ids)
+        finally:
+            goes_on.set()
+            reader.join()
+        assert [(one.id, one.state) for one in begun] == [(id_, RUNNING) for id_ in ids]
+
+
+@quick
+async def test_until_empty_leaves_nothing_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is read of the queue at the same time."""
+    really_begin = Journal.begin
+
+    def begin(self: Journal, ids: Sequence[int]) -> list[QueuedTransfer]:
+        with closing(self._reader.execute("SELECT * FROM transfers")) as rows:
+            rows.fetchone()
+            return really_begin(self, ids)
+
+    monkeypatch.setattr(Journal, "begin", begin)
+    async with serving() as served, queue_over(served, tmp_path) as queue:
+        for seed in range(6):
+            await queue.add_upload(file_of(tmp_path, str(seed), 9, seed), SERVER)
+        await queue.run(until_empty=True)
+        assert {state for _, state in states(queue)} == {DONE}
