@@ -2,7 +2,7 @@
 
     listener → acceptor, with a handshake slot, until enough has come → detect
         → Connection → first message of a stream
-              → AuthHandler · UploadReceiver · BriefReceiver · ServedFetch · ServedBrief · RequestHandler
+        → AuthHandler · UploadReceiver · BriefReceiver · FilesReceiver · ServedFetch · ServedBrief · RequestHandler
         → DialectConnection → a dialect, if one is enabled
 
 One committer serves all connections. To stop (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
@@ -60,9 +60,10 @@ from .store import FileStore
 from .transfer.brief_receiver import BriefReceiver
 from .transfer.engine import FileEngine
 from .transfer.file_service import FileService, FileWriter
+from .transfer.files_receiver import FilesReceiver
 from .transfer.hooks import CommitHooks
 from .transfer.receiver import UploadReceiver
-from .wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
+from .wire import FEATURE_FILES, FEATURE_IF_EXISTS, Auth, Block, Fetch, Files, List, Message, Open, Remove
 
 GRACE_S = 2.0
 RETRY_AFTER_MS = 500
@@ -83,6 +84,7 @@ class Server:
         tls: certificate and key; None: TLS is not answered.
         places: the number of handshake slots.
         connections_each: how many connections one principal, or without a token one address, may have.
+        files: whether FILES is answered (BP1-FIL-001).
         observer: hears what happens.
         hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
     """
@@ -97,6 +99,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         places: int = SLOTS,
         connections_each: int = CONNECTIONS_EACH,
+        files: bool = False,
         observer: Observer = NULL_OBSERVER,
         hooks: CommitHooks | None = None,
     ) -> None:
@@ -106,8 +109,9 @@ class Server:
         self._numbers = itertools.count(1)
         self.policy = policy or AuthPolicy()
         self.engine.hold(self.policy.anonymous or ANONYMOUS)
+        self._features = FEATURE_IF_EXISTS | (FEATURE_FILES if files else 0)
         self._limits = replace(
-            limits or Limits(agent="blockproto"), features=self.policy.features | FEATURE_IF_EXISTS
+            limits or Limits(agent="blockproto"), features=self.policy.features | self._features
         )
         self._dialects = tuple(dialects)
         self._tls = tls
@@ -183,7 +187,7 @@ class Server:
         (BP1-AUT-014, BP1-DIA-020).
         """
         self.policy.use_register(register)
-        self._limits = replace(self._limits, features=self.policy.features | FEATURE_IF_EXISTS)
+        self._limits = replace(self._limits, features=self.policy.features | self._features)
         for connection, connection_auth in self._connection_auths.items():
             if connection_auth.revoked:
                 connection.end_with(Unauthenticated("the credential was revoked"))
@@ -387,6 +391,8 @@ class Server:
                 return UploadReceiver(connection, stream, service.writer())
             if isinstance(message, Block):
                 return BriefReceiver(connection, stream, service.writer())
+            if isinstance(message, Files):
+                return FilesReceiver(connection, stream, service.writer())
             if isinstance(message, Fetch) and is_brief(message):
                 reader = service.reader()
                 briefs = briefs or BriefFetches(connection, TaskGuard(nursery, connection), reader.disk)

@@ -8,7 +8,7 @@ Rules:
        wrongly by us is ``LocalProtocolError``; bytes that are wrong are ``MalformedFrame`` (the connection ends);
        facts of a file that do not fit each other are ``BadFacts`` and things that must be understood and are not are
        ``Unsupported`` (the stream ends).
-    2. Only BLOCK and PIECE have a payload, and it is never looked at here.
+    2. Only BLOCK, PIECE and FILES have a payload, and it is never looked at here.
     3. Must-understand is the top bit of a message type or TLV type, and flag bits 12 to 15. Everything else that is
        unknown is skipped; reserved values (GREASE) are sent under test so that nobody forgets to skip.
     4. Text that is no UTF-8 is kept as lone surrogates: names are judged by ``SafeName``, which can say what is wrong.
@@ -27,6 +27,7 @@ from zlib import crc32
 
 from .common import head_layout as lay
 from .common.blocks import BLOCK_LENGTH, Run, blocknum_of
+from .common.file_table import FILES_MAX, FileTable, Strings, Table
 from .common.head_layout import (
     DIGEST,
     I64,
@@ -102,6 +103,12 @@ FEATURE_AUTH_REQUIRED = 0x2
 FEATURE_IF_EXISTS = 0x4
 """In HELLO.features: the server compares with what is there, and knows skip and update (BP1-COM-021 to 027)."""
 
+FEATURE_FILES = 0x8
+"""In HELLO.features: the speaker understands FILES and STORED (BP1-FIL-001)."""
+
+FRAMES_MAX = 64
+"""FILES that a sender may have said on a connection and that are not answered (BP1-FIL-010)."""
+
 IF_EXISTS_MAX = 4
 """The greatest ``if_exists`` that has a meaning; 3 and 4 only where the server said ``FEATURE_IF_EXISTS``."""
 
@@ -146,6 +153,8 @@ class Type(IntEnum):
     CANCEL = 0x90
     PING = 0x91
     ERROR = 0x92
+    FILES = 0x93
+    STORED = 0x94
 
 
 class Priority(IntEnum):
@@ -206,6 +215,11 @@ def _judge_facts(filesize: int | None, blocknum: int | None, filetype: str = "")
             raise BadFacts("filesize and blocknum are unknown together or not at all")
     elif blocknum != -(-filesize // BLOCK_LENGTH):
         raise BadFacts(f"a file of {filesize} bytes has {blocknum_of(filesize)} blocks, not {blocknum}")
+    judge_filetype(filetype)
+
+
+def judge_filetype(filetype: str) -> None:
+    """Raise BadFacts if it is no filetype (BP1-BLK-021)."""
     if not (filetype.isascii() and filetype.isprintable()) or len(filetype) > FILETYPE_LENGTH_MAX:
         raise BadFacts(f"a filetype is at most {FILETYPE_LENGTH_MAX} characters of printable ASCII")
 
@@ -229,7 +243,7 @@ class Hello:
         streams_max: streams the other side may have open at once, at least 256.
         connection_allowance, stream_allowance: payload bytes, totals as in CREDIT.
         undurable_max: bytes of an upload that may be sent and not yet acknowledged.
-        features: bits, see ``FEATURE_AUTH``, ``FEATURE_AUTH_REQUIRED`` and ``FEATURE_IF_EXISTS``.
+        features: bits, see ``FEATURE_AUTH``, ``FEATURE_AUTH_REQUIRED``, ``FEATURE_IF_EXISTS`` and ``FEATURE_FILES``.
         agent: name and version of the software, for people.
     """
 
@@ -820,6 +834,8 @@ TLV_LEFT_OUT = _LeftOutTlv(12, "")
 
 LEFT_OUT_NAMES_MAX = 32
 """Names in one group (BP1-LST-018)."""
+_STORED_LENGTH = 32
+"""Bytes of STORED besides statuses and outcomes, and room for what is sent to see whether it is skipped."""
 _COUNTS_LENGTH = 4 + 7 * len(LeftOutReason)
 """Bytes of LEFT_OUT with a group for each reason and no names."""
 
@@ -920,21 +936,180 @@ class GoAway:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Whole small files and folders, many at once; their bytes are the payload, in the order of the table.
+
+    Attributes:
+        number: of the frame; STORED repeats it.
+        folders, filetypes: what the records of ``table`` point at; the folder "" is the served one.
+        table: a record of each file, and the last component of its name.
+        if_exists: as in ``Open``, for all of them.
+        last: nothing more comes on the stream.
+    """
+
+    TYPE: ClassVar[Type] = Type.FILES
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(number=U32, if_exists=U8),
+        {"folders": Strings(), "filetypes": Strings(), "table": Table()},
+        flags={"last": 0x0001},
+    )
+
+    number: int
+    folders: tuple[str, ...] = ()
+    filetypes: tuple[str, ...] = ()
+    table: FileTable = FileTable()  # noqa: RUF009 - it cannot be changed
+    if_exists: int = 0
+    last: bool = False
+
+    def __post_init__(self) -> None:
+        _judge_choices(None, self.if_exists)
+        if len(self.table.records) > FILES_MAX:
+            raise LocalProtocolError(f"FILES with {len(self.table.records)} files; {FILES_MAX} are the most")
+        if not self.table.records and not self.last:
+            raise LocalProtocolError("FILES without files, and not the last")
+        self.table.judge(len(self.folders), len(self.filetypes))
+
+    @property
+    def payload_length(self) -> int:
+        """The bytes of all its files."""
+        return sum([record[2] for record in self.table.records])
+
+
+class Status(IntEnum):
+    """What became of a file of FILES."""
+
+    STORED = 0
+    RENAMED = 1
+    THERE = 2
+    LEFT = 3
+    REFUSED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """What COMMITTED would say of a file of FILES (status 1 to 3)."""
+
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(file_id=ID, root=DIGEST, filesize=U64), {"stored_as": _STRING}, tlvs={"b3sum": TLV_B3SUM}
+    )
+
+    file_id: bytes
+    root: bytes
+    filesize: int
+    stored_as: str
+    b3sum: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalItem:
+    """What ERROR would say of a file of FILES (status 4); the other files of the frame are not concerned."""
+
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(code=U16, retryable=U8, retry_after_ms=U32, current=U64), {"text": _TEXT}, unknown=("current",)
+    )
+
+    code: int
+    retryable: bool
+    text: str = ""
+    retry_after_ms: int = 0
+    current: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retryable", bool(self.retryable))
+
+
+OutcomeItem = StoredItem | RefusalItem
+
+
+def _outcome_classes(statuses: bytes) -> list[type[OutcomeItem]]:
+    """Which item belongs to each status that has one; raises Unsupported for a status that is none."""
+    if statuses and max(statuses) > Status.REFUSED:
+        raise Unsupported(f"the status {max(statuses)} of a file")
+    return [RefusalItem if status == Status.REFUSED else StoredItem for status in statuses if status]
+
+
+class _Statuses:
+    """A count (u16) and that many statuses of one byte."""
+
+    def encode(self, value: bytes) -> bytes:
+        return _U16.pack(len(value)) + value
+
+    def decode(self, head: bytes, offset: int, values: dict[str, Any]) -> tuple[bytes, int]:
+        start = offset + 2
+        end = start + int.from_bytes(head[offset:start], "big")
+        if start > len(head) or end > len(head):
+            raise MalformedFrame("the statuses run past their head")
+        return head[start:end], end
+
+
+class _Outcomes:
+    """A count (u16), then items, each a length (u16) and a head of its own: one for each status that is not 0."""
+
+    def encode(self, value: tuple[OutcomeItem, ...]) -> bytes:
+        heads = [item.LAYOUT.encode(item)[1] for item in value]
+        return b"".join([_U16.pack(len(heads)), *(_U16.pack(len(head)) + head for head in heads)])
+
+    def decode(self, head: bytes, offset: int, values: dict[str, Any]) -> tuple[tuple[OutcomeItem, ...], int]:
+        classes = _outcome_classes(values["statuses"])
+        if offset + 2 > len(head) or int.from_bytes(head[offset : offset + 2], "big") != len(classes):
+            raise MalformedFrame("STORED has not one outcome for each status that wants one")
+        offset += 2
+        items: list[OutcomeItem] = []
+        for cls in classes:
+            start = offset + 2
+            offset = start + int.from_bytes(head[offset:start], "big")
+            raw = head[start:offset]
+            if start > len(head) or offset > len(head):
+                raise MalformedFrame("an outcome runs past its head")
+            items.append(cls(**cls.LAYOUT.decode(0, raw)))
+        return tuple(items), offset
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of files of one FILES, in their order; what did not fit one head follows in others.
+
+    Attributes:
+        number: of the FILES.
+        statuses: a byte for each file, see ``Status``.
+        outcomes: one for each status that is not 0, in the same order.
+        last: every file of the stream is answered.
+    """
+
+    TYPE: ClassVar[Type] = Type.STORED
+    LAYOUT: ClassVar[Layout] = Layout(
+        _fixed(number=U32), {"statuses": _Statuses(), "outcomes": _Outcomes()}, flags={"last": 0x0001}
+    )
+
+    number: int
+    statuses: bytes
+    outcomes: tuple[OutcomeItem, ...] = ()
+    last: bool = False
+
+    def __post_init__(self) -> None:
+        if [type(item) for item in self.outcomes] != _outcome_classes(self.statuses):
+            raise LocalProtocolError("STORED has not one outcome for each status that wants one")
+
+
 Message = (
     Hello | Auth | Open | Opened | Block | Piece | Ack | Credit | Have | Commit | Committed | Fetch | List | Remove | Result
-    | Cancel | Ping | Error | GoAway
+    | Cancel | Ping | Error | GoAway | Files | Stored
 )  # fmt: skip
 
 MESSAGES: dict[int, type[Message]] = {
     cls.TYPE: cls
     for cls in (
         Hello, Auth, Open, Opened, Block, Piece, Ack, Credit, Have, Commit, Committed, Fetch, List, Remove, Result,
-        Cancel, Ping, Error, GoAway,
+        Cancel, Ping, Error, GoAway, Files, Stored,
     )
 }  # fmt: skip
 """Every message we understand."""
 
-PAYLOAD_TYPES = frozenset({Type.BLOCK, Type.PIECE})
+FILES_TYPES = frozenset({Type.FILES, Type.STORED})
+"""What both sides have to have said that they understand (BP1-FIL-001)."""
+
+PAYLOAD_TYPES = frozenset({Type.BLOCK, Type.PIECE, Type.FILES})
 
 _CODEC = {
     number: (cls, cls.LAYOUT.decode, ~cls.LAYOUT.flags_known & CRITICAL_FLAGS)
@@ -1019,7 +1194,7 @@ def encode_frame(
     Args:
         stream: 0 for the connection.
         message: what to say.
-        payload_length: 0 to 1,048,576 for BLOCK and PIECE, else 0.
+        payload_length: 0 to 1,048,576 for BLOCK, PIECE and FILES, else 0.
         grease: adds a reserved flag and TLV, which everybody must skip.
 
     Raises:
@@ -1087,6 +1262,27 @@ def fit_left_out(page: Result, head_length_max: int) -> Result:
             fitting += 1
         groups.append(replace(group, names=group.names[:fitting]))
     return replace(page, left_out=tuple(reversed(groups)))
+
+
+def stored_pages(stored: Stored, head_length_max: int) -> list[Stored]:
+    """``stored`` as one STORED or more, each of which fits a head of ``head_length_max`` bytes; the last has its flag.
+
+    One outcome always fits.
+    """
+    pages: list[Stored] = []
+    items = iter(stored.outcomes)
+    statuses, outcomes, room = bytearray(), list[OutcomeItem](), head_length_max - _STORED_LENGTH
+    for status in stored.statuses:
+        item = next(items) if status else None
+        length = 1 if item is None else 3 + len(item.LAYOUT.encode(item)[1])
+        if length > room and statuses:
+            pages.append(Stored(stored.number, bytes(statuses), tuple(outcomes)))
+            statuses, outcomes, room = bytearray(), [], head_length_max - _STORED_LENGTH
+        statuses.append(status)
+        outcomes += [] if item is None else [item]
+        room -= length
+    pages.append(Stored(stored.number, bytes(statuses), tuple(outcomes), stored.last))
+    return pages
 
 
 def runs_max(head_length_max: int) -> int:

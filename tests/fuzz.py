@@ -20,10 +20,12 @@ from dataclasses import replace
 from zlib import crc32
 
 from blockproto import wire
+from blockproto.common.file_table import FileTable
 from blockproto.errors import BadFacts, Code, MalformedFrame, RemoteProtocolError, Scope, Unsupported
 from blockproto.protocol.session import (
     TABLE,
     Kind,
+    Limits,
     Payload,
     Received,
     Rejected,
@@ -150,6 +152,17 @@ def message(rng: random.Random, cls: type[wire.Message] | None = None) -> wire.M
         return wire.Error(
             u16, rng.randint(1, 3), maybe, _text(rng), u32, u32 if maybe else None, u63 if maybe else None
         )
+    if cls is wire.Files:
+        names = tuple(_text(rng)[:60] for _ in range(rng.randrange(4)))
+        lengths = [len(name.encode("utf-8", "surrogateescape")) for name in names]
+        records = tuple((id16, digest, 0, -5, 0o644, 0, 0, length) for length in lengths)
+        return wire.Files(
+            u32, (_text(rng),), ("", "text/plain"), FileTable(records, names), 0, maybe or not names
+        )
+    if cls is wire.Stored:
+        stored = wire.StoredItem(id16, digest, u63, _text(rng), digest if maybe else None)
+        refusal = wire.RefusalItem(u16, maybe, _text(rng), u32, u63 if maybe else None)
+        return wire.Stored(u32, bytes((0, 1, 0, 4, 2)), (stored, refusal, stored), maybe)
     return wire.GoAway(u16, u32, u32, _text(rng))
 
 
@@ -208,6 +221,7 @@ class Voice:
         self.session = session
         self.streams: list[int] = []
         self._next: dict[int, tuple[int, int]] = {}
+        self._frames = 0
 
     def speak(self) -> bytes:
         """Some legal message and its payload; empty if nothing may be said."""
@@ -217,7 +231,8 @@ class Voice:
             return session.send(0, message(rng, rng.choice((wire.Ping, wire.Credit, wire.GoAway))))
         if not self.streams or rng.random() < 0.2:
             self.streams.append(session.open_stream())
-            return self._say(self.streams[-1], rng.choice(list(FIRST)))
+            first = [kind for kind in FIRST if session.files or kind & 0xFF != Type.FILES]
+            return self._say(self.streams[-1], rng.choice(first))
         stream = rng.choice(self.streams)
         role = session.role(stream)
         legal = [] if role is None else _LEGAL[session.state(stream), role]
@@ -241,6 +256,20 @@ class Voice:
                 position, bytes(32) if kind == Kind.PIECE_COMMIT else None, kind == Kind.PIECE_COMMIT
             )
             self._next[stream] = (position + length, end)
+        elif isinstance(what, wire.Files | wire.Stored) and not self.session.files:
+            return b""
+        elif isinstance(what, wire.Files):
+            if session_is_full(self.session):
+                return b""
+            self._frames += rng.choice((1, 1, 50))
+            what, length = some_files(rng, self._frames, last=kind == Kind.FILES_LAST)
+        elif isinstance(what, wire.Stored):
+            unanswered = self.session._streams[stream].unanswered or {}
+            if len(unanswered) > 1 and kind == Kind.STORED_LAST:
+                return b""
+            number, left = rng.choice(list(unanswered.items()) or [(0, 0)])
+            count = left if kind == Kind.STORED_LAST else rng.randint(0, left)
+            what = wire.Stored(number, bytes(count), (), kind == Kind.STORED_LAST)
         elif isinstance(what, wire.Error):
             scope = Scope.STREAM if kind == Kind.ERROR_STREAM else Scope.BLOCK
             code = Code.DIGESTS_DIFFER if kind == Kind.ERROR_DIFFER else Code.BUSY
@@ -248,6 +277,18 @@ class Voice:
         if getattr(what, "digest", None):
             self._next.pop(stream, None)
         return self.session.send(stream, what, length) + bytes(length)
+
+
+def session_is_full(session: Session) -> bool:
+    """Whether no more frames of files may be said."""
+    return session.frames_unanswered >= wire.FRAMES_MAX
+
+
+def some_files(rng: random.Random, number: int, *, last: bool) -> tuple[wire.Files, int]:
+    """FILES with a few files, and the bytes of them together."""
+    sizes = [rng.choice((0, 1, 100)) for _ in range(rng.randint(0 if last else 1, 3))]
+    records = tuple((bytes(16), bytes(32), size, 0, 0o644, 0, 0, 1) for size in sizes)
+    return wire.Files(number, ("",), ("",), FileTable(records, ("a",) * len(sizes)), 0, last), sum(sizes)
 
 
 def fuzz_decode(rng: random.Random) -> None:
@@ -309,7 +350,9 @@ def react(session: Session, event: object, voice: Voice) -> None:
 def fuzz_session(rng: random.Random, side: Side) -> None:
     """Two sessions talk legally for a while, crossing each other; then ``side`` hears mutated things."""
     grease = rng if rng.random() < 0.1 else None
-    peer = Voice(rng, Session(Side.SERVER if side is Side.CLIENT else Side.CLIENT, grease=grease))
+    limits = Limits(features=wire.FEATURE_FILES if rng.random() < 0.9 else 0)
+    other = Side.SERVER if side is Side.CLIENT else Side.CLIENT
+    peer = Voice(rng, Session(other, Limits(features=wire.FEATURE_FILES), grease=grease))
     first = peer.session.greeting()
     if rng.random() < 0.2:
         first = mutated(rng, first) if rng.random() < 0.5 else first + last_words(rng, peer)
@@ -318,7 +361,7 @@ def fuzz_session(rng: random.Random, side: Side) -> None:
             target.session.greeting()
             hear(rng, target.session, first, target)
         return
-    target = Voice(rng, Session(side))
+    target = Voice(rng, Session(side, limits))
     assert not hear(rng, peer.session, target.session.greeting(), peer)
     assert not hear(rng, target.session, first, target)
     for _ in range(rng.randrange(4)):

@@ -529,6 +529,7 @@ async def serving(
     limits: Limits | None = None,
     policy: AuthPolicy | None = None,
     dialects: Sequence[Dialect] = (),
+    files: bool = False,
     fails: type[BlockprotoError] | None = None,
     hooks: CommitHooks | None = None,
 ) -> AsyncIterator[Served]:
@@ -539,11 +540,12 @@ async def serving(
         limits: what it takes.
         policy: who may come in; None: everybody.
         dialects: what else it speaks.
+        files: whether it says that it takes FILES.
         fails: the error that ``Server.run`` is expected to raise, or None.
         hooks: of its commits.
     """
     store = WatchedStore() if store is None else store
-    server = Server(store, limits=limits, policy=policy, dialects=dialects, hooks=hooks)
+    server = Server(store, limits=limits, policy=policy, dialects=dialects, hooks=hooks, files=files)
     failures: list[BlockprotoError] = []
 
     async def serve(*, task_status: trio.TaskStatus[None]) -> None:

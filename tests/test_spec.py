@@ -26,6 +26,7 @@ CHAPTERS_OF = {
         "RES",
         "DIG",
         "COM",
+        "FIL",
         "FET",
         "LST",
         "ERR",
@@ -160,9 +161,11 @@ def test_the_tlvs_of_a_message_are_those_of_the_tlv_table() -> None:
         for message in filter(None, messages.split(", ")):
             where.setdefault(message, set()).add(name)
     for title, body in sections():
-        message = {"File item": "file item", "Receipt item": "receipt item"}.get(
-            title.split(" (")[0], title.split(" (")[0]
-        )
+        message = {
+            "File item": "file item",
+            "Receipt item": "receipt item",
+            "Stored item": "stored item",
+        }.get(title.split(" (")[0], title.split(" (")[0])
         said = re.search(r"TLVs: (.*)", body)
         named = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", said[1])) - {"FETCH"} if said else set()
         assert named == where.get(message, set()), title
@@ -197,11 +200,17 @@ def test_the_layouts_are_those_of_the_encoder(encoder: Any) -> None:
         "Receipt item (RESULT kind 3)": 3,
         "Principal item (RESULT kind 0)": 0,
     }
+    others = {
+        "Group of LEFT_OUT": encoder.GROUP_LAYOUT,
+        "Record of FILES": encoder.RECORD_LAYOUT,
+        "Stored item (STORED, status 1 to 3)": encoder.OUTCOME_LAYOUTS[1],
+        "Refusal item (STORED, status 4)": encoder.OUTCOME_LAYOUTS[4],
+    }
     seen = set()
     for title, body in sections():
         rows = [re.split(r" *\| *", row)[1:3] for row in body.splitlines() if row.startswith("| ")][1:]
-        if title == "Group of LEFT_OUT":
-            layout = encoder.GROUP_LAYOUT
+        if title in others:
+            layout = others[title]
         elif title in items:
             layout = encoder.ITEM_LAYOUTS[items[title]]
         else:

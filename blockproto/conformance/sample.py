@@ -38,7 +38,8 @@ class Sample:
     @cached_property
     def content(self) -> bytes:
         """All bytes of the file."""
-        return random.Random(f"{self.seed}/{self.filename}").randbytes(self.filesize)
+        seed = f"{self.seed}/{self.filename}".encode("utf-8", "surrogateescape")
+        return random.Random(seed).randbytes(self.filesize)
 
     @property
     def blocknum(self) -> int:

@@ -198,8 +198,9 @@ class Connection(Ending):
 
     @property
     def awaits_commit(self) -> bool:
-        """Whether a stream waits for the answer to its COMMIT."""
-        return any(self.session.state(stream) is State.COMMITTING for stream in self._dispatch.streams)
+        """Whether a stream waits for the answer to its COMMIT, or to its FILES."""
+        waiting = {State.COMMITTING, State.FILES, State.FILED}
+        return any(self.session.state(stream) in waiting for stream in self._dispatch.streams)
 
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from ..errors import Code
 from ..store import BlockDone, Decided, Finish, StoredFile, Upload
-from ..wire import Ack, Error, Message, Open
+from ..wire import Ack, Error, Message, Open, RefusalItem, Stored
 from . import metrics_page
 from .observer import ConnectionLabel, Entered, Hook, Load, Observer
 
@@ -99,7 +99,9 @@ class _Counting(Hook):
         self._sent = Counter("blockproto_sent_bytes", "Bytes to the network.", registry=registry)
         self._downloads = Counter("blockproto_downloads", "Files that began to be sent.", registry=registry)
         self._acks = Counter("blockproto_acks", "ACK frames said.", registry=registry)
-        self._refusals = Counter("blockproto_refusals", "ERROR frames said.", ["code"], registry=registry)
+        self._refusals = Counter(
+            "blockproto_refusals", "Streams and files that were refused.", ["code"], registry=registry
+        )
 
     def said(
         self, connection_label: ConnectionLabel | None, stream: int, message: Message, payload_length: int
@@ -109,6 +111,10 @@ class _Counting(Hook):
             self._acks.inc()
         elif isinstance(message, Error):
             self._refusals.labels(Code(message.code).name).inc()
+        elif isinstance(message, Stored):
+            for item in message.outcomes:
+                if isinstance(item, RefusalItem):
+                    self._refusals.labels(Code(item.code).name).inc()
         elif isinstance(message, Open):
             self._downloads.inc()
 

@@ -42,6 +42,7 @@ from ..wire import (
     Committed,
     Error,
     Fetch,
+    Files,
     List,
     Message,
     Open,
@@ -49,6 +50,7 @@ from ..wire import (
     Piece,
     Remove,
     Result,
+    Stored,
 )
 from .observer import ConnectionLabel, Hook
 
@@ -69,7 +71,7 @@ class _Transfer:
         up: whether it sends a file; None for a request.
         answered: whether the first message was answered.
         committing: whether it waits for the answer to COMMIT.
-        blocks: for each unacknowledged block, the bytes sent and when it was begun.
+        blocks: for each unacknowledged block or FILES, the bytes sent and when it was begun.
     """
 
     up: bool | None
@@ -157,9 +159,9 @@ class Recorded(Hook):
         self.bytes_out += length
 
     def _said(self, stream: int, message: Message, payload_length: int) -> None:
-        if stream not in self.transfers and isinstance(message, Open | Block | Fetch | List | Remove):
+        if stream not in self.transfers and isinstance(message, Open | Block | Fetch | Files | List | Remove):
             up = None if isinstance(message, List | Remove) else not isinstance(message, Fetch)
-            self.transfers[stream] = _Transfer(up, answered=isinstance(message, Block))
+            self.transfers[stream] = _Transfer(up, answered=isinstance(message, Block | Files))
             self.begun.append((stream, message))
         transfer = self.transfers.get(stream)
         if transfer is None:
@@ -170,6 +172,9 @@ class Recorded(Hook):
             length, since = transfer.blocks.get(transfer.last, (0, trio.current_time()))
             transfer.blocks[transfer.last] = length + payload_length, since
             transfer.committing = transfer.committing or message.commit
+        elif isinstance(message, Files):
+            transfer.blocks[message.number] = payload_length, trio.current_time()
+            transfer.committing = message.last
         elif isinstance(message, Commit):
             transfer.committing = True
         elif isinstance(message, Committed | Error | Cancel):
@@ -182,6 +187,8 @@ class Recorded(Hook):
         transfer.answered = True
         if isinstance(message, Ack | Opened):
             self._acknowledge(transfer, message)
+        elif isinstance(message, Stored):
+            self.acknowledged += transfer.blocks.pop(message.number, (0, 0.0))[0]
         elif isinstance(message, Error):
             transfer.committing = False
         if isinstance(message, Committed):

@@ -21,6 +21,7 @@ from collections.abc import Collection
 
 from ..errors import BadCheck, FrameTooLarge, LocalProtocolError, MalformedFrame
 from ..wire import (
+    FILES_TYPES,
     HEAD_LENGTH_EARLY,
     HEAD_LENGTH_MAX,
     HEADER_LENGTH,
@@ -55,16 +56,18 @@ class FrameReader:
         buffer_length_max: the largest buffer, in bytes; the session raises it.
         head_length_max: the largest head to accept, in bytes; likewise.
         piece_length_max: the largest payload to accept, in bytes; likewise.
+        files: whether FILES and STORED are known on this connection; likewise.
     """
 
     __slots__ = (
-        "_end", "_full", "_start", "_view", "buffer_length_max", "head_length_max", "piece_length_max",
+        "_end", "_full", "_start", "_view", "buffer_length_max", "files", "head_length_max", "piece_length_max",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.buffer_length_max = START_BUFFER_LENGTH
         self.head_length_max = HEAD_LENGTH_EARLY
         self.piece_length_max = PIECE_LENGTH_EARLY
+        self.files = False
         self._view = _EMPTY
         self._start = self._end = 0
         self._full = False
@@ -161,12 +164,13 @@ class FrameReader:
             raise MalformedFrame(f"head_length {head_length} is more than length {length}")
         if head_length > self.head_length_max:
             raise FrameTooLarge(f"a head of {head_length} bytes; {self.head_length_max} are taken")
-        if number in PAYLOAD_TYPES:
+        known = number in MESSAGES and (self.files or number not in FILES_TYPES)
+        if known and number in PAYLOAD_TYPES:
             if length - head_length > self.piece_length_max:
                 raise FrameTooLarge(
                     f"a payload of {length - head_length} bytes; {self.piece_length_max} are taken"
                 )
-        elif number in MESSAGES:
+        elif known:
             raise MalformedFrame(f"message type {number:#04x} with a payload")
         elif length > UNKNOWN_LENGTH_MAX:
             raise FrameTooLarge(f"{length} bytes of unknown message type {number:#04x}")

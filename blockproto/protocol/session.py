@@ -12,10 +12,11 @@ Rules:
     3. A ``RemoteProtocolError`` from ``next_event``, or the peer's ERROR(connection), ends the conversation: in the first
        case send ``connection_error(exc)``, then read on until EOF; the session drops what comes.
     4. ``Rejected`` is the refusal of one stream, which is closed already and still needs its one ERROR.
-    5. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so only the
+    5. FILES and STORED are known where both HELLOs have the feature, and elsewhere they are unknown types.
+    6. Frames for closed streams are checked, counted as consumed, and dropped without an event. Ids only rise, so only the
        highest id seen and the open streams are remembered.
 
-Spec: BP1-HEL, BP1-STR, BP1-CRD, BP1-END.
+Spec: BP1-HEL, BP1-STR, BP1-CRD, BP1-FIL, BP1-END.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from ..wire import (
     CONNECTION_ALLOWANCE_EARLY,
     CRITICAL_TYPE,
     FEATURE_AUTH_REQUIRED,
+    FEATURE_FILES,
+    FILES_TYPES,
+    FRAMES_MAX,
     HEAD_LENGTH_EARLY,
     MESSAGES,
     PAYLOAD_TYPES,
@@ -50,6 +54,7 @@ from ..wire import (
     VERSION,
     Credit,
     Error,
+    Files,
     Header,
     Hello,
     Message,
@@ -99,6 +104,7 @@ class Session:
     Attributes:
         side, limits: as given.
         peer_hello: the peer's HELLO, or None before it came.
+        files: whether FILES and STORED may be sent: both HELLOs have the feature.
     """
 
     def __init__(
@@ -107,6 +113,8 @@ class Session:
         self.side = side
         self.limits = limits or Limits()
         self.peer_hello: Hello | None = None
+        self.files = False
+        self._filing: dict[Stream, None] = {}
         self._hello = self.limits.hello()
         self._admitted = not self._hello.features & FEATURE_AUTH_REQUIRED
         self._grease = grease
@@ -223,7 +231,7 @@ class Session:
         if header.stream == 0:
             return self._act_on_connection(header, head)
         stream = self._stream_of(header.stream)
-        if payload_length and number in PAYLOAD_TYPES:
+        if payload_length and self._is_payload(number):
             self._connection.judge(payload_length)
             if stream is not None:
                 stream.judge(payload_length)
@@ -231,6 +239,7 @@ class Session:
             self._count_dropped(header)
             return None
         try:
+            self._judge_known(number)
             message = decode_head(header, head)
             assert message is not None
             position = self._step(stream, message, payload_length)
@@ -246,9 +255,18 @@ class Session:
 
     def _count_dropped(self, header: Header) -> None:
         """Count payload that will be dropped as received and consumed at once (BP1-STR-008)."""
-        if header.type in PAYLOAD_TYPES and header.payload_length:
+        if header.payload_length and self._is_payload(header.type):
             self._connection.received += header.payload_length
             self.consumed(0, header.payload_length)
+
+    def _is_payload(self, number: int) -> bool:
+        """Whether what follows the head of a message counts for credit (BP1-CRD-001, BP1-EXT-001)."""
+        return number in PAYLOAD_TYPES and (self.files or number not in FILES_TYPES)
+
+    def _judge_known(self, number: int) -> None:
+        """Raise Unsupported for what only a side may say that has heard that the other understands it (BP1-FIL-001)."""
+        if number in FILES_TYPES and not self.files:
+            raise Unsupported(f"message type {number:#04x} where not both sides have said FILES in HELLO")
 
     def _greet(self, header: Header, head: memoryview) -> Greeted:
         """Accept the first frame, which is HELLO (BP1-HEL-005, 006)."""
@@ -266,6 +284,7 @@ class Session:
                 f"the peer speaks versions {hello.version_lowest} to {hello.version_highest}, we speak {VERSION}"
             )
         self.peer_hello = hello
+        self.files = self._reader.files = bool(self._hello.features & hello.features & FEATURE_FILES)
         if self.side is Side.CLIENT:
             self._admitted = not hello.features & FEATURE_AUTH_REQUIRED
         self._use_limits()
@@ -297,6 +316,7 @@ class Session:
     def _act_on_connection(self, header: Header, head: memoryview) -> Received:
         """Handle a message for the connection itself (BP1-FRM-020)."""
         try:
+            self._judge_known(header.type)
             message = decode_head(header, head)
         except (Unsupported, BadFacts) as error:
             raise RemoteProtocolError(str(error), code=error.code) from error
@@ -346,6 +366,10 @@ class Session:
         position = stream.follow(message, payload_length)
         if isinstance(message, Credit):
             stream.credited(message)
+        elif isinstance(message, Files):
+            self._filing[stream] = None
+            if self._unanswered_on(stream.id & 1) > FRAMES_MAX:
+                raise BadFacts(f"more than {FRAMES_MAX} FILES that are not answered")
         self._enter(stream, *step)
         self._judge_admission(message)
         return position
@@ -362,6 +386,7 @@ class Session:
         stream.state = State.CLOSED
         del self._streams[stream.id]
         self._owing.pop(stream, None)
+        self._filing.pop(stream, None)
         if stream.id & 1 == self._parity:
             self._own_open -= 1
         else:
@@ -456,12 +481,16 @@ class Session:
             raise LocalProtocolError(f"stream {number} after stream {self._own_said}")
         if payload_length and payload_length > min(self.sendable(number), self.piece_length_max):
             raise LocalProtocolError(f"{payload_length} bytes; {self.sendable(number)} may be sent")
+        if message.TYPE in FILES_TYPES and not self.files:
+            raise LocalProtocolError("FILES or STORED, which the peer does not understand")
         try:
             stream.follow(message, payload_length)
         except BadFacts as error:
             raise LocalProtocolError(str(error)) from error
         if stream.state is State.NEW:
             self._own_said = number
+        if isinstance(message, Files):
+            self._filing[stream] = None
         if payload_length:
             stream.sent += payload_length
             self._connection.sent += payload_length
@@ -469,6 +498,15 @@ class Session:
             stream.granted = max(stream.granted, message.allowance)
         self._enter(stream, *step)
         self._judge_admission(message)
+
+    @property
+    def frames_unanswered(self) -> int:
+        """How many FILES of ours are not answered; no more than ``FRAMES_MAX`` may be (BP1-FIL-010)."""
+        return self._unanswered_on(self._parity)
+
+    def _unanswered_on(self, parity: int) -> int:
+        """The unanswered FILES on the streams of one side."""
+        return sum(len(stream.unanswered or ()) for stream in self._filing if stream.id & 1 == parity)
 
     # Credit
 

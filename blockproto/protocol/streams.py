@@ -1,16 +1,18 @@
 """Streams: the transition table of both ends, which says what may be sent when, and the state of one stream.
 
-The side that first sends OPEN or BLOCK is the *sender* of bytes on the stream; the side that first sends FETCH, AUTH, LIST
-or REMOVE is the *receiver* (or asker). The table maps (state, speaker, message) to the next state; all else is illegal.
+The side that first sends OPEN, BLOCK or FILES is the *sender* of bytes on the stream; the side that first sends FETCH, AUTH,
+LIST or REMOVE is the *receiver* (or asker). The table maps (state, speaker, message) to the next state; all else is illegal.
 
 Rules:
-    1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT or ERROR(stream).
+    1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT, STORED with LAST or
+       ERROR(stream).
     2. Messages cross on the way. Where a message of each side is legal in one state, both orders are legal and lead to the
        same state (BP1-STR-015; the diamond test). In ``CLOSED`` everything is dropped.
     3. Payload counts once, in order:  consumed ≤ received ≤ granted ≤ consumed + window,  and for the other direction
        received by the peer ≤ sent ≤ allowance.
+    4. A frame of files is unanswered until STORED has said what became of each of its files.
 
-Spec: BP1-STR, BP1-CRD.
+Spec: BP1-STR, BP1-CRD, BP1-FIL.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from ..errors import BadFacts, Code, CreditExceeded, MalformedFrame, Scope
-from ..wire import Block, Credit, Error, Message, Piece, Type
+from ..wire import Block, Credit, Error, Files, Message, Piece, Stored, Type
 
 
 class State(IntEnum):
@@ -32,7 +34,9 @@ class State(IntEnum):
     BRIEF = 4
     COMMITTING = 5
     CANCELLING = 6
-    CLOSED = 7
+    FILES = 7
+    FILED = 8
+    CLOSED = 9
 
 
 class Role(IntEnum):
@@ -43,7 +47,7 @@ class Role(IntEnum):
 
 
 class Kind(IntEnum):
-    """A message as the table sees it: COMMIT flags and the scopes of ERROR make kinds of their own."""
+    """A message as the table sees it: COMMIT and LAST flags and the scopes of ERROR make kinds of their own."""
 
     OPEN = Type.OPEN
     OPENED = Type.OPENED
@@ -60,6 +64,10 @@ class Kind(IntEnum):
     REMOVE = Type.REMOVE
     RESULT = Type.RESULT
     CANCEL = Type.CANCEL
+    FILES = Type.FILES
+    STORED = Type.STORED
+    FILES_LAST = 0x100 | Type.FILES
+    STORED_LAST = 0x100 | Type.STORED
     BLOCK_COMMIT = 0x100 | Type.BLOCK
     PIECE_COMMIT = 0x100 | Type.PIECE
     ERROR_BLOCK = 0x100 | Type.ERROR
@@ -69,10 +77,11 @@ class Kind(IntEnum):
 
 def _table() -> dict[tuple[int, int, int], State]:
     """The table, one line for each rule (BP1-STR-005)."""
-    new, asked, wanted, opened, brief, committing, cancelling, closed = State
+    new, asked, wanted, opened, brief, committing, cancelling, files, filed, closed = State
     sender, receiver = Role
-    live = (asked, wanted, opened, brief, committing, cancelling)
+    live = (asked, wanted, opened, brief, committing, cancelling, files, filed)
     bytes_flow = (opened, brief, committing, cancelling)
+    files_flow = (files, filed, cancelling)
     table: dict[tuple[int, int, int], State] = {}
 
     def rule(
@@ -89,15 +98,19 @@ def _table() -> dict[tuple[int, int, int], State]:
     rule(sender, (Kind.BLOCK_COMMIT, Kind.PIECE_COMMIT), (brief,), committing)
     rule(sender, (Kind.HAVE,), (opened, committing))
     rule(sender, (Kind.COMMIT,), (opened,), committing)
-    rule(sender, (Kind.CANCEL,), (opened, brief, committing), cancelling)
+    rule(sender, (Kind.FILES,), (new, files), files)
+    rule(sender, (Kind.FILES_LAST,), (new, files), filed)
+    rule(sender, (Kind.CANCEL,), (opened, brief, committing, files, filed), cancelling)
     rule(sender, (Kind.RESULT,), (asked,), closed)
     rule(receiver, (Kind.FETCH,), (new,), wanted)
     rule(receiver, (Kind.AUTH, Kind.LIST, Kind.REMOVE), (new,), asked)
-    rule(receiver, (Kind.CREDIT,), (wanted, *bytes_flow))
+    rule(receiver, (Kind.CREDIT,), (wanted, *bytes_flow, files, filed))
     rule(receiver, (Kind.OPENED, Kind.ACK, Kind.ERROR_BLOCK), bytes_flow)
     rule(receiver, (Kind.ERROR_DIFFER,), (committing,), opened)
     rule(receiver, (Kind.ERROR_DIFFER,), (cancelling,))
     rule(receiver, (Kind.COMMITTED,), bytes_flow, closed)
+    rule(receiver, (Kind.STORED,), files_flow)
+    rule(receiver, (Kind.STORED_LAST,), (filed, cancelling), closed)
     rule(sender, (Kind.ERROR_STREAM,), live, closed)
     rule(receiver, (Kind.ERROR_STREAM,), live, closed)
     return table
@@ -114,6 +127,8 @@ def kind_of(message: Message) -> int:
     """The message as the table sees it; ERROR(connection) has no place there and gives a kind that is not in it."""
     if isinstance(message, (Block, Piece)):
         return message.TYPE | 0x100 if message.commit else message.TYPE
+    if isinstance(message, (Files, Stored)):
+        return message.TYPE | 0x100 if message.last else message.TYPE
     if isinstance(message, Error):
         if message.scope == Scope.BLOCK:
             return Kind.ERROR_DIFFER if message.code == Code.DIGESTS_DIFFER else Kind.ERROR_BLOCK
@@ -176,9 +191,10 @@ class Stream(Flow):
     Attributes:
         role: of this end; None until the first message.
         position, end: the next byte of the unfinished block and where it ends at the latest; -1: there is none.
+        unanswered: frames of files by their number, with how many of their files were not answered yet.
     """
 
-    __slots__ = ("end", "id", "position", "role", "state")
+    __slots__ = ("_number", "end", "id", "position", "role", "state", "unanswered")
 
     def __init__(self, number: int, window: int, allowance: int) -> None:
         super().__init__(window, allowance)
@@ -186,6 +202,8 @@ class Stream(Flow):
         self.state = State.NEW
         self.role: Role | None = None
         self.position = self.end = -1
+        self.unanswered: dict[int, int] | None = None
+        self._number = -1
 
     def next_state(self, speaker_is_us: bool, message: Message) -> tuple[Role, State] | None:
         """Our role and the state after ``message``; None if it is illegal now."""
@@ -202,10 +220,11 @@ class Stream(Flow):
         return None if state is None else (role, state)
 
     def follow(self, message: Message, payload_length: int) -> int:
-        """Keep track of the unfinished block; returns the position of the payload's first byte.
+        """Keep track of the unfinished block or frames of files; returns the position of the payload's first byte.
 
         Raises:
-            BadFacts: a PIECE that does not continue the block, or a payload that runs past its end.
+            BadFacts: a PIECE that does not continue the block, a payload that runs past its end or is not that of its
+                files, a number that does not rise, or an answer to what was not asked.
         """
         if isinstance(message, Block):
             position, end = message.position, message.end
@@ -214,6 +233,10 @@ class Stream(Flow):
             if position != self.position or end < 0:
                 raise BadFacts(f"PIECE at {position} where {self.position} is the next byte")
         else:
+            if isinstance(message, Files):
+                self._follow_files(message, payload_length)
+            elif isinstance(message, Stored):
+                self._follow_stored(message)
             return 0
         if position + payload_length > end:
             raise BadFacts(f"{payload_length} bytes at {position} run past the end of their block at {end}")
@@ -222,6 +245,35 @@ class Stream(Flow):
         else:
             self.position = self.end = -1
         return position
+
+    def _follow_files(self, message: Files, payload_length: int) -> None:
+        """One more frame of files (BP1-FIL-002, 003)."""
+        if message.payload_length != payload_length:
+            raise BadFacts(
+                f"the files of FILES have {message.payload_length} bytes, and its payload {payload_length}"
+            )
+        if message.number <= self._number:
+            raise BadFacts(f"FILES with the number {message.number} after {self._number}")
+        self._number = message.number
+        if self.unanswered is None:
+            self.unanswered = {}
+        if message.table.records:
+            self.unanswered[message.number] = len(message.table.records)
+
+    def _follow_stored(self, message: Stored) -> None:
+        """Some files of a frame are answered, and with LAST all of the stream's (BP1-FIL-006, 009)."""
+        unanswered = {} if self.unanswered is None else self.unanswered
+        left = unanswered.get(message.number, 0) - len(message.statuses)
+        if left < 0:
+            raise BadFacts(
+                f"STORED answers {len(message.statuses)} files of frame {message.number}, too many"
+            )
+        if message.last and (left or len(unanswered) > (message.number in unanswered)):
+            raise BadFacts("STORED with LAST, and there are files that were not answered")
+        if left:
+            unanswered[message.number] = left
+        else:
+            unanswered.pop(message.number, None)
 
 
 _OTHER = {Role.SENDER: Role.RECEIVER, Role.RECEIVER: Role.SENDER}

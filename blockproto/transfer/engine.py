@@ -26,6 +26,7 @@ from ..store import FileStore, UploadStore, Work
 from .committer import Committer
 from .compare_files import FileComparer
 from .file_hashing import FileHashing
+from .frame_memory import FrameMemory
 from .hooks import CommitHooks, HookRunner
 from .live_uploads import LiveUploads
 from .quota import Quotas
@@ -121,6 +122,7 @@ class FileEngine(Engine):
     Attributes:
         quotas: hold each principal to its quota.
         hashing: computes the BLAKE3 of finished files.
+        frame_memory: limits what is held in memory of whole files.
     """
 
     store: FileStore
@@ -139,6 +141,7 @@ class FileEngine(Engine):
         self._comparer = FileComparer(store, committer)
         super().__init__(store, LiveUploads(store, committer, Disk(), self.quotas, observer, self._comparer))
         self.hashing = FileHashing(store, self.committer)
+        self.frame_memory = FrameMemory()
         self._on_failed = on_failed
 
     def hold(self, realm: Realm) -> None:

@@ -35,6 +35,9 @@ from ..store import (
 from ..wire import ZERO_ID, Scopes
 from .committer import commit_and_wait
 from .engine import FileEngine
+from .file_frame import FileOutcome, WholeFile
+from .files_in_store import FilesInStore
+from .frame_memory import FrameMemory
 from .live_upload import Feed, LiveUpload
 from .slow_disk import Disk
 from .threads import run_in_thread
@@ -207,6 +210,16 @@ class FileWriter:
         """Whether the principal may be told that a file is there already (BP1-COM-021, BP1-PRN-010)."""
         return Scopes.READ in self.realm.scopes
 
+    @property
+    def has_quota(self) -> bool:
+        """Whether it has to be looked what the principal has before it may have more (BP1-PRN-005)."""
+        return self.realm.quota is not None
+
+    @property
+    def frame_memory(self) -> FrameMemory:
+        """What the server holds of whole files, whoever sends them."""
+        return self._engine.frame_memory
+
     def shown(self, stored_name: str) -> str:
         """A name of the store as the realm says it."""
         return self.realm.outward(stored_name)
@@ -272,6 +285,26 @@ class FileWriter:
     def end_brief(self, sourceid: bytes) -> None:
         """Release what ``begin_brief`` reserved."""
         self._engine.uploads.end_brief(self._key(sourceid))
+
+    async def store_files(
+        self, files: Sequence[WholeFile], done: Callable[[Sequence[FileOutcome]], None]
+    ) -> Sequence[Upload]:
+        """Store whole files that came together; ``done`` is called when it is known, durably, what became of each.
+
+        Args:
+            files: with names as the store knows them; their bytes were verified.
+            done: called on the Trio thread, now or later, with an outcome for each; QuotaExceeded of those that do not fit.
+
+        Returns:
+            What can be withdrawn with ``withdraw_brief``.
+
+        Raises:
+            StoreFailed: the store has failed.
+
+        Cancellation: some may be stored, and ``done`` is not called.
+        """
+        storing = FilesInStore(self._engine.uploads, self._engine.disk, self.may_read, files, done)
+        return await storing.begin()
 
     async def cancel(self, sourceid: bytes) -> None:
         """Remove an unfinished upload. Raises UnknownUpload. Cancellation: it is removed all the same."""

@@ -8,6 +8,8 @@ Spec: BP1-RES, BP1-COM.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import trio
 
 from ..errors import (
@@ -28,6 +30,7 @@ from ..store import (
 )
 from .committer import AwaitedOutcome, Committer
 from .compare_files import FileComparer
+from .file_frame import WholeFile
 from .live_upload import Feed, LiveUpload
 from .quota import Quotas
 from .slow_disk import Disk
@@ -169,6 +172,15 @@ class LiveUploads:
         """The stream of a ``begin_brief`` has ended: let go of what it reserved."""
         if self.quotas is not None:
             self.quotas.end(key)
+
+    async def begin_files(self, files: Sequence[WholeFile]) -> Mapping[UploadKey, QuotaExceeded]:
+        """Reserve room for whole files of one principal; those of which it has none are returned, with the reason.
+
+        Call ``end_brief`` for each of the others when it has its outcome.
+        """
+        if self.quotas is None or not files or not self.quotas.holds(files[0].key.principal):
+            return {}
+        return await self.quotas.reserve_many([(file.key, len(file.content)) for file in files])
 
     async def discard(self, key: UploadKey) -> None:
         """Cancel and remove an upload, alive or not.

@@ -20,6 +20,7 @@ Spec: BP1-PRN-005.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import trio
 
@@ -147,6 +148,51 @@ class Quotas:
             await self._look(account)
             if not account.cover(account.key_of(key), length):
                 raise self._exceeded(account, account.key_of(key), length)
+
+    def holds(self, principal: bytes) -> bool:
+        """Whether a principal has a quota."""
+        return principal in self._quotas
+
+    async def reserve_many(self, wanted: Sequence[tuple[UploadKey, int]]) -> dict[UploadKey, QuotaExceeded]:
+        """``begin`` and ``reserve`` for many files of one principal, with one look for all that does not fit.
+
+        A file that is there already needs no room.
+
+        Returns:
+            Those that do not fit, with the reason; for the others ``end`` is to be called.
+        """
+        principal = wanted[0][0].principal
+        exceeded: dict[UploadKey, QuotaExceeded] = {}
+        begun: list[UploadKey] = []
+        try:
+            for key, length in wanted:
+                self.begin(key)
+                begun.append(key)
+                try:
+                    await self._reserve_one_of(key, length, looked=bool(exceeded))
+                except QuotaExceeded as exc:
+                    exceeded[key] = exc.with_traceback(None)
+            if exceeded:
+                ids = [key.sourceid for key in exceeded]
+                for stored in await run_in_thread(lambda: self._store.receipts(principal, ids)):
+                    exceeded.pop(UploadKey(principal, stored.sourceid))
+        except BaseException:
+            for key in begun:
+                self.end(key)
+            raise
+        for key in begun:
+            if key in exceeded:
+                self.end(key)
+        return exceeded
+
+    async def _reserve_one_of(self, key: UploadKey, length: int, *, looked: bool) -> None:
+        """``reserve``; who has looked already for another of the same files does not look again. Raises QuotaExceeded."""
+        account = self._quotas[key.principal]
+        if self.covers(key, length):
+            return
+        if looked and account.used is not None:
+            raise self._exceeded(account, account.key_of(key), length)
+        await self.reserve(key, length)
 
     def _exceeded(self, account: QuotaAccount, key: UploadKey, length: int) -> QuotaExceeded:
         return QuotaExceeded(

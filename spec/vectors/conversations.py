@@ -19,6 +19,7 @@ from frames import (
     HELLO_DIGEST,
     INCARNATION,
     MTIME_NS,
+    NOTES,
     PHOTO,
     PHOTO_DIGESTS,
     PHOTO_NAME,
@@ -28,6 +29,7 @@ from frames import (
     VERSION,
     ZERO,
     hello,
+    notes,
     server_hello,
 )  # fmt: skip
 
@@ -587,6 +589,43 @@ def _goaway() -> Conversation:
     )  # fmt: skip
 
 
+def _many_files() -> Conversation:
+    return Conversation(
+        "many-files", "Three files and their folder in one frame, and one answer.",
+        ["BP1-FIL-002", "BP1-FIL-006", "BP1-FIL-009"],
+        [
+            client("three files and their folder; no more follows", notes()),
+            server("all four are there, durable",
+                   frame("STORED", 1, flags=["LAST"], number=1, statuses=[0] * 4, outcomes=[])),
+        ],
+    )  # fmt: skip
+
+
+def _many_files_damaged() -> Conversation:
+    first = notes(flags=[])
+    refused = {"code": 26, "retryable": 1, "retry_after_ms": 0, "current": None, "text": ""}
+    return Conversation(
+        "many-files-damaged", "A file that arrives damaged is refused alone, and sent again in another frame.",
+        ["BP1-FIL-003", "BP1-FIL-005", "BP1-FIL-009"],
+        [
+            client("three files and their folder", first),
+            server("all four are there", frame("STORED", 1, number=1, statuses=[0] * 4, outcomes=[])),
+            client("the third file arrives damaged, under a name that is free",
+                   notes(number=7, flags=[], payload=b"thrxe\n", **_third("drei.txt"))),
+            server("that one is refused", frame("STORED", 1, number=7, statuses=[4], outcomes=[refused]), "text"),
+            client("it is sent again; no more follows", notes(number=8, payload=NOTES[2], **_third("drei.txt"))),
+            server("it is there too", frame("STORED", 1, flags=["LAST"], number=8, statuses=[0], outcomes=[])),
+        ],
+    )  # fmt: skip
+
+
+def _third(name: str) -> dict[str, Any]:
+    """The third file of the notes alone, as an upload of its own."""
+    record = {"sourceid": ZERO[:15] + b"\x03", "digest": blake3(NOTES[2]).digest(), "filesize": len(NOTES[2]),
+              "mtime_ns": MTIME_NS, "mode": 0o644, "folder": 0, "filetype": 0}  # fmt: skip
+    return {"folders": ["notes"], "filetypes": ["text/plain"], "files": [record], "names": [name]}
+
+
 def conversations() -> list[Conversation]:
     """All conversations; what one comes after stands before it."""
     return [
@@ -594,5 +633,5 @@ def conversations() -> list[Conversation]:
         _already_there(), _held("two-blocks-held", 2), _damaged_block(),
         _held("three-blocks-held-one-spoilt", 3, spoilt=True), _repair(), _unknown_size(), _download(),
         _ranged_fetch(), _follow(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
-        _sender_gives_up(), _differ_on_one(), _goaway(),
+        _sender_gives_up(), _differ_on_one(), _goaway(), _many_files(), _many_files_damaged(),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ EMPTY_DIGEST = blake3(b"").digest()
 TYPES = {
     "HELLO": 0x81, "AUTH": 0x82, "OPEN": 0x83, "OPENED": 0x84, "BLOCK": 0x85, "PIECE": 0x86, "ACK": 0x87, "CREDIT": 0x88,
     "HAVE": 0x89, "COMMIT": 0x8A, "COMMITTED": 0x8B, "FETCH": 0x8C, "LIST": 0x8D, "REMOVE": 0x8E, "RESULT": 0x8F,
-    "CANCEL": 0x90, "PING": 0x91, "ERROR": 0x92, "GOAWAY": 0x13,
+    "CANCEL": 0x90, "PING": 0x91, "ERROR": 0x92, "FILES": 0x93, "STORED": 0x94, "GOAWAY": 0x13,
 }  # fmt: skip
 
 FLAGS = {
@@ -35,6 +35,8 @@ FLAGS = {
     "REMOVE": {"RECURSIVE": 1},
     "CANCEL": {"DISCARD": 1},
     "PING": {"ANSWER": 1},
+    "FILES": {"LAST": 1},
+    "STORED": {"LAST": 1},
 }
 
 # field:type. A bare number is that many raw bytes; "str" is length u16 + UTF-8; "digest?" is there iff flag END is set;
@@ -61,7 +63,20 @@ LAYOUTS = {
     "PING": "opaque:8 next_s:u32",
     "ERROR": "code:u16 scope:u8 retryable:u8 retry_after_ms:u32 blockno:u32? current:u64? text:str",
     "GOAWAY": "code:u16 grace_ms:u32 retry_after_ms:u32 text:str",
+    "FILES": "number:u32 if_exists:u8 folders:strings filetypes:strings files:records names:names",
+    "STORED": "number:u32 statuses:statuses outcomes:outcomes",
 }
+
+RECORD_LAYOUT = (
+    "sourceid:16 digest:32 filesize:u32 mtime_ns:i64 mode:u16 folder:u8 filetype:u8 name_length:u8"
+)
+"""A record of FILES; ``name_length`` is that of the name in the same place of ``names``."""
+
+OUTCOME_LAYOUTS = {
+    **dict.fromkeys((1, 2, 3), "file_id:16 root:32 filesize:u64 stored_as:str"),
+    4: "code:u16 retryable:u8 retry_after_ms:u32 current:u64? text:str",
+}
+"""An outcome in STORED, by its status."""
 
 ITEM_LAYOUTS = {
     0: "principal:16 expires_ms:u64? server_time_ms:u64 quota:u64? used:u64? scopes:u32 name:str",
@@ -181,8 +196,34 @@ def _field(name: str, kind: str, value: Any, values: Mapping[str, Any], end: boo
         return _pairs(name, value, "bytes")
     if kind == "digests":
         return _digests(name, value)
+    if kind == "records":
+        return _records(value, values["names"])
+    if kind == "names":
+        return [Field("name", one.encode() if isinstance(one, str) else one, str(one)) for one in value]
+    if kind == "statuses":
+        count = Field(f"{name} count", struct.pack(">H", len(value)), str(len(value)))
+        return [count] + ([Field(name, bytes(value), " ".join(map(str, value)))] if value else [])
+    if kind == "outcomes":
+        return _outcomes([status for status in values["statuses"] if status], value)
     assert kind == "items"
     return _items(values["kind"], value)
+
+
+def _records(value: Sequence[Mapping[str, Any]], names: Sequence[str | bytes]) -> list[Field]:
+    fields = [Field("file count", struct.pack(">H", len(value)), str(len(value)))]
+    for record, name in zip(value, names, strict=True):
+        length = len(name.encode() if isinstance(name, str) else name)
+        fields += _layout(RECORD_LAYOUT, {"name_length": length, **record}, False)
+    return fields
+
+
+def _outcomes(statuses: Sequence[int], value: Sequence[Mapping[str, Any]]) -> list[Field]:
+    fields = [Field("outcome count", struct.pack(">H", len(value)), str(len(value)))]
+    for status, item in zip(statuses, value, strict=True):
+        inner = _layout(OUTCOME_LAYOUTS[status], item, False) + tlv_fields(item.get("tlvs", {}))
+        fields.append(Field("outcome length", struct.pack(">H", len(join(inner))), str(len(join(inner)))))
+        fields += inner
+    return fields
 
 
 def _layout(layout: str, values: Mapping[str, Any], end: bool) -> list[Field]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from blake3 import blake3
 from encode import BLOCK_LENGTH, EMPTY_DIGEST, Field, Frame, frame, header_fields, join, pattern, root_of
@@ -229,6 +229,56 @@ def _answers() -> Iterator[Vector]:
                        stored_as=PHOTO_NAME, tlvs={"B3SUM": blake3(PHOTO).digest()}))  # fmt: skip
 
 
+NOTES = [b"one\n", b"", b"three\n"]
+"""What three small files have in them."""
+
+
+def notes(stream: int = 1, number: int = 1, **changed: Any) -> Frame:
+    """FILES with three files of one folder and the folder itself; the last name is not ASCII."""
+    facts = {"mtime_ns": MTIME_NS, "mode": 0o644, "folder": 1}
+    records: list[dict[str, Any]] = [
+        {"sourceid": SOURCEID[:15] + bytes([at]), "digest": blake3(content).digest(), "filesize": len(content),
+         "filetype": at % 2, **facts}
+        for at, content in enumerate(NOTES)
+    ]  # fmt: skip
+    records.append({"sourceid": SOURCEID[:15] + b"\x09", "digest": EMPTY_DIGEST, "filesize": 0, "mtime_ns": MTIME_NS,
+                    "mode": 0o755, "folder": 0, "filetype": 2})  # fmt: skip
+    values: dict[str, Any] = {
+        "number": number, "if_exists": 0, "folders": ["", "notes"], "filetypes": ["text/plain", "", "inode/directory"],
+        "files": records, "names": ["one.txt", "nothing", "三.txt", "notes"], "flags": ["LAST"],
+        "payload": b"".join(NOTES),
+    }  # fmt: skip
+    return frame("FILES", stream, **(values | changed))
+
+
+def _many() -> Iterator[Vector]:
+    yield Vector("files/notes", "Three files of one folder, one of them empty, and the folder; nothing more comes.",
+                 ["BP1-FIL-002", "BP1-FIL-004", "BP1-FIL-009"], notes())  # fmt: skip
+    yield Vector("files/facts-not-said", "A file in the served folder, without time and mode; if its name is taken, refuse.",
+                 ["BP1-FIL-002"],
+                 notes(3, 0xFFFFFFFF, if_exists=1, folders=[""], filetypes=[""], names=["a"], flags=[], payload=b"a",
+                       files=[{"sourceid": ZERO, "digest": blake3(b"a").digest(), "filesize": 1,
+                               "mtime_ns": -(1 << 63), "mode": 0xFFFF, "folder": 0, "filetype": 0}]))  # fmt: skip
+    yield Vector("files/nothing-more", "No file: what was said before is all.", ["BP1-FIL-009"],
+                 notes(1, 2, folders=[], filetypes=[], files=[], names=[], payload=b""))  # fmt: skip
+    yield Vector("stored/all", "All as they were asked for, and nothing more comes.", ["BP1-FIL-006", "BP1-FIL-009"],
+                 frame("STORED", 1, flags=["LAST"], number=1, statuses=[0, 0, 0, 0], outcomes=[]))  # fmt: skip
+    item = {
+        "file_id": FILE_ID,
+        "root": blake3(NOTES[0]).digest(),
+        "filesize": 4,
+        "stored_as": "notes/one (1).txt",
+    }
+    yield Vector("stored/each-status", "Stored, under another name, there, left, and refused.", ["BP1-FIL-006"],
+                 frame("STORED", 1, number=1, statuses=[0, 1, 2, 3, 4], outcomes=[
+                     item, item | {"tlvs": {"B3SUM": blake3(NOTES[0]).digest()}},
+                     {"file_id": ZERO, "root": bytes(32), "filesize": 0, "stored_as": "notes/one.txt"},
+                     {"code": 26, "retryable": 1, "retry_after_ms": 0, "current": None, "text": "damaged"},
+                 ]))  # fmt: skip
+    yield Vector("stored/nothing-left", "Every frame was answered before LAST came.", ["BP1-FIL-009"],
+                 frame("STORED", 1, flags=["LAST"], number=2, statuses=[], outcomes=[]))  # fmt: skip
+
+
 def _questions() -> Iterator[Vector]:
     yield Vector("fetch/by-name", "The whole file, any version.", ["BP1-FET-001"],
                  frame("FETCH", 7, file_id=ZERO, first=0, length=None, version=ZERO, priority=1, held=[], prefixes=[],
@@ -362,5 +412,5 @@ def _open_with_unknown_tlvs() -> Frame:
 
 def vectors() -> list[Vector]:
     """All frame vectors, in the order of the spec."""
-    parts = (_greeting, _open, _bytes, _answers, _questions, _results, _ends, _grease)
+    parts = (_greeting, _open, _bytes, _answers, _many, _questions, _results, _ends, _grease)
     return [vector for part in parts for vector in part()]

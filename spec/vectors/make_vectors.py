@@ -20,7 +20,18 @@ import dialect_struct82
 import dialects
 import tables
 from conversations import Conversation, Step, conversations
-from encode import ITEM_LAYOUTS, LAYOUTS, PREFACE, TLVS, Field, Frame, join, pattern
+from encode import (
+    ITEM_LAYOUTS,
+    LAYOUTS,
+    OUTCOME_LAYOUTS,
+    PREFACE,
+    RECORD_LAYOUT,
+    TLVS,
+    Field,
+    Frame,
+    join,
+    pattern,
+)
 from frames import Vector, vectors
 from identity import identity_conversations, identity_transitions, identity_vectors
 from refusals import Refusal
@@ -86,6 +97,17 @@ def as_values(
         if kind == "items":
             item_layout = ITEM_LAYOUTS[values["kind"]]
             shown[name] = [as_values(item_layout, item, item.get("tlvs", {})) for item in values[name]]
+        elif kind == "records":
+            shown[name] = [
+                as_values(RECORD_LAYOUT, {"name_length": len(last.encode()), **record}, {})
+                for record, last in zip(values[name], values["names"], strict=True)
+            ]
+        elif kind == "outcomes":
+            statuses = [status for status in values["statuses"] if status]
+            shown[name] = [
+                as_values(OUTCOME_LAYOUTS[status], item, item.get("tlvs", {}))
+                for status, item in zip(statuses, values[name], strict=True)
+            ]
         elif kind != "digest?" or end:
             shown[name] = as_json(values.get(name), kind)
     known = {name: as_json(value, TLVS[name][1]) for name, value in tlvs.items() if name in TLVS}

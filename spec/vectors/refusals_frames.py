@@ -103,7 +103,7 @@ def _lengths() -> Iterator[Refusal]:
     yield bad("piece-over-a-block", "BP1-FRM-007", "TOO_LARGE", over, (0, 3, "payload of 1,048,577"))
     over = raw_frame(27, 0, b"", length=65_537)
     yield bad("unknown-type-over-the-limit", "BP1-FRM-008", "TOO_LARGE", over, (0, 3, "65,537"))
-    over = raw_frame(0x93, 1, b"", length=65_537)
+    over = raw_frame(0x9F, 1, b"", length=65_537)
     yield bad("critical-type-over-the-limit", "BP1-FRM-008", "TOO_LARGE", over, (0, 3, "65,537"))
 
 
@@ -193,9 +193,9 @@ def _must_understand() -> Iterator[Refusal]:
     def bad(name: str, clause: str, raw: bytes, wrong: Wrong, scope: str = "stream") -> Refusal:
         return Refusal(f"must-understand/{name}", clause, "UNSUPPORTED", scope, raw, wrong)
 
-    for type_, name in ((0x80, "type-80"), (0x93, "type-93"), (0xFF, "type-ff")):
+    for type_, name in ((0x80, "type-80"), (0x9F, "type-9f"), (0xFF, "type-ff")):
         yield bad(name, "BP1-EXT-001", raw_frame(type_, 1, b"abc"), (3, 1, "unknown"))
-    on_connection = raw_frame(0x93, 0, b"")
+    on_connection = raw_frame(0x9F, 0, b"")
     yield bad("type-on-the-connection", "BP1-EXT-001", on_connection, (3, 1, "unknown"), "connection")
     for number in (0x8000, 0xFFFF):
         raw = with_tlvs(photo_open(), {str(number): b"x"})

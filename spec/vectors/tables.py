@@ -9,7 +9,8 @@ from blake3 import blake3
 from encode import BLOCK_LENGTH, pattern, root_of
 
 FLOW = ["open", "brief", "committing", "cancelling"]
-LIVE = ["asked", "wanted", *FLOW]
+FILES = ["files", "filed"]
+LIVE = ["asked", "wanted", *FLOW, *FILES]
 SAME = "same"
 
 # speaker, messages, states, next state: the rows of the table in chapter STR
@@ -21,15 +22,19 @@ TRANSITIONS: list[tuple[str, list[str], list[str], str]] = [
     ("sender", ["PIECE with COMMIT"], ["brief"], "committing"),
     ("sender", ["HAVE"], ["open", "committing"], SAME),
     ("sender", ["COMMIT"], ["open"], "committing"),
-    ("sender", ["CANCEL"], ["open", "brief", "committing"], "cancelling"),
+    ("sender", ["CANCEL"], ["open", "brief", "committing", *FILES], "cancelling"),
+    ("sender", ["FILES"], ["new", "files"], "files"),
+    ("sender", ["FILES with LAST"], ["new", "files"], "filed"),
     ("sender", ["RESULT"], ["asked"], "closed"),
     ("receiver", ["FETCH"], ["new"], "wanted"),
     ("receiver", ["LIST", "REMOVE"], ["new"], "asked"),
-    ("receiver", ["CREDIT"], ["wanted", *FLOW], SAME),
+    ("receiver", ["CREDIT"], ["wanted", *FLOW, *FILES], SAME),
     ("receiver", ["OPENED", "ACK", "ERROR (block)"], FLOW, SAME),
     ("receiver", ["ERROR (differ)"], ["committing"], "open"),
     ("receiver", ["ERROR (differ)"], ["cancelling"], SAME),
     ("receiver", ["COMMITTED"], FLOW, "closed"),
+    ("receiver", ["STORED"], [*FILES, "cancelling"], SAME),
+    ("receiver", ["STORED with LAST"], ["filed", "cancelling"], "closed"),
     ("both", ["ERROR (stream)"], LIVE, "closed"),
 ]
 

@@ -37,10 +37,11 @@ local CHECK_STATUS = { [0] = "bad", [1] = "good" }
 
 local FLAGS = {  -- name in protocol.md to bit; which of them a message has is said in its layout
   END = 0x0001, COMMIT = 0x0002, MORE = 0x0001, DISCARD = 0x0001, ANSWER = 0x0001, LEFT = 0x0001, THERE = 0x0002,
-  RECURSIVE = 0x0001, EXACT = 0x0002, FOLLOW = 0x0004, B3SUM = 0x0008,
+  RECURSIVE = 0x0001, EXACT = 0x0002, FOLLOW = 0x0004, B3SUM = 0x0008, LAST = 0x0001,
 }
 local GREASE_FLAG = 0x0800
 
+local STATUSES = { [0] = "stored", [1] = "stored under another name", [2] = "there already", [3] = "left", [4] = "refused" }
 local LEFT_OUT = { [1] = "symbolic links", [2] = "special files", [3] = "names that cannot travel", [4] = "unreadable" }
 
 local TLVS = {
@@ -78,6 +79,18 @@ local PRINCIPAL_ITEM = {
 }
 local ITEMS = { [0] = PRINCIPAL_ITEM, [1] = FILE_ITEM, [2] = UPLOAD_ITEM, [3] = RECEIPT_ITEM }
 
+local RECORD = {  -- of FILES
+  { "sourceid", "id" }, { "digest", "digest" }, { "filesize", "u32" }, { "mtime_ns", "i64" }, { "mode", "u16" },
+  { "record.folder", "u8" }, { "record.filetype", "u8" }, { "record.name_length", "u8" },
+}
+local STORED_ITEM = {
+  { "file_id", "id" }, { "root", "digest" }, { "filesize", "u64" }, { "stored_as", "string" }, tlvs = { 3 },
+}
+local REFUSAL_ITEM = {
+  { "code", "u16" }, { "retryable", "u8" }, { "retry_after_ms", "u32" }, { "current", "u64?" }, { "text", "string" },
+}
+local OUTCOMES = { STORED_ITEM, STORED_ITEM, STORED_ITEM, REFUSAL_ITEM }  -- by status
+
 local MESSAGES = {
   [0x13] = { name = "GOAWAY", { "code", "u16" }, { "grace_ms", "u32" }, { "retry_after_ms", "u32" },
     { "text", "string" } },
@@ -113,6 +126,10 @@ local MESSAGES = {
   [0x91] = { name = "PING", { "opaque", "opaque" }, { "next_s", "u32" }, flags = { "ANSWER" } },
   [0x92] = { name = "ERROR", { "code", "u16" }, { "scope", "u8" }, { "retryable", "u8" }, { "retry_after_ms", "u32" },
     { "blockno", "u32?" }, { "current", "u64?" }, { "text", "string" } },
+  [0x93] = { name = "FILES", { "number", "u32" }, { "if_exists", "u8" }, { "folders", "strings" },
+    { "filetypes", "strings" }, { "files", "records" }, { "names", "names" }, flags = { "LAST" }, payload = true },
+  [0x94] = { name = "STORED", { "number", "u32" }, { "statuses", "statuses" }, { "outcomes", "outcomes" },
+    flags = { "LAST" } },
 }
 local GREASE_TYPES = { [27] = true, [58] = true, [89] = true, [120] = true }
 
@@ -140,7 +157,8 @@ local MAKE = {
   left_out = function(name, label) return ProtoField.uint8(name, label, base.DEC, LEFT_OUT) end,
   list = function(name, label) return ProtoField.uint16(name, label, base.DEC) end,
 }
-MAKE.digest, MAKE.opaque = MAKE.id, MAKE.id
+MAKE.digest, MAKE.opaque, MAKE.names = MAKE.id, MAKE.id, MAKE.string
+MAKE.strings, MAKE.records, MAKE.statuses, MAKE.outcomes = MAKE.list, MAKE.list, MAKE.list, MAKE.list
 MAKE.runs, MAKE.prefixes, MAKE.digests, MAKE.items = MAKE.list, MAKE.list, MAKE.list, MAKE.list
 
 local fields = {}
@@ -177,6 +195,10 @@ local f = {  -- header, and what stands in no layout
   have_digest = ProtoField.bytes("blockproto.have.digest", "digest"),
   left_out_count = ProtoField.uint32("blockproto.left_out.count", "count", base.DEC),
   left_out_name = ProtoField.string("blockproto.left_out.name", "name", base.UNICODE),
+  folder = ProtoField.string("blockproto.folder", "folder", base.UNICODE),
+  filetype = ProtoField.string("blockproto.frame_filetype", "filetype", base.UNICODE),
+  record = ProtoField.string("blockproto.record", "file"),
+  status = ProtoField.uint8("blockproto.status", "status", base.DEC, STATUSES),
   item = ProtoField.string("blockproto.item", "item"),
   item_length = ProtoField.uint16("blockproto.item.length", "item length", base.DEC),
   tlv = ProtoField.string("blockproto.tlv", "TLV"),
@@ -197,6 +219,9 @@ local function declare_all()
     for _, field in ipairs(layout) do declare(field[1], field[2]) end
   end
   for _, tlv in pairs(TLVS) do declare(tlv.field, tlv.kind) end
+  for _, layout in ipairs({ STORED_ITEM, REFUSAL_ITEM, RECORD }) do
+    for _, field in ipairs(layout) do declare(field[1], field[2]) end
+  end
   local all = {}
   for _, group in ipairs({ f, flag_fields, fields }) do
     for _, field in pairs(group) do all[#all + 1] = field end
@@ -441,6 +466,69 @@ function READ.items(reader, tree, field, _, values)
   return count:uint()
 end
 
+function READ.strings(reader, tree, field)
+  local count = reader:take(2)
+  local branch = tree:add(field, count)
+  local one = field == fields.folders and f.folder or f.filetype
+  for _ = 1, count:uint() do READ.string(reader, branch, one) end
+  return count:uint()
+end
+
+-- The records of FILES; returns how many bytes of `names` each has.
+function READ.records(reader, tree, field)
+  local count = reader:take(2)
+  local branch = tree:add(field, count)
+  local lengths = {}
+  for index = 1, count:uint() do
+    local start = reader.at
+    local item = branch:add(f.record, reader.tvb(start, math.min(65, reader:left())), tostring(index))
+    local record = Reader.new(reader.tvb, start, start + math.min(65, reader:left()))
+    local found = read_layout(record, item, RECORD, 0)
+    lengths[index] = found["record.name_length"]
+    reader:take(65)
+  end
+  return lengths
+end
+
+function READ.names(reader, tree, field, _, values)
+  for _, length in ipairs(values.files) do
+    if length == 0 then
+      tree:add(field, reader.tvb(reader.at, 0), "")
+    else
+      tree:add_packet_field(field, reader:take(length), ENC_UTF_8 + ENC_NA)
+    end
+  end
+end
+
+function READ.statuses(reader, tree, field)
+  local count = reader:take(2)
+  local branch = tree:add(field, count)
+  local statuses = {}
+  for index = 1, count:uint() do
+    local part = reader:take(1)
+    branch:add(f.status, part)
+    statuses[index] = part:uint()
+  end
+  return statuses
+end
+
+function READ.outcomes(reader, tree, field, _, values)
+  local count = reader:take(2)
+  local branch = tree:add(field, count)
+  for _, status in ipairs(values.statuses) do
+    if status ~= 0 then
+      local length = reader:take(2)
+      local start = reader.at
+      local whole = length:uint() > 0 and reader:take(length:uint()) or length
+      local item = branch:add(f.item, whole, STATUSES[status] or tostring(status))
+      item:add(f.item_length, length)
+      local layout = OUTCOMES[status]
+      if layout then read_layout(Reader.new(reader.tvb, start, reader.at), item, layout, 0) end
+    end
+  end
+  return count:uint()
+end
+
 local function read_tlv(reader, tree, known, last)
   local start = reader.at
   local number_part, length_part = reader:take(2), reader:take(2)
@@ -520,6 +608,12 @@ local SAY = {
   REMOVE = function(v) return v.filename ~= "" and printable(v.filename) or v.id end,
   RESULT = function(v) return string.format("%d items%s", v.items, v.cursor ~= "" and ", and more" or "") end,
   CANCEL = function(v) return string.format("%s %s", ERRORS[v.reason] or v.reason, printable(v.text)) end,
+  FILES = function(v) return string.format("%d: %d files", v.number, #v.files) end,
+  STORED = function(v)
+    local others = 0
+    for _, status in ipairs(v.statuses) do others = others + (status == 0 and 0 or 1) end
+    return string.format("%d: %d files%s", v.number, #v.statuses, others > 0 and ", " .. others .. " not as asked" or "")
+  end,
   PING = function(v) return string.format("next_s %d", v.next_s) end,
   ERROR = function(v)
     local text = v.text ~= "" and ": " .. printable(v.text) or ""
@@ -611,7 +705,7 @@ local function add_payload(tree, tvb, head_length, length, layout)
   local captured = math.min(count, tvb:len() - HEADER_LENGTH - head_length)
   if captured > 0 then tree:add(f.payload, tvb(HEADER_LENGTH + head_length, captured)) end
   if count > 0 and not layout.payload then
-    tree:add_proto_expert_info(e.malformed, "only BLOCK and PIECE have a payload (BP1-FRM-007)")
+    tree:add_proto_expert_info(e.malformed, "only BLOCK, PIECE and FILES have a payload (BP1-FRM-007)")
   end
   return string.format(" +%d", count)
 end

@@ -21,7 +21,7 @@ FRM = [
            "if header.length != head_length or head_length > self.head_length_max:",
            "if check_frame(self._view[start:head_start], self._view[head_start:head_start + head_length], header.check):"),
     Mutant("head-may-be-longer-than-its-frame", "FRM-005", FRAMING, "if head_length > length:", "if False:", BOTH,
-           ((FRAMING, "elif number in MESSAGES:", "elif number in MESSAGES and length > head_length:"),
+           ((FRAMING, "elif known:", "elif known and length > head_length:"),
             (SESSION, "payload_length = header.length - header.head_length",
              "payload_length = max(0, header.length - header.head_length)"))),
     Mutant("payload-behind-any-message", "FRM-007", FRAMING,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from blockproto import wire
 from blockproto.common.blocks import BLOCK_LENGTH
+from blockproto.common.file_table import RECORD, FileTable
 from blockproto.errors import (
     BadCheck,
     BadFacts,
@@ -61,6 +62,7 @@ from blockproto.wire import (
     Credit,
     Error,
     Fetch,
+    Files,
     GoAway,
     Have,
     Hello,
@@ -71,6 +73,7 @@ from blockproto.wire import (
     Ping,
     Remove,
     Result,
+    Stored,
     encode_frame,
 )
 
@@ -83,6 +86,15 @@ COMMIT = Commit(ID, DIGEST, 3 * BLOCK_LENGTH, 3)
 COMMITTED = Committed(ID, ID, DIGEST, 5, "a")
 OPENED = Opened(ID, ID, 1, 0, 0, None)
 CRITICAL_TLV = struct.pack(">HH", 0x8000, 0)
+
+
+FILES = Limits(features=wire.FEATURE_FILES)
+
+
+def files_of(number: int, *sizes: int, last: bool = False) -> Files:
+    """FILES with a file of each of these sizes; without any, with one that is empty."""
+    records = tuple((ID, DIGEST, size, 0, 0o644, 0, 0, 1) for size in sizes or (0,))
+    return Files(number, ("",), ("",), FileTable(records, ("a",) * len(records)), 0, last)
 
 
 def feed(session: Session, raw: bytes, piece: int = 1 << 30) -> list[Event]:
@@ -432,7 +444,9 @@ sender   BLOCK PIECE                brief -> BRIEF
 sender   BLOCK PIECE HAVE           open -> OPEN
 sender   BLOCK PIECE HAVE           committing -> COMMITTING
 sender   COMMIT                     open -> COMMITTING
-sender   CANCEL                     open brief committing -> CANCELLING
+sender   CANCEL                     open brief committing files filed -> CANCELLING
+sender   FILES                      new files -> FILES
+sender   FILES_LAST                 new files -> FILED
 sender   RESULT                     asked -> CLOSED
 receiver FETCH                      new -> WANTED
 receiver AUTH LIST REMOVE           new -> ASKED
@@ -440,11 +454,14 @@ receiver CREDIT                     wanted -> WANTED
 receiver OPENED ACK CREDIT ERROR_BLOCK   open -> OPEN
 receiver OPENED ACK CREDIT ERROR_BLOCK   brief -> BRIEF
 receiver OPENED ACK CREDIT ERROR_BLOCK   committing -> COMMITTING
-receiver OPENED ACK CREDIT ERROR_BLOCK ERROR_DIFFER   cancelling -> CANCELLING
+receiver OPENED ACK CREDIT ERROR_BLOCK ERROR_DIFFER STORED   cancelling -> CANCELLING
+receiver CREDIT STORED              files -> FILES
+receiver CREDIT STORED              filed -> FILED
+receiver STORED_LAST                filed cancelling -> CLOSED
 receiver ERROR_DIFFER               committing -> OPEN
 receiver COMMITTED                  open brief committing cancelling -> CLOSED
-sender   ERROR_STREAM               asked wanted open brief committing cancelling -> CLOSED
-receiver ERROR_STREAM               asked wanted open brief committing cancelling -> CLOSED
+sender   ERROR_STREAM               asked wanted open brief committing cancelling files filed -> CLOSED
+receiver ERROR_STREAM               asked wanted open brief committing cancelling files filed -> CLOSED
 """
 
 
@@ -483,7 +500,7 @@ def test_every_state_is_reached_and_left():
     assert set(TABLE.values()) | {State.NEW} == set(State)
     assert {(Kind(kind).name, role) for kind, role in FIRST.items()} == {
         ("OPEN", SENDER), ("BLOCK", SENDER), ("BLOCK_COMMIT", SENDER), ("FETCH", RECEIVER), ("LIST", RECEIVER),
-        ("REMOVE", RECEIVER), ("AUTH", RECEIVER),
+        ("REMOVE", RECEIVER), ("AUTH", RECEIVER), ("FILES", SENDER), ("FILES_LAST", SENDER),
     }  # fmt: skip
 
 
@@ -510,6 +527,10 @@ def test_kinds():
     assert kind_of(Error(Code.DIGESTS_DIFFER, Scope.BLOCK, True)) == Kind.ERROR_DIFFER
     assert kind_of(Error(Code.DIGEST_MISMATCH, Scope.BLOCK, True)) == Kind.ERROR_BLOCK
     assert kind_of(Error(Code.DIGESTS_DIFFER, Scope.STREAM, True)) == Kind.ERROR_STREAM
+    assert kind_of(files_of(1)) == Kind.FILES
+    assert kind_of(files_of(1, last=True)) == Kind.FILES_LAST
+    assert kind_of(Stored(1, b"")) == Kind.STORED
+    assert kind_of(Stored(1, b"", last=True)) == Kind.STORED_LAST
     assert kind_of(Error(Code.TIMEOUT, Scope.CONNECTION, True)) not in set(Kind)
 
 
@@ -540,6 +561,13 @@ LIVES = {
     "cancel": [(0, OPEN), (0, Cancel(0)), (1, Ack(0)), (1, Error(Code.CANCELLED, Scope.STREAM, False))],
     "cancel too late": [(0, OPEN), (0, COMMIT), (0, Cancel(0)), (1, COMMITTED)],
     "joined": [(0, OPEN), (1, COMMITTED)],
+    "files": [(0, files_of(1)), (1, Stored(1, bytes(1))), (0, files_of(2)), (0, files_of(3, last=True)),
+              (1, Stored(3, bytes(1))), (1, Stored(2, bytes(1), last=True))],
+    "files, and nothing more": [(0, files_of(1)), (1, Stored(1, bytes(1))), (0, Files(2, last=True)),
+                                (1, Stored(2, b"", last=True))],
+    "files, cancelled": [(0, files_of(1)), (0, Cancel(0)), (1, Stored(1, bytes(1))),
+                         (1, Error(Code.CANCELLED, Scope.STREAM, False))],
+    "files, cancelled too late": [(0, files_of(1, last=True)), (0, Cancel(0)), (1, Stored(1, bytes(1), last=True))],
 }  # fmt: skip
 
 
@@ -547,7 +575,7 @@ LIVES = {
 @pytest.mark.parametrize("name", LIVES)
 def test_the_life_of_a_stream_on_both_ends(name, opener):
     """Each life, opened by a client and by a server; both ends agree on every state."""
-    client, server = pair()
+    client, server = pair(FILES)
     mine, theirs = (client, server) if opener is Side.CLIENT else (server, client)
     stream = mine.open_stream()
     assert stream == (1 if opener is Side.CLIENT else 2)
@@ -614,7 +642,7 @@ def test_what_may_be_said_on_the_connection():
 
 def test_what_must_be_understood_on_the_connection_and_is_not_ends_it():
     for frame in (
-        sealed(0x93, b"", stream=0),
+        sealed(0x9F, b"", stream=0),
         sealed(wire.Type.PING, encode_frame(0, Ping(bytes(8), 1))[16:] + CRITICAL_TLV, stream=0),
         sealed(wire.Type.BLOCK, encode_frame(0, BLOCK)[16:32] + bytes(32), stream=0),
     ):
@@ -722,7 +750,7 @@ def test_nothing_is_kept_of_closed_streams():
         feed(client, server.send(stream, COMMITTED))
     for session in (client, server):
         kept = [value for value in vars(session).values() if isinstance(value, set | dict | list)]
-        assert kept == [{}, {}, {}]
+        assert kept == [{}, {}, {}, {}]
 
 
 def test_no_credit_is_owed_to_closed_streams():
@@ -1079,6 +1107,106 @@ def test_a_refused_stream_wants_one_error(name):
     with pytest.raises(LocalProtocolError):
         server.send(1, stream_error(event.error))
     assert feed(server, encode_frame(3, OPEN)) == [Received(3, OPEN, 0)]
+
+
+# Frames of files
+
+
+def rejected_on(session: Session, raw: bytes) -> Exception:
+    """Why the last frame of ``raw`` is refused, with the scope of its stream."""
+    event = feed(session, raw)[-1]
+    assert isinstance(event, Rejected), event
+    return event.error
+
+
+@pytest.mark.parametrize("limits", [(FILES, None), (None, FILES), (None, None)])
+def test_files_are_unknown_where_not_both_sides_have_said_so(limits):
+    ours, theirs = limits
+    client, server = Session(Side.CLIENT, ours), Session(Side.SERVER, theirs)
+    feed(server, client.greeting())
+    feed(client, server.greeting())
+    assert not client.files
+    assert not server.files
+    with pytest.raises(LocalProtocolError):
+        client.send(client.open_stream(), files_of(1))
+    before = server.payload_received
+    assert isinstance(rejected_on(server, encode_frame(1, files_of(1, 5), 5) + b"bytes"), Unsupported)
+    assert server.payload_received == before
+    assert server.clean
+    with pytest.raises(FrameTooLarge):
+        feed(server, encode_frame(3, files_of(1, 70_000), 70_000))
+
+
+def test_the_payload_of_files_is_that_of_all_its_files():
+    client, server = pair(FILES)
+    frame = client.send(client.open_stream(), files_of(1, 3, 0, 2), 5)
+    assert feed(server, frame + b"bytes")[-1] == Payload(1, 0, b"bytes", True)
+    assert isinstance(rejected_on(server, encode_frame(3, files_of(1, 3, 0, 2), 4) + b"byte"), BadFacts)
+    with pytest.raises(LocalProtocolError):
+        client.send(1, files_of(2, 3), 4)
+
+
+@pytest.mark.parametrize("number", [5, 4])
+def test_the_numbers_of_files_rise(number):
+    client, server = pair(FILES)
+    feed(server, client.send(client.open_stream(), files_of(5)))
+    with pytest.raises(LocalProtocolError):
+        client.send(1, files_of(number))
+    assert isinstance(rejected_on(server, encode_frame(1, files_of(number))), BadFacts)
+
+
+STRAY = {
+    "of no frame": (Stored(9, bytes(1)), BadFacts),
+    "more than there are": (Stored(1, bytes(2)), BadFacts),
+    "the last while others wait": (Stored(1, bytes(1), last=True), BadFacts),
+    "a status of a later version": (b"\0\0\0\1\0\1\5\0\0", Unsupported),
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_an_answer_to_what_was_not_asked_is_refused(name):
+    said, error = STRAY[name]
+    client, _ = pair(FILES)
+    client.send(client.open_stream(), files_of(1))
+    client.send(1, files_of(2, last=True))
+    raw = sealed(wire.Type.STORED, said) if isinstance(said, bytes) else encode_frame(1, said)
+    assert isinstance(rejected_on(client, raw), error)
+
+
+def test_as_many_files_wait_for_their_answers_as_may():
+    client, server = pair(FILES)
+    first, second = client.open_stream(), client.open_stream()
+    for number in range(wire.FRAMES_MAX):
+        feed(server, client.send(second if number % 2 else first, files_of(number)))
+    assert client.frames_unanswered == wire.FRAMES_MAX
+    assert isinstance(rejected_on(server, encode_frame(first, files_of(99))), BadFacts)
+    client, server = pair(FILES)
+    stream = client.open_stream()
+    for number in range(3 * wire.FRAMES_MAX):
+        feed(server, client.send(stream, files_of(number)))
+        feed(client, server.send(stream, Stored(number, bytes(1))))
+    assert client.frames_unanswered == 0
+
+
+@pytest.mark.parametrize(
+    ("at", "raw"), [(77, b"\1"), (78, b"\1"), (79, b"\2"), (14, b"\2"), (13, b"\1")],
+    ids=["folder", "filetype", "name_length", "one file more", "256 files more"],
+)  # fmt: skip
+def test_a_table_that_does_not_hold_together_ends_the_connection(at, raw):
+    """An index of a folder or filetype that is not there, a name or a record that runs past the head."""
+    head = bytearray(encode_frame(1, files_of(1))[16:])
+    head[at : at + len(raw)] = raw
+    _, server = pair(FILES)
+    assert refusal(server, sealed(wire.Type.FILES, bytes(head))).code == Code.MALFORMED
+
+
+@pytest.mark.parametrize(("count", "last"), [(257, True), (0, False)])
+def test_too_many_files_or_none_end_the_connection(count, last):
+    head = struct.pack(">IBHHHHH", 1, 0, 1, 0, 1, 0, count) + b"".join(
+        [RECORD.pack(ID, DIGEST, 0, 0, 0, 0, 0, 1)] * count + [b"a"] * count
+    )
+    _, server = pair(FILES)
+    assert refusal(server, sealed(wire.Type.FILES, head, flags=last)).code == Code.MALFORMED
 
 
 def test_a_refusal_in_the_middle_of_a_life():

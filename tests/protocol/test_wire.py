@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockproto import wire
-from blockproto.common import head_layout
+from blockproto.common import file_table, head_layout
 from blockproto.common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, blocknum_of
 from blockproto.errors import BadFacts, LocalProtocolError, MalformedFrame, Unsupported
 from blockproto.store import IfExists
@@ -29,6 +29,7 @@ from blockproto.wire import (
     Error,
     Fetch,
     FileItem,
+    Files,
     GoAway,
     Have,
     Header,
@@ -41,8 +42,11 @@ from blockproto.wire import (
     Ping,
     PrincipalItem,
     ReceiptItem,
+    RefusalItem,
     Remove,
     Result,
+    Stored,
+    StoredItem,
     Type,
     UploadItem,
     check_frame,
@@ -151,6 +155,38 @@ upload_items = st.builds(
 )
 receipt_items = st.builds(ReceiptItem, ids, ids, digests, u63, any_text, maybe(digests))
 principal_items = st.builds(PrincipalItem, ids, maybe(u63), u63, maybe(u63), maybe(u63), u32, any_text)
+names_of_files = st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+@st.composite
+def files(draw: st.DrawFn) -> Files:
+    names = tuple(draw(st.lists(names_of_files, max_size=5)))
+    folders = tuple(draw(st.lists(any_text, min_size=1, max_size=4)))
+    filetypes_ = tuple(draw(st.lists(any_text, min_size=1, max_size=4)))
+    records = tuple(
+        (
+            draw(ids), draw(digests), draw(u32), draw(i64), draw(u16), draw(st.integers(0, len(folders) - 1)),
+            draw(st.integers(0, len(filetypes_) - 1)), len(name.encode("utf-8", "surrogateescape")),
+        )
+        for name in names
+    )  # fmt: skip
+    table = file_table.FileTable(records, names)
+    return Files(
+        draw(u32), folders, filetypes_, table, draw(st.integers(0, 4)), not names or draw(st.booleans())
+    )
+
+
+stored_items = st.builds(StoredItem, ids, digests, u63, any_text, maybe(digests))
+refusal_items = st.builds(RefusalItem, u16, st.booleans(), people_text, u32, maybe(u63))
+
+
+@st.composite
+def stored(draw: st.DrawFn) -> Stored:
+    statuses = draw(st.lists(st.integers(0, 4), max_size=8))
+    outcomes = tuple(draw(refusal_items if one == 4 else stored_items) for one in statuses if one)
+    return Stored(draw(u32), bytes(statuses), outcomes, draw(st.booleans()))
+
+
 results = st.one_of(
     st.builds(Result, st.just(kind), st.lists(items, max_size=4).map(tuple), any_text)
     for kind, items in ((1, file_items), (2, upload_items), (3, receipt_items), (0, principal_items))
@@ -185,6 +221,8 @@ messages = st.one_of(
     st.builds(Ping, st.binary(min_size=8, max_size=8), u32, st.booleans()),
     st.builds(Error, u16, st.integers(1, 3), st.booleans(), people_text, u32, maybe(known_u32), maybe(u63)),
     st.builds(GoAway, u16, u32, u32, people_text),
+    files(),
+    stored(),
 )  # fmt: skip
 
 
@@ -227,7 +265,7 @@ def test_every_kind_of_message_is_covered():
         assert type(message) is cls
         assert type(there_and_back(message)) is cls
     assert set(Type) == set(wire.MESSAGES)
-    assert len(wire.MESSAGES) == 19
+    assert len(wire.MESSAGES) == 21
 
 
 @pytest.mark.parametrize("cls", wire.MESSAGES.values())

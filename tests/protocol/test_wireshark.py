@@ -43,6 +43,7 @@ FLAGS = (
     "b3sum",
     "left",
     "there",
+    "last",
 )
 UNKNOWN = dict.fromkeys(
     ("filesize", "expires_ms", "fetch_length", "current", "quota", "used"), str(2**64 - 1)
@@ -141,6 +142,21 @@ def _expected(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, str(len(value))
         for item in value:
             yield from expected_of({"item.kind" if key == "kind" else key: item[key] for key in item})
+    elif name in STRINGS:
+        yield name, str(len(value))
+        yield from ((STRINGS[name], str(one)) for one in value)
+    elif name == "names":
+        yield from ((name, one) for one in value)
+    elif name == "files":
+        yield name, str(len(value))
+        for record in value:
+            yield from expected_of(
+                {f"record.{key}" if key in INDEXES else key: record[key] for key in record}
+            )
+    elif name == "outcomes":
+        yield name, str(len(value))
+        for item in value:
+            yield from expected_of(item)
     elif isinstance(value, list):
         first, second = PAIRS[name]
         yield name, str(len(value))
@@ -150,6 +166,8 @@ def _expected(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, UNKNOWN[name] if value is None else str(value)
 
 
+STRINGS = {"folders": "folder", "filetypes": "frame_filetype", "statuses": "status"}
+INDEXES = ("folder", "filetype", "name_length")
 PAIRS = {
     "held": ("run.first", "run.count"),
     "prefixes": ("prefix.blockno", "prefix.bytes"),

@@ -30,6 +30,8 @@ CHAPTERS = (
     "dig",
     "com",
     "same",
+    "fil",
+    "fil_answers",
     "fet",
     "follow",
     "lst",

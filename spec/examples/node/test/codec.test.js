@@ -7,7 +7,7 @@ import {brokenPortableRule, brokenRule} from '../src/names.js';
 import {OUR_HELLO} from '../src/session.js';
 import {TRANSITIONS} from '../src/transitions.js';
 import {crc32, decodeHeader, decodeMessage, encodeMessage, messageName} from '../src/wire.js';
-import {bytesOf, pattern, read, valuesOf} from './vectors.js';
+import {NOT_HERE, bytesOf, pattern, read, valuesOf} from './vectors.js';
 
 const withoutInvalid = ({invalid: _, ...values}) => (
   {...values, ...(values.items ? {items: values.items.map(withoutInvalid)} : {})});
@@ -19,7 +19,7 @@ for (const vector of read('frames').vectors) {
     const payload = bytesOf(vector.payload);
     assert.equal(crc32(bytes.subarray(0, 12), bytes.subarray(16)), header.check);
     assert.equal(header.length - header.headLength, payload.length);
-    if (vector.message === 'UNKNOWN') {
+    if (vector.message === 'UNKNOWN' || NOT_HERE.includes(vector.message)) {
       assert.equal(messageName(header.type), null);
       return;
     }
@@ -30,7 +30,7 @@ for (const vector of read('frames').vectors) {
 }
 
 test('frames come out whole, however the bytes were cut', () => {
-  const frames = read('frames').vectors.filter((vector) => vector.message !== 'UNKNOWN');
+  const frames = read('frames').vectors.filter((vector) => messageName(decodeHeader(Buffer.from(vector.head, 'hex')).type) !== null);
   const stream = Buffer.concat(frames.flatMap((vector) => [Buffer.from(vector.head, 'hex'), bytesOf(vector.payload)]));
   for (const size of [1, 7, 16, 1000, 65536]) {
     const reader = new FrameReader(OUR_HELLO);
@@ -79,6 +79,8 @@ test('names', () => {
 });
 
 test('the transition table', () => {
-  const rows = read('transitions').vectors.map((row) => [row.speaker, row.messages, row.in, row.next]);
+  const here = (state) => state !== 'files' && state !== 'filed';
+  const rows = read('transitions').vectors.filter((row) => !NOT_HERE.includes(row.messages[0].split(' ')[0]))
+    .map((row) => [row.speaker, row.messages, row.in.filter(here), row.next]);
   assert.deepEqual(TRANSITIONS, rows);
 });

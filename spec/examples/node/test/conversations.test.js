@@ -15,8 +15,10 @@ const ALL = new Map(read('conversations').vectors.map((vector) => [vector.name, 
 const stepBytes = (step) => (step.message === 'PREFACE'
   ? Buffer.from(step.bytes, 'hex') : Buffer.concat([Buffer.from(step.head, 'hex'), bytesOf(step.payload)]));
 
-/** Of what a server may do and this one does not: it hands out no unfinished uploads. */
-const LEFT_OUT = {follow: 'BP1-FET-015 is a MAY'};
+/** Of what a server may do and this one does not: it hands out no unfinished uploads, and has not the feature FILES. */
+const LEFT_OUT = {
+  follow: 'BP1-FET-015 is a MAY', 'many-files': 'FILES is a feature', 'many-files-damaged': 'FILES is a feature',
+};
 
 /** Plays the client's side of one conversation; every connection has ended when this returns. */
 async function play(conversation, server) {

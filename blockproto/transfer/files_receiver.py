@@ -1,0 +1,189 @@
+"""The receiver of many small files: frames of whole files come, and each is answered when its files are stored.
+
+    Files → (Payload)* → judged → committer, one work a frame → durable and visible → Stored
+    Files with LAST, and every frame answered → Stored with LAST
+
+The bytes of a frame are in memory until it is answered. A stream that has frames under way takes another only while the
+server has room for one more in ``FrameMemory``; what comes meanwhile waits, and keeps its credit.
+
+Spec: BP1-FIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..connection.connection import Connection, error_of
+from ..errors import BlockprotoError, Cancelled
+from ..store import StoredFile, Upload
+from ..wire import (
+    Cancel,
+    Error,
+    Files,
+    Message,
+    OutcomeItem,
+    RefusalItem,
+    Status,
+    Stored,
+    StoredItem,
+    stored_pages,
+)
+from .file_frame import FileOutcome, Judged, WholeFile, judge_frame
+from .file_service import FileWriter
+
+
+@dataclass(slots=True, eq=False)
+class _Frame:
+    """A frame of files that was not answered yet.
+
+    Attributes:
+        message: its head.
+        content: its payload, as far as it has come.
+    """
+
+    message: Files
+    content: bytearray
+
+
+class FilesReceiver:
+    """A stream that brings frames of whole small files.
+
+    Args:
+        connection, stream: where it is.
+        writer: what its sender may do.
+    """
+
+    def __init__(self, connection: Connection, stream: int, writer: FileWriter) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._writer = writer
+        self._memory = writer.frame_memory
+        self._coming: _Frame | None = None
+        self._under_way = 0
+        self._storing: dict[_Frame, Sequence[Upload]] = {}
+        self._last = False
+        self._cancelled = False
+        self._ended = False
+
+    @property
+    def waits(self) -> bool:
+        """See connection.StreamHandler: there may be no room, and a quota is looked up in the store."""
+        return self._writer.has_quota or (self._under_way > 0 and self._memory.full)
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        """See connection.StreamHandler."""
+        if isinstance(message, Files):
+            await self._begin(message, payload_length)
+        elif isinstance(message, Cancel):
+            self._cancel()
+        elif isinstance(message, Error):
+            self.ended(error_of(message))
+
+    async def payload(self, position: int, view: memoryview, last: bool) -> None:
+        """See connection.StreamHandler."""
+        frame = self._coming
+        if frame is None:
+            return
+        frame.content[position : position + len(view)] = view
+        if last:
+            await self._came(frame)
+
+    def ended(self, error: BlockprotoError) -> None:
+        """See connection.StreamHandler. The frames that have come whole are stored all the same."""
+        self._ended = True
+        frame, self._coming = self._coming, None
+        if frame is not None:
+            self._let_go(frame)
+
+    async def _begin(self, message: Files, payload_length: int) -> None:
+        if self._under_way:
+            await self._memory.room()
+        if self._ended:
+            return
+        self._memory.take(payload_length)
+        self._under_way += 1
+        self._last = message.last
+        frame = self._coming = _Frame(message, bytearray(payload_length))
+        if not payload_length:
+            await self._came(frame)
+
+    async def _came(self, frame: _Frame) -> None:
+        """All of a frame has come."""
+        self._coming = None
+        judged = judge_frame(frame.message, memoryview(frame.content), self._writer.realm)
+        files = [one for one in judged if isinstance(one, WholeFile)]
+
+        def stored(outcomes: Sequence[FileOutcome]) -> None:
+            self._on_stored(frame, judged, outcomes)
+
+        self._storing[frame] = ()
+        try:
+            uploads = await self._writer.store_files(files, stored)
+        except BaseException:
+            self._let_go(frame)
+            raise
+        if frame in self._storing:
+            self._storing[frame] = uploads
+
+    def _cancel(self) -> None:
+        """Take back what only waits for hooks; the rest is stored, and all is answered (BP1-FIL-012, BP1-COM-030)."""
+        self._cancelled = True
+        for uploads in tuple(self._storing.values()):
+            for upload in uploads:
+                self._writer.withdraw_brief(upload)
+        self._end_if_cancelled()
+
+    def _let_go(self, frame: _Frame) -> None:
+        self._under_way -= 1
+        self._storing.pop(frame, None)
+        self._memory.give(len(frame.content))
+
+    def _on_stored(self, frame: _Frame, judged: Sequence[Judged], outcomes: Sequence[FileOutcome]) -> None:
+        self._let_go(frame)
+        if self._ended:
+            return
+        try:
+            self._answer(frame.message.number, judged, iter(outcomes))
+        except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
+            self._connection.broke(self._stream, exc)
+
+    def _answer(self, number: int, judged: Sequence[Judged], outcomes: Iterator[FileOutcome]) -> None:
+        """Say what became of a frame, in as many STORED as that takes; the last one of all ends the stream."""
+        statuses = bytearray()
+        items: list[OutcomeItem] = []
+        for one in judged:
+            status, item = self._status_of(one, next(outcomes) if isinstance(one, WholeFile) else one)
+            statuses.append(status)
+            if item is not None:
+                items.append(item)
+        last = self._last and not self._under_way
+        stored = Stored(number, bytes(statuses), tuple(items), last)
+        if judged or last:
+            for page in stored_pages(stored, self._connection.session.head_length_max):
+                self._connection.post(self._stream, page)
+        if last:
+            self._connection.forget(self._stream)
+        else:
+            self._end_if_cancelled()
+
+    def _status_of(self, judged: Judged, outcome: FileOutcome) -> tuple[Status, OutcomeItem | None]:
+        if isinstance(outcome, StoredFile):
+            if outcome.left:
+                status = Status.LEFT
+            elif outcome.there:
+                status = Status.THERE
+            elif isinstance(judged, WholeFile) and outcome.stored_as == judged.facts.filename.text:
+                return Status.STORED, None
+            else:
+                status = Status.RENAMED
+            shown = self._writer.shown(outcome.stored_as)
+            return status, StoredItem(outcome.file_id, outcome.root, outcome.filesize, shown, outcome.b3sum)
+        return Status.REFUSED, RefusalItem(
+            outcome.code, outcome.retryable, str(outcome), outcome.retry_after_ms, outcome.current
+        )
+
+    def _end_if_cancelled(self) -> None:
+        """Answer CANCEL once every frame before it is answered; behind LAST it came too late (BP1-FIL-012)."""
+        if self._cancelled and not self._under_way and not self._last:
+            self._connection.refuse(self._stream, Cancelled("cancelled by the sender"))

@@ -1,0 +1,44 @@
+"""Mutants of chapter FIL: frames of many small files, and what becomes of each."""
+
+from __future__ import annotations
+
+from .edits import Mutant
+
+SERVER = ("server",)
+STREAMS, SESSION = "protocol/streams.py", "protocol/session.py"
+FRAME, RECEIVER = "transfer/file_frame.py", "transfer/files_receiver.py"
+
+ALL = [
+    Mutant("files-are-known-without-being-agreed-on", "FIL-001", SESSION, "if number in FILES_TYPES and not self.files:",
+           "if False:", SERVER),
+    Mutant("the-payload-of-files-has-any-length", "FIL-002", STREAMS, "if message.payload_length != payload_length:", "if False:",
+           SERVER),
+    Mutant("records-that-point-nowhere", "FIL-002", "common/file_table.py", "if any(record[5] >= folders", "if any(record[5] > folders",
+           SERVER),
+    Mutant("the-numbers-of-files-need-not-rise", "FIL-003", STREAMS, "if message.number <= self._number:", "if False:", SERVER),
+    Mutant("files-without-their-folder", "FIL-004", FRAME,
+           'above = f"{realm.inward(folder).text}/" if folder else realm.above', "above = realm.above", SERVER),
+    Mutant("damaged-files-are-stored", "FIL-005", FRAME, "elif digest_of(view) != digest:", "elif False:", SERVER),
+    Mutant("one-bad-name-refuses-the-frame", "FIL-005", FRAME, "        except NameRefused as exc:\n            yield exc.with_traceback(None)",
+           "        except NameRefused as exc:\n            raise", SERVER),
+    Mutant("the-facts-of-files-are-not-kept", "FIL-005", FRAME, "None if mtime_ns == MTIME_UNSAID else mtime_ns,", "None,", SERVER),
+    Mutant("another-name-is-not-said", "FIL-006", RECEIVER, "                status = Status.RENAMED",
+           "                return Status.STORED, None", SERVER),
+    Mutant("the-answer-has-any-length", "FIL-006", RECEIVER,
+           "in stored_pages(stored, self._connection.session.head_length_max):", "in [stored]:", SERVER),
+    Mutant("statuses-in-the-wrong-order", "FIL-006", RECEIVER, "bytes(statuses), tuple(items), last)",
+           "bytes(reversed(statuses)), tuple(items), last)", SERVER),
+    Mutant("each-file-is-an-upload-of-its-own", "FIL-008", FRAME,
+           "secrets.token_bytes(16) if sourceid == ZERO_ID else sourceid", "secrets.token_bytes(16)", SERVER),
+    Mutant("files-leave-the-upload-of-their-sourceid", "FIL-008", "transfer/files_in_store.py",
+           "if live is not None and isinstance(outcome, StoredFile):", "if False:", SERVER),
+    Mutant("the-last-is-not-said", "FIL-009", RECEIVER, "last = self._last and not self._under_way", "last = False", SERVER),
+    Mutant("the-last-before-the-others", "FIL-009", RECEIVER, "last = self._last and not self._under_way", "last = self._last", SERVER),
+    Mutant("cancelled-before-the-answers", "FIL-012", RECEIVER,
+           "if self._cancelled and not self._under_way and not self._last:", "if self._cancelled and not self._last:", SERVER),
+]  # fmt: skip
+
+NONE = {
+    "BP1-FIL-010": "how many frames wait is the haste of the server's disk; tests/protocol/test_session.py counts them",
+}
+"""Clauses of which no mutant could be told from the healthy one for certain, and why."""
