@@ -4,7 +4,7 @@ An error says, in this order: who is to blame (the class), what it stops (``Scop
 can help (``retryable``). The text is for people; nothing is ever decided from it.
 
 Rules:
-    1. Foreign exceptions are translated at one border each (construct in ``wire``, lmdb and OS errors in ``store``,
+    1. Foreign exceptions are translated at one border each (struct in ``wire``, lmdb and OS errors in ``store``,
        Trio in ``connection``), always with ``from``. Anything else is a bug: ``connection/unexpected_errors`` logs it and
        ends what it belongs to, a stream or a connection, never the server.
     2. Every error that crosses the wire has a row in ``ERRORS``; the spec's table has the same rows.

@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     # room: (rooms it may import, libraries it may import)
     "errors": ("", ""),
     "common": ("errors", "blake3 construct trio"),
-    "wire": ("common errors", "construct"),
+    "wire": ("common errors", ""),
     "identity": ("common connection errors wire", "blake3 cryptography filelock mnemonic platformdirs"),
     "protocol": ("common errors wire", ""),
     "store": ("common errors", "blake3 filelock lmdb"),
@@ -42,7 +42,7 @@ ROOMS: dict[str, tuple[str, str]] = {
         "blake3 platformdirs trio",
     ),
     "testing": ("common errors store", "blake3 pytest trio"),
-    "dialects": ("client_side common connection errors results store transfer", "blake3 trio"),
+    "dialects": ("client_side common connection errors results store transfer", "blake3 construct trio"),
     "api": ("client_side connection errors identity observability serving store transfer", "trio"),
     "queue": ("api client_side common errors results transfer", "filelock platformdirs trio"),
     "__init__": ("*", ""),

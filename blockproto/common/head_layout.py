@@ -1,11 +1,11 @@
-"""How a head is written: a fixed part that construct declares, then strings and lists, then TLVs.
+"""How a head is written: a fixed part, then strings and lists, then TLVs.
 
     head = fixed part · parts in order (a string, a list, a digest) · TLVs in rising order of type, to the head's last byte
 
 Rules:
-    1. construct declares the fixed part and nothing else: no counts, no strings, nothing greedy. ``struct`` then reads
-       and writes what was declared (0.5 µs where construct takes 7 to 20); a fixed part holds nothing to check that
-       its size does not settle, and a test holds the two against each other.
+    1. A fixed part is integers and bytes of fixed length, each declared by name and ``struct`` code: it holds nothing to
+       check that its size does not settle. ``construct_of`` gives the same declaration to construct, and a test holds
+       the two readings against each other.
     2. Every count and length is held against the bytes that are there before anything is allocated for it.
     3. A u64 is below 2^63, except all ones, which stands for "unknown" (None) where a field allows it.
     4. What the peer may not send is ``MalformedFrame``; what our own caller may not say is ``LocalProtocolError``.
@@ -16,25 +16,15 @@ Spec: BP1-FRM-012 to 018, BP1-EXT-003.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Protocol
 
-import construct as _construct  # type: ignore[import-untyped]
-
 from ..errors import LocalProtocolError, MalformedFrame, Unsupported
 
-construct: Any = _construct
-"""construct has no types; this is the only place that touches it."""
-
-U8 = construct.Int8ub
-U16 = construct.Int16ub
-U32 = construct.Int32ub
-U64 = construct.Int64ub
-I64 = construct.Int64sb
-ID = construct.Bytes(16)
-DIGEST = construct.Bytes(32)
-OPAQUE = construct.Bytes(8)
+U8, U16, U32, U64, I64 = "B", "H", "L", "Q", "q"
+ID, DIGEST, OPAQUE = "16s", "32s", "8s"
+"""What a field of a fixed part is, as a ``struct`` code."""
 
 U64_MAX = 2**63 - 1
 """The greatest u64 that is a number (BP1-FRM-015)."""
@@ -47,13 +37,20 @@ _TLV = struct.Struct(">HH")
 _PAIR = struct.Struct(">II")
 
 
-def struct_of(schema: Any) -> struct.Struct:
-    """The ``struct`` reading of a construct ``Struct`` made of integers and ``Bytes`` of fixed length only."""
-    kinds = [field.subcon for field in schema.subcons]
-    codes = [kind.fmtstr[1:] if hasattr(kind, "fmtstr") else f"{kind.length}s" for kind in kinds]
-    fast = struct.Struct(">" + "".join(codes))
-    assert fast.size == schema.sizeof()
-    return fast
+def struct_of(fixed: Mapping[str, str]) -> struct.Struct:
+    """The ``struct`` of a fixed part: field → code, in order."""
+    return struct.Struct(">" + "".join(fixed.values()))
+
+
+def construct_of(fixed: Mapping[str, str]) -> Any:
+    """The construct ``Struct`` of a fixed part: the same, declared for a reader that knows nothing of ours."""
+    import construct  # type: ignore[import-untyped]
+
+    def kind(code: str) -> Any:
+        length = code.removesuffix("s")
+        return construct.Bytes(int(length)) if length != code else construct.FormatField(">", code)
+
+    return construct.Struct(*(name / kind(code) for name, code in fixed.items()))
 
 
 class Part(Protocol):
@@ -231,7 +228,7 @@ class Layout:
     """How one message or item is written.
 
     Args:
-        schema: the fixed part, a construct ``Struct``; its names are attributes of the message.
+        fixed: the fixed part, attribute of the message → what it is, in order.
         parts: (attribute, how) after the fixed part, in order.
         tlvs: attribute → TLV; None (or an empty sequence) is not written.
         flags: attribute → flag bit; read as bool.
@@ -241,7 +238,7 @@ class Layout:
 
     def __init__(
         self,
-        schema: Any,
+        fixed: Mapping[str, str],
         parts: dict[str, Part] | None = None,
         *,
         tlvs: dict[str, Tlv] | None = None,
@@ -249,9 +246,9 @@ class Layout:
         present: dict[str, int] | None = None,
         unknown: Sequence[str] = (),
     ) -> None:
-        self.schema = schema
-        self._fixed = struct_of(schema)
-        self._names = tuple(field.name for field in schema.subcons)
+        self.fixed = fixed
+        self._fixed = struct_of(fixed)
+        self._names = tuple(fixed)
         self._parts = [(name, part, (present or {}).get(name, 0)) for name, part in (parts or {}).items()]
         ordered = sorted((tlvs or {}).items(), key=lambda item: item[1].number)
         self._tlvs = [tlv for _, tlv in ordered]
@@ -272,15 +269,15 @@ class Layout:
         """Prepare what is checked of the fixed part: (index, name, greatest number, what None is), and lengths."""
         self._numbers: list[tuple[int, str, int, int | None]] = []
         self._lengths: list[tuple[int, int]] = []
-        for index, field in enumerate(self.schema.subcons):
-            code = getattr(field.subcon, "fmtstr", None)
-            if code is None:
-                self._lengths.append((index, field.subcon.length))
-            elif field.name in unknown:
-                ones = 2 ** (8 * struct.calcsize(code)) - 1
-                self._numbers.append((index, field.name, U64_MAX if code == ">Q" else ones - 1, ones))
-            elif code == ">Q":
-                self._numbers.append((index, field.name, U64_MAX, None))
+        for index, (name, code) in enumerate(self.fixed.items()):
+            length = struct.calcsize(">" + code)
+            if code.endswith("s"):
+                self._lengths.append((index, length))
+            elif name in unknown:
+                ones = 2 ** (8 * length) - 1
+                self._numbers.append((index, name, U64_MAX if code == U64 else ones - 1, ones))
+            elif code == U64:
+                self._numbers.append((index, name, U64_MAX, None))
 
     def encode(self, message: Any) -> tuple[int, bytes]:
         """Flags and head of ``message``; raises LocalProtocolError if it cannot be written."""

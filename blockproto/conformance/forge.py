@@ -105,10 +105,10 @@ def patched(raw: bytes, offset: int, value: bytes) -> bytes:
 def offset_of(kind: type[wire.Message], field: str) -> int:
     """Where a field of the fixed part begins in the head of a message."""
     offset = 0
-    for part in kind.LAYOUT.schema.subcons:
-        if part.name == field:
+    for name, code in kind.LAYOUT.fixed.items():
+        if name == field:
             return offset
-        offset += part.subcon.sizeof()
+        offset += struct.calcsize(">" + code)
     raise KeyError(f"{kind.__name__} has no fixed field {field}")
 
 

@@ -18,13 +18,17 @@ import codecs
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+import construct as _construct  # type: ignore[import-untyped]
 
 from ..common.blocks import BLOCK_LENGTH, blocknum_of
-from ..common.head_layout import construct
 from ..common.names import SafeName
 from ..errors import BadFacts, NameRefused
 from ..store import FOLDER_FILETYPE, Facts
+
+construct: Any = _construct
+"""construct has no types."""
 
 FILENAME_LENGTH = 50
 FILETYPE_LENGTH = 20
