@@ -16,12 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import connect, serve
-    from .client import Client
+    from .client import Client, connect
     from .client_side.connections import LineEvent, Reconnected, Reconnecting, Resumed
     from .errors import BlockprotoError
     from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, LeftOut, Receipt, UploadInfo, UploadJob
+    from .server import serve
     from .transfer.send_source import Progress
 
 __all__ = [
@@ -49,8 +49,8 @@ _HOMES = {
     "TransferState": ".queue",
     "UploadInfo": ".results",
     "UploadJob": ".results",
-    "connect": ".api",
-    "serve": ".api",
+    "connect": ".client",
+    "serve": ".server",
 }
 
 

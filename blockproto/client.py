@@ -1,467 +1,165 @@
-"""The client: connects, uploads, downloads, asks; comes back by itself when the connection breaks.
+"""The client: ``connect``, which picks the stores of this machine that a client uses, and what it gives.
 
-    async with blockproto.connect("bp://host:7878") as client:
-        receipt = await client.upload("film.mp4")
-
-A connection is made when it is first needed and made again when it is gone. An upload that loses its connections takes
-over with a greater attempt and goes on where the server says it stands: to its caller it just takes longer. Only when
-nothing got further for as long as its ``RetryPolicy`` lasts, ``ConnectionLost`` says so, and the same call resumes.
-
-Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
+async with blockproto.connect("bp://host:7878") as client:
+receipt = await client.upload("film.mp4")
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Sequence,
-)
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import trio
-
-from .client_side.batch_queue import BatchQueue, taken_from
+from .client_side.authenticate import Authenticator, OnPrincipal
+from .client_side.client import Client, connect_with
 from .client_side.config import ClientConfig
-from .client_side.dial import Dial
-from .client_side.download import OpenPartFile, stat_item
-from .client_side.download_many import download_jobs
-from .client_side.existing_file import ANY_RULE, Rule
-from .client_side.option_names import if_exists_of, priority_of
-from .client_side.paging import list_files, list_uploads
-from .client_side.request import ask
-from .client_side.sources import reader_of
-from .client_side.transfers import Downloaded, Transfers, Uploaded
-from .common.names import refuse_in_progress
-from .common.tasks import background_tasks
-from .connection.connection import Connection
-from .errors import BlockprotoError
-from .results import (
-    DownloadJob,
-    FileInfo,
-    IfExistsWord,
-    LeftOut,
-    Receipt,
-    UploadInfo,
-    UploadJob,
-    file_info,
-    file_item,
-    left_out,
-    upload_info,
-    upload_item,
-)
-from .store import Destination, IfExists
-from .transfer.send_source import OnProgress
-from .wire import ReceiptItem, Remove, RemoveKind
+from .client_side.connections import OnLine
+from .client_side.dial import Dial, tcp_dial
+from .client_side.resume_id import may_have_earlier_uploads, state_folder
+from .errors import NotPermitted
+from .identity.loopback import is_loopback
+from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
 
-DEFAULTS = ClientConfig()
+if TYPE_CHECKING:
+    from .client_side.digest_cache import DigestCache
+    from .client_side.trust import Trust
+    from .observability.recorder import Recorder
 
-
-class Client:
-    """A client of one server; made by ``connect``.
-
-    Args:
-        dial: makes a byte stream to the server.
-        server: what the server is called, part of what the label of a download in progress is derived from.
-        nursery: where connections live.
-        open_part_file: opens the download store for a destination and the position where its bytes begin.
-        config: how it works.
-    """
-
-    def __init__(
-        self,
-        dial: Dial,
-        server: str,
-        nursery: trio.Nursery,
-        open_part_file: OpenPartFile,
-        config: ClientConfig = DEFAULTS,
-    ) -> None:
-        self._nursery = nursery
-        self._transfers = Transfers(dial, server, nursery, open_part_file, config)
-        self._connections = self._transfers.connections
-
-    # ---- uploads ----------------------------------------------------------------------------------------------
-
-    async def upload(
-        self,
-        source: str | os.PathLike[str] | Any,
-        *,
-        name: str | None = None,
-        folder: str = "",
-        if_exists: IfExistsWord = "keep",
-        filetype: str | None = None,
-        priority: str = "normal",
-        checksum: bool = False,
-        progress: OnProgress | None = None,
-    ) -> Receipt:
-        """Upload one file; the same call again resumes, or answers at once if the file is there.
-
-        A file that is there with the same content is never stored again, whoever sent it and whatever it was called here:
-        the receipt says ``outcome="there"``. For that a file of 64 MiB or more is read and hashed before it is sent if
-        something has its name there; what was read or sent before, and has not changed since, is remembered.
-
-        Args:
-            source: a path; or an open binary file or Trio stream whose end is not known (needs ``name``).
-            name: what it is called on the server; None takes the path's last component.
-            folder: the folder on the server, "" for the served one.
-            if_exists: when the name is taken by other content: ``keep`` both, ``refuse``, ``replace`` it, ``skip``
-                (leave what is there), or ``update`` it (replace it if ours was modified later, else leave it). What was
-                left has ``outcome="left"``. An older server is told ``refuse`` for ``skip``, and cannot ``update``.
-            filetype: MIME type; None guesses from the name.
-            priority: ``interactive``, ``normal`` or ``bulk``: beside other transfers on the same connection they get bytes
-                as 16 to 4 to 1.
-            checksum: read the file also where its size and times are those of the last time it was read or sent.
-            progress: called with a ``Progress`` after each change.
-
-        Raises:
-            ValueError, TypeError: an argument is not of those named here.
-            OSError: the file cannot be read.
-            FileExists: the name is taken, and ``if_exists`` is ``refuse``.
-            Unsupported: the server does not know ``update``.
-            SourceChanged: the file was written to while it was being sent.
-            ConnectionLost: unreachable, or lost after retries; call again to resume.
-            BlockprotoError: refused; its ``code`` says why.
-
-        Cancellation: the server keeps what it has; the same call resumes (a stream that was read cannot be).
-        """
-        word, rank = if_exists_of(if_exists), priority_of(priority)
-        if not isinstance(source, str | os.PathLike):
-            reader_of(source)  # raises TypeError
-            if name is None:
-                raise ValueError("a stream has no name of its own: give one")
-            refuse_in_progress(name)
-            return await self._transfers.uploads.stream(
-                source, _joined(folder, name), word, filetype, rank, progress
-            )
-        job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
-        await self.learn_earlier_uploads()
-        return await self._transfers.uploads.file(job, filetype, rank, checksum, progress)
-
-    async def upload_all(
-        self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
-    ) -> AsyncGenerator[tuple[UploadJob, Receipt | BlockprotoError], None]:
-        """Upload many files and folders; yields each with its receipt, or with why it failed, as they end.
-
-        Files of at most one block are pipelined. What the server has already, whoever sent it, is found out with digests and
-        not sent again; see ``upload``, also for ``checksum``. One that fails does not stop the others; after a lost
-        connection the rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
-
-        Cancellation: as for ``upload``.
-        """
-        self._connections.demand_open()
-
-        async def run(ended: BatchQueue[Uploaded]) -> None:
-            await self._transfers.upload_all(jobs, progress, checksum, ended)
-
-        async with aclosing(taken_from(self._nursery, run)) as outcomes:
-            async for one in outcomes:
-                yield one
-
-    async def already_there(self, job: UploadJob) -> Receipt | None:
-        """The receipt of a file that the server has already, so that nothing would be sent; None if something would be.
-
-        Raises:
-            ConnectionLost, GoingAway: before that was known; it is not asked again.
-            BlockprotoError, OSError: as for ``upload``.
-        """
-        await self.learn_earlier_uploads()
-        return await self._transfers.uploads.there(job)
-
-    async def cancel_upload(self, sourceid: str) -> None:
-        """Remove an unfinished upload and its bytes from the server.
-
-        Raises:
-            UnknownUpload: there is none of that sourceid.
-            ValueError: ``sourceid`` is not 32 hex digits.
-        """
-        await ask(self._connections, Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
-
-    # ---- downloads --------------------------------------------------------------------------------------------
-
-    async def download(
-        self,
-        name: str,
-        dest: str | os.PathLike[str],
-        *,
-        if_exists: IfExistsWord = "keep",
-        checksum: bool = False,
-        span: tuple[int, int] | None = None,
-        below: Path | None = None,
-        made: set[tuple[int, int]] | None = None,
-        priority: str = "normal",
-        progress: OnProgress | None = None,
-    ) -> Receipt:
-        """Download one file; the same call again resumes. ``dest`` gets its name only when it is complete and verified.
-
-        Args:
-            name: of the file on the server.
-            dest: the file here. It is never a link, a pipe or a device.
-            if_exists: when another file has that name: ``keep`` both (as ``name (1).ext``), ``refuse``, ``replace`` it at
-                the end, ``skip`` (leave it), or ``update`` (replace it if the server's was modified later). A file of the
-                same size and time, or of the same content, is the file, and nothing is fetched.
-            checksum: compare contents also where size and time agree.
-            span: only the bytes from the first to the last of these positions, both included.
-            below: the folder behind which no symbolic link is followed on the way to ``dest``; None: all are.
-            made: files (device, inode number) that must not be replaced; what comes is added.
-            priority: as for ``upload``.
-            progress: as for ``upload``.
-
-        Raises:
-            UnknownFile: there is no such file.
-            BadFacts: ``span`` begins past its end.
-            FileExists: ``refuse``, and another file is there; or one of ``made`` would be replaced.
-            NameRefused: a component of ``name``, or ``dest``, begins with ``.blockproto-``.
-            ConnectionLost, OSError, BlockprotoError: as for ``upload``.
-
-        Cancellation: what was received is kept beside ``dest``; the same call resumes.
-        """
-        rule, rank = _rule(if_exists, checksum, below, made), priority_of(priority)
-        place = self.destination(name, Path(dest), rule)
-        return await self._transfers.downloads.file(name, place, rule, span, progress, None, rank)
-
-    async def download_upload(
-        self,
-        upload: UploadInfo,
-        dest: str | os.PathLike[str],
-        *,
-        if_exists: IfExistsWord = "keep",
-        priority: str = "normal",
-        progress: OnProgress | None = None,
-    ) -> Receipt:
-        """Download a file while it is still being uploaded; returns when the upload was committed and all of it is here.
-
-        Blocks come as they become durable on the server. The uploader may go away and come back meanwhile, and so may
-        this connection. ``dest`` gets its name only when the file is complete and verified.
-
-        Args:
-            upload: as ``uploads`` lists it.
-            dest: the file here.
-            if_exists: as for ``download``; a file that is to be left raises FileExists.
-            priority: as for ``upload``.
-            progress: as for ``upload``.
-
-        Raises:
-            Cancelled: the upload was cancelled.
-            UnknownUpload: it has expired.
-            UnknownFile: it is not there any more; or the server does not hand out what is unfinished.
-            FileExists, NameRefused: as for ``download``.
-            ConnectionLost, OSError, BlockprotoError: as for ``upload``.
-
-        Cancellation: what was received is kept beside ``dest``; the same call resumes.
-        """
-        item, rule = upload_item(upload), _rule(if_exists)
-        place = self.destination(upload.filename, Path(dest), rule)
-        return await self._transfers.downloads.unfinished(item, place, rule, progress, priority_of(priority))
-
-    async def download_all(
-        self,
-        jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]],
-        *,
-        if_exists: IfExistsWord = "keep",
-        checksum: bool = False,
-        below: Path | None = None,
-        made: set[tuple[int, int]] | None = None,
-        progress: OnProgress | None = None,
-    ) -> AsyncGenerator[tuple[DownloadJob, Receipt | BlockprotoError], None]:
-        """Download many files; yields each with its receipt, or with why it failed, as they end.
-
-        Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
-        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``. No file of ``jobs`` replaces another
-        one of them.
-
-        Args:
-            jobs: files as the listing gave them, and where each goes; folders must be there. A file that changed since
-                it was listed fails with ``SourceChanged``. What ``jobs`` raises comes out of here.
-            if_exists: as for ``download``.
-            checksum: as for ``download``.
-            below: as for ``download``.
-            made: as for ``download``.
-            progress: as for ``download``.
-
-        Cancellation: as for ``download``, but of files of at most one block nothing is kept.
-        """
-        failed: list[Exception] = []
-        taken = download_jobs(jobs, failed)
-        rule = _rule(if_exists, checksum, below, made)
-        self._connections.demand_open()
-
-        async def run(ended: BatchQueue[Downloaded]) -> None:
-            await self._transfers.download_all(taken, rule, progress, ended)
-
-        async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as outcomes:
-            async for one in outcomes:
-                yield one
-        if failed:
-            raise failed[0]
-
-    async def download_known(
-        self,
-        entry: FileInfo,
-        dest: Path,
-        progress: OnProgress | None,
-        *,
-        if_exists: IfExistsWord = "keep",
-        span: tuple[int, int] | None = None,
-        priority: str = "normal",
-    ) -> Receipt:
-        """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
-        rule, rank = _rule(if_exists), priority_of(priority)
-        place = self.destination(entry.filename, dest, rule)
-        return await self._transfers.downloads.file(
-            entry.filename, place, rule, span, progress, file_item(entry), rank
-        )
-
-    def destination(self, name: str, path: Path, rule: Rule = ANY_RULE) -> Destination:
-        """Where the file ``name`` of the server goes, and what is called there that is in progress of it.
-
-        Raises:
-            NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
-            NotPermitted: ``path`` names no file.
-        """
-        return self._transfers.destination(name, path, rule)
-
-    # ---- questions --------------------------------------------------------------------------------------------
-
-    async def listing(
-        self,
-        folder: str = "",
-        *,
-        recursive: bool = False,
-        on_left_out: Callable[[LeftOut], None] | None = None,
-    ) -> AsyncGenerator[FileInfo, None]:
-        """The entries of a folder on the server, in byte order of their names; with ``recursive`` all below it.
-
-        Args:
-            folder: "" is the whole served folder.
-            recursive: also what is in its folders.
-            on_left_out: called, between entries, with what the server passed over: links, special files, names that cannot
-                travel, what it cannot read. Servers of older versions do not say.
-
-        Raises:
-            UnknownFile: there is no such folder.
-            ConnectionLost: see ``upload``.
-        """
-        told = None if on_left_out is None else lambda group: on_left_out(left_out(group))
-        listed = list_files(self._connections, folder.strip("/"), recursive=recursive, on_left_out=told)
-        async with aclosing(listed) as items:
-            async for item in items:
-                yield file_info(item)
-
-    async def stat(self, name: str, *, b3sum: bool = False) -> FileInfo:
-        """One file or folder; with ``b3sum`` the server computes the file's BLAKE3 if it does not know it yet.
-
-        Raises:
-            UnknownFile: there is none of that name.
-        """
-        return file_info(await stat_item(self._connections, name, b3sum=b3sum))
-
-    async def uploads(self) -> AsyncGenerator[UploadInfo, None]:
-        """The unfinished uploads on the server."""
-        async with aclosing(list_uploads(self._connections)) as items:
-            async for item in items:
-                yield upload_info(item)
-
-    async def remove(self, name: str, *, recursive: bool = False) -> None:
-        """Remove a file or folder from the server.
-
-        Raises:
-            UnknownFile: there is none of that name.
-            NotEmpty: a folder with something in it, without ``recursive``.
-        """
-        await ask(
-            self._connections, Remove(kind=RemoveKind.FILE, filename=name.strip("/"), recursive=recursive)
-        )
-
-    async def receipts(
-        self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
-    ) -> dict[bytes, ReceiptItem]:
-        """Which of these uploads are committed, and still what was committed; None: whatever was wanted of a taken name."""
-        return await self._transfers.receipts(sourceids, if_exists)
-
-    async def learn_earlier_uploads(self) -> None:
-        """Find out which uploads an earlier version of this installation has left unfinished, if there may be some.
-
-        Before this, ``sourceid_of`` does not know them. Raises ConnectionLost; cancellation: the next call asks again.
-        """
-        await self._transfers.learn_earlier_uploads()
-
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
-        """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
-        return self._transfers.sourceid_of(path, name, facts, again)
-
-    def close(self) -> None:
-        """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
-        self._connections.close()
-
-    async def keep_connected(self) -> None:
-        """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
-
-        Raises:
-            ConnectionLost: the server could not be reached for as long as the client was told to try.
-
-        Cancellation: the connection stays until the client ends.
-        """
-        await self._connections.keep_connected()
-
-    def network_changed(self) -> None:
-        """Tell that this machine has another address or another network.
-
-        What runs comes back at once, instead of waiting for an answer that cannot come; what was learned of the old
-        network is forgotten.
-        """
-        self._connections.network_changed()
-
-    def use_token(self, token: str) -> None:
-        """Come in with a newer token of the same principal from now on, without connecting anew (spec: BP1-AUT-013)."""
-        self._connections.use_token(token)
-
-    async def connection(self, index: int = 0) -> Connection:
-        """A live connection, made now if there is none.
-
-        Raises:
-            ConnectionLost: the server cannot be reached.
-        """
-        return await self._connections.connection(index)
+__all__ = ["Client", "connect", "connect_with", "discard_download"]
 
 
 @asynccontextmanager
-async def connect_with(
-    dial: Dial, server: str, open_part_file: OpenPartFile, config: ClientConfig = DEFAULTS
+async def connect(
+    url: str,
+    *,
+    connections: int = 1,
+    retry_for_s: float | None = None,
+    mobile: bool = False,
+    on_line: OnLine | None = None,
+    token: str | None = None,
+    trust: Trust | None = None,
+    insecure: bool = False,
+    on_principal: OnPrincipal | None = None,
+    log: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Client]:
-    """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
-    async with background_tasks() as nursery:
-        if config.recorder is not None:
-            nursery.start_soon(config.recorder.run)
-        client = Client(dial, server, nursery, open_part_file, config)
-        try:
+    """Give a client of the server at ``url``; it connects when first needed, and its connections close at the end.
+
+    Args:
+        url: ``bp://HOST[:PORT]``, or ``bps://HOST[:PORT]`` for TLS.
+        connections: the number of connections for a big file, at least 1.
+        retry_for_s: for how many seconds without progress to reconnect and resume; None: two minutes, but only if the
+            server could be reached before.
+        mobile: let an idle connection be silent for as long as this network allows, so that a phone's radio can sleep;
+            otherwise PING is sent every 15 s.
+        on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, to show them.
+        token: the credential to authenticate with.
+        trust: how to check the server of a ``bps://`` address; None: by the authorities of this machine.
+        insecure: send ``token`` to another machine even without TLS, where everyone on the way can read it.
+        on_principal: called with the principal that the server has recognised.
+        log: a file to overwrite with what happens on the connections, for ``blockproto explain``; it contains names and
+            sizes of files, never contents or credentials.
+
+    After the end of the ``async with`` the client raises LocalProtocolError.
+
+    Raises:
+        ValueError: ``url`` is not of that form.
+        NotPermitted: ``token`` would be sent without TLS (BP1-TLS-006).
+        OSError: ``log`` cannot be written.
+
+    Cancellation: the connections are closed; what was acknowledged is kept.
+    """
+    dial, server = _dial(url, token, trust, insecure)
+    with _recorder(log, server) as recorder, _local_files() as files:
+        async with connect_with(
+            dial,
+            server,
+            _open_part_file,
+            ClientConfig(
+                connections=connections,
+                retry_for_s=retry_for_s,
+                mobile=mobile,
+                on_line=on_line,
+                authenticator=Authenticator(token, on_principal),
+                open_downloads=_open_downloads,
+                files=files,
+                open_memory=_open_memory,
+                earlier_uploads=may_have_earlier_uploads(),
+                recorder=recorder,
+            ),
+        ) as client:
             yield client
-        finally:
-            client.close()
-            await client._transfers.digests.close()
 
 
-def _rule(
-    if_exists: str,
-    checksum: bool = False,
-    below: Path | None = None,
-    made: set[tuple[int, int]] | None = None,
-) -> Rule:
-    return Rule(if_exists_of(if_exists), checksum, below, set() if made is None else made)
+def _dial(url: str, token: str | None, trust: Trust | None, insecure: bool) -> tuple[Dial, str]:
+    """How to dial ``url``, and the name of the server; raises as ``connect``."""
+    if url.startswith("bps:"):
+        from .client_side.trust import tls_dial
+
+        return tls_dial(url, trust)
+    dial, server = tcp_dial(url)
+    if token is not None and not insecure and not is_loopback(server.rpartition(":")[0].strip("[]")):
+        raise NotPermitted(f"a token for {server} can be read on the way: use bps://, or say insecure=True")
+    return dial, server
 
 
-def _joined(folder: str, name: str) -> str:
-    folder = folder.strip("/")
-    return f"{folder}/{name}" if folder else name
+@contextmanager
+def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recorder | None]:
+    """The recorder of ``log``, if that is given."""
+    if log is None:
+        yield None
+        return
+    from .observability.recorder import Recorder
+
+    with open(log, "w", encoding="utf-8", errors="backslashreplace") as file:
+        yield Recorder(file, server=server)
 
 
-def _id_from_hex(text: str) -> bytes:
-    raw = bytes.fromhex(text)
-    if len(raw) != 16:
-        raise ValueError(f"{text!r} is not a sourceid: it has 32 hex digits")
-    return raw
+def discard_download(client: Client, name: str, dest: Path) -> None:
+    """Remove what an unfinished ``client.download(name, dest)`` left beside it; harmless if there is nothing. Blocking.
+
+    Raises:
+        StoreInUse: that download is running.
+        StoreFailed, NotPermitted: it cannot be removed.
+    """
+    from .store.part_file.store import PartFileStore
+
+    store = PartFileStore(client.destination(name, dest))
+    try:
+        begun = store.begun()
+        if begun is not None:
+            store.decide([Discard(begun[0])])
+    finally:
+        store.close()
+
+
+def _open_part_file(dest: Destination, first: int) -> UploadStore:
+    from .store.part_file.store import PartFileStore
+
+    return PartFileStore(dest, first=first)
+
+
+def _open_memory(secret: bytes) -> DigestCache:
+    from .client_side.digest_cache import DigestCache
+
+    return DigestCache(state_folder() / "digests.sqlite3", secret)
+
+
+def _open_downloads() -> DownloadStore:
+    """The store of small downloads. Imports here what big ones need, too: later there may be no descriptor for that."""
+    from .store.part_file import store  # noqa: F401
+    from .store.part_file.brief_downloads import BriefDownloads
+
+    return BriefDownloads()
+
+
+@contextmanager
+def _local_files() -> Iterator[LocalFiles]:
+    from .store.part_file.local_files import FolderFiles
+
+    files = FolderFiles()
+    try:
+        yield files
+    finally:
+        files.close()

@@ -1,436 +1,209 @@
-"""The server: accept connections, hand each stream to its handler, and stop gracefully.
-
-    listener → acceptor, with a handshake slot, until enough has come → detect
-        → Connection → first message of a stream
-        → AuthHandler · UploadReceiver · BriefReceiver · FilesReceiver · ServedFetch · ServedBrief · RequestHandler
-        → DialectConnection → a dialect, if one is enabled
-
-One committer serves all connections. To stop (``Server.stop``): no new connections, GOAWAY to all, at most ``GRACE_S`` for
-what is under way; then prefixes of unfinished blocks are recorded and everything queued is made durable.
-
-Spec: BP1-END, BP1-DIA; the rest is in the modules above.
-"""
+"""The server: ``serve`` opens a folder's store and the listeners, and runs ``Server`` between them."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
+import resource
 import socket
-import ssl
-from collections import Counter
-from collections.abc import Coroutine, Sequence
-from dataclasses import replace
-from functools import partial
+import sys
+from collections.abc import AsyncIterable, Callable, Collection, Sequence
+from pathlib import Path
 
 import trio
 
-from .connection.connection import GREETING_S, AcceptStream, Connection, StreamHandler
-from .connection.endpoint import Endpoint, SocketEndpoint, endpoint_of
+from .common.names import RESERVED
 from .connection.unexpected_errors import unexpected
-from .dialects import Dialect
-from .dialects.dialect_connection import DialectConnection
-from .errors import (
-    BlockprotoError,
-    Code,
-    ConnectionLost,
-    GoingAway,
-    StoreFailed,
-    Unauthenticated,
-    Unsupported,
-)
-from .identity.auth_policy import DENY_ALL, WANTS_TLS, AuthPolicy
-from .identity.connection_auth import AuthHandler, ConnectionAuth
-from .identity.principals import Register
-from .identity.realm import ANONYMOUS
-from .observability.observed import observed_endpoint, observed_session
-from .observability.observer import CURRENT_CONNECTION, NULL_OBSERVER, ConnectionLabel, Load, Observer
-from .protocol.session import Limits, Side
-from .serving.acceptor import Acceptor, PendingSocket
-from .serving.connection_limits import CONNECTIONS_EACH, ConnectionLimits
-from .serving.detect import DetectedConnection, detect
-from .serving.detect_rules import Detection
-from .serving.handlers.brief_fetch import BriefFetches, ServedBrief, is_brief
-from .serving.handlers.fetch import ServedFetch
-from .serving.handlers.requests import RequestHandler
-from .serving.handshake_slots import SLOTS, HandshakeSlots, Slot
-from .serving.pending_requests import PendingRequests
-from .serving.task_guard import TaskGuard, out_of_memory
-from .store import FileStore
-from .transfer.brief_receiver import BriefReceiver
-from .transfer.engine import FileEngine
-from .transfer.file_service import FileService, FileWriter
-from .transfer.files_receiver import FilesReceiver
+from .dialects.registry import dialects_of
+from .errors import BlockprotoError, NotPermitted
+from .identity.loopback import is_loopback
+from .identity.principals import scopes_of
+from .identity.server_auth import AuthOptions, ServerAuth, open_server_auth
+from .observability.observer import NULL_OBSERVER, Observer
+from .serving.config import ServerConfig
+from .serving.connection_limits import connections_for
+from .serving.handshake_slots import scarcity_of, slots_for
+from .serving.server import Server
+from .store.local.store import LocalStore
 from .transfer.hooks import CommitHooks
-from .transfer.receiver import UploadReceiver
-from .wire import FEATURE_FILES, FEATURE_IF_EXISTS, Auth, Block, Fetch, Files, List, Message, Open, Remove
+from .transfer.threads import run_in_thread
 
-GRACE_S = 2.0
-RETRY_AFTER_MS = 500
-ACCEPT_AGAIN_S = 1.0
-"""How long a listener pauses after an unexpected error."""
+__all__ = ["Server", "serve", "serve_folder"]
 
 log = logging.getLogger(__name__)
 
+FINDINGS_TOLD_MAX = 20
+"""The most lines a start logs about what it found."""
 
-class Server:
-    """Serves one store to any number of connections.
+
+async def serve(
+    folder: str | os.PathLike[str],
+    *,
+    listen: tuple[str, int] = ("127.0.0.1", 7878),
+    sockets: Sequence[socket.socket] = (),
+    state: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    anonymous: Collection[str] | None = None,
+    anonymous_quota: int | None = None,
+    dialects: Collection[str] = (),
+    on_server_auth: Callable[[ServerAuth], None] | None = None,
+    reloads: AsyncIterable[object] | None = None,
+    observer: Observer = NULL_OBSERVER,
+    hooks: CommitHooks | None = None,
+    portable_names: bool = False,
+    connections_each: int | None = None,
+    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve ``folder`` until cancelled; started with the list of (host, port) it listens on.
 
     Args:
-        store: what is served; closed by ``run``.
-        limits: for HELLO; None: the defaults.
-        policy: who may connect; None: everyone, anonymously.
-        dialects: also answered on the same port.
-        tls: certificate and key; None: TLS is not answered.
-        places: the number of handshake slots.
-        connections_each: how many connections one principal, or without a token one address, may have.
-        files: whether FILES is answered (BP1-FIL-001).
-        observer: hears what happens.
-        hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
+        folder: what is served; partials and ledger are in its ``.blockproto``.
+        listen: host and port; port 0 picks a free one.
+        sockets: listening TCP sockets to use instead; owned from now on. Their addresses decide who may connect.
+        state: keep partials and ledger there instead.
+        insecure: let other machines connect without TLS.
+        certificate: PEM files of a certificate and its key instead of the server's own.
+        anonymous: what is allowed without a token, of "read" and "write". None: everything on loopback (or with
+            ``insecure``) until the first token is made, then nothing; the clients of dialects need "write".
+        anonymous_quota: bytes of the whole folder above which nothing is added without a token; or None.
+        dialects: names of older wire formats to answer on the same port: "sourceid", "struct82" (spec/dialects.md).
+        on_server_auth: called with who may connect and how, before anyone can.
+        reloads: each item lets the server read tokens and certificate again.
+        observer: hears what the server does, for metrics and logs (``blockproto.observability.observer``).
+        hooks: have to agree before a file gets its name, and hear of it afterwards (``blockproto.transfer.hooks``).
+        portable_names: take only names that Windows and macOS can keep as well, and none that differs only in case or
+            normalisation from an existing one.
+        connections_each: how many connections one principal (of those without a token: one address) may have, at least 1,
+            at most half of the descriptors; None: 4,096.
+        task_status: Trio's.
+
+    Raises:
+        ValueError: there is no such dialect.
+        NotPermitted: the folder cannot be served, a certificate or the list of tokens cannot be used, or ``listen`` and
+            ``dialects`` need ``insecure``.
+        StoreInUse: another server has it.
+        StoreFailed: the disk reported an error.
+        OSError: the address cannot be listened on.
+
+    Cancellation: clients are told, what was received is made durable, then this ends.
     """
+    config = ServerConfig(
+        folder=Path(folder),
+        listen=listen,
+        sockets=sockets,
+        state=None if state is None else Path(state),
+        auth=_auth_options(insecure, certificate, anonymous, anonymous_quota),
+        dialects=tuple(dialects),
+        portable_names=portable_names,
+        connections_each=connections_each,
+        observer=observer,
+        hooks=hooks,
+        on_server_auth=on_server_auth,
+        reloads=reloads,
+    )
+    await serve_folder(config, task_status=task_status)
 
-    def __init__(
-        self,
-        store: FileStore,
-        *,
-        limits: Limits | None = None,
-        policy: AuthPolicy | None = None,
-        dialects: Sequence[Dialect] = (),
-        tls: ssl.SSLContext | None = None,
-        places: int = SLOTS,
-        connections_each: int = CONNECTIONS_EACH,
-        files: bool = False,
-        observer: Observer = NULL_OBSERVER,
-        hooks: CommitHooks | None = None,
-    ) -> None:
-        self.engine = FileEngine(store, self._fail, observer=observer, hooks=hooks)
-        self._observer = observer
-        self._hooks = observer.hooks()
-        self._numbers = itertools.count(1)
-        self.policy = policy or AuthPolicy()
-        self.engine.hold(self.policy.anonymous or ANONYMOUS)
-        self._features = FEATURE_IF_EXISTS | (FEATURE_FILES if files else 0)
-        self._limits = replace(
-            limits or Limits(agent="blockproto"), features=self.policy.features | self._features
+
+def _auth_options(
+    insecure: bool,
+    certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None,
+    anonymous: Collection[str] | None,
+    anonymous_quota: int | None,
+) -> AuthOptions:
+    """What was said of who may come in."""
+    chain, key = (None, None) if certificate is None else map(Path, certificate)
+    scopes = None if anonymous is None else scopes_of(anonymous)
+    return AuthOptions(insecure, chain, key, scopes, anonymous_quota)
+
+
+async def serve_folder(
+    config: ServerConfig,
+    *,
+    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a folder until cancelled; raises, and leaves things at cancellation, as ``serve``."""
+    host, folder, state = config.host, config.folder, config.state
+    if config.dialects and not config.auth.insecure and not is_loopback(host):
+        raise NotPermitted(
+            f"{host} lets other machines in, and dialects can neither encrypt nor ask who is there: pass insecure=True if "
+            "you accept that"
         )
-        self._dialects = tuple(dialects)
-        self._tls = tls
-        self._connections: dict[Connection | DialectConnection, str] = {}  # by kind; oldest first
-        self._connection_auths: dict[Connection, ConnectionAuth] = {}
-        self._dialect_connections: dict[DialectConnection, ConnectionAuth] = {}
-        self._unknown: dict[Connection, trio.Event] = {}  # set when it is identified
-        self._slots = HandshakeSlots(places)
-        self._connection_limits = ConnectionLimits(connections_each)
-        self._stopping = trio.Event()
-        self._stopped = False
-        self._failure: StoreFailed | None = None
-        self._nursery: trio.Nursery | None = None
-        self._started = trio.Event()
-
-    async def run(
-        self,
-        listeners: Sequence[trio.SocketListener] = (),
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Serve until ``stop`` or cancellation; then stop gracefully and close the store.
-
-        Raises:
-            StoreFailed: the disk reported an error; every client was told, and nothing was acknowledged after it.
-
-        Cancellation: prefixes of unfinished blocks are recorded and what was received is made durable before this returns.
-        """
-        async with trio.open_nursery() as watching:
-            watching.start_soon(self._stop_when_cancelled)
+    spoken = dialects_of(config.dialects)
+    files = _raise_file_limit()
+    if (scarcity := scarcity_of(files)) is not None:
+        log.warning("%s", scarcity, extra={"event": "few descriptors"})
+    each = connections_for(files, config.connections_each)
+    listeners = await _listeners(config.listen, config.sockets)
+    try:
+        store = await run_in_thread(
+            lambda: LocalStore.open(folder, state=state, portable=config.portable_names)
+        )
+        try:
+            _tell_findings(store.findings)
+            server_auth = await run_in_thread(
+                lambda: open_server_auth(state or folder / RESERVED, host, config.auth)
+            )
+            if config.on_server_auth is not None:
+                config.on_server_auth(server_auth)
+        except BaseException:
+            store.close()
+            raise
+        server = Server(
+            store,
+            policy=server_auth.policy,
+            dialects=spoken,
+            tls=server_auth.tls,
+            places=slots_for(files),
+            connections_each=each,
+            observer=config.observer,
+            hooks=config.hooks,
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.run, listeners)
+            if config.reloads is not None:
+                nursery.start_soon(_reload, server, server_auth, config.reloads)
+            task_status.started([listener.socket.getsockname()[:2] for listener in listeners])
+    finally:
+        for listener in listeners:
             with trio.CancelScope(shield=True):
-                await self._serve(listeners, task_status)
-            watching.cancel_scope.cancel()
-        if self._failure is not None:
-            raise StoreFailed(f"the store failed and the server left: {self._failure}") from self._failure
+                await listener.aclose()
 
-    async def _serve(
-        self, listeners: Sequence[trio.SocketListener], task_status: trio.TaskStatus[None]
-    ) -> None:
+
+def _tell_findings(findings: Sequence[str]) -> None:
+    """Say what the start found; ``blockproto check`` shows the losses again, all of them."""
+    for finding in findings[:FINDINGS_TOLD_MAX]:
+        log.warning("%s", finding, extra={"event": "found at the start"})
+    if len(findings) > FINDINGS_TOLD_MAX:
+        log.warning(
+            "%d more of that kind: `blockproto check` shows them when the server has stopped",
+            len(findings) - FINDINGS_TOLD_MAX,
+            extra={"event": "found at the start"},
+        )
+
+
+async def _listeners(listen: tuple[str, int], sockets: Sequence[socket.socket]) -> list[trio.SocketListener]:
+    if sockets:
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    host, port = listen
+    return await trio.open_tcp_listeners(port, host=host)
+
+
+async def _reload(server: Server, server_auth: ServerAuth, reloads: AsyncIterable[object]) -> None:
+    """Use what tokens and certificate are now, each time ``reloads`` says so."""
+    async for _ in reloads:
         try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self.engine.run)
-                async with trio.open_nursery() as accepting:
-                    for listener in listeners:
-                        accepting.start_soon(self._accept_from, listener)
-                    self._started.set()
-                    self._observer.serving(self.load)
-                    task_status.started()
-                    await self._stopping.wait()
-                    accepting.cancel_scope.cancel()
-                await self._leave()
-                nursery.cancel_scope.cancel()
-        finally:
-            await self.engine.close()
-
-    async def _stop_when_cancelled(self) -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.stop()
-
-    def _fail(self, failure: StoreFailed) -> None:
-        """Tell all clients that the disk has failed, and stop."""
-        log.error("the store failed: %s", failure, extra={"event": "store failed"})
-        self._failure = self._failure or failure
-        self.stop()
-
-    def use_register(self, register: Register) -> None:
-        """Use the tokens of ``register`` from now on.
-
-        Connections with a revoked token end (BP1-AUT-009), and so do those without a token if one is needed now
-        (BP1-AUT-014, BP1-DIA-020).
-        """
-        self.policy.use_register(register)
-        self._limits = replace(self._limits, features=self.policy.features | self._features)
-        for connection, connection_auth in self._connection_auths.items():
-            if connection_auth.revoked:
-                connection.end_with(Unauthenticated("the credential was revoked"))
-            elif connection_auth.shut_out:
-                connection.end_with(Unauthenticated("this server wants a token now: say who you are"))
-        for dialect_connection, connection_auth in self._dialect_connections.items():
-            if connection_auth.shut_out:
-                dialect_connection.end_with(
-                    Unauthenticated("this server wants a token now, and dialects have none")
-                )
-
-    def load(self) -> Load:
-        """The load at this moment."""
-        kinds = Counter({"native": 0, "tls": 0} | {dialect.name: 0 for dialect in self._dialects})
-        kinds.update(self._connections.values())
-        return self.engine.load(kinds)
-
-    def stop(self) -> None:
-        """Begin to stop; ``run`` returns when everything is durable."""
-        self._stopping.set()
-
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one connection over any Trio stream, to its end; ``run`` must be running. Cancellation: it is closed."""
-        await self._started.wait()
-        await self.serve_endpoint(endpoint_of(stream))
-
-    async def serve_endpoint(self, endpoint: Endpoint) -> None:
-        """Serve one connection to its end. Cancellation: it is closed."""
-        scope = trio.CancelScope()
-        place = self._slots.take(endpoint.host, scope.cancel)
-        await self._serve_pending(endpoint, place, scope, trio.current_time())
-
-    def _let_in(self, pending: PendingSocket) -> None:
-        """Serve a connection that is ready."""
-        assert self._nursery is not None
-        assert pending.place is not None
-        scope = trio.CancelScope()
-        pending.place.go = scope.cancel
-        endpoint, begun_at = SocketEndpoint(pending.sock), pending.until - GREETING_S
-        self._nursery.start_soon(self._serve_pending, endpoint, pending.place, scope, begun_at)
-
-    async def _serve_pending(
-        self, endpoint: Endpoint, place: Slot, scope: trio.CancelScope, begun_at: float
-    ) -> None:
-        """Serve one connection that has a slot; an error ends it, and no other."""
-        CURRENT_CONNECTION.set(ConnectionLabel(next(self._numbers), endpoint.peer))
-        endpoint = observed_endpoint(endpoint, self._hooks)
-        try:
-            with scope:
-                detected = await self._detect(endpoint, begun_at + GREETING_S)
-            sent_away = scope.cancel_called
-            del scope  # not kept in memory for the life of the connection
-            if sent_away or detected is None:
-                await endpoint.aclose()
-            elif isinstance(detected.spoken, Detection):
-                await self._converse(detected, place, begun_at)
-            else:
-                await self._serve_dialect(detected, detected.spoken, place, begun_at)
-        except* MemoryError:
-            out_of_memory(endpoint.peer)
-            with trio.CancelScope(shield=True):
-                await endpoint.aclose()
-        except* Exception as group:
-            unexpected(f"the connection to {endpoint.peer}", group)
-            with trio.CancelScope(shield=True):
-                await endpoint.aclose()
-        finally:
-            place.leave()
-
-    async def _detect(self, endpoint: Endpoint, until: float) -> DetectedConnection | None:
-        """Find out who speaks."""
-        new_session = partial(observed_session, Side.SERVER, self._limits, self._hooks)
-        return await detect(endpoint, new_session, self._dialects, self._tls, until)
-
-    async def _serve_dialect(
-        self, detected: DetectedConnection, dialect: Dialect, place: Slot, begun_at: float
-    ) -> None:
-        """Serve a connection that speaks a dialect, as the anonymous principal."""
-        connection_auth = self._admission_for(detected)
-        writer: FileWriter | BlockprotoError
-        try:
-            writer = FileService(self.engine, connection_auth.speaking_dialect()).writer()
+            server.use_register(await run_in_thread(server_auth.reload))
+            log.info("tokens and certificate were read anew", extra={"event": "read anew"})
         except BlockprotoError as exc:
-            writer = exc
-        dialect_connection = DialectConnection(
-            dialect,
-            detected.endpoint,
-            detected.first,
-            writer,
-            begun_at,
-        )
-        refusal = dialect_connection.refusal
-        if refusal is None:
-            place.leave()
-            self._count(dialect_connection, connection_auth)
-        else:
-            facts = {"dialect": dialect.name, "code": refusal.code.name, "text": str(refusal)}
-            extra = {"event": "not let in", "facts": facts}
-            log.warning("%s was not let in: %s", detected.endpoint.peer, refusal, extra=extra)
-            place.go = dialect_connection.close
-        self._dialect_connections[dialect_connection] = connection_auth
-        try:
-            await self._serve_until_ended(dialect_connection, dialect_connection.run(), dialect.name)
-        finally:
-            del self._dialect_connections[dialect_connection]
-            self._connection_limits.leave(dialect_connection)
+            log.error("nothing was changed: %s", exc, extra={"event": "not read anew"})
+        except Exception as exc:
+            unexpected("reading tokens and certificate anew", exc)
 
-    def _admission_for(self, detected: DetectedConnection) -> ConnectionAuth:
-        open_to_all = detected.secured or self.policy.plaintext_for(detected.endpoint.host)
-        return ConnectionAuth(self.policy if open_to_all else DENY_ALL)
 
-    async def _converse(self, detected: DetectedConnection, place: Slot, begun_at: float) -> None:
-        """Serve a native connection."""
-        assert self._nursery is not None
-        connection_auth = self._admission_for(detected)
-        connection = Connection(
-            detected.endpoint, detected.session, accept=self._acceptor(self._nursery, connection_auth)
-        )
-        place.go = connection.close
-        self._connection_auths[connection] = connection_auth
-        guard = TaskGuard(self._nursery, connection)
-        guard.start_soon(self._see_in, connection, connection_auth, place, begun_at)
-        try:
-            kind = "tls" if detected.secured else "native"
-            await self._serve_until_ended(connection, connection.run(detected.received, begun_at), kind)
-        finally:
-            del self._connection_auths[connection]
-            self._connection_limits.leave(connection)
-            self._tell_admitted(connection)
-
-    def _admit(self, connection: Connection, connection_auth: ConnectionAuth) -> None:
-        self._tell_admitted(connection)
-        self.engine.hold(connection_auth.realm)
-        self._count(connection, connection_auth)
-
-    def _count(self, connection: Connection | DialectConnection, connection_auth: ConnectionAuth) -> None:
-        """Count a connection of any protocol among those of its principal (BP1-PRN-009)."""
-        self._connection_limits.join(connection_auth.principal, connection.endpoint.host, connection)
-
-    def _tell_admitted(self, connection: Connection) -> None:
-        waiting = self._unknown.get(connection)
-        if waiting is not None:
-            waiting.set()
-
-    async def _see_in(
-        self, connection: Connection, connection_auth: ConnectionAuth, place: Slot, begun_at: float
-    ) -> None:
-        """End a connection that does not identify itself in time (BP1-AUT-010); free the slot of one that does."""
-        await connection.greeted.wait()
-        if connection_auth.policy is DENY_ALL:
-            connection.end_with(Unauthenticated(WANTS_TLS))
-            return
-        if not connection_auth.admitted and connection.lost is None:
-            admitted = self._unknown[connection] = trio.Event()
-            with trio.move_on_at(begun_at + GREETING_S) as waiting:
-                await admitted.wait()
-            del self._unknown[connection]
-            if waiting.cancelled_caught:
-                connection.end_with(ConnectionLost("nobody has said who is asking"))
-                return
-        place.leave()
-        if connection in self._connection_auths:  # else it has ended meanwhile
-            self._count(connection, connection_auth)
-
-    async def _serve_until_ended(
-        self,
-        connection: Connection | DialectConnection,
-        ended: Coroutine[object, object, BlockprotoError],
-        kind: str,
-    ) -> None:
-        self._connections[connection] = kind
-        self._observer.came(kind)
-        if self._stopped:
-            connection.close(GoingAway())
-        try:
-            reason = await ended
-            if isinstance(reason, StoreFailed):
-                self._fail(reason)
-            extra = {"event": "connection ended", "facts": {"why": str(reason)}}
-            log.debug("%s: %s", connection.endpoint.peer, reason, extra=extra)
-        finally:
-            self._connections.pop(connection, None)
-
-    def _acceptor(self, nursery: trio.Nursery, connection_auth: ConnectionAuth) -> AcceptStream:
-        briefs: BriefFetches | None = None
-        answers: PendingRequests | None = None
-        service: FileService | None = None
-
-        def accept(connection: Connection, stream: int, message: Message) -> StreamHandler:
-            nonlocal briefs, answers, service
-            if self._stopping.is_set():
-                raise GoingAway(retry_after_ms=RETRY_AFTER_MS)
-            if isinstance(message, Auth):
-                if self.policy.register is None:
-                    raise Unsupported("this server knows no principals")
-                return AuthHandler(connection, stream, connection_auth, self._admit)
-            realm = connection_auth.requesting()
-            if service is None or service.realm is not realm:
-                service = FileService(self.engine, realm)
-            if isinstance(message, Open):
-                return UploadReceiver(connection, stream, service.writer())
-            if isinstance(message, Block):
-                return BriefReceiver(connection, stream, service.writer())
-            if isinstance(message, Files):
-                return FilesReceiver(connection, stream, service.writer())
-            if isinstance(message, Fetch) and is_brief(message):
-                reader = service.reader()
-                briefs = briefs or BriefFetches(connection, TaskGuard(nursery, connection), reader.disk)
-                return ServedBrief(briefs, stream, reader)
-            guard = TaskGuard(nursery, connection, stream)
-            if isinstance(message, Fetch):
-                return ServedFetch(connection, stream, guard, service.reader())
-            assert isinstance(message, List | Remove)
-            answers = answers or PendingRequests(guard)
-            return RequestHandler(connection, stream, answers, service, message)
-
-        return accept
-
-    async def _accept_from(self, listener: trio.SocketListener) -> None:
-        async with listener:
-            while True:
-                try:
-                    with socket.socket(fileno=os.dup(listener.socket.fileno())) as sock:
-                        await Acceptor(sock, self._slots, self._dialects, self._let_in).run()
-                except* Exception as group:
-                    unexpected("accepting connections for a second", group)
-                await trio.sleep(ACCEPT_AGAIN_S)
-
-    async def _leave(self) -> None:
-        self._slots.close()
-        connections = tuple(self._connections)
-        for connection in connections:
-            if self._failure is not None:
-                connection.end_with(self._failure)
-            else:
-                connection.say_goodbye(
-                    Code.GOING_AWAY, grace_ms=int(GRACE_S * 1000), retry_after_ms=RETRY_AFTER_MS
-                )
-        with trio.move_on_after(GRACE_S):
-            for connection in connections:
-                await connection.finished.wait()
-        self._stopped = True
-        for connection in tuple(self._connections):
-            connection.close(GoingAway())
-            await connection.finished.wait()
-        await self.engine.drain()
+def _raise_file_limit() -> int:
+    """Allow as many open files as the system lets us have, and say how many: each connection and big upload takes one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard

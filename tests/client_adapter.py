@@ -18,9 +18,8 @@ from typing import Any
 
 import trio
 
-from blockproto.api import _dial, _local_files, _open_downloads, _open_part_file
 from blockproto.cli.output import leaves_of
-from blockproto.client import Client, connect_with
+from blockproto.client import Client, _dial, _local_files, _open_downloads, _open_part_file, connect_with
 from blockproto.client_side import resume_id
 from blockproto.client_side.authenticate import Authenticator
 from blockproto.client_side.config import ClientConfig

@@ -113,7 +113,7 @@ def _write(writer: io.RawIOBase, stdin: bytes) -> None:
 def _import_everything() -> None:
     """Whatever a command could need of the package."""
     for name in (
-        "blockproto.api",
+        "blockproto.client",
         "blockproto.server",
         "blockproto.cli",
         "blockproto.client_side",

@@ -27,7 +27,7 @@ from blockproto.dialects import Dialect
 from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.protocol.session import Limits
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.store import BlockDone, Destination, Outcome, UploadEntry, UploadStore, Work
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.hooks import CommitHooks

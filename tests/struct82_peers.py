@@ -20,7 +20,7 @@ from trio.testing import memory_stream_pair
 
 from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.dialects.struct82 import Struct82
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.store import FileStore, Work
 
 MIB = 1 << 20

@@ -18,8 +18,7 @@ from said_together import HELD, _error, _made_wrongly
 from test_said_together import nothing_unexpected
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from blockproto.api import _local_files, _open_downloads, _open_part_file
-from blockproto.client import Client, connect_with
+from blockproto.client import Client, _local_files, _open_downloads, _open_part_file, connect_with
 from blockproto.client_side.config import ClientConfig
 from blockproto.common.blocks import digest_of
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint

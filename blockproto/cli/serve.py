@@ -279,7 +279,7 @@ def _example(config: ServerConfig, server_auth: ServerAuth) -> str:
 
 
 async def _serve(config: ServerConfig) -> int:
-    from ..serving.serve_folder import serve_folder
+    from ..server import serve_folder
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is put back at the end: it never ends a server
     with trio.open_signal_receiver(signal.SIGHUP) as reloads:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ..api import discard_download
-from ..client import Client
+from ..client import Client, discard_download
 from ..client_side.walk import Found, walk
 from ..common.names import SafeName
 from ..errors import (

@@ -14,8 +14,7 @@ import trio
 from filelock import FileLock, Timeout
 from platformdirs import user_state_path
 
-from ..api import connect
-from ..client import Client
+from ..client import Client, connect
 from ..client_side.batch_queue import BatchQueue
 from ..common.names import SafeName
 from ..common.tasks import background_tasks

@@ -58,7 +58,7 @@ from blockproto.errors import (
 )
 from blockproto.protocol.session import Limits
 from blockproto.results import UploadJob
-from blockproto.server import RETRY_AFTER_MS
+from blockproto.serving.server import RETRY_AFTER_MS
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.send_source import Progress

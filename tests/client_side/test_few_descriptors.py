@@ -66,7 +66,7 @@ def test_get_with_few_descriptors(server: Server, tmp_path: Path, files: int) ->
 def test_what_downloads_need_is_imported_before_the_first() -> None:
     needed = ["part_file.store", "part_file.brief_downloads", "folder_io"]
     program = (
-        "import sys; from blockproto import api; api._open_downloads();"
+        "import sys; from blockproto import client; client._open_downloads();"
         f"print({{'blockproto.store.' + name for name in {needed}}} - {{*sys.modules}})"
     )
     ran = subprocess.run(

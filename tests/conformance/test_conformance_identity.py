@@ -33,7 +33,7 @@ from blockproto.errors import BlockprotoError, Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.certificates import own_certificate, pin_of_file, server_context
 from blockproto.observability.observer import ConnectionLabel, Hook, Observer
-from blockproto.server import Server as Served
+from blockproto.serving.server import Server as Served
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import (

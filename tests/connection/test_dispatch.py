@@ -13,12 +13,12 @@ from ends import Ends, Recorder, connected
 from peers import MIB, Sample, bytes_of, run
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto.api import connect
+from blockproto.client import connect
 from blockproto.connection.connection import DISCARD_S
 from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
 from blockproto.errors import BadFacts, Code, ConnectionLost, Scope, StoreFailed, UnexpectedMessage
 from blockproto.protocol.session import Limits
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.upload import LocalUpload
 from blockproto.transfer import slow_disk

@@ -47,7 +47,7 @@ from blockproto.identity.certificates import (
 )
 from blockproto.identity.known_servers import KnownServers
 from blockproto.identity.tokens import new_token
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.wire import PREFACE
 
 

@@ -12,7 +12,6 @@ from ends import Recorder, connected
 from peers import MIB, RawPeer, Sample, WatchedStore, bytes_of, names_in, run, serving
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto import server as servers
 from blockproto.common.blocks import digest_of
 from blockproto.common.names import SafeName
 from blockproto.connection.connection import Connection
@@ -24,12 +23,13 @@ from blockproto.dialects.struct82 import Struct82
 from blockproto.errors import Code, InternalError, LocalProtocolError, NotPermitted, Scope, StoreFailed
 from blockproto.observability.observer import Observer
 from blockproto.protocol.session import Session, Side
-from blockproto.server import ACCEPT_AGAIN_S, Server
+from blockproto.serving import server as servers
 from blockproto.serving.acceptor import Acceptor
 from blockproto.serving.detect import DetectedConnection
 from blockproto.serving.handlers.brief_fetch import BriefFetches, ServedBrief
 from blockproto.serving.handlers.fetch import ServedFetch
 from blockproto.serving.handlers.requests import RequestHandler
+from blockproto.serving.server import ACCEPT_AGAIN_S, Server
 from blockproto.store import BlockDone, Decided, Facts, Finish, Outcome, UploadKey, Work
 from blockproto.testing.memory_store import MemoryUpload
 from blockproto.transfer.brief_receiver import BriefReceiver

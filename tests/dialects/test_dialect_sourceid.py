@@ -36,7 +36,7 @@ from blockproto.dialects.sourceid import Sourceid, new_sourceid
 from blockproto.dialects.sourceid_line import LINE_LENGTH_MAX, POSITION_MAX
 from blockproto.errors import Code, StoreFailed, StoreFull
 from blockproto.identity.realm import ANONYMOUS
-from blockproto.server import GRACE_S
+from blockproto.serving.server import GRACE_S
 from blockproto.store import BlockDone, Facts, Finish, Outcome, Work
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer.file_service import FileService

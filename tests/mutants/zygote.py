@@ -141,7 +141,7 @@ def main(descriptor: int) -> None:
     import client_adapter  # noqa: F401 - everything is imported before anything is forked
 
     import blockproto.cli.serve
-    import blockproto.serving.serve_folder  # noqa: F401
+    import blockproto.server  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     asked = socket.socket(fileno=descriptor)

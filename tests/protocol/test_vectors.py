@@ -33,7 +33,7 @@ from blockproto.protocol.events import Greeted, Limits, Payload, Received, Rejec
 from blockproto.protocol.framing import FrameReader
 from blockproto.protocol.session import Session
 from blockproto.protocol.streams import TABLE, Kind, Role, State
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.testing.memory_store import MemoryStore
 
 VECTORS = Path(__file__).resolve().parents[2] / "spec" / "vectors"

@@ -14,8 +14,8 @@ from blockproto.errors import Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
-from blockproto.server import Server
 from blockproto.serving.handshake_slots import HandshakeSlots, Slot, neighbourhood, scarcity_of, slots_for
+from blockproto.serving.server import Server
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import PREFACE, Committed, Opened, Piece, Ping
 

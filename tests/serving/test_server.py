@@ -33,7 +33,7 @@ from blockproto.connection.connection import NOT_BLOCKPROTO_TEXT
 from blockproto.errors import Code, ConnectionLost, Scope, StoreFailed
 from blockproto.protocol.session import Kind, Limits
 from blockproto.protocol.streams import FIRST
-from blockproto.server import GRACE_S, RETRY_AFTER_MS, Server
+from blockproto.serving.server import GRACE_S, RETRY_AFTER_MS, Server
 from blockproto.store import BlockDone, Destination, Discard, UploadKey, Work
 from blockproto.store.rules import EXPIRY_MS
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload

@@ -9,11 +9,11 @@ from peers import RawPeer, Served, run, serving
 from test_handshake_slots import is_gone
 from trio.testing import wait_all_tasks_blocked
 
-from blockproto import server as servers
-from blockproto.server import Server
+from blockproto.serving import server as servers
 from blockproto.serving.handlers.brief_fetch import BriefFetches
 from blockproto.serving.handlers.fetch import ServedFetch
 from blockproto.serving.handlers.requests import RequestHandler
+from blockproto.serving.server import Server
 from blockproto.wire import PREFACE, Fetch, Hello, List, ListKind, Message, Ping, encode_frame
 
 quick = pytest.mark.trio(run=run)

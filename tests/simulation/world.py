@@ -15,7 +15,7 @@ import trio
 from blockproto.connection.endpoint import Endpoint
 from blockproto.errors import ConnectionLost, StoreFailed
 from blockproto.protocol.session import Event, Received, Session, Side
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.testing.chaos import How, Line, LineStream
 from blockproto.wire import Message
 

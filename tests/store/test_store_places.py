@@ -17,7 +17,7 @@ import pytest
 from partials import partials_of
 from processes import TIMEOUT_S, Process, Ran, Server, wait_until
 
-import blockproto.serving.serve_folder
+import blockproto.server
 import blockproto.store.local.publishing
 import blockproto.store.local.recovery
 from blockproto.cli.output import Status
@@ -509,8 +509,8 @@ def test_many_losses_are_a_bounded_number_of_lines(
     lose(folder, 30)
     store = LocalStore.open(folder)
     assert len(store.findings) == 30
-    blockproto.serving.serve_folder._tell_findings(store.findings)
-    assert len(caplog.records) == blockproto.serving.serve_folder.FINDINGS_TOLD_MAX + 1
+    blockproto.server._tell_findings(store.findings)
+    assert len(caplog.records) == blockproto.server.FINDINGS_TOLD_MAX + 1
     assert "10 more" in caplog.records[-1].message
     store.close()
     losses = inspect_store(folder).losses

@@ -16,7 +16,7 @@ from blockproto.common.blocks import digest_of
 from blockproto.common.names import SafeName
 from blockproto.errors import BadFacts, StoreFailed, StoreFull
 from blockproto.observability.observer import CURRENT_CONNECTION, ConnectionLabel
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.store import (
     BlockDone,
     Facts,

@@ -22,7 +22,7 @@ from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
 from blockproto.observability.logs import Log
-from blockproto.server import Server
+from blockproto.serving.server import Server
 from blockproto.store.local.finished_files import LocalReader
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
