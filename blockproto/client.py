@@ -71,7 +71,7 @@ async def connect(
     Cancellation: the connections are closed; what was acknowledged is kept.
     """
     dial, server = _dial(url, token, trust, insecure)
-    with _recorder(log, server) as recorder, _local_files() as files:
+    with _recorder(log, server) as recorder:
         async with connect_with(
             dial,
             server,
@@ -83,7 +83,7 @@ async def connect(
                 on_line=on_line,
                 authenticator=Authenticator(token, on_principal),
                 open_downloads=_open_downloads,
-                files=files,
+                open_files=_open_files,
                 open_memory=_open_memory,
                 earlier_uploads=may_have_earlier_uploads(),
                 recorder=recorder,
@@ -154,12 +154,7 @@ def _open_downloads() -> DownloadStore:
     return BriefDownloads()
 
 
-@contextmanager
-def _local_files() -> Iterator[LocalFiles]:
+def _open_files() -> LocalFiles:
     from .store.part_file.local_files import FolderFiles
 
-    files = FolderFiles()
-    try:
-        yield files
-    finally:
-        files.close()
+    return FolderFiles()

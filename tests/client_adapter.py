@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from blockproto.cli.output import leaves_of
-from blockproto.client import Client, _dial, _local_files, _open_downloads, _open_part_file, connect_with
+from blockproto.client import Client, _dial, _open_downloads, _open_files, _open_part_file, connect_with
 from blockproto.client_side import resume_id
 from blockproto.client_side.authenticate import Authenticator
 from blockproto.client_side.config import ClientConfig
@@ -189,16 +189,14 @@ async def do(job: Job) -> Answer:
     token = token_of(job)
     dial, server = dial_of(job, token)
     options: dict[str, Any] = {"tries": job["tries"]} if "tries" in job else {}
-    with _local_files() as files:
-        async with connect_with(
-            dial,
-            server,
-            _open_part_file,
-            ClientConfig(
-                open_downloads=_open_downloads, files=files, authenticator=Authenticator(token), **options
-            ),
-        ) as client:
-            return await work(client, job)
+    config = ClientConfig(
+        open_downloads=_open_downloads,
+        open_files=_open_files,
+        authenticator=Authenticator(token),
+        **options,
+    )
+    async with connect_with(dial, server, _open_part_file, config) as client:
+        return await work(client, job)
 
 
 def main(words: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from said_together import HELD, _error, _made_wrongly
 from test_said_together import nothing_unexpected
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from blockproto.client import Client, _local_files, _open_downloads, _open_part_file, connect_with
+from blockproto.client import Client, _open_downloads, _open_files, _open_part_file, connect_with
 from blockproto.client_side.config import ClientConfig
 from blockproto.common.blocks import digest_of
 from blockproto.connection.endpoint import Endpoint, StreamEndpoint
@@ -223,15 +223,14 @@ async def meet(here: Path, doing_what: str, says: tuple[str, ...]) -> None:
     with trio.fail_after(50_000):
         async with trio.open_nursery() as nursery:
             hostile = Hostile(nursery, says)
-            with _local_files() as files:
-                async with connect_with(
-                    hostile.dial,
-                    "memory",
-                    _open_part_file,
-                    ClientConfig(tries=2, open_downloads=_open_downloads, files=files),
-                ) as client:
-                    with suppress(BlockprotoError):
-                        await doing(here)[doing_what](client)
+            async with connect_with(
+                hostile.dial,
+                "memory",
+                _open_part_file,
+                ClientConfig(tries=2, open_downloads=_open_downloads, open_files=_open_files),
+            ) as client:
+                with suppress(BlockprotoError):
+                    await doing(here)[doing_what](client)
             nursery.cancel_scope.cancel()
 
 

@@ -27,7 +27,6 @@ from typing import Any
 
 import trio
 
-from ..common.names import refuse_in_progress
 from ..common.tasks import background_tasks
 from ..connection.connection import Connection
 from ..errors import BlockprotoError
@@ -49,15 +48,11 @@ from ..store import Destination, IfExists
 from ..transfer.send_source import OnProgress
 from ..wire import ReceiptItem, Remove, RemoveKind
 from .batch_queue import BatchQueue, taken_from
-from .config import ClientConfig
+from .config import ClientConfig, OpenPartFile
 from .dial import Dial
-from .download import OpenPartFile, stat_item
-from .download_many import download_jobs
-from .existing_file import ANY_RULE, Rule
-from .option_names import if_exists_of, priority_of
+from .option_names import ANY_RULE, Rule, if_exists_of, priority_of, rule_of
 from .paging import list_files, list_uploads
-from .request import ask
-from .sources import reader_of
+from .request import ask, stat_item
 from .transfers import Downloaded, Transfers, Uploaded
 
 DEFAULTS = ClientConfig()
@@ -132,13 +127,8 @@ class Client:
         """
         word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
-            reader_of(source)  # raises TypeError
-            if name is None:
-                raise ValueError("a stream has no name of its own: give one")
-            refuse_in_progress(name)
-            return await self._transfers.uploads.stream(
-                source, _joined(folder, name), word, filetype, rank, progress
-            )
+            joined = None if name is None else _joined(folder, name)
+            return await self._transfers.uploads.stream(source, joined, word, filetype, rank, progress)
         job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
         await self.learn_earlier_uploads()
         return await self._transfers.uploads.file(job, filetype, rank, checksum, progress)
@@ -221,7 +211,7 @@ class Client:
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
-        rule, rank = _rule(if_exists, checksum, below, made), priority_of(priority)
+        rule, rank = rule_of(if_exists, checksum, below, made), priority_of(priority)
         place = self.destination(name, Path(dest), rule)
         return await self._transfers.downloads.file(name, place, rule, span, progress, None, rank)
 
@@ -255,7 +245,7 @@ class Client:
 
         Cancellation: what was received is kept beside ``dest``; the same call resumes.
         """
-        item, rule = upload_item(upload), _rule(if_exists)
+        item, rule = upload_item(upload), rule_of(if_exists)
         place = self.destination(upload.filename, Path(dest), rule)
         return await self._transfers.downloads.unfinished(item, place, rule, progress, priority_of(priority))
 
@@ -287,12 +277,11 @@ class Client:
         Cancellation: as for ``download``, but of files of at most one block nothing is kept.
         """
         failed: list[Exception] = []
-        taken = download_jobs(jobs, failed)
-        rule = _rule(if_exists, checksum, below, made)
+        rule = rule_of(if_exists, checksum, below, made)
         self._connections.demand_open()
 
         async def run(ended: BatchQueue[Downloaded]) -> None:
-            await self._transfers.download_all(taken, rule, progress, ended)
+            await self._transfers.download_all(jobs, failed, rule, progress, ended)
 
         async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as outcomes:
             async for one in outcomes:
@@ -311,7 +300,7 @@ class Client:
         priority: str = "normal",
     ) -> Receipt:
         """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
-        rule, rank = _rule(if_exists), priority_of(priority)
+        rule, rank = rule_of(if_exists), priority_of(priority)
         place = self.destination(entry.filename, dest, rule)
         return await self._transfers.downloads.file(
             entry.filename, place, rule, span, progress, file_item(entry), rank
@@ -443,16 +432,7 @@ async def connect_with(
             yield client
         finally:
             client.close()
-            await client._transfers.digests.close()
-
-
-def _rule(
-    if_exists: str,
-    checksum: bool = False,
-    below: Path | None = None,
-    made: set[tuple[int, int]] | None = None,
-) -> Rule:
-    return Rule(if_exists_of(if_exists), checksum, below, set() if made is None else made)
+            await client._transfers.close()
 
 
 def _joined(folder: str, name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..store import DownloadStore, LocalFiles
+from ..store import Destination, DownloadStore, LocalFiles, UploadStore
 from .authenticate import Authenticator
 from .connections import OnLine
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ..observability.recorder import Recorder
     from .digest_cache import DigestCache
 
+OpenPartFile = Callable[[Destination, int], UploadStore]
+"""Opens the store of one download, for its destination and the position where its bytes begin."""
 OpenDownloads = Callable[[], DownloadStore]
+OpenFiles = Callable[[], LocalFiles]
 OpenMemory = Callable[[bytes], "DigestCache"]
 """Opens what is remembered of this machine's files, by the installation's secret."""
 
@@ -31,7 +34,7 @@ class ClientConfig:
         on_line: hears when the connection is lost and made again, and when a transfer goes on.
         authenticator: says who we are; None: nobody in particular.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
-        files: the finished files of this machine; None: nothing is ever there.
+        open_files: opens the finished files of this machine; None: nothing is ever there.
         open_memory: opens what is remembered of files between runs; None: nothing is.
         earlier_uploads: whether an earlier version of this installation may have left uploads unfinished.
         recorder: writes down what happens on the connections; None: nothing is written.
@@ -44,7 +47,7 @@ class ClientConfig:
     on_line: OnLine | None = None
     authenticator: Authenticator | None = None
     open_downloads: OpenDownloads | None = None
-    files: LocalFiles | None = None
+    open_files: OpenFiles | None = None
     open_memory: OpenMemory | None = None
     earlier_uploads: bool = False
     recorder: Recorder | None = None

@@ -25,30 +25,21 @@ from ..store import (
     Prefix,
     StoredFile,
     UploadKey,
-    UploadStore,
 )
 from ..transfer.engine import Engine, running
 from ..transfer.fetch_receiver import FetchReceiver
 from ..transfer.send_source import OnProgress, Progress, tell_all_done
 from ..transfer.threads import run_in_thread
-from ..wire import ZERO_ID, Fetch, FileItem, List, ListKind, Priority, UploadItem, runs_max
+from ..wire import ZERO_ID, Fetch, FileItem, Priority, UploadItem, runs_max
+from .config import OpenPartFile
 from .connections import Connections, Resumed, Retries
-from .existing_file import ExistingFileCheck, Rule
+from .existing_file import ExistingFileCheck
 from .file_digests import FileDigests
-from .request import ask
+from .option_names import Rule
+from .request import stat_item
 from .resume_id import Attempts
 
 _OTHER_SIDE = bytes(16)
-
-OpenPartFile = Callable[[Destination, int], UploadStore]
-
-
-async def stat_item(lines: Connections, name: str, *, b3sum: bool) -> FileItem:
-    """What the server knows of one file or folder."""
-    page = await ask(lines, List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
-    item = page.items[0]
-    assert isinstance(item, FileItem)
-    return item
 
 
 class Downloader:

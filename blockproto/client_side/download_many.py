@@ -57,7 +57,8 @@ from ..transfer.engine import Engine, running
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..wire import FileItem
 from .brief_download import OTHER_SIDE, BriefFetch, SmallDownload
-from .existing_file import ExistingFileCheck, Rule
+from .existing_file import ExistingFileCheck
+from .option_names import Rule
 
 UNDER_WAY_MAX = 512
 """Small files under way at once; fewer if the server allows fewer streams."""

@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,31 +31,13 @@ from ..transfer.threads import run_in_thread
 from ..wire import FileItem
 from .file_digests import FileDigests
 from .fingerprint import Fingerprint
+from .option_names import Rule
 from .regular_file import open_regular
 
 Ask = Callable[[FileItem], Awaitable[FileItem]]
 """Asks the server for what it knows of a file, its BLAKE3 included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How files are to arrive.
-
-    Attributes:
-        if_exists: what to do when the name is taken by other content.
-        checksum: compare contents also where size and time agree.
-        below: the folder behind which no symbolic link is followed on the way to a file; None: all are followed.
-        made: files (device, inode number) that nothing of this run may replace; what it makes is added.
-    """
-
-    if_exists: IfExists = IfExists.KEEP
-    checksum: bool = False
-    below: Path | None = None
-    made: set[tuple[int, int]] = field(default_factory=set)
-
-
-ANY_RULE = Rule()
-"""For what does not depend on the rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +70,9 @@ class NoFiles:
         return None
 
     def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
+        """See the port."""
+
+    def close(self) -> None:
         """See the port."""
 
 

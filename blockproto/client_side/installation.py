@@ -12,7 +12,7 @@ from ..common.names import refuse_in_progress
 from ..errors import NotPermitted
 from ..store import Destination
 from .earlier_uploads import EarlierUploads
-from .existing_file import ANY_RULE, Rule
+from .option_names import ANY_RULE, Rule
 from .resume_id import (
     another_sourceid,
     derive_earlier_sourceid,

@@ -1,8 +1,10 @@
-"""The words that callers say, and what they are on the wire."""
+"""What callers ask for in words, and what it is for the store and on the wire."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 from ..errors import Unsupported
 from ..results import IF_EXISTS
@@ -37,3 +39,34 @@ def priority_of(word: str) -> Priority:
     if word not in words:
         raise ValueError(f"priority is {word!r}: it is one of {', '.join(words)}")
     return Priority[word.upper()]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How files are to arrive.
+
+    Attributes:
+        if_exists: what to do when the name is taken by other content.
+        checksum: compare contents also where size and time agree.
+        below: the folder behind which no symbolic link is followed on the way to a file; None: all are followed.
+        made: files (device, inode number) that nothing of this run may replace; what it makes is added.
+    """
+
+    if_exists: IfExists = IfExists.KEEP
+    checksum: bool = False
+    below: Path | None = None
+    made: set[tuple[int, int]] = field(default_factory=set)
+
+
+ANY_RULE = Rule()
+"""For what does not depend on the rule."""
+
+
+def rule_of(
+    if_exists: str,
+    checksum: bool = False,
+    below: Path | None = None,
+    made: set[tuple[int, int]] | None = None,
+) -> Rule:
+    """The rule that these words make; raises ValueError."""
+    return Rule(if_exists_of(if_exists), checksum, below, set() if made is None else made)

@@ -17,7 +17,7 @@ from ..common.names import show_name
 from ..common.tasks import first_error
 from ..connection.connection import Connection, error_of
 from ..errors import BlockprotoError, ConnectionLost, RemoteProtocolError, UnexpectedMessage
-from ..wire import Error, FileItem, List, Message, Remove, Result
+from ..wire import Error, FileItem, List, ListKind, Message, Remove, Result
 from .connections import Connections
 from .stall_timeout import FIRST_S, PATIENCE_S
 
@@ -50,6 +50,14 @@ async def at_once(*works: Callable[[], Awaitable[None]]) -> None:
         if errors[1] is not None:
             raise
         raise first_error(group) from group
+
+
+async def stat_item(lines: Connections, name: str, *, b3sum: bool) -> FileItem:
+    """What the server knows of one file or folder."""
+    page = await ask(lines, List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
+    item = page.items[0]
+    assert isinstance(item, FileItem)
+    return item
 
 
 class Request:

@@ -1,41 +1,44 @@
 """The parts of one client put together: what its uploads, downloads and questions share, and how many of them run in a row.
 
-``Client`` says in words what people can ask for; this does it. It is the host that single and bulk transfers know.
+``Client`` says in words what people can ask for; this does it. It is the host that single and bulk transfers know. What only
+one direction needs is imported when the first transfer goes that way: half of a short command's time is imports.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
 from ..connection.connection import Connection
 from ..connection.keepalive import KeepAlive
 from ..errors import BlockprotoError, ConnectionLost
-from ..results import DownloadJob, Receipt, UploadJob
-from ..store import Destination, IfExists
+from ..results import DownloadJob, FileInfo, Receipt, UploadJob
+from ..store import Destination, IfExists, LocalFiles
 from ..transfer.send_source import OnProgress
 from ..wire import FileItem, List, ReceiptItem, Result
 from .batch_queue import BatchQueue
-from .config import ClientConfig
+from .config import ClientConfig, OpenPartFile
 from .connections import Connections, Retries, RetryPolicy
 from .dial import Dial
-from .download import Downloader, OpenPartFile
-from .download_many import DownloadMany, give_up
 from .earlier_uploads import EarlierUploads
-from .existing_file import ANY_RULE, ExistingFileCheck, NoFiles, Rule
 from .file_digests import FileDigests
 from .installation import Installation
+from .option_names import ANY_RULE, Rule
 from .paging import list_receipts, list_uploads
 from .request import ask_once
 from .resume_id import Attempts
-from .sources import FileSource
-from .upload import Uploader
-from .upload_many import UploadMany
-from .upload_one import SingleUploads
+
+if TYPE_CHECKING:
+    from .download import Downloader
+    from .existing_file import ExistingFileCheck
+    from .sources import FileSource
+    from .upload_one import SingleUploads
 
 RECEIPTS_MAX = 2000
 
@@ -51,8 +54,6 @@ class Transfers:
 
     Attributes:
         connections: over which everything goes.
-        uploads: sends single files.
-        downloads: fetches single files.
         digests: what the files of this machine contain.
     """
 
@@ -81,10 +82,33 @@ class Transfers:
         self.digests = FileDigests(
             None if open_memory is None else lambda: open_memory(self._installation.secret())
         )
-        attempts = Attempts()
-        self.uploads = SingleUploads(self, self.connections, Uploader(self.connections, attempts))
-        files = NoFiles() if config.files is None else config.files
-        self.downloads = Downloader(self.connections, attempts, open_part_file, files, self.digests)
+        self._attempts = Attempts()
+        self._open_part_file = open_part_file
+        self._files: LocalFiles | None = None
+
+    @cached_property
+    def uploads(self) -> SingleUploads:
+        """Sends single files."""
+        from .upload import Uploader
+        from .upload_one import SingleUploads
+
+        return SingleUploads(self, self.connections, Uploader(self.connections, self._attempts))
+
+    @cached_property
+    def downloads(self) -> Downloader:
+        """Fetches single files."""
+        from .download import Downloader
+        from .existing_file import NoFiles
+
+        open_files = self._config.open_files
+        self._files = NoFiles() if open_files is None else open_files()
+        return Downloader(self.connections, self._attempts, self._open_part_file, self._files, self.digests)
+
+    async def close(self) -> None:
+        """Let go of what is open on this machine; harmless a second time. Cancellation: waits for it."""
+        await self.digests.close()
+        if self._files is not None:
+            self._files.close()
 
     # ---- many in a row ----------------------------------------------------------------------------------------
 
@@ -96,6 +120,8 @@ class Transfers:
         ended: BatchQueue[Uploaded],
     ) -> None:
         """Upload ``jobs``; see ``Client.upload_all``. What ends goes to ``ended``."""
+        from .upload_many import UploadMany
+
         retries = Retries(self.connections)
         cut: set[bytes] = set()
 
@@ -116,12 +142,15 @@ class Transfers:
 
     async def download_all(
         self,
-        jobs: AsyncGenerator[DownloadJob, None],
+        jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]],
+        failed: list[Exception],
         rule: Rule,
         progress: OnProgress | None,
         ended: BatchQueue[Downloaded],
     ) -> None:
-        """Download ``jobs``; see ``Client.download_all``. What ends goes to ``ended``."""
+        """Download ``jobs``, see ``Client.download_all``: what ends goes to ``ended``, what ``jobs`` raise to ``failed``."""
+        from .download_many import DownloadMany, download_jobs, give_up
+
         open_downloads = self._config.open_downloads
         store = None if open_downloads is None else open_downloads()
         retries = Retries(self.connections)
@@ -132,15 +161,15 @@ class Transfers:
 
         left: Sequence[DownloadJob] | None = ()
         try:
-            async with aclosing(jobs):
+            async with aclosing(download_jobs(jobs, failed)) as taken:
                 while left is not None:
                     bulk = DownloadMany(self, store, rule, deliver, progress)
-                    left = await bulk.run(left, jobs, ended.emptied)
+                    left = await bulk.run(left, taken, ended.emptied)
                     if bulk.lost is not None and left is not None:
                         try:
                             await retries.wait(bulk.lost)
                         except BlockprotoError as exc:
-                            await give_up(left, jobs, exc, deliver, ended.emptied)
+                            await give_up(left, taken, exc, deliver, ended.emptied)
                             left = None
         finally:
             if store is not None:

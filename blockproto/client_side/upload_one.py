@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..common.blocks import BRIEF_LENGTH_MAX
-from ..common.names import SafeName
+from ..common.names import SafeName, refuse_in_progress
 from ..errors import FileExists, SourceChanged
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
@@ -22,7 +22,7 @@ from ..wire import Priority
 from .connections import Connections
 from .option_names import as_spoken, if_exists_of
 from .receipts import left_receipt
-from .sources import FileSource, filetype_of
+from .sources import FileSource, filetype_of, reader_of
 from .upload import Uploader
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
 
@@ -54,13 +54,17 @@ class SingleUploads:
     async def stream(
         self,
         source: Any,
-        name: str,
+        name: str | None,
         word: IfExists,
         filetype: str | None,
         priority: Priority,
         progress: OnProgress | None,
     ) -> Receipt:
         """Upload a stream whose end is not known; see ``Client.upload``."""
+        reader_of(source)  # raises TypeError
+        if name is None:
+            raise ValueError("a stream has no name of its own: give one")
+        refuse_in_progress(name)
         facts = Facts(SafeName.parse(name), filetype or filetype_of(name), None, None, None, word)
         spoken = await self._spoken(facts)
         receipt = await _or_left(facts, self._uploader.stream(source, spoken, progress, priority))

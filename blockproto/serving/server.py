@@ -50,9 +50,10 @@ from ..store import FileStore
 from ..transfer.brief_receiver import BriefReceiver
 from ..transfer.engine import FileEngine
 from ..transfer.file_service import FileService, FileWriter
+from ..transfer.files_receiver import FilesReceiver
 from ..transfer.hooks import CommitHooks
 from ..transfer.receiver import UploadReceiver
-from ..wire import FEATURE_IF_EXISTS, Auth, Block, Fetch, List, Message, Open, Remove
+from ..wire import FEATURE_FILES, FEATURE_IF_EXISTS, Auth, Block, Fetch, Files, List, Message, Open, Remove
 from .acceptor import Acceptor, PendingSocket
 from .connection_limits import CONNECTIONS_EACH, ConnectionLimits
 from .detect import DetectedConnection, detect

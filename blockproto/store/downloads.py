@@ -42,6 +42,9 @@ class LocalFiles(Protocol):
     def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
         """Set permission bits and modification time of a regular file there. Raises NotPermitted, OSError."""
 
+    def close(self) -> None:
+        """Let go of what is open. Harmless when repeated."""
+
 
 class DownloadStore(UploadStore, Protocol):
     """A place that takes many downloads of at most one block, each to a path of its own; it commits ``Finish`` only."""

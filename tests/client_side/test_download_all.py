@@ -64,7 +64,7 @@ async def _client(served: Served, tries: int = 5) -> AsyncIterator[Client]:
         served.dial,
         "memory",
         lambda dest, first: PartFileStore(dest, first=first),
-        ClientConfig(tries=tries, open_downloads=BriefDownloads, files=FolderFiles()),
+        ClientConfig(tries=tries, open_downloads=BriefDownloads, open_files=FolderFiles),
     ) as client:
         yield client
 
