@@ -22,8 +22,9 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing, asynccontextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -49,11 +50,16 @@ from ..transfer.send_source import OnProgress
 from ..wire import ReceiptItem, Remove, RemoveKind
 from .batch_queue import BatchQueue, taken_from
 from .config import ClientConfig, OpenPartFile
+from .context import Context
 from .dial import Dial
 from .option_names import ANY_RULE, Rule, if_exists_of, priority_of, rule_of
 from .paging import list_files, list_uploads
 from .request import ask, stat_item
-from .transfers import Downloaded, Transfers, Uploaded
+
+if TYPE_CHECKING:
+    from .download import Downloader
+    from .upload import Uploader
+    from .upload_one import SingleUploads
 
 DEFAULTS = ClientConfig()
 
@@ -78,8 +84,28 @@ class Client:
         config: ClientConfig = DEFAULTS,
     ) -> None:
         self._nursery = nursery
-        self._transfers = Transfers(dial, server, nursery, open_part_file, config)
-        self._connections = self._transfers.connections
+        self._context = Context(dial, server, nursery, open_part_file, config)
+        self._connections = self._context.connections
+
+    # What only one direction needs is imported with its first transfer: half of a short command's time is imports.
+
+    @cached_property
+    def _uploader(self) -> Uploader:
+        from .upload import Uploader
+
+        return Uploader(self._context)
+
+    @cached_property
+    def _uploads(self) -> SingleUploads:
+        from .upload_one import SingleUploads
+
+        return SingleUploads(self._context, self._uploader)
+
+    @cached_property
+    def _downloader(self) -> Downloader:
+        from .download import Downloader
+
+        return Downloader(self._context)
 
     # ---- uploads ----------------------------------------------------------------------------------------------
 
@@ -128,10 +154,10 @@ class Client:
         word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
             joined = None if name is None else _joined(folder, name)
-            return await self._transfers.uploads.stream(source, joined, word, filetype, rank, progress)
+            return await self._uploads.stream(source, joined, word, filetype, rank, progress)
         job = UploadJob(Path(source), _joined(folder, name or Path(source).name), if_exists)
         await self.learn_earlier_uploads()
-        return await self._transfers.uploads.file(job, filetype, rank, checksum, progress)
+        return await self._uploads.file(job, filetype, rank, checksum, progress)
 
     async def upload_all(
         self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
@@ -144,10 +170,12 @@ class Client:
 
         Cancellation: as for ``upload``.
         """
+        from .upload_many import upload_all
+
         self._connections.demand_open()
 
-        async def run(ended: BatchQueue[Uploaded]) -> None:
-            await self._transfers.upload_all(jobs, progress, checksum, ended)
+        async def run(ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]]) -> None:
+            await upload_all(self._context, self._uploader, jobs, progress, checksum, ended)
 
         async with aclosing(taken_from(self._nursery, run)) as outcomes:
             async for one in outcomes:
@@ -161,7 +189,7 @@ class Client:
             BlockprotoError, OSError: as for ``upload``.
         """
         await self.learn_earlier_uploads()
-        return await self._transfers.uploads.there(job)
+        return await self._uploads.there(job)
 
     async def cancel_upload(self, sourceid: str) -> None:
         """Remove an unfinished upload and its bytes from the server.
@@ -213,7 +241,7 @@ class Client:
         """
         rule, rank = rule_of(if_exists, checksum, below, made), priority_of(priority)
         place = self.destination(name, Path(dest), rule)
-        return await self._transfers.downloads.file(name, place, rule, span, progress, None, rank)
+        return await self._downloader.file(name, place, rule, span, progress, None, rank)
 
     async def download_upload(
         self,
@@ -247,7 +275,7 @@ class Client:
         """
         item, rule = upload_item(upload), rule_of(if_exists)
         place = self.destination(upload.filename, Path(dest), rule)
-        return await self._transfers.downloads.unfinished(item, place, rule, progress, priority_of(priority))
+        return await self._downloader.unfinished(item, place, rule, progress, priority_of(priority))
 
     async def download_all(
         self,
@@ -276,12 +304,14 @@ class Client:
 
         Cancellation: as for ``download``, but of files of at most one block nothing is kept.
         """
+        from .download_many import download_all
+
         failed: list[Exception] = []
         rule = rule_of(if_exists, checksum, below, made)
         self._connections.demand_open()
 
-        async def run(ended: BatchQueue[Downloaded]) -> None:
-            await self._transfers.download_all(jobs, failed, rule, progress, ended)
+        async def run(ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]]) -> None:
+            await download_all(self._context, self._downloader, jobs, failed, rule, progress, ended)
 
         async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as outcomes:
             async for one in outcomes:
@@ -302,7 +332,7 @@ class Client:
         """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
         rule, rank = rule_of(if_exists), priority_of(priority)
         place = self.destination(entry.filename, dest, rule)
-        return await self._transfers.downloads.file(
+        return await self._downloader.file(
             entry.filename, place, rule, span, progress, file_item(entry), rank
         )
 
@@ -313,7 +343,7 @@ class Client:
             NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
             NotPermitted: ``path`` names no file.
         """
-        return self._transfers.destination(name, path, rule)
+        return self._context.destination(name, path, rule)
 
     # ---- questions --------------------------------------------------------------------------------------------
 
@@ -371,18 +401,18 @@ class Client:
         self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
     ) -> dict[bytes, ReceiptItem]:
         """Which of these uploads are committed, and still what was committed; None: whatever was wanted of a taken name."""
-        return await self._transfers.receipts(sourceids, if_exists)
+        return await self._context.receipts(sourceids, if_exists)
 
     async def learn_earlier_uploads(self) -> None:
         """Find out which uploads an earlier version of this installation has left unfinished, if there may be some.
 
         Before this, ``sourceid_of`` does not know them. Raises ConnectionLost; cancellation: the next call asks again.
         """
-        await self._transfers.learn_earlier_uploads()
+        await self._context.learn_earlier_uploads()
 
     def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
-        return self._transfers.sourceid_of(path, name, facts, again)
+        return self._context.sourceid_of(path, name, facts, again)
 
     def close(self) -> None:
         """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
@@ -432,7 +462,7 @@ async def connect_with(
             yield client
         finally:
             client.close()
-            await client._transfers.close()
+            await client._context.close()
 
 
 def _joined(folder: str, name: str) -> str:

@@ -21,7 +21,6 @@ from ..store import (
     Destination,
     Facts,
     IfExists,
-    LocalFiles,
     Prefix,
     StoredFile,
     UploadKey,
@@ -31,10 +30,9 @@ from ..transfer.fetch_receiver import FetchReceiver
 from ..transfer.send_source import OnProgress, Progress, tell_all_done
 from ..transfer.threads import run_in_thread
 from ..wire import ZERO_ID, Fetch, FileItem, Priority, UploadItem, runs_max
-from .config import OpenPartFile
-from .connections import Connections, Resumed, Retries
+from .connections import Resumed, Retries
+from .context import Context
 from .existing_file import ExistingFileCheck
-from .file_digests import FileDigests
 from .option_names import Rule
 from .request import stat_item
 from .resume_id import Attempts
@@ -46,25 +44,17 @@ class Downloader:
     """Fetches single files.
 
     Args:
-        lines: over which connections.
-        attempts: the client's.
-        open_part_file: opens the download store for a destination and the position where its bytes begin.
-        files: the finished files of this machine.
-        digests: their roots.
+        context: what the client's transfers share.
+
+    Attributes:
+        existing: judges what downloads meet on this machine.
     """
 
-    def __init__(
-        self,
-        lines: Connections,
-        attempts: Attempts,
-        open_part_file: OpenPartFile,
-        files: LocalFiles,
-        digests: FileDigests,
-    ) -> None:
-        self._connections = lines
-        self._attempts = attempts
-        self._open_part_file = open_part_file
-        self.existing = ExistingFileCheck(files, digests, self._ask_b3sum)
+    def __init__(self, context: Context) -> None:
+        self._connections = context.connections
+        self._attempts = context.attempts
+        self._open_part_file = context.open_part_file
+        self.existing = ExistingFileCheck(context.files(), context.digests, self._ask_b3sum)
 
     async def _ask_b3sum(self, item: FileItem) -> FileItem:
         return await stat_item(self._connections, item.filename, b3sum=True)

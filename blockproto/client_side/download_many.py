@@ -23,7 +23,6 @@ from collections.abc import (
 )
 from contextlib import aclosing, nullcontext
 from pathlib import Path
-from typing import Protocol
 
 import trio
 
@@ -56,8 +55,11 @@ from ..store import (
 from ..transfer.engine import Engine, running
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..wire import FileItem
+from .batch_queue import BatchQueue
 from .brief_download import OTHER_SIDE, BriefFetch, SmallDownload
-from .existing_file import ExistingFileCheck
+from .connections import Retries
+from .context import Context
+from .download import Downloader
 from .option_names import Rule
 
 UNDER_WAY_MAX = 512
@@ -74,30 +76,47 @@ Outcome = Receipt | BlockprotoError
 Deliver = Callable[[DownloadJob, Outcome], None]
 
 
-class DownloadHost(Protocol):
-    """What a bulk download needs of the client."""
+async def download_all(
+    context: Context,
+    downloader: Downloader,
+    jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]],
+    failed: list[Exception],
+    rule: Rule,
+    progress: OnProgress | None,
+    ended: BatchQueue[tuple[DownloadJob, Outcome]],
+) -> None:
+    """Download ``jobs``, see ``Client.download_all``; what ends goes to ``ended``, what ``jobs`` raises to ``failed``."""
+    open_downloads = context.config.open_downloads
+    store = None if open_downloads is None else open_downloads()
+    retries = Retries(context.connections)
 
-    async def connection(self) -> Connection:
-        """A live connection. Raises ConnectionLost."""
+    def deliver(job: DownloadJob, outcome: Outcome) -> None:
+        retries.progressed()
+        ended.put((job, outcome))
 
-    async def fetch_known(
-        self, entry: FileItem, dest: Destination, rule: Rule, progress: OnProgress | None
-    ) -> Receipt:
-        """Download one file of the version in ``entry``, with resume and retries. Raises BlockprotoError."""
-
-    def destination(self, name: str, path: Path, rule: Rule) -> Destination:
-        """Where the file ``name`` of the server goes. Raises NameRefused."""
-
-    @property
-    def existing(self) -> ExistingFileCheck:
-        """Judges what downloads meet on this machine."""
+    left: Sequence[DownloadJob] | None = ()
+    try:
+        async with aclosing(_jobs(jobs, failed)) as taken:
+            while left is not None:
+                many = DownloadMany(context, downloader, store, rule, deliver, progress)
+                left = await many.run(left, taken, ended.emptied)
+                if many.lost is not None and left is not None:
+                    try:
+                        await retries.wait(many.lost)
+                    except BlockprotoError as exc:
+                        await _give_up(left, taken, exc, deliver, ended.emptied)
+                        left = None
+    finally:
+        if store is not None:
+            store.close()
 
 
 class DownloadMany:
     """One round of a ``download_all``: until everything has ended, or the connection is lost.
 
     Args:
-        host: what it needs of the client.
+        context: what the client's transfers share.
+        downloader: fetches what is not small.
         store: where small files go; None: every file goes the ordinary way.
         rule: how files are to arrive.
         deliver: called for each job with its outcome, in the order in which they end.
@@ -109,14 +128,16 @@ class DownloadMany:
 
     def __init__(
         self,
-        host: DownloadHost,
+        context: Context,
+        downloader: Downloader,
         store: DownloadStore | None,
         rule: Rule,
         deliver: Deliver,
         on_progress: OnProgress | None,
     ) -> None:
         self.lost: BlockprotoError | None = None
-        self._host = host
+        self._context = context
+        self._downloader = downloader
         self._rule = rule
         self._store = store
         self._deliver = deliver
@@ -203,7 +224,7 @@ class DownloadMany:
         return False
 
     async def _connect(self) -> Connection:
-        connection = await self._host.connection()
+        connection = await self._context.connection()
         await connection.greeted.wait()
         return connection
 
@@ -221,8 +242,8 @@ class DownloadMany:
         """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
         entry = job.entry
         try:
-            dest = self._host.destination(entry.filename, job.dest, self._rule)
-            met = self._host.existing.look(entry, dest, self._rule)
+            dest = self._context.destination(entry.filename, job.dest, self._rule)
+            met = self._downloader.existing.look(entry, dest, self._rule)
         except TooFewFiles:
             return None  # the ordinary way waits until there are enough
         except BlockprotoError as exc:
@@ -232,7 +253,7 @@ class DownloadMany:
             met.verdict is Verdict.LEAVE
         ):
             tell_all_done(self._on_progress, entry.filename, entry.filesize, 0)
-            self._finish(job, self._host.existing.receipt(entry, met, 0.0))
+            self._finish(job, self._downloader.existing.receipt(entry, met, 0.0))
             return None
         small = met.fetched and is_one_block(entry.filesize)
         if self._store is None or self._scarce or not small:
@@ -325,7 +346,7 @@ class DownloadMany:
         outcome: Outcome
         try:
             item = file_item(job.entry)
-            dest = self._host.destination(item.filename, job.dest, self._rule)
+            dest = self._context.destination(item.filename, job.dest, self._rule)
             outcome = await self._fetch_in_turn(item, dest)
         except BlockprotoError as exc:
             outcome = exc
@@ -343,7 +364,9 @@ class DownloadMany:
             async with self._big_slots:
                 alone, asked = self._scarce and not self._fetches, self._asked
                 try:
-                    return await self._host.fetch_known(item, dest, self._rule, self._on_progress)
+                    return await self._downloader.file(
+                        item.filename, dest, self._rule, None, self._on_progress, item
+                    )
                 except TooFewFiles:
                     if (alone and asked == self._asked) or self.lost is not None:
                         raise
@@ -353,7 +376,7 @@ class DownloadMany:
                 await self._news.park()
 
 
-async def download_jobs(
+async def _jobs(
     jobs: Iterable[tuple[FileInfo, Path]] | AsyncIterable[tuple[FileInfo, Path]], failed: list[Exception]
 ) -> AsyncGenerator[DownloadJob, None]:
     """``jobs`` one by one; what it raises goes to ``failed`` and ends them."""
@@ -368,7 +391,7 @@ async def download_jobs(
         failed.append(exc)
 
 
-async def give_up(
+async def _give_up(
     left: Sequence[DownloadJob],
     jobs: AsyncIterator[DownloadJob],
     error: BlockprotoError,

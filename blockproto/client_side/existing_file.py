@@ -62,30 +62,16 @@ class ExistingFile:
         return self.verdict in (None, Verdict.NEXT, Verdict.REPLACE)
 
 
-class NoFiles:
-    """A ``LocalFiles`` for stores that have no folder: nothing is ever there."""
-
-    def look(self, dest: Destination, name: str) -> os.stat_result | None:
-        """See the port."""
-        return None
-
-    def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
-        """See the port."""
-
-    def close(self) -> None:
-        """See the port."""
-
-
 class ExistingFileCheck:
     """Judges what downloads meet.
 
     Args:
-        files: what lies on this machine.
+        files: what lies on this machine; None: nothing, as for stores that have no folder.
         digests: the roots of this machine's files.
         ask: asks for a file's BLAKE3.
     """
 
-    def __init__(self, files: LocalFiles, digests: FileDigests, ask: Ask) -> None:
+    def __init__(self, files: LocalFiles | None, digests: FileDigests, ask: Ask) -> None:
         self._files = files
         self._digests = digests
         self._ask = ask
@@ -108,7 +94,7 @@ class ExistingFileCheck:
         return met
 
     def _look(self, item: FileItem | FileInfo, dest: Destination, rule: Rule, name: str) -> ExistingFile:
-        found = self._files.look(dest, name)
+        found = None if self._files is None else self._files.look(dest, name)
         first = name == dest.path.name
         path = dest.path if first else dest.path.with_name(name)
         if found is None:
@@ -147,7 +133,9 @@ class ExistingFileCheck:
                 break
         if met.verdict is Verdict.THERE and rule.if_exists is IfExists.REPLACE:
             mode, mtime_ns = item.mode & MODE_BITS, item.mtime_ns
-            await run_in_thread(lambda: self._files.set_facts(dest, met.path.name, mode, mtime_ns))
+            files = self._files
+            assert files is not None  # something is there
+            await run_in_thread(lambda: files.set_facts(dest, met.path.name, mode, mtime_ns))
         return met
 
     async def _known(self, item: FileItem) -> FileItem:

@@ -21,10 +21,10 @@ from ..transfer.send_source import OnProgress
 from ..transfer.send_stream import SendStream
 from ..transfer.sender import Sender
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
-from .connections import Connections, Resumed, Retries
+from .connections import Resumed, Retries
+from .context import Context
 from .receipts import brief_receipt, sent_receipt
 from .request import ask_once
-from .resume_id import Attempts
 from .sources import FileSource, StreamSource, reader_of
 from .upload_brief import send_brief
 
@@ -33,16 +33,43 @@ DISCARD_S = 2.0
 
 
 class Uploader:
-    """Sends single files.
+    """Sends single files and streams.
 
     Args:
-        connections: over which to send.
-        attempts: the client's.
+        context: what the client's transfers share.
     """
 
-    def __init__(self, connections: Connections, attempts: Attempts) -> None:
-        self._connections = connections
-        self._attempts = attempts
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._connections = context.connections
+        self._attempts = context.attempts
+
+    async def file(
+        self,
+        source: FileSource,
+        sourceid: bytes,
+        progress: OnProgress | None,
+        root: bytes | None,
+        priority: Priority = Priority.NORMAL,
+        *,
+        checksum: bool = False,
+    ) -> Receipt:
+        """Upload with OPEN and resume, and remember what the file contains. With its ``root`` OPEN asks for it first.
+
+        Raises:
+            SourceChanged: what was committed under this sourceid before is another content of the file.
+        """
+        receipt = await self.source(source, sourceid, progress, priority, root=root)
+        if receipt.outcome == "left" or receipt.root is None:
+            return receipt
+        digests = self._context.digests
+        if receipt.outcome == "there" and root is None:  # of an earlier run: is it still the same content?
+            root = await digests.root(source.path, source.stat, checksum=checksum)
+            if root.hex() != receipt.root:
+                raise SourceChanged(f"{receipt.filename} was committed before with other bytes")
+        if source.unchanged():
+            digests.learn(source.stat, bytes.fromhex(receipt.root))
+        return receipt
 
     async def source(
         self,

@@ -19,15 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ..common.names import SafeName, refuse_in_progress, show_name
 from ..common.times import same_mtime
 from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
 from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
-from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, List, ReceiptItem, Result
-from .file_digests import FileDigests
+from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, ReceiptItem
+from .context import Context
 from .option_names import as_spoken, if_exists_of
 from .receipts import there_receipt
 from .request import at_once
@@ -105,35 +104,18 @@ def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None
     return Prepared(job, facts, word, found, sourceid, another)
 
 
-class Asked(Protocol):
-    """What is needed of the client."""
-
-    digests: FileDigests
-
-    async def features(self) -> int:
-        """What the server can do (HELLO). Raises ConnectionLost."""
-
-    async def ask(self, message: List) -> Result:
-        """The answer to one question, asked once. Raises BlockprotoError."""
-
-    async def receipts(
-        self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
-    ) -> dict[bytes, ReceiptItem]:
-        """What is committed already. Raises ConnectionLost."""
-
-
 class UploadDecisions:
     """Finds out what has to be sent, for the files of one call.
 
     Args:
-        client: asks, and knows what files contain.
+        context: asks, and knows what files contain.
         checksum: read every file that seems to be there, whatever is remembered of it.
     """
 
-    def __init__(self, client: Asked, *, checksum: bool = False) -> None:
-        self._client = client
+    def __init__(self, context: Context, *, checksum: bool = False) -> None:
+        self._context = context
         self._checksum = checksum
-        self._taken = TakenNames(client.ask)
+        self._taken = TakenNames(context.ask)
 
     async def decide(self, ones: Sequence[Prepared]) -> tuple[list[Ended], list[Prepared]]:
         """Those that are there already or cannot be read, and those to be sent, ready for that.
@@ -144,7 +126,7 @@ class UploadDecisions:
             BlockprotoError: the server does not answer.
         """
         files = [one for one in ones if not one.is_folder]
-        recalled = {} if self._checksum else await self._client.digests.recall(one.stat for one in files)
+        recalled = {} if self._checksum else await self._context.digests.recall(one.stat for one in files)
         known: dict[bytes, ReceiptItem] = {}
         taken: dict[str, FileItem] = {}
 
@@ -175,13 +157,13 @@ class UploadDecisions:
             mine = [one for one in ones if one.word is word]
             rule: IfExists | None = None
             if word > IfExists.REFUSE:  # what those two want to know, a receipt of any rule tells
-                features = await self._client.features()
+                features = await self._context.features()
                 for one in mine:
                     one.facts = replace(one.facts, if_exists=as_spoken(word, features))
                 rule = word if features & FEATURE_IF_EXISTS else None
             ids = [one.sourceid for one in mine]
             receipts = await (
-                self._client.receipts(ids, rule) if rule is not None else self._client.receipts(ids)
+                self._context.receipts(ids, rule) if rule is not None else self._context.receipts(ids)
             )
             for one in mine:
                 receipt = receipts.get(one.sourceid)
@@ -189,7 +171,7 @@ class UploadDecisions:
                     continue
                 if rule is not None or word is IfExists.KEEP or receipt.stored_as == one.facts.filename.text:
                     found[one.sourceid] = receipt
-                elif not await self._client.features() & FEATURE_IF_EXISTS:
+                elif not await self._context.features() & FEATURE_IF_EXISTS:
                     one.sourceid = one.another(word.name.encode())  # else it would answer with that receipt
         return found
 
@@ -218,7 +200,7 @@ class UploadDecisions:
         return ended, rest
 
     async def _roots(self, ones: Sequence[Prepared]) -> list[bytes | OSError | BlockprotoError]:
-        return await self._client.digests.roots(
+        return await self._context.digests.roots(
             [(one.job.path, one.stat) for one in ones], checksum=self._checksum
         )
 
@@ -237,7 +219,7 @@ class UploadDecisions:
         self, ones: Sequence[Prepared], taken: dict[str, FileItem]
     ) -> tuple[list[Ended], list[Prepared]]:
         met = [one for one in ones if not one.is_folder and one.facts.filename.text in taken]
-        features = await self._client.features() if met else 0
+        features = await self._context.features() if met else 0
         compared = []
         for one in met:
             entry = taken[one.facts.filename.text]

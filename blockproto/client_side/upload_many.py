@@ -15,8 +15,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Protocol
 
 import trio
 
@@ -30,13 +28,17 @@ from ..store import IfExists
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
+from .batch_queue import BatchQueue
+from .connections import Retries
+from .context import Context
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
 from .receipts import brief_receipt, left_receipt
 from .regular_file import open_regular
 from .sources import FileSource
+from .upload import Uploader
 from .upload_brief import PRIORITY, opening_of, send_brief
-from .upload_decision import Asked, Prepared, UploadDecisions, prepare
+from .upload_decision import Prepared, UploadDecisions, prepare
 
 PAGE_JOBS = 2000
 """Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
@@ -52,26 +54,40 @@ Outcome = Receipt | BlockprotoError
 Deliver = Callable[[UploadJob, Outcome], None]
 
 
-class UploadHost(Asked, Protocol):
-    """What a bulk upload needs of the client."""
+async def upload_all(
+    context: Context,
+    uploader: Uploader,
+    jobs: Iterable[UploadJob],
+    progress: OnProgress | None,
+    checksum: bool,
+    ended: BatchQueue[tuple[UploadJob, Outcome]],
+) -> None:
+    """Upload ``jobs``, see ``Client.upload_all``; what ends goes to ``ended``."""
+    retries = Retries(context.connections)
+    cut: set[bytes] = set()
 
-    async def connection(self) -> Connection:
-        """A live connection. Raises ConnectionLost."""
+    def deliver(job: UploadJob, outcome: Outcome) -> None:
+        retries.progressed()
+        ended.put((job, outcome))
 
-    async def upload_source(
-        self, source: FileSource, sourceid: bytes, progress: OnProgress | None, root: bytes | None
-    ) -> Receipt:
-        """Upload one file with resume and retries. Raises BlockprotoError."""
-
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
-        """The sourceid of a file."""
+    try:
+        await context.learn_earlier_uploads()
+        while jobs:
+            many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum)
+            jobs = await many.run(jobs, ended.emptied)
+            if jobs:
+                await retries.wait(many.lost or ConnectionLost())
+    except BlockprotoError as exc:
+        for job in jobs:
+            ended.put((job, exc))
 
 
 class UploadMany:
-    """One ``upload_all``.
+    """One round of an ``upload_all``: until everything has ended, or the connection is lost.
 
     Args:
-        host: what it needs of the client.
+        context: what the client's transfers share.
+        uploader: sends what is not small.
         deliver: called for each job with its outcome, in the order in which they end.
         on_progress: as for a single upload.
         cut: the sourceids of files that were cut short by a lost connection; added to.
@@ -83,7 +99,8 @@ class UploadMany:
 
     def __init__(
         self,
-        host: UploadHost,
+        context: Context,
+        uploader: Uploader,
         deliver: Deliver,
         on_progress: OnProgress | None,
         cut: set[bytes],
@@ -92,10 +109,11 @@ class UploadMany:
     ) -> None:
         self._cut = cut
         self.lost: BlockprotoError | None = None
-        self._host = host
+        self._context = context
+        self._uploader = uploader
         self._deliver = deliver
         self._on_progress = on_progress
-        self._decisions = UploadDecisions(host, checksum=checksum)
+        self._decisions = UploadDecisions(context, checksum=checksum)
         self._open: dict[int, UploadJob] = {}
         self._under_way = 0
         self._all_ended = trio.Event()
@@ -114,7 +132,7 @@ class UploadMany:
                 await self._run_page(page)
             except BlockprotoError as exc:
                 self.lost = exc
-            await self._host.digests.keep()
+            await self._context.digests.keep()
             if self._open:
                 return [*self._open.values(), *remaining]
             await delivered()
@@ -155,7 +173,7 @@ class UploadMany:
 
     def _prepare(self, job: UploadJob) -> Prepared | None:
         try:
-            return prepare(job, self._host.sourceid_of)
+            return prepare(job, self._context.sourceid_of)
         except (OSError, BlockprotoError) as exc:
             self._finish(job, _as_error(job, exc))
             return None
@@ -165,7 +183,7 @@ class UploadMany:
     async def _send_small(self, small: list[Prepared]) -> None:
         if not small:
             return
-        connection = await self._host.connection()
+        connection = await self._context.connection()
         self._under_way = len(small)
         self._all_ended = trio.Event()
         batch: list[Opening] = []
@@ -214,7 +232,7 @@ class UploadMany:
 
     def _sent(self, one: Prepared, committed: Committed, begun: float) -> Receipt:
         if not one.is_folder and not committed.left:
-            self._host.digests.learn(one.stat, committed.root)
+            self._context.digests.learn(one.stat, committed.root)
         return brief_receipt(one.facts, committed, begun)
 
     # ---- files with OPEN --------------------------------------------------------------------------------------
@@ -247,7 +265,7 @@ class UploadMany:
             self._finish(one.job, _as_error(one.job, exc))
             return
         try:
-            outcome = await self._host.upload_source(source, one.sourceid, self._on_progress, one.root)
+            outcome = await self._uploader.file(source, one.sourceid, self._on_progress, one.root)
         except ConnectionLost:
             raise
         except (OSError, BlockprotoError) as exc:

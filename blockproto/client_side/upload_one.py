@@ -5,12 +5,10 @@ Spec: BP1-BLK (a file without OPEN), BP1-RES, BP1-COM-021 to 027.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..common.blocks import BRIEF_LENGTH_MAX
 from ..common.names import SafeName, refuse_in_progress
@@ -19,36 +17,27 @@ from ..results import Receipt, UploadJob
 from ..store import Facts, IfExists
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..wire import Priority
-from .connections import Connections
+from .context import Context
 from .option_names import as_spoken, if_exists_of
 from .receipts import left_receipt
 from .sources import FileSource, filetype_of, reader_of
 from .upload import Uploader
-from .upload_decision import Asked, Prepared, UploadDecisions, prepare
+from .upload_decision import Prepared, UploadDecisions, prepare
 
 ASKED_LENGTH_MIN = 64 << 20
 """A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
-
-
-class _Host(Asked, Protocol):
-    """What is needed of the client."""
-
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
-        """The sourceid of a file."""
 
 
 class SingleUploads:
     """Sends single files and streams.
 
     Args:
-        client: asks, and knows what files contain.
-        connections: over which to send.
+        context: what the client's transfers share.
         uploader: sends.
     """
 
-    def __init__(self, client: _Host, connections: Connections, uploader: Uploader) -> None:
-        self._client = client
-        self._connections = connections
+    def __init__(self, context: Context, uploader: Uploader) -> None:
+        self._context = context
         self._uploader = uploader
 
     async def stream(
@@ -86,7 +75,7 @@ class SingleUploads:
         try:
             facts = source.facts
             source.facts = await self._spoken(facts)
-            another = partial(self._client.sourceid_of, job.path, job.name, source.stat)
+            another = partial(self._context.sourceid_of, job.path, job.name, source.stat)
             one = Prepared(job, source.facts, word, source.stat, another(b""), another)
             receipt = await _or_left(facts, self._file(one, source, priority, checksum, progress))
             tell_all_done(progress, receipt.filename, source.stat.st_size, receipt.payload_bytes_sent)
@@ -101,7 +90,7 @@ class SingleUploads:
             ConnectionLost, GoingAway: before that was known.
             BlockprotoError, OSError: the server or the file cannot be asked.
         """
-        ended, _ = await UploadDecisions(self._client).decide([prepare(job, self._client.sourceid_of)])
+        ended, _ = await UploadDecisions(self._context).decide([prepare(job, self._context.sourceid_of)])
         return next((outcome for _, outcome in ended if isinstance(outcome, Receipt)), None)
 
     async def _file(
@@ -113,7 +102,7 @@ class SingleUploads:
         progress: OnProgress | None,
     ) -> Receipt:
         if BRIEF_LENGTH_MAX < source.stat.st_size < ASKED_LENGTH_MIN and not checksum:
-            one.root = next(iter((await self._client.digests.recall([source.stat])).values()), None)
+            one.root = next(iter((await self._context.digests.recall([source.stat])).values()), None)
         elif source.stat.st_size >= ASKED_LENGTH_MIN:
             there = await self._decide(one, checksum)
             if there is not None:
@@ -133,8 +122,8 @@ class SingleUploads:
 
     async def _decide(self, one: Prepared, checksum: bool) -> Receipt | None:
         """The receipt of a file that the server has already; else None, and ``one`` is ready to be sent."""
-        decisions = UploadDecisions(self._client, checksum=checksum)
-        ended, _ = await self._connections.retrying(partial(decisions.decide, [one]))
+        decisions = UploadDecisions(self._context, checksum=checksum)
+        ended, _ = await self._context.connections.retrying(partial(decisions.decide, [one]))
         for _, outcome in ended:
             if isinstance(outcome, Receipt):
                 return outcome
@@ -151,41 +140,15 @@ class SingleUploads:
     ) -> Receipt:
         if source.stat.st_size <= BRIEF_LENGTH_MAX and one.root is None:
             return await self._uploader.brief(source, one.sourceid, progress, priority)
-        return await self.source(source, one.sourceid, progress, one.root, priority, checksum=checksum)
-
-    async def source(
-        self,
-        source: FileSource,
-        sourceid: bytes,
-        progress: OnProgress | None,
-        root: bytes | None,
-        priority: Priority = Priority.NORMAL,
-        *,
-        checksum: bool = False,
-    ) -> Receipt:
-        """Upload with OPEN and resume, and remember what the file contains. With its ``root`` OPEN asks for it first.
-
-        Raises:
-            SourceChanged: what was committed under this sourceid before is another content of the file.
-        """
-        receipt = await self._uploader.source(source, sourceid, progress, priority, root=root)
-        if receipt.outcome == "left" or receipt.root is None:
-            return receipt
-        if (
-            receipt.outcome == "there" and root is None
-        ):  # an earlier run's receipt: is it still the same content?
-            root = await self._client.digests.root(source.path, source.stat, checksum=checksum)
-            if root.hex() != receipt.root:
-                raise SourceChanged(f"{receipt.filename} was committed before with other bytes")
-        if source.unchanged():
-            self._client.digests.learn(source.stat, bytes.fromhex(receipt.root))
-        return receipt
+        return await self._uploader.file(
+            source, one.sourceid, progress, one.root, priority, checksum=checksum
+        )
 
     async def _spoken(self, facts: Facts) -> Facts:
         """``facts`` as this server can be told them; raises Unsupported."""
         if facts.if_exists <= IfExists.REPLACE:
             return facts
-        features = await self._connections.retrying(self._client.features)
+        features = await self._context.connections.retrying(self._context.features)
         return replace(facts, if_exists=as_spoken(facts.if_exists, features))
 
 

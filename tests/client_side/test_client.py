@@ -1112,7 +1112,7 @@ async def test_files_and_folders_are_removed(tmp_path: Path) -> None:
 
 @quick
 async def test_receipts_are_asked_for_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blockproto.client_side.transfers.RECEIPTS_MAX", 3)
+    monkeypatch.setattr("blockproto.client_side.context.RECEIPTS_MAX", 3)
     monkeypatch.setattr("blockproto.serving.handlers.requests.RECEIPTS_MAX", 2)
     async with serving() as served, served.client() as client:
         ids = []

@@ -19,8 +19,8 @@ import blockproto
 from blockproto.client import Client, connect_with
 from blockproto.client_side import brief_download
 from blockproto.client_side.config import ClientConfig
+from blockproto.client_side.download import Downloader
 from blockproto.client_side.resume_id import derive_label
-from blockproto.client_side.transfers import Transfers
 from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.errors import (
     BlockprotoError,
@@ -241,7 +241,7 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
     async def refuse(*_: object) -> Receipt:
         raise Refused("not this way")
 
-    monkeypatch.setattr(Transfers, "fetch_known", refuse)
+    monkeypatch.setattr(Downloader, "file", refuse)
     async with serving() as served, _client(served) as client:
         entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
         real = brief_download.BriefFetch.payload

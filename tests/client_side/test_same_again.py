@@ -23,8 +23,8 @@ from blockproto.client import Client, connect_with
 from blockproto.client_side import file_digests as digests_module
 from blockproto.client_side import fingerprint
 from blockproto.client_side.config import ClientConfig
+from blockproto.client_side.context import Context
 from blockproto.client_side.digest_cache import DigestCache
-from blockproto.client_side.transfers import Transfers
 from blockproto.client_side.upload_one import ASKED_LENGTH_MIN
 from blockproto.connection.connection import Connection
 from blockproto.errors import BlockprotoError, FileExists, SourceChanged, UnexpectedMessage, Unsupported
@@ -84,12 +84,12 @@ async def _put_one(
 
 def _older(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the server's HELLO not say that it compares: what it does with skip and update nobody asks it then."""
-    real = Transfers.features
+    real = Context.features
 
-    async def features(self: Transfers) -> int:
+    async def features(self: Context) -> int:
         return await real(self) & ~FEATURE_IF_EXISTS
 
-    monkeypatch.setattr(Transfers, "features", features)
+    monkeypatch.setattr(Context, "features", features)
 
 
 # ---- the same content again
@@ -531,14 +531,14 @@ async def test_a_committed_that_cannot_be_is_no_success(
 async def test_who_may_not_list_sends_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not say what has the names: COMMIT decides then."""
     path = _file(tmp_path)
-    real = Transfers.ask
+    real = Context.ask
 
-    async def ask(self: Transfers, message: List) -> object:
+    async def ask(self: Context, message: List) -> object:
         if message.kind == 1:
             raise Unsupported("no listing")
         return await real(self, message)
 
-    monkeypatch.setattr(Transfers, "ask", ask)
+    monkeypatch.setattr(Context, "ask", ask)
     async with serving() as served:
         for at, outcome in enumerate(("sent", "there")):
             async with home(served, tmp_path / f"home {at}", monkeypatch) as client:

@@ -25,7 +25,7 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.client import Client, connect_with
-from blockproto.client_side.transfers import Transfers
+from blockproto.client_side.context import Context
 from blockproto.client_side.upload_brief import BriefSendStream
 from blockproto.common.names import SafeName
 from blockproto.connection.endpoint import Endpoint
@@ -282,13 +282,13 @@ async def test_a_file_that_changes_after_it_was_looked_at_is_refused(
     """By size or by time: it would get the other one's facts and sourceid."""
     jobs = _tree(tmp_path / "tree", 3)
 
-    async def receipts(transfers: Transfers, sourceids: object) -> dict[bytes, object]:
+    async def receipts(context: Context, sourceids: object) -> dict[bytes, object]:
         jobs[0].path.write_bytes(b"longer than it was before" * 10)
         os.utime(jobs[1].path, ns=(1, 1))
         await trio.lowlevel.checkpoint()
         return {}
 
-    monkeypatch.setattr(Transfers, "receipts", receipts)
+    monkeypatch.setattr(Context, "receipts", receipts)
     async with serving() as served, served.client() as client:
         outcomes = await _upload(client, jobs)
         assert _errors(outcomes) == {jobs[0].name: SourceChanged, jobs[1].name: SourceChanged}
@@ -321,12 +321,12 @@ async def test_a_big_file_that_is_gone_when_its_turn_comes_does_not_stop_the_oth
 ) -> None:
     jobs = _tree(tmp_path / "tree", 3, MIB + 5)
 
-    async def receipts(transfers: Transfers, sourceids: object) -> dict[bytes, object]:
+    async def receipts(context: Context, sourceids: object) -> dict[bytes, object]:
         jobs[1].path.unlink()
         await trio.lowlevel.checkpoint()
         return {}
 
-    monkeypatch.setattr(Transfers, "receipts", receipts)
+    monkeypatch.setattr(Context, "receipts", receipts)
     async with serving() as served, served.client() as client:
         assert _errors(await _upload(client, jobs)) == {jobs[1].name: Refused}
         _assert_all_there(served.store, [jobs[0], jobs[2]])
