@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from .. import BlockprotoError, Client
 from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, AddressError, is_address, parse_address, to_address
 from .options import EXIT_CODES, json_option, verbose_option, verbosity
-from .output import Status, about, ends_all, fail, leaves_of, print_failed, print_json, say
+from .output import Status, about, ends_all, fail, print_failed, print_json, printing_failed, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -46,43 +46,67 @@ def rm(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
 
 
 async def _rm(recursive: bool, as_json: bool, addresses: Sequence[Address]) -> int:
+    things = [
+        _Thing(
+            one.text,
+            "filename",
+            one.path,
+            "removed",
+            partial(Client.remove, name=one.path, recursive=recursive),
+        )
+        for one in addresses
+    ]
+    return await _take_away(addresses[0].server, things, as_json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    """What is to be taken away.
+
+    Attributes:
+        typed: as it was typed.
+        key, name: what the object for scripts calls it.
+        done: what it is when it is gone.
+        take: takes it away.
+    """
+
+    typed: str
+    key: str
+    name: str
+    done: str
+    take: Callable[[Client], Awaitable[None]]
+
+    def fields(self, done: bool) -> dict[str, Any]:
+        """The object for scripts."""
+        return {self.key: self.name, self.done: done}
+
+
+async def _take_away(server: str, things: Sequence[_Thing], as_json: bool) -> int:
+    """Take one thing after another away; what is refused stops nothing else. Returns the exit code."""
     status: int = Status.DONE
-    left = list(addresses)
-    with _telling_of([{"filename": one.path, "removed": False} for one in addresses], left, as_json):
-        async with connect_as_told(addresses[0].server) as client:
+    left = list(things)
+    with printing_failed(lambda: [one.fields(False) for one in left], as_json):
+        async with connect_as_told(server) as client:
             while left:
-                status = max(status, await _rm_one(client, left[0], recursive, as_json))
+                status = max(status, await _take_one(client, left[0], as_json))
                 del left[0]
     return status
 
 
-async def _rm_one(client: Client, address: Address, recursive: bool, as_json: bool) -> int:
+async def _take_one(client: Client, thing: _Thing, as_json: bool) -> int:
     try:
-        await client.remove(address.path, recursive=recursive)
+        await thing.take(client)
     except BlockprotoError as error:
         if ends_all(error):
             raise
         if as_json:
-            print_failed({"filename": address.path, "removed": False}, error)
-        return fail(error, address.text)
+            print_failed(thing.fields(False), error)
+        return fail(error, thing.typed)
     if as_json:
-        print_json({"filename": address.path, "removed": True})
+        print_json(thing.fields(True))
     elif verbosity():
-        say(f"{address.text}: removed")
+        say(f"{thing.typed}: {thing.done}")
     return Status.DONE
-
-
-@contextmanager
-def _telling_of(objects: list[dict[str, Any]], left: Sequence[object], as_json: bool) -> Iterator[None]:
-    """Print the last of ``objects``, one for each of what is ``left``, if an error ends the command before its turn."""
-    try:
-        yield
-    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
-        cause = leaves_of(error)[0]
-        if as_json and isinstance(cause, BlockprotoError | OSError):
-            for fields in objects[len(objects) - len(left) :]:
-                print_failed(fields, cause)
-        raise
 
 
 @click.command("cancel")
@@ -94,8 +118,12 @@ def cancel(words: tuple[str, ...], as_json: bool) -> int:
     """Throw unfinished uploads away; `blockproto uploads` lists their SOURCEIDs."""
     address, sourceids = _sort_words(words)
     check_access(address)
+    things = [
+        _Thing(one, "sourceid", one, "cancelled", partial(Client.cancel_upload, sourceid=one))
+        for one in sourceids
+    ]
     with about(address.text):
-        return trio.run(_cancel, address, sourceids, as_json)
+        return trio.run(_take_away, address.server, things, as_json)
 
 
 def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
@@ -113,30 +141,3 @@ def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
         return parse_address(others[0]), sourceids
     except AddressError as error:
         raise click.UsageError(f"'{others[0]}': {error}") from error
-
-
-async def _cancel(address: Address, sourceids: list[str], as_json: bool) -> int:
-    status: int = Status.DONE
-    left = list(sourceids)
-    with _telling_of([{"sourceid": one, "cancelled": False} for one in sourceids], left, as_json):
-        async with connect_as_told(address.server) as client:
-            while left:
-                status = max(status, await _cancel_one(client, left[0], as_json))
-                del left[0]
-    return status
-
-
-async def _cancel_one(client: Client, sourceid: str, as_json: bool) -> int:
-    try:
-        await client.cancel_upload(sourceid)
-    except BlockprotoError as error:
-        if ends_all(error):
-            raise
-        if as_json:
-            print_failed({"sourceid": sourceid, "cancelled": False}, error)
-        return fail(error, sourceid)
-    if as_json:
-        print_json({"sourceid": sourceid, "cancelled": True})
-    elif verbosity():
-        say(f"{sourceid}: cancelled")
-    return Status.DONE

@@ -7,8 +7,10 @@ harness itself is wrong, 4 there is nothing that could be examined.
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -16,19 +18,22 @@ from rich.console import Console
 from ..conformance import session
 from ..conformance.adapter import Adapter, AdapterError
 from ..conformance.cast import Cast
+from ..conformance.clauses import all_clauses
+from ..conformance.client import all_cases as client_cases
+from ..conformance.client.command import Command
+from ..conformance.client.subject import ClientSubject
 from ..conformance.outcome import EXIT_HARNESS, EXIT_UNREACHABLE
 from ..conformance.report.terminal import Replay
 from ..conformance.selection import SelectionError
-from ..conformance.server import ServerSubject, all_cases
+from ..conformance.server import ServerSubject
+from ..conformance.server import all_cases as server_cases
 from ..conformance.session import Options, chosen
 from ..conformance.target import Target
 from ..conformance.timing import Patience
 from ..conformance.verdicts import Unreachable
 from ..identity.certificates import parse_pin
 from .address import SCHEME, AddressError, parse_address
-from .conform_client import client
-from .conform_options import judge_profile, run_options, tell
-from .options import verbosity
+from .options import verbose_option, verbosity
 from .output import warn
 
 
@@ -52,6 +57,87 @@ def to_tokens(
         raise click.BadParameter(f"'{error.filename}': {error.strerror}") from error
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _run_options(command: _Command) -> _Command:
+    """The options that every kind of examination has; the command gets them as keyword arguments of ``Options``."""
+    for option in reversed(
+        [
+            click.option("--list", "list_", is_flag=True, help="Name the cases and run nothing."),
+            click.option("--explain", metavar="CASE", help="Say what a case is about: why, and its clauses."),
+            click.option(
+                "-k",
+                "patterns",
+                multiple=True,
+                metavar="WORDS",
+                help="Only cases whose name contains WORDS or matches them (with *), or of a clause (RES-006). Repeatable.",
+            ),
+            click.option("--failed", is_flag=True, help="Only what failed the last time."),
+            click.option(
+                "--quick", is_flag=True, help="Leave out what waits for deadlines, and the limits (L4)."
+            ),
+            click.option(
+                "--jobs",
+                default=4,
+                show_default=True,
+                type=click.IntRange(1, 64),
+                metavar="N",
+                help="Cases at the same time.",
+            ),
+            click.option(
+                "--shuffle", type=int, metavar="SEED", help="Another order, the same for the same SEED."
+            ),
+            click.option(
+                "--profile",
+                "profiles",
+                multiple=True,
+                default=["CORE"],
+                show_default=True,
+                help="Profiles that are claimed; CORE always is. Repeatable.",
+            ),
+            click.option(
+                "--slow",
+                default=1.0,
+                type=click.FloatRange(0.01, 1000),
+                metavar="N",
+                help="Be N times as patient.",
+            ),
+            click.option(
+                "--known-failures", type=_FILE, metavar="FILE", help="Lines 'CASE: MESSAGE' that are excused."
+            ),
+            click.option("--json", type=_FILE, metavar="FILE", help="Write the report as JSON lines."),
+            click.option("--junit", type=_FILE, metavar="FILE", help="Write the report as JUnit XML."),
+            click.option("--html", type=_FILE, metavar="FILE", help="Write the report as one HTML page."),
+            click.option("--small-segments", is_flag=True, help="Send in segments of one byte."),
+            verbose_option,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _tell(cases: list[Any], explain: str | None, options: Options) -> int:
+    """``--list`` and ``--explain``: on stdout, since that is what was asked for."""
+    if explain:
+        session.explain(chosen(cases, "", Options(patterns=(explain,))), Console(file=sys.stdout))
+        return 0
+    for case in chosen(cases, "", options):
+        marks = " ".join(
+            [case.level, f"L{case.layer}", *(["slow"] if case.slow else []), *sorted(case.needs)]
+        )
+        click.echo(f"{case.name}  {marks}  {' '.join(case.clauses)}")
+    return 0
+
+
+def _judge_profile(profile: str) -> None:
+    """Refuse a profile that the spec does not have."""
+    known = sorted({clause.profile for clause in all_clauses().values()})
+    if profile not in known:
+        raise click.UsageError(f"there is no profile {profile!r}; the spec has {', '.join(known)}")
+
+
 _EXAMPLES = """\b
 blockproto conform server localhost:7878
 blockproto conform client -- ./my-client
@@ -67,8 +153,7 @@ def conform() -> None:
 
 @conform.command("server")
 @click.argument("address", metavar="HOST:PORT", required=False)
-@run_options
-@click.option("--small-segments", is_flag=True, help="Send in segments of one byte.")
+@_run_options
 @click.option(
     "--tls", is_flag=True, help="Speak TLS on every connection, with whatever certificate is shown."
 )
@@ -105,10 +190,10 @@ def server(
     options = Options(
         verbose=bool(verbosity()), more={"slow": slow, "small segments": small_segments}, **choices
     )
-    cases = all_cases()
+    cases = server_cases()
     try:
         if explain or list_:
-            return tell(cases, explain, options)
+            return _tell(cases, explain, options)
         if not address:
             raise click.UsageError("say which server: HOST:PORT, as in localhost:7878")
         where = parse_address(SCHEME + address.removeprefix(SCHEME))
@@ -116,7 +201,7 @@ def server(
     except (AddressError, SelectionError) as error:
         raise click.UsageError(str(error)) from error
     for profile in profiles:
-        judge_profile(profile)
+        _judge_profile(profile)
     cast = Cast(tuple(token for _, token in tokens))
     target = Target(where.host, where.port, Patience(slow), small_segments, tls=tls, pin=pin, cast=cast)
     words = ["--slow", f"{slow:g}"] if slow != 1 else []
@@ -160,4 +245,45 @@ def _examine(
             helper.close()
 
 
-conform.add_command(client)
+@conform.command("client", context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
+@_run_options
+def client(
+    command: tuple[str, ...],
+    list_: bool,
+    explain: str | None,
+    profiles: tuple[str, ...],
+    slow: float,
+    small_segments: bool,
+    **choices: Any,
+) -> int:
+    """Examine the client that COMMAND starts.
+
+    For each case COMMAND is started with one more word: a job, as JSON. What jobs there are, what is printed and which
+    exit codes count stands in spec/conformance.md. Behind -- everything belongs to COMMAND.
+    """
+    options = Options(
+        verbose=bool(verbosity()), more={"slow": slow, "small segments": small_segments}, **choices
+    )
+    name = f"client {shlex.join(command)}"
+    cases = client_cases()
+    try:
+        if explain or list_:
+            return _tell(cases, explain, options)
+        if not command:
+            raise click.UsageError("say how the client is started, behind --: conform client -- ./my-client")
+        cases = chosen(cases, name, options)
+    except SelectionError as error:
+        raise click.UsageError(str(error)) from error
+    for profile in profiles:
+        _judge_profile(profile)
+    subject = ClientSubject(Command(command), Patience(slow), small_segments)
+    words = ["--slow", f"{slow:g}"] if slow != 1 else []
+    words += ["--small-segments"] if small_segments else []
+    replay = Replay(["blockproto conform client", *words], ["--", shlex.join(command)])
+    try:
+        subject.check()
+        return session.run(subject, name, cases, options, replay, Console(stderr=True)).exit_code
+    except Unreachable as error:
+        warn(f"blockproto: {error}")
+        return EXIT_UNREACHABLE

@@ -27,7 +27,6 @@ from ..results import IfExistsWord
 from ..store.part_file.target_folder import TargetFolder
 from .access import access_options, check_access, connect_as_told
 from .address import SCHEME, Address, is_address, to_address
-from .interruptions import LineTeller
 from .left_out import LeftOutTeller, missed_of
 from .options import (
     EXIT_CODES,
@@ -45,12 +44,11 @@ from .output import (
     fail,
     leaves_of,
     print_failure,
-    print_receipt,
     say,
-    show_count,
     show_size,
 )
 from .progress import Meter
+from .tally import Tally
 
 STDOUT = "-"
 
@@ -77,19 +75,10 @@ class _Wanted:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _Tally(Tally):
     """What became of it."""
 
-    left_out: LeftOutTeller
-    status: int = Status.DONE
-    files: int = 0
-    filesize: int = 0
-    here_already: int = 0
-    left: int = 0
-    failed: int = 0
-    as_json: bool = False
     named: set[str] = field(default_factory=set)
-    pending: dict[str, None] = field(default_factory=dict)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
     blocked: set[str] = field(default_factory=set)
@@ -209,7 +198,7 @@ def _parse_span(text: str | None) -> tuple[int, int] | None:
 
 
 async def _get(addresses: list[Address], wanted: _Wanted) -> int:
-    tally = _Tally(LeftOutTeller(wanted.verbosity > 0), as_json=wanted.as_json)
+    tally = _Tally(LeftOutTeller(wanted.verbosity > 0), wanted.as_json)
     began = time.monotonic()
     with Meter(0) as meter:
         for server in dict.fromkeys(address.server for address in addresses):
@@ -229,9 +218,7 @@ async def _get_from(
     """Fetch what is wanted from one server; returns the exit code for the server itself."""
     tally.pending = dict.fromkeys(address.path for address in addresses)
     try:
-        teller = LineTeller(wanted.verbosity > 0)
-        options = {"retry_for_s": wanted.retry_for_s, "on_line": teller, "log": wanted.log}
-        async with connect_as_told(server, **options) as client:
+        async with connect_as_told(server, retry_for_s=wanted.retry_for_s, log=wanted.log) as client:
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)
@@ -347,7 +334,7 @@ def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
         return
     before = tally.failed
     for missed in missed_of(part, above):
-        _failed(tally, missed.name, missed.error, missed.advice, filename=missed.name)
+        tally.failure(missed.name, missed.error, missed.name, missed.advice)
     tally.failed = before + part.count
 
 
@@ -356,7 +343,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     try:
         components = SafeName.parse(entry.filename).components
     except NameRefused as error:
-        _failed(tally, entry.filename, error, filename=entry.filename)
+        tally.failure(entry.filename, error, entry.filename)
         return None
     if holds_in_progress(entry.filename):
         tally.left_out.tell(entry.filename, "a download in progress there")
@@ -364,7 +351,7 @@ def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | N
     depth = len(above.split("/")) if above else 0
     if "/".join(components[:depth]) != above or len(components) <= depth:
         outside = NameRefused("the server named a file outside of what was asked for")
-        _failed(tally, entry.filename, outside, filename=entry.filename)
+        tally.failure(entry.filename, outside, entry.filename)
         return None
     return target.joinpath(*components[depth:])
 
@@ -374,10 +361,10 @@ def _make_folder(fetch: _Fetch, folder: FileInfo | None, path: Path) -> bool:
         TargetFolder(path, _below(fetch.wanted, path), make=True).close()
     except (OSError, BlockprotoError) as error:
         if folder is None or not os.path.lexists(path) or os.path.isdir(path):
-            _failed(fetch.tally, str(path), error)
+            fetch.tally.failure(str(path), error, str(path))
         else:
             met = InTheWay(f"it is a folder on the server, and '{path}' here is none")
-            _failed(fetch.tally, folder.filename, met)
+            fetch.tally.failure(folder.filename, met, folder.filename)
         return False
     if folder is not None:
         fetch.tally.folders.append((path, folder))
@@ -426,12 +413,7 @@ def _arrived(fetch: _Fetch, receipt: Receipt) -> None:
     tally = fetch.tally
     tally.pending.pop(receipt.filename, None)
     fetch.meter.finished(receipt.filename, receipt.filesize)
-    tally.files += 1
-    tally.filesize += receipt.filesize
-    tally.here_already += receipt.outcome == "there"
-    tally.left += receipt.outcome == "left"
-    if fetch.wanted.as_json:
-        print_receipt(receipt)
+    tally.arrived(receipt, receipt.filesize)
     other = os.path.basename(receipt.stored_as) != receipt.filename.rpartition("/")[2]
     if fetch.wanted.verbosity or receipt.filename in tally.named or (other and receipt.outcome == "sent"):
         say(show_name(f"{receipt.filename}: {_describe(receipt)}"))
@@ -456,18 +438,9 @@ class _Ended(Exception):
 def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advice: str = "") -> None:
     """A file did not come. Raises _Ended if no other would."""
     fetch.tally.pending.pop(filename, None)
-    _failed(fetch.tally, what, error, advice, filename)
+    fetch.tally.failure(what, error, filename, advice)
     if ends_run(error):
         raise _Ended from error
-
-
-def _failed(
-    tally: _Tally, what: str, error: BaseException, advice: str = "", filename: str | None = None
-) -> None:
-    tally.failed += 1
-    tally.status = max(tally.status, fail(error, what, advice))
-    if tally.as_json:
-        print_failure(what if filename is None else filename, error)
 
 
 def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
@@ -478,16 +451,10 @@ def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
             place.set_facts(folder.mode, folder.mtime_ns)
             place.close()
         except (OSError, BlockprotoError) as error:
-            _failed(tally, str(path), error)
+            tally.failure(str(path), error, str(path))
 
 
 def _sum_up(tally: _Tally, elapsed_s: float) -> None:
     tally.left_out.sum_up()
-    if tally.files + tally.failed + tally.left_out.count <= 1 and not tally.folders:
-        return
-    parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
-    parts += [f"{tally.here_already} already here"] if tally.here_already else []
-    parts += [f"{tally.left} left as they were"] if tally.left else []
-    parts += [f"{tally.left_out.count} left out"] if tally.left_out.count else []
-    parts += [f"{tally.failed} failed"] if tally.failed else []
-    say("; ".join(parts))
+    if tally.files + tally.failed + tally.left_out.count > 1 or tally.folders:
+        tally.sum_up(elapsed_s, "", "already here", "left as they were")

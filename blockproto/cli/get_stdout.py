@@ -18,8 +18,6 @@ from .. import BlockprotoError, Client, FileInfo
 from ..errors import BadFacts, UnknownFile
 from .access import connect_as_told
 from .address import Address
-from .interruptions import LineTeller
-from .options import verbosity
 from .output import Status, about, fail
 
 STRETCH_LENGTH = 32 << 20
@@ -33,10 +31,7 @@ async def get_to_stdout(
     """Write the content of files to stdout; returns the exit code. The first that fails ends it."""
     for address in addresses:
         with about(address.text):
-            teller = LineTeller(verbosity() > 0)
-            async with connect_as_told(
-                address.server, retry_for_s=retry_for_s, on_line=teller, log=log
-            ) as client:
+            async with connect_as_told(address.server, retry_for_s=retry_for_s, log=log) as client:
                 status = await _write(client, address, span)
         if status is not Status.DONE:
             return status

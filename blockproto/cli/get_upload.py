@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 
 import click
 import trio
 
-from .. import BlockprotoError, Client, UploadInfo
+from .. import Client, UploadInfo
 from ..common.names import SafeName, show_name
 from ..common.tasks import background_tasks
 from ..errors import NameRefused, UnknownUpload
 from ..results import IfExistsWord
 from .access import connect_as_told
 from .address import Address
-from .interruptions import LineTeller
-from .options import verbosity
-from .output import Status, about, leaves_of, print_failure, print_receipt, say, show_size
+from .output import Status, about, no_receipt, print_receipt, printing_failed, say, show_size
 from .progress import Meter
 
 WAIT_S = 5.0
@@ -59,11 +56,12 @@ async def get_upload(
 ) -> int:
     """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
     named = [wanted.lower()]
-    with about(address.text), _telling_of(named, as_json), Meter(None) as meter:
-        teller = LineTeller(verbosity() > 0)
-        async with connect_as_told(
-            address.server, retry_for_s=retry_for_s, on_line=teller, log=log
-        ) as client:
+    with (
+        about(address.text),
+        printing_failed(lambda: [no_receipt(named[-1])], as_json),
+        Meter(None) as meter,
+    ):
+        async with connect_as_told(address.server, retry_for_s=retry_for_s, log=log) as client:
             upload = await _find(client, wanted.lower())
             named.append(upload.filename)
             place = _place(upload, dest)
@@ -82,18 +80,6 @@ async def get_upload(
         size = show_size(receipt.filesize)
         say(show_name(f"{receipt.filename}: complete, as '{receipt.stored_as}', {size}"))
     return Status.DONE
-
-
-@contextmanager
-def _telling_of(named: list[str], as_json: bool) -> Iterator[None]:
-    """Print the object of a file that did not come, under the last of its names."""
-    try:
-        yield
-    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
-        cause = leaves_of(error)[0]
-        if as_json and isinstance(cause, BlockprotoError | OSError):
-            print_failure(named[-1], cause)
-        raise
 
 
 async def _tell_of_waiting(meter: Meter, upload: UploadInfo) -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
@@ -122,13 +122,31 @@ def print_receipt(receipt: Any) -> None:
 
 def print_failure(filename: str, error: BaseException) -> None:
     """Print the object of a file that did not go: the fields of the contract, and what was wrong."""
-    print_failed(dict.fromkeys(RECEIPT_FIELDS) | {"filename": filename}, error)
+    print_failed(no_receipt(filename), error)
+
+
+def no_receipt(filename: str) -> dict[str, Any]:
+    """The fields of the contract for a file of which nothing is known."""
+    return dict.fromkeys(RECEIPT_FIELDS) | {"filename": filename}
 
 
 def print_failed(fields: Mapping[str, Any], error: BaseException) -> None:
     """Print the object of something that did not work: ``fields``, and what was wrong."""
     code = error.code.name if isinstance(error, BlockprotoError) else None
     print_json({**fields, "outcome": "failed", "error": explain(error), "code": code})
+
+
+@contextmanager
+def printing_failed(left: Callable[[], Iterable[Mapping[str, Any]]], as_json: bool) -> Iterator[None]:
+    """Print an object for each of what is ``left`` when an error ends the command; the error goes on."""
+    try:
+        yield
+    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
+        cause = leaves_of(error)[0]
+        if as_json and isinstance(cause, BlockprotoError | OSError):
+            for fields in left():
+                print_failed(fields, cause)
+        raise
 
 
 def ends_run(error: BaseException) -> bool:

@@ -43,8 +43,9 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, ends_run, fail, print_failure, print_receipt, say, show_count, show_size
+from .output import Status, ends_run, fail, print_failure, say, show_count, show_size
 from .progress import Meter
+from .tally import Tally
 
 STDIN = "-"
 STDIN_NAME = "stdin"
@@ -69,23 +70,14 @@ class _Wanted:
 
 
 @dataclass(slots=True)
-class _Tally:
-    """What became of it."""
+class _Tally(Tally):
+    """What became of it; of ``given`` jobs so many were ``answered``."""
 
-    left_out: LeftOutTeller
-    status: int = Status.DONE
-    files: int = 0
-    filesize: int = 0
-    payload: int = 0
-    there_already: int = 0
-    left: int = 0
-    failed: int = 0
     lost: list[BlockprotoError] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     given: int = 0
     answered: int = 0
     ended: BlockprotoError | None = None
-    waiting: dict[str, None] = field(default_factory=dict)
     blocked: list[str] = field(default_factory=list)
     is_folder: dict[str, bool] = field(default_factory=dict)
     """Of what a refused file lies in: whether it may be a folder on the server."""
@@ -185,7 +177,7 @@ def _server_name(wanted: _Wanted, path: str) -> str:
 
 
 async def _put(wanted: _Wanted, connections: int) -> int:
-    tally = _Tally(LeftOutTeller(wanted.verbosity > 0))
+    tally = _Tally(LeftOutTeller(wanted.verbosity > 0), wanted.as_json)
     began = time.monotonic()
     shown = sys.stderr.isatty()
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
@@ -197,7 +189,6 @@ async def _put(wanted: _Wanted, connections: int) -> int:
                 wanted.address.server,
                 connections=connections,
                 retry_for_s=wanted.retry_for_s,
-                on_line=LineTeller(wanted.verbosity > 0),
                 log=wanted.log,
             ) as client:
                 await _send_all(client, wanted, tally, meter, found, folders)
@@ -208,14 +199,14 @@ async def _put(wanted: _Wanted, connections: int) -> int:
         except OSError as error:
             tally.failed += 1
             tally.status = fail(error)
-            _tell_of_the_rest(wanted, tally, error, found)
+            _tell_of_the_rest(tally, error, found)
             return tally.status
     why = tally.ended or next(iter(tally.lost), None)
-    if why is None and tally.waiting:
-        why = ConnectionLost(f"{show_count(len(tally.waiting), 'file')} got no answer")
+    if why is None and tally.pending:
+        why = ConnectionLost(f"{show_count(len(tally.pending), 'file')} got no answer")
         tally.lost.append(why)
     if why is not None:
-        _tell_of_the_rest(wanted, tally, why, found)
+        _tell_of_the_rest(tally, why, found)
     _sum_up(wanted, tally, time.monotonic() - began)
     return tally.status
 
@@ -253,9 +244,7 @@ def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Fou
         if path == STDIN:
             continue
         leave_out = partial(_leave_out, tally, named=path)
-        for found in walk(
-            Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, wanted, tally)
-        ):
+        for found in walk(Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
             if found.folder:
                 folders.append(found)
             else:
@@ -269,11 +258,8 @@ def _leave_out(tally: _Tally, path: Path, why: str, *, named: str) -> None:
         tally.status = max(tally.status, Status.FAILED)
 
 
-def _unreadable(wanted: _Wanted, tally: _Tally, path: Path, error: OSError) -> None:
-    tally.failed += 1
-    tally.status = max(tally.status, fail(error, str(path)))
-    if wanted.as_json:
-        print_failure(str(path), error)
+def _unreadable(tally: _Tally, path: Path, error: OSError) -> None:
+    tally.failure(str(path), error, str(path))
 
 
 async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
@@ -289,7 +275,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     except (BlockprotoError, OSError) as error:
         if isinstance(error, BlockprotoError) and ends_run(error):
             tally.ended = error
-        _failed(wanted, tally, wanted.address.server if tally.ended else STDIN_NAME, name, error)
+        tally.failure(wanted.address.server if tally.ended else STDIN_NAME, error, name)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -301,7 +287,7 @@ async def _send_jobs(
     async with aclosing(client.upload_all(jobs, checksum=wanted.checksum, progress=meter.update)) as ended:
         async for job, outcome in ended:
             tally.answered += 1
-            tally.waiting.pop(job.name, None)
+            tally.pending.pop(job.name, None)
             if isinstance(outcome, Receipt):
                 _stored(wanted, tally, meter, str(job.path), outcome)
             elif isinstance(outcome, _ENDS_ALL):
@@ -315,8 +301,8 @@ async def _send_jobs(
                     _tell_blocked(wanted, tally, job, outcome)
                     continue
                 tally.ended = outcome if ends_run(outcome) else None
-                about = wanted.address.server if tally.ended else str(job.path)
-                _failed(wanted, tally, about, job.name, outcome, _NAME_A_FOLDER if blocked else "")
+                what = wanted.address.server if tally.ended else str(job.path)
+                tally.failure(what, outcome, job.name, _NAME_A_FOLDER if blocked else "")
                 if tally.ended:
                     break
 
@@ -377,27 +363,16 @@ def _is_typed(wanted: _Wanted, path: Path) -> bool:
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
     for one in found:
         tally.given += 1
-        tally.waiting[one.name] = None
+        tally.pending[one.name] = None
         tally.sizes[one.name] = one.filesize
         yield UploadJob(one.path, one.name, wanted.if_exists)
 
 
-def _failed(
-    wanted: _Wanted, tally: _Tally, about: str, name: str, error: BaseException, advice: str = ""
-) -> None:
-    tally.failed += 1
-    tally.status = max(tally.status, fail(error, about, advice))
-    if wanted.as_json:
-        print_failure(name, error)
-
-
-def _tell_of_the_rest(
-    wanted: _Wanted, tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]
-) -> None:
+def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]) -> None:
     """Print the objects of the files whose turn did not come: what ended the run is why they did not go."""
-    if not wanted.as_json:
+    if not tally.as_json:
         return
-    for name in tally.waiting:
+    for name in tally.pending:
         print_failure(name, error)
     for one in found:
         print_failure(one.name, error)
@@ -408,13 +383,7 @@ def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: R
     meter.finished(receipt.filename, size)
     if receipt.filetype == FOLDER_FILETYPE:
         return
-    tally.files += 1
-    tally.filesize += size
-    tally.payload += receipt.payload_bytes_sent
-    tally.there_already += receipt.outcome == "there"
-    tally.left += receipt.outcome == "left"
-    if wanted.as_json:
-        print_receipt(receipt)
+    tally.arrived(receipt, size)
     if (
         wanted.verbosity
         or about == STDIN
@@ -445,13 +414,5 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
-    if tally.files + tally.failed + tally.left_out.count <= 1:
-        return
-    parts = [f"{show_count(tally.files, 'file')}, {show_size(tally.filesize)} in {elapsed_s:.1f} s"]
-    if tally.there_already or tally.left:
-        parts.append(f"{tally.files - tally.there_already - tally.left} sent")
-    parts += [f"{tally.there_already} already there"] if tally.there_already else []
-    parts += [f"{tally.left} left as they are there"] if tally.left else []
-    parts += [f"{tally.left_out.count} left out"] if tally.left_out.count else []
-    parts += [f"{tally.failed} failed"] if tally.failed else []
-    say("; ".join(parts))
+    if tally.files + tally.failed + tally.left_out.count > 1:
+        tally.sum_up(elapsed_s, "sent", "already there", "left as they are there")

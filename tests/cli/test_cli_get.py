@@ -170,14 +170,14 @@ def _entry(name: str) -> FileInfo:
     "name", ["../x", "/etc/x", "top/../../x", "other/x", "top", "topper/x", "top/\x00", "", "top//x"]
 )
 def test_a_foreign_server_cannot_name_its_way_out(name: str, here: Path) -> None:
-    tally = _Tally(LeftOutTeller(False))
+    tally = _Tally(LeftOutTeller(False), False)
     assert _place(tally, "top", _entry(name), here) is None
     assert (tally.failed, tally.status) == (1, Status.FAILED)
 
 
 def test_places(here: Path) -> None:
-    assert _place(_Tally(LeftOutTeller(False)), "top", _entry("top/a/b"), here) == here / "a" / "b"
-    assert _place(_Tally(LeftOutTeller(False)), "", _entry("a/b"), here) == here / "a" / "b"
+    assert _place(_Tally(LeftOutTeller(False), False), "top", _entry("top/a/b"), here) == here / "a" / "b"
+    assert _place(_Tally(LeftOutTeller(False), False), "", _entry("a/b"), here) == here / "a" / "b"
 
 
 def test_what_stands_here_where_a_folder_should_be_is_said_once(server: Server, here: Path, run: Run) -> None:
