@@ -1,6 +1,6 @@
-"""The client's side: connections and coming back, who we are and whom we trust, questions, files up and down.
+"""The client: connecting, reconnecting, authentication and trust, requests, and transfers of one and of many files.
 
-    client (the face) → upload · upload_many · download · download_many · request → connections → dial · trust · authenticate
+    client → upload_one · upload_many · download · download_many · request → connections → dial · trust · authenticate
 
-What a transfer does with bytes stands in ``transfer``; here is which connection it uses and what happens when that is lost.
+``transfer`` sends and receives the bytes; this room decides which connection is used, and what happens when it is lost.
 """

@@ -1,7 +1,7 @@
-"""How a client says who it is: AUTH as the first stream of every connection, and again when there is a newer token.
+"""How a client authenticates: AUTH on the first stream of every connection, and again when there is a newer token.
 
-Nothing waits for the answer: requests behind AUTH are judged by it. A refused one ends the connection with that error, so
-that every transfer hears the reason; a server that knows no principals needs none.
+Nothing waits for the answer: the server applies it to all requests behind AUTH. If AUTH is refused, the connection ends with
+that error, so that every transfer reports the reason; a server without principals answers UNSUPPORTED, which is ignored.
 
 Spec: BP1-AUT-003, BP1-AUT-008, BP1-AUT-013.
 """
@@ -18,11 +18,11 @@ OnPrincipal = Callable[[PrincipalItem], None]
 
 
 class Authenticator:
-    """The token a client comes in with, and the connections it has said it on.
+    """Sends a client's token on its connections.
 
     Args:
-        token: as text; None: nobody in particular.
-        on_principal: hears who the server says that is.
+        token: as text; None: the client has none.
+        on_principal: called with the principal that the server answers.
     """
 
     def __init__(self, token: str | None = None, on_principal: OnPrincipal | None = None) -> None:
@@ -30,7 +30,7 @@ class Authenticator:
         self._on_principal = on_principal
 
     def say_on(self, connection: Connection) -> None:
-        """Say AUTH, if there is a token; on a fresh connection before anything else."""
+        """Send AUTH if there is a token; on a new connection before anything else."""
         if self.token is not None and connection.lost is None:
             stream = connection.open(Authentication(connection, self._on_principal))
             connection.post(stream, Auth(self.token))

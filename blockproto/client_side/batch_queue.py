@@ -1,8 +1,7 @@
-"""Results on their way to a consumer, handed over many at a time.
+"""A queue whose consumer takes all items at once.
 
 A memory channel wakes its consumer for each item; with thousands of small results a second the waking costs more than the
-work. Here the consumer takes everything there is. Putting never waits; a producer that must not run away waits for
-``emptied`` now and then.
+work. Putting never waits; a producer that must not get too far ahead waits for ``emptied`` now and then.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class BatchQueue(Generic[T]):
 async def taken_from(
     nursery: trio.Nursery, run: Callable[[BatchQueue[T]], Awaitable[None]], *, to_the_end: bool = False
 ) -> AsyncGenerator[T, None]:
-    """Start ``run`` in ``nursery`` and yield what it puts, until it returns. Whoever stops taking cancels it.
+    """Start ``run`` in ``nursery`` and yield what it puts, until it returns. Closing the generator cancels it.
 
     Args:
         nursery: where it runs.

@@ -1,4 +1,4 @@
-"""A stream that fetches a file of at most one block: FETCH, then OPEN BLOCK COMMIT, and one work of the committer.
+"""Download a file of at most one block on one stream: FETCH, then OPEN BLOCK COMMIT, and one work of the committer.
 
 Spec: BP1-FET, BP1-BLK, BP1-COM.
 """

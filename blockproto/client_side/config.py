@@ -1,4 +1,4 @@
-"""What a client is told about how to work, and which parts of this machine it uses."""
+"""The configuration of a client: how it works, and which stores of this machine it uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OpenPartFile = Callable[[Destination, int], UploadStore]
 OpenDownloads = Callable[[], DownloadStore]
 OpenFiles = Callable[[], LocalFiles]
 OpenMemory = Callable[[bytes], "DigestCache"]
-"""Opens what is remembered of this machine's files, by the installation's secret."""
+"""Opens the cache of this machine's file digests; takes the installation's secret."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +27,17 @@ class ClientConfig:
     """How a client works.
 
     Attributes:
-        connections: over how many connections a big file is sent.
-        retry_for_s: how long to come back without any progress; None: see ``connections.RetryPolicy``.
-        tries: how often at most; None: as often as there is time for.
-        mobile: whether an idle connection may be silent as long as the network lets it; else PING comes every 15 s.
-        on_line: hears when the connection is lost and made again, and when a transfer goes on.
-        authenticator: says who we are; None: nobody in particular.
+        connections: how many connections a big file is sent over.
+        retry_for_s: how long to keep trying without progress; None: see ``connections.RetryPolicy``.
+        tries: the greatest number of tries; None: no limit but the time.
+        mobile: whether an idle connection may be silent for as long as the network allows; else PING is sent every 15 s.
+        on_line: called when the connection is lost or made again, and when a transfer goes on.
+        authenticator: sends the token; None: the client has none.
         open_downloads: opens the store for many small downloads; None: each is downloaded like a big one.
-        open_files: opens the finished files of this machine; None: nothing is ever there.
-        open_memory: opens what is remembered of files between runs; None: nothing is.
+        open_files: opens the finished files of this machine; None: there are none.
+        open_memory: opens the cache of file digests; None: there is none.
         earlier_uploads: whether an earlier version of this installation may have left uploads unfinished.
-        recorder: writes down what happens on the connections; None: nothing is written.
+        recorder: logs what happens on the connections; None: no log.
     """
 
     connections: int = 1

@@ -1,13 +1,13 @@
 """The connections of one client to its server: made when they are first needed, made again when they are gone.
 
-    a transfer loses its connection → Retries: may it come back, and how long may that take?
-                                    → Lines: one wait for all transfers, then one dials and all go on
+    a transfer loses its connection → Retries: whether it may try again, and for how long
+                                    → Connections: all transfers wait together, then one dials and all go on
 
-A connection that had worked is made again at once. When that fails, the wait is a random time below a bound that grows
-(``BOUNDS_S``): a server that thousands lost at the same time gets them back over seconds, not all in one. What has worked is
-told by those who use the connection (``worked``), because a line that accepts everybody and carries nothing must not be
-dialled in a circle. What a connection carried just before it broke is known only when the next one says where things stand;
-so one that carried much has worked too, but not the next one if nothing got further meanwhile.
+A connection that had worked is made again at once. When that fails, the wait is random, below a bound that grows with each
+failure (``BOUNDS_S``): a server that thousands of clients lost at once gets them back over seconds. The users of a
+connection report that it worked (``worked``), so that a server that accepts connections and transfers nothing is not
+redialled in a tight loop. What arrived just before a connection broke is known only when the next one says so; therefore one
+that carried much counts as working, but the next one does not, unless there was progress.
 
 Spec: BP1-END-017, BP1-RES-024, BP1-ERR-006.
 """
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 BOUNDS_S = (0.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """The longest random wait (s) before a dial, by how many dials have failed in a row; the last one goes for all further."""
 RETRY_FOR_S = 120.0
-"""How long a server that has answered once is waited for without any progress, unless told otherwise."""
+"""How long to keep trying without progress (s) once the server has answered, unless the caller says otherwise."""
 UNGREETED_S = 10.0
-"""The same for one that was connected to and has never answered."""
+"""The same (s) for a server that accepted a connection and never answered."""
 AFTER_MOST_S = 2.0
 """The longest random wait (s) added to a peer's retry_after_ms."""
 AFTER_LONGEST_S = 3600.0
 """Treat a peer that asks for a longer wait (s) than this before the next try as one that refuses."""
 JOIN_S = 0.1
-"""Longest wait (s) of a task that lost its connection before it joins another one."""
+"""Longest wait (s) of a task that lost its connection before it uses one that another task has made."""
 WORKED_S = 15.0
 """Treat a connection that lived this long (s) as one that worked, even if it was idle; longer than a greeting may take."""
 WORKED_BYTES = 16 * 1024
 """Treat a connection that carried this much of a file as one that worked."""
 _ROUNDING_S = 0.001
-"""What is left of a time after a wait for all of it, because floats round, is not waited for again and again."""
+"""Treat a rest this short (s) as none: a wait for all of a time can end this much early, because floats round."""
 _COMING_BACK = {Code.BUSY, Code.BAD_CHECK, Code.TIMEOUT, Code.HOOK_REFUSED}
 """Errors after which the same request can succeed, perhaps on a new connection."""
 
@@ -99,10 +99,9 @@ class RetryPolicy:
     """When to give up.
 
     Attributes:
-        retry_for_s: how long to come back without any progress; None: ``RETRY_FOR_S``; but ``UNGREETED_S`` if the server
-            has never answered, and not at all if nobody was ever there, because then the address is wrong more often
-            than the server is late.
-        tries: how often at most; None: as often as there is time for.
+        retry_for_s: how long to keep trying without progress; None: ``RETRY_FOR_S``, ``UNGREETED_S`` if the server has never
+            answered, and no time at all if it could never be connected to: then the address is probably wrong.
+        tries: the greatest number of tries; None: no limit but the time.
     """
 
     retry_for_s: float | None = None
@@ -110,7 +109,7 @@ class RetryPolicy:
 
 
 class Connections:
-    """What a client speaks over.
+    """The connections of a client to its server.
 
     Args:
         dial: makes a byte stream to the server.
@@ -118,9 +117,9 @@ class Connections:
         count: how many connections a big file may use.
         retry_policy: when to give up.
         keep_alive: how long an idle connection may be silent.
-        on_line: hears of losses and returns.
-        authenticator: says who we are on every connection.
-        recorder: writes down what happens on them; None: nobody does.
+        on_line: called when the connection is lost, made again, and when a transfer goes on.
+        authenticator: sends the token on every connection.
+        recorder: logs what happens on them; None: no log.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class Connections:
 
     @property
     def retry_for_s(self) -> float:
-        """How long to come back without any progress."""
+        """How long to keep trying without progress, in seconds."""
         if self.retry_policy.retry_for_s is not None:
             return self.retry_policy.retry_for_s
         answers = (one is not None and one.session.peer_hello is not None for one in self._connections)
@@ -173,17 +172,17 @@ class Connections:
 
     @property
     def up(self) -> bool:
-        """Whether some connection can take new streams."""
+        """Whether any connection can take new streams."""
         return any(one is not None and _usable(one) for one in self._connections)
 
     @property
     def first_up(self) -> bool:
-        """Whether the connection that everything begins on can take new streams."""
+        """Whether the first connection, where every transfer begins, can take new streams."""
         first = self._connections[0]
         return first is not None and _usable(first)
 
     def close(self) -> None:
-        """Let nothing begin any more: the nursery of the connections is about to end."""
+        """Begin nothing from now on: the nursery of the connections is about to end."""
         self._closed = True
 
     def demand_open(self) -> None:
@@ -226,7 +225,7 @@ class Connections:
             return connection
 
     def _go_on_at_the_pace(self, index: int, pace: Pace) -> None:
-        """What one connection found out of the line is good for the one that replaces it."""
+        """Start at the pace that the connection before this one had found."""
         before, self._paces[index] = self._paces[index], pace
         if before is not None:
             pace.go_on_from(before)
@@ -243,7 +242,7 @@ class Connections:
         self._answered = self._answered or connection.session.peer_hello is not None
 
     def use_token(self, token: str) -> None:
-        """Say a newer credential of the same principal, here and on every connection to come (BP1-AUT-013)."""
+        """Send a newer token of the same principal, now and on every later connection (BP1-AUT-013)."""
         self._authenticator.token = token
         for connection in self._connections:
             if connection is not None and _usable(connection):
@@ -265,12 +264,12 @@ class Connections:
                 await retries.wait(exc)
 
     def worked(self) -> None:
-        """Something was done over a connection: the next loss is a new one."""
+        """Report progress over a connection: the next loss is the first one again."""
         self._failures = 0
         self._trusted = False
 
     def network_changed(self) -> None:
-        """This machine has another address, or another network: come back at once, knowing nothing of it."""
+        """Reconnect at once, because this machine has another address or network, and forget what the old one was like."""
         self._keep_alive.network_changed()
         self._paces = [None] * self.count
         self.worked()
@@ -280,14 +279,14 @@ class Connections:
         self._wake()
 
     def tell(self, event: LineEvent) -> None:
-        """Tell whoever wants to show it."""
+        """Pass an event to the caller's ``on_line``, and to the recorder."""
         if self._recorder is not None and isinstance(event, Reconnecting):
             self._recorder.reconnecting(event.after_s, event.why)
         if self._on_line is not None:
             self._on_line(event)
 
     async def pause(self, error: BlockprotoError, until: float) -> None:
-        """Wait until it is time to dial again: no longer than there is no connection, nor longer than ``until``."""
+        """Wait until it is time to dial again; return early at ``until``, or when there is a connection."""
         async with self._pausing:
             if self.up:
                 return
@@ -301,7 +300,7 @@ class Connections:
             self._made_at = math.inf
             after_s = min(self._wait_s(error), max(0.0, until - trio.current_time()))
             self._missed = True
-            self._failures += 1  # of all who dial meanwhile, for whatever is new, this one wait counts
+            self._failures += 1  # once for this wait, however many tasks dial during it
             self.tell(Reconnecting(after_s, error))
             with trio.move_on_after(after_s):
                 await self._nudge.wait()
@@ -316,7 +315,7 @@ class Connections:
         nudge.set()
 
     async def retrying(self, request: Callable[[], Awaitable[Answer]]) -> Answer:
-        """What ``request`` gives, asked again after a lost connection; raises what it raises in the end."""
+        """The result of ``request``, repeated after a lost connection; raises its last error."""
         retries = Retries(self)
         while True:
             try:
@@ -329,19 +328,19 @@ class Connections:
 
 
 class Retries:
-    """The coming back of one transfer or question."""
+    """The retries of one transfer or question."""
 
-    def __init__(self, lines: Connections) -> None:
-        self._owner = lines
+    def __init__(self, connections: Connections) -> None:
+        self._owner = connections
         self._tries = 0
         self._carried = 0
         self._since: float | None = None
 
     def progressed(self, length: int | None = None) -> None:
-        """Something got further, by ``length`` bytes or as a whole (None): what failed before does not count.
+        """Report progress of ``length`` bytes, or of something whole (None): earlier failures do not count any more.
 
-        A line that carries a few bytes and breaks, again and again, is still not dialled in a circle, and a server that
-        gives a byte now and then is not waited for without end: until ``WORKED_BYTES`` have come, nothing got further.
+        Less than ``WORKED_BYTES`` in all is no progress: otherwise a connection that carries a few bytes and breaks would be
+        redialled in a tight loop, and a server that sends a byte now and then would be waited for without end.
         """
         self._carried += WORKED_BYTES if length is None else length
         if self._carried < WORKED_BYTES:
@@ -353,7 +352,7 @@ class Retries:
             self._owner.worked()
 
     async def wait(self, error: BlockprotoError) -> None:
-        """Wait until it makes sense to try again; raises ``error`` when that cannot help or took too long."""
+        """Wait until the next try; raises ``error`` when another try cannot help, or the time is over."""
         now = trio.current_time()
         self._since = now if self._since is None else self._since
         self._tries += 1
@@ -366,14 +365,14 @@ class Retries:
         if self._owner.up:
             bound = bound_s(self._tries - 1)
             if isinstance(error, ConnectionLost | GoingAway) and self._owner.first_up:
-                bound = min(bound, JOIN_S)  # somebody was quicker to come back: the connection is another one
+                bound = min(bound, JOIN_S)  # another task was faster: there is a new connection already
             await trio.sleep(max(random.uniform(0, bound), after_s))
         else:
             await self._owner.pause(error, self._since + limit_s)
 
 
 def bound_s(failures: int) -> float:
-    """The bound of the wait after so many failures in a row (BP1-END-017)."""
+    """The longest wait (s) after this many failures in a row (BP1-END-017)."""
     return BOUNDS_S[min(failures, len(BOUNDS_S) - 1)]
 
 

@@ -1,4 +1,4 @@
-"""What all transfers of one client share: its connections, the names of its uploads and downloads, what it knows of files.
+"""What the transfers of one client share: connections, the names of uploads and downloads, digests of files.
 
 Spec: BP1-RES-001, BP1-RES-002.
 """

@@ -1,4 +1,4 @@
-"""How a server is reached: ``bp://HOST[:PORT]`` over TCP."""
+"""Connect to ``bp://HOST[:PORT]`` over TCP."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Dial = Callable[[], Awaitable[Endpoint]]
 
 
 def tcp_dial(url: str) -> tuple[Dial, str]:
-    """How to reach ``url`` (``bp://HOST[:PORT]``), and what the server is called.
+    """A function that connects to ``url`` (``bp://HOST[:PORT]``), and the server as ``HOST:PORT``.
 
     Raises:
-        ValueError: it is no such URL.
+        ValueError: it is not a URL of this form.
     """
     host, port, server = parse_url(url, "bp")
     return lambda: connect_tcp(host, port, server), server
 
 
 def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
-    """Host and port of ``SCHEME://HOST[:PORT]``, and what the server is called: ``HOST:PORT``. Raises ValueError."""
+    """Host and port of ``SCHEME://HOST[:PORT]``, and both as ``HOST:PORT``. Raises ValueError."""
     wrong = f"{url!r} is not an address: write {scheme}://HOST:PORT"
     try:
         parts = urlsplit(url)
@@ -47,7 +47,7 @@ def parse_url(url: str, scheme: str) -> tuple[str, int, str]:
 
 
 async def connect_tcp(host: str, port: int, server: str) -> Endpoint:
-    """A TCP connection to ``server``; raises ConnectionLost."""
+    """A TCP connection to ``server``. Raises ConnectionLost; cancellation leaves none."""
     try:
         with trio.fail_after(CONNECT_S):
             return endpoint_of(await trio.open_tcp_stream(host, port))
@@ -58,7 +58,7 @@ async def connect_tcp(host: str, port: int, server: str) -> Endpoint:
 
 
 def _reason(error: OSError) -> str:
-    """What to tell of a failed connect: Trio wraps what each address said."""
+    """The reason of a failed connect: Trio wraps the error of each address."""
     causes = error.__cause__
     if isinstance(causes, BaseExceptionGroup):
         causes = causes.exceptions[0]

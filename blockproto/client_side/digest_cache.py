@@ -1,13 +1,13 @@
-"""The file in which a client remembers what the files of this machine contain: fingerprint → root.
+"""The cache of file digests that a client keeps between runs: fingerprint → root.
 
 Rules:
-    1. Memory is a help, never a witness: a row counts only if its MAC, keyed with the installation's secret, fits
-       fingerprint and root. What is damaged, foreign or stale is as good as missing.
+    1. A row counts only if its MAC, keyed with the installation's secret, fits fingerprint and root. Damaged, foreign and
+       stale rows are as good as missing.
     2. Its size is bounded: what was used longest ago is forgotten.
-    3. It is a cache: a damaged one is thrown away and begun anew, and one that cannot be used is done without. Either is
-       said once, as a warning in the log; nothing but time is lost.
+    3. A damaged cache is removed and begun again, and without a usable one the client works all the same. Either is logged
+       once, as a warning; nothing but time is lost.
 
-Several processes may use one memory at once, and any of them may be killed at any moment. Blocking code.
+Several processes may use one cache at once, and any of them may be killed at any moment. Blocking code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .fingerprint import Fingerprint
 log = logging.getLogger(__name__)
 
 SIZE_MAX = 64 << 20
-"""The size in bytes at which a memory forgets a tenth of what it has: about 600,000 files."""
+"""The size in bytes at which a cache forgets a tenth of its rows: about 600,000 files."""
 _BUSY_S = 2.0
 _ROWS_AT_ONCE = 500
 _DAY_S = 86_400
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class DigestCache:
-    """A memory on disk, opened when it is first used.
+    """A cache on disk, opened when it is first used.
 
     Args:
         path: the file; its folder is made, for its user alone.
@@ -64,12 +64,12 @@ class DigestCache:
         return self._use(lambda database: self._recall(database, fingerprints)) or {}
 
     def remember(self, roots: Mapping[Fingerprint, bytes]) -> None:
-        """Keep these, also for other processes."""
+        """Store these roots, also for other processes."""
         if roots:
             self._use(lambda database: self._remember(database, roots))
 
     def close(self) -> None:
-        """Let go of it; harmless a second time."""
+        """Close it; harmless when repeated."""
         with self._using:
             database, self._database, self._usable = self._database, None, False
             if database is not None:
@@ -77,7 +77,7 @@ class DigestCache:
                     database.close()
 
     def _use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Run ``work`` on the database; None without one. It is made anew once if it is damaged, else given up for good."""
+        """The result of ``work`` on the database, or None without one. A damaged one is made again once, then given up."""
         with self._using:
             for again in (True, False):
                 if not self._usable:

@@ -1,4 +1,4 @@
-"""One file coming down, finished or still being uploaded: FETCH with resume, into a store beside its place.
+"""Download one file, finished or still being uploaded: FETCH with resume, into a part file beside its destination.
 
 Spec: BP1-FET.
 """
@@ -69,10 +69,10 @@ class Downloader:
         known: FileItem | None,
         priority: Priority = Priority.NORMAL,
     ) -> Receipt:
-        """See ``Client.download``; ``known``: what it is, if that need not be asked.
+        """Download a finished file; errors and cancellation as ``Client.download``. ``known``: its entry, if that is known.
 
-        What it is is asked once: after a lost connection FETCH names the version, and one that was replaced meanwhile is
-        refused and begun anew.
+        Its entry is asked for once: after a lost connection FETCH names the version, and a file that was replaced is refused
+        and downloaded from the beginning.
         """
         retries = Retries(self._connections)
         so_far = DownloadState()
@@ -104,10 +104,10 @@ class Downloader:
         so_far: DownloadState,
         priority: Priority,
     ) -> Receipt:
-        """One attempt at a finished file; nothing is fetched that is here already, or that is not to come."""
+        """One attempt at a finished file; a file that is here already, or is to be left, is not fetched."""
         if (
             span is None and so_far.reached < 0
-        ):  # until something came of it: another process may have fetched it meanwhile
+        ):  # until some of it came: another process may have fetched it
             met = await self.existing.settle(entry, dest, rule)
             if not met.fetched:
                 return self.existing.receipt(entry, met, time.perf_counter() - so_far.begun)
@@ -117,7 +117,7 @@ class Downloader:
         except FileExists:
             if rule.if_exists not in (IfExists.SKIP, IfExists.UPDATE):
                 raise
-            met = await self.existing.settle(entry, dest, rule)  # it came meanwhile
+            met = await self.existing.settle(entry, dest, rule)  # another file of its name was made since
             if met.fetched:
                 raise
             return self.existing.receipt(entry, met, time.perf_counter() - so_far.begun)
@@ -130,7 +130,7 @@ class Downloader:
         progress: OnProgress | None,
         priority: Priority,
     ) -> Receipt:
-        """See ``Client.download_upload``. Its file id is its version: what was fetched counts until it is complete."""
+        """Download an unfinished upload, whose version is its file id; errors and cancellation as ``Client.download_upload``."""
         retries = Retries(self._connections)
         so_far = DownloadState()
         wanted = WantedFile(
@@ -205,13 +205,13 @@ class WantedFile:
 
 @dataclass(slots=True)
 class DownloadState:
-    """What all attempts of one download came to.
+    """The state of a download over all its attempts.
 
     Attributes:
         begun: when the first began (perf_counter).
         tries: how many there were.
-        reached: the most bytes that were here when one asked; -1 before any did.
-        held: the blocks that were here before the first; None before it asked.
+        reached: the most bytes that were here when an attempt began; -1 before the first.
+        held: the blocks that were here before the first attempt; None before it.
         arrived: the blocks that came since.
         payload_bytes: bytes of content that came.
     """
@@ -258,7 +258,7 @@ class DownloadAttempt:
             live = await self._engine.uploads.open(key, facts, attempts.next(), incoming, first)
         except (
             Superseded
-        ) as exc:  # by an earlier run, whose clock was ahead: what lies here is this process's alone
+        ) as exc:  # by an earlier run, whose clock was ahead: the part file is this process's alone
             attempts.pass_by(exc.current or 0)
             live = await self._engine.uploads.open(key, facts, attempts.next(), incoming, first)
         if isinstance(live, StoredFile):
@@ -318,7 +318,7 @@ class DownloadAttempt:
                 self._on_progress(self._progress)
             except (
                 Exception
-            ) as exc:  # the caller's own: it comes out of the download, not of whoever tells of it
+            ) as exc:  # of the caller's callback: raise it from the download, not from the stream
                 self._raised = exc
                 self._done.set()
 
@@ -375,7 +375,7 @@ def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:
 
 
 async def _wait_for_next(retries: Retries, error: BlockprotoError, gained: int) -> None:
-    """Wait before the next attempt, after one that gained so many bytes; raise ``error`` where another would not help."""
+    """Wait before the next attempt, after one that gained ``gained`` bytes; raise ``error`` if another would not help."""
     if isinstance(error, TooFewFiles):  # here, not there
         raise error
     if gained > 0:

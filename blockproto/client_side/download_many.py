@@ -1,10 +1,10 @@
-"""Many downloads in one go: small ones pipelined without a round trip each, big ones beside them.
+"""Download many files: small ones pipelined without a round trip each, big ones beside them.
 
     jobs → of at most one block: FETCH … OPEN BLOCK COMMIT → verified → batch of the committer → COMMITTED
          → bigger, or begun before, or not plain: the ordinary download with resume, a few at once
 
-The listing gave size, time, rights and version of every file, so nothing is asked again: FETCH carries the version, and
-a file that changed meanwhile is refused with SOURCE_CHANGED. At most ``UNDER_WAY_MAX`` small files are under way.
+The listing gave size, time, mode and version of every file, so nothing is asked again: FETCH carries the version, and
+a file that changed since is refused with SOURCE_CHANGED. At most ``UNDER_WAY_MAX`` small files are under way.
 
 Spec: BP1-FET, BP1-COM.
 """
@@ -65,12 +65,12 @@ from .option_names import Rule
 UNDER_WAY_MAX = 512
 """Small files under way at once; fewer if the server allows fewer streams."""
 STREAMS_SPARED = 32
-"""Streams left for big files and for questions."""
+"""Streams that are left for big files and for questions."""
 BIG_AT_ONCE = 8
 BATCH_FILES = 64
 """FETCHes written together."""
 PAGE_JOBS = 512
-"""After so many the consumer must have taken what has ended, so that memory is bounded."""
+"""After this many jobs, wait until the consumer has taken the outcomes, so that memory is bounded."""
 
 Outcome = Receipt | BlockprotoError
 Deliver = Callable[[DownloadJob, Outcome], None]
@@ -229,7 +229,7 @@ class DownloadMany:
         return connection
 
     def _finish(self, job: DownloadJob, outcome: Outcome) -> None:
-        """Deliver an outcome; a job that lost its connection or its disk, or came too late, stays open."""
+        """Deliver an outcome; a job whose connection was lost or is ending, or whose disk failed, stays open."""
         if isinstance(outcome, ConnectionLost | GoingAway | StoreFailed):
             self.lost = outcome
             return
@@ -239,13 +239,13 @@ class DownloadMany:
     # ---- small files ------------------------------------------------------------------------------------------
 
     def _way_of(self, job: DownloadJob) -> Destination | None:
-        """Where a job goes that takes the quick way; None for the ordinary one, and for what has ended already."""
+        """Where a small job goes; None for one that is downloaded alone, and for one that has ended already."""
         entry = job.entry
         try:
             dest = self._context.destination(entry.filename, job.dest, self._rule)
             met = self._downloader.existing.look(entry, dest, self._rule)
         except TooFewFiles:
-            return None  # the ordinary way waits until there are enough
+            return None  # a download of its own waits until there are enough
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None
@@ -288,7 +288,7 @@ class DownloadMany:
         )
 
     async def _send(self, connection: Connection | None, batch: list[BriefFetch]) -> None:
-        """Ask for a batch, as the window allows; what the connection does not take any more stays open."""
+        """Ask for a batch, as fast as the window allows; what the connection does not take any more stays open."""
         for at, fetch in enumerate(batch):
             assert connection is not None
             while self._fetches and not self._may_open(connection):
@@ -332,7 +332,7 @@ class DownloadMany:
     # ---- the others -------------------------------------------------------------------------------------------
 
     async def _start_big(self, job: DownloadJob) -> None:
-        """Begin an ordinary download, as soon as there are few enough."""
+        """Begin a download of its own as soon as fewer than ``BIG_AT_ONCE`` are running."""
         while self._big >= BIG_AT_ONCE and self.lost is None:
             await self._news.park()
         self._start(job)
@@ -359,7 +359,7 @@ class DownloadMany:
         self._finish(job, outcome)
 
     async def _fetch_in_turn(self, item: FileItem, dest: Destination) -> Receipt:
-        """An ordinary download; where too few files may be open, one after another, and no small one beside."""
+        """A download of its own; where too few files may be open, one after another, with no small one beside it."""
         while True:
             async with self._big_slots:
                 alone, asked = self._scarce and not self._fetches, self._asked
@@ -415,7 +415,7 @@ async def _chained(
 
 
 def _may_help(error: BlockprotoError) -> bool:
-    """Whether the ordinary download, which repeats and resumes, can do what the quick way could not."""
+    """Whether a download of its own, which retries and resumes, can succeed where the pipelined one failed."""
     if isinstance(error, ConnectionLost | GoingAway):
         return False
     return error.retryable or isinstance(error, DigestMismatch | DigestsDiffer)

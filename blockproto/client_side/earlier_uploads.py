@@ -1,7 +1,7 @@
 """Uploads that an earlier version of this installation has left unfinished on a server.
 
-Their sourceids were derived with the server's address; today's are not (``resume_id``). Where there may be some, the client
-asks once which uploads the server has unfinished, and goes on with those under the sourceids they have.
+That version derived sourceids with the server's address, this one does not (``resume_id``). Where there may be such uploads,
+the client asks the server once for its unfinished uploads, and resumes them under their old sourceids.
 
 Spec: BP1-RES-002.
 """
@@ -32,7 +32,7 @@ class EarlierUploads:
         self._asking = trio.Lock()
 
     async def learn(self) -> None:
-        """Ask the server, if there may be some and it was not asked yet. A server that refuses to say has none for us.
+        """Ask the server, if there may be some and it was not asked yet; a refusal counts as none.
 
         Raises:
             ConnectionLost: before it was known; the next call asks again.

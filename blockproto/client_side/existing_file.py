@@ -1,11 +1,11 @@
-"""What a download meets on this machine before a byte is asked for: nothing, the same file, or another one under its name.
+"""Compare a file to download with what has its name here: nothing, the same file, or another one.
 
     nothing there                        → fetch it
     same size and time, or same content  → it is there already
-    something else                       → what the rule says: another name, refused, replaced, or left as it is
+    something else                       → as the rule says: another name, refused, replaced, or left as it is
 
-``look`` answers at once from what the file system says; where contents have to be compared, ``settle`` does that. Single
-downloads and those of whole folders ask the same two.
+``look`` answers at once from sizes and times; ``settle`` compares contents where that decides. Downloads of single files and
+of folders use both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Ask = Callable[[FileItem], Awaitable[FileItem]]
 
 @dataclass(frozen=True, slots=True)
 class ExistingFile:
-    """What a download has met.
+    """What has the name of a download here.
 
     Attributes:
         verdict: None: nothing is in its way; else what to do about what has the name ``path``.
@@ -63,7 +63,7 @@ class ExistingFile:
 
 
 class ExistingFileCheck:
-    """Judges what downloads meet.
+    """Compares downloads with the files that have their names.
 
     Args:
         files: what lies on this machine; None: nothing, as for stores that have no folder.
@@ -164,10 +164,10 @@ class ExistingFileCheck:
         except (SourceChanged, Refused, OSError) as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EMFILE:
                 raise TooFewFiles from exc
-            return None  # it cannot be read, or somebody is writing to it: it counts as another file
+            return None  # it cannot be read, or is being written to: it counts as another file
 
     def receipt(self, item: FileItem | FileInfo, met: ExistingFile, elapsed_s: float) -> Receipt:
-        """The receipt of a file that was not fetched; of what is on the disk it says no more than was looked at."""
+        """The receipt of a file that was not fetched; it has a root only if the file here was read."""
         assert met.found is not None
         outcome: Outcome = "left" if met.verdict is Verdict.LEAVE else "there"
         filesize = met.found.st_size

@@ -1,6 +1,6 @@
-"""What the files of this machine contain, told by root: read, or remembered from when they were read or sent before.
+"""The roots of this machine's files: read, or cached from when they were read or sent before.
 
-A root is remembered under the file's ``Fingerprint``, and only if that was the same before and after the file was read.
+A root is cached under the file's ``Fingerprint``, and only if that was the same before and after the file was read.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from .digest_cache import DigestCache
 
 STEP_BYTES = 64 << 20
-"""So much is read at a time: whoever gives up meanwhile waits no longer than for that."""
+"""Bytes that are read in one step: cancellation waits for one step at most."""
 SMALL_BYTES = 1 << 20
 BATCH_FILES = 32
 """How many files of at most ``SMALL_BYTES`` are read in one thread call."""
 LOOKS_MAX = 5
-"""How often a file is read anew because its inode changed while it was being read."""
+"""How often a file is read again because its inode changed while it was being read."""
 
 
 def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
@@ -39,7 +39,7 @@ def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
     Raises:
         OSError: it cannot be read.
         Refused: it is not a regular file.
-        SourceChanged: it was written to meanwhile.
+        SourceChanged: it was written to while it was read.
     """
     steps = reading(path)
     while (found := next(steps)) is None:
@@ -48,7 +48,7 @@ def read_root(path: str | os.PathLike[str]) -> tuple[bytes, os.stat_result]:
 
 
 def reading(path: str | os.PathLike[str]) -> Generator[tuple[bytes, os.stat_result] | None, None, None]:
-    """``read_root`` in steps: None after each ``STEP_BYTES`` that were read, at last what it returns. Blocking."""
+    """``read_root`` in steps: yields None after each ``STEP_BYTES``, and its result at the end. Blocking."""
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         for _ in range(LOOKS_MAX):
             before = os.fstat(file.fileno())
@@ -82,10 +82,10 @@ def _digests_of(file: FileIO, filesize: int) -> Iterator[bytes]:
 
 
 class FileDigests:
-    """The roots of this machine's files: remembered, or read.
+    """The roots of this machine's files, cached or read.
 
     Args:
-        open_memory: opens what remembers them between runs, when it is first needed; None: nothing does.
+        open_memory: opens the cache that is kept between runs, when it is first needed; None: there is none.
     """
 
     def __init__(self, open_memory: Callable[[], DigestCache] | None = None) -> None:
@@ -114,7 +114,7 @@ class FileDigests:
     async def root(
         self, path: str | os.PathLike[str], facts: os.stat_result, *, checksum: bool = False
     ) -> bytes:
-        """The root of a file that has ``facts``: remembered, or read now; with ``checksum`` always read.
+        """The root of a file that has ``facts``: cached, or read now; with ``checksum`` always read.
 
         Raises:
             SourceChanged: it is not the file with ``facts`` any more.
@@ -180,20 +180,20 @@ class FileDigests:
     def _take(
         self, path: str | os.PathLike[str], facts: os.stat_result, root: bytes, now: os.stat_result
     ) -> bytes:
-        """The root that was read of a file, if that is still the one with ``facts``; learn it."""
+        """Learn and return the ``root`` that was read; raises SourceChanged if the file is not the one with ``facts``."""
         if (now.st_ino, now.st_size, now.st_mtime_ns) != (facts.st_ino, facts.st_size, facts.st_mtime_ns):
             raise SourceChanged(f"{show_name(os.fspath(path))} changed while it was being read")
         self.learn(now, root)
         return root
 
     def learn(self, facts: os.stat_result, root: bytes) -> None:
-        """Take note of the root of what was read between two looks that both gave ``facts``."""
+        """Note the root of a file that had ``facts`` both before and after it was read."""
         one = Fingerprint.of(facts)
         if one.settled(time.time()):
             self._new[one] = root
 
     async def keep(self) -> None:
-        """Let the memory have what was learned. Cancellation: waits for it."""
+        """Write what was learned into the cache. Cancellation: waits for it."""
         if self._new and self._open_memory is not None:
             await run_in_thread(self._keep)
 
@@ -204,7 +204,7 @@ class FileDigests:
             memory.remember(new)
 
     async def close(self) -> None:
-        """Let the memory have what was learned, and let go of it; harmless a second time. Cancellation: waits for it."""
+        """Write what was learned into the cache and close it; harmless when repeated. Cancellation: waits for it."""
         with trio.CancelScope(shield=True):
             await self.keep()
             memory, self._memory, self._open_memory = self._memory, None, None

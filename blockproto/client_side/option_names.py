@@ -1,4 +1,4 @@
-"""What callers ask for in words, and what it is for the store and on the wire."""
+"""The words of the public interface, and what they are for the store and on the wire."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def if_exists_of(word: str) -> IfExists:
 
 
 def as_spoken(if_exists: IfExists, features: int) -> IfExists:
-    """How it is said to a server with these features: one that does not know ``skip`` refuses, and FILE_EXISTS is "left".
+    """The rule to send to a server with these features: one that does not know ``skip`` is told ``refuse``.
 
     Raises:
-        Unsupported: the server cannot do it.
+        Unsupported: the server does not know ``update``.
     """
     if features & FEATURE_IF_EXISTS or if_exists <= IfExists.REPLACE:
         return if_exists

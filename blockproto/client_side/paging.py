@@ -1,9 +1,9 @@
-"""Lists in pages: asked for one after another, and judged, so that no server can make a client ask for ever.
+"""Listings, asked for page by page and checked, so that no server can make a client ask forever.
 
 Rules:
-    1. A page holds an entry if it is not the last one, and its cursor is another than that of the page before.
+    1. A page that is not the last has at least one entry, and another cursor than the page before.
     2. The names of files rise in byte order; an upload comes once.
-    3. Pages that hold next to nothing are followed ``PAGES_MAX`` times at most.
+    3. After ``PAGES_MAX`` pages with hardly an entry on each, the listing is refused.
 
 Spec: BP1-LST-002, BP1-LST-004, BP1-LST-016, BP1-LST-018.
 """
@@ -27,19 +27,19 @@ UPLOADS_MAX = 1_000_000
 
 
 async def list_files(
-    lines: Connections, folder: str, *, recursive: bool, on_left_out: Callable[[LeftOut], None] | None = None
+    connections: Connections, folder: str, *, recursive: bool, on_left_out: Callable[[LeftOut], None] | None = None
 ) -> AsyncGenerator[FileItem, None]:
     """The entries of a folder in byte order of their names; with ``recursive`` all below it.
 
     ``on_left_out`` is called with what each page passed over, after the page's entries.
 
     Raises:
-        RemoteProtocolError: what the server says cannot be a listing.
-        BlockprotoError: what it answered, or the connection is lost.
+        RemoteProtocolError: the answer cannot be a listing.
+        BlockprotoError: the server answered with an error, or the connection is lost.
     """
     last = b""
     question = List(kind=ListKind.FILES, name=folder, recursive=recursive)
-    async with aclosing(_items(lines, question, on_left_out)) as items:
+    async with aclosing(_items(connections, question, on_left_out)) as items:
         async for item in items:
             assert isinstance(item, FileItem)
             name = item.filename.encode("utf-8", "surrogateescape")
@@ -49,10 +49,10 @@ async def list_files(
             yield item
 
 
-async def list_uploads(lines: Connections) -> AsyncGenerator[UploadItem, None]:
+async def list_uploads(connections: Connections) -> AsyncGenerator[UploadItem, None]:
     """The unfinished uploads; raises as ``list_files``."""
     seen: set[bytes] = set()
-    async with aclosing(_items(lines, List(kind=ListKind.UPLOADS))) as items:
+    async with aclosing(_items(connections, List(kind=ListKind.UPLOADS))) as items:
         async for item in items:
             assert isinstance(item, UploadItem)
             if item.sourceid in seen or len(seen) >= UPLOADS_MAX:
@@ -62,16 +62,16 @@ async def list_uploads(lines: Connections) -> AsyncGenerator[UploadItem, None]:
 
 
 async def list_receipts(
-    lines: Connections, ids: tuple[bytes, ...], limit: int, if_exists: int | None = None
+    connections: Connections, ids: tuple[bytes, ...], limit: int, if_exists: int | None = None
 ) -> AsyncGenerator[ReceiptItem, None]:
     """The receipts there are among ``ids``, asked for once; raises as ``list_files``.
 
-    A page may be empty before the last one here: none of the ids that it is about has a receipt.
+    Here a page may be empty without being the last: it means that its ids have no receipts.
     """
     asked, pages = set(ids), 0
     question = List(kind=ListKind.RECEIPTS, limit=limit, ids=ids, if_exists=if_exists)
     while True:
-        page = await ask_once(lines, question)
+        page = await ask_once(connections, question)
         for item in page.items:
             if not isinstance(item, ReceiptItem) or item.sourceid not in asked:
                 raise RemoteProtocolError(
@@ -88,11 +88,11 @@ async def list_receipts(
 
 
 async def _items(
-    lines: Connections, question: List, on_left_out: Callable[[LeftOut], None] | None = None
+    connections: Connections, question: List, on_left_out: Callable[[LeftOut], None] | None = None
 ) -> AsyncGenerator[Item, None]:
     pages = count = 0
     while True:
-        page = await ask(lines, question)
+        page = await ask(connections, question)
         for item in page.items:
             yield item
         reasons = [group.reason for group in page.left_out]

@@ -1,4 +1,4 @@
-"""What a caller is told of an upload that has ended well."""
+"""The receipts of uploads that ended well."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sent_receipt(
     elapsed_s: float,
     at_once: bool = False,
 ) -> Receipt:
-    """Of an upload that COMMITTED has answered (``at_once``: right at OPEN), whatever it said has become of it."""
+    """The receipt of an upload that was answered with COMMITTED (``at_once``: to OPEN)."""
     if committed.left:
         return left_receipt(facts, committed, payload=payload, elapsed_s=elapsed_s)
     there = committed.there or at_once
@@ -45,7 +45,7 @@ def sent_receipt(
 
 
 def brief_receipt(facts: Facts, committed: Committed, begun: float) -> Receipt:
-    """Of a file of at most one block that was sent as a whole; ``begun``: the ``perf_counter`` (s) before it was."""
+    """The receipt of a file of at most one block that was sent whole; ``begun``: the ``perf_counter`` (s) before that."""
     size = facts.filesize or 0
     return sent_receipt(
         facts,
@@ -61,7 +61,7 @@ def brief_receipt(facts: Facts, committed: Committed, begun: float) -> Receipt:
 def there_receipt(
     facts: Facts, sourceid: bytes, root: bytes, stored_as: str, b3sum: bytes | None = None
 ) -> Receipt:
-    """Of a file that is there already, so that nothing was sent."""
+    """The receipt of a file that is there already, so that nothing was sent."""
     filesize = facts.filesize or 0
     return Receipt(
         filename=facts.filename.text,
@@ -85,7 +85,7 @@ def there_receipt(
 def left_receipt(
     facts: Facts, there: Committed | None, *, payload: int = 0, elapsed_s: float = 0.0
 ) -> Receipt:
-    """Of a file that was not stored, because what has its name was to be left; None: nothing is known of that."""
+    """The receipt of a file that was not stored, because another of its name is to be kept; None: that one is not known."""
     filesize = 0 if there is None else there.filesize
     root = None if there is None or not any(there.root) else there.root
     return Receipt(

@@ -1,7 +1,7 @@
 """Questions that are answered by one message: LIST and REMOVE.
 
-An answer is judged before anybody uses it: it is of the kind that was asked for, and one entry where one was asked for. It
-has ``ANSWER_S`` to come, ``PATIENCE_S`` where the server may rightly work for long.
+Each answer is checked before it is used: it has the kind that was asked for, and one entry where one was asked for. It must
+come within ``ANSWER_S``, or ``PATIENCE_S`` where the server may take long.
 
 Spec: BP1-LST, BP1-END-018.
 """
@@ -22,21 +22,21 @@ from .connections import Connections
 from .stall_timeout import FIRST_S, PATIENCE_S
 
 ANSWER_S = FIRST_S
-"""How long a question waits for its answer."""
+"""How long a question waits for its answer, in seconds."""
 
 
-async def ask(lines: Connections, message: List | Remove) -> Result:
-    """The answer, asked for again after a lost connection; raises it if it is an error."""
-    return await lines.retrying(partial(ask_once, lines, message))
+async def ask(connections: Connections, message: List | Remove) -> Result:
+    """The answer, asked for again after a lost connection. Raises BlockprotoError; cancellation leaves nothing behind."""
+    return await connections.retrying(partial(ask_once, connections, message))
 
 
-async def ask_once(lines: Connections, message: List | Remove) -> Result:
-    """The answer; raises it if it is an error."""
-    return await Request(await lines.connection(), message).answer()
+async def ask_once(connections: Connections, message: List | Remove) -> Result:
+    """The answer, asked for once. Raises BlockprotoError; cancellation leaves nothing behind."""
+    return await Request(await connections.connection(), message).answer()
 
 
 async def at_once(*works: Callable[[], Awaitable[None]]) -> None:
-    """Do all of it together; the first error ends the others, and is raised as itself."""
+    """Run all of ``works`` together; the first error cancels the others and is raised without a group."""
     try:
         async with trio.open_nursery() as nursery:
             for work in works:
@@ -52,9 +52,9 @@ async def at_once(*works: Callable[[], Awaitable[None]]) -> None:
         raise first_error(group) from group
 
 
-async def stat_item(lines: Connections, name: str, *, b3sum: bool) -> FileItem:
-    """What the server knows of one file or folder."""
-    page = await ask(lines, List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
+async def stat_item(connections: Connections, name: str, *, b3sum: bool) -> FileItem:
+    """What the server knows of one file or folder; with ``b3sum`` it computes that first. Raises as ``ask``."""
+    page = await ask(connections, List(kind=ListKind.FILES, name=name.strip("/"), exact=True, b3sum=b3sum))
     item = page.items[0]
     assert isinstance(item, FileItem)
     return item
@@ -91,10 +91,11 @@ class Request:
         self._answered.set()
 
     async def answer(self) -> Result:
-        """Wait for the answer; raises it if it is an error.
+        """Wait for the answer.
 
         Raises:
-            ConnectionLost: none came, though the server is there; the connection is ended then.
+            ConnectionLost: the server is there and did not answer in time; the connection is closed then.
+            BlockprotoError: the answer is an error, or is not one that was asked for.
         """
         long = self._message.recursive if isinstance(self._message, Remove) else self._message.b3sum
         limit_s = PATIENCE_S if long else ANSWER_S
@@ -117,7 +118,7 @@ class Request:
 
 
 def _judged(message: List | Remove, answer: Result) -> Result | RemoteProtocolError:
-    """The answer, or what is wrong with it."""
+    """The answer, or an error that says what is wrong with it."""
     if answer.kind != message.kind:
         return RemoteProtocolError(
             f"the server answered with kind {answer.kind} where {message.kind} was asked for"

@@ -1,9 +1,9 @@
-"""How a client names its uploads, so that the same command resumes without any database.
+"""Derive the names of a client's transfers, so that the same command resumes without a database.
 
 A sourceid is derived with keyed BLAKE3 from an installation secret and what makes the upload the same one: target name,
-path, size, modification time and inode. Another machine, or a changed file, gives another id. How the server is called is
-no part of it: one server has many spellings and ports, and sourceids of different servers never meet. The id is no
-credential; the secret only keeps ids from telling who has which file.
+path, size, modification time and inode. Another machine, or a changed file, gives another id. The server's address is not
+part of it: one server has many spellings and ports, and sourceids of different servers never meet. The id is not a
+credential; the secret only keeps ids from telling which installation has which file.
 
 Spec: BP1-RES.
 """
@@ -51,7 +51,7 @@ def installation_secret(folder: Path | None = None) -> bytes:
 def derive_sourceid(secret: bytes, name: str, path: str, facts: os.stat_result) -> bytes:
     """The sourceid (16 bytes) of the file at ``path`` with ``facts``, sent as ``name`` to whatever server.
 
-    The time of the inode's last change is no part of it: a mere chmod would begin anew what is half sent.
+    The inode's change time is not part of it, so that a chmod does not restart an unfinished upload.
     """
     parts = (name, path, str(facts.st_size), str(facts.st_mtime_ns), str(facts.st_ino))
     return _keyed(secret, *parts).digest(16)
@@ -66,7 +66,7 @@ def derive_earlier_sourceid(secret: bytes, server: str, name: str, path: str, fa
 def may_have_earlier_uploads(folder: Path | None = None) -> bool:
     """Whether an earlier version of this installation may have left uploads unfinished on servers.
 
-    Remembers beside the secret when this was first asked: uploads expire, and after that nobody need ask a server for them.
+    The first call leaves a mark beside the secret: after ``EARLIER_KEPT_S`` the uploads have expired, and the answer is no.
 
     Args:
         folder: where the secret is kept; None for the platform's configuration folder.
@@ -93,13 +93,13 @@ def may_have_earlier_uploads(folder: Path | None = None) -> bool:
 def another_sourceid(secret: bytes, sourceid: bytes, content: bytes) -> bytes:
     """The sourceid of another ``content`` (its root) of the file that ``sourceid`` is of.
 
-    For a file that was written to without its size or times showing it: what is committed under its sourceid is not this.
+    For a file that was changed without a new size or time: under its own sourceid, other content is committed.
     """
     return blake3(sourceid + content, key=secret).digest(16)
 
 
 def derive_label(secret: bytes, server: str, name: str, dest: str) -> str:
-    """The 16 hex digits that name what is in progress of a download of ``name`` from ``server`` to the path ``dest``."""
+    """The label (16 hex digits) of an unfinished download of ``name`` from ``server`` to the path ``dest``."""
     return _keyed(secret, "download", server, name, dest).hexdigest(8)
 
 
@@ -115,7 +115,7 @@ ATTEMPT_MAX = (1 << 63) - 1
 
 
 class Attempts:
-    """Gives rising attempts: the clock in milliseconds, or one more than the last."""
+    """Rising attempt numbers: the clock in milliseconds, or one more than the last."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -126,7 +126,7 @@ class Attempts:
         return self._last
 
     def pass_by(self, current: int) -> None:
-        """Let the next attempt be greater than ``current``, as far as there is a greater one."""
+        """Let the next attempt be greater than ``current``, unless that is the greatest."""
         self._last = max(self._last, min(current, ATTEMPT_MAX - 1))
 
 
@@ -140,7 +140,7 @@ def _config_folder() -> Path:
 
 
 def state_folder() -> Path:
-    """Where this installation keeps what it remembers between runs: beside the secret, if that was put elsewhere."""
+    """The folder of this installation's caches: that of the secret, if ``SECRET_VARIABLE`` names one."""
     named = os.environ.get(SECRET_VARIABLE)
     if named:
         return Path(named)

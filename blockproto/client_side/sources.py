@@ -1,4 +1,4 @@
-"""Where a client's bytes come from: a file, or a stream whose end is not known. Both are ``transfer.send_source.Source``.
+"""The sources of a client's uploads: a file, or a stream of unknown length; both are a ``transfer.send_source.Source``.
 
 Nothing here needs more than portable Python: where there is no ``os.pread``, a lock keeps seek and read together.
 """
@@ -27,17 +27,17 @@ from ..transfer.slow_disk import local_disk
 from .regular_file import open_regular
 
 ENDING_LENGTH_MAX = 32
-"""Characters at the end of a name that can decide its MIME type."""
+"""How many characters at the end of a name decide its MIME type."""
 
 LOOKS_MAX = 5
-"""How often a file is read anew because its inode changed while it was being sent."""
+"""How often a file is read again because its inode changed while it was being sent."""
 
 STREAM_WINDOW_BYTES = 16 << 20
-"""How much of a stream is kept until it is durable on the other side, so that it can be sent again."""
+"""Bytes of a stream that are kept until they are durable on the server, so that they can be sent again."""
 
 
 TIMES = SaidOnce(logging.getLogger(__name__).warning)
-"""Says once in a process that times are told as others."""
+"""Logs once in a process that a file's time cannot be sent as it is."""
 
 
 def filetype_of(name: str) -> str:
@@ -113,16 +113,16 @@ class FileSource:
         """See Source."""
 
     def unchanged(self) -> bool:
-        """See Source. Whoever sets the modification time back is betrayed by the inode's own, but so is a mere chmod."""
+        """See Source. The inode's change time shows a write whose modification time was set back; also a mere chmod."""
         return not self.is_another() and os.fstat(self._file.fileno()).st_ctime_ns == self.stat.st_ctime_ns
 
     def is_another(self) -> bool:
-        """Whether the file is another one by size or time: whoever opens it now begins anew (``derive_sourceid``)."""
+        """Whether the file has another size or time now, and so another sourceid (``derive_sourceid``)."""
         now = os.fstat(self._file.fileno())
         return (now.st_size, now.st_mtime_ns) != (self.stat.st_size, self.stat.st_mtime_ns)
 
     def look_again(self) -> bool:
-        """Take the file as it is now; whether it changed at all, and not too often already."""
+        """Take the file as it is now; returns False if it did not change, or changed ``LOOKS_MAX`` times."""
         changed = not self.unchanged()
         self.stat = os.fstat(self._file.fileno())
         self._looks += 1
@@ -144,9 +144,9 @@ ReadSome = Callable[[memoryview], Awaitable[int]]
 
 
 class StreamSource:
-    """Bytes that come once, from a pipe or a program; the end shows itself.
+    """Bytes that can be read once, from a pipe or a program, and whose end is not known before.
 
-    Blocks are kept until they are durable on the other side, at most ``STREAM_WINDOW_BYTES`` of them.
+    Blocks are kept until they are durable on the server, at most ``STREAM_WINDOW_BYTES``.
 
     Args:
         read_some: fills a view with at least one byte and returns how many; 0 at the end.

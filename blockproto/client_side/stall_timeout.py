@@ -1,13 +1,13 @@
-"""A server that lives and does nothing: when a client stops waiting for it.
+"""End a connection whose server is alive but makes no progress.
 
-PONG and CREDIT show that the peer lives, not that it works. What counts here is what gets a stream further: a message on
-it, payload that comes, payload that goes. Without any of that for long enough, while streams are open, the connection ends,
-and with it every wait on it. How long is enough depends on what is waited for:
+PONG and CREDIT show that the peer is alive, not that it works. Progress is a message on a stream, or payload in either
+direction. Without any for too long while streams are open, the connection ends, and with it every wait on it. The limit
+depends on what is waited for:
 
     ``FIRST_S``      the peer has answered nothing on this connection yet
     ``STALLED_S``    it has, and then stopped
-    ``PATIENCE_S``   something may rightly take long: a digest of a big file, the removal of a big folder, a COMMIT whose
-                     file is compared with what has its name
+    ``PATIENCE_S``   the answer may take long: the digest of a big file, the removal of a big folder, a COMMIT whose file is
+                     compared with another of its name
 
 Spec: BP1-END-018.
 """
@@ -28,7 +28,7 @@ assert FIRST_S < STALLED_S < PATIENCE_S
 
 
 async def end_when_stalled(connection: Connection) -> None:
-    """End ``connection`` when it has stalled; returns only when cancelled, or when it has ended."""
+    """End ``connection`` when it has stalled; returns when it has ended. Cancellation leaves it as it is."""
     while connection.lost is None:
         limit_s = limit_for(connection)
         quiet_s = trio.current_time() - connection.advanced_s
@@ -46,7 +46,7 @@ async def end_when_stalled(connection: Connection) -> None:
 
 
 def limit_for(connection: Connection) -> float:
-    """How long the peer may do nothing for what is waited for now, in seconds."""
+    """How long the peer may make no progress, in seconds, given what is waited for now."""
     if connection.patient or (connection.answered and connection.awaits_commit):
         return PATIENCE_S
     return STALLED_S if connection.answered else FIRST_S

@@ -1,4 +1,4 @@
-"""Which names are taken on the server, and by what: asked for many names at once, in as few questions as that takes.
+"""Find out which names are taken on the server, and by what, with few questions for many names.
 
     folder that is not there       one question answers for everything below it
     many names in one folder       its listing, page by page, as far as the names go
@@ -29,7 +29,7 @@ AT_ONCE = 32
 FEW = 4
 """Up to this many names of one folder are asked for one by one."""
 SPARE = 1000
-"""How many unrelated entries a listing may contain before the rest of the names is asked for one by one."""
+"""How many unrelated entries a listing may have before the rest of the names is asked for one by one."""
 
 
 @dataclass(slots=True)
@@ -39,8 +39,8 @@ class _Listing:
     Attributes:
         cursor: where the next page begins; None when there is none.
         upto: the last name that was listed, as bytes.
-        past: the last name that was asked for: nothing is known any more of what comes before it.
-        ahead: what was listed behind that.
+        past: the last name that was asked for; entries before it are forgotten.
+        ahead: the entries that were listed after it.
     """
 
     cursor: str | None = ""
@@ -50,7 +50,7 @@ class _Listing:
 
 
 class TakenNames:
-    """What has which names.
+    """The entries that have the names that are asked about.
 
     Args:
         ask: asks the server once, and raises its error.
@@ -66,7 +66,7 @@ class TakenNames:
         """What there is under those of ``names`` that are taken.
 
         Raises:
-            BlockprotoError: the server does not say, or the connection was lost.
+            BlockprotoError: the server answered with an error, or the connection was lost.
         """
         folders: dict[str, list[str]] = {}
         for name in dict.fromkeys(names):
@@ -76,7 +76,7 @@ class TakenNames:
         return found
 
     async def _look_in_all(self, folders: dict[str, list[str]], found: dict[str, FileItem]) -> None:
-        """The outermost folders first: of those that are not there, nothing below is asked for."""
+        """The outermost folders first: below one that is not there, nothing is asked for."""
         first = [folder for folder in folders if not any(above in folders for above in _above(folder))]
         below = set(folders).difference(first)
         await self._look_into({folder: folders[folder] for folder in first}, found, list_all=bool(below))
@@ -117,7 +117,7 @@ class TakenNames:
         await self._ask_each(passed + again, found)
 
     async def _list_on(self, folder: str, listing: _Listing, last: bytes, count: int) -> bool:
-        """List on until ``last`` has been passed, or too much comes; returns whether more is left before that."""
+        """Go on listing up to ``last``, or until too much came; returns whether entries before ``last`` are missing."""
         spare = SPARE + 2 * count
         while listing.cursor is not None and listing.upto < last:
             if spare <= 0:

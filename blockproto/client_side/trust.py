@@ -1,6 +1,6 @@
-"""Whom a client trusts: how the server of a ``bps://`` address is known, and the dial that holds it against that.
+"""Connect over TLS to a server that the client trusts (``bps://``).
 
-Who the server is has been settled when a TLS dial returns: its certificate is the pinned one, or one that an authority has
+When a TLS dial returns, the server has proved its identity: its certificate is the pinned one, or one that an authority has
 signed for that host. Nothing but the handshake was sent before.
 
 Spec: BP1-TLS-002 to 005.
@@ -22,17 +22,17 @@ from ..identity.known_servers import KnownServers
 from .dial import CONNECT_S, Dial, connect_tcp, parse_url
 
 Ask = Callable[[str, bytes], Awaitable[bool]]
-"""Asks the user whether the server called so has that pin (32 bytes)."""
+"""Asks the user whether the server of this name has that pin (32 bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How the server of a ``bps://`` address is known.
+    """How the server of a ``bps://`` address proves its identity.
 
     Attributes:
         pin: the pin of its certificate (32 bytes), or None.
         known: where pins are remembered, or None.
-        ask: asks whether to remember a pin of a server that nothing is known of; None: it is not trusted.
+        ask: asks whether to remember the pin of an unknown server; None: unknown servers are not trusted.
         authorities: a PEM file of authorities, to trust these instead of pins; "system": those of this machine.
     """
 
@@ -43,18 +43,18 @@ class Trust:
 
 
 def tls_dial(url: str, trust: Trust | None = None) -> tuple[Dial, str]:
-    """How to reach ``url`` (``bps://HOST[:PORT]``), and what the server is called.
+    """A function that connects to ``url`` (``bps://HOST[:PORT]``), and the server as ``HOST:PORT``.
 
     Args:
-        url: where.
-        trust: how the server is known; None: by the authorities of this machine.
+        url: of the server.
+        trust: how the server proves its identity; None: by a certificate that this machine's authorities have signed.
 
-    The dial raises:
+    The function raises:
         ConnectionLost: the server was not reached, or its TLS failed.
-        Untrusted: it was, and it is not the one: nothing was sent to it.
+        Untrusted: its certificate is not a trusted one: nothing was sent to it.
 
     Raises:
-        ValueError: it is no such URL.
+        ValueError: it is not a URL of this form.
         NotPermitted: the file of authorities cannot be used.
     """
     host, port, server = parse_url(url, "bps")
@@ -62,7 +62,7 @@ def tls_dial(url: str, trust: Trust | None = None) -> tuple[Dial, str]:
 
 
 class _Secure:
-    """Dials over TLS; asks at most once, however many connections are wanted."""
+    """Dials over TLS; asks the user at most once, however many connections are made."""
 
     def __init__(self, host: str, port: int, server: str, trust: Trust) -> None:
         self._host = host
@@ -108,7 +108,7 @@ class _Secure:
         )
 
     async def _settle(self) -> bytes:
-        """Look at the certificate of a server that nothing is known of, and have somebody say yes to it."""
+        """Fetch the certificate of an unknown server and ask the user to accept it; returns its pin. Raises Untrusted."""
         seen: list[bytes] = []
         endpoint = await connect_tcp(self._host, self._port, self._server)
         until = trio.current_time() + CONNECT_S

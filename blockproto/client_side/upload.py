@@ -29,7 +29,7 @@ from .sources import FileSource, StreamSource, reader_of
 from .upload_brief import send_brief
 
 DISCARD_S = 2.0
-"""How long a failed upload that nobody can go on with waits for the server to remove what it has of it."""
+"""How long (s) a failed upload that no later call can resume waits until the server has removed what it has of it."""
 
 
 class Uploader:
@@ -80,14 +80,14 @@ class Uploader:
         retries: Retries | None = None,
         root: bytes | None = None,
     ) -> Receipt:
-        """Upload with OPEN and resume, coming back after a lost connection; see ``Client.upload``.
+        """Upload with OPEN and resume, and reconnect after a lost connection; errors and cancellation as ``Client.upload``.
 
-        With the file's ``root``, OPEN asks whether that is there already (BP1-RES-029).
+        With the file's ``root``, OPEN asks whether that content is there already (BP1-RES-029).
         """
         retries = retries or Retries(self._connections)
         sending = Sender(source, sourceid, priority=priority, on_progress=progress, root=root)
         begun = time.perf_counter()
-        asked_for = True  # by a person, just now: the first OPEN may pass by a greater attempt (BP1-RES-027)
+        asked_for = True  # a user has just asked for it: the first OPEN may exceed a greater attempt (BP1-RES-027)
         while True:
             before = sending.plan.reached
             try:
@@ -114,9 +114,9 @@ class Uploader:
                 return _upload_receipt(sending, used, time.perf_counter() - begun)
 
     async def _look_again(self, source: FileSource | StreamSource, sourceid: bytes) -> bool:
-        """Whether a file that seemed to change is the same by size and time, so that reading it again can settle it.
+        """Whether a file that seemed to change has the same size and time, so that it is worth reading it again.
 
-        What was sent of one that is another by now is removed: no later call would go on with it.
+        Of a file that is another one by now, the server removes what it has: no later call would resume it.
         """
         if not isinstance(source, FileSource):
             return False
@@ -126,7 +126,7 @@ class Uploader:
         return source.look_again()
 
     async def _once(self, sending: Sender) -> int:
-        """One attempt over all connections that can be had; returns how many took part."""
+        """One attempt over all connections that can be made; returns how many took part."""
         wanted = self._connections.count
         if sending.source.end is not None:
             wanted = max(1, min(wanted, blocknum_of(sending.source.end)))
@@ -160,13 +160,13 @@ class Uploader:
         send_stream = SendStream(await self._connections.connection(index), sending)
         try:
             await (send_stream.join(message) if joins else send_stream.open(message, ahead=ahead))
-        except BaseException:  # else what is said to it would be taken for an answer to the next attempt
+        except BaseException:  # else its messages would be taken for answers to the next attempt
             send_stream.release()
             raise
         return send_stream
 
     async def _replace(self, sending: Sender, message: Open, lost: SendStream) -> SendStream:
-        """A stream that joins in the place of ``lost``: over a new connection, or else beside another one (BP1-RES-025)."""
+        """A stream that joins in place of ``lost``: on a new connection, or else on another one (BP1-RES-025)."""
         at = self._connections.index_of(lost.connection)
         why: BlockprotoError = lost.lost or ConnectionLost()
         for index in (at, *(index for index in range(self._connections.count) if index != at)):
@@ -181,9 +181,9 @@ class Uploader:
     async def brief(
         self, source: FileSource, sourceid: bytes, progress: OnProgress | None, priority: Priority
     ) -> Receipt:
-        """Upload a file of at most one block without asking first: one round trip.
+        """Upload a file of at most one block without asking first, in one round trip.
 
-        When a lost connection has cut it short it goes on as a longer file does, so that no byte that comes then is lost.
+        After a lost connection it is sent as a longer file is, so that it can resume.
         """
         size = source.stat.st_size
         memory = memoryview(bytearray(size))
@@ -200,7 +200,7 @@ class Uploader:
             except BlockprotoError as exc:
                 await retries.wait(exc)
                 if size > BRIEF_LENGTH_MAX and isinstance(exc, ConnectionLost):
-                    # with OPEN: over a line that breaks sooner, again and again, it would never arrive
+                    # with OPEN: over a connection that keeps breaking sooner, it would never arrive whole
                     return await self.source(source, sourceid, progress, priority, retries)
         self._connections.worked()
         return brief_receipt(source.facts, committed, begun)
@@ -228,7 +228,7 @@ class Uploader:
         progress: OnProgress | None,
         priority: Priority,
     ) -> Receipt:
-        """Upload a stream whose end is not known; nothing of it stays on the server if that fails."""
+        """Upload a stream whose end is not known; if that fails or is cancelled, the server removes what it has of it."""
         opened = StreamSource(reader_of(source), facts)
         sourceid = os.urandom(16)
         receipt: Receipt | None = None
@@ -241,7 +241,7 @@ class Uploader:
                 await self._discard(sourceid)
 
     async def _discard(self, sourceid: bytes) -> None:
-        """Remove what was sent of something that nobody can go on with, as far as the server can be told."""
+        """Have the server remove an upload that no later call can resume, if it can be reached in time."""
         with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
             await ask_once(self._connections, Remove(kind=RemoveKind.UPLOAD, id=sourceid))
 
@@ -264,7 +264,7 @@ def _open_message(sending: Sender, attempt: int) -> Open:
 
 
 def _read_anew(before: Sender, progress: OnProgress | None) -> Sender:
-    """The same upload by a sender that has read nothing yet: it hashes what the receiver holds, and repairs it."""
+    """A new sender for the same upload: it hashes again what the receiver holds, and repairs it."""
     sending = Sender(
         before.source, before.sourceid, priority=before.priority, on_progress=progress
     )  # no root: it moved

@@ -1,4 +1,4 @@
-"""A file of at most one block, or a folder, going up without OPEN: one BLOCK that says everything, and COMMITTED.
+"""Upload a file of at most one block, or a folder, without OPEN: one BLOCK with all facts, and COMMITTED.
 
 Spec: BP1-BLK (a file without OPEN).
 """
@@ -21,7 +21,7 @@ class BriefSendStream:
     """A stream that carries one file of at most one block, without OPEN.
 
     Args:
-        facts: what is said of it.
+        facts: of the file, as they were sent.
         root: its root; None for a folder.
         done: called once with COMMITTED, or with why there is none.
     """
@@ -70,7 +70,7 @@ async def send_brief(
     done: Callable[[Committed | BlockprotoError], None],
     priority: Priority = PRIORITY,
 ) -> None:
-    """Send a whole file of at most one block; ``done`` hears what became of it, once, now or later.
+    """Send a whole file of at most one block; ``done`` is called once with the outcome, now or later.
 
     Cancellation: ``done`` may not be called.
     """

@@ -1,12 +1,12 @@
-"""What has to be sent: what the server has already is found out first, with digests instead of bytes.
+"""Find out what has to be sent: the server is asked, with digests instead of bytes, what it has already.
 
     receipts of our sourceids    an earlier run of this installation has sent it: there, if the content is still that one
     names that are taken         what has our size and root is our file, whoever sent it: there
                                  else OPEN with ROOT asks, and the server decides before a byte is sent
     names that are free          send
 
-The server's word decides. What this machine remembers of its own files (``digests``) saves reading them, and nothing else: a
-file whose size and times are those of the last run, but not the time of its inode's last change, is read again.
+The server decides. The digests that this machine has cached of its own files only save reading them: a file with the size
+and times of the last run, but another change time of its inode, is read again.
 
 Spec: BP1-LST-008, BP1-LST-015, BP1-RES-029, BP1-COM-021 to 027.
 """
@@ -34,23 +34,23 @@ from .sources import TIMES, filetype_of, folder_facts
 from .taken_names import TakenNames
 
 TOGETHER_MAX = 16
-"""For up to this many files both questions are asked at once, unless an earlier run knows some of them."""
+"""Ask both questions at once for up to this many files, unless digests of some of them are cached."""
 
 Ended = tuple["Prepared", Receipt | BlockprotoError | OSError]
 
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """A file or folder that was looked at.
+    """A file or folder that is ready to be compared and sent.
 
     Attributes:
         job: what was wanted.
         facts: what is said of it to the server.
-        word: what the caller wants when the name is taken.
-        stat: what it was when it was looked at.
+        word: what to do when the name is taken, as the caller said it.
+        stat: its ``os.stat`` when it was prepared.
         sourceid: the upload's.
         another: gives the sourceid of another content of the same file, by its root.
-        root: its root, where that is to be said at OPEN.
+        root: its root, if OPEN is to name it.
         asks: whether OPEN asks first, because the name is taken.
         is_folder: whether it is a folder.
     """
@@ -66,7 +66,7 @@ class Prepared:
     is_folder: bool = False
 
     def is_another_content(self, root: bytes) -> None:
-        """It was written to without that showing: under its sourceid the server has something else."""
+        """Take another sourceid: the file was changed without a new size or time, and the server has its old content."""
         self.sourceid, self.root = self.another(root), root
 
 
@@ -75,13 +75,13 @@ SourceidOf = Callable[[Path, str, os.stat_result, bytes], bytes]
 
 
 def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None) -> Prepared:
-    """Look at a job's file or folder.
+    """Prepare a job's file or folder.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be read.
         Refused: it is neither a file nor a folder.
         NameRefused: its name breaks a rule.
-        ValueError: its ``if_exists`` is none.
+        ValueError: its ``if_exists`` is not one of the words.
     """
     refuse_in_progress(job.name)
     found = os.stat(job.path)
@@ -118,7 +118,7 @@ class UploadDecisions:
         self._taken = TakenNames(context.ask)
 
     async def decide(self, ones: Sequence[Prepared]) -> tuple[list[Ended], list[Prepared]]:
-        """Those that are there already or cannot be read, and those to be sent, ready for that.
+        """Those that are there already or cannot be read, and those that have to be sent.
 
         Raises:
             ConnectionLost, GoingAway: before it was known.
@@ -138,7 +138,7 @@ class UploadDecisions:
 
         if (
             recalled or len(files) > TOGETHER_MAX
-        ):  # most will have a receipt, or a round trip more is nothing to so many
+        ):  # most will have a receipt, or one more round trip does not matter
             await ask_receipts()
             ended, rest = await self._judge_receipts(ones, known)
             files = [one for one in rest if not one.is_folder]
@@ -156,7 +156,7 @@ class UploadDecisions:
         for word in dict.fromkeys(one.word for one in ones):
             mine = [one for one in ones if one.word is word]
             rule: IfExists | None = None
-            if word > IfExists.REFUSE:  # what those two want to know, a receipt of any rule tells
+            if word > IfExists.REFUSE:  # for those two a receipt under any rule is enough
                 features = await self._context.features()
                 for one in mine:
                     one.facts = replace(one.facts, if_exists=as_spoken(word, features))
@@ -172,13 +172,13 @@ class UploadDecisions:
                 if rule is not None or word is IfExists.KEEP or receipt.stored_as == one.facts.filename.text:
                     found[one.sourceid] = receipt
                 elif not await self._context.features() & FEATURE_IF_EXISTS:
-                    one.sourceid = one.another(word.name.encode())  # else it would answer with that receipt
+                    one.sourceid = one.another(word.name.encode())  # else the server would answer with that receipt
         return found
 
     async def _judge_receipts(
         self, ones: Sequence[Prepared], known: dict[bytes, ReceiptItem]
     ) -> tuple[list[Ended], list[Prepared]]:
-        """Believe a receipt of a file only if the file's content is still the one of the receipt."""
+        """Accept a receipt only if the file still has the content of the receipt."""
         ended: list[Ended] = []
         rest: list[Prepared] = []
         found = [one for one in ones if one.sourceid in known and not one.is_folder]
@@ -207,7 +207,7 @@ class UploadDecisions:
     # ---- names ------------------------------------------------------------------------------------------------
 
     async def _look(self, files: Sequence[Prepared]) -> dict[str, FileItem]:
-        """What has the names of these files; nothing where the server does not say: then COMMIT decides."""
+        """What has the names of these files; nothing if the server refuses to list it: then COMMIT decides."""
         try:
             return await self._taken.look(one.facts.filename.text for one in files)
         except (ConnectionLost, GoingAway):
@@ -246,14 +246,14 @@ def _same_size(one: Prepared, entry: FileItem) -> bool:
 
 
 def _asks(one: Prepared, entry: FileItem, features: int) -> bool:
-    """Whether OPEN may settle it: there, left, or refused."""
+    """Whether OPEN may end it without a byte: there, left, or refused."""
     if not features & FEATURE_IF_EXISTS:
         return one.word in (IfExists.REFUSE, IfExists.SKIP)
     return one.word is not IfExists.REPLACE or _same_size(one, entry)
 
 
 def _needs_root(one: Prepared, entry: FileItem, features: int) -> bool:
-    """Whether it is worth reading the file to ask."""
+    """Whether it is worth reading the file to compare roots."""
     if one.word is IfExists.SKIP:
         return False
     if one.word is IfExists.UPDATE and (one.facts.mtime_ns or 0) <= entry.mtime_ns:
@@ -264,7 +264,7 @@ def _needs_root(one: Prepared, entry: FileItem, features: int) -> bool:
 
 
 def _is_that(one: Prepared, entry: FileItem) -> bool:
-    """Whether what has the name is the file, and nothing of it has to be set."""
+    """Whether the entry of this name is the file, and neither its mode nor its time has to be set."""
     if not _same_size(one, entry) or entry.root != one.root:
         return False
     set_already = same_mtime(entry.mtime_ns, one.facts.mtime_ns or 0) and entry.mode == one.facts.mode

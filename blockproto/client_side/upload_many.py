@@ -1,11 +1,11 @@
-"""Many files in one go: small ones pipelined without a round trip each, big ones one after another.
+"""Upload many files: small ones pipelined without a round trip each, big ones one after another.
 
-    jobs → pages → what is there already (``deciding``)
+    jobs → pages → what is there already (``upload_decision``)
                  → small: one BLOCK with the COMMIT flag each, as many under way as the server's ``streams_max`` allows
                  → taken: OPEN with ROOT, a few dozen at once: there, left, refused, or sent
                  → big:   the ordinary upload with resume, after the small ones of its page
 
-So a thousand small files cost a handful of round trips, and a second run sends no content, whoever did the first one.
+A thousand small files take a handful of round trips, and a second run sends no content, also after a run of another client.
 
 Spec: BP1-BLK (a file without OPEN), BP1-LST (receipts).
 """
@@ -41,11 +41,11 @@ from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Prepared, UploadDecisions, prepare
 
 PAGE_JOBS = 2000
-"""Jobs looked at before the first is sent; bounds memory and the length of the receipts query."""
+"""Jobs that are prepared before the first is sent; bounds memory and the length of the receipts query."""
 ASKED_AT_ONCE = 32
-"""How many files with taken names are offered by digest at once; those the server does not have are sent."""
+"""How many files with taken names are offered by root at once; those the server does not have are sent."""
 ASKED_LENGTH_MAX = 16 << 20
-"""What is longer has the line for itself."""
+"""A longer file is sent alone."""
 BATCH_LENGTH = 64 * 1024
 BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
@@ -157,14 +157,14 @@ class UploadMany:
             await self._send_big(one)
 
     def _end(self, one: Prepared, outcome: Outcome) -> None:
-        """Deliver an outcome, and tell of a file that is there now."""
+        """Deliver an outcome, and report the progress of a file that is there now."""
         if isinstance(outcome, Receipt):
             size, payload = one.facts.filesize or 0, outcome.payload_bytes_sent
             tell_all_done(self._on_progress, one.facts.filename.text, size, payload)
         self._finish(one.job, outcome)
 
     def _finish(self, job: UploadJob, outcome: Outcome) -> None:
-        """Deliver an outcome; a job that only lost its connection, or came too late on it, stays open."""
+        """Deliver an outcome; a job whose connection was lost, or is ending, stays open."""
         if isinstance(outcome, ConnectionLost | GoingAway):
             self.lost = outcome
             return
@@ -238,7 +238,7 @@ class UploadMany:
     # ---- files with OPEN --------------------------------------------------------------------------------------
 
     async def _send_asked(self, asked: list[Prepared]) -> None:
-        """Ask for those whose names are taken, many at once; send what the server has not got."""
+        """Ask about the files with taken names, many at once; send what the server does not have."""
         turns = trio.CapacityLimiter(ASKED_AT_ONCE)
 
         async def ask(one: Prepared) -> None:
@@ -276,7 +276,7 @@ class UploadMany:
 
 
 class _Jobs:
-    """The jobs that were not begun yet; iterating takes the rest.
+    """The jobs that have not begun; iterating takes the rest.
 
     Args:
         jobs: all of them.
@@ -287,7 +287,7 @@ class _Jobs:
         self._held: list[UploadJob] = []
 
     def page(self) -> list[UploadJob]:
-        """The next jobs, no two of one name: what the first one makes of the name is what the second one finds."""
+        """The next jobs, no two with the same name: the second must see what the first has made."""
         page: list[UploadJob] = []
         names: set[str] = set()
         for job in self:
@@ -308,7 +308,7 @@ class _Jobs:
 
 
 async def _send_batch(connection: Connection, batch: list[Opening]) -> None:
-    """Send a batch of whole small files; each handler hears what became of its file."""
+    """Send a batch of whole small files; each handler gets the outcome of its file."""
     try:
         if batch:
             await connection.send_openings(batch, PRIORITY)
@@ -318,7 +318,7 @@ async def _send_batch(connection: Connection, batch: list[Opening]) -> None:
 
 
 def _read_whole(one: Prepared) -> bytes:
-    """The content of a small file, which must still be what it was when it was looked at; ``one.stat`` is that of now."""
+    """The content of a small file, which must not have changed since it was prepared; updates ``one.stat``."""
     if one.is_folder:
         return b""
     filesize = one.facts.filesize or 0
@@ -339,7 +339,7 @@ def _read_whole(one: Prepared) -> bytes:
 
 
 def _left_or(one: Prepared, error: BlockprotoError) -> Outcome:
-    """An older server refuses where a newer one leaves."""
+    """Take FILE_EXISTS for "left" where ``skip`` was wanted: an older server refuses instead."""
     if one.word is IfExists.SKIP and isinstance(error, FileExists):
         return left_receipt(one.facts, None)
     return error

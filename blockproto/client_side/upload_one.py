@@ -1,4 +1,4 @@
-"""One file or stream that goes up on its own: asked about first where that is worth a round trip, then sent.
+"""Upload one file or stream: ask first whether it is there, where that is worth a round trip, then send it.
 
 Spec: BP1-BLK (a file without OPEN), BP1-RES, BP1-COM-021 to 027.
 """
@@ -25,7 +25,7 @@ from .upload import Uploader
 from .upload_decision import Prepared, UploadDecisions, prepare
 
 ASKED_LENGTH_MIN = 64 << 20
-"""A single file from this size on is asked about first: what is shorter is sent nearly as fast as that is answered."""
+"""Ask first about a file of at least this size: a shorter one is sent nearly as fast as the answer comes."""
 
 
 class SingleUploads:

@@ -1,10 +1,10 @@
-"""What lies in a folder, in an order that can be repeated: files, and folders after what is in them.
+"""Walk a folder in an order that can be repeated: files, and folders after their entries.
 
 Rules:
-    1. Symbolic links and special files (sockets, pipes, devices) inside a folder are named and left out. A link that was
-       named itself on the command line is followed: that is what its user meant.
-    2. A folder comes after its entries, so that its times and rights can be set when nothing in it changes any more.
-    3. Memory is one folder's entries for each level, not the tree.
+    1. Symbolic links and special files (sockets, pipes, devices) inside a folder are named and left out. A link that is an
+       argument of the command is followed.
+    2. A folder comes after its entries, so that its times and mode can be set when nothing in it changes any more.
+    3. Memory holds the entries of one folder for each level, not the tree.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..common.names import FILENAME_LENGTH_MAX, holds_in_progress, is_in_progres
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file or folder that shall travel.
+    """A file or folder that is to be sent.
 
     Attributes:
         path: where it is here.
         name: its name on the server.
         filesize: bytes; 0 for a folder.
         folder: whether it is one.
-        empty: whether it is a folder without entries that travel.
+        empty: whether it is a folder without entries that are sent.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Found:
 
 
 LeaveOut = Callable[[Path, str], None]
-"""Called with a path and the reason why it does not travel (a link, a socket …)."""
+"""Called with a path and the reason why it is left out (a link, a socket …)."""
 
 _IN_PROGRESS = "a download in progress, or what is left of one"
 
@@ -53,8 +53,8 @@ def walk(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Fou
     Args:
         path: a file or folder; a link is followed here and only here.
         name: what ``path`` itself is called on the server.
-        leave_out: told of every link and special file.
-        fail: told of everything that cannot be read; the rest still comes.
+        leave_out: called for every link and special file.
+        fail: called for everything that cannot be read; the rest still comes.
     """
     if holds_in_progress(name):
         leave_out(path, _IN_PROGRESS)
@@ -74,7 +74,7 @@ def walk(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Fou
 
 @dataclass(slots=True)
 class _Level:
-    """One folder on the way down: what of it is still to be looked at."""
+    """One folder on the way down, with the entries that are still to come."""
 
     path: Path
     name: str
@@ -136,7 +136,7 @@ def _look_at(entry: os.DirEntry[str], above: str, leave_out: LeaveOut, fail: Fai
 
 
 def kind_of(mode: int) -> str:
-    """What ``st_mode`` says something is, in words, for what does not travel."""
+    """What kind of thing ``st_mode`` says it is, in words."""
     kinds = (
         (stat.S_ISLNK, "a symbolic link"),
         (stat.S_ISFIFO, "a pipe"),
@@ -148,5 +148,5 @@ def kind_of(mode: int) -> str:
 
 
 def total_of(paths: Iterator[Found]) -> int:
-    """The bytes of all that was found."""
+    """The sum of the sizes, in bytes."""
     return sum(found.filesize for found in paths)
