@@ -1,4 +1,4 @@
-"""The client: ``connect``, which picks the stores of this machine that a client uses, and what it gives.
+"""The client: ``connect``, which gives a ``Client`` the stores of this machine.
 
 async with blockproto.connect("bp://host:7878") as client:
 receipt = await client.upload("film.mp4")
@@ -117,7 +117,7 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
 
 
 def discard_download(client: Client, name: str, dest: Path) -> None:
-    """Remove what an unfinished ``client.download(name, dest)`` left beside it; harmless if there is nothing. Blocking.
+    """Remove the part file of an unfinished ``client.download(name, dest)``; harmless if there is none. Blocking.
 
     Raises:
         StoreInUse: that download is running.

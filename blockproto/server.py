@@ -111,7 +111,7 @@ def _auth_options(
     anonymous: Collection[str] | None,
     anonymous_quota: int | None,
 ) -> AuthOptions:
-    """What was said of who may come in."""
+    """The options of ``serve`` for who may connect."""
     chain, key = (None, None) if certificate is None else map(Path, certificate)
     scopes = None if anonymous is None else scopes_of(anonymous)
     return AuthOptions(insecure, chain, key, scopes, anonymous_quota)

@@ -1,11 +1,11 @@
-"""The client: connects, uploads, downloads, asks; comes back by itself when the connection breaks.
+"""``Client``: connects, uploads, downloads and asks, and reconnects by itself.
 
     async with blockproto.connect("bp://host:7878") as client:
         receipt = await client.upload("film.mp4")
 
-A connection is made when it is first needed and made again when it is gone. An upload that loses its connections takes
-over with a greater attempt and goes on where the server says it stands: to its caller it just takes longer. Only when
-nothing got further for as long as its ``RetryPolicy`` lasts, ``ConnectionLost`` says so, and the same call resumes.
+A connection is made when it is first needed, and made again when it is lost. An upload that loses its connections takes over
+with a greater attempt and resumes where the server says it stands: to its caller it just takes longer. ``ConnectionLost`` is
+raised when there was no progress for as long as the ``RetryPolicy`` allows; the same call resumes then.
 
 Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 """
@@ -69,8 +69,8 @@ class Client:
 
     Args:
         dial: makes a byte stream to the server.
-        server: what the server is called, part of what the label of a download in progress is derived from.
-        nursery: where connections live.
+        server: ``HOST:PORT``; the label of an unfinished download is derived from it.
+        nursery: where connections run.
         open_part_file: opens the download store for a destination and the position where its bytes begin.
         config: how it works.
     """
@@ -123,21 +123,20 @@ class Client:
     ) -> Receipt:
         """Upload one file; the same call again resumes, or answers at once if the file is there.
 
-        A file that is there with the same content is never stored again, whoever sent it and whatever it was called here:
-        the receipt says ``outcome="there"``. For that a file of 64 MiB or more is read and hashed before it is sent if
-        something has its name there; what was read or sent before, and has not changed since, is remembered.
+        A file that is there with the same content is not stored again, also if another client sent it: the receipt says
+        ``outcome="there"``. For that a file of 64 MiB or more is read and hashed before it is sent if its name is taken
+        there; digests of files that were read or sent before, and have not changed since, are cached.
 
         Args:
-            source: a path; or an open binary file or Trio stream whose end is not known (needs ``name``).
-            name: what it is called on the server; None takes the path's last component.
+            source: a path; or an open binary file or Trio stream of unknown length (needs ``name``).
+            name: its name on the server; None takes the path's last component.
             folder: the folder on the server, "" for the served one.
-            if_exists: when the name is taken by other content: ``keep`` both, ``refuse``, ``replace`` it, ``skip``
-                (leave what is there), or ``update`` it (replace it if ours was modified later, else leave it). What was
-                left has ``outcome="left"``. An older server is told ``refuse`` for ``skip``, and cannot ``update``.
+            if_exists: when the name is taken by other content: ``keep`` both, ``refuse``, ``replace`` it, ``skip`` the
+                upload, or ``update`` (replace it if ours was modified later, else skip). A skipped upload has
+                ``outcome="left"``. An older server is told ``refuse`` for ``skip``, and cannot ``update``.
             filetype: MIME type; None guesses from the name.
-            priority: ``interactive``, ``normal`` or ``bulk``: beside other transfers on the same connection they get bytes
-                as 16 to 4 to 1.
-            checksum: read the file also where its size and times are those of the last time it was read or sent.
+            priority: ``interactive``, ``normal`` or ``bulk``: they share a connection with other transfers as 16 to 4 to 1.
+            checksum: read the file also if its size and times have not changed since it was last read or sent.
             progress: called with a ``Progress`` after each change.
 
         Raises:
@@ -146,10 +145,11 @@ class Client:
             FileExists: the name is taken, and ``if_exists`` is ``refuse``.
             Unsupported: the server does not know ``update``.
             SourceChanged: the file was written to while it was being sent.
-            ConnectionLost: unreachable, or lost after retries; call again to resume.
-            BlockprotoError: refused; its ``code`` says why.
+            ConnectionLost: the server is unreachable, or was lost and retries failed; call again to resume.
+            BlockprotoError: it was refused; its ``code`` says why.
 
-        Cancellation: the server keeps what it has; the same call resumes (a stream that was read cannot be).
+        Cancellation: the server keeps what it has, and the same call resumes; of a stream, which cannot resume, it keeps
+        nothing.
         """
         word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):
@@ -162,11 +162,11 @@ class Client:
     async def upload_all(
         self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
     ) -> AsyncGenerator[tuple[UploadJob, Receipt | BlockprotoError], None]:
-        """Upload many files and folders; yields each with its receipt, or with why it failed, as they end.
+        """Upload many files and folders; yields each with its receipt, or with its error, as they end.
 
-        Files of at most one block are pipelined. What the server has already, whoever sent it, is found out with digests and
-        not sent again; see ``upload``, also for ``checksum``. One that fails does not stop the others; after a lost
-        connection the rest is tried again, and what stays lost is yielded with its ``ConnectionLost``.
+        Files of at most one block are pipelined. What the server has already is found out with digests and not sent again;
+        see ``upload``, also for ``checksum``. One that fails does not stop the others; after a lost connection the rest is
+        tried again, and when retries fail, each is yielded with its ``ConnectionLost``.
 
         Cancellation: as for ``upload``.
         """
@@ -182,10 +182,10 @@ class Client:
                 yield one
 
     async def already_there(self, job: UploadJob) -> Receipt | None:
-        """The receipt of a file that the server has already, so that nothing would be sent; None if something would be.
+        """The receipt of a file that the server has already; None if it would have to be sent.
 
         Raises:
-            ConnectionLost, GoingAway: before that was known; it is not asked again.
+            ConnectionLost, GoingAway: before that was known; the question is not repeated.
             BlockprotoError, OSError: as for ``upload``.
         """
         await self.learn_earlier_uploads()
@@ -195,7 +195,7 @@ class Client:
         """Remove an unfinished upload and its bytes from the server.
 
         Raises:
-            UnknownUpload: there is none of that sourceid.
+            UnknownUpload: there is none with that sourceid.
             ValueError: ``sourceid`` is not 32 hex digits.
         """
         await ask(self._connections, Remove(kind=RemoveKind.UPLOAD, id=_id_from_hex(sourceid)))
@@ -221,23 +221,23 @@ class Client:
             name: of the file on the server.
             dest: the file here. It is never a link, a pipe or a device.
             if_exists: when another file has that name: ``keep`` both (as ``name (1).ext``), ``refuse``, ``replace`` it at
-                the end, ``skip`` (leave it), or ``update`` (replace it if the server's was modified later). A file of the
-                same size and time, or of the same content, is the file, and nothing is fetched.
-            checksum: compare contents also where size and time agree.
+                the end, ``skip`` the download, or ``update`` (replace it if the server's was modified later). A file of the
+                same size and time, or of the same content, is that file, and nothing is fetched.
+            checksum: compare contents also if size and time are equal.
             span: only the bytes from the first to the last of these positions, both included.
-            below: the folder behind which no symbolic link is followed on the way to ``dest``; None: all are.
-            made: files (device, inode number) that must not be replaced; what comes is added.
+            below: the folder below which no symbolic link is followed on the way to ``dest``; None: all are followed.
+            made: files (device, inode number) that must not be replaced; the new file is added.
             priority: as for ``upload``.
             progress: as for ``upload``.
 
         Raises:
-            UnknownFile: there is no such file.
+            UnknownFile: the server has no file of that name.
             BadFacts: ``span`` begins past its end.
             FileExists: ``refuse``, and another file is there; or one of ``made`` would be replaced.
             NameRefused: a component of ``name``, or ``dest``, begins with ``.blockproto-``.
             ConnectionLost, OSError, BlockprotoError: as for ``upload``.
 
-        Cancellation: what was received is kept beside ``dest``; the same call resumes.
+        Cancellation: what was received is kept beside ``dest``, and the same call resumes.
         """
         rule, rank = rule_of(if_exists, checksum, below, made), priority_of(priority)
         place = self.destination(name, Path(dest), rule)
@@ -254,20 +254,20 @@ class Client:
     ) -> Receipt:
         """Download a file while it is still being uploaded; returns when the upload was committed and all of it is here.
 
-        Blocks come as they become durable on the server. The uploader may go away and come back meanwhile, and so may
-        this connection. ``dest`` gets its name only when the file is complete and verified.
+        Blocks come as they become durable on the server. The uploader may disconnect and resume, and so may this client.
+        ``dest`` gets its name only when the file is complete and verified.
 
         Args:
             upload: as ``uploads`` lists it.
             dest: the file here.
-            if_exists: as for ``download``; a file that is to be left raises FileExists.
+            if_exists: as for ``download``; where the download would be skipped, FileExists is raised.
             priority: as for ``upload``.
             progress: as for ``upload``.
 
         Raises:
             Cancelled: the upload was cancelled.
             UnknownUpload: it has expired.
-            UnknownFile: it is not there any more; or the server does not hand out what is unfinished.
+            UnknownFile: it is gone; or the server does not send unfinished uploads.
             FileExists, NameRefused: as for ``download``.
             ConnectionLost, OSError, BlockprotoError: as for ``upload``.
 
@@ -287,15 +287,15 @@ class Client:
         made: set[tuple[int, int]] | None = None,
         progress: OnProgress | None = None,
     ) -> AsyncGenerator[tuple[DownloadJob, Receipt | BlockprotoError], None]:
-        """Download many files; yields each with its receipt, or with why it failed, as they end.
+        """Download many files; yields each with its receipt, or with its error, as they end.
 
         Files of at most one block are pipelined. One that fails does not stop the others; after a lost connection the
-        rest is tried again, and what stays lost is yielded with its ``ConnectionLost``. No file of ``jobs`` replaces another
-        one of them.
+        rest is tried again, and when retries fail, each is yielded with its ``ConnectionLost``. No file of ``jobs`` replaces
+        another one of them.
 
         Args:
-            jobs: files as the listing gave them, and where each goes; folders must be there. A file that changed since
-                it was listed fails with ``SourceChanged``. What ``jobs`` raises comes out of here.
+            jobs: files as they were listed, and the path of each here; folders must exist. A file that changed since it was
+                listed fails with ``SourceChanged``. An error of ``jobs`` is raised when the files before it have ended.
             if_exists: as for ``download``.
             checksum: as for ``download``.
             below: as for ``download``.
@@ -329,7 +329,7 @@ class Client:
         span: tuple[int, int] | None = None,
         priority: str = "normal",
     ) -> Receipt:
-        """``download`` without asking what the file is; raises SourceChanged if its version is not that of ``entry``."""
+        """``download`` without asking for the file's entry; raises SourceChanged if its version is not that of ``entry``."""
         rule, rank = rule_of(if_exists), priority_of(priority)
         place = self.destination(entry.filename, dest, rule)
         return await self._downloader.file(
@@ -337,7 +337,7 @@ class Client:
         )
 
     def destination(self, name: str, path: Path, rule: Rule = ANY_RULE) -> Destination:
-        """Where the file ``name`` of the server goes, and what is called there that is in progress of it.
+        """Where the file ``name`` of the server goes, with the label of its part file.
 
         Raises:
             NameRefused: a component of ``name``, or the last of ``path``, belongs to a download in progress.
@@ -359,12 +359,12 @@ class Client:
         Args:
             folder: "" is the whole served folder.
             recursive: also what is in its folders.
-            on_left_out: called, between entries, with what the server passed over: links, special files, names that cannot
-                travel, what it cannot read. Servers of older versions do not say.
+            on_left_out: called, between entries, with what the server left out: links, special files, names that cannot be
+                sent, files that it cannot read. Servers of older versions do not say.
 
         Raises:
-            UnknownFile: there is no such folder.
-            ConnectionLost: see ``upload``.
+            UnknownFile: the server has no folder of that name.
+            ConnectionLost: as for ``upload``.
         """
         told = None if on_left_out is None else lambda group: on_left_out(left_out(group))
         listed = list_files(self._connections, folder.strip("/"), recursive=recursive, on_left_out=told)
@@ -376,7 +376,7 @@ class Client:
         """One file or folder; with ``b3sum`` the server computes the file's BLAKE3 if it does not know it yet.
 
         Raises:
-            UnknownFile: there is none of that name.
+            UnknownFile: the server has none of that name.
         """
         return file_info(await stat_item(self._connections, name, b3sum=b3sum))
 
@@ -390,7 +390,7 @@ class Client:
         """Remove a file or folder from the server.
 
         Raises:
-            UnknownFile: there is none of that name.
+            UnknownFile: the server has none of that name.
             NotEmpty: a folder with something in it, without ``recursive``.
         """
         await ask(
@@ -400,13 +400,13 @@ class Client:
     async def receipts(
         self, sourceids: Sequence[bytes], if_exists: IfExists | None = None
     ) -> dict[bytes, ReceiptItem]:
-        """Which of these uploads are committed, and still what was committed; None: whatever was wanted of a taken name."""
+        """Which of these uploads are committed, and what as; ``if_exists``: only with this rule. Raises ConnectionLost."""
         return await self._context.receipts(sourceids, if_exists)
 
     async def learn_earlier_uploads(self) -> None:
         """Find out which uploads an earlier version of this installation has left unfinished, if there may be some.
 
-        Before this, ``sourceid_of`` does not know them. Raises ConnectionLost; cancellation: the next call asks again.
+        ``sourceid_of`` knows them only after this. Raises ConnectionLost; cancellation: the next call asks again.
         """
         await self._context.learn_earlier_uploads()
 
@@ -415,29 +415,29 @@ class Client:
         return self._context.sourceid_of(path, name, facts, again)
 
     def close(self) -> None:
-        """Let nothing begin any more; what is asked from now on raises LocalProtocolError."""
+        """Begin nothing from now on: later calls raise LocalProtocolError."""
         self._connections.close()
 
     async def keep_connected(self) -> None:
         """Hold a connection open until cancelled: kept alive while it is idle, made again when it is gone.
 
         Raises:
-            ConnectionLost: the server could not be reached for as long as the client was told to try.
+            ConnectionLost: the server could not be reached for as long as ``retry_for_s`` allows.
 
         Cancellation: the connection stays until the client ends.
         """
         await self._connections.keep_connected()
 
     def network_changed(self) -> None:
-        """Tell that this machine has another address or another network.
+        """Tell the client that this machine has another address or another network.
 
-        What runs comes back at once, instead of waiting for an answer that cannot come; what was learned of the old
+        Running transfers reconnect at once, instead of waiting for answers that cannot come; what was learned of the old
         network is forgotten.
         """
         self._connections.network_changed()
 
     def use_token(self, token: str) -> None:
-        """Come in with a newer token of the same principal from now on, without connecting anew (spec: BP1-AUT-013)."""
+        """Use a newer token of the same principal from now on, without reconnecting (BP1-AUT-013)."""
         self._connections.use_token(token)
 
     async def connection(self, index: int = 0) -> Connection:
@@ -453,7 +453,10 @@ class Client:
 async def connect_with(
     dial: Dial, server: str, open_part_file: OpenPartFile, config: ClientConfig = DEFAULTS
 ) -> AsyncIterator[Client]:
-    """A client over any way to make byte streams; see ``Client``. ``connect`` is this over TCP."""
+    """A client over any way to make byte streams; see ``Client``. ``connect`` uses TCP or TLS.
+
+    Cancellation: connections are closed, digests that were learned are kept.
+    """
     async with background_tasks() as nursery:
         if config.recorder is not None:
             nursery.start_soon(config.recorder.run)

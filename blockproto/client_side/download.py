@@ -105,9 +105,7 @@ class Downloader:
         priority: Priority,
     ) -> Receipt:
         """One attempt at a finished file; a file that is here already, or is to be left, is not fetched."""
-        if (
-            span is None and so_far.reached < 0
-        ):  # until some of it came: another process may have fetched it
+        if span is None and so_far.reached < 0:  # until some of it came: another process may have fetched it
             met = await self.existing.settle(entry, dest, rule)
             if not met.fetched:
                 return self.existing.receipt(entry, met, time.perf_counter() - so_far.begun)
@@ -130,7 +128,7 @@ class Downloader:
         progress: OnProgress | None,
         priority: Priority,
     ) -> Receipt:
-        """Download an unfinished upload, whose version is its file id; errors and cancellation as ``Client.download_upload``."""
+        """Download an unfinished upload (version: its file id); errors and cancellation as ``Client.download_upload``."""
         retries = Retries(self._connections)
         so_far = DownloadState()
         wanted = WantedFile(

@@ -27,7 +27,11 @@ UPLOADS_MAX = 1_000_000
 
 
 async def list_files(
-    connections: Connections, folder: str, *, recursive: bool, on_left_out: Callable[[LeftOut], None] | None = None
+    connections: Connections,
+    folder: str,
+    *,
+    recursive: bool,
+    on_left_out: Callable[[LeftOut], None] | None = None,
 ) -> AsyncGenerator[FileItem, None]:
     """The entries of a folder in byte order of their names; with ``recursive`` all below it.
 

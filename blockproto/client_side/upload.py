@@ -87,7 +87,9 @@ class Uploader:
         retries = retries or Retries(self._connections)
         sending = Sender(source, sourceid, priority=priority, on_progress=progress, root=root)
         begun = time.perf_counter()
-        asked_for = True  # a user has just asked for it: the first OPEN may exceed a greater attempt (BP1-RES-027)
+        asked_for = (
+            True  # a user has just asked for it: the first OPEN may exceed a greater attempt (BP1-RES-027)
+        )
         while True:
             before = sending.plan.reached
             try:

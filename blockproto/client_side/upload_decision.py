@@ -172,7 +172,9 @@ class UploadDecisions:
                 if rule is not None or word is IfExists.KEEP or receipt.stored_as == one.facts.filename.text:
                     found[one.sourceid] = receipt
                 elif not await self._context.features() & FEATURE_IF_EXISTS:
-                    one.sourceid = one.another(word.name.encode())  # else the server would answer with that receipt
+                    one.sourceid = one.another(
+                        word.name.encode()
+                    )  # else the server would answer with that receipt
         return found
 
     async def _judge_receipts(

@@ -1,4 +1,4 @@
-"""What a queue holds: one transfer, as it is wanted and how far it is."""
+"""A transfer in the queue: what is wanted, and its state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..results import IfExistsWord
 
 PRIORITIES = ("interactive", "normal", "bulk")
-"""From what cannot wait to what can."""
+"""The most urgent first."""
 
 
 class Direction(Enum):
@@ -22,8 +22,8 @@ class Direction(Enum):
 class TransferState(Enum):
     """What a transfer in the queue is doing.
 
-    waiting → running → done; running → failed; and by whoever changes the queue: waiting, running → paused → waiting;
-    failed, cancelled → waiting (retry); everything but done → cancelled.
+    waiting → running → done; running → failed; on request: waiting, running → paused → waiting; failed, cancelled →
+    waiting (retry); everything but done → cancelled.
     """
 
     WAITING = "waiting"
@@ -35,7 +35,7 @@ class TransferState(Enum):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing happens to it any more, unless somebody asks for a retry."""
+        """Whether it is over, unless a retry is asked for."""
         return self in (TransferState.DONE, TransferState.FAILED, TransferState.CANCELLED)
 
 
@@ -62,18 +62,18 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class QueuedTransfer:
-    """One transfer in the queue, as it was when it was asked for.
+    """One transfer in the queue, as it was when it was read.
 
     Attributes:
         id: its number, never used again.
-        folder_id: the transfer of the folder that it came with, or None. What is done to that is done to this.
+        folder_id: the transfer of the folder that it is part of, or None. A change of that one changes this one, too.
         direction, server, name, path, if_exists: what was wanted.
         priority: ``interactive``, ``normal`` or ``bulk``.
-        place: where it stands among those of its priority; smaller goes first.
-        state: what it is doing.
-        position: bytes that are durable on the other side (here, for a download), as far as was written down.
-        filesize: bytes, or None while nobody has looked.
-        became: of a folder whose turn has come: how many transfers it became; else None.
+        place: its place among those of its priority; the smallest goes first.
+        state: its state.
+        position: bytes that are durable on the other side (here, for a download), as last written to the journal.
+        filesize: bytes, or None while unknown.
+        became: how many transfers a folder whose turn has come was replaced by; else None.
         sourceid: of an upload that was begun, 32 hex digits.
         stored_as: the name it got, once it is done.
         error: why it failed, in a sentence.

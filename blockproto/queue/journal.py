@@ -1,10 +1,10 @@
 """The queue on disk: one SQLite file that any number of processes read and change.
 
 Every change is one transaction, durable when it returns (WAL, synchronous FULL). Each raises ``revision``, so that a
-watcher asks only for what is newer than what it has seen; that something was changed at all, by whomever, SQLite tells
-for the price of a look at shared memory (``PRAGMA data_version``).
+watcher asks only for what is newer than what it has seen; whether any process has changed something, SQLite tells from
+shared memory (``PRAGMA data_version``).
 
-Blocking code: changes sync the disk and belong into a thread; ``newer`` and ``version`` are quick.
+Blocking code: changes sync the disk and belong in a thread; ``newer`` and ``version`` are quick.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState, Wanted
 
 FORMAT = 1
 BUSY_S = 10.0
-"""How long a change waits for another process's."""
+"""How long (s) a change waits for that of another process."""
 ENDED_MAX = 1000
-"""Of what is done or cancelled, the newest so many are remembered."""
+"""How many transfers that are done or cancelled are kept, the newest ones."""
 
 _TABLES = """
 CREATE TABLE clock (revision INTEGER NOT NULL);
@@ -73,7 +73,7 @@ class Journal:
         path: the file. Its folder is made, for its user alone.
 
     Raises:
-        NotPermitted: it cannot be opened, or is none of ours.
+        NotPermitted: it cannot be opened, or is not a queue.
     """
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class Journal:
         return database
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it."""
         with self._changing:
             self._writer.close()
             self._reader.close()
@@ -112,7 +112,7 @@ class Journal:
     # ---- looking ----------------------------------------------------------------------------------------------
 
     def version(self) -> int:
-        """A number that is another one after every change, by whichever process."""
+        """A number that differs after every change by any process."""
         with self._reading:
             return int(self._reader.execute("PRAGMA data_version").fetchone()[0])
 
@@ -121,22 +121,22 @@ class Journal:
         return self._select("revision > ? ORDER BY revision, id", (revision,))
 
     def all(self) -> list[QueuedTransfer]:
-        """Everything, in the order in which it goes."""
+        """All transfers, in the order in which they run."""
         return self._select("TRUE ORDER BY priority, place, id")
 
     def servers(self) -> list[str]:
-        """The servers that something waits for."""
+        """The servers for which transfers wait."""
         with self._reading:
             rows = self._reader.execute("SELECT DISTINCT server FROM transfers WHERE state = 'waiting'")
             return [row["server"] for row in rows.fetchall()]
 
     def next(self, server: str, priority: int, most: int) -> list[QueuedTransfer]:
-        """The first ``most`` that wait for a server, of one priority."""
+        """The first ``most`` transfers of one priority that wait for a server."""
         where = "state = ? AND server = ? AND priority = ? ORDER BY place, id LIMIT ?"
         return self._select(where, (_WAITING, server, priority, most))
 
     def untidy(self) -> list[QueuedTransfer]:
-        """What was cancelled after it had begun, and may have left something."""
+        """Cancelled transfers that had begun, and may have left something."""
         return self._select("untidy AND state = ?", (TransferState.CANCELLED.value,))
 
     def _select(self, where: str, values: Sequence[object] = ()) -> list[QueuedTransfer]:
@@ -148,7 +148,7 @@ class Journal:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        """One transaction with a new revision; raises StoreFull or StoreFailed when the disk does not take it."""
+        """One transaction with a new revision; raises StoreFull or StoreFailed when it cannot be written."""
         with self._changing:
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
@@ -173,9 +173,9 @@ class Journal:
     def expand(
         self, folder: QueuedTransfer, entries: Sequence[Wanted], missed: BlockprotoError | None
     ) -> None:
-        """Let a folder whose turn has come be done, and what is in it stand where it stood.
+        """Replace a folder whose turn has come by its files, at its place in the queue.
 
-        If something of it was ``missed``, the folder has failed for that reason; what is in it goes all the same.
+        The folder is done then, or has failed if something of it was ``missed``; its files run all the same.
         """
         folder_id = folder.folder_id or folder.id
         with self._change() as database:
@@ -226,7 +226,7 @@ class Journal:
     def change(
         self, ids: Sequence[int] | None, before: Iterable[TransferState], after: TransferState
     ) -> list[int]:
-        """Give those of ``ids`` (None: all), and of the folders among them, that are in a state of ``before`` another.
+        """Set the state of those of ``ids`` (None: all), and of the files of their folders, that are in one of ``before``.
 
         Returns the numbers of those that changed.
         """
@@ -256,7 +256,7 @@ class Journal:
         return list(chosen)
 
     def prioritise(self, ids: Sequence[int], priority: int) -> None:
-        """Give transfers, and what is in the folders among them, another priority; what runs waits again with it."""
+        """Set the priority of transfers, and of the files of folders among them; those that run wait again."""
         with self._change() as database:
             database.executemany(
                 "UPDATE transfers SET state = CASE state WHEN 'running' THEN 'waiting' ELSE state END, "
@@ -268,7 +268,7 @@ class Journal:
             )
 
     def move(self, ids: Sequence[int], *, first: bool, beside: int | None) -> None:
-        """Let transfers stand together, in this order: ``first`` of all or last, or just before ``beside`` or behind it."""
+        """Move transfers together, in this order: ``first`` of all or last, or just before or after ``beside``."""
         with self._change() as database:
             chosen = self._chosen(database, ids, TransferState)
             if beside is not None:
@@ -295,7 +295,7 @@ class Journal:
     # ---- what the runner writes down --------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Let what a killed process was running wait again, and forget the oldest of what has ended."""
+        """Let transfers of a killed process wait again, and forget the oldest that have ended."""
         with self._change() as database:
             database.execute(
                 f"UPDATE transfers SET state = 'waiting', {_STAMP} WHERE state = 'running'",
@@ -308,7 +308,7 @@ class Journal:
             )
 
     def begin(self, ids: Sequence[int]) -> list[QueuedTransfer]:
-        """Let those that still wait run; returns them as they are now."""
+        """Set those that still wait to running; returns them as they are now."""
         with self._change() as database:
             statement = (
                 f"UPDATE transfers SET state = 'running', {_STAMP} WHERE id = :id AND state = 'waiting'"
@@ -318,11 +318,11 @@ class Journal:
             return _selected(database, running, ids)
 
     def put_back(self, ids: Sequence[int]) -> None:
-        """Let those that run wait again."""
+        """Set those that run to waiting."""
         self._each("UPDATE transfers SET state = 'waiting', {} WHERE id = :id AND state = 'running'", ids)
 
     def tidied(self, id_: int) -> None:
-        """What a cancelled transfer had left is gone."""
+        """Note that what a cancelled transfer had left has been removed."""
         self._each("UPDATE transfers SET untidy = 0, {} WHERE id = :id", [id_])
 
     def _each(self, statement: str, ids: Sequence[int]) -> None:
@@ -331,7 +331,7 @@ class Journal:
             database.executemany(statement.format(_STAMP), [{"id": id_, "now": now} for id_ in ids])
 
     def found(self, id_: int, filesize: int, sourceid: str | None) -> None:
-        """What a transfer is about to move; from now on something of it may be left when it is cancelled."""
+        """Note what a transfer is about to move; from now on it may leave something when it is cancelled."""
         with self._change() as database:
             database.execute(
                 f"UPDATE transfers SET filesize = :filesize, sourceid = :sourceid, untidy = 1, {_STAMP} WHERE id = :id",
@@ -339,7 +339,7 @@ class Journal:
             )
 
     def advance(self, positions: Mapping[int, int]) -> None:
-        """How far transfers are."""
+        """Note the positions of transfers."""
         with self._change() as database:
             now = _now_ms()
             database.executemany(
@@ -348,7 +348,7 @@ class Journal:
             )
 
     def done(self, id_: int, stored_as: str, filesize: int) -> None:
-        """It is complete; whatever was wanted of it meanwhile came too late."""
+        """Note that a transfer is complete; a request to stop it has come too late."""
         with self._change() as database:
             database.execute(
                 f"UPDATE transfers SET state = 'done', stored_as = :stored_as, filesize = :filesize, position = :filesize, "
@@ -357,7 +357,7 @@ class Journal:
             )
 
     def failed(self, id_: int, error: str, code: int | None, retryable: bool) -> None:
-        """It failed, unless somebody stopped it meanwhile."""
+        """Note that a transfer failed, unless it was paused or cancelled before."""
         with self._change() as database:
             database.execute(
                 f"UPDATE transfers SET state = 'failed', error = :error, code = :code, retryable = :retryable, {_STAMP} "

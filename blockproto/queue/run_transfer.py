@@ -1,7 +1,7 @@
-"""One transfer of the queue, over a client: a file up, a file down, or a folder that becomes its files.
+"""Run one transfer of the queue over a client: upload or download a file, or replace a folder by its files.
 
-A file that an earlier run had brought to its end, without living to write that down, is not sent again: whether an upload
-is there is asked first, and a download lies there with the size and time that the server names.
+A file that an earlier run had completed, and was killed before it wrote that down, is not sent again: for an upload the
+server is asked first, and a download is found by its size and time.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from ..transfer.threads import run_in_thread
 from .entry import PRIORITIES, Direction, QueuedTransfer, Wanted
 
 Stored = tuple[str, int]
-"""Under which name, and how many bytes."""
+"""The name it was stored under, and its size in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a folder consists of: the transfers that it becomes, and what was passed over."""
+    """The contents of a folder: the transfers that replace it, and what was left out."""
 
     entries: list[Wanted] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
 
     @property
     def missed(self) -> BlockprotoError | None:
-        """Why the folder is not whole without what should have come and did not; None if it is."""
+        """The error of a folder of which something could not be read or sent; None if it is complete."""
         missed = [part for part in self.left_out if part.missed]
         if not missed:
             return None
@@ -60,12 +60,12 @@ OnFound = Callable[[int, str | None], Awaitable[None]]
 async def carry(
     client: Client, one: QueuedTransfer, on_found: OnFound, progress: OnProgress
 ) -> Stored | Contents:
-    """Do it: returns what was stored, or what a folder consists of.
+    """Run a transfer: returns what was stored, or the contents of a folder.
 
     Raises:
         BlockprotoError, OSError: it failed.
 
-    Cancellation: what is there stays, and the same call goes on with it.
+    Cancellation: what has arrived is kept, and the same call resumes.
     """
     if one.direction is Direction.UPLOAD:
         return await _upload(client, one, on_found, progress)
@@ -111,7 +111,7 @@ async def _upload(
 
 
 def _files_here(one: QueuedTransfer) -> Contents:
-    """The files in a folder here, and its empty folders; links and special files stay here, as with ``put``."""
+    """The files in a folder here, and its empty folders; links and special files are left out, as with ``put``."""
     left_out = []
 
     def leave_out(path: Path, _why: str) -> None:
@@ -156,7 +156,7 @@ async def _download(
         receipt = await client.download_known(
             entry, one.path, progress, if_exists=one.if_exists, priority=one.priority
         )
-    except SourceChanged:  # it was replaced since
+    except SourceChanged:  # it was replaced after the listing
         receipt = await client.download(
             one.name, one.path, if_exists=one.if_exists, priority=one.priority, progress=progress
         )
@@ -164,7 +164,7 @@ async def _download(
 
 
 async def _files_there(client: Client, one: QueuedTransfer) -> Contents:
-    """The files below a folder of the server, each with its place here; what the server names is judged first."""
+    """The files below a folder of the server, each with its path here; the server's names are checked first."""
     found = Contents()
     depth = len(one.name.split("/"))
     listing = client.listing(one.name, recursive=True, on_left_out=found.left_out.append)

@@ -1,8 +1,8 @@
-"""The runner: begins what is next, some at a time, and stops what somebody else does not want any more.
+"""The runner: begins what is next, some at a time, and stops what another process has paused or cancelled.
 
-A transfer begins while fewer than ``at_once`` of its priority, or of more urgent ones, run with the same server. So a small
-interactive one never waits for a place that big bulk ones hold, nor anything for a server that cannot be reached; on the
-line itself their priorities share as the connection shares.
+A transfer begins while fewer than ``at_once`` of its priority, or of more urgent ones, run with the same server. A small
+interactive one therefore never waits for big bulk ones, and no transfer waits for a server that cannot be reached by
+another one. Transfers that run together share the connection by priority.
 
 Spec: BP1-STR-012 (priorities).
 """
@@ -31,21 +31,21 @@ ConnectTo = Callable[[str], AbstractAsyncContextManager[Client]]
 """Makes a client of ``bp://HOST:PORT``."""
 
 OnLeftOut = Callable[[QueuedTransfer, Sequence[LeftOut]], None]
-"""Called with a folder whose turn has come and what was passed over in it."""
+"""Called with a folder whose turn has come, and with what was left out of it."""
 
 LINGER_S = 10.0
-"""How long the connection to a server is kept when nothing of it runs any more."""
+"""How long (s) the connection to a server is kept when no transfer with it runs."""
 WRITE_EVERY_S = 0.5
-"""How often it is written down how far transfers are."""
+"""How often (s) the positions of transfers are written to the journal."""
 TIDY_S = 10.0
-"""How long a server may take to remove what a cancelled upload has left; else it is asked again in the next run."""
+"""How long (s) a server may take to remove a cancelled upload; after that it is asked again in the next run."""
 _PASSES = {errno.ENOSPC, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY}
-"""Errors of this machine that can pass without anybody changing the transfer."""
+"""Errors of this machine that can pass without a change of the transfer."""
 
 
 @dataclass(slots=True)
 class _Server:
-    """A server that something runs with."""
+    """A server with which transfers run."""
 
     client: Client
     scope: trio.CancelScope
@@ -55,7 +55,7 @@ class _Server:
 
 @dataclass(slots=True)
 class _Running:
-    """A transfer under way."""
+    """A transfer that runs."""
 
     server: str
     priority: int
@@ -67,11 +67,11 @@ class Runner:
     """Runs a journal's transfers; one for a journal at a time.
 
     Args:
-        journal: what is to be done.
+        journal: of the queue.
         connect: makes clients.
         at_once: how many transfers of one priority run together with one server.
-        server: run only what concerns this one; None: everything.
-        on_left_out: hears of links and the like in folders; None: nobody does.
+        server: run only transfers with this server; None: all.
+        on_left_out: called with what is left out of folders, or None.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Runner:
         self._nursery: trio.Nursery | None = None
 
     def look(self, changed: list[QueuedTransfer]) -> None:
-        """The journal was changed: stop what shall not run any more, and see what can begin."""
+        """Follow a change of the journal: stop what is not to run any more, and begin what can."""
         for one in changed:
             running = self._running.get(one.id)
             if running is not None:
@@ -108,9 +108,9 @@ class Runner:
         self._news.set()
 
     async def run(self, *, until_empty: bool) -> None:
-        """Run until cancelled, or with ``until_empty`` until nothing waits or runs any more.
+        """Run until cancelled, or with ``until_empty`` until no transfer waits or runs.
 
-        Cancellation: what was running waits again, for the next run; what is there stays there.
+        Cancellation: what was running waits again, and the next run resumes it.
         """
         await run_in_thread(self._journal.recover)
         try:
@@ -134,7 +134,7 @@ class Runner:
         self._journal.put_back(left)
 
     async def _begin(self) -> None:
-        """Begin what there is a place for."""
+        """Begin what ``at_once`` allows."""
         nursery = self._nursery
         assert nursery is not None
         for one in self._journal.untidy():
@@ -152,7 +152,7 @@ class Runner:
                 running.priority, running.begun = PRIORITIES.index(one.priority), True
                 nursery.start_soon(self._run_one, one)
             for id_ in ids:
-                if not self._running[id_].begun:  # somebody stopped it in this instant
+                if not self._running[id_].begun:  # another process stopped it in this instant
                     del self._running[id_]
 
     def _next(self) -> list[QueuedTransfer]:
@@ -180,7 +180,7 @@ class Runner:
         try:
             with self._running[one.id].scope as scope:
                 await self._carry(one)
-            if scope.cancelled_caught:  # and if nobody wants it to stand still any more, it waits
+            if scope.cancelled_caught:  # unless it is paused or cancelled, it waits
                 await run_in_thread(lambda: self._journal.put_back([one.id]))
         finally:
             del self._running[one.id]
@@ -231,7 +231,7 @@ class Runner:
                 await run_in_thread(partial(self._journal.advance, positions))
 
     async def _tidy(self, one: QueuedTransfer) -> None:
-        """Remove what a cancelled one has left; if that cannot be had now, the next run asks again."""
+        """Remove what a cancelled transfer has left; if that fails, the next run tries again."""
         try:
             with trio.move_on_after(TIDY_S), suppress(BlockprotoError, OSError, ValueError):
                 client = await self._client(one.server)
@@ -247,7 +247,7 @@ class Runner:
     # ---- servers ----------------------------------------------------------------------------------------------
 
     async def _client(self, server: str) -> Client:
-        """The client of ``server``; ``_leave`` follows."""
+        """The client of ``server``; call ``_leave`` when it is not needed any more. Raises what connecting raises."""
         assert self._nursery is not None
         async with self._opening:
             while (found := self._servers.get(server)) is None or found.scope.cancel_called:

@@ -27,9 +27,9 @@ from .runner import OnLeftOut, Runner
 
 AT_ONCE = 3
 RETRY_FOR_S = 86_400.0
-"""How long a running queue comes back after a lost connection while nothing gets further."""
+"""How long (s) a running queue reconnects after a lost connection without progress."""
 POLL_S = 0.1
-"""How soon a change by another process is seen."""
+"""How soon (s) a change by another process is seen."""
 FILENAME = "queue.sqlite3"
 
 T = TypeVar("T")
@@ -37,17 +37,17 @@ _UNFINISHED = (TransferState.WAITING, TransferState.RUNNING, TransferState.PAUSE
 
 
 def default_path() -> Path:
-    """Where a user's queue is unless told otherwise."""
+    """The file of this user's own queue."""
     return user_state_path("blockproto", appauthor=False) / FILENAME
 
 
 class TransferQueue:
     """An open queue; use ``TransferQueue.open``.
 
-    Every change is durable when the call returns, and is seen by whoever runs the queue, in this process or another one.
-    ``ids`` are numbers of transfers; the number of a folder stands for everything that came with it.
+    Every change is durable when the call returns, and the process that runs the queue follows it. ``ids`` are numbers of
+    transfers; the number of a folder stands for all its files, too.
 
-    Raises everywhere: ValueError for a number that is not in the queue.
+    All methods raise ValueError for a number that is not in the queue. Cancellation: a change was made whole or not at all.
     """
 
     def __init__(self, journal: Journal, nursery: trio.Nursery, connect: Callable[..., object]) -> None:
@@ -76,7 +76,7 @@ class TransferQueue:
                 neither.
 
         Raises:
-            NotPermitted: the file cannot be opened, or is no queue.
+            NotPermitted: the file cannot be opened, or is not a queue.
         """
         where = default_path() if path is None else Path(path)
         journal = await run_in_thread(lambda: Journal(where))
@@ -96,10 +96,10 @@ class TransferQueue:
         if_exists: IfExistsWord = "keep",
         priority: str = "normal",
     ) -> int:
-        """Add a file or folder that shall go up; returns its number.
+        """Add a file or folder to upload; returns its number.
 
-        What is in the queue already, and has not ended, is not added again. A folder becomes its files when its turn
-        comes; symbolic links and special files in it stay behind.
+        What is in the queue already, and has not ended, is not added again. A folder is replaced by its files when its turn
+        comes; symbolic links and special files in it are left out.
 
         Args:
             path: of the file or folder here.
@@ -112,7 +112,7 @@ class TransferQueue:
 
         Raises:
             NameRefused: the name cannot be one on a server.
-            ValueError: ``server``, ``if_exists`` or ``priority`` is none.
+            ValueError: ``server``, ``if_exists`` or ``priority`` is not one of those above.
         """
         place = _absolute(path)
         target = "/".join(filter(None, (folder.strip("/"), (name or place.name).strip("/"))))
@@ -128,7 +128,7 @@ class TransferQueue:
         if_exists: IfExistsWord = "keep",
         priority: str = "normal",
     ) -> int:
-        """Add a file or folder that shall come down; returns its number. See ``add_upload``.
+        """Add a file or folder to download; returns its number. Raises as ``add_upload``.
 
         Args:
             server: ``bp://HOST[:PORT]`` or ``bps://HOST[:PORT]``.
@@ -148,24 +148,24 @@ class TransferQueue:
         return await self._change(partial(self._journal.add, many))
 
     async def pause(self, *ids: int) -> list[int]:
-        """Stop transfers, to go on later where they are; without numbers all. Returns those that were stopped."""
+        """Pause transfers, without numbers all; they resume where they are. Returns those that were paused."""
         before = (TransferState.WAITING, TransferState.RUNNING)
         return await self._change(partial(self._journal.change, ids or None, before, TransferState.PAUSED))
 
     async def resume(self, *ids: int) -> list[int]:
-        """Let paused transfers wait for their turn again; without numbers all."""
+        """Let paused transfers wait for their turn again, without numbers all. Returns those that do."""
         before = (TransferState.PAUSED,)
         return await self._change(partial(self._journal.change, ids or None, before, TransferState.WAITING))
 
     async def retry(self, *ids: int) -> list[int]:
-        """Let failed transfers wait again, without numbers all; named ones also if they were cancelled."""
+        """Let failed transfers wait again, without numbers all; given ones also if cancelled. Returns those that do."""
         before = (TransferState.FAILED, *((TransferState.CANCELLED,) if ids else ()))
         return await self._change(partial(self._journal.change, ids or None, before, TransferState.WAITING))
 
     async def cancel(self, *ids: int) -> list[int]:
-        """Give transfers up; without numbers all that have not ended.
+        """Cancel transfers, without numbers all that have not ended. Returns those that were cancelled.
 
-        What the server holds of an upload, or lies here of a download, is removed by whoever runs the queue, now or next.
+        The run of the queue, this one or the next, removes what the server has of an upload, or this machine of a download.
         """
         before = (*_UNFINISHED, *((TransferState.FAILED,) if ids else ()))
         return await self._change(partial(self._journal.change, ids or None, before, TransferState.CANCELLED))
@@ -173,27 +173,27 @@ class TransferQueue:
     async def move(
         self, *ids: int, first: bool = False, before: int | None = None, after: int | None = None
     ) -> None:
-        """Let transfers stand elsewhere, in the order given: first, before or after another one; else last.
+        """Move transfers, in the order given: to the front, before or after another one; else to the end.
 
-        A more urgent priority still goes before.
+        A more urgent priority still goes first.
         """
         beside = before if before is not None else after
         await self._change(partial(self._journal.move, ids, first=first or before is not None, beside=beside))
 
     async def set_priority(self, *ids: int, priority: str) -> None:
-        """Give transfers another priority, also while they run: those take their place among the new ones, and go on."""
+        """Set the priority of transfers, also of running ones: they resume at their place among the others of it."""
         await self._change(partial(self._journal.prioritise, ids, _priority(priority)))
 
     # ---- what is -----------------------------------------------------------------------------------------------
 
     def transfers(self) -> list[QueuedTransfer]:
-        """Everything in the queue: the next first, ended ones at their places."""
+        """All transfers in the queue, in their order, those that have ended among them."""
         return self._journal.all()
 
     async def events(self) -> AsyncGenerator[QueuedTransfer, None]:
-        """What has not ended, then every transfer again each time that it changes, whoever changed it.
+        """All transfers that have not ended, then each transfer again whenever it was changed, by any process.
 
-        Changes that come fast are seen as one.
+        Changes in quick succession are reported as one.
         """
         box: BatchQueue[QueuedTransfer] = BatchQueue()
         for one in self._journal.all():
@@ -208,7 +208,7 @@ class TransferQueue:
             del self._watchers[box]
 
     async def is_running(self) -> bool:
-        """Whether some process runs the queue now. After a kill, what was running is still shown as running."""
+        """Whether any process runs the queue now. After a kill, what was running is still shown as running."""
         lock = self._lock()
         try:
             await run_in_thread(lambda: lock.acquire(timeout=0))
@@ -229,29 +229,28 @@ class TransferQueue:
         on_left_out: OnLeftOut | None = None,
         **options: object,
     ) -> None:
-        """Do the transfers, until cancelled or, with ``until_empty``, until nothing waits or runs.
+        """Run the transfers until cancelled or, with ``until_empty``, until none waits or runs.
 
-        A transfer that fails stays in the queue as failed, with why; the others go on.
+        A transfer that fails stays in the queue as failed, with the reason; the others go on.
 
         Args:
             at_once: how many of one priority run together with one server; a more urgent one does not wait for less urgent
                 ones.
             until_empty: return when all have ended or are paused.
-            server: run only what concerns this one, ``bp://HOST:PORT`` as it was added.
-            retry_for_s: for how long to come back after a lost connection while nothing gets further.
-            on_left_out: called with a folder whose turn has come, and what was passed over in it: links and special files;
-                and what a server names that cannot come (``LeftOut.missed``), for which the folder fails while what is in
-                it goes on.
-            options: more for ``connect``, such as ``on_line``.
+            server: run only transfers with this server, ``bp://HOST:PORT`` as it was added.
+            retry_for_s: how long to reconnect after a lost connection without progress.
+            on_left_out: called with a folder whose turn has come, and with what is left out of it: links and special files;
+                and entries that cannot be sent (``LeftOut.missed``), for which the folder fails while its files run.
+            options: further arguments of ``connect``, such as ``on_line``.
 
         Raises:
             StoreInUse: another process runs this queue.
             ValueError: ``at_once`` is less than 1.
 
-        Cancellation: what was running waits again; a later run, also of another process, goes on with it.
+        Cancellation: what was running waits again; a later run, also of another process, resumes it.
         """
         if at_once < 1:
-            raise ValueError(f"{at_once} transfers at once are none: give 1 or more")
+            raise ValueError(f"at_once is {at_once}: give 1 or more")
         lock = self._lock()
         try:
             await run_in_thread(lambda: lock.acquire(timeout=1))
@@ -274,7 +273,7 @@ class TransferQueue:
         return result
 
     async def _watch(self) -> None:
-        """See what was changed, by this process or another one."""
+        """Follow changes, by this process or another one."""
         while True:
             await trio.sleep(POLL_S)
             self._look()
@@ -297,11 +296,11 @@ class TransferQueue:
 def wanted(
     direction: Direction, server: str, name: str, path: Path, if_exists: IfExistsWord, priority: str
 ) -> Wanted:
-    """A transfer to add; judged now, so that what can never work is refused by ``add`` and not hours later.
+    """A transfer to add, checked now, so that what can never work is refused at once and not hours later.
 
     Raises:
         NameRefused: the name cannot be one on a server.
-        ValueError: ``server``, ``if_exists`` or ``priority`` is none.
+        ValueError: ``server`` is not an address, or ``if_exists`` or ``priority`` is not one of the words.
     """
     parts = urlsplit(server)
     if parts.scheme not in ("bp", "bps") or not parts.hostname:
