@@ -1,7 +1,9 @@
 """The client: ``connect``, which gives a ``Client`` the stores of this machine.
 
-async with blockproto.connect("bp://host:7878") as client:
-receipt = await client.upload("film.mp4")
+    async with blockproto.connect("bp://host:7878") as client:
+        receipt = await client.upload("film.mp4")
+
+The class is in ``client_side.client``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Rules:
     1. What scripts read goes to stdout (JSON lines, listings, ``listening on``); everything said to people goes to stderr.
     2. Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost after retries, 130 Ctrl-C,
        141 stdout's reader has gone.
-    3. This module imports nothing heavy, so that ``--version`` and ``--help`` answer at once; the engine is imported by
-       the command's own module.
+    3. This module imports nothing heavy, so that ``--version`` and ``--help`` answer at once; each command's own module
+       imports what it needs (tests/cli/test_cli_imports.py).
 """
 
 from __future__ import annotations
@@ -119,14 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse what is empty: no argument of ours means anything then, and as a path it would be the current folder.
+    """Refuse empty arguments: none of ours may be empty, and as a path it would mean the current folder.
 
     Raises:
-        click.UsageError: one is. What stands behind "--" may be a command of somebody else's.
+        click.UsageError: one is empty. Those behind "--" may belong to another program and are not checked.
     """
     for at, word in enumerate(itertools.takewhile(lambda word: word != "--", arguments)):
         if list(arguments[:at]) == ["token", "add"]:
-            continue  # it says itself what is wrong with a NAME
+            continue  # it reports a bad NAME itself
         if not word or (word.startswith("--") and word.endswith("=")):
             before = f" behind '{arguments[at - 1]}'" if at else ""
             where = f" '{word}'" if word else before
@@ -134,7 +134,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _show_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What ``sys.excepthook`` does, with foreign text in messages escaped."""
+    """A ``sys.excepthook`` that escapes foreign text."""
     import traceback
 
     say(show_lines("".join(traceback.format_exception(kind, error, trace)).rstrip("\n")))

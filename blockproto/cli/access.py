@@ -1,12 +1,12 @@
-"""How a command comes in: TLS or not, whose certificate, which token. Options that all commands with an address share.
+"""How a command connects and authenticates: the options that all commands with an address share.
 
-    bps://  TLS: the certificate is held against --pin, against what is remembered, or (--ca) against authorities; a server
-            that nothing is known of is shown to the user, who says yes once
+    bps://  TLS: the certificate must be that of --pin, the one remembered, or (--ca) one that an authority signed; the user
+            is asked once to accept the certificate of an unknown server
     bp://   no TLS: this machine, or --insecure
 
-A token comes from --token-file or from the environment, never from the command line, which everybody on this machine reads.
-It is for one server: of the environment's, ``$BLOCKPROTO_TOKEN_FOR`` says for which, and no other server is sent it; where
-nothing says so, a command with a token speaks with one server only.
+A token comes from --token-file or from the environment, never from the command line, which every user of this machine can
+read. It is sent to one server only: ``$BLOCKPROTO_TOKEN_FOR`` names the one for the environment's token; without it, a
+command with a token connects to one server only.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class _Token:
     """A token that the command was given.
 
     Attributes:
-        text: the token; it is shown nowhere.
-        where: where it stood.
-        server: the only server that may be sent it; None: the one of the command.
+        text: the token; it is never shown.
+        where: where it came from.
+        server: the only server it may be sent to; None: the one of the command.
     """
 
     text: str
@@ -106,7 +106,7 @@ class _Token:
     server: Address | None
 
     def is_for(self, address: Address) -> bool:
-        """Whether a server may be sent it."""
+        """Whether it may be sent to a server."""
         if self.server is None:
             return True
         same = (self.server.host.lower(), self.server.port) == (address.host.lower(), address.port)
@@ -114,7 +114,7 @@ class _Token:
 
 
 def _keep_token(ctx: click.Context, parameter: click.Parameter, name: str | None) -> None:
-    """Read the token; whether it is whole is looked at when a server is to be sent it."""
+    """Read the token; it is checked when it is to be sent."""
     where, text = _read_token(name)
     if text is not None:
         server = _only_server() if name is None else None
@@ -122,7 +122,7 @@ def _keep_token(ctx: click.Context, parameter: click.Parameter, name: str | None
 
 
 def _only_server() -> Address | None:
-    """The server that the environment's token is for, if that is said."""
+    """The server that the environment's token is for, if one is named."""
     text = os.environ.get(SERVER_VARIABLE, "").strip()
     if not text:
         return None
@@ -153,13 +153,13 @@ def _told(name: str) -> Any:
 
 
 def token_needs_server() -> bool:
-    """Whether the command was given a token and not told for which server."""
+    """Whether the command has a token that names no server."""
     token: _Token | None = _told("token_file")
     return token is not None and token.server is None
 
 
 def _token_for(address: Address) -> str | None:
-    """The token that ``address`` may be sent, or None.
+    """The token that may be sent to ``address``, or None.
 
     Raises:
         click.UsageError: it is damaged, or the command has sent it to another server.
@@ -191,11 +191,11 @@ def _token_for(address: Address) -> str | None:
 
 
 def check_access(address: Address) -> None:
-    """Look whether the command may speak with ``address``: before it speaks with anybody.
+    """Check whether the command may connect to ``address``, before it connects anywhere; warns of a connection without TLS.
 
     Raises:
-        click.UsageError: it is another machine, without TLS, and ``--insecure`` was not given (where it was, this is said in
-            red); or there is a token that is damaged, or for another server that the command named.
+        click.UsageError: it is another machine, without TLS, and ``--insecure`` was not given; or the token is damaged, or
+            is for another server that the command named.
     """
     _token_for(address)
     if address.secure or address.loopback:
@@ -210,9 +210,9 @@ def check_access(address: Address) -> None:
 
 
 def for_each_server(addresses: Sequence[Address], work: Callable[[Sequence[Address]], Awaitable[int]]) -> int:
-    """Do ``work`` with the addresses of one server after those of another; returns the most telling of the exit codes.
+    """Run ``work`` with the addresses of each server in turn; returns the greatest of the exit codes.
 
-    What ends the work with one server is said, and ends nothing with the others.
+    An error that ends the work with one server is reported; the others are not affected.
     """
     status: int = Status.DONE
     for server in dict.fromkeys(address.server for address in addresses):
@@ -226,7 +226,7 @@ def for_each_server(addresses: Sequence[Address], work: Callable[[Sequence[Addre
 
 
 def connect_as_told(server: str, **options: Any) -> AbstractAsyncContextManager[Client]:
-    """``blockproto.connect`` with the token and the trust that the command was given."""
+    """``blockproto.connect`` with the token and the trust of the command's options."""
     from .. import connect
 
     trust = _trust() if server.startswith("bps:") else None
@@ -249,7 +249,7 @@ def _trust() -> Trust:
 
 
 async def _ask(server: str, pin: bytes) -> bool:
-    """Show the pin of a server that nothing is known of, and ask for a yes."""
+    """Show the pin of an unknown server, and ask whether to trust it."""
     import trio
 
     from ..identity.certificates import pin_words

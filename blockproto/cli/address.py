@@ -53,7 +53,7 @@ class Address:
 
 
 class AddressError(ValueError):
-    """An address that cannot be understood; the text says what to write instead."""
+    """An address that cannot be parsed; the text says what to write instead."""
 
 
 def parse_address(text: str) -> Address:
@@ -79,7 +79,7 @@ def parse_address(text: str) -> Address:
 
 
 def is_address(text: str) -> bool:
-    """Whether ``text`` is meant as an address: it begins like one."""
+    """Whether ``text`` begins like an address."""
     return _scheme_of(text) is not None
 
 
@@ -147,7 +147,7 @@ def _check_ipv6(host: str) -> None:
 
 
 def without_dot(name: str) -> str:
-    """``name`` without "./" at its beginning, which means nothing on a server."""
+    """``name`` without a leading "./", which means nothing on a server."""
     while name.startswith("./"):
         name = name[2:]
     return name
@@ -181,7 +181,7 @@ def to_address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> A
 
 
 def to_last_address(ctx: click.Context, parameter: click.Parameter, text: str) -> Address:
-    """``to_address`` for the address behind ``PATH...``: also says if one of the two is missing or they are reversed."""
+    """``to_address`` for the address behind ``PATH...``; also a usage error if one is missing or they are reversed."""
     paths: tuple[str, ...] = ctx.params["paths"]
     if is_address(text) and not paths:
         raise click.UsageError(f"say what to send: a PATH is missing before '{text}'")

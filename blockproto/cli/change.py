@@ -1,4 +1,4 @@
-"""``blockproto rm`` and ``cancel``: what takes something away from a server."""
+"""``blockproto rm`` and ``cancel``: remove something from a server."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ async def _rm(recursive: bool, as_json: bool, addresses: Sequence[Address]) -> i
 
 @dataclass(frozen=True, slots=True)
 class _Thing:
-    """What is to be taken away.
+    """What is to be removed.
 
     Attributes:
         typed: as it was typed.
-        key, name: what the object for scripts calls it.
-        done: what it is when it is gone.
-        take: takes it away.
+        key, name: field and value of the object for scripts that name it.
+        done: what it is then: removed or cancelled.
+        take: removes it.
     """
 
     typed: str
@@ -82,7 +82,7 @@ class _Thing:
 
 
 async def _take_away(server: str, things: Sequence[_Thing], as_json: bool) -> int:
-    """Take one thing after another away; what is refused stops nothing else. Returns the exit code."""
+    """Remove one thing after another; one that is refused does not stop the others. Returns the exit code."""
     status: int = Status.DONE
     left = list(things)
     with printing_failed(lambda: [one.fields(False) for one in left], as_json):
@@ -127,7 +127,7 @@ def cancel(words: tuple[str, ...], as_json: bool) -> int:
 
 
 def _sort_words(words: tuple[str, ...]) -> tuple[Address, list[str]]:
-    """The server's address and the sourceids, in whatever order they were given."""
+    """The server's address and the sourceids, given in any order."""
     sourceids = [word.lower() for word in words if _SOURCEID.fullmatch(word)]
     others = [word for word in words if not _SOURCEID.fullmatch(word)]
     if len(others) != 1 or not sourceids:

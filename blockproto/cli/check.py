@@ -1,8 +1,8 @@
 """``blockproto check``: the invariants of a served folder, against its ledger and the disk.
 
-Findings go to stdout, one a line; so do losses that earlier starts found, and partials that are not this state's. Exit code
-0 is clean, whatever lies there that is not its own; 1 is findings, losses, a folder that a server is using, or one that was
-never served: most likely the name is mistyped.
+Findings go to stdout, one a line; so do losses that earlier starts found, and partials of another state. The exit code is 0
+if the folder is clean, also with partials of another state; 1 with findings or losses, if a server is using the folder, or
+if it was never served: most likely its name is mistyped.
 """
 
 from __future__ import annotations

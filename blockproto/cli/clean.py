@@ -1,6 +1,6 @@
-"""``blockproto clean``: what is left of downloads that were given up, listed and removed.
+"""``blockproto clean``: list and remove what unfinished downloads have left.
 
-What goes on is never touched, and nothing that is not certainly ours: see ``store.part_file.leftovers``.
+Running downloads, and files that are not certainly ours, are never touched: see ``store.part_file.leftovers``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def clean(folder: Path, yes: bool, older_than_s: float, as_json: bool) -> int:
 
 
 def _agreed(chosen: list[Leftover], as_json: bool) -> bool:
-    """Ask, where somebody can answer."""
+    """Ask, on a terminal."""
     if as_json or not sys.stdin.isatty():
         return False
     size = show_size(sum(one.filesize for one in chosen))

@@ -1,4 +1,4 @@
-"""``blockproto conform``: hold somebody's server (or client) against the spec, clause by clause.
+"""``blockproto conform``: test a server or client against the spec, clause by clause.
 
 Exit codes are those of the harness, not of the other commands: 0 all required cases pass, 1 failures, 2 usage, 3 the
 harness itself is wrong, 4 there is nothing that could be examined.
@@ -62,7 +62,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def _run_options(command: _Command) -> _Command:
-    """The options that every kind of examination has; the command gets them as keyword arguments of ``Options``."""
+    """The options that both commands have; they get most of them as keyword arguments of ``Options``."""
     for option in reversed(
         [
             click.option("--list", "list_", is_flag=True, help="Name the cases and run nothing."),
@@ -119,7 +119,7 @@ def _run_options(command: _Command) -> _Command:
 
 
 def _tell(cases: list[Any], explain: str | None, options: Options) -> int:
-    """``--list`` and ``--explain``: on stdout, since that is what was asked for."""
+    """``--list`` and ``--explain``, on stdout."""
     if explain:
         session.explain(chosen(cases, "", Options(patterns=(explain,))), Console(file=sys.stdout))
         return 0
@@ -132,7 +132,7 @@ def _tell(cases: list[Any], explain: str | None, options: Options) -> int:
 
 
 def _judge_profile(profile: str) -> None:
-    """Refuse a profile that the spec does not have."""
+    """Raise a usage error for a profile that the spec does not have."""
     known = sorted({clause.profile for clause in all_clauses().values()})
     if profile not in known:
         raise click.UsageError(f"there is no profile {profile!r}; the spec has {', '.join(known)}")

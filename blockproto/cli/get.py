@@ -1,9 +1,9 @@
 """``blockproto get``: files and folders from a server.
 
-Like ``cp -r``: ``get bp://HOST/photos`` makes ``photos/…`` here; into DEST if that is a folder, else under the name DEST.
-A file that is here already is not fetched again, and another one of its name is kept unless ``--if-exists`` says otherwise.
-What a server calls its files is data: each name is parsed as a ``SafeName`` and must lie below what was asked for, before
-anything is made of it here; and below DEST no symbolic link is followed.
+Like ``cp -r``: ``get bp://HOST/photos`` makes ``photos/…`` here; in DEST if that is a folder, else under the name DEST. A
+file that is here already is not fetched again, and another one of its name is kept unless ``--if-exists`` says otherwise.
+The server's names are not trusted: each is parsed as a ``SafeName`` and must lie below what was asked for before anything is
+made here, and below DEST no symbolic link is followed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ STDOUT = "-"
 
 @dataclass(slots=True)
 class _Wanted:
-    """What one ``get`` was asked for."""
+    """The arguments of one ``get``."""
 
     dest: str | None
     into: bool
@@ -76,7 +76,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Tally(Tally):
-    """What became of it."""
+    """The outcome."""
 
     named: set[str] = field(default_factory=set)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
@@ -86,7 +86,7 @@ class _Tally(Tally):
 
 @dataclass(slots=True)
 class _Fetch:
-    """One ``get`` under way: the connection, what was wanted, what became of it, and how far it is."""
+    """One running ``get``: the client, the arguments, the outcome so far, and the progress."""
 
     client: Client
     wanted: _Wanted
@@ -204,9 +204,7 @@ async def _get(addresses: list[Address], wanted: _Wanted) -> int:
         for server in dict.fromkeys(address.server for address in addresses):
             here = [address for address in addresses if address.server == server]
             status = await _get_from(server, here, wanted, tally, meter)
-            tally.status = max(
-                tally.status, status
-            )  # the former status only now: it may have changed meanwhile
+            tally.status = max(tally.status, status)  # read the former status only now: it may have changed
     _finish_folders(wanted, tally)
     _sum_up(tally, time.monotonic() - began)
     return tally.status
@@ -215,7 +213,7 @@ async def _get(addresses: list[Address], wanted: _Wanted) -> int:
 async def _get_from(
     server: str, addresses: list[Address], wanted: _Wanted, tally: _Tally, meter: Meter
 ) -> int:
-    """Fetch what is wanted from one server; returns the exit code for the server itself."""
+    """Fetch from one server; returns the exit code for the server itself."""
     tally.pending = dict.fromkeys(address.path for address in addresses)
     try:
         async with connect_as_told(server, retry_for_s=wanted.retry_for_s, log=wanted.log) as client:
@@ -259,7 +257,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
 
 
 def _length_of(entry: FileInfo, span: tuple[int, int] | None) -> int:
-    """How many bytes are to come; of a range that begins behind the end, none."""
+    """How many bytes are to come; none of a range that begins behind the end."""
     first, last = span or (0, entry.filesize - 1)
     return max(0, min(last + 1, entry.filesize) - first)
 
@@ -316,7 +314,7 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
 
 
 def _is_blocked(tally: _Tally, entry: FileInfo) -> bool:
-    """Whether an entry's folder could not be made here: that was said, and is not said again of all that is in it."""
+    """Whether an entry's folder could not be made here; that was reported, and is not again for its entries."""
     if not tally.blocked or not any(
         entry.filename[: at.start()] in tally.blocked for at in re.finditer("/", entry.filename)
     ):
@@ -328,7 +326,7 @@ def _is_blocked(tally: _Tally, entry: FileInfo) -> bool:
 
 
 def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
-    """Tell what the server's listing left out: it fails the run unless it is links and special files."""
+    """Report what the server left out of a listing; anything but links and special files is a failure."""
     if not part.missed:
         tally.left_out.tell_part(part)
         return
@@ -339,7 +337,7 @@ def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
 
 
 def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | None:
-    """Where an entry goes, or None if its name could lead anywhere else."""
+    """Where an entry goes, or None if its name would lead anywhere else."""
     try:
         components = SafeName.parse(entry.filename).components
     except NameRefused as error:
@@ -409,7 +407,7 @@ def _advice(error: BaseException) -> str:
 
 
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:
-    """A file came, was here already, or was left as it was."""
+    """Report a file that was fetched, was here already, or was skipped."""
     tally = fetch.tally
     tally.pending.pop(receipt.filename, None)
     fetch.meter.finished(receipt.filename, receipt.filesize)
@@ -432,11 +430,11 @@ def _describe(receipt: Receipt) -> str:
 
 
 class _Ended(Exception):
-    """The run is over: what was refused concerns all of it, and was said."""
+    """The run is over: a refusal that concerns all of it was reported."""
 
 
 def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advice: str = "") -> None:
-    """A file did not come. Raises _Ended if no other would."""
+    """Report a file that was refused. Raises _Ended if the server would refuse all others, too."""
     fetch.tally.pending.pop(filename, None)
     fetch.tally.failure(what, error, filename, advice)
     if ends_run(error):
@@ -444,7 +442,7 @@ def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advi
 
 
 def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
-    """Give the folders their rights and times, the deepest first, now that nothing is made in them any more."""
+    """Set modes and times of the folders, the deepest first, now that nothing is made in them any more."""
     for path, folder in reversed(tally.folders):
         try:
             place = TargetFolder(path, _below(wanted, path))

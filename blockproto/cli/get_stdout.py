@@ -1,7 +1,7 @@
 """``blockproto get … -``: the content of files on stdout, one after the other.
 
-A file comes in stretches: each is fetched and verified, then written, and gone. What was written is right, and of one
-version of the file; if it changes meanwhile, or the line stays lost, the exit code says that it is not all.
+A file comes in stretches, each of which is fetched and verified before it is written. All that is written is of one version
+of the file; if the file changes, or the connection stays lost, the exit code says that the output is not complete.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from .output import Status, about, no_receipt, print_receipt, printing_failed, s
 from .progress import Meter
 
 WAIT_S = 5.0
-"""Nothing that came for so long is worth a word."""
+"""Say that nothing has come after this long (s)."""
 _ID = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -83,7 +83,7 @@ async def get_upload(
 
 
 async def _tell_of_waiting(meter: Meter, upload: UploadInfo) -> None:
-    """Say so when nothing has come for ``WAIT_S``; and again only after something did."""
+    """Say so when nothing has come for ``WAIT_S``, and again only after something did."""
     before, said = -1, False
     while True:
         await trio.sleep(WAIT_S)
@@ -104,7 +104,7 @@ async def _find(client: Client, wanted: str) -> UploadInfo:
 
 
 def _place(upload: UploadInfo, dest: str | None) -> Path:
-    """Where it goes; the name that the uploader gave it is judged before anything is made of it here."""
+    """Where it goes; the uploader's name is checked before anything is made here."""
     last = SafeName.parse(upload.filename).components[-1]
     if dest is None or dest.endswith("/") or os.path.isdir(dest):
         dest = os.path.join(dest or ".", last)

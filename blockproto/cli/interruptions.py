@@ -1,4 +1,4 @@
-"""What people are told while a connection is gone and comes back."""
+"""Messages about a connection that is lost and made again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from ..common.names import show_name
 from .output import say, show_size
 
 TELL_WAIT_S = 1.0
-"""Shorter waits are nobody's concern."""
+"""Report waits of at least this long (s)."""
 
 
 class LineTeller:
-    """Says on stderr that a connection is gone and comes back: always when it takes a while, else where more is wanted.
+    """Says on stderr that a connection is lost and made again, if that takes a while.
 
     Args:
-        verbose: whether to say all of it.
+        verbose: say so for every loss.
     """
 
     def __init__(self, verbose: bool) -> None:
@@ -22,7 +22,7 @@ class LineTeller:
         self._waits = False
 
     def __call__(self, event: LineEvent) -> None:
-        """Hear of a line event."""
+        """Report an event."""
         if isinstance(event, Reconnecting):
             if event.after_s >= TELL_WAIT_S or self._verbose:
                 self._waits = True

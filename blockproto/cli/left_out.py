@@ -1,4 +1,4 @@
-"""What is said of entries that do not travel, here and in a server's listing: a sentence for each of the first, then one."""
+"""Messages about entries that are left out, here and in a server's listing: one for each of the first, then a sum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import NameRefused, NotPermitted
 from .output import explain, say
 
 NAMED_MAX = 10
-"""How many things that are left out are named where nobody asked for more."""
+"""How many entries that are left out are named without ``-v``."""
 _ADVICE = {
     "name": "rename it there",
     "unreadable": "let the server's user read it",
@@ -22,7 +22,7 @@ _ADVICE = {
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """Something that should have come and did not: what it is called for people, what is wrong, and what to do."""
+    """An entry that could not be sent: its name for people, the error, and what to do."""
 
     name: str
     error: BlockprotoError
@@ -30,10 +30,10 @@ class Missed:
 
 
 class LeftOutTeller:
-    """Tells what is left out without being missed, and counts it: links, special files, downloads in progress.
+    """Names and counts what is left out on purpose: links, special files, unfinished downloads.
 
     Args:
-        everything: name all of it, as ``-v`` asks; else the first ``NAMED_MAX``.
+        everything: name all of them; else the first ``NAMED_MAX``.
 
     Attributes:
         count: how many there were.
@@ -45,7 +45,7 @@ class LeftOutTeller:
         self._named = self._withheld = self._nameless = 0
 
     def tell(self, name: str, why: str, *, typed: bool = False) -> None:
-        """Name one; ``typed``: it was an argument of the command, which is always named."""
+        """Name one; one that was ``typed`` as an argument of the command is always named."""
         self.count += 1
         if self._named < self._most or typed:
             self._named += 1
@@ -54,7 +54,7 @@ class LeftOutTeller:
             self._withheld += 1
 
     def tell_part(self, part: LeftOut) -> None:
-        """Name links or special files of a server's listing; it names some of many."""
+        """Name links or special files of a server's listing, which has the names of some."""
         for name in part.names:
             self.tell(name, part.why)
         more = max(0, part.count - len(part.names))
@@ -71,7 +71,7 @@ class LeftOutTeller:
 
 
 def missed_of(part: LeftOut, above: str) -> Iterator[Missed]:
-    """What a listing of ``above`` passed over and should not have: each thing that was named, and the others in one."""
+    """The entries that a listing of ``above`` could not give: each one that it names, and the others together."""
     advice = _ADVICE[part.reason]
     for name in part.names:
         yield Missed(name or above or "/", _error_of(part), advice)
@@ -81,7 +81,7 @@ def missed_of(part: LeftOut, above: str) -> Iterator[Missed]:
 
 
 def say_missed(missed: Missed) -> None:
-    """Say it where it fails nothing."""
+    """Report it without a failure."""
     say(explain(missed.error, missed.name, missed.advice))
 
 

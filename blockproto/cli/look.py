@@ -1,6 +1,6 @@
-"""``blockproto ls``, ``stat`` and ``uploads``: what a server has, without changing it.
+"""``blockproto ls``, ``stat`` and ``uploads``: show what a server has.
 
-Listings are what was asked for, so they go to stdout, as lines for people or, with ``--json``, as objects for scripts.
+Listings go to stdout, as lines for people or, with ``--json``, as objects for scripts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .output import Status, about, ends_all, fail, print_json, say, show_count, 
 _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
 _NO_ID = "0" * 32
 _BEGUN = "less than a block"
-"""What is there of an upload without a whole block: a server lists none of which nothing is there (BP1-LST-005)."""
+"""What is held of an upload without a whole block: a server does not list uploads of which it has nothing (BP1-LST-005)."""
 
 
 _LS_EXAMPLES = f"""\b
@@ -61,7 +61,7 @@ def ls(ctx: click.Context, addresses: tuple[str, ...], recursive: bool, as_json:
 
 @dataclass(slots=True)
 class _Listing:
-    """What one ``ls`` was asked for, and what became of it; ``heads``: each folder is named above what is in it."""
+    """The arguments of one ``ls``, and its outcome; ``heads``: name each folder above its entries."""
 
     recursive: bool
     as_json: bool
@@ -71,7 +71,7 @@ class _Listing:
     status: int = Status.DONE
 
     def head(self, address: Address) -> None:
-        """Name a folder, for people."""
+        """Print the name of a folder, for people."""
         if self.heads and not self.as_json:
             click.echo(("\n" if self.begun else "") + show_name(address.text) + ":")
         self.begun = True
@@ -109,13 +109,13 @@ async def _ls_one(client: Client, address: Address, listing: _Listing) -> None:
 
 
 def _passed_over(listing: _Listing, above: str, part: LeftOut) -> None:
-    """Tell what is there and not listed."""
+    """Report what the server left out."""
     if not part.missed:
         listing.left_out.tell_part(part)
         return
     for missed in missed_of(part, above):
         say_missed(missed)
-    if part.reason != "name":  # such a name is as its owner wants it; the others hide what may be anything
+    if part.reason != "name":  # such a name was chosen; the other reasons may hide anything
         listing.status = max(listing.status, Status.FAILED)
 
 

@@ -15,7 +15,7 @@ from ..results import IF_EXISTS
 from .address import to_last_address, without_dot
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost (run it again to resume), 130 Ctrl-C."
-"""How the commands that transfer files end, for their ``--help``."""
+"""The exit codes of the commands that transfer files, for their ``--help``."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -58,7 +58,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 
 def retry_option(default: str | None = None) -> Callable[[_Command], _Command]:
-    """``--retry-for``: how long to come back; ``default`` says so where it is not the client's own."""
+    """``--retry-for``: how long to reconnect; ``default``: its default, if it is not the client's own."""
     text = "How long to come back after a lost connection while nothing gets further: 90s, 10m, 1h; 0: not at all. "
     if default is None:
         text += "Given, it also waits for a server that is not there yet.  [default: 2m for one that has answered]"
@@ -68,7 +68,7 @@ def retry_option(default: str | None = None) -> Callable[[_Command], _Command]:
 
 
 def if_exists_option(here_or_there: str, whose: str) -> Callable[[_Command], _Command]:
-    """``--if-exists``: what to do about a taken name, ``here_or_there``; ``whose`` time counts for ``update``."""
+    """``--if-exists``: what to do about a name taken ``here_or_there``; ``whose`` time decides for ``update``."""
     text = (
         f"If another file has the name {here_or_there}: keep both, refuse, replace it, skip (leave it), or update "
         f"(replace it if {whose} was modified later). The very same content is that file."
@@ -95,7 +95,7 @@ def _to_name(_ctx: click.Context, _parameter: click.Parameter, name: str | None)
 
 
 def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
-    """Look whether ``--as`` can name what is sent.
+    """Check whether ``--as`` can name what is sent.
 
     Raises:
         click.UsageError: several paths were given, or it cannot be a name, or it ends with "/" and the path is not a folder.
@@ -115,14 +115,14 @@ def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
 
 
 def checksum_option(command: _Command) -> _Command:
-    """``--checksum``: believe contents only."""
+    """``--checksum``: compare contents."""
     return click.option("--checksum", is_flag=True, help="Compare contents also where size and time agree.")(
         command
     )
 
 
 def log_option(command: _Command) -> _Command:
-    """``--log``: write down what happens on the line."""
+    """``--log``: log what happens on the connection."""
     text = (
         "Write what happens on the line to FILE, for `blockproto explain FILE`: who waits for what, every second. Names and "
         "sizes of files are in it, contents and tokens are not."

@@ -61,11 +61,11 @@ _RESUME = (
 )
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SAID_OF_IT = ("changed", "cannot ", "is ", "was ")
-"""How a sentence goes on that begins with its input."""
+"""How a sentence continues that begins with its input."""
 _NOT_LET_IN = {
     Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.UNSUPPORTED_VERSION, Code.NOT_BLOCKPROTO,
 }  # fmt: skip
-"""Why a server that can be reached ends a connection, and would end the next one too."""
+"""Errors with which a server that can be reached ends every connection."""
 _FOR_ALL = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED}
 """Refusals that are not about one file."""
 _COMMANDS_FOR = {
@@ -83,7 +83,7 @@ _ASK_AGAIN = "see that the server runs there, then try again"
 
 
 class ShownFormatter(logging.Formatter):
-    """What the engine logs where no log was asked for: foreign text in it is shown escaped."""
+    """Formats the log of the engine where no log was asked for: foreign text is escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
@@ -92,7 +92,7 @@ class ShownFormatter(logging.Formatter):
 
 
 class Status(IntEnum):
-    """Exit codes; a greater one is the more telling when several apply."""
+    """Exit codes; the greatest one is used when several apply."""
 
     DONE = 0
     FAILED = 1
@@ -121,7 +121,7 @@ def print_receipt(receipt: Any) -> None:
 
 
 def print_failure(filename: str, error: BaseException) -> None:
-    """Print the object of a file that did not go: the fields of the contract, and what was wrong."""
+    """Print the object of a file that failed: the fields of the contract, and the error."""
     print_failed(no_receipt(filename), error)
 
 
@@ -131,7 +131,7 @@ def no_receipt(filename: str) -> dict[str, Any]:
 
 
 def print_failed(fields: Mapping[str, Any], error: BaseException) -> None:
-    """Print the object of something that did not work: ``fields``, and what was wrong."""
+    """Print the object of something that failed: ``fields``, and the error."""
     code = error.code.name if isinstance(error, BlockprotoError) else None
     print_json({**fields, "outcome": "failed", "error": explain(error), "code": code})
 
@@ -150,10 +150,10 @@ def printing_failed(left: Callable[[], Iterable[Mapping[str, Any]]], as_json: bo
 
 
 def ends_run(error: BaseException) -> bool:
-    """Whether every other request of the run would be refused for the same reason: it is said once, and the run ends."""
+    """Whether every other request of the run would be refused for the same reason, so that the run ends."""
     if not isinstance(error, BlockprotoError):
         return False
-    too_few = isinstance(error, TooFewFiles)  # said only of a file that had all there are
+    too_few = isinstance(error, TooFewFiles)  # raised only for a file that had all descriptors to itself
     return too_few or is_for_all(error.code) or (error.code is Code.QUOTA and error.current == 0)
 
 
@@ -168,24 +168,24 @@ def is_for_all(code: int | None) -> bool:
 
 
 def say(text: str) -> None:
-    """Tell people something on stderr."""
+    """Print a line for people on stderr."""
     print(
         text, file=sys.stderr, flush=True
     )  # not click.echo, which would write through a bar that is shown there
 
 
 def warn(text: str) -> None:
-    """Tell people something they should not miss: in red where stderr is a terminal."""
+    """Print a warning for people on stderr, in red on a terminal."""
     say(click.style(text, fg="red") if sys.stderr.isatty() else text)
 
 
 def fail(error: BaseException, what: str = "", advice: str = "") -> Status:
-    """Say why something did not work, in one sentence; returns the exit code that fits.
+    """Report an error in one sentence; returns its exit code.
 
     Args:
         error: a BlockprotoError or an OSError of this machine.
-        what: the input it concerns, as people typed it.
-        advice: what to do, where that is known better than the error table knows it.
+        what: the input it concerns, as it was typed.
+        advice: what to do, if that is more than the error table says.
     """
     warn("blockproto: " + explain(error, what, advice))
     return status_of(error)
@@ -204,7 +204,7 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
         for name in (what, show_name(what)):
             rest = why.removeprefix(f"{name}: ").removeprefix(f"{name} ")
             if why.startswith(f"{name}: ") or rest.startswith(_SAID_OF_IT):
-                why = rest  # not merely a word that is the name: "a folder" is none of a file 'a'
+                why = rest  # not merely a word that equals the name: "a folder" says nothing of a file 'a'
                 break
         why = f"{what}: {why}"
     return show_name(f"{why}; {advice}" if advice and advice not in why else why)
@@ -220,7 +220,7 @@ def _advice_for(error: BaseException) -> str:
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
     if not isinstance(error, BlockprotoError) or isinstance(error, Untrusted | ConnectionLost | SpeaksTls):
-        return ""  # that its code stands for something else, too, would mislead
+        return ""  # the table's advice for its code is about something else
     withheld: str | None = None
     if (ctx := click.get_current_context(silent=True)) is not None:
         withheld = ctx.meta.get(WITHHELD)
@@ -252,7 +252,7 @@ def show_count(count: int, thing: str) -> str:
 
 
 def show_time(mtime_ns: int) -> str:
-    """A time for people, in this machine's zone, to the second; a peer can say times that no calendar has."""
+    """A time for people, in this machine's zone, to the second; a peer can send times beyond the calendar."""
     from datetime import UTC, datetime, timedelta
 
     try:
@@ -264,13 +264,13 @@ def show_time(mtime_ns: int) -> str:
 
 @contextmanager
 def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None = None) -> Iterator[None]:
-    """Let the errors that end a whole command say which input they are about; it then ends with their exit code.
+    """Report the errors that end a whole command, with the input they concern; the command ends with their exit code.
 
-    Bugs, and Ctrl-C, pass through.
+    Bugs and Ctrl-C are raised as they are.
 
     Args:
-        what: the input, as people typed it.
-        advise: gives (the input, what to do) for an error, where that differs.
+        what: the input, as it was typed.
+        advise: gives (the input, what to do) for an error, where these differ.
     """
     try:
         yield

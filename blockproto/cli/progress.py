@@ -1,10 +1,10 @@
-"""How far a transfer has come: a bar with rate and time left on a terminal, nothing otherwise.
+"""The progress of transfers: a bar with rate and time left on a terminal, nothing otherwise.
 
-The engine reports after every block; the bar is moved at most ten times a second, so watching costs nothing. ``rich`` is
-imported only where stderr is a terminal.
+The engine reports after every block; the bar is drawn at most ten times a second, so showing it costs next to nothing.
+``rich`` is imported only where stderr is a terminal.
 
 Rules:
-    1. ``done`` is what lies on the other side, resumed bytes included; ``total`` is what was asked for.
+    1. ``done`` is what has arrived, resumed bytes included; ``total`` is what was asked for.
     2. The bar is on stderr, and stdout is never redirected: scripts read JSON from it meanwhile.
 """
 
@@ -20,15 +20,15 @@ from .output import show_size
 
 _REDRAW_S = 0.1
 _WIDE = 70
-"""Columns of a terminal on which everything has room."""
+"""The least columns of a terminal on which everything is shown."""
 _NAME_LENGTH = 32
 _NAME_LENGTH_MIN = 8
 _FIGURES_LENGTH = 26
-"""What a size and the time left take at most."""
+"""The most columns that a size and the time left take."""
 
 
 class Advance(Protocol):
-    """What the engine reports (``blockproto.Progress``), as far as the bar needs it."""
+    """What the bar needs of ``blockproto.Progress``."""
 
     filename: str
     filesize: int | None
@@ -36,7 +36,7 @@ class Advance(Protocol):
 
 
 class Meter:
-    """Adds up the progress of many files and shows it where somebody looks.
+    """Adds up the progress of many files and shows it on a terminal.
 
     Use it as a context manager, pass ``update`` as the engine's progress callback, and call ``finished`` for each file
     that ended.
@@ -57,7 +57,7 @@ class Meter:
 
     @property
     def done(self) -> int:
-        """Bytes on the other side, of files that ended and of those under way."""
+        """Bytes that have arrived, of files that ended and of those that are running."""
         return self.bytes_ended + sum(self._under_way.values())
 
     def __enter__(self) -> Self:
@@ -73,34 +73,34 @@ class Meter:
             self._bar.stop(keep=self.done > 0 or self.files_ended > 0)
 
     def update(self, progress: Advance) -> None:
-        """Take note of one file's progress."""
+        """Note the progress of a file."""
         self._under_way[progress.filename] = progress.position_bytes_done
         self._draw(progress.filename)
 
     def finished(self, filename: str, filesize: int) -> None:
-        """Take note that a file ended well, with ``filesize`` bytes on the other side."""
+        """Note that a file of ``filesize`` bytes ended well."""
         self._under_way.pop(filename, None)
         expected = self._expected.pop(filename, None)
         if expected is not None and self.total is not None:
-            self.total += filesize - expected  # it became another one after it was listed
+            self.total += filesize - expected  # it was replaced after it was listed
         self.bytes_ended += filesize
         self.files_ended += 1
         self._draw(filename)
 
     def failed(self, filename: str) -> None:
-        """Take note that a file ended badly: what there is of it does not count."""
+        """Note that a file failed: its bytes do not count."""
         self._under_way.pop(filename, None)
         self._expected.pop(filename, None)
         self._draw(filename)
 
     def expect(self, count: int, filename: str | None = None) -> None:
-        """Add ``count`` bytes to the total that was not known when this began; of a file, if it has a name."""
+        """Add ``count`` bytes to the total; those of the file ``filename``, if one is named."""
         self.total = (self.total or 0) + count
         if filename is not None:
             self._expected[filename] = count
 
     def complete(self) -> None:
-        """Everything has come that was to come: what is done is the total."""
+        """Note that all is done: what has arrived is the total."""
         self.total = self.done
 
     def _shown_total(self) -> int | None:
@@ -152,7 +152,7 @@ class _Bar:
         self._progress.start()
 
     def stop(self, *, keep: bool) -> None:
-        """Leave the bar as it is, or take away one that shows nothing."""
+        """Keep the bar on the terminal, or remove it."""
         self._progress.live.transient = not keep
         self._progress.stop()
 

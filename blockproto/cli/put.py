@@ -1,8 +1,8 @@
 """``blockproto put``: files, folders and stdin to a server.
 
 Like ``cp -r``: ``put photos bp://HOST/2026/`` makes ``2026/photos/…`` on the server, with or without "/" behind ``photos``.
-All files of one command go through one engine, so that thousands of small ones are pipelined. Folders come last, when
-nothing in them changes any more.
+All files of one command share one client, so that thousands of small ones are pipelined. Folders come last, when nothing in
+them changes any more.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from .tally import Tally
 STDIN = "-"
 STDIN_NAME = "stdin"
 _ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError, Unsupported)
-"""Errors that concern the server as a whole: told once, not for each file."""
+"""Errors that concern the server as a whole: reported once, not for each file."""
 _NAME_A_FOLDER = "name a folder there, not a file"
 
 
 @dataclass(slots=True)
 class _Wanted:
-    """What one ``put`` was asked for."""
+    """The arguments of one ``put``."""
 
     paths: tuple[str, ...]
     address: Address
@@ -71,7 +71,7 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Tally(Tally):
-    """What became of it; of ``given`` jobs so many were ``answered``."""
+    """The outcome; ``given`` and ``answered`` count jobs."""
 
     lost: list[BlockprotoError] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -164,7 +164,7 @@ def _check_usage(wanted: _Wanted) -> None:
 
 
 def name_of(path: str) -> str:
-    """What ``path`` is called on the server: its last component, also of ``.`` and ``folder/..``."""
+    """The name of ``path`` on the server: its last component, also of ``.`` and ``folder/..``."""
     name = os.path.basename(path.rstrip("/"))
     return os.path.basename(os.path.realpath(path)) if name in ("", ".", "..") else name
 
@@ -212,7 +212,7 @@ async def _put(wanted: _Wanted, connections: int) -> int:
 
 
 def _total(wanted: _Wanted) -> int | None:
-    """The bytes of everything asked for, or None with stdin among it; what cannot be read is told later, once."""
+    """The bytes of all files, or None with stdin among them; files that cannot be read are reported later."""
     if STDIN in wanted.paths:
         return None
 
@@ -239,7 +239,7 @@ async def _send_all(
 
 
 def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Found]:
-    """The files to send, found while earlier ones travel; folders with something in them are kept for later."""
+    """The files to send, found while earlier ones are sent; folders are kept in ``folders`` for later."""
     for path in wanted.paths:
         if path == STDIN:
             continue
@@ -266,7 +266,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     name = _server_name(wanted, STDIN)
     source: BinaryIO = sys.stdin.buffer
     try:
-        os.read(source.fileno(), 0)  # closed: an error, and no empty file
+        os.read(source.fileno(), 0)  # raises if it is closed: that is not an empty file
         receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
     except _ENDS_ALL as error:
         if wanted.as_json:
@@ -356,7 +356,7 @@ def _tell_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: Blockpr
 
 
 def _is_typed(wanted: _Wanted, path: Path) -> bool:
-    """Whether a path is an argument of the command, and not found in a folder."""
+    """Whether a path is an argument of the command, not an entry of a folder."""
     return str(path) in {str(Path(one)) for one in wanted.paths}
 
 
@@ -369,7 +369,7 @@ def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[Up
 
 
 def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]) -> None:
-    """Print the objects of the files whose turn did not come: what ended the run is why they did not go."""
+    """Print the objects of the files that were not sent, with the error that ended the run."""
     if not tally.as_json:
         return
     for name in tally.pending:
@@ -379,7 +379,9 @@ def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: It
 
 
 def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
-    size = tally.sizes.pop(receipt.filename, receipt.filesize)  # what was left there has a size of its own
+    size = tally.sizes.pop(
+        receipt.filename, receipt.filesize
+    )  # the receipt of a skipped file has the size of the one there
     meter.finished(receipt.filename, size)
     if receipt.filetype == FOLDER_FILETYPE:
         return
@@ -410,7 +412,7 @@ def _describe(receipt: Receipt) -> str:
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     tally.left_out.sum_up()
     if tally.ended:
-        return  # that was the sentence
+        return  # that was said already
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))

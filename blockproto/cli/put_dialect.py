@@ -1,6 +1,6 @@
 """``blockproto put --dialect``: single files to a server that speaks an older wire format only.
 
-A dialect carries less than the native protocol; what it cannot do is refused here, before anything is sent.
+A dialect can do less than the native protocol; what it cannot do is refused before anything is sent.
 """
 
 from __future__ import annotations

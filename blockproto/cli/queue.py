@@ -1,7 +1,7 @@
 """``blockproto queue``: transfers that wait for their turn, in a list that survives its program.
 
-Any number of commands may add and change while one runs. ``run`` shows what it does; the others say little and return at
-once, also when no server can be reached: a folder is looked into when its turn comes.
+Any number of commands may add and change while one runs. ``run`` shows what it does; the others return at once, also when no
+server can be reached: a folder is read when its turn comes.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def _command(name: str, became: str, change: _Change, told: str) -> click.Comman
 
     Args:
         name: what it is called.
-        became: the state that they are in afterwards, for people.
+        became: their state afterwards, for people.
         change: the method that does it; returns the IDs of those that changed.
         told: the help of the command.
     """

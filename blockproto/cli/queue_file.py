@@ -1,4 +1,4 @@
-"""The file of a queue, as the commands of ``blockproto queue`` open it and show what is in it."""
+"""Open the file of a queue, and show its transfers, for the commands of ``blockproto queue``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ file_option = click.option(
 def with_queue(
     file: Path, work: Callable[[TransferQueue], Awaitable[int | None]], *, makes: bool = False
 ) -> int:
-    """Open the queue, and do something with it; ``makes``: also if the file that ``--queue`` names is not there."""
+    """Open the queue and run ``work`` on it; ``makes``: make the file that ``--queue`` names. Returns the exit code."""
     told = click.get_current_context().get_parameter_source("file") is ParameterSource.COMMANDLINE
     if told and not makes and not file.exists():
         raise click.UsageError(
@@ -55,7 +55,7 @@ def with_queue(
 
 
 def _connect(server: str, **options: Any) -> AbstractAsyncContextManager[Client]:
-    """Connect as the command was told; what may not be spoken to fails its transfers, not the queue."""
+    """Connect with the command's options; an address that is not allowed fails its transfers, not the queue."""
     try:
         check_access(parse_address(server))
     except click.UsageError as error:
@@ -68,7 +68,7 @@ def fields_of(one: QueuedTransfer, runs: bool = True) -> dict[str, Any]:
 
     Args:
         one: the transfer.
-        runs: whether some process runs the queue: else nothing runs, whatever a killed one has left.
+        runs: whether a process runs the queue; without one, no transfer is running.
     """
     fields = asdict(one)
     fields |= {"direction": one.direction.value, "path": str(one.path), "state": state_of(one, runs).value}

@@ -1,4 +1,4 @@
-"""``blockproto queue run``: does what is in a queue, and shows it."""
+"""``blockproto queue run``: runs the transfers of a queue, and shows them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> 
                 await queue.run(**options)
             finally:
                 nursery.cancel_scope.cancel()
-        for one in queue.transfers():  # what ended in the last instant
+        for one in queue.transfers():  # those that ended last
             watcher.see(one)
         watcher.sum_up()
         status = watcher.status
@@ -90,7 +90,7 @@ async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> 
 
 
 def _passed_over(folder: QueuedTransfer, parts: Sequence[LeftOut]) -> None:
-    """Tell what of a folder does not come."""
+    """Report what is left out of a folder."""
     teller = LeftOutTeller(verbosity() > 0)
     for part in parts:
         if not part.missed:
@@ -102,7 +102,7 @@ def _passed_over(folder: QueuedTransfer, parts: Sequence[LeftOut]) -> None:
 
 
 class _Watcher:
-    """Shows what happens in a queue that runs."""
+    """Shows the changes of a running queue."""
 
     def __init__(self, meter: Meter, as_json: bool) -> None:
         self.status: int = Status.DONE
@@ -123,7 +123,7 @@ class _Watcher:
                 self.see(one)
 
     def see(self, one: QueuedTransfer) -> None:
-        """Take note of a transfer as it is now."""
+        """Show a transfer as it is now."""
         last = self._shown.get(one.id)
         if one.revision <= max(self._before, last.revision if last is not None else 0):
             return
@@ -136,7 +136,7 @@ class _Watcher:
             self._tell(one)
 
     def _meter_of(self, name: str, one: QueuedTransfer) -> None:
-        """Show how far it is: it may fail or wait, and run again, so that nothing of it is ever added twice."""
+        """Show its progress; nothing is counted twice when it fails or waits, and runs again."""
         cancelled = one.state is TransferState.CANCELLED
         size = 0 if cancelled else one.filesize or 0
         self._meter.expect(size - self._expected.get(one.id, 0))
@@ -160,7 +160,7 @@ class _Watcher:
             say(f"{what}: {one.state.value}")
 
     def _was_said(self, one: QueuedTransfer) -> bool:
-        """Whether what failed concerns all transfers with its server, and was said of another."""
+        """Whether the error concerns all transfers with its server, and was reported for another one."""
         if not is_for_all(one.code) and one.code != Code.TIMEOUT:
             return False
         before = self._alike.get((one.server, one.code), 0)
@@ -168,7 +168,7 @@ class _Watcher:
         return before > 0
 
     def sum_up(self) -> None:
-        """Say how many failed for a reason that was said once."""
+        """Say how many failed for a reason that was reported once."""
         for (server, _), count in self._alike.items():
             if count > 1:
                 more = show_count(count - 1, "other transfer")
@@ -176,7 +176,7 @@ class _Watcher:
 
 
 class _Position:
-    """How far a transfer is, as the meter takes it."""
+    """The progress of a transfer, for the meter."""
 
     def __init__(self, filename: str, filesize: int | None, position: int) -> None:
         self.filename = filename

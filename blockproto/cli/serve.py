@@ -43,9 +43,9 @@ from .output import Status, about, say, warn
 from .streams import StdoutFailed
 
 COLLECT_AFTER = (700, 10, 50)
-"""The third (Python's own is 10): how many collections of what is young go before one of everything.
+"""Thresholds of the garbage collector; the third (Python's own is 10) is how many collections go before a full one.
 
-That one stops the server for a tenth of a second when thousands are connected, and what it alone finds is little.
+A full one stops the server for a tenth of a second with thousands of connections, and finds little more.
 """
 SWITCH_EVERY_S = 0.0002
 """How long a thread that hashes or lists may keep the interpreter while the connections wait for it (Python: 0.005).
@@ -171,7 +171,7 @@ def _log_to_stderr(form: str, level: str) -> None:
 
 @contextmanager
 def _observer(metrics: tuple[str, int] | None) -> Iterator[Observer]:
-    """Who hears what the server does: the log, if it is to say anything of that; whoever reads the metrics."""
+    """The observer of the server: the log, if its level shows anything of it, and the metrics."""
     observer: Observer = Log() if log.isEnabledFor(logging.WARNING) else NULL_OBSERVER
     if metrics is None:
         yield observer
@@ -228,7 +228,7 @@ def _check_usage(config: ServerConfig, metrics: tuple[str, int] | None) -> None:
 
 
 def _advise(config: ServerConfig, error: BaseException) -> tuple[str, str]:
-    """What an error of the start is about, and what to do."""
+    """The input that an error at the start concerns, and what to do."""
     if isinstance(error, StoreInUse):
         return str(config.folder), "stop the server that serves it, or serve another folder"
     if isinstance(error, OSError) and not error.filename and not config.sockets:
@@ -242,7 +242,7 @@ def _advise(config: ServerConfig, error: BaseException) -> tuple[str, str]:
 
 
 def _welcome(config: ServerConfig, server_auth: ServerAuth) -> None:
-    """Say how a client comes in, where it needs to know more than the address."""
+    """Say how a client connects, if it needs more than the address."""
     if server_auth.pin is not None:
         say(f"certificate: {server_auth.pin.hex()}\n  in words: {pin_words(server_auth.pin)}")
     if server_auth.worry is not None:
@@ -271,7 +271,7 @@ def _welcome(config: ServerConfig, server_auth: ServerAuth) -> None:
 
 
 def _example(config: ServerConfig, server_auth: ServerAuth) -> str:
-    """How somebody on another machine sends a file here for the first time."""
+    """A command that sends a first file here from another machine."""
     scheme = "bp" if server_auth.tls is None else "bps"
     port = f":{config.listen[1]}" if config.listen[1] and not config.sockets else ":PORT"
     pin = "" if server_auth.pin is None else f" --pin {server_auth.pin.hex()}"
@@ -281,12 +281,12 @@ def _example(config: ServerConfig, server_auth: ServerAuth) -> str:
 async def _serve(config: ServerConfig) -> int:
     from ..server import serve_folder
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what is put back at the end: it never ends a server
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # restored at the end: it never ends a server
     with trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended:
                 for host, port in await nursery.start(serve_folder, replace(config, reloads=reloads)):
-                    with suppress(StdoutFailed):  # a server that nobody listens to serves all the same
+                    with suppress(StdoutFailed):  # without a reader the server runs all the same
                         click.echo(f"listening on {show_host_port(host, port)}")
                     tell(logging.INFO, "listening", address=show_host_port(host, port))
                 _tend_memory()
@@ -302,7 +302,7 @@ async def _serve(config: ServerConfig) -> int:
 
 
 def _tend_memory() -> None:
-    """Look seldom through everything for garbage, and never again through what the start made: it stays."""
+    """Collect garbage of all generations seldom, and never of the objects made so far."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)

@@ -1,12 +1,12 @@
-"""The three standard streams, made safe: closed ones, full ones, and readers that have gone.
+"""The three standard streams, made safe: closed ones, full ones, and those whose reader has gone.
 
-    closed at the start   the descriptor is taken by one on which the stream's use fails, so that no file or connection that
-                          is opened later gets its number and what is said to people never lands in it
-    stdout                what cannot be written ends the command with ``StdoutFailed``: exit code 1, one sentence; where its
-                          reader has gone with ``NoReader``: SIGPIPE, and not a word
-    stderr                what cannot be written is dropped: nobody is left to be told
+    closed at the start   the descriptor is opened on /dev/null so that using the stream fails; otherwise a file or
+                          connection that is opened later would get its number, and messages would be written into it
+    stdout                a failed write ends the command with ``StdoutFailed``: exit code 1, one sentence; if its reader has
+                          gone with ``NoReader``: SIGPIPE, and no message
+    stderr                a failed write is ignored: there is no other place for messages
 
-Rule: a command whose output nobody wanted, because it has none, is not failed by a stream that it does not use.
+Rule: a stream that a command does not use does not fail it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BUFFER_LENGTH = 64 * 1024
 
 
 class StdoutFailed(click.ClickException):
-    """What a script should read could not be written."""
+    """Output for scripts could not be written."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"stdout: {error.strerror}; nothing can be written there")
@@ -34,7 +34,7 @@ class StdoutFailed(click.ClickException):
 
 
 class NoReader(StdoutFailed):
-    """Who read stdout has gone: nobody is told, and the process ends as SIGPIPE ends others in a pipeline."""
+    """The reader of stdout has gone: the process ends without a message, as SIGPIPE ends others in a pipeline."""
 
     exit_code = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
 
@@ -43,7 +43,7 @@ class NoReader(StdoutFailed):
 
 
 class _Raw(io.RawIOBase):
-    """A descriptor that is written to."""
+    """A descriptor to write to."""
 
     def __init__(self, fd: int, *, drops: bool) -> None:
         self._fd = fd
@@ -70,7 +70,7 @@ class _Raw(io.RawIOBase):
 
 
 def secure() -> None:
-    """Make the standard streams safe. Harmless where somebody has replaced them, as tests do."""
+    """Make the standard streams safe. Does nothing to streams that were replaced, as tests do."""
     for fd, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
@@ -91,7 +91,7 @@ def _is_ours(stream: Any, fd: int) -> bool:
     if stream is None:
         return True
     buffer = getattr(stream, "buffer", None)
-    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer between
+    raw = getattr(buffer, "raw", buffer)  # with PYTHONUNBUFFERED there is no buffer in between
     return isinstance(raw, io.FileIO) and raw.fileno() == fd
 
 
@@ -104,7 +104,7 @@ def _stream(fd: int, before: Any, *, drops: bool) -> io.TextIOWrapper:
 
 
 def silence(fd: int) -> None:
-    """Let everything that is still written to ``fd`` vanish: nobody reads it any more."""
+    """Discard everything that is still written to ``fd``."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, fd)
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""``blockproto token``: who may come in. Changes count at once for new connections of a server that gets SIGHUP.
+"""``blockproto token``: make, list and revoke tokens. A running server applies changes when it gets SIGHUP.
 
 A token is shown once, on stdout, when it is made; the server keeps only a hash of it.
 """
@@ -23,7 +23,7 @@ from .output import about, fail, print_json, say, show_size
 
 
 def to_state(_ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
-    """The state that was named, which need not be there yet, or that of the folder we are in, which must."""
+    """The state that was named, which need not exist yet, or that of the current folder, which must."""
     if state is None and not Path(RESERVED).is_dir():
         raise click.UsageError(
             f"no server has its state in this folder: say --state DIR/{RESERVED}, where DIR is the folder that is served"
@@ -123,7 +123,7 @@ def add(
         registers.change(state, one_more)
     try:
         click.echo(made[0])
-    except (OSError, click.ClickException):  # nobody has seen it, and nobody ever will
+    except (OSError, click.ClickException):  # it was not shown, and never will be
         registers.change(state, lambda register: register.without(ids[0])[0])
         raise
     say("this is the only time it is shown; a running server takes it after: kill -HUP")
@@ -131,7 +131,7 @@ def add(
 
 
 def _require_folder(folder: str) -> None:
-    """Raise a usage error for what names no part of the served folder: '' is an unset variable, not all of it."""
+    """Raise a usage error for a name that is not a part of the served folder; '' is an unset variable, not all of it."""
     try:
         SafeName.parse(folder.removesuffix("/"))
     except NameRefused as error:

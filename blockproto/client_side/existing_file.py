@@ -38,8 +38,6 @@ Ask = Callable[[FileItem], Awaitable[FileItem]]
 """Asks the server for what it knows of a file, its BLAKE3 included."""
 
 
-
-
 @dataclass(frozen=True, slots=True)
 class ExistingFile:
     """What has the name of a download here.

@@ -37,7 +37,7 @@ NOT_FOR_PUT = {
 }  # fmt: skip
 NOT_FOR_GET = {
     "client_side.sources", "client_side.upload", "client_side.upload_decision", "client_side.upload_many",
-    "client_side.upload_one", "client_side.walk", "transfer.send_plan", "transfer.send_stream", "transfer.sender",
+    "client_side.upload_one", "transfer.send_plan", "transfer.send_stream", "transfer.sender",
 }  # fmt: skip
 
 
