@@ -36,6 +36,8 @@ from .resume_id import (
 )
 
 RECEIPTS_MAX = 2000
+FRAME_STREAMS_MAX = 4
+"""Streams with frames of files that a client has at once."""
 
 
 class Context:
@@ -50,6 +52,7 @@ class Context:
         digests: what the files of this machine contain.
         open_part_file: opens the store of one download.
         config: how the client works.
+        frame_streams: limits the streams with frames of files.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Context:
         self.config = config
         self.open_part_file = open_part_file
         self.attempts = Attempts()
+        self.frame_streams = trio.CapacityLimiter(FRAME_STREAMS_MAX)
         self.connections = Connections(
             dial,
             nursery,

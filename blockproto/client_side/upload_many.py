@@ -1,7 +1,8 @@
 """Upload many files: small ones pipelined without a round trip each, big ones one after another.
 
     jobs → pages → what is there already (``upload_decision``)
-                 → small: one BLOCK with the COMMIT flag each, as many under way as the server's ``streams_max`` allows
+                 → small: many together in frames (``upload_files``); to an older server, and where the line is slow for
+                          their size, one BLOCK with the COMMIT flag each, as many under way as ``streams_max`` allows
                  → taken: OPEN with ROOT, a few dozen at once: there, left, refused, or sent
                  → big:   the ordinary upload with resume, after the small ones of its page
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 import trio
 
@@ -39,6 +40,7 @@ from .sources import FileSource
 from .upload import Uploader
 from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Prepared, UploadDecisions, prepare
+from .upload_files import send_files
 
 PAGE_JOBS = 2000
 """Jobs that are prepared before the first is sent; bounds memory and the length of the receipts query."""
@@ -184,8 +186,14 @@ class UploadMany:
         if not small:
             return
         connection = await self._context.connection()
+        framed, small = _parted(small, connection)
+        if framed:
+            async with self._context.frame_streams:
+                await send_files(connection, framed, self._framed, PRIORITY)
         self._under_way = len(small)
         self._all_ended = trio.Event()
+        if not small:
+            return
         batch: list[Opening] = []
         length = 0
         disk = local_disk()
@@ -214,6 +222,13 @@ class UploadMany:
         except (OSError, BlockprotoError) as exc:
             self._ended(one, _as_error(one.job, exc), 0.0)
             return None
+
+    def _framed(self, one: Prepared, outcome: Committed | BlockprotoError | OSError, begun: float) -> None:
+        """A file that went in a frame has ended."""
+        if isinstance(outcome, Committed):
+            self._end(one, self._sent(one, outcome, begun))
+        else:
+            self._end(one, _left_or(one, _as_error(one.job, outcome)))
 
     def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
         begun = time.perf_counter()
@@ -305,6 +320,15 @@ class _Jobs:
 
     def __next__(self) -> UploadJob:
         return self._held.pop() if self._held else next(self._jobs)
+
+
+def _parted(small: Sequence[Prepared], connection: Connection) -> tuple[list[Prepared], list[Prepared]]:
+    """Those that go together in frames, where the server knows how and the line carries them at once; and the others."""
+    most = min(BRIEF_LENGTH_MAX, connection.piece_length()) if connection.session.files else -1
+    parted: tuple[list[Prepared], list[Prepared]] = [], []
+    for one in small:
+        parted[(one.facts.filesize or 0) > most].append(one)
+    return parted
 
 
 async def _send_batch(connection: Connection, batch: list[Opening]) -> None:

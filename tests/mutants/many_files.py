@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .edits import Mutant
 
-SERVER = ("server",)
+SERVER, CLIENT = ("server",), ("client",)
 STREAMS, SESSION = "protocol/streams.py", "protocol/session.py"
 FRAME, RECEIVER = "transfer/file_frame.py", "transfer/files_receiver.py"
+SENDING = "client_side/upload_files.py"
 
 ALL = [
     Mutant("files-are-known-without-being-agreed-on", "FIL-001", SESSION, "if number in FILES_TYPES and not self.files:",
@@ -36,9 +37,22 @@ ALL = [
     Mutant("the-last-before-the-others", "FIL-009", RECEIVER, "last = self._last and not self._under_way", "last = self._last", SERVER),
     Mutant("cancelled-before-the-answers", "FIL-012", RECEIVER,
            "if self._cancelled and not self._under_way and not self._last:", "if self._cancelled and not self._last:", SERVER),
+    Mutant("frames-to-a-server-that-knows-none", "FIL-001", "client_side/upload_many.py",
+           "if connection.session.files else -1", "if True else -1", CLIENT),
+    Mutant("files-under-their-last-component", "FIL-004", "client_side/file_frames.py",
+           "self._folders.setdefault(folder, len(self._folders)),", 'self._folders.setdefault("", len(self._folders)),', CLIENT),
+    Mutant("damaged-files-are-not-sent-again", "FIL-005", SENDING, "if self._damaged[one] < SENT_AGAIN_MAX:", "if False:", CLIENT),
+    Mutant("damaged-files-are-sent-for-ever", "FIL-005", SENDING, "if self._damaged[one] < SENT_AGAIN_MAX:", "if True:", CLIENT),
+    Mutant("answers-to-nothing-are-taken", "FIL-006", STREAMS,
+           'left = unanswered.get(message.number, 0) - len(message.statuses)\n        if left < 0:',
+           'left = max(0, unanswered.get(message.number, 0) - len(message.statuses))\n        if left < 0:', CLIENT),
+    Mutant("any-number-of-frames-waits", "FIL-010", SENDING,
+           "stream.unanswered >= FRAMES_EACH or stream.bytes_unanswered >= hello.undurable_max", "False", CLIENT),
+    Mutant("the-bytes-that-wait-are-not-counted", "FIL-010", SENDING,
+           "stream.unanswered >= FRAMES_EACH or stream.bytes_unanswered >= hello.undurable_max",
+           "stream.unanswered >= FRAMES_EACH", CLIENT),
+    Mutant("whatever-was-stored-is-success", "FIL-013", SENDING,
+           "judge_committed(one.facts, None if one.is_folder else root, committed)", "pass", CLIENT),
+    Mutant("files-behind-goaway", "FIL-016", SENDING,
+           "return stream.error is None and self._connection.going_away is None", "return stream.error is None", CLIENT),
 ]  # fmt: skip
-
-NONE = {
-    "BP1-FIL-010": "how many frames wait is the haste of the server's disk; tests/protocol/test_session.py counts them",
-}
-"""Clauses of which no mutant could be told from the healthy one for certain, and why."""

@@ -28,6 +28,7 @@ CHAPTERS = (
     "res",
     "dig",
     "com",
+    "fil",
     "fet",
     "lst",
     "err",

@@ -39,7 +39,7 @@ from .visit import Visit
 RUNS_MAX = 5
 """How often the command is started again in one case because it ended as lost."""
 
-_TRANSFERS = (wire.Open, wire.Fetch, wire.Block)
+_TRANSFERS = (wire.Open, wire.Fetch, wire.Block, wire.Files)
 
 LOOK_S = 0.02
 """Seconds between two looks at whether the command has ended."""

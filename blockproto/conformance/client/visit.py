@@ -16,7 +16,7 @@ from ...errors import Scope
 from ..peer import Heard, Peer
 from ..verdicts import Closed, Failed, first_difference
 
-BEGINS_STREAM = (wire.Auth, wire.Open, wire.Block, wire.Fetch, wire.List, wire.Remove)
+BEGINS_STREAM = (wire.Auth, wire.Open, wire.Block, wire.Files, wire.Fetch, wire.List, wire.Remove)
 SAID_BY_SERVER_ONLY = (wire.Result,)
 QUIET_S = 0.3
 """How long a client that could say more is silent at most; more with ``--slow``."""

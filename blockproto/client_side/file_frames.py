@@ -1,0 +1,185 @@
+"""Small files put into frames: read, hashed and packed many at a time, in a worker thread.
+
+One open, one read and one look for each file, into the memory of the whole frame. A file must still be what it was when it
+was looked at; one that is not, or cannot be read, is left out of its frame, with the reason.
+
+Spec: BP1-FIL-002, BP1-FIL-004.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..common.blocks import EMPTY_DIGEST, digest_of
+from ..common.file_table import FILES_MAX, MODE_UNSAID, MTIME_UNSAID, FileTable, Record
+from ..common.names import show_name
+from ..common.times import mtime_of
+from ..errors import BlockprotoError, SourceChanged
+from ..wire import Files
+from .file_digests import LOOKS_MAX
+from .fingerprint import Fingerprint
+from .regular_file import open_regular
+from .upload_decision import Prepared
+
+_HEAD_SPARE = 200
+"""Bytes of a head that are kept for its fixed part, its counts, and what is sent to see whether it is skipped."""
+_RECORD_LENGTH = 65
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """Files that go together.
+
+    Attributes:
+        message: what is said of them; its number and LAST are the sender's to set.
+        payload: their bytes.
+        ones: the files, in the order of the frame.
+        roots: the digest of each.
+        failed: those that are not among them, and why.
+        taken: how many of the files that were given are among the one or the other.
+    """
+
+    message: Files
+    payload: memoryview
+    ones: list[Prepared] = field(default_factory=list)
+    roots: list[bytes] = field(default_factory=list)
+    failed: list[tuple[Prepared, OSError | BlockprotoError]] = field(default_factory=list)
+    taken: int = 0
+
+
+class FramePacker:
+    """Packs frames, one after another, into memory that it uses again: two frames are good at a time.
+
+    Args:
+        length_max: bytes of payload that a frame may have.
+        head_length_max: bytes of head that the receiver takes.
+    """
+
+    def __init__(self, length_max: int, head_length_max: int) -> None:
+        self._head_length_max = head_length_max - _HEAD_SPARE
+        self._memories = [memoryview(bytearray(length_max + 1)) for _ in range(2)]
+
+    def pack(self, ones: Sequence[Prepared], start: int, length_max: int) -> Frame:
+        """A frame of the files from ``start`` on, as many as fit: at least one. Blocking.
+
+        Args:
+            ones: files and folders; none has more bytes than ``length_max``.
+            start: the first that is not in a frame yet.
+            length_max: bytes of payload that this frame may have; no more than at the beginning.
+        """
+        self._memories.reverse()
+        memory = self._memories[0]
+        table = _Table(self._head_length_max)
+        rule = ones[start].facts.if_exists
+        frame = Frame(Files(0, last=True), memory[:0])
+        length, at = 0, start
+        while at < len(ones) and len(frame.ones) < FILES_MAX:
+            one = ones[at]
+            size = one.facts.filesize or 0
+            if one.facts.if_exists != rule or length + size > length_max or not table.has_room(one):
+                break
+            at += 1
+            try:
+                view = memory[length : length + size + 1]
+                root = EMPTY_DIGEST if one.is_folder else _read_into(view, one, size)
+            except (OSError, BlockprotoError) as exc:
+                frame.failed.append((one, exc))
+                continue
+            table.add(one, root)
+            frame.ones.append(one)
+            frame.roots.append(root)
+            length += size
+        frame.taken = at - start
+        frame.payload = memory[:length]
+        frame.message = table.message(rule)
+        return frame
+
+
+class _Table:
+    """The table of one frame as it grows.
+
+    Args:
+        room: bytes of head that are left for it.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._folders: dict[str, int] = {}
+        self._filetypes: dict[str, int] = {}
+        self._records: list[Record] = []
+        self._names: list[str] = []
+
+    def has_room(self, one: Prepared) -> bool:
+        """Whether one more file fits the head; it does if there is none yet."""
+        text, filetype = one.facts.filename.text, one.facts.filetype
+        folder, _, name = text.rpartition("/")
+        need = _RECORD_LENGTH + len(name.encode())
+        need += 0 if folder in self._folders else 2 + len(folder.encode())
+        need += 0 if filetype in self._filetypes else 2 + len(filetype)
+        self._room -= need
+        return self._room >= 0 or not self._records
+
+    def add(self, one: Prepared, root: bytes) -> None:
+        """Put a file there; it was asked whether there is room."""
+        facts = one.facts
+        folder, _, name = facts.filename.text.rpartition("/")
+        self._records.append(
+            (
+                one.sourceid,
+                root,
+                facts.filesize or 0,
+                MTIME_UNSAID if facts.mtime_ns is None else facts.mtime_ns,
+                MODE_UNSAID if facts.mode is None else facts.mode,
+                self._folders.setdefault(folder, len(self._folders)),
+                self._filetypes.setdefault(facts.filetype, len(self._filetypes)),
+                len(name.encode()),
+            )
+        )
+        self._names.append(name)
+
+    def message(self, rule: int) -> Files:
+        """FILES with what was put there; LAST where that is nothing."""
+        table = FileTable(tuple(self._records), tuple(self._names))
+        return Files(0, tuple(self._folders), tuple(self._filetypes), table, rule, last=not self._records)
+
+
+def _read_into(view: memoryview, one: Prepared, size: int) -> bytes:
+    """Read a file, which must still be what it was when it was looked at; ``one.stat`` is that of now. Returns its digest.
+
+    ``view`` has room for one byte more than there should be: whether the file has grown shows without another call.
+    """
+    fd = open_regular(one.job.path)
+    try:
+        for again in range(LOOKS_MAX):
+            if again:
+                os.lseek(fd, 0, os.SEEK_SET)
+            length = _read_all(fd, view)
+            before, one.stat = one.stat, os.fstat(fd)
+            if (length, mtime_of(one.stat)) != (size, one.facts.mtime_ns):
+                break
+            if Fingerprint.of(before) == Fingerprint.of(one.stat):
+                return digest_of(view[:size])
+    finally:
+        os.close(fd)
+    raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")
+
+
+def _read_all(fd: int, view: memoryview) -> int:
+    """Fill ``view`` as far as there are bytes; returns how many there were."""
+    if hasattr(os, "readv"):
+        length = os.readv(fd, [view])
+        return length if length in (0, len(view) - 1) else length + _read_rest(fd, view[length:])
+    return _read_rest(fd, view)
+
+
+def _read_rest(fd: int, view: memoryview) -> int:
+    done = 0
+    while done < len(view):
+        some = os.read(fd, len(view) - done)
+        if not some:
+            break
+        view[done : done + len(some)] = some
+        done += len(some)
+    return done
