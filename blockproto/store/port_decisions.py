@@ -12,7 +12,13 @@ from .works import Outcome, Work
 
 
 class UploadStore(Protocol):
-    """A place that takes uploads."""
+    """A place that takes uploads.
+
+    Attributes:
+        decisions_at_once: how many calls of ``decide`` may run at the same time.
+    """
+
+    decisions_at_once: int
 
     @property
     def incarnation(self) -> int:
@@ -59,7 +65,8 @@ class UploadStore(Protocol):
         """Do the ``works`` durably, and say what became of each: one outcome per work, in their order.
 
         One work's error is its outcome and stops no other. Order is kept only among the works of one upload; each of those
-        sees what was decided before it. One call at a time, from any thread.
+        sees what was decided before it. Called from any thread, and from ``decisions_at_once`` of them at the same time; no
+        two of these calls have works of the same upload. So a call that takes seconds holds up nobody else.
 
         A decision is whole or did not happen. What a ``Finish`` records (the receipt, its name, what counts for the quota,
         the attempt, events and jobs) is one: a receipt is never seen without its file under its name, nor a name that the

@@ -147,6 +147,7 @@ class MemoryStore:
     """
 
     capabilities = Capabilities(modes=True, folders=True, replaced_readable_s=inf)
+    decisions_at_once = 1
 
     def __init__(self, *, now_ms: Callable[[], int] = lambda: 1_800_000_000_000, first: int = 0) -> None:
         self.incarnation = 1

@@ -10,10 +10,21 @@ takes of a peer is limited by cost: replacing a file costs the file system sever
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from ..store import Finish, IfExists, Outcome, Work
+from ..store import (
+    Adopt,
+    BlockDone,
+    Discard,
+    Finish,
+    Forget,
+    IfExists,
+    KeepPrefixes,
+    Outcome,
+    UploadKey,
+    Work,
+)
 
 Done = Callable[[Outcome], None]
 
@@ -41,6 +52,14 @@ class Queued:
     principal: bytes
     peer: int
 
+    @property
+    def key(self) -> UploadKey | None:
+        """The upload among whose works order is kept, or None."""
+        work = self.work
+        if isinstance(work, BlockDone | Finish | Forget | KeepPrefixes):
+            return work.upload.key
+        return work.key if isinstance(work, Adopt | Discard) else None
+
 
 class RoundRobin:
     """Queues of several peers, served in turn; empty ones are removed."""
@@ -52,11 +71,18 @@ class RoundRobin:
         """Append a work to the queue of its peer."""
         self.queues.setdefault(queued.peer, deque()).append(queued)
 
-    def pop(self, costs: Counter[int], most: int) -> Queued | None:
-        """Take the next work of a peer whose works in the batch, by ``costs``, cost less than ``most``."""
+    def pop(self, costs: Counter[int], most: int, busy: Set[UploadKey]) -> Queued | None:
+        """Take the next work of a peer whose works in the batch, by ``costs``, cost less than ``most``.
+
+        Works of uploads that are ``busy`` in another batch wait in the queue.
+        """
         for peer, queue in self.queues.items():
-            if costs[peer] < most:
-                queued = queue.popleft()
+            if costs[peer] >= most:
+                continue
+            at = next((at for at, queued in enumerate(queue) if queued.key not in busy), -1) if busy else 0
+            if at >= 0:
+                queued = queue[at]
+                del queue[at]
                 self.queues.move_to_end(peer)
                 if not queue:
                     del self.queues[peer]
@@ -87,23 +113,27 @@ class Share:
         principal_queue: its queued works.
         most: how many of them the batch may have.
         most_of_one: what those of one peer may cost.
+        busy: uploads with works in another batch.
 
     Attributes:
         costs: the cost so far, by peer.
     """
 
-    def __init__(self, principal_queue: PrincipalQueue, most: int, most_of_one: int) -> None:
+    def __init__(
+        self, principal_queue: PrincipalQueue, most: int, most_of_one: int, busy: Set[UploadKey]
+    ) -> None:
         self._principal_queue = principal_queue
         self._left = most
         self._most_of_one = most_of_one
+        self._busy = busy
         self.costs: Counter[int] = Counter()
 
     def pop(self) -> Queued | None:
         """Take one more work; None if there is none or the share is used up."""
         if not self._left:
             return None
-        small, big = self._principal_queue.small, self._principal_queue.big
-        queued = small.pop(self.costs, self._most_of_one) or big.pop(self.costs, self._most_of_one)
+        limits = self.costs, self._most_of_one, self._busy
+        queued = self._principal_queue.small.pop(*limits) or self._principal_queue.big.pop(*limits)
         if queued is not None:
             self._left -= 1
             self.costs[queued.peer] += cost_of(queued.work)

@@ -7,8 +7,9 @@ each; one with a long queue has a share of the batches while there are others. O
 one block, removals) go before the blocks of big ones.
 
 Rules:
-    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload, and
-       those of an upload that is alive are in the queue of one peer, even if others send it too.
+    1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload,
+       those of an upload that is alive are in the queue of one peer, even if others send it too, and while one batch has
+       works of an upload no other has.
     2. ``done`` is called with the outcome of every work, on the Trio thread, after the batch is durable; never before.
     3. When the store reports ``StoreFailed``, or anything that nobody expected, the committer stops for good: nothing is
        acknowledged after that.
@@ -48,6 +49,7 @@ from ..store import (
     Undecided,
     Unfinished,
     Upload,
+    UploadKey,
     UploadStore,
     Work,
 )
@@ -125,6 +127,8 @@ class Committer:
         self.compare: Compare | None = None
         self.hooks: HookRunner | None = None
         self._put_off = 0
+        self._running = 0
+        self._busy: set[UploadKey] = set()
 
     def submit(
         self, work: Work, done: Done, *, principal: bytes, small: bool = False, peer: int | None = None
@@ -157,22 +161,28 @@ class Committer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Commit until cancelled.
+        """Commit until cancelled, as many batches at a time as the store decides at once.
 
         Raises:
             StoreFailed: the medium reported an error.
 
-        Cancellation: the batch under way is finished first; its works are not reported.
+        Cancellation: the batches under way are finished first; their works are not reported.
         """
-        while True:
+        async with trio.open_nursery() as nursery:
+            for _ in range(self._store.decisions_at_once):
+                nursery.start_soon(self._commit_batches)
+        assert self.failed is not None
+        raise self.failed
+
+    async def _commit_batches(self) -> None:
+        while self.failed is None:
             await self._wake.wait()
-            batch = self._take()
-            if not batch:
+            if batch := self._take():
+                await self._commit(batch)
+            elif self._wake.is_set():
                 self._wake = trio.Event()
-                if not self._put_off:
+                if not self._put_off and not self._running:
                     self._idle.set()
-                continue
-            await self._commit(batch)
 
     @property
     def queued(self) -> int:
@@ -192,18 +202,24 @@ class Committer:
         admitted = [self._admit(queued.work) for queued in batch]
         allowed = [work for work, refusal in admitted if refusal is None]
         outcomes: dict[Work, Outcome] = {}
+        keys = {queued.key for queued in batch if queued.key is not None}
+        self._running += 1
+        self._busy |= keys
         try:
             if allowed:
                 given = await self._run_blocking(lambda: self._store.decide(allowed))
                 outcomes = dict(zip(allowed, given, strict=True))
         except StoreFailed as exc:
             self._fail(exc)
-            raise
         except Exception as exc:
             unexpected("making things durable", exc)
-            raise self._fail(
-                StoreFailed(f"making things durable met an error that nobody expected: {exc!r}")
-            ) from exc
+            self._fail(StoreFailed(f"making things durable met an error that nobody expected: {exc!r}"))
+        finally:
+            self._running -= 1
+            self._busy -= keys
+            self._wake.set()  # works of these uploads may wait
+        if self.failed is not None:
+            return
         decided = [(work, outcomes.get(work, refusal)) for work, refusal in admitted]
         if self.accounts is not None:
             for work, outcome in decided:
@@ -274,10 +290,9 @@ class Committer:
         """
         return self.hooks is not None and self.hooks.withdraw(upload)
 
-    def _fail(self, failure: StoreFailed) -> StoreFailed:
-        self.failed = failure
+    def _fail(self, failure: StoreFailed) -> None:
+        self.failed = self.failed or failure
         self._idle.set()
-        return failure
 
     @staticmethod
     def _told(tell: Callable[..., object], *args: object) -> None:
@@ -319,7 +334,9 @@ class Committer:
         most = WORKS_OF_ONE_MAX if len({one for one, _ in there}) > 1 else BATCH_WORKS_MAX
         peers = Counter(one for one, peer in there if peer)
         return {
-            one: Share(principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX)
+            one: Share(
+                principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX, self._busy
+            )
             for one, principal_queue in self._principal_queues.items()
         }
 

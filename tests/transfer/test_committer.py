@@ -405,6 +405,69 @@ async def test_after_the_store_failed_nothing_is_reported_or_taken() -> None:
     await committer.drain()  # returns: nothing will become durable any more
 
 
+class Together(Recorder):
+    """Decides two calls at once."""
+
+    decisions_at_once = 2
+
+
+@quick
+async def test_a_decision_that_takes_long_holds_up_its_own_upload_only() -> None:
+    store, held = Together(), Held()
+    slow, other = _upload(store, b"slow"), _upload(store, b"other")
+    committer = Committer(store, held)
+    done: list[str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        committer.submit(_blocks(slow, 1)[0], lambda _: done.append("slow 0"), principal=ALICE)
+        await trio.testing.wait_all_tasks_blocked()
+        held.go, slow_go = trio.Event(), held.go
+        held.go.set()
+        for work in _blocks(slow, 3)[1:]:
+            name = f"slow {work.blockno}"
+            committer.submit(work, lambda _, name=name: done.append(name), principal=ALICE)  # type: ignore[misc]
+        committer.submit(_blocks(other, 1)[0], lambda _: done.append("other"), principal=ALICE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["other"]
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await committer.drain()
+            drained.set()
+
+        nursery.start_soon(drain)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not drained.is_set()
+        slow_go.set()
+        await drained.wait()
+        nursery.cancel_scope.cancel()
+    assert done == ["other", "slow 0", "slow 1", "slow 2"]
+
+
+@quick
+async def test_after_one_of_two_decisions_failed_the_other_is_not_reported() -> None:
+    store, held = Together(), Held()
+    committer = Committer(store, held)
+    done: list[Outcome] = []
+
+    async def fail(decide: Callable[[], Sequence[Outcome]]) -> Sequence[Outcome]:
+        raise StoreFailed("the medium")
+
+    async def run_failing() -> None:
+        with pytest.raises(StoreFailed, match="the medium"):
+            await committer.run()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_failing)
+        committer.submit(Tidy(), done.append, principal=ALICE)
+        await trio.testing.wait_all_tasks_blocked()
+        committer._run_blocking = fail
+        committer.submit(Tidy(), done.append, principal=ALICE)
+        await committer.drain()  # returns: it has failed
+        held.go.set()
+    assert done == []
+
+
 @quick
 async def test_a_store_that_forgets_an_outcome_has_failed() -> None:
     class Forgetful(MemoryStore):

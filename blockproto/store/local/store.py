@@ -63,6 +63,7 @@ class LocalStore:
     """
 
     capabilities = Capabilities(modes=True, folders=True, replaced_readable_s=0)
+    decisions_at_once = 1
 
     def __init__(self, context: LocalContext, findings: list[str]) -> None:
         self.context = context

@@ -217,6 +217,7 @@ class BriefDownloads:
     """The port's ``DownloadStore``: files of at most one block, each to a place of its own."""
 
     incarnation = 0
+    decisions_at_once = 1
 
     def __init__(self) -> None:
         self._devices: dict[int, int] = {}

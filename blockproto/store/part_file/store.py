@@ -99,6 +99,8 @@ class PartFileStore:
         StoreFailed: the medium reported an error.
     """
 
+    decisions_at_once = 1
+
     def __init__(
         self,
         dest: Destination,

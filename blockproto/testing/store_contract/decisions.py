@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -59,6 +60,20 @@ class DecisionRules:
         types = [type(one) for one in found]
         nothing = type(None)
         assert types == [nothing, BadFacts, nothing, nothing, nothing, StoredFile, UnknownUpload]
+
+    def test_as_many_decisions_at_once_as_the_store_states(self, place: Place) -> None:
+        """A store with one upload at a time states one decision at a time."""
+        count = place.store.decisions_at_once
+        content = pattern(2 * BLOCK_LENGTH)
+        uploads = [opened(place.store, len(content), number=n, name=f"f{n}") for n in range(1, count + 1)]
+        works = [written(upload, content, [1]) for upload in uploads]
+        with ThreadPoolExecutor(count) as pool:
+            assert list(pool.map(place.store.decide, works)) == [[None]] * count
+        for upload in uploads:
+            upload.close()
+        place.crash()
+        for n in range(1, count + 1):
+            assert list(opened(place.store, len(content), number=n, name=f"f{n}").held) == [1]
 
     # -- repeating
 
