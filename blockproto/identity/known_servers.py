@@ -11,12 +11,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_config_path
 
 from ..errors import NotPermitted
 from .certificates import parse_pin
-from .private_files import write_private
+from .private_files import locked, write_private
 
 FILE_NAME = "known_servers.json"
 
@@ -44,7 +43,7 @@ class KnownServers:
         """Remember a pin durably, in place of an earlier one of that server. Raises NotPermitted."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(f"{self.path}.lock", mode=0o600):
+            with locked(self.path):
                 rows = self._load() | {server: pin.hex()}
                 write_private(self.path, json.dumps(rows, indent=1, sort_keys=True).encode() + b"\n")
         except OSError as exc:

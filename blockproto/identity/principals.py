@@ -21,12 +21,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ..common.names import SafeName, show_name
 from ..errors import NotPermitted
 from ..wire import Scopes
-from .private_files import write_private
+from .private_files import locked, write_private
 from .realm import EVERYTHING, Realm
 from .tokens import hash_of, new_token, secret_of
 
@@ -200,7 +198,7 @@ def change(state: Path, how: Callable[[Register], Register]) -> Register:
     path = state / FILE_NAME
     try:
         state.mkdir(parents=True, exist_ok=True)
-        with FileLock(state / f"{FILE_NAME}.lock", mode=0o600):
+        with locked(path):
             register = how(load(state))
             _replace(path, register)
     except OSError as exc:

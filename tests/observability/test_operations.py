@@ -396,7 +396,7 @@ def _analyze(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    for unit in UNITS.iterdir():  # the command is where it is installed, which verify looks for
+    for unit in UNITS.glob("blockproto.*"):  # the command is where it is installed, which verify looks for
         text = unit.read_text().replace("/usr/bin/blockproto", sys.executable)
         (tmp_path / unit.name).write_text(text)
     ran = _analyze("verify", "--man=no", *sorted(tmp_path.iterdir()))
