@@ -61,7 +61,7 @@ _EXAMPLES = """\b
 blockproto serve ~/inbox
 blockproto serve ~/inbox --listen 0.0.0.0:7878
 
-Exit codes: 0 ended by SIGTERM or Ctrl-C, 1 the folder cannot be served, 2 usage; a second Ctrl-C: 130.
+Exit codes: 0 ended by SIGTERM, 1 the folder cannot be served, 2 usage, 130 Ctrl-C.
 """
 
 

@@ -29,6 +29,11 @@ def test_signals_end_it_in_order(
     assert server.stop(signum) == status
 
 
+def test_help_says_the_exit_codes_that_it_has(run: Run) -> None:
+    said = " ".join(run("serve", "--help").out.split())
+    assert "0 ended by SIGTERM, 1 the folder cannot be served, 2 usage, 130 Ctrl-C." in said
+
+
 def test_port_in_use_is_one_sentence(server: Server, tmp_path: Path, run: Run) -> None:
     other = tmp_path / "other"
     other.mkdir()
