@@ -101,7 +101,7 @@ def _dial(url: str, token: str | None, trust: Trust | None, insecure: bool) -> t
 
         return tls_dial(url, trust)
     dial, server = tcp_dial(url)
-    if token is not None and not insecure and not is_loopback(server.rpartition(":")[0].strip("[]")):
+    if token is not None and not insecure and not _is_loopback(server):
         raise NotPermitted(f"a token for {server} can be read on the way: use bps://, or say insecure=True")
     return dial, server
 
@@ -115,7 +115,12 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
     from .observability.recorder import Recorder
 
     with open(log, "w", encoding="utf-8", errors="backslashreplace") as file:
-        yield Recorder(file, server=server)
+        yield Recorder(file, server=server, loopback=_is_loopback(server))
+
+
+def _is_loopback(server: str) -> bool:
+    """Whether HOST:PORT is on this machine."""
+    return is_loopback(server.rpartition(":")[0].strip("[]"))
 
 
 def discard_download(client: Client, name: str, dest: Path) -> None:

@@ -22,10 +22,10 @@ SILENT_S = 20.0
 SHORT_S = 5.0
 """The same for a wait that ends with the loss of the connection."""
 
-_FASTER = (
-    "use a faster network, or --connections 4 where each single connection is held down; if other programs are faster over "
-    "this line, look at the disk and the load of the other side"
-)
+_LOOK_THERE = "if other programs are faster over this line, look at the disk and the load of the other side"
+_FASTER = f"use a faster network, or --connections 4 where each single connection is held down; {_LOOK_THERE}"
+_HERE = "both sides are on this machine: look at its load and its disk"
+_DOWN = "the line carried no more, or the other side sent no more"
 _DOING = {
     "line": (
         "the line carried no more, or the other side took no more from it",
@@ -70,6 +70,7 @@ class Explanation:
         files: names, in the order in which they were begun.
         errors: the refusals of the other side, in its words.
         complete: whether the log has its end.
+        loopback: whether the server was on this machine.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
@@ -83,6 +84,7 @@ class Explanation:
     files: dict[str, None] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     complete: bool = False
+    loopback: bool = False
 
     @property
     def reason(self) -> str | None:
@@ -97,19 +99,28 @@ class Explanation:
     @property
     def advice(self) -> str:
         """What to do about ``reason``."""
-        return _DOING[self.reason][1] if self.reason is not None else ""
+        return self._doing(self.reason)[1] if self.reason is not None else ""
+
+    def _doing(self, reason: str) -> tuple[str, str]:
+        """What a reason means, and what to do: what a line carries depends on the way and on where it goes."""
+        meaning, advice = _DOING[reason]
+        if reason != "line":
+            return meaning, advice
+        if self.payload_received > self.payload_sent:  # and `get` has no --connections
+            meaning, advice = _DOWN, f"use a faster network; {_LOOK_THERE}"
+        return meaning, _HERE if self.loopback else advice
 
     def sentences(self) -> Iterable[str]:
         """The summary in sentences, the main reason first."""
         if self.reason is None:
             yield "Nothing was transferred long enough to say anything."
         else:
-            meaning, advice = _DOING[self.reason]
+            meaning, advice = self._doing(self.reason)
             yield f"{self.share(self.reason):.0%} of the time: {meaning}."
             yield f"What to do: {advice}."
             for reason, _ in self.waits.most_common()[1:]:
                 if self.share(reason) >= 0.05:
-                    yield f"{self.share(reason):.0%}: {_DOING[reason][0]}."
+                    yield f"{self.share(reason):.0%}: {self._doing(reason)[0]}."
         if self.losses:
             times = "once" if len(self.losses) == 1 else f"{len(self.losses)} times"
             yield f"The connection was lost {times}, the last time because: {self.losses[-1]}."
@@ -138,7 +149,7 @@ def explain(lines: Iterable[str]) -> Explanation:
         raise ValueError(_NO_LOG)
     if events[0].get("format") != FORMAT:
         raise ValueError(f"the log has the format {events[0].get('format')}, this program knows {FORMAT}")
-    told = Explanation(elapsed_s=float(events[-1]["t"]))
+    told = Explanation(elapsed_s=float(events[-1]["t"]), loopback=events[0].get("loopback") is True)
     silences: dict[int, Counter[str]] = {}
     own = _own_questions(events)
     for event in events:

@@ -113,6 +113,31 @@ class Stopped:
             await peer.say(1, Credit(allowance, 0))
 
 
+@pytest.mark.parametrize(
+    ("way", "loopback", "said"),
+    [
+        ("sent", False, "took no more from it; use a faster network, or --connections 4"),
+        ("received", False, "sent no more; use a faster network; if"),
+        ("sent", True, "took no more from it; both sides are on this machine"),
+        ("received", True, "sent no more; both sides are on this machine"),
+    ],
+)
+def test_what_to_do_about_a_line_depends_on_the_way(way: str, loopback: bool, said: str) -> None:
+    begin = {"t": 0.0, "event": "begin", "format": 1, "server": "h:1", "loopback": loopback}
+    second = {
+        "t": 1.0,
+        "event": "second",
+        "connection": 1,
+        "waits": {"line": 1.0},
+        f"payload_{way}": 9,
+        "bytes_in": 1,
+    }
+    told = explain(map(json.dumps, (begin, second)))
+    first, what_to_do, *_ = told.sentences()
+    assert said in f"{first.rstrip('.')}; {what_to_do.removeprefix('What to do: ')}"
+    assert told.advice in what_to_do
+
+
 @quick
 async def test_a_slow_line(tmp_path: Path) -> None:
     async with serving() as served:
