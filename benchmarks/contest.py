@@ -117,7 +117,7 @@ def _say_creates(match: Match) -> list[str]:
     extremes = f"fastest {show(min(all_us))}, slowest {show(max(all_us))}, of {count}"
     return [
         f"plain creates beside the pairs: {quartiles}, {extremes}",
-        f"{void} of {len(match.pairs)} pairs are void" + (" and left out" if void else ""),
+        f"{void} of {len(match.pairs)} pairs are void",
     ]
 
 

@@ -261,4 +261,4 @@ def _scaling(arena: Arena, options: Options, tree: Tree) -> Section:
         Row("peak of the server", "MiB", summarise([server]), MEMORY_MIB),
         Row("peak of the client", "MiB", summarise([max(peaks_mib)]), MEMORY_MIB),
     ]
-    return Section(title, rows)
+    return Section(title, rows, said=[f"on {place.about}"])
