@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, NamedTuple
 from zlib import crc32
@@ -231,8 +231,30 @@ def _judge_choices(priority: int | None, if_exists: int | None = None) -> None:
         raise Unsupported(f"if_exists is {if_exists}")
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Value:
+    """What messages and items have in common: two are equal if they are of one class and their fields are equal.
+
+    Generated for each class by ``dataclass``, this took two fifths of the time that importing this module takes.
+    """
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, field.name) == getattr(other, field.name) for field in fields(self))
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __repr__(self) -> str:
+        shown = [f"{field.name}={getattr(self, field.name)!r}" for field in fields(self) if field.repr]
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Hello(Value):
     """First frame of both directions: what this side takes; HELLO never names less than the early limits.
 
     Attributes:
@@ -297,8 +319,8 @@ class Scopes(IntFlag):
     WRITE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Auth:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Auth(Value):
     """Who is asking.
 
     Attributes:
@@ -317,8 +339,8 @@ class Auth:
     device: bytes = ZERO_ID
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Open(Value):
     """The sender's resume handshake, and the answer to FETCH.
 
     Attributes:
@@ -362,8 +384,8 @@ class Open:
         _judge_choices(self.priority, self.if_exists)
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Opened(Value):
     """The receiver's answer to OPEN and HAVE: what it has.
 
     Attributes:
@@ -395,8 +417,8 @@ class Opened:
     held_root: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Block(Value):
     """Starts a block and says what it is; the payload begins at ``position``.
 
     Attributes:
@@ -449,8 +471,8 @@ class Block:
         return end if self.filesize is None or self.filesize > end else self.filesize
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Piece(Value):
     """Continues the stream's block at ``position``; ``digest`` and ``commit`` as in ``Block``."""
 
     TYPE: ClassVar[Type] = Type.PIECE
@@ -467,8 +489,8 @@ class Piece:
             raise LocalProtocolError("COMMIT without END")
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ack(Value):
     """What is durable: bytes without a gap from the start, and runs of blocks."""
 
     TYPE: ClassVar[Type] = Type.ACK
@@ -478,8 +500,8 @@ class Ack:
     held: tuple[Run, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Credit:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Credit(Value):
     """Totals of payload bytes: how many may be sent, and how many have come; stream 0 is the connection."""
 
     TYPE: ClassVar[Type] = Type.CREDIT
@@ -493,8 +515,8 @@ class Credit:
         _judge_choices(self.priority)
 
 
-@dataclass(frozen=True, slots=True)
-class Have:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Have(Value):
     """A page of (blockno, digest) that the sender has; ``more`` pages follow."""
 
     TYPE: ClassVar[Type] = Type.HAVE
@@ -504,8 +526,8 @@ class Have:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Commit(Value):
     """The sender has nothing more: the file's final facts and its root (32 bytes)."""
 
     TYPE: ClassVar[Type] = Type.COMMIT
@@ -526,8 +548,8 @@ class Commit:
         _judge_facts(self.filesize, self.blocknum)
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Committed(Value):
     """The file is there, durable, under ``stored_as``.
 
     Attributes:
@@ -553,8 +575,8 @@ class Committed:
     there: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Fetch(Value):
     """The receiver asks for a file, and says what it has of it.
 
     Attributes:
@@ -584,8 +606,8 @@ class Fetch:
         _judge_choices(self.priority)
 
 
-@dataclass(frozen=True, slots=True)
-class List:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class List(Value):
     """Asks for one page of what there is.
 
     Attributes:
@@ -625,8 +647,8 @@ class List:
             raise LocalProtocolError("LIST: limit is 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Remove(Value):
     """Removes a file by name or id, or an unfinished upload by sourceid."""
 
     TYPE: ClassVar[Type] = Type.REMOVE
@@ -644,8 +666,8 @@ class Remove:
             raise Unsupported(f"REMOVE of kind {self.kind}")
 
 
-@dataclass(frozen=True, slots=True)
-class FileItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class FileItem(Value):
     """A finished file or a folder; ``root`` and ``b3sum`` where they are known."""
 
     LAYOUT: ClassVar[Layout] = Layout(
@@ -666,8 +688,8 @@ class FileItem:
     b3sum: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UploadItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class UploadItem(Value):
     """An unfinished upload; ``held_count`` blocks are durable."""
 
     LAYOUT: ClassVar[Layout] = Layout(
@@ -689,8 +711,8 @@ class UploadItem:
     filetype: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ReceiptItem(Value):
     """What COMMITTED said."""
 
     LAYOUT: ClassVar[Layout] = Layout(
@@ -707,8 +729,8 @@ class ReceiptItem:
     b3sum: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PrincipalItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PrincipalItem(Value):
     """The answer to AUTH.
 
     Attributes:
@@ -783,8 +805,8 @@ class LeftOutReason(IntEnum):
     UNREADABLE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class LeftOut:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LeftOut(Value):
     """What a page passed over for one reason: how many, and the names of some, as text for people.
 
     Attributes:
@@ -839,8 +861,8 @@ _COUNTS_LENGTH = 4 + 7 * len(LeftOutReason)
 """Bytes of LEFT_OUT with a group for each reason and no names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Result(Value):
     """The answer to AUTH, LIST and REMOVE: one page; an empty cursor says that it is the last.
 
     Attributes:
@@ -865,8 +887,8 @@ class Result:
             raise LocalProtocolError(f"RESULT of kind {self.kind} holds another kind of item")
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Cancel(Value):
     """The sender stops; ``discard``: what was sent need not be kept."""
 
     TYPE: ClassVar[Type] = Type.CANCEL
@@ -877,8 +899,8 @@ class Cancel:
     discard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ping(Value):
     """A sign of life; ``next_s``: when the next will be heard, in seconds (0: not said). ``answer`` repeats ``opaque``."""
 
     TYPE: ClassVar[Type] = Type.PING
@@ -889,8 +911,8 @@ class Ping:
     answer: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Error(Value):
     """Something stopped; ``scope`` says what, ``retryable`` whether again can help, even where the code is unknown.
 
     Attributes:
@@ -922,8 +944,8 @@ class Error:
         object.__setattr__(self, "retryable", bool(self.retryable))
 
 
-@dataclass(frozen=True, slots=True)
-class GoAway:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class GoAway(Value):
     """The speaker ends the connection in ``grace_ms``; nothing new is begun. Come back after ``retry_after_ms``."""
 
     TYPE: ClassVar[Type] = Type.GOAWAY
@@ -935,8 +957,8 @@ class GoAway:
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Files(Value):
     """Whole small files and folders, many at once; their bytes are the payload, in the order of the table.
 
     Attributes:
@@ -985,8 +1007,8 @@ class Status(IntEnum):
     REFUSED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class StoredItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class StoredItem(Value):
     """What COMMITTED would say of a file of FILES (status 1 to 3)."""
 
     LAYOUT: ClassVar[Layout] = Layout(
@@ -1000,8 +1022,8 @@ class StoredItem:
     b3sum: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RefusalItem:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class RefusalItem(Value):
     """What ERROR would say of a file of FILES (status 4); the other files of the frame are not concerned."""
 
     LAYOUT: ClassVar[Layout] = Layout(
@@ -1065,8 +1087,8 @@ class _Outcomes:
         return tuple(items), offset
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Stored(Value):
     """What became of files of one FILES, in their order; what did not fit one head follows in others.
 
     Attributes:

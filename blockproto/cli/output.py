@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import re
@@ -103,6 +102,8 @@ class Status(IntEnum):
 
 def print_json(fields: Mapping[str, Any]) -> None:
     r"""Print one object on one line of stdout, at once. Bytes that are no UTF-8 come as ``\xff``, as in sentences."""
+    import json
+
     click.echo(json.dumps(_readable(fields), ensure_ascii=True, separators=(", ", ": ")))
 
 
