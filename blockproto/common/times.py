@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 S = 1_000_000_000
 """Nanoseconds of a second."""
@@ -74,7 +74,15 @@ def set_mtime(at: int | str | os.PathLike[str], mtime_ns: int, *, follow_symlink
         OSError: as the system reports it; not for a time that it does not take.
     """
     wanted = clamp(mtime_ns)
-    for nearest in _nearest(wanted):
+    try:
+        os.utime(at, ns=(wanted, wanted), follow_symlinks=follow_symlinks)
+        return
+    except OverflowError:
+        pass
+    except OSError as exc:
+        if exc.errno not in _NOT_TAKEN:
+            raise
+    for nearest in _within(wanted):
         try:
             os.utime(at, ns=(nearest, nearest), follow_symlinks=follow_symlinks)
             return
@@ -83,12 +91,6 @@ def set_mtime(at: int | str | os.PathLike[str], mtime_ns: int, *, follow_symlink
         except OSError as exc:
             if exc.errno not in _NOT_TAKEN:
                 raise
-
-
-def _nearest(mtime_ns: int) -> Iterator[int]:
-    """A time, then its clamps in case it is not taken; lazily, because of the many files."""
-    yield mtime_ns
-    yield from _within(mtime_ns)
 
 
 def _within(mtime_ns: int) -> list[int]:

@@ -30,12 +30,19 @@ _RENAME_NOREPLACE = 1
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNNAMED_FLAGS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 SYNC_EACH_MAX = 8
 """How many files or folders are synced one by one; for more, one ``syncfs`` is cheaper."""
 
 _TMPFS_MAGIC = 0x01021994
+_SYNCED_UNNAMED = {_TMPFS_MAGIC, 0xEF53, 0x58465342}
+"""tmpfs, ext2 to ext4, XFS: fsync(2) of a file without a name makes it durable for when it gets one. Not so on btrfs."""
+
+_NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
+"""What is reported where a file system makes no files without a name."""
+
 _WORD_LENGTH = ctypes.sizeof(ctypes.c_long)
 _STATFS_LENGTH = 512
 """More than any ``struct statfs``, whose first word is the file system's magic."""
@@ -78,12 +85,12 @@ def syncfs(fd: int) -> None:
         _raise_errno()
 
 
-def _in_memory(fd: int) -> bool:
-    """Whether the file system of ``fd`` is a tmpfs."""
+def _kind_of_file_system(fd: int) -> int:
+    """The magic number of the file system of ``fd``; 0 where the system does not tell."""
     facts = ctypes.create_string_buffer(_STATFS_LENGTH)
     if _fstatfs is None or _fstatfs(fd, facts) != 0:
-        return False
-    return int.from_bytes(facts.raw[:_WORD_LENGTH], sys.byteorder) == _TMPFS_MAGIC
+        return 0
+    return int.from_bytes(facts.raw[:_WORD_LENGTH], sys.byteorder)
 
 
 def reserve(fd: int, position: int, length: int) -> bool:
@@ -92,7 +99,7 @@ def reserve(fd: int, position: int, length: int) -> bool:
     Nothing is reserved in a tmpfs: a write there says at once that there is no room, while reserving clears every page
     before it is written (a third of an upload's time).
     """
-    if _fallocate is None or _in_memory(fd):
+    if _fallocate is None or _kind_of_file_system(fd) == _TMPFS_MAGIC:
         return False
     while _fallocate(fd, _FALLOC_FL_KEEP_SIZE, position, length) != 0:
         number = ctypes.get_errno()
@@ -147,6 +154,52 @@ def create_file(folder_fd: int, name: bytes, mode: int) -> int:
     return os.open(name, _CREATE_FLAGS, mode, dir_fd=folder_fd)
 
 
+def create_unnamed(folder_fd: int, mode: int) -> int | None:
+    """Create a file in a folder that has no name yet, and goes when it is closed before ``give_name``.
+
+    Returns None where the file system makes no such files. ``mode`` is narrowed by the umask.
+    """
+    try:
+        return os.open(b".", _UNNAMED_FLAGS, mode, dir_fd=folder_fd)
+    except OSError as exc:
+        if exc.errno in _NO_UNNAMED:
+            return None
+        raise
+
+
+def give_name(own_fds: int, fd: int, folder_fd: int, name: bytes) -> None:
+    """Give a file without a name one that is not taken, in the folder that it was created in, or another of that mount.
+
+    Args:
+        own_fds: /proc/self/fd, opened by this process (``open_own_fds``).
+        fd: the file.
+        folder_fd: where it goes.
+        name: the name there.
+
+    Raises:
+        FileExistsError: the name is taken; nothing changed.
+
+    Durability: not durable before ``folder_fd`` is synced.
+    """
+    os.link(b"%d" % fd, name, src_dir_fd=own_fds, dst_dir_fd=folder_fd, follow_symlinks=True)
+
+
+def open_own_fds() -> int | None:
+    """Open the folder in which the descriptors of this process are, for ``give_name``; None where there is none.
+
+    Not kept across a fork: then it is another process's.
+    """
+    try:
+        return os.open("/proc/self/fd", _FOLDER_FLAGS)
+    except OSError:
+        return None
+
+
+def syncs_unnamed(fd: int) -> bool:
+    """Whether fsync(2) of a file that has no name yet is enough on the file system of ``fd``."""
+    return _kind_of_file_system(fd) in _SYNCED_UNNAMED
+
+
 def open_file(folder_fd: int, name: bytes) -> int:
     """Open a file of ours for reading and writing."""
     return os.open(name, _OPEN_FLAGS, dir_fd=folder_fd)
@@ -195,7 +248,7 @@ def remove_file(folder_fd: int, name: bytes) -> bool:
     return True
 
 
-def write_all(fd: int, position: int, piece: memoryview) -> None:
+def write_all(fd: int, position: int, piece: bytes | memoryview) -> None:
     """``pwrite`` until all is written."""
     written = os.pwrite(fd, piece, position)
     while written < len(piece):
@@ -292,6 +345,9 @@ class Folders:
         return self._walk(folder, make=True)
 
     def _walk(self, folder: str, make: bool) -> int:
+        known = self._fds.get(folder)
+        if known is not None:  # as good as always, and asked twice for each of many small files
+            return known
         opened = folder
         while opened and opened not in self._fds:
             opened = opened.rpartition("/")[0]

@@ -17,7 +17,7 @@ from ..errors import (
     NotPermitted,
     SourceChanged,
 )
-from . import Finish, StoredFile
+from . import StoredFile
 
 EXPIRY_MS = 30 * 24 * 3600 * 1000
 """How long an unfinished upload is kept after it was last opened, in milliseconds (BP1-RES-022)."""
@@ -45,13 +45,13 @@ def sourceid_after(cursor: str) -> bytes:
     return bytes.fromhex(cursor)
 
 
-def check_receipt(receipt: StoredFile, work: Finish) -> StoredFile:
-    """The receipt of an upload that was committed before, if it answers ``work``.
+def check_receipt(receipt: StoredFile, root: bytes, filesize: int) -> StoredFile:
+    """The receipt of an upload that was committed before, if it is of the bytes that come now.
 
     Raises:
         SourceChanged: the same sourceid was committed with other bytes.
     """
-    if (receipt.root, receipt.filesize) != (work.root, work.filesize):
+    if (receipt.root, receipt.filesize) != (root, filesize):
         raise SourceChanged("this sourceid was committed with other bytes")
     return receipt
 

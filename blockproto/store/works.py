@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..common.names import SafeName
 from ..errors import BlockprotoError, Code
@@ -55,8 +56,11 @@ class AskFirst(BlockprotoError):
         self.file_id = file_id
 
 
-Outcome = StoredFile | BlockprotoError | None
-"""What became of a work: a receipt (Finish), None (done), or why not."""
+FileOutcome = StoredFile | BlockprotoError
+"""What became of a file: a receipt, or why there is none."""
+
+Outcome = FileOutcome | tuple[FileOutcome, ...] | None
+"""What became of a work: a receipt (Finish), None (done), or why not; of each file, where there are several."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +100,40 @@ class Finish:
     reader: bool = False
     rounds: int = 0
     veto: BlockprotoError | None = None
+    unasked: bool = False
+
+
+class WholeFile(NamedTuple):
+    """One file of a ``StoreFiles``: all its bytes, at most one block, or a folder, which has none.
+
+    Attributes:
+        key: what it belongs to.
+        facts: what its sender says of it; ``filesize`` is the length of ``content``.
+        root: its root; the caller has verified that it is the BLAKE3 of ``content``.
+        content: its bytes. They must not change before the outcome is known.
+        veto: why no more bytes may be stored, as for ``Finish``.
+    """
+
+    key: UploadKey
+    facts: Facts
+    root: bytes
+    content: bytes | memoryview
+    veto: BlockprotoError | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreFiles:
+    """Store several whole files of one principal. Outcome: one of each file, in their order; one that fails fails alone.
+
+    The outcome of a file is that of its ``Finish``, but never DigestsDiffer or Superseded. ``reader``, ``rounds`` and
+    ``unasked`` mean the same as there, for each of the files; those whose outcome is Undecided or AskFirst are to be
+    submitted again, by themselves.
+    """
+
+    principal: bytes
+    files: tuple[WholeFile, ...]
+    reader: bool = False
+    rounds: int = 0
     unasked: bool = False
 
 
@@ -188,7 +226,7 @@ class Tidy:
     receipts: tuple[bytes, ...] = ()
 
 
-Work = BlockDone | Finish | Adopt | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
+Work = BlockDone | Finish | StoreFiles | Adopt | Forget | KeepPrefixes | Discard | Remove | RecordB3sum | Tidy
 
 Decided = tuple[Work, Outcome]
 """A work with what became of it."""

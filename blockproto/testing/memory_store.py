@@ -31,6 +31,7 @@ from ..store import (
     Discard,
     Facts,
     FileEntry,
+    FileOutcome,
     Finish,
     Forget,
     IfExists,
@@ -40,9 +41,11 @@ from ..store import (
     RecordB3sum,
     Remove,
     StoredFile,
+    StoreFiles,
     Tidy,
     UploadEntry,
     UploadKey,
+    WholeFile,
     Work,
 )
 from ..store.rules import EXPIRY_MS, check_receipt, outcome_of, sourceid_after
@@ -249,6 +252,8 @@ class MemoryStore:
                 self._record(work)
             case Finish():
                 return self._finish(work)
+            case StoreFiles():
+                return tuple(self._store_file(work, file) for file in work.files)
             case Adopt():
                 return self._adopt(work)
             case Discard():
@@ -288,7 +293,7 @@ class MemoryStore:
         assert isinstance(upload, MemoryUpload)
         receipt = self._receipt(upload.key, work.facts.if_exists)
         if receipt is not None:
-            return check_receipt(receipt, work)
+            return check_receipt(receipt, work.root, work.filesize)
         if upload.brief:
             check_brief(work)
             content = bytes(upload.written)
@@ -304,6 +309,29 @@ class MemoryStore:
             decided = self._publish(work, upload, content, decided)
         self._end(upload.key)
         return replace(decided, new=not decided.left)
+
+    def _store_file(self, work: StoreFiles, file: WholeFile) -> FileOutcome:
+        """One of several whole files, as a file without OPEN."""
+        length = len(file.content)
+        upload = self.begin_brief(file.key, file.facts, 0)
+        blocks = (BlockDone(upload, 0, 0, length, file.root),) if length else ()
+        finish = Finish(
+            upload,
+            0,
+            file.root,
+            length,
+            file.facts,
+            blocks,
+            work.reader,
+            work.rounds,
+            file.veto,
+            work.unasked,
+        )
+        try:
+            upload.write(0, memoryview(file.content))
+            return self._finish(finish)
+        except BlockprotoError as error:
+            return outcome_of(error)
 
     def _adopt(self, work: Adopt) -> StoredFile | None:
         decided = self._choose(work, work.key, self._begin(work.key, work.facts).file_id)

@@ -83,6 +83,7 @@ class FilesInStore:
         if live is not None and isinstance(outcome, StoredFile):
             live.committed_as(outcome)
         assert outcome is not None  # a Finish has a receipt, or why there is none
+        assert not isinstance(outcome, tuple)
         self._end(at, outcome)
 
     def _end(self, at: int, outcome: FileOutcome) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import blockproto.store.folder_io as disk_module
 import blockproto.store.local.batch as batch_module
+import blockproto.store.local.new_file as new_file_module
 import blockproto.store.local.opening as opening_module
 import blockproto.store.local.partial_file as partial_module
 import blockproto.store.local.publishing as publishing_module
@@ -81,6 +82,10 @@ class Executioner:
         self._dead = False
         self.killed = False
 
+    def of(self, name: str) -> bool:
+        """Whether a function of that name counts."""
+        return True
+
     def run(self, call: Callable[[], Any]) -> Any:
         with self._lock:
             if self._dead:
@@ -97,12 +102,13 @@ class Executioner:
 
 
 @contextmanager
-def killing(executioner: Executioner) -> Iterator[None]:
-    """Every call that touches the disk may be the last."""
+def killing(executioner: Executioner, *, looking: bool = False) -> Iterator[None]:
+    """Every call that touches the disk may be the last; with ``looking`` those that change nothing there, too."""
 
     def mortal(module: Any, name: str, patch: pytest.MonkeyPatch) -> None:
         real = getattr(module, name)
-        patch.setattr(module, name, lambda *args, **kw: executioner.run(lambda: real(*args, **kw)))
+        if executioner.of(name):
+            patch.setattr(module, name, lambda *args, **kw: executioner.run(lambda: real(*args, **kw)))
 
     real_write = Ledger.write
 
@@ -110,16 +116,22 @@ def killing(executioner: Executioner) -> Iterator[None]:
     def write(ledger: Ledger) -> Iterator[View]:
         with real_write(ledger) as view:
             yield view
+            if executioner.of("commit"):
+                executioner.run(lambda: None)
+        if executioner.of("committed"):
             executioner.run(lambda: None)
-        executioner.run(lambda: None)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("pwrite", "fsync", "fdatasync", "unlink", "utime", "ftruncate", "mkdir"):
+        for name in ("pwrite", "fsync", "fdatasync", "unlink", "utime", "ftruncate", "mkdir", "fchmod"):
+            mortal(os, name, patch)
+        for name in ("fstat", "stat", "open", "listdir") if looking else ():
             mortal(os, name, patch)
         for module in (batch_module, disk_module, recovery_module):
             mortal(module, "syncfs", patch)
-        for module in (publishing_module, recovery_module):
+        for module in (publishing_module, recovery_module, new_file_module):
             mortal(module, "move_new", patch)
+        for name in ("create_unnamed", "give_name", "move_over", "create_file"):
+            mortal(new_file_module, name, patch)
         mortal(partial_module, "create_file", patch)
         patch.setattr(Ledger, "write", write)
         yield

@@ -17,12 +17,15 @@ from blockproto.store import (
     Facts,
     FileStore,
     Finish,
+    IfExists,
     KeepPrefixes,
     Outcome,
     Prefix,
     StoredFile,
+    StoreFiles,
     Upload,
     UploadKey,
+    WholeFile,
     Work,
 )
 
@@ -50,9 +53,14 @@ class Job:
 
     @property
     def facts(self) -> Facts:
-        return Facts(
-            SafeName.parse(self.name), "application/x-test", self.filesize, 1_000_000_000_000_000_000, 0o640
-        )
+        rule = IfExists.REPLACE if self.replaces else IfExists.KEEP
+        name, mtime_ns = SafeName.parse(self.name), 1_000_000_000_000_000_000
+        return Facts(name, "application/x-test", self.filesize, mtime_ns, 0o640, rule)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it is to take the place of what has its name."""
+        return "replacing" in self.name
 
     def content(self) -> bytes:
         return _content(self.seed, self.filesize)
@@ -110,6 +118,7 @@ def good(outcome: Outcome) -> StoredFile | None:
     """The outcome of a work that went well."""
     if isinstance(outcome, BlockprotoError):
         raise AssertionError(f"refused: {outcome!r}")
+    assert not isinstance(outcome, tuple)
     return outcome
 
 
@@ -161,6 +170,23 @@ def send_brief(
         assert stored is not None
         promises.file(stored.stored_as)
         work.upload.close()
+
+
+def send_whole(
+    store: FileStore, jobs: Sequence[Job], promises: Promises, commit: Commit | None = None
+) -> None:
+    """Send small files whole, several in each work; and those that replace once more, by somebody else."""
+    commit = store.decide if commit is None else commit
+    other = [(UploadKey(ANYBODY, digest_of(job.key.sourceid)[:16]), job) for job in jobs if job.replaces]
+    for each in ([(job.key, job) for job in jobs], other):
+        files = [WholeFile(key, job.facts, job.root(), job.content()) for key, job in each]
+        works = [StoreFiles(ANYBODY, tuple(files[at : at + 16])) for at in range(0, len(files), 16)]
+        for outcome in commit(works):
+            assert isinstance(outcome, tuple)
+            for one in outcome:
+                stored = good(one)
+                assert isinstance(stored, StoredFile)
+                promises.file(stored.stored_as)
 
 
 def broken_promises(store: FileStore, promises: Promises) -> list[str]:

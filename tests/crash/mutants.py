@@ -13,6 +13,7 @@ import pytest
 from mistakes import Mutants, Patch, nothing
 
 import blockproto.store.folder_io as disk_module
+import blockproto.store.local.new_file as new_file_module
 import blockproto.store.local.opening as opening_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
@@ -22,6 +23,7 @@ from blockproto.store.folder_io import Folders
 from blockproto.store.local.batch import Batch
 from blockproto.store.local.context import LocalContext
 from blockproto.store.local.expiry_clock import ExpiryClock
+from blockproto.store.local.file_batch import FileBatch
 from blockproto.store.local.finished_files import FinishedFiles
 from blockproto.store.local.ledger import View
 from blockproto.store.local.partial import Partial
@@ -197,6 +199,87 @@ def receipts_without_identity(patch: Patch) -> None:
         return finished.look(receipt.stored_as, folders) or os.stat_result([0] * 10)
 
     patch.setattr(FinishedFiles, "_truth", truth)
+
+
+# -- whole files
+
+
+@mutant
+def no_sync_of_whole_files(patch: Patch) -> None:
+    """The few files of a small batch are not synced one by one."""
+    patch.setattr(FileBatch, "syncs", lambda _: [])
+
+
+@mutant
+def whole_files_named_before_the_sync(patch: Patch) -> None:
+    real_sync, real_publish = Batch._sync_bytes, FileBatch.publish
+
+    def sync_bytes(batch: Batch) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(FileBatch, "close", nothing)
+            real_publish(batch._files)
+        real_sync(batch)
+
+    patch.setattr(Batch, "_sync_bytes", sync_bytes)
+    patch.setattr(FileBatch, "publish", FileBatch.close)
+
+
+@mutant
+def whole_files_named_before_the_ledger(patch: Patch) -> None:
+    real = FileBatch.record
+
+    def record(files: FileBatch, view: View) -> None:
+        real_publish(files)
+        real(files, view)
+
+    real_publish = FileBatch.publish
+    patch.setattr(FileBatch, "record", record)
+    patch.setattr(FileBatch, "publish", nothing)
+
+
+@mutant
+def no_sync_of_the_folders_of_whole_files(patch: Patch) -> None:
+    real = FileBatch.publish
+
+    def publish(files: FileBatch) -> None:
+        before = set(files._folders.changed)
+        real(files)
+        files._folders.changed = before
+
+    patch.setattr(FileBatch, "publish", publish)
+
+
+@mutant
+def whole_files_overwrite(patch: Patch) -> None:
+    real = new_file_module.give_name
+
+    def give_name(own_fds: int, fd: int, folder_fd: int, name: bytes) -> None:
+        disk_module.remove_file(folder_fd, name)
+        real(own_fds, fd, folder_fd, name)
+
+    patch.setattr(new_file_module, "give_name", give_name)
+
+
+@mutant
+def the_device_is_not_looked_at(patch: Patch) -> None:
+    patch.setattr(FileBatch, "_folder_of", lambda files, name: files._folders.make(name.rpartition("/")[0]))
+
+
+@mutant
+def receipts_of_files_without_a_name_stay(patch: Patch) -> None:
+    patch.setattr(Recovery, "_forget_unfinished", nothing)
+
+
+@mutant
+def whole_files_that_come_twice_are_not_joined(patch: Patch) -> None:
+    patch.setattr(FileBatch, "has", lambda *_: False)
+    real = FileBatch._plan
+
+    def plan(files: FileBatch, *args: Any) -> None:
+        files._ids.clear()
+        real(files, *args)
+
+    patch.setattr(FileBatch, "_plan", plan)
 
 
 # -- judgement

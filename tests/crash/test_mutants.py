@@ -9,7 +9,7 @@ import pytest
 import test_store_local
 from test_store_local import LocalPlace
 
-from . import checks
+from . import checks, whole
 from .mutants import MUTANTS
 
 Check = Callable[[Path], None]
@@ -46,6 +46,14 @@ CAUGHT_BY: dict[str, Check] = {
     "names_overwritten": checks.check_names_are_never_overwritten,
     "receipts_before_the_folder_sync": checks.check_receipts_wait_for_the_folder,
     "receipts_without_identity": contract("test_a_file_that_somebody_changed_is_sent_again"),
+    "no_sync_of_whole_files": whole.check_order_of_whole_files,
+    "whole_files_named_before_the_sync": whole.check_order_of_whole_files,
+    "whole_files_named_before_the_ledger": whole.check_order_of_whole_files,
+    "no_sync_of_the_folders_of_whole_files": whole.check_order_of_whole_files,
+    "whole_files_overwrite": whole.check_whole_files_overwrite_nothing,
+    "the_device_is_not_looked_at": whole.check_another_device_is_refused,
+    "receipts_of_files_without_a_name_stay": whole.check_the_crash_table,
+    "whole_files_that_come_twice_are_not_joined": whole.check_twins_are_one_file,
     "no_attempt_check": contract("test_a_smaller_attempt_changes_nothing"),
     "no_root_check": contract("test_another_root_commits_nothing_and_drops_nothing"),
     "forgotten_blocks_stay": contract("test_forgotten_blocks_are_missing_and_the_incarnation_stays"),

@@ -4,7 +4,7 @@ The rules of ``violations`` are the order of spec/store.md: a sync covers what w
 has ended.
 
     ledger   the bytes of every partial of the batch are covered, and so is its entry in the folder of partials
-             (a brief file's entry may be missing: nobody was promised it)
+             (a brief file's entry may be missing: nobody was promised it); a file that has no name yet is covered whole
     rename   the ledger was written in this batch; the file's bytes, mode and mtime are covered (fdatasync does
              not cover the last two)
     ack      the ledger was written; the folder of every rename and of every new folder is covered
@@ -22,6 +22,7 @@ import pytest
 
 import blockproto.store.folder_io as disk_module
 import blockproto.store.local.batch as batch_module
+import blockproto.store.local.new_file as new_file_module
 import blockproto.store.local.partial_file as partial_module
 import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
@@ -115,7 +116,9 @@ def _record_files(trace: Trace, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, name, call)
 
     creates(partial_module, "create_file")
+    creates(new_file_module, "create_file")
     creates(disk_module, "make_folder")
+    _record_unnamed(trace, patch)
 
     def moves(module: Any, name: str) -> None:
         real = getattr(module, name)
@@ -127,9 +130,27 @@ def _record_files(trace: Trace, patch: pytest.MonkeyPatch) -> None:
 
         patch.setattr(module, name, call)
 
-    for module in (publishing_module, recovery_module):
+    for module in (publishing_module, recovery_module, new_file_module):
         moves(module, "move_new")
         moves(module, "move_over")
+
+
+def _record_unnamed(trace: Trace, patch: pytest.MonkeyPatch) -> None:
+    create, name = new_file_module.create_unnamed, new_file_module.give_name
+
+    def create_unnamed(folder_fd: int, mode: int) -> int | None:
+        fd = create(folder_fd, mode)
+        if fd is not None:
+            trace.add("unnamed", fd_path(fd))
+        return fd
+
+    def give_name(own_fds: int, fd: int, folder_fd: int, entry: bytes) -> None:
+        name(own_fds, fd, folder_fd, entry)
+        trace.add("rename", fd_path(fd))
+        trace.add("entry", f"{fd_path(folder_fd)}/{entry.decode()}")
+
+    patch.setattr(new_file_module, "create_unnamed", create_unnamed)
+    patch.setattr(new_file_module, "give_name", give_name)
 
 
 def _record_syncs(trace: Trace, patch: pytest.MonkeyPatch) -> None:
@@ -176,15 +197,20 @@ class _Judge:
             if event.kind == "begin":
                 begin = at
             elif event.kind == "ledger" and begin >= 0:
-                yield from self._ledger(self._events[begin], at)
+                yield from self._ledger(begin, at)
             elif event.kind == "rename":
                 yield from self._rename(event.path, begin, at)
             elif event.kind == "ack":
                 yield from self._ack(begin, at)
                 begin = -1
 
-    def _ledger(self, begin: Event, at: int) -> Iterator[str]:
-        for path, brief in begin.files:
+    def _ledger(self, begin: int, at: int) -> Iterator[str]:
+        for event in self._events[begin:at]:
+            if event.kind == "unnamed" and not (
+                self._covered(event.path, "bytes", at) and self._covered(event.path, "meta", at)
+            ):
+                yield "the ledger claims a file without a name that is not synced"
+        for path, brief in self._events[begin].files:
             if not self._covered(path, "bytes", at):
                 yield "the ledger claims bytes that are not synced"
             if not brief and not self._covered(path, "entry", at):
@@ -200,6 +226,7 @@ class _Judge:
         if not self._ledger_between(begin, at):
             yield "acknowledged before the ledger was written"
         partials = {path for path, _ in self._events[begin].files}
+        partials |= {event.path for event in self._events[begin:at] if event.kind == "rename"}
         for event in self._events[begin:at]:
             if (
                 event.kind == "entry"

@@ -18,7 +18,7 @@ from blockproto.errors import StoreFailed
 from blockproto.store import Remove
 from blockproto.store.local.store import LocalStore
 
-from .client import Job, Promises, good, send, send_brief
+from .client import Job, Promises, good, send, send_brief, send_whole
 from .mutants import MUTANTS
 
 
@@ -31,9 +31,10 @@ def jobs(rng: random.Random, seed: int) -> Iterator[list[Job]]:
             yield [Job(f"{folder}/big-{unique}-{rng.randrange(BLOCK_LENGTH, 4 * BLOCK_LENGTH)}")]
         else:
             group = range(rng.choice([1, 1, 5, 40]))
+            kind = rng.choice(["brief", "whole", "whole", "replacing"])
             yield [
                 Job(
-                    f"{folder}/brief{n}-{unique * 100 + n}-{rng.randrange(1, 40_000 if len(group) < 9 else 5000)}"
+                    f"{folder}/{kind}{n}-{unique * 100 + n}-{rng.randrange(1, 40_000 if len(group) < 9 else 5000)}"
                 )
                 for n in group
             ]
@@ -53,8 +54,10 @@ def work(folder: Path, seed: int) -> None:
             say(f"begin {job.name}")
         if group[0].filesize >= BLOCK_LENGTH:
             send(store, group[0], promises, 1)
-        else:
+        elif "brief" in group[0].name:
             send_brief(store, group, promises)
+        else:
+            send_whole(store, group, promises)
         if rng.random() < 0.1:
             remove(store, rng.choice(group).name)
 

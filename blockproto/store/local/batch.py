@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from ...errors import BadFacts, BlockprotoError, StoreFailed, StoreFull, UnknownFile, UnknownUpload
@@ -34,17 +35,21 @@ from .. import (
     Outcome,
     RecordB3sum,
     Remove,
+    StoreFiles,
     Tidy,
+    Undecided,
     Upload,
     UploadKey,
     Work,
 )
 from ..folder_io import SYNC_EACH_MAX, Folders, syncfs
 from ..os_errors import refusal
-from ..rules import EXPIRY_MS, check_receipt, outcome_of
+from ..rules import EXPIRY_MS, outcome_of
 from ..upload_state import UploadState, apply, check_brief
+from .batch_names import BatchNames
 from .brief_upload import BriefUpload
 from .context import LocalContext
+from .file_batch import FileBatch
 from .finished_files import SEALS_PAID, SEALS_SWEPT
 from .ledger import View
 from .partial import Partial
@@ -93,7 +98,9 @@ class Batch:
         self._openable = True
         self._new: list[_Change] = []
         self._folders = Folders(context.root_fd)
-        self._publisher = Publisher(context, self._folders, self._outcomes)
+        self._names = BatchNames(context, self._folders)
+        self._publisher = Publisher(context, self._folders, self._names, self._outcomes)
+        self._files = FileBatch(context, self._folders, self._names, self._publisher.has, self._give_up)
 
     def run(self) -> list[Outcome]:
         """Do it and return the outcomes; raises StoreFailed, or OSError from a sync: nothing may be acknowledged then.
@@ -101,20 +108,24 @@ class Batch:
         Durability: every good outcome is durable when this returns.
         """
         self._context.check_there(all_of_it=False)
-        with self._folders:
+        with self._folders, closing(self._files):
             try:
                 self._record_all()
             except StoreFull as exc:
                 self._undone(exc)
             finally:
                 wait(self._syncing)
-            self._publisher.publish()
+            self._publish()
             self._sync_folders()
             self._context.check_there()
             self._publisher.end()
+            self._files.end()
         for key, storage_id in self._discarded:
             self._context.live.discard(key, storage_id)
-        return [self._outcomes[work] for work in self._works]
+        return [self._outcome(work) for work in self._works]
+
+    def _outcome(self, work: Work) -> Outcome:
+        return self._files.outcomes_of(work) if isinstance(work, StoreFiles) else self._outcomes[work]
 
     # -- the steps; tests put them in the wrong order to see that others notice
 
@@ -155,7 +166,8 @@ class Batch:
         """Make durable what the transaction is going to claim."""
         briefs = [] if self._syncing else self._briefs
         files: list[Partial | BriefUpload] = [*self._dirty, *briefs]
-        held = _hold(files) if self._openable and len(files) <= SYNC_EACH_MAX else None
+        few = len(files) + len(self._files) <= SYNC_EACH_MAX and self._files.syncs_each
+        held = _hold(files) if self._openable and few else None
         if held is None:
             self._wait_for_sync()
             syncfs(self._context.partials_fd)
@@ -171,6 +183,7 @@ class Batch:
 
     def _sync_each(self, briefs: Sequence[BriefUpload]) -> None:
         tasks: list[Callable[[], None]] = [brief.sync for brief in briefs]
+        tasks += self._files.syncs()
         tasks += [partial.sync if metadata else partial.datasync for partial, metadata in self._dirty.items()]
         if self._entries:
             tasks.append(lambda: os.fsync(self._context.partials_fd))
@@ -192,6 +205,14 @@ class Batch:
         for change in self._changes.values():
             self._record_change(view, change)
         self._publisher.record(view)
+        self._files.record(view)
+        published = len(self._publisher) + len(self._files)
+        self._context.mark_unsynced(view, self._files.unfinished if published else None)
+
+    def _publish(self) -> None:
+        self._publisher.publish()
+        self._files.publish()
+        self._names.settle_folders()
 
     def _sync_folders(self) -> None:
         self._folders.sync()
@@ -219,6 +240,7 @@ class Batch:
         for work, outcome in self._outcomes.items():
             if outcome is None and not isinstance(work, Remove):
                 self._outcomes[work] = StoreFull(str(error))
+        self._files.undone(self._works, error)
         for change in self._new:
             change.upload.partial.recorded = False
         self._context.transaction_undone()
@@ -243,6 +265,8 @@ class Batch:
         match work:
             case Finish():
                 self._plan_finish(view, work)
+            case StoreFiles():
+                self._files.plan(view, work)
             case Adopt():
                 self._plan_adopt(view, work)
             case BlockDone():
@@ -258,7 +282,7 @@ class Batch:
                 try:
                     remove_entry(view, self._folders, self._context.finished, work)
                 finally:
-                    self._publisher.changed()
+                    self._names.changed()
             case RecordB3sum():
                 self._plan_digests(view, work)
             case Tidy():
@@ -275,7 +299,7 @@ class Batch:
         stamp = finished.stamp(found)
         if finished.version(found) == work.version and work.stamp in (None, stamp):
             view.put_digests(work.filename.text, stamp, work.b3sum, work.root)
-            self._publisher.changed(work.filename.text)
+            self._names.changed(work.filename.text)
 
     def _change(self, view: View, upload: Upload) -> _Change:
         """What the batch does to an upload so far. Raises UnknownUpload: it was committed or discarded."""
@@ -318,7 +342,7 @@ class Batch:
     def _plan_discard(self, view: View, work: Discard) -> None:
         record = view.upload(work.key)
         live = self._context.live.find(work.key)
-        if (record is None and live is None) or self._publisher.has(self._context.state.file_id(work.key)):
+        if (record is None and live is None) or self._is_published(self._context.state.file_id(work.key)):
             raise UnknownUpload
         if work.expired_ms is not None and (
             live is not None
@@ -341,14 +365,14 @@ class Batch:
         upload = work.upload
         if self._publisher.join(work):
             return
+        if self._files.has(upload.file_id):
+            raise Undecided
         receipt = view.receipt(upload.file_id)
         if receipt is not None:
-            stored = self._context.finished.stored(view, receipt, self._folders)
-            if stored is None:
-                view.drop_receipt(receipt)
-                receipt = None
-            elif receipt.if_exists is work.facts.if_exists:
-                self._outcomes[work] = check_receipt(stored, work)
+            facts = work.facts
+            answer, receipt = self._names.answered(view, receipt, facts.if_exists, work.root, work.filesize)
+            if answer is not None:
+                self._outcomes[work] = answer
                 return
         if isinstance(upload, BriefUpload):
             if self._crowded:
@@ -374,10 +398,14 @@ class Batch:
             self._give_up(view, upload.key)
 
     def _plan_adopt(self, view: View, work: Adopt) -> None:
-        if self._publisher.has(self._context.state.file_id(work.key)):
+        if self._is_published(self._context.state.file_id(work.key)):
             return  # its bytes have come meanwhile
         if self._publisher.adopt(view, work):
             self._give_up(view, work.key)
+
+    def _is_published(self, file_id: bytes) -> bool:
+        """Whether the batch gives the file of that id its name."""
+        return self._publisher.has(file_id) or self._files.has(file_id)
 
     def _give_up(self, view: View, key: UploadKey) -> None:
         """What was held of an upload is not needed: its file is there, or is not wanted."""

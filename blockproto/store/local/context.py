@@ -45,7 +45,7 @@ class Owed:
         receipt: of the commit it is about.
         upload: (key, storage_id) of the upload record that goes with it, or None.
         undo: the commit did not happen: forget the receipt.
-        former: the file_id that the name had before, to be restored by ``undo``.
+        former: the file id that the name had before: ``undo`` restores it, else its receipts go.
     """
 
     receipt: ReceiptRecord
@@ -61,6 +61,8 @@ class Owed:
         view.drop_finalising(self.receipt.file_id)
         if self.upload is not None:
             view.drop_upload(*self.upload)
+        if self.former is not None:
+            view.drop_former(self.receipt, self.former)
 
 
 class Paid(NamedTuple):
@@ -94,6 +96,7 @@ class LocalContext:
         state: the ledger's.
         recorded: by file id, the unfinished uploads that the ledger knows.
         owed: what the ledger has to be told.
+        makes_unnamed: whether files without a name can be made, as far as that is known.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class LocalContext:
         self.finished = FinishedFiles(opened.root_fd, opened.ledger, self.descriptors)
         self.recorded: dict[bytes, UploadKey] = {}
         self.owed: list[Owed] = []
+        self.makes_unnamed = True
         with self.ledger.read() as view:
             self.state: State = view.state()
             self.clock = ExpiryClock(view.clock() or ClockRecord(0, 0), wall_ms, boot_ms)
@@ -121,7 +125,7 @@ class LocalContext:
         self._wall_ms = wall_ms
         self._carried = 0
         self._carried_lock = threading.Lock()
-        self._unsynced: bool | None = None
+        self._unsynced: list[bytes | None] = []
         self._failed: StoreFailed | None = None
         self._syncers = Threads(SYNC_EACH_MAX + 1, "blockproto-sync")
 
@@ -132,7 +136,7 @@ class LocalContext:
         try:
             sealed = bool(self.finished.sealed)
             if self._failed is None and (
-                self.owed or sealed or self._unsynced is not False or self.clock.at_close() is not None
+                self.owed or sealed or self._unsynced != [None] or self.clock.at_close() is not None
             ):
                 self.pay_now()
         finally:
@@ -207,20 +211,25 @@ class LocalContext:
         if paid.clock is not None:
             self.clock.noted(paid.clock)
 
-    def mark_unsynced(self, view: View, unsynced: bool) -> None:
-        """Note whether this transaction is followed by names whose folders are synced after it only."""
-        if unsynced != self._unsynced:
-            view.put_unsynced(unsynced)
-        self._unsynced = unsynced
+    def mark_unsynced(self, view: View, file_ids: bytes | None) -> None:
+        """Note whether this transaction is followed by names whose folders are synced after it only.
+
+        Args:
+            view: the transaction.
+            file_ids: None, or the ids of what is not complete before, one behind the other (``FileBatch``).
+        """
+        if self._unsynced != [file_ids]:
+            view.put_unsynced(file_ids)
+        self._unsynced = [file_ids]
 
     def transaction_undone(self) -> None:
         """What the last transaction was to note was not noted."""
-        self._unsynced = None
+        self._unsynced = []
 
     def pay_now(self) -> None:
         """Tell the ledger what it is owed, without waiting for the next batch; on a full disk it stays owed."""
         with suppress(StoreFull):
             with self.ledger.write() as view:
                 paid = self.pay(view, SEALS_MAX, self.clock.at_close())
-                self.mark_unsynced(view, False)
+                self.mark_unsynced(view, None)
             self.paid(paid)

@@ -75,6 +75,8 @@ TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
 
 
+_Items = list[tuple[bytes, bytes]]
+
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.partition(".")[0]) >= 3 else {}
 """LMDB 0.9, whichever engines the binding has."""
 
@@ -95,7 +97,7 @@ class View:
         del self._txn
 
     def _get(self, key: bytes) -> bytes | None:
-        return cast("bytes | None", self._txn.get(key))
+        return self._txn.get(key)  # type: ignore[return-value]  # this is what every look-up costs; without buffers it is bytes
 
     # -- one record
 
@@ -170,12 +172,30 @@ class View:
         """The id of the file that was last committed under a name."""
         return self._get(b"n" + name_hash(name))
 
+    def known_of(self, file_ids: Iterable[bytes], names: Iterable[str]) -> tuple[set[bytes], set[str]]:
+        """Which of many file ids have a receipt, and which of many names a file id."""
+        by_key = {b"n" + name_hash(name): name for name in names}
+        with self._txn.cursor() as cursor:
+            found = cast("_Items", cursor.getmulti([b"i" + file_id for file_id in file_ids]))
+            named = cast("_Items", cursor.getmulti(by_key))
+        return {key[1:] for key, _ in found}, {by_key[key] for key, _ in named}
+
     def put_receipt(self, receipt: ReceiptRecord, finalising: Finalising | None) -> None:
         """Record a receipt, and with ``finalising`` that the file is only being given its name."""
         self._txn.put(b"i" + receipt.file_id, receipt.pack())
         self._txn.put(b"n" + name_hash(receipt.stored_as), receipt.file_id)
         if finalising is not None:
             self._txn.put(b"f" + receipt.file_id, finalising.pack())
+
+    def put_receipts(self, receipts: Iterable[tuple[bytes, str, bytes]]) -> None:
+        """Record many receipts at once, in order of their keys: (file id, name, record) of each."""
+        records: list[tuple[bytes, bytes]] = []
+        for file_id, name, record in receipts:
+            records.append((b"i" + file_id, record))
+            records.append((b"n" + name_hash(name), file_id))
+        records.sort()
+        with self._txn.cursor() as cursor:
+            cursor.putmulti(records)
 
     def change_receipt(self, receipt: ReceiptRecord) -> None:
         """Record a receipt anew whose name stays what it is."""
@@ -226,6 +246,14 @@ class View:
         self._txn.delete(b"f" + receipt.file_id)
         self._txn.put(b"n" + name_hash(receipt.stored_as), former)
 
+    def drop_former(self, receipt: ReceiptRecord, former: bytes) -> None:
+        """Another file has the name of ``former``: its receipts go, or they would count for a file that has its inode."""
+        for one in (former, *self.further(receipt.stored_as, FURTHER_MAX)):
+            old = None if one == receipt.file_id else self.receipt(one)
+            if old is not None and old.stored_as == receipt.stored_as:
+                self._txn.delete(b"i" + one)
+        self.drop_further(receipt.stored_as)
+
     def drop_name(self, name: str) -> None:
         """Forget everything about the file of a name."""
         at = name_hash(name)
@@ -241,16 +269,17 @@ class View:
         """The final name is there and durable."""
         self._txn.delete(b"f" + file_id)
 
-    def unsynced(self) -> bool:
-        """Whether the last batch gave names whose folders may not be synced yet."""
-        return self._get(UNSYNCED_KEY) is not None
+    def unsynced(self) -> list[bytes] | None:
+        """None, or the last batch gave names that may not be synced yet: the ids of what was not complete before that."""
+        ids = self._get(UNSYNCED_KEY)
+        return None if ids is None else [ids[at : at + 16] for at in range(0, len(ids), 16)]
 
-    def put_unsynced(self, unsynced: bool) -> None:
-        """Record that."""
-        if unsynced:
-            self._txn.put(UNSYNCED_KEY, b"")
-        else:
+    def put_unsynced(self, file_ids: bytes | None) -> None:
+        """Record that: those ids one behind the other, or None."""
+        if file_ids is None:
             self._txn.delete(UNSYNCED_KEY)
+        else:
+            self._txn.put(UNSYNCED_KEY, file_ids)
 
     def digests_of(self, name: str, stamp: bytes) -> tuple[bytes | None, bytes | None]:
         """(BLAKE3, root) of a name's file as far as they are known for that stamp."""

@@ -21,6 +21,7 @@ import os
 import stat
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Protocol
 
 from ...common.blocks import EMPTY_DIGEST
 from ...common.names import SafeName
@@ -29,9 +30,8 @@ from ...errors import FileExists, NameRefused
 from .. import (
     FOLDER_FILETYPE,
     ROUNDS_MAX,
-    Adopt,
+    AskFirst,
     Facts,
-    Finish,
     IfExists,
     StoredFile,
     Undecided,
@@ -44,10 +44,51 @@ from ..rules import first_free, free_name
 from .finished_files import FinishedFiles
 from .ledger import View
 from .name_collisions import NameCollisions
-from .records import ReceiptRecord
+from .records import Identity
 
 COMPARED_MAX = 100
 """How many names are compared at most before one of those behind them is taken that is free (BP1-COM-021)."""
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What is to be under a name.
+
+    Attributes:
+        key, file_id: of the upload.
+        facts: its name, and the rule for it.
+        root, filesize: of its bytes; ``filesize`` None: not known.
+        reader: its principal may read: a file that is there may be this one (BP1-COM-021).
+        rounds: how often it was ``Undecided``.
+        unasked: hooks have to agree first.
+    """
+
+    key: UploadKey
+    file_id: bytes
+    facts: Facts
+    root: bytes
+    filesize: int | None
+    reader: bool
+    rounds: int
+    unasked: bool
+
+
+def must_be_asked(wanted: Wanted) -> None:
+    """Raise AskFirst if hooks have to agree first, before the file gets a name or becomes one that is there."""
+    if wanted.unasked:
+        raise AskFirst(wanted.file_id)
+
+
+class Planned(Protocol):
+    """A file of the batch that gets a name."""
+
+    @property
+    def root(self) -> bytes:
+        """Of its bytes."""
+
+    @property
+    def identity(self) -> Identity:
+        """What it will be known by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +121,14 @@ class NameChooser:
         self._finished = finished
         self._folders = folders
         self._collisions = collisions
-        self._planned: dict[str, ReceiptRecord | None] = {}
+        self._planned: dict[str, Planned] = {}
         self._found: dict[str, os.stat_result | None] = {}
         self._roots: dict[str, bytes | None] = {}
         self._free_names: dict[tuple[SafeName, int], SafeName] = {}
 
-    def plan(self, name: str, receipt: ReceiptRecord | None) -> None:
+    def plan(self, name: str, planned: Planned) -> None:
         """A file of this batch gets that name."""
-        self._planned[name] = receipt
+        self._planned[name] = planned
 
     def unplan(self, name: str) -> None:
         """It does not: somebody else was first."""
@@ -109,55 +150,55 @@ class NameChooser:
         """Whether a file of this batch gets that name."""
         return name in self._planned
 
-    def choose(self, view: View, work: Finish | Adopt) -> NameChoice:
+    def choose(self, view: View, wanted: Wanted) -> NameChoice:
         """Which name, and what becomes of what has it.
 
         Raises:
-            FileExists: it is taken, and the work wants to be refused then.
+            FileExists: it is taken, and the rule is to refuse it then.
             NotPermitted: what has it cannot be replaced.
             NameRefused: there is no name left.
             Undecided: what has it has to be read first, or published.
             OSError: as the system reports it.
         """
-        name, facts = work.facts.filename.text, work.facts
+        name, facts = wanted.facts.filename.text, wanted.facts
         found = self._look(name)
         if found is None and name not in self._planned:
             return NameChoice(name)
         if facts.if_exists is IfExists.KEEP:
-            return self._keep(view, work)
+            return self._keep(view, wanted)
         there = Kind.FILE if found is None or name in self._planned else kind_of(found.st_mode)
         newer = self._is_later(facts, found)
         verdict = decide_name(facts.if_exists, there, equal=None, newer=newer)
         if verdict is Verdict.COMPARE:
-            equal = self._is_equal(view, name, found, work)
+            equal = self._is_equal(view, name, found, wanted)
             verdict = decide_name(facts.if_exists, there, equal=equal, newer=newer)
         if verdict is Verdict.LEAVE:
-            return self._left(name, found, work)
+            return self._left(name, found, wanted)
         if verdict is Verdict.REFUSE:
             raise FileExists
         return NameChoice(name, over=True) if verdict is Verdict.REPLACE else NameChoice(name, there=found)
 
     # -- the rules
 
-    def _keep(self, view: View, work: Finish | Adopt) -> NameChoice:
+    def _keep(self, view: View, wanted: Wanted) -> NameChoice:
         unread: list[str] = []
-        names = (self._free_name(work.facts.filename, number) for number in count())
+        names = (self._free_name(wanted.facts.filename, number) for number in count())
         free = None
-        for name in islice(names, COMPARED_MAX) if work.reader else ():
+        for name in islice(names, COMPARED_MAX) if wanted.reader else ():
             found = self._look(name.text)
             if found is None and name.text not in self._planned:
                 free = name
                 break
-            if self._same(view, name.text, found, work, unread) and found is not None:
+            if self._same(view, name.text, found, wanted, unread) and found is not None:
                 return NameChoice(name.text, there=found)
         self._demand(unread)
         if free is None or not self._is_free(free):
-            free = first_free(work.facts.filename, self._is_free, self._free_name)
+            free = first_free(wanted.facts.filename, self._is_free, self._free_name)
         return NameChoice(free.text)
 
-    def _left(self, name: str, found: os.stat_result | None, work: Finish | Adopt) -> NameChoice:
+    def _left(self, name: str, found: os.stat_result | None, wanted: Wanted) -> NameChoice:
         """What has the name is left; what is to get it in this batch is looked at when it has it."""
-        if name in self._planned and work.rounds < ROUNDS_MAX:
+        if name in self._planned and wanted.rounds < ROUNDS_MAX:
             raise Undecided
         return NameChoice(name, left=found or os.stat_result((0,) * 10))
 
@@ -168,35 +209,38 @@ class NameChooser:
 
     # -- what is there
 
-    def _is_equal(self, view: View, name: str, found: os.stat_result | None, work: Finish | Adopt) -> bool:
+    def _is_equal(self, view: View, name: str, found: os.stat_result | None, wanted: Wanted) -> bool:
         """Whether what has the name is the file; raises Undecided while that has to be found out."""
         unread: list[str] = []
-        if self._same(view, name, found, work, unread) and found is not None:
+        if self._same(view, name, found, wanted, unread) and found is not None:
             return True
         self._demand(unread)
         return False
 
     def _same(
-        self, view: View, name: str, found: os.stat_result | None, work: Finish | Adopt, unread: list[str]
+        self, view: View, name: str, found: os.stat_result | None, wanted: Wanted, unread: list[str]
     ) -> bool:
-        """Whether the file of that name has the size and root of ``work``; one that has to be read is noted in ``unread``.
+        """Whether the file of that name has the size and root of ``wanted``; one that has to be read is noted in ``unread``.
 
         Raises:
             Undecided: a file of this batch that has them is to get the name.
         """
-        if not work.reader:
+        if not wanted.reader:
             return False
         planned = self._planned.get(name)
         if planned is not None:
-            if (planned.filesize, planned.root) == _wanted(work) and work.rounds < ROUNDS_MAX:
+            if (planned.identity.size, planned.root) == (
+                wanted.filesize,
+                wanted.root,
+            ) and wanted.rounds < ROUNDS_MAX:
                 raise Undecided
             return False
-        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != _wanted(work)[0]:
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != wanted.filesize:
             return False
         root = EMPTY_DIGEST if found.st_size == 0 else self._root_of(view, name, found)
-        if root is None and work.rounds < ROUNDS_MAX:
+        if root is None and wanted.rounds < ROUNDS_MAX:
             unread.append(name)
-        return root == work.root
+        return root == wanted.root
 
     @staticmethod
     def _demand(unread: list[str]) -> None:
@@ -236,10 +280,6 @@ class NameChooser:
             except NameRefused:
                 return False
         return name.text not in self._planned and self._look(name.text) is None
-
-
-def _wanted(work: Finish | Adopt) -> tuple[int | None, bytes]:
-    return (work.filesize if isinstance(work, Finish) else work.facts.filesize), work.root
 
 
 def early_choice(

@@ -177,7 +177,7 @@ def settle_file(fd: int, facts: Facts, size: int, *, cut: bool) -> os.stat_resul
         cut: whether room was reserved that may lie behind its end.
 
     Returns:
-        What it is then.
+        What it is then, for the receipt: its mode may still be the one of before.
 
     Raises:
         OSError: as the system reports it.
@@ -187,15 +187,14 @@ def settle_file(fd: int, facts: Facts, size: int, *, cut: bool) -> os.stat_resul
     if mtime_ns is not None:
         set_mtime(fd, mtime_ns)
     found = os.fstat(fd)
-    mode_differs = mode is not None and stat.S_IMODE(found.st_mode) != mode
-    if found.st_size == size and not mode_differs and not cut:
+    if mode is not None and stat.S_IMODE(found.st_mode) != mode:
+        with suppress(PermissionError):
+            os.fchmod(fd, mode)
+    if found.st_size == size and not cut:
         return found
     if found.st_size < size:
         raise UnknownUpload("bytes of the partial are missing")
     os.ftruncate(fd, size)
-    if mode is not None and mode_differs:
-        with suppress(PermissionError):
-            os.fchmod(fd, mode)
     if mtime_ns is not None:
         set_mtime(fd, mtime_ns)
     return os.fstat(fd)

@@ -10,7 +10,8 @@ Keys are one letter and fixed-size binary values, never names. All of ``spec/sto
     i file_id(16)                       receipt of a committed file
     n name(16)                          file_id of what was committed under that name (BLAKE3 of the name)
     f file_id(16)                       FINALISING: recorded, but the final name may not be there yet
-    s                                   the last batch gave names to brief files; they may not be synced yet
+    s                                   the last batch gave names that may not be synced yet; file ids (16 each) of files
+                                        that had none before, and are gone if they did not get it, and of folders
     e name(16) file_id(16)              one more file_id of that file: the same was sent again
     c name(16)                          stamp (version and ctime), BLAKE3 and root of a finished file; zeros: not known
     g storage_id(16)                    digests and bitmaps of that upload may go
@@ -91,7 +92,7 @@ def number_of(key: bytes) -> int:
     return int.from_bytes(key[-4:], "big")
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=8192)
 def name_hash(name: str) -> bytes:
     """What stands for a name in keys; a batch asks for each of its names twice."""
     return blake3(name.encode()).digest(16)
@@ -246,18 +247,17 @@ class ReceiptRecord:
 
     def pack(self) -> bytes:
         """The record; file_id stands in the key."""
-        name, filetype = self.stored_as.encode(), self.filetype.encode()
-        head = _RECEIPT.pack(
-            self.key.principal,
-            self.key.sourceid,
+        return pack_receipt(
+            self.key,
             self.root,
-            self.filesize,
-            *self.identity,
+            self.identity,
             self.committed_ms,
-            len(name),
-            len(filetype),
+            self.stored_as,
+            self.filetype,
+            self.if_exists,
+            self.ctime_bound,
+            self.filesize,
         )
-        return head + name + filetype + _RULE.pack(self.if_exists, self.ctime_bound)
 
     @classmethod
     def unpack(cls, file_id: bytes, record: bytes) -> ReceiptRecord:
@@ -287,6 +287,26 @@ class ReceiptRecord:
         return StoredFile(
             self.key.sourceid, self.file_id, self.root, self.filesize, self.stored_as, b3sum, there
         )
+
+
+def pack_receipt(
+    key: UploadKey,
+    root: bytes,
+    identity: Identity,
+    committed_ms: int,
+    stored_as: str,
+    filetype: str,
+    if_exists: IfExists,
+    ctime_bound: int = 0,
+    filesize: int | None = None,
+) -> bytes:
+    """The record of a receipt; ``filesize`` None: that of the identity."""
+    name, kind = stored_as.encode(), filetype.encode()
+    size = identity.size if filesize is None else filesize
+    head = _RECEIPT.pack(
+        key.principal, key.sourceid, root, size, *identity, committed_ms, len(name), len(kind)
+    )
+    return head + name + kind + _RULE.pack(if_exists, ctime_bound)
 
 
 def sealed(record: bytes, ctime_ns: int) -> bytes:

@@ -85,7 +85,9 @@ class Recovery:
         under_way = list(self._view.all_finalising())
         for file_id, finalising in under_way:
             self._finish(file_id, finalising)
-        if under_way or self._view.unsynced():
+        unfinished = self._view.unsynced()
+        self._forget_unfinished(unfinished or [])
+        if under_way or unfinished is not None:
             syncfs(self._context.root_fd)
         known = self._check_uploads()
         self._view.trim()
@@ -143,6 +145,19 @@ class Recovery:
         with Folders(self._context.root_fd) as folders:
             move(self._context.partials_fd, partial, folders.make(folder), last.encode())
         return True
+
+    def _forget_unfinished(self, file_ids: list[bytes]) -> None:
+        """Drop the receipts of files that did not get their names: they went with the process, and nobody was promised them.
+
+        Their inodes are free: the next file could have the same one, and be taken for what it is not. Those of folders go,
+        too: who asks for one again gives it its mtime, which names in it may have changed.
+        """
+        for file_id in file_ids:
+            receipt = self._view.receipt(file_id)
+            if receipt is None:
+                continue
+            if receipt.is_folder or not self._context.finished.is_true(receipt):
+                self._view.drop_receipt(receipt)
 
     # -- unfinished uploads
 

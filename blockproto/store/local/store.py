@@ -44,11 +44,13 @@ from .brief_upload import BriefUpload
 from .context import LocalContext, unix_ms
 from .expiry_clock import boot_ms
 from .expiry_sweep import Sweeper
+from .file_batch import files_open_max
 from .finished_files import LocalReader
 from .ledger import View
 from .name_choice import early_choice
 from .name_collisions import NameCollisions
 from .opening import open_places
+from .parts import decide_in_parts
 from .records import UploadRecord
 from .recovery import recover, remove_orphans
 from .upload import LocalUpload
@@ -220,11 +222,14 @@ class LocalStore:
         """See the port."""
         self.context.check_usable()
         try:
-            return Batch(self.context, works).run()
+            return decide_in_parts(works, files_open_max(), self._decide)
         except StoreFailed as exc:
             raise self.context.fail(exc) from exc
         except OSError as exc:
             raise self.context.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
+
+    def _decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
+        return Batch(self.context, works).run()
 
     # -- finished files
 

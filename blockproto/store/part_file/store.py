@@ -325,7 +325,7 @@ class PartFileStore:
     def _plan_finish(self, plan: Plan, work: Finish) -> None:
         receipt = self._receipt(work.upload.key)
         if receipt is not None:
-            plan.outcomes[work] = check_receipt(receipt, work)
+            plan.outcomes[work] = check_receipt(receipt, work.root, work.filesize)
             return
         if work.facts.filetype == FOLDER_FILETYPE:
             raise NotPermitted("a download store makes files only")

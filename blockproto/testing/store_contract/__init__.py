@@ -26,6 +26,7 @@ from .files import FileRules
 from .place import FilePlace, Place
 from .same_files import SameFileRules
 from .uploads import UploadRules
+from .whole_files import WholeFileRules
 
 __all__ = ["FilePlace", "FileStoreContract", "Place", "UploadStoreContract"]
 
@@ -34,5 +35,5 @@ class UploadStoreContract(UploadRules, DecisionRules):
     """For everything that takes uploads."""
 
 
-class FileStoreContract(FileRules, SameFileRules, UploadStoreContract):
+class FileStoreContract(FileRules, SameFileRules, WholeFileRules, UploadStoreContract):
     """For what also serves finished files."""
