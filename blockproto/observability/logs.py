@@ -24,7 +24,7 @@ from typing import Any
 
 from ..common.names import show_lines, show_name
 from ..errors import Code
-from ..store import Adopt, Decided, Discard, Finish, Remove, StoredFile, Upload
+from ..store import Adopt, Decided, Discard, Finish, Remove, StoredFile, StoreFiles, Upload
 from ..wire import PRINCIPAL_KIND, Error, Message, Open, PrincipalItem, Result
 from .observer import CURRENT_CONNECTION, ConnectionLabel, Entered, Hook, Load, Observer
 
@@ -126,14 +126,18 @@ class Log(Observer):
     def entered(self, upload: Upload, how: Entered) -> None:
         """See Observer."""
         facts = upload.facts
-        self._tell_of(f"upload {how}", upload, name=facts.filename.text, filesize=facts.filesize)
+        event, name = f"upload {how}", facts.filename.text
+        self._tell_of(event, upload.key.principal, upload.file_id, name, facts.filesize)
 
     def committed(self, decided: Sequence[Decided], elapsed_s: float) -> None:
         """See Observer."""
         for work, outcome in decided:
             if isinstance(work, Finish) and isinstance(outcome, StoredFile):
-                event, name = _what_became(outcome), outcome.stored_as
-                self._tell_of(event, work.upload, name=name, filesize=outcome.filesize)
+                self._tell_of_file(work.upload.key.principal, outcome)
+            elif isinstance(work, StoreFiles) and isinstance(outcome, tuple):
+                for one in outcome if log.isEnabledFor(logging.INFO) else ():
+                    if isinstance(one, StoredFile):
+                        self._tell_of_file(work.principal, one)
             elif isinstance(work, Adopt) and isinstance(outcome, StoredFile):
                 event, name = _what_became(outcome), show_name(outcome.stored_as)
                 tell(logging.INFO, event, file=outcome.file_id.hex(), name=name)
@@ -144,16 +148,20 @@ class Log(Observer):
                 event = "upload cancelled" if work.expired_ms is None else "upload expired"
                 tell(logging.INFO, event, sourceid=work.key.sourceid.hex())
 
-    def _tell_of(self, event: str, upload: Upload, *, name: str, filesize: int | None) -> None:
+    def _tell_of_file(self, principal: bytes, stored: StoredFile) -> None:
+        event, name = _what_became(stored), stored.stored_as
+        self._tell_of(event, principal, stored.file_id, name, stored.filesize)
+
+    def _tell_of(self, event: str, principal: bytes, file_id: bytes, name: str, filesize: int | None) -> None:
         if not log.isEnabledFor(logging.INFO):
             return
-        principal = self._names.get(upload.key.principal)
-        whose = {"principal": show_name(principal)} if principal else {}
+        known = self._names.get(principal)
+        whose = {"principal": show_name(known)} if known else {}
         tell(
             logging.INFO,
             event,
             None,
-            file=upload.file_id.hex(),
+            file=file_id.hex(),
             name=show_name(name),
             filesize=filesize,
             **whose,

@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from ..errors import Code
-from ..store import BlockDone, Decided, Finish, StoredFile, Upload
+from ..store import BlockDone, Decided, FileOutcome, Finish, StoredFile, StoreFiles, Upload
 from ..wire import Ack, Error, Message, Open, RefusalItem, Stored
 from . import metrics_page
 from .observer import ConnectionLabel, Entered, Hook, Load, Observer
@@ -82,6 +82,15 @@ class Metrics(Observer):
                 self._files.inc()
                 self._blocks.inc(len(work.blocks))
                 self._bytes.inc(sum(block.length for block in work.blocks))
+            elif isinstance(work, StoreFiles) and isinstance(outcome, tuple):
+                self._count_files(work, outcome)
+
+    def _count_files(self, work: StoreFiles, outcomes: tuple[FileOutcome, ...]) -> None:
+        stored = zip(work.files, outcomes, strict=True)
+        new = [file for file, one in stored if isinstance(one, StoredFile) and not _is_as_it_was(one)]
+        self._files.inc(len(new))
+        self._blocks.inc(sum(1 for file in new if file.content))
+        self._bytes.inc(sum(len(file.content) for file in new))
 
 
 def _is_as_it_was(stored: StoredFile) -> bool:

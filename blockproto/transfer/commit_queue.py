@@ -22,6 +22,7 @@ from ..store import (
     IfExists,
     KeepPrefixes,
     Outcome,
+    StoreFiles,
     UploadKey,
     Work,
 )
@@ -32,10 +33,25 @@ REPLACING_COST = 4
 """Cost of a file that replaces another; any other work costs 1 (on ext4: 2 ms instead of 0.02 to 1 ms)."""
 
 
+FILES_A_WORK = 8
+"""So many whole files of one ``StoreFiles`` count as one work: 16 frames of 256 files make a batch full, and one of them is
+more than the share of a principal while there are others."""
+
+_REPLACING = (IfExists.REPLACE, IfExists.UPDATE)
+
+
+def works_of(work: Work) -> int:
+    """As how many works it counts."""
+    return max(1, -(-len(work.files) // FILES_A_WORK)) if isinstance(work, StoreFiles) else 1
+
+
 def cost_of(work: Work) -> int:
     """The cost of a work in a batch; a plain one costs 1."""
-    replacing = isinstance(work, Finish) and work.facts.if_exists in (IfExists.REPLACE, IfExists.UPDATE)
-    return REPLACING_COST if replacing else 1
+    if isinstance(work, StoreFiles):
+        replacing = sum(file.facts.if_exists in _REPLACING for file in work.files)
+        return max(1, -(-(len(work.files) + replacing * (REPLACING_COST - 1)) // FILES_A_WORK))
+    replaces = isinstance(work, Finish) and work.facts.if_exists in _REPLACING
+    return REPLACING_COST if replaces else 1
 
 
 @dataclass(slots=True)
@@ -130,11 +146,11 @@ class Share:
 
     def pop(self) -> Queued | None:
         """Take one more work; None if there is none or the share is used up."""
-        if not self._left:
+        if self._left <= 0:
             return None
         limits = self.costs, self._most_of_one, self._busy
         queued = self._principal_queue.small.pop(*limits) or self._principal_queue.big.pop(*limits)
         if queued is not None:
-            self._left -= 1
+            self._left -= works_of(queued.work)
             self.costs[queued.peer] += cost_of(queued.work)
         return queued

@@ -2,9 +2,9 @@
 
 One committer serves all connections. It takes what is queued *now*, syncs it as one batch, and takes again; so an idle
 server commits each block at once and a busy one forms batches by itself. There is no timer. A batch holds at most
-``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works; principals are served in turn, and so are the peers (connections) of
-each; one with a long queue has a share of the batches while there are others. Of each principal the small works (files of
-one block, removals) go before the blocks of big ones.
+``BATCH_LENGTH_MAX`` bytes or ``BATCH_WORKS_MAX`` works (one with many files counts as several); principals are served in
+turn, and so are the peers (connections) of each; one with a long queue has a share of the batches while there are others. Of
+each principal the small works (files of one block, removals) go before the blocks of big ones.
 
 Rules:
     1. Works of one upload are done in the order in which they were submitted: small and big works never share an upload,
@@ -41,11 +41,13 @@ from ..store import (
     AskFirst,
     BlockDone,
     Decided,
+    FileOutcome,
     Finish,
     KeepPrefixes,
     Outcome,
     Remove,
     StoredFile,
+    StoreFiles,
     Undecided,
     Unfinished,
     Upload,
@@ -53,7 +55,7 @@ from ..store import (
     UploadStore,
     Work,
 )
-from .commit_queue import Done, PrincipalQueue, Queued, Share
+from .commit_queue import Done, PrincipalQueue, Queued, Share, works_of
 from .hooks import HookRunner
 from .threads import commit_in_thread, present_peer
 
@@ -70,6 +72,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RunBlocking = Callable[[Callable[[], T]], Awaitable[T]]
+_Storing = Finish | Adopt | StoreFiles
+"""What gives files their names: hooks are asked before, and what is there may have to be compared."""
 Compare = Callable[[tuple[str, ...], bytes, Callable[[], None]], None]
 """Reads the files of those names for a principal, then calls."""
 
@@ -79,6 +83,8 @@ def _length(work: Work) -> int:
         return work.length
     if isinstance(work, KeepPrefixes):
         return BLOCK_LENGTH  # it opens a file and syncs it, as a block does
+    if isinstance(work, StoreFiles):
+        return sum(len(file.content) for file in work.files)
     return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
 
 
@@ -87,6 +93,9 @@ class Accounts(Protocol):
 
     def admit(self, work: Work) -> BlockprotoError | None:
         """Why the bytes of a work may not become durable, or None; ``settle`` follows."""
+
+    def admit_files(self, work: StoreFiles) -> StoreFiles:
+        """The work with a veto on each file whose bytes may not become durable; ``settle`` follows."""
 
     def settle(self, work: Work, outcome: Outcome) -> None:
         """The work is decided."""
@@ -145,7 +154,7 @@ class Committer:
         Raises:
             StoreFailed: the store has failed; nothing is taken any more.
         """
-        if isinstance(work, Finish | Adopt) and self.hooks is not None and self.hooks.asks:
+        if isinstance(work, _Storing) and self.hooks is not None and self.hooks.asks:
             work = replace(work, unasked=True)
         self._queue(Queued(work, done, principal, present_peer() if peer is None else peer), small)
 
@@ -233,21 +242,55 @@ class Committer:
                 self._ask(queued, work, outcome.file_id, self.hooks)
             elif isinstance(work, Remove) and isinstance(outcome, Unfinished):
                 self._again(queued, replace(work, begun=True))
+            elif isinstance(work, StoreFiles) and isinstance(outcome, tuple):
+                self._tell_files(queued, work, outcome)
             else:
                 self._told(queued.done, outcome)
                 if self.hooks is not None:
                     self._told(self.hooks.tell, work, outcome)
 
+    def _tell_files(self, queued: Queued, work: StoreFiles, outcomes: tuple[FileOutcome, ...]) -> None:
+        """Tell what became of the files, once those are decided, too, that wait for hooks or for a comparison."""
+        if self.hooks is not None:
+            self._told(self.hooks.tell, work, outcomes)
+        unread = {at: one for at, one in enumerate(outcomes) if isinstance(one, Undecided) and self.compare}
+        unasked = {at: one for at, one in enumerate(outcomes) if isinstance(one, AskFirst) and self.hooks}
+        if not unread and not unasked:
+            self._told(queued.done, outcomes)
+            return
+        known, left = list(outcomes), {*unread, *unasked}
+
+        def part(places: Sequence[int]) -> tuple[Queued, StoreFiles]:
+            """Those files as a work of their own."""
+
+            def done(found: Outcome) -> None:
+                assert isinstance(found, tuple)
+                for at, one in zip(places, found, strict=True):
+                    known[at] = one
+                left.difference_update(places)
+                if not left:
+                    queued.done(tuple(known))
+
+            those = replace(work, files=tuple(work.files[at] for at in places))
+            return Queued(those, done, queued.principal, queued.peer), those
+
+        if unread and self.compare:
+            names = tuple(dict.fromkeys(name for one in unread.values() for name in one.names))
+            self._compare(*part(list(unread)), names, self.compare)
+        for at, one in unasked.items():
+            if self.hooks is not None:
+                self._ask(*part([at]), one.file_id, self.hooks)
+
     def _admit(self, work: Work) -> Decided:
         """The work as the store is asked for it; with why it is not even asked, or None."""
+        if isinstance(work, StoreFiles):
+            return (work if self.accounts is None else self.accounts.admit_files(work)), None
         veto = None if self.accounts is None else self.accounts.admit(work)
         if isinstance(work, Finish) and veto is not None:
             return replace(work, veto=veto), None  # the file may be there already
         return work, veto
 
-    def _compare(
-        self, queued: Queued, work: Finish | Adopt, names: tuple[str, ...], compare: Compare
-    ) -> None:
+    def _compare(self, queued: Queued, work: _Storing, names: tuple[str, ...], compare: Compare) -> None:
         """Submit a work again once the files of those names were read; others' works are done meanwhile."""
         self._put_off += 1
 
@@ -260,7 +303,7 @@ class Committer:
         else:
             again()
 
-    def _ask(self, queued: Queued, work: Finish | Adopt, file_id: bytes, hooks: HookRunner) -> None:
+    def _ask(self, queued: Queued, work: _Storing, file_id: bytes, hooks: HookRunner) -> None:
         """Submit a work again once the hooks have agreed, or let their refusal be its outcome."""
         self._put_off += 1
 
@@ -269,7 +312,7 @@ class Committer:
             if refusal is None:
                 self._again(queued, replace(work, unasked=False))
             else:
-                self._told(queued.done, refusal)
+                self._told(queued.done, (refusal,) if isinstance(work, StoreFiles) else refusal)
                 self._wake.set()  # perhaps that was the last one
 
         hooks.ask(work, file_id, answered)
@@ -305,9 +348,9 @@ class Committer:
     def _take(self) -> list[Queued]:
         batch: list[Queued] = []
         had: list[bytes] = []
-        length = 0
+        count = length = 0
         shares = self._shares()
-        while self._turn and len(batch) < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
+        while self._turn and count < BATCH_WORKS_MAX and length < BATCH_LENGTH_MAX:
             principal = self._turn.popleft()
             queued = shares[principal].pop()
             if queued is None:
@@ -318,6 +361,7 @@ class Committer:
                 continue
             self._turn.append(principal)
             batch.append(queued)
+            count += works_of(queued.work)
             length += _length(queued.work)
         self._turn.extend(had)
         if batch:
@@ -360,6 +404,7 @@ class AwaitedOutcome:
         try:
             if isinstance(outcome, BlockprotoError):
                 raise outcome
+            assert not isinstance(outcome, tuple), "a work with several files has no outcome of its own"
             return outcome
         finally:
             del outcome  # it and this frame would keep each other, and many more

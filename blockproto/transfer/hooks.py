@@ -21,14 +21,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
 
 from ..common.names import show_name
 from ..errors import BlockprotoError, Cancelled, HookRefused
-from ..store import Adopt, Facts, Finish, Outcome, StoredFile, Upload, UploadKey, Work
+from ..store import Adopt, Facts, Finish, Outcome, StoredFile, StoreFiles, Upload, UploadKey, Work
 
 DEADLINE_S = 10.0
 """How long hooks may take, unless told otherwise."""
@@ -38,6 +38,9 @@ AFTER_QUEUED_MAX = 100_000
 """Files whose after hooks wait for their turn; of more, nobody is told."""
 
 log = logging.getLogger(__name__)
+
+Storing = Finish | Adopt | StoreFiles
+"""What gives a file its name; the last with one file only."""
 
 Answered = Callable[[BlockprotoError | None], None]
 """Called once with why a file may not have its name, or None."""
@@ -137,7 +140,7 @@ class _Question:
         self.file = file
         self.scope = trio.CancelScope()
         self.asked = ""
-        self.works: dict[Finish | Adopt, Answered] = {}
+        self.works: dict[Storing, Answered] = {}
 
 
 class HookRunner:
@@ -169,8 +172,8 @@ class HookRunner:
 
     # ---- before the commit ------------------------------------------------------------------------------------
 
-    def ask(self, work: Finish | Adopt, file_id: bytes, answered: Answered) -> None:
-        """Ask whether the file of ``work`` may have its name; works that want the same share one answer."""
+    def ask(self, work: Storing, file_id: bytes, answered: Answered) -> None:
+        """Ask whether the file of ``work``, which has one, may have its name; works that want the same share one answer."""
         file = _file_to_commit(work, file_id)
         question = self._questions.get(file)
         if question is None:
@@ -252,9 +255,17 @@ class HookRunner:
 
     def tell(self, work: Work, outcome: Outcome) -> None:
         """``work`` is done: let the after hooks hear of the file, if there is a new one."""
-        if not self._hooks.after or not isinstance(outcome, StoredFile) or not outcome.new:
+        if not self._hooks.after:
             return
-        assert isinstance(work, Finish | Adopt)
+        if isinstance(work, StoreFiles) and isinstance(outcome, tuple):
+            for file, one in zip(work.files, outcome, strict=True):
+                self._tell_one(replace(work, files=(file,)), one)
+        elif isinstance(work, Finish | Adopt):
+            self._tell_one(work, outcome)
+
+    def _tell_one(self, work: Storing, outcome: Outcome) -> None:
+        if not isinstance(outcome, StoredFile) or not outcome.new:
+            return
         file = _committed_file(work, outcome)
         try:
             self._tell.send_nowait(file)
@@ -288,15 +299,15 @@ class HookRunner:
             )
 
 
-def _file_to_commit(work: Finish | Adopt, file_id: bytes) -> FileToCommit:
-    key, facts, filesize = _said_of(work)
+def _file_to_commit(work: Storing, file_id: bytes) -> FileToCommit:
+    key, facts, filesize, root = _said_of(work)
     return FileToCommit(
-        facts.filename.text, facts.filetype, filesize, work.root, file_id, key.principal, facts.mtime_ns
+        facts.filename.text, facts.filetype, filesize, root, file_id, key.principal, facts.mtime_ns
     )
 
 
-def _committed_file(work: Finish | Adopt, stored: StoredFile) -> CommittedFile:
-    key, facts, _ = _said_of(work)
+def _committed_file(work: Storing, stored: StoredFile) -> CommittedFile:
+    key, facts, _, _ = _said_of(work)
     return CommittedFile(
         stored.stored_as,
         facts.filetype,
@@ -308,11 +319,15 @@ def _committed_file(work: Finish | Adopt, stored: StoredFile) -> CommittedFile:
     )
 
 
-def _said_of(work: Finish | Adopt) -> tuple[UploadKey, Facts, int]:
+def _said_of(work: Storing) -> tuple[UploadKey, Facts, int, bytes]:
+    """Key, facts, filesize and root of the file of a work."""
     if isinstance(work, Finish):
-        return work.upload.key, work.facts, work.filesize
+        return work.upload.key, work.facts, work.filesize, work.root
+    if isinstance(work, StoreFiles):
+        (file,) = work.files
+        return file.key, file.facts, len(file.content), file.root
     assert work.facts.filesize is not None
-    return work.key, work.facts, work.facts.filesize
+    return work.key, work.facts, work.facts.filesize, work.root
 
 
 def _name_of(hook: BeforeCommit | AfterCommit) -> str:

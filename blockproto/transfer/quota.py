@@ -21,13 +21,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import trio
 
 from ..common.blocks import BLOCK_LENGTH
 from ..errors import QuotaExceeded, UnknownFile
 from ..identity.realm import Realm
-from ..store import BlockDone, Discard, FileStore, Finish, Outcome, StoredFile, UploadEntry, UploadKey, Work
+from ..store import (
+    BlockDone,
+    Discard,
+    FileStore,
+    Finish,
+    Outcome,
+    StoredFile,
+    StoreFiles,
+    UploadEntry,
+    UploadKey,
+    Work,
+)
 from .threads import Kind, run_in_thread
 
 _PAGE = 1000
@@ -207,10 +219,22 @@ class Quotas:
             return None
         key = work.upload.key
         account = self._quotas.get(key.principal)
+        return None if account is None else self._admit(account, key, _durable_after(work))
+
+    def admit_files(self, work: StoreFiles) -> StoreFiles:
+        """Several whole files are going to be stored: the work with a veto on each that may not. ``settle`` follows."""
+        account = self._quotas.get(work.principal)
         if account is None:
-            return None
+            return work
+        vetoes = [self._admit(account, file.key, len(file.content)) for file in work.files]
+        if not any(vetoes):
+            return work
+        files = zip(work.files, vetoes, strict=True)
+        return replace(work, files=tuple(file._replace(veto=veto) for file, veto in files))
+
+    def _admit(self, account: QuotaAccount, key: UploadKey, length: int) -> QuotaExceeded | None:
         account.works[key] += 1
-        key, length = account.key_of(key), _durable_after(work)
+        key = account.key_of(key)
         return None if account.cover(key, length) else self._exceeded(account, key, length)
 
     def settle(self, work: Work, outcome: Outcome) -> None:
@@ -220,19 +244,22 @@ class Quotas:
             if account is not None and outcome is None and account.key_of(work.key) not in account.busy:
                 account.reserved.pop(account.key_of(work.key), None)
             return
+        if isinstance(work, StoreFiles):
+            account = self._quotas.get(work.principal)
+            if account is not None and isinstance(outcome, tuple):
+                for file, one in zip(work.files, outcome, strict=True):
+                    _settle(account, file.key, one, vetoed=file.veto is not None)
+            return
         if not isinstance(work, BlockDone | Finish):
             return
         key = work.upload.key
         account = self._quotas.get(key.principal)
         if account is None:
             return
-        _less(account.works, key)
-        if isinstance(work, Finish) and isinstance(outcome, StoredFile):
-            account.reserved.pop(account.key_of(key), None)
-            if work.veto is None and not outcome.there and not outcome.left:
-                account.stored += outcome.filesize
-                if account.used is not None:
-                    account.used += outcome.filesize
+        if isinstance(work, Finish):
+            _settle(account, key, outcome, vetoed=work.veto is not None)
+        else:
+            _less(account.works, key)
 
     async def is_there(self, key: UploadKey) -> bool:
         """Whether the upload was committed and its file has not changed since."""
@@ -283,6 +310,18 @@ class Quotas:
                 begun[upload.key] = _length_of(upload)
             if not cursor:
                 return used, begun
+
+
+def _settle(account: QuotaAccount, key: UploadKey, outcome: Outcome, *, vetoed: bool) -> None:
+    """A file was stored, or not."""
+    _less(account.works, key)
+    if not isinstance(outcome, StoredFile):
+        return
+    account.reserved.pop(account.key_of(key), None)
+    if not vetoed and not outcome.there and not outcome.left:
+        account.stored += outcome.filesize
+        if account.used is not None:
+            account.used += outcome.filesize
 
 
 def _less(counts: Counter[UploadKey], key: UploadKey) -> None:
