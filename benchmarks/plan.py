@@ -19,6 +19,7 @@ from .micro import micro
 from .resume import resume
 from .secured import tls
 from .startup import startup
+from .store_files import store
 from .throughput import download, upload
 
 
@@ -53,6 +54,7 @@ SCENARIOS: dict[str, Scenario] = {
     "many": _contest(many, by_default=False),
     "startup": Scenario(startup, peers=True, in_pairs=True),
     "memory": Scenario(memory),
+    "store": Scenario(store, everywhere=True),
     "commit": Scenario(commit),
     "resume": Scenario(resume),
     "long": Scenario(long),

@@ -87,6 +87,15 @@ GREEDY = at_most(2)
 COMMIT_MS = at_most(20)
 """COMMIT to COMMITTED, milliseconds, up to 4 GiB, once the blocks are durable."""
 
+STORE_FILES = at_least(1.2)
+"""The store alone: files without OPEN, divided by the same as whole files, several in a work."""
+
+STORE_CPU_US = at_most(60)
+"""CPU of a whole file of ``FOLDER_FILE_LENGTH`` bytes in the store, microseconds."""
+
+STORE_ONE_FILE = at_least(1)
+"""The same with one file in each batch."""
+
 HELD_BLOCKS = 100_000
 RESUME_MS = at_most(20)
 """OPEN to OPENED, milliseconds, with ``HELD_BLOCKS`` blocks held."""
