@@ -199,8 +199,8 @@ class LocalContext:
             owed.pay(view)
         sealed = self.finished.sealed
         paid = list(islice(sealed, max(seals, len(sealed) - SEALS_MAX)))
-        for file_id in paid:
-            view.seal_receipt(file_id, sealed[file_id])
+        if paid:
+            view.seal_receipts({file_id: sealed[file_id] for file_id in paid})
         return Paid(len(self.owed), paid, clock)
 
     def paid(self, paid: Paid) -> None:

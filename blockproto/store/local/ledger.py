@@ -71,6 +71,9 @@ _DIGESTS_LENGTH = STAMP_LENGTH + 64
 LOSSES_MAX = 1000
 """How many of the losses found by starts are remembered; the latest are kept."""
 
+SEALED_AT_ONCE = 4096
+"""Receipts that are in memory at once when many are sealed."""
+
 TRIM_MAX = 2048
 """How many records of finished uploads one transaction removes at most."""
 
@@ -201,11 +204,13 @@ class View:
         """Record a receipt anew whose name stays what it is."""
         self._txn.put(b"i" + receipt.file_id, receipt.pack())
 
-    def seal_receipt(self, file_id: bytes, ctime_ns: int) -> None:
-        """Record until when a receipt vouches for its root, if it is there and that is not known yet."""
-        record = self._get(b"i" + file_id)
-        if record is not None:
-            self._txn.put(b"i" + file_id, sealed(record, ctime_ns))
+    def seal_receipts(self, bounds: Mapping[bytes, int]) -> None:
+        """Record until when receipts vouch for their roots: ctimes (ns) by file id; if not known yet."""
+        keys = iter(sorted(b"i" + file_id for file_id in bounds))
+        with self._txn.cursor() as cursor:
+            while some := list(islice(keys, SEALED_AT_ONCE)):
+                found = cast("_Items", cursor.getmulti(some))
+                cursor.putmulti([(key, sealed(record, bounds[key[1:]])) for key, record in found])
 
     def put_further(self, receipt: ReceiptRecord) -> None:
         """Record a receipt of a file whose name has a receipt already."""
