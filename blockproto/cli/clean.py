@@ -93,6 +93,7 @@ def _sum_up(folder: Path, found: list[Leftover], chosen: list[Leftover], removed
 
 def _describe(one: Leftover, now_s: float) -> str:
     of = f"of '{one.of}'" if one.of is not None else "of a small file"
+    of = "of a folder that is not complete" if one.names == (one.lock,) else of
     held = f", {one.held} of {one.blocknum} blocks" if one.blocknum is not None else ""
     running = "  (in use)" if one.running else ""
     return f"{show_size(one.filesize):>10}  {_show_age(now_s - one.changed_s):>8}  {one.path}  {of}{held}{running}"

@@ -24,9 +24,11 @@ from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
 from ..common.names import SafeName, holds_in_progress, show_name
 from ..errors import BadFacts, ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
 from ..results import IfExistsWord
+from ..store.part_file.begun_folder import BegunFolder
 from ..store.part_file.target_folder import TargetFolder
 from .access import access_options, check_access, connect_as_told
-from .address import SCHEME, Address, is_address, to_address
+from .address import Address, to_address
+from .get_words import parse_span, split_words
 from .left_out import LeftOutTeller, missed_of
 from .options import (
     EXIT_CODES,
@@ -67,6 +69,8 @@ class _Wanted:
     if_exists: IfExistsWord = "keep"
     checksum: bool = False
     keep_dirlinks: bool = False
+    may_go_on: bool = False
+    """Whether DEST, if it is a folder, may be one that the same command has made and not finished."""
 
     @property
     def below(self) -> Path | None:
@@ -141,7 +145,8 @@ def get(
     They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
     The content of files goes to stdout if DEST is "-". Links, pipes and devices are never written.
 
-    Running the same command again resumes, and fetches nothing that is already here.
+    Running the same command again resumes, and fetches nothing that is already here. A folder DEST that this command
+    has made counts as what it makes until all of it is there; from then on what is fetched goes into it.
     """
     texts, dest = split_words(words)
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
@@ -161,40 +166,13 @@ def get(
 
         if as_json:
             raise click.UsageError("'-' and --json both want stdout: give one of them")
-        return trio.run(get_to_stdout, addresses, _parse_span(span), retry_for_s, log)
-    into = dest is not None and (len(addresses) > 1 or dest.endswith("/") or os.path.isdir(dest))
-    wanted = _Wanted(dest, into, _parse_span(span), as_json, verbosity(), retry_for_s, log)
+        return trio.run(get_to_stdout, addresses, parse_span(span), retry_for_s, log)
+    told_into = len(addresses) > 1 or (dest or "").endswith("/")
+    into = dest is not None and (told_into or os.path.isdir(dest))
+    wanted = _Wanted(dest, into, parse_span(span), as_json, verbosity(), retry_for_s, log)
     wanted.if_exists, wanted.checksum, wanted.keep_dirlinks = if_exists, checksum, keep_dirlinks
+    wanted.may_go_on = dest is not None and not told_into
     return trio.run(_get, addresses, wanted)
-
-
-def split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
-    """The addresses, and DEST if there is one; raises click.UsageError."""
-    addresses = [word for word in words if is_address(word)]
-    others = [word for word in words if word not in addresses]
-    if not addresses:
-        wrong = others[0] if others else ""
-        raise click.UsageError(
-            f"'{wrong}': give one or more addresses {SCHEME}HOST:PORT/NAME, as in {SCHEME}localhost/{wrong.lstrip('/')}, "
-            "then at most one DEST on this machine"
-        )
-    if len(others) > 1 or (others and words[-1] != others[0]):
-        wrong = others[0] if others else words[0]
-        raise click.UsageError(
-            f"'{wrong}': give one or more addresses {SCHEME}HOST:PORT/NAME, then at most one DEST on this machine"
-        )
-    return addresses, others[0] if others else None
-
-
-def _parse_span(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text)
-    if match is None or int(match[1]) > int(match[2]):
-        raise click.UsageError(
-            f"--range '{text}': write FIRST-LAST, two byte positions, FIRST not above LAST, as in 0-1023"
-        )
-    return int(match[1]), int(match[2])
 
 
 async def _get(addresses: list[Address], wanted: _Wanted) -> int:
@@ -243,6 +221,9 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
     except BlockprotoError as error:
         _refused(fetch, address.text, address.path, error)
         return
+    begun = _begun_folder(fetch, address.path) if entry is not None and entry.folder else None
+    if begun is not None and begun.is_marked():
+        fetch.wanted.into = False
     target = _target(fetch.wanted, address.path)
     if fetch.wanted.into and not _make_folder(fetch, None, target.parent):
         return
@@ -252,8 +233,19 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
         await _get_file(fetch, entry, target)
     elif fetch.wanted.span is not None:
         raise click.UsageError(f"--range is for one file: '{address.text}' is a folder")
-    else:
+    elif begun is None or fetch.wanted.into:
         await _get_folder(fetch, address.path, entry, target)
+    else:
+        with begun.marked(lambda: not fetch.tally.failed):
+            await _get_folder(fetch, address.path, entry, target)
+
+
+def _begun_folder(fetch: _Fetch, name: str) -> BegunFolder | None:
+    """The mark of DEST as what a folder of the server becomes; None where it cannot be that."""
+    path = Path(fetch.wanted.dest or "")
+    if not fetch.wanted.may_go_on or path.name in ("", "..") or holds_in_progress(f"{name}/{path.name}"):
+        return None
+    return BegunFolder(path, fetch.client.destination(name, path).label)
 
 
 def _length_of(entry: FileInfo, span: tuple[int, int] | None) -> int:

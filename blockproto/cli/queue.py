@@ -20,7 +20,7 @@ from ..queue.entry import PRIORITIES, Wanted
 from ..queue.transfer_queue import wanted
 from ..results import IfExistsWord
 from .address import Address, to_address
-from .get import split_words
+from .get_words import split_words
 from .options import (
     EXIT_CODES,
     as_option,

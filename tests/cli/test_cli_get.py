@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from processes import Ran, Server
 
-from blockproto.cli.get import _place, _Tally
+from blockproto import Client
+from blockproto.cli.get import _place, _Tally, get
 from blockproto.cli.left_out import LeftOutTeller
 from blockproto.cli.output import RECEIPT_FIELDS, Status
+from blockproto.errors import ConnectionLost
 from blockproto.results import FileInfo
 
 Run = Callable[..., Ran]
@@ -202,3 +207,58 @@ def test_what_stands_here_where_a_folder_should_be_is_said_once(server: Server, 
     ]  # fmt: skip
     assert (here / "2026/sub.txt").read_text() == "2026/sub.txt"
     assert (here / "2026/sub").read_text() == "mine"
+
+
+# ---- a folder that was begun under another name
+
+
+def _get_in_part(monkeypatch: pytest.MonkeyPatch, here: Path, *words: str, error: BaseException) -> None:
+    """A ``get`` that ``error`` ends when its first file has come."""
+    really_download = Client.download_all
+
+    async def download_some(self: Client, *args: Any, **more: Any) -> AsyncGenerator[Any, None]:
+        async with aclosing(really_download(self, *args, **more)) as ended:
+            async for one in ended:
+                yield one
+                raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "download_all", download_some)
+        patch.chdir(here)
+        with suppress(BaseExceptionGroup, click.exceptions.Abort, click.exceptions.Exit):
+            get.main(list(words), standalone_mode=False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConnectionLost("gone")], ids=["Ctrl-C", "lost"])
+def test_a_folder_under_another_name_goes_on_until_it_is_complete(
+    error: BaseException, server: Server, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_tree(server.folder / "tree")
+    words = (server.address + "/tree", "new")
+    _get_in_part(monkeypatch, here, *words, error=error)
+    assert (here / "new").is_dir()
+    assert run("put", here / "new", server.address + "/sent/").status == Status.DONE
+    assert not [path for path in (server.folder / "sent").rglob("*") if path.name.startswith(".blockproto-")]
+    ran = run("get", *words, cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert _facts(here / "new") == _facts(server.folder / "tree")
+    assert run("get", *words, cwd=here).status == Status.DONE  # complete: DEST is a folder like any other
+    assert (here / "new" / "tree" / "big").is_file()
+
+
+def test_another_command_goes_into_a_folder_that_was_begun(
+    server: Server, here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_tree(server.folder / "tree")
+    (server.folder / "other").mkdir()
+    (server.folder / "other" / "file").write_bytes(b"1")
+    (server.folder / "file").write_bytes(b"2")
+    _get_in_part(monkeypatch, here, server.address + "/tree", "new", error=KeyboardInterrupt())
+    for words in ((server.address + "/other", "new"), (server.address + "/file", "new")):
+        assert run("get", *words, cwd=here).status == Status.DONE
+    assert (here / "new" / "other" / "file").read_bytes() == b"1"
+    assert (here / "new" / "file").read_bytes() == b"2"
+    assert run("get", server.address + "/tree", "new/", cwd=here).status == Status.DONE
+    assert _facts(here / "new" / "tree") == _facts(server.folder / "tree")
+    assert run("clean", here, "--yes").status == Status.DONE
+    assert not list(here.rglob(".blockproto-*"))

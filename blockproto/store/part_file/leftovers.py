@@ -2,6 +2,7 @@
 
     .blockproto-LABEL.part|ledger|lock        a download that was stopped; its ledger says of which file
     .blockproto-LABEL.part alone              a small file that a killed process was writing
+    .blockproto-LABEL.lock alone              the mark of a folder whose download was stopped (``begun_folder.py``)
     NAME.blockproto-part|ledger|lock          a download of an earlier version, if the ledger is one and speaks of NAME
     .HEX.blockproto-part                      a small file that a killed process of that version was writing
 

@@ -88,6 +88,12 @@ class PartFileLock:
         """Whether it is held."""
         return self._fd >= 0
 
+    def leave(self) -> None:
+        """Let go of it, and leave its file. Harmless when repeated."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
     def release(self) -> None:
         """Let go of it, and remove its file. Harmless when repeated."""
         if self._fd < 0:
