@@ -22,7 +22,7 @@ import blockproto.store.local.publishing
 import blockproto.store.local.recovery
 from blockproto.cli.output import Status
 from blockproto.common.blocks import BLOCK_LENGTH
-from blockproto.errors import NewerLedger, NotPermitted, StoreFailed, StoreInUse
+from blockproto.errors import NewerLedger, NotPermitted, StoreFailed, StoreInUse, UnknownUpload
 from blockproto.store.local.check import check_store, inspect_store
 from blockproto.store.local.foreign_partials import Foreign
 from blockproto.store.local.records import FORMAT, STATE_KEY
@@ -384,6 +384,26 @@ def test_a_folder_whose_state_is_elsewhere_is_watched_too(
     remove(folder)
     with pytest.raises(StoreFailed, match=r"the served folder .* was removed, moved or replaced"):
         begin(store, 2)
+    store.close()
+
+
+@pytest.mark.parametrize("remove", [remove_own_partials, empty_partials])
+def test_a_partial_that_is_gone_is_no_unknown_file(folder: Path, remove: Callable[[Path], None]) -> None:
+    """Where its descriptor was closed meanwhile and it is opened again: nobody asked for a file by its name."""
+    store = LocalStore.open(folder)
+    recorded, unrecorded = opened(store, len(CONTENT)), opened(store, len(CONTENT), number=2)
+    store.decide(written(recorded, CONTENT, [0]))
+    unrecorded.write(0, memoryview(CONTENT[:1]))
+    for upload in (recorded, unrecorded):
+        upload.partial._file.rest()  # type: ignore[attr-defined]
+    remove(folder)
+    for upload in (recorded, unrecorded):
+        with pytest.raises(UnknownUpload, match="gone from the server"):
+            upload.read_into(0, memoryview(bytearray(1)))
+    with pytest.raises(UnknownUpload, match="gone from the server"):
+        unrecorded.write(1, memoryview(b"x"))
+    with pytest.raises(StoreFailed, match="removed under the running server"):
+        recorded.write(1, memoryview(b"x"))
     store.close()
 
 

@@ -121,6 +121,10 @@ class Partial(PartialFile):
                 self._file.give()
         except OSError as exc:
             raise refusal(exc) from exc
+        except UnknownUpload:
+            if self.recorded:  # nobody gives it its name before the write returns
+                self.check_there()
+            raise
 
     def _goes_on(self, position: int, end: int) -> None:
         """Count the bytes of one run: those that come near each other."""
@@ -161,7 +165,7 @@ class Partial(PartialFile):
             if self.exists:
                 with self._opened():
                     return True
-        except FileNotFoundError:
+        except UnknownUpload:
             pass
         except OSError:
             return False
@@ -172,7 +176,7 @@ class Partial(PartialFile):
     def check_there(self) -> None:
         """Raise StoreFailed if the file is not there: what of it was acknowledged would be gone at the next start.
 
-        For whoever gives it its name: nobody else knows whether it may have one by now.
+        For whoever gives it its name, or writes to it: nobody else knows whether it may have one by now.
         """
         if not self.gone and look(self._folder_fd, self.name) is None:
             raise StoreFailed(f"the partial {self.name.decode()} was removed under the running server")

@@ -99,7 +99,10 @@ class PartialFile:
         if self.gone:
             raise UnknownUpload("the upload has ended")
         if self.exists:
-            return open_file(self._folder_fd, self.name)
+            try:
+                return open_file(self._folder_fd, self.name)
+            except FileNotFoundError as exc:  # of ours: no file that anybody asked for by name
+                raise UnknownUpload("its bytes are gone from the server's folder of partials") from exc
         fd = create_file(self._folder_fd, self.name, self._mode)
         self.exists = self.new = True
         return fd
