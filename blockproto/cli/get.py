@@ -395,7 +395,11 @@ def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoE
 
 
 def _advice(error: BaseException) -> str:
-    return "give a range that begins within the file" if isinstance(error, BadFacts) else ""
+    if not isinstance(error, BadFacts):
+        return ""
+    if str(error).startswith("the range begins"):
+        return "give a range that begins within the file"
+    return "report it to whoever runs the server"
 
 
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:

@@ -244,7 +244,13 @@ class DownloadAttempt:
         self._outcome: StoredFile | BlockprotoError | None = None
         self._raised: BaseException | None = None
         self._receiver = FetchReceiver(
-            connection, engine, wanted.version, self._on_done, self._on_durable, so_far.arrived
+            connection,
+            engine,
+            wanted.version,
+            wanted.filesize,
+            self._on_done,
+            self._on_durable,
+            so_far.arrived,
         )
 
     async def run(self, facts: Facts, dest: Path, attempts: Attempts, priority: Priority) -> Receipt:

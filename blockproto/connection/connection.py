@@ -36,6 +36,7 @@ from ..protocol.session import (
     Greeted,
     Payload,
     Received,
+    Role,
     Session,
     Side,
     State,
@@ -198,9 +199,12 @@ class Connection(Ending):
 
     @property
     def awaits_commit(self) -> bool:
-        """Whether a stream waits for the answer to its COMMIT, or to its FILES."""
-        waiting = {State.COMMITTING, State.FILES, State.FILED}
-        return any(self.session.state(stream) in waiting for stream in self._dispatch.streams)
+        """Whether the peer has to answer a COMMIT of ours, or our FILES; not where it said COMMIT to us."""
+        waiting, session = {State.COMMITTING, State.FILES, State.FILED}, self.session
+        return any(
+            session.state(stream) in waiting and session.role(stream) is Role.SENDER
+            for stream in self._dispatch.streams
+        )
 
     def commits(self, stream: int) -> bool:
         """Whether the peer said COMMIT on ``stream`` and waits for the answer."""

@@ -29,6 +29,7 @@ class FetchReceiver(UploadReceiver):
         connection: where to fetch.
         engine: where the blocks go.
         version: the version that the file must have (16 bytes).
+        filesize: the size that the server named with that version, in bytes; None if it was not known.
         done: called with the receipt or an error; only the first call counts.
         on_durable: called with the position after each block that became durable.
         arrived: gets the numbers of the blocks that came whole.
@@ -39,6 +40,7 @@ class FetchReceiver(UploadReceiver):
         connection: Connection,
         engine: Engine,
         version: bytes,
+        filesize: int | None,
         done: Callable[[StoredFile | BlockprotoError], None],
         on_durable: Callable[[int], None],
         arrived: BlockSet,
@@ -48,6 +50,7 @@ class FetchReceiver(UploadReceiver):
         self.payload_bytes = 0
         self._opening: Open | None = None
         self._version = version
+        self._filesize = filesize
         self._done = done
         self._on_durable = on_durable
 
@@ -105,6 +108,11 @@ class FetchReceiver(UploadReceiver):
             raise SourceChanged(f"{message.filename} changed while it was being fetched")
         if message.filetype == FOLDER_FILETYPE and message.filesize != 0:
             raise BadFacts("a folder has no bytes: its filesize is 0")
+        if None not in (message.filesize, self._filesize) and message.filesize != self._filesize:
+            raise BadFacts(
+                f"the server contradicts itself: it named a file of {self._filesize} bytes, and sends one of "
+                f"{message.filesize}"
+            )
         self._opening = message
         self._sourceid = message.sourceid
         self._said = said_of(message)
