@@ -16,7 +16,7 @@ from ..common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from ..common.names import SafeName
 from ..connection.connection import Connection
 from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded, TooFewFiles
-from ..results import Receipt, b3sum_hex
+from ..results import Receipt
 from ..store import (
     Destination,
     Facts,
@@ -34,6 +34,7 @@ from .connections import Resumed, Retries
 from .context import Context
 from .existing_file import ExistingFileCheck
 from .option_names import Rule
+from .receipts import receipt_of
 from .request import stat_item
 from .resume_id import Attempts
 
@@ -330,22 +331,19 @@ class DownloadAttempt:
         wanted, held = self._wanted, self._so_far.held or ()
         end = stored.filesize if wanted.end is None else wanted.end
         blocknum = blocknum_of(end) - wanted.first // BLOCK_LENGTH
-        blocks_sent = min(len(self._so_far.arrived), blocknum)
         whole = wanted.first == 0 and end == wanted.filesize
-        return Receipt(
-            filename=wanted.filename,
-            filetype=wanted.filetype,
-            filesize=end - wanted.first,
-            blocknum=blocknum,
+        return receipt_of(
+            wanted.filename,
+            wanted.filetype,
+            end - wanted.first,
             sourceid=wanted.version.hex(),
-            root=stored.root.hex(),
-            b3sum=b3sum_hex(stored.root, stored.b3sum or (wanted.b3sum if whole else None), blocknum),
+            root=stored.root,
+            b3sum=stored.b3sum or (wanted.b3sum if whole else None),
             stored_as=str(dest.with_name(stored.stored_as)),
             resumed=len(held) > 0,
-            blocks_sent=blocks_sent,
-            blocks_skipped=blocknum - blocks_sent,
-            payload_bytes_sent=self._so_far.payload_bytes,
-            connections=1,
+            blocknum=blocknum,
+            blocks_sent=min(len(self._so_far.arrived), blocknum),
+            payload=self._so_far.payload_bytes,
             elapsed_s=time.perf_counter() - self._so_far.begun,
         )
 

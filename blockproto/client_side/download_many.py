@@ -61,6 +61,7 @@ from .connections import Retries
 from .context import Context
 from .download import Downloader
 from .option_names import Rule
+from .receipts import receipt_of
 
 UNDER_WAY_MAX = 512
 """Small files under way at once; fewer if the server allows fewer streams."""
@@ -423,20 +424,15 @@ def _may_help(error: BlockprotoError) -> bool:
 
 def _receipt(job: DownloadJob, stored: StoredFile, elapsed_s: float) -> Receipt:
     entry, dest = job.entry, job.dest
-    root = stored.root.hex()
-    return Receipt(
-        filename=entry.filename,
-        filetype=entry.filetype,
-        filesize=entry.filesize,
-        blocknum=blocknum_of(entry.filesize),
+    return receipt_of(
+        entry.filename,
+        entry.filetype,
+        entry.filesize,
         sourceid=entry.version,
-        root=root,
-        b3sum=root,
+        root=stored.root,
         stored_as=str(dest if stored.stored_as == dest.name else dest.with_name(stored.stored_as)),
         resumed=False,
         blocks_sent=blocknum_of(entry.filesize),
-        blocks_skipped=0,
-        payload_bytes_sent=entry.filesize,
-        connections=1,
+        payload=entry.filesize,
         elapsed_s=elapsed_s,
     )

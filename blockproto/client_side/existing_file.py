@@ -32,6 +32,7 @@ from ..wire import FileItem
 from .file_digests import FileDigests
 from .fingerprint import Fingerprint
 from .option_names import Rule
+from .receipts import receipt_of
 from .regular_file import open_regular
 
 Ask = Callable[[FileItem], Awaitable[FileItem]]
@@ -168,23 +169,14 @@ class ExistingFileCheck:
         """The receipt of a file that was not fetched; it has a root only if the file here was read."""
         assert met.found is not None
         outcome: Outcome = "left" if met.verdict is Verdict.LEAVE else "there"
-        filesize = met.found.st_size
-        blocknum = blocknum_of(filesize)
-        root = None if met.root is None else met.root.hex()
-        return Receipt(
-            filename=item.filename,
-            filetype=item.filetype,
-            filesize=filesize,
-            blocknum=blocknum,
+        return receipt_of(
+            item.filename,
+            item.filetype,
+            met.found.st_size,
             sourceid=item.version if isinstance(item, FileInfo) else item.version.hex(),
-            root=root,
-            b3sum=root if blocknum <= 1 else None,
+            root=met.root,
             stored_as=str(met.path),
             resumed=outcome == "there",
-            blocks_sent=0,
-            blocks_skipped=blocknum,
-            payload_bytes_sent=0,
-            connections=1,
             elapsed_s=elapsed_s,
             outcome=outcome,
         )

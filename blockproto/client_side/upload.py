@@ -284,7 +284,6 @@ def _upload_receipt(sending: Sender, connections: int, elapsed_s: float) -> Rece
         sending.source.facts,
         committed,
         blocks_sent=blocks_sent,
-        blocks_skipped=blocknum - blocks_sent,
         payload=sending.progress.payload_bytes_sent,
         connections=connections,
         elapsed_s=elapsed_s,
