@@ -10,7 +10,7 @@ takes of a peer is limited by cost: replacing a file costs the file system sever
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..store import (
@@ -69,12 +69,14 @@ class Queued:
     peer: int
 
     @property
-    def key(self) -> UploadKey | None:
-        """The upload among whose works order is kept, or None."""
+    def keys(self) -> Sequence[UploadKey]:
+        """The uploads among whose works order is kept."""
         work = self.work
         if isinstance(work, BlockDone | Finish | Forget | KeepPrefixes):
-            return work.upload.key
-        return work.key if isinstance(work, Adopt | Discard) else None
+            return (work.upload.key,)
+        if isinstance(work, StoreFiles):
+            return [file.key for file in work.files]
+        return (work.key,) if isinstance(work, Adopt | Discard) else ()
 
 
 class RoundRobin:
@@ -87,7 +89,7 @@ class RoundRobin:
         """Append a work to the queue of its peer."""
         self.queues.setdefault(queued.peer, deque()).append(queued)
 
-    def pop(self, costs: Counter[int], most: int, busy: Set[UploadKey]) -> Queued | None:
+    def pop(self, costs: Counter[int], most: int, busy: set[UploadKey]) -> Queued | None:
         """Take the next work of a peer whose works in the batch, by ``costs``, cost less than ``most``.
 
         Works of uploads that are ``busy`` in another batch wait in the queue.
@@ -95,7 +97,8 @@ class RoundRobin:
         for peer, queue in self.queues.items():
             if costs[peer] >= most:
                 continue
-            at = next((at for at, queued in enumerate(queue) if queued.key not in busy), -1) if busy else 0
+            free = (at for at, queued in enumerate(queue) if busy.isdisjoint(queued.keys))
+            at = next(free, -1) if busy else 0
             if at >= 0:
                 queued = queue[at]
                 del queue[at]
@@ -136,7 +139,7 @@ class Share:
     """
 
     def __init__(
-        self, principal_queue: PrincipalQueue, most: int, most_of_one: int, busy: Set[UploadKey]
+        self, principal_queue: PrincipalQueue, most: int, most_of_one: int, busy: set[UploadKey]
     ) -> None:
         self._principal_queue = principal_queue
         self._left = most

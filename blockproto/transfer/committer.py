@@ -211,7 +211,9 @@ class Committer:
         admitted = [self._admit(queued.work) for queued in batch]
         allowed = [work for work, refusal in admitted if refusal is None]
         outcomes: dict[Work, Outcome] = {}
-        keys = {queued.key for queued in batch if queued.key is not None}
+        keys = (
+            {key for queued in batch for key in queued.keys} if self._store.decisions_at_once > 1 else set()
+        )
         self._running += 1
         self._busy |= keys
         try:

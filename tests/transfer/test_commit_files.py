@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 from peers import run, run_inline
-from test_committer import ALICE, BOB, Recorder, _commit_all, _submit_all
+from test_committer import ALICE, BOB, Held, Recorder, Together, _commit_all, _submit_all
 
 from blockproto.common.blocks import digest_of
 from blockproto.common.names import SafeName
@@ -93,6 +93,34 @@ async def test_of_frames_that_replace_a_peer_has_fewer_in_a_batch() -> None:
     rules = [work.files[0].facts.if_exists for work in batch if isinstance(work, StoreFiles)]
     assert rules.count(IfExists.KEEP) == WORKS_OF_PEER_MAX // 2
     assert rules.count(IfExists.REPLACE) == WORKS_OF_PEER_MAX // 2 // REPLACING_COST
+
+
+@quick
+async def test_a_frame_waits_for_another_batch_that_has_one_of_its_files() -> None:
+    store, held = Together(), Held()
+    committer = Committer(store, held)
+    done: list[str] = []
+    first, again, other = (
+        StoreFiles(ALICE, (a_file(one, b"x"), a_file(two, b"y"))) for one, two in ((1, 2), (2, 3), (4, 5))
+    )
+
+    def submit(work: StoreFiles, name: str) -> None:
+        committer.submit(work, lambda _: done.append(name), principal=ALICE, small=True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        submit(first, "first")
+        await trio.testing.wait_all_tasks_blocked()
+        held.go, first_go = trio.Event(), held.go
+        held.go.set()
+        submit(again, "again")
+        submit(other, "other")
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["other"]
+        first_go.set()
+        await committer.drain()
+        nursery.cancel_scope.cancel()
+    assert done == ["other", "first", "again"]
 
 
 async def store_files(
