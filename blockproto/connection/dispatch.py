@@ -114,7 +114,8 @@ class Dispatch:
     async def caught_up(self) -> None:
         """Wait until no stream has a backlog. Cancellation: no effect."""
         while self._backlogs:
-            self._empty = self._empty or trio.Event()
+            if self._empty is None:
+                self._empty = trio.Event()
             await self._empty.wait()
 
     async def handle(self, event: StreamEvent) -> None:

@@ -153,7 +153,8 @@ class Writer:
 
     async def drained(self) -> None:
         """Wait until some of the queue was written, or nothing is sent any more. Cancellation: no effect."""
-        self._drained = self._drained or trio.Event()
+        if self._drained is None:
+            self._drained = trio.Event()
         await self._drained.wait()
 
     def _tell_drained(self) -> None:

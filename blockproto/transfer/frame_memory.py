@@ -29,7 +29,8 @@ class FrameMemory:
     async def room(self) -> None:
         """Wait until there is room. Cancellation: nothing happened."""
         while self.full:
-            self._room = self._room or trio.Event()
+            if self._room is None:
+                self._room = trio.Event()
             await self._room.wait()
 
     def take(self, length: int) -> None:
