@@ -395,11 +395,8 @@ def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoE
 
 
 def _advice(error: BaseException) -> str:
-    if not isinstance(error, BadFacts):
-        return ""
-    if str(error).startswith("the range begins"):
-        return "give a range that begins within the file"
-    return "report it to whoever runs the server"
+    of_the_range = isinstance(error, BadFacts) and str(error).startswith("the range begins")
+    return "give a range that begins within the file" if of_the_range else ""
 
 
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:

@@ -67,10 +67,14 @@ _NOT_LET_IN = {
 """Errors with which a server that can be reached ends every connection."""
 _FOR_ALL = {Code.UNAUTHENTICATED, Code.CREDENTIAL_EXPIRED, Code.FORBIDDEN, Code.STORE_FULL, Code.STORE_FAILED}
 """Refusals that are not about one file."""
+_AGAIN_THEN_REPORT = "run the same command again; if that fails too, report it to whoever runs the server"
 _COMMANDS_FOR = {
     Code.UNKNOWN_FILE: "`blockproto ls` shows what is there",
     Code.NOT_EMPTY: "add -r to remove it with what is in it",
     Code.FILE_EXISTS: "choose another name, or give --if-exists keep or replace",
+    Code.DIGEST_MISMATCH: _AGAIN_THEN_REPORT,
+    Code.DIGESTS_DIFFER: _AGAIN_THEN_REPORT,
+    Code.BAD_FACTS: "report it to whoever runs the server",
     Code.NOT_PERMITTED: "",  # rights are one reason of many, and the text says which it is
 }
 """What to do, in the words of this command, where the error table has a library's."""

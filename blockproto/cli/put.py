@@ -23,7 +23,7 @@ import trio
 from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..client_side.walk import Found, total_of, walk
 from ..common.names import show_name
-from ..errors import Code, ConnectionLost, FileExists, GoingAway, ProtocolError, Unsupported
+from ..errors import Code, ConnectionLost, FileExists, GoingAway, NotPermitted, ProtocolError, Unsupported
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
@@ -275,7 +275,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
     except (BlockprotoError, OSError) as error:
         if isinstance(error, BlockprotoError) and ends_run(error):
             tally.ended = error
-        tally.failure(wanted.address.server if tally.ended else STDIN_NAME, error, name)
+        tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), error, name)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -301,7 +301,7 @@ async def _send_jobs(
                     _tell_blocked(wanted, tally, job, outcome)
                     continue
                 tally.ended = outcome if ends_run(outcome) else None
-                what = wanted.address.server if tally.ended else str(job.path)
+                what = _what_failed(wanted, tally, str(job.path), outcome)
                 tally.failure(what, outcome, job.name, _NAME_A_FOLDER if blocked else "")
                 if tally.ended:
                     break
@@ -353,6 +353,14 @@ def _tell_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: Blockpr
         tally.status = max(tally.status, fail(why, str(path), advice))
     if wanted.as_json:
         print_failure(job.name, error)
+
+
+def _what_failed(wanted: _Wanted, tally: _Tally, path: str, error: BaseException) -> str:
+    """What an error is said of: the server's folder has rights, too, and its disk can be read-only."""
+    server = wanted.address.server
+    if tally.ended:
+        return server
+    return f"{path}: on {server}" if isinstance(error, NotPermitted) else path
 
 
 def _is_typed(wanted: _Wanted, path: Path) -> bool:
@@ -416,5 +424,5 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
-    if tally.files + tally.failed + tally.left_out.count > 1:
+    if tally.files + tally.failed + tally.left_out.count > 1 or any(map(os.path.isdir, wanted.paths)):
         tally.sum_up(elapsed_s, "sent", "already there", "left as they are there")

@@ -19,11 +19,11 @@ from functools import partial
 import trio
 
 from ..client import Client
-from ..errors import BlockprotoError
+from ..errors import BlockprotoError, NotPermitted
 from ..results import LeftOut
 from ..transfer.send_source import Progress
 from ..transfer.threads import run_in_thread
-from .entry import PRIORITIES, QueuedTransfer, TransferState
+from .entry import PRIORITIES, Direction, QueuedTransfer, TransferState
 from .journal import Journal
 from .run_transfer import Contents, carry, tidy
 
@@ -216,6 +216,8 @@ class Runner:
             text = f"{one.path}: {error.strerror or error}"
         elif isinstance(error, BlockprotoError):
             code, retryable, text = int(error.code), error.retryable, str(error)
+            if isinstance(error, NotPermitted) and one.direction is Direction.UPLOAD:
+                text = f"on {one.server}: {text}"  # not of the file here, which the sentence begins with
         else:
             code, retryable, text = None, False, str(error)
         await run_in_thread(lambda: self._journal.failed(one.id, text, code, retryable))

@@ -163,8 +163,11 @@ class SendPlan:
             DigestMismatch: it was resent ``AGAIN_MAX`` times; with the code BAD_FACTS: it was never sent.
         """
         if blockno is None or blockno not in self._digested:
-            what = "a block without a number" if blockno is None else f"block {blockno}, which was not sent,"
-            raise DigestMismatch(f"the peer says that {what} arrived damaged", code=Code.BAD_FACTS)
+            what = "a block without a number" if blockno is None else f"block {blockno}"
+            raise DigestMismatch(
+                f"the other side says that {what} arrived damaged, and it was not sent on this stream yet",
+                code=Code.BAD_FACTS,
+            )
         self._tries[blockno] = self._tries.get(blockno, 0) + 1
         if self._tries[blockno] > AGAIN_MAX:
             raise DigestMismatch(f"{said}: sent {AGAIN_MAX} times again", blockno=blockno)
@@ -270,7 +273,9 @@ class SendPlan:
         """
         self._repairs += 1
         if self._repairs > REPAIRS_MAX:
-            raise DigestsDiffer(f"the roots differ after {REPAIRS_MAX} repairs: the file is changing")
+            raise DigestsDiffer(
+                f"the other side says that it holds another content, also after {REPAIRS_MAX} repairs"
+            )
 
     def have_pages(self, most: int) -> Iterator[tuple[tuple[tuple[int, bytes], ...], bool]]:
         """All digests in pages of at most ``most``, each with whether more follow; at least one page (BP1-DIG)."""

@@ -373,7 +373,8 @@ def test_what_stands_where_a_folder_should_be_is_said_once_and_first(
     ]
     typed = run("put", tmp_path / "a/free", server.address + "/a/taken/")
     assert typed.status == Status.FAILED
-    assert "free: something that is no folder stands in the path; name a folder there" in typed.err
+    assert "/free: on bp://" in typed.err
+    assert "something that is no folder stands in the path; name a folder there" in typed.err
 
 
 @pytest.mark.parametrize("wrong", ["soon", "10", "-1s", "1w", "1 2s"])
@@ -381,3 +382,16 @@ def test_a_time_without_a_unit_is_refused(wrong: str, run: Run) -> None:
     ran = run("put", __file__, "bp://localhost/", "--retry-for", wrong)
     assert ran.status == Status.USAGE
     assert "as in 90s, 10m or 1h" in ran.err
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_folder_is_summed_up_however_little_is_in_it(
+    count: int, server: Server, tmp_path: Path, run: Run
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{number}").write_bytes(b"x")
+    ran = run("put", folder, server.address)
+    assert ran.status == Status.DONE, ran.err
+    assert ran.err.startswith(f"{count} file{'' if count == 1 else 's'}, {count} B in ")

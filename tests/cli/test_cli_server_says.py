@@ -1,0 +1,77 @@
+"""What a server says of an upload, in sentences that a user can do something with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hostile_server import Answer, Asked, HostileServer, frame
+from test_hostile_answers import ID, here, honest, opened  # noqa: F401 - a fixture
+
+from blockproto.cli import main
+from blockproto.cli.output import Status
+from blockproto.errors import Code, Scope
+from blockproto.wire import Block, Commit, Error, Have, Open, Opened
+
+
+def refuses(code: Code, text: str) -> Answer:
+    """Refuses every upload."""
+
+    def answer(asked: Asked) -> Iterable[object]:
+        if isinstance(asked.message, Open | Block):
+            yield frame(asked.stream, Error(code, Scope.STREAM, False, text))
+        else:
+            yield from honest(asked)
+
+    return answer
+
+
+def differs(asked: Asked) -> Iterable[object]:
+    """Has other bytes at each COMMIT."""
+    message = asked.message
+    if isinstance(message, Commit):
+        yield frame(asked.stream, Error(Code.DIGESTS_DIFFER, Scope.BLOCK, True, ""))
+    elif isinstance(message, Have):
+        held = Opened(bytes(16), ID, 1 << 40, 0, 1, None, held=((0, 3),))
+        yield frame(asked.stream, held)
+    else:
+        yield from opened(held=((0, 3),))(asked)
+
+
+def damaged(asked: Asked) -> Iterable[object]:
+    """Says that a block arrived damaged before it came."""
+    if isinstance(asked.message, Open):
+        yield frame(asked.stream, Error(Code.DIGEST_MISMATCH, Scope.BLOCK, True, "", blockno=0))
+    yield from opened()(asked)
+
+
+@pytest.mark.parametrize("words", [["put"], ["queue"]])
+def test_what_the_servers_disk_refuses_names_the_server(
+    words: list[str],
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with HostileServer(refuses(Code.NOT_PERMITTED, "the file system is read-only")) as server:
+        if words == ["put"]:
+            status = main(["put", "big", f"{server.address}/", "--retry-for", "0"])
+        else:
+            assert main(["queue", "add", "big", f"{server.address}/"]) == Status.DONE
+            status = main(["queue", "run", "--until-empty", "--retry-for", "0"])
+    assert status == Status.FAILED
+    assert f"big: on {server.address}: the file system is read-only" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("answer", [differs, damaged])
+def test_nobody_is_told_to_speak_the_protocol(
+    answer: Answer,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with HostileServer(answer) as server:
+        assert main(["put", "big", f"{server.address}/", "--retry-for", "0"]) == Status.FAILED
+    told = capsys.readouterr().err
+    assert "the other side says that" in told
+    assert "report it to whoever runs the server" in told
+    assert not [word for word in ("HAVE", "COMMIT", "sender", "root") if word in told]
