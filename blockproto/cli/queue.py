@@ -60,6 +60,8 @@ def queue() -> None:
     `queue add` and `queue get` put something in, `queue run` does it, `queue list` shows it. The list is a file: programs
     and the computer may end at any moment, and the next `queue run` goes on from what was acknowledged.
 
+    The file is this user's own, in the folder $BLOCKPROTO_CONFIG if that is set; $BLOCKPROTO_QUEUE or --queue names another.
+
     Files and folders go through a queue; standard input, a part of a file (--range) and servers that speak only an older
     dialect do not: `put` and `get` do those. Files keep their times; a folder that is not empty gets the time at
     which its last file arrived.

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 import trio
 from filelock import FileLock, Timeout
-from platformdirs import user_state_path
 
 from ..client import Client, connect
 from ..client_side.batch_queue import BatchQueue
+from ..client_side.resume_id import state_folder
 from ..common.names import SafeName
 from ..common.tasks import background_tasks
 from ..errors import StoreInUse
@@ -37,8 +37,8 @@ _UNFINISHED = (TransferState.WAITING, TransferState.RUNNING, TransferState.PAUSE
 
 
 def default_path() -> Path:
-    """The file of this user's own queue."""
-    return user_state_path("blockproto", appauthor=False) / FILENAME
+    """Where a user's queue is unless told otherwise: beside what else this installation remembers."""
+    return state_folder() / FILENAME
 
 
 class TransferQueue:

@@ -216,3 +216,18 @@ def test_an_empty_queue_says_so(queue_file: Path, capsys: pytest.CaptureFixture[
         "nothing is left to do in the queue",
         "0 transfers paused",
     ]
+
+
+def test_the_variable_of_the_secret_moves_the_queue_too(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BLOCKPROTO_QUEUE", raising=False)
+    (tmp_path / "file").write_bytes(b"x")
+    homes = dict.fromkeys(("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "home"))
+    moved = homes | {"BLOCKPROTO_CONFIG": str(tmp_path / "moved")}
+    assert run("queue", "add", tmp_path / "file", "bp://localhost/", env=moved).status == Status.DONE
+    assert (tmp_path / "moved" / "queue.sqlite3").exists()
+    assert not (tmp_path / "home").exists()
+    alone = moved | {"BLOCKPROTO_QUEUE": str(tmp_path / "alone")}
+    assert run("queue", "add", tmp_path / "file", "bp://localhost/", env=alone).status == Status.DONE
+    assert (tmp_path / "alone").exists()
