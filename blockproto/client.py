@@ -27,6 +27,7 @@ from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
 if TYPE_CHECKING:
     from .client_side.digest_cache import DigestCache
     from .client_side.trust import Trust
+    from .observability.log_file import open_log
     from .observability.recorder import Recorder
 
 __all__ = ["Client", "connect", "connect_with", "discard_download"]
@@ -114,7 +115,7 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
         return
     from .observability.recorder import Recorder
 
-    with open(log, "w", encoding="utf-8", errors="backslashreplace") as file:
+    with open_log(log, "w") as file:
         yield Recorder(file, server=server, loopback=_is_loopback(server))
 
 

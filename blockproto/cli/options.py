@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from ..observability.log_file import open_log
 from ..results import IF_EXISTS
 from .address import to_last_address, without_dot
 
@@ -134,7 +135,7 @@ def log_option(command: _Command) -> _Command:
 def _check_writable(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     if path is not None:
         try:
-            path.open("a").close()
+            open_log(path, "a").close()
         except OSError as error:
             raise click.BadParameter(f"'{path}': {error.strerror}") from error
     return path
