@@ -329,10 +329,9 @@ def test_tests_do_not_sleep(path: Path) -> None:
 
 
 UPLOADING = ("transfer.engine", "transfer.file_service", "transfer.live_uploads", "transfer.live_upload", "transfer.quota",
-    "client_side.download", "testing.store_contract", "transfer.files_in_store",
+    "client_side.download", "testing.store_contract",
 )  # fmt: skip
-"""What opens uploads and counts quota itself (``files_in_store`` for ``FileWriter``), or tries stores; whoever else receives
-files goes through ``FileWriter``."""
+"""What opens uploads and counts quota itself, or tries stores; whoever else receives files goes through ``FileWriter``."""
 
 
 def _ways_around(tree: ast.Module) -> Iterator[tuple[int, str]]:

@@ -53,6 +53,7 @@ from ..store import (
     Upload,
     UploadKey,
     UploadStore,
+    WholeFile,
     Work,
 )
 from .commit_queue import Done, PrincipalQueue, Queued, Share, works_of
@@ -327,13 +328,13 @@ class Committer:
         """Whether hooks are being asked about the commit of an upload."""
         return self.hooks is not None and self.hooks.is_asking(upload)
 
-    def withdraw(self, upload: Upload) -> bool:
-        """Take back the commit of an upload while it waits for hooks: its outcome is Cancelled before this returns.
+    def withdraw(self, file: Upload | WholeFile) -> bool:
+        """Take back the commit of a file while it waits for hooks: its outcome is Cancelled before this returns.
 
         Returns:
             False if it does not wait for them: if there is a commit, it will be decided.
         """
-        return self.hooks is not None and self.hooks.withdraw(upload)
+        return self.hooks is not None and self.hooks.withdraw(file)
 
     def _fail(self, failure: StoreFailed) -> None:
         self.failed = self.failed or failure

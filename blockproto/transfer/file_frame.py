@@ -10,35 +10,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ..common.blocks import digest_of
 from ..common.file_table import MODE_UNSAID, MTIME_UNSAID
 from ..common.names import SafeName, are_plain, join_plain, leaves_room
 from ..errors import BadFacts, BlockprotoError, DigestMismatch, NameRefused
 from ..identity.realm import Realm
-from ..store import FOLDER_FILETYPE, Facts, IfExists, StoredFile, UploadKey
+from ..store import FOLDER_FILETYPE, Facts, IfExists, UploadKey, WholeFile
 from ..wire import ZERO_ID, Files, judge_filetype
-
-FileOutcome = StoredFile | BlockprotoError
-"""What became of a file."""
-
-
-class WholeFile(NamedTuple):
-    """A file of at most one block, or a folder, with all its bytes.
-
-    Attributes:
-        key: what it belongs to.
-        facts: what its sender says of it, its name as the store knows it.
-        root: its root, which was verified.
-        content: its bytes.
-    """
-
-    key: UploadKey
-    facts: Facts
-    root: bytes
-    content: memoryview
-
 
 Judged = WholeFile | BlockprotoError
 """A file that can be stored, or why it cannot."""

@@ -21,6 +21,7 @@ from ..store import (
     FOLDER_FILETYPE,
     Facts,
     FileEntry,
+    FileOutcome,
     Finish,
     IfExists,
     LeftOut,
@@ -28,15 +29,15 @@ from ..store import (
     Remove,
     StoredFile,
     StoredReader,
+    StoreFiles,
     Upload,
     UploadEntry,
     UploadKey,
+    WholeFile,
 )
 from ..wire import ZERO_ID, Scopes
 from .committer import commit_and_wait
 from .engine import FileEngine
-from .file_frame import FileOutcome, WholeFile
-from .files_in_store import FilesInStore
 from .frame_memory import FrameMemory
 from .live_upload import Feed, LiveUpload
 from .slow_disk import Disk
@@ -288,23 +289,42 @@ class FileWriter:
 
     async def store_files(
         self, files: Sequence[WholeFile], done: Callable[[Sequence[FileOutcome]], None]
-    ) -> Sequence[Upload]:
+    ) -> None:
         """Store whole files that came together; ``done`` is called when it is known, durably, what became of each.
 
         Args:
             files: with names as the store knows them; their bytes were verified.
             done: called on the Trio thread, now or later, with an outcome for each; QuotaExceeded of those that do not fit.
 
-        Returns:
-            What can be withdrawn with ``withdraw_brief``.
-
         Raises:
             StoreFailed: the store has failed.
 
-        Cancellation: some may be stored, and ``done`` is not called.
+        Cancellation: nothing is stored, and ``done`` is not called.
         """
-        storing = FilesInStore(self._engine.uploads, self._engine.disk, self.may_read, files, done)
-        return await storing.begin()
+        uploads = self._engine.uploads
+        exceeded = await uploads.begin_files(files)
+        fitting = tuple(file for file in files if file.key not in exceeded)
+
+        def stored(outcomes: Outcome) -> None:
+            assert isinstance(outcomes, tuple)  # what StoreFiles has
+            uploads.end_files(fitting, outcomes)
+            found = iter(outcomes)
+            done([exceeded.get(file.key) or next(found) for file in files])
+
+        if not fitting:
+            stored(())
+            return
+        work = StoreFiles(self.realm.principal, fitting, self.may_read)
+        try:
+            self._engine.committer.submit(work, stored, principal=self.realm.principal, small=True)
+        except BaseException:
+            for file in fitting:
+                uploads.end_brief(file.key)
+            raise
+
+    def withdraw_file(self, file: WholeFile) -> None:
+        """Take back a file of ``store_files`` if it waits for hooks; its outcome is Cancelled then, as for the others."""
+        self._engine.committer.withdraw(file)
 
     async def cancel(self, sourceid: bytes) -> None:
         """Remove an unfinished upload. Raises UnknownUpload. Cancellation: it is removed all the same."""

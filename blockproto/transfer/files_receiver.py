@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ..connection.connection import Connection, error_of
 from ..errors import BlockprotoError, Cancelled
-from ..store import StoredFile, Upload
+from ..store import FileOutcome, StoredFile, WholeFile
 from ..wire import (
     Cancel,
     Error,
@@ -29,7 +29,7 @@ from ..wire import (
     StoredItem,
     stored_pages,
 )
-from .file_frame import FileOutcome, Judged, WholeFile, judge_frame
+from .file_frame import Judged, judge_frame
 from .file_service import FileWriter
 
 
@@ -61,7 +61,7 @@ class FilesReceiver:
         self._memory = writer.frame_memory
         self._coming: _Frame | None = None
         self._under_way = 0
-        self._storing: dict[_Frame, Sequence[Upload]] = {}
+        self._storing: dict[_Frame, Sequence[WholeFile]] = {}
         self._last = False
         self._cancelled = False
         self._ended = False
@@ -117,21 +117,19 @@ class FilesReceiver:
         def stored(outcomes: Sequence[FileOutcome]) -> None:
             self._on_stored(frame, judged, outcomes)
 
-        self._storing[frame] = ()
+        self._storing[frame] = files
         try:
-            uploads = await self._writer.store_files(files, stored)
+            await self._writer.store_files(files, stored)
         except BaseException:
             self._let_go(frame)
             raise
-        if frame in self._storing:
-            self._storing[frame] = uploads
 
     def _cancel(self) -> None:
         """Take back what only waits for hooks; the rest is stored, and all is answered (BP1-FIL-012, BP1-COM-030)."""
         self._cancelled = True
-        for uploads in tuple(self._storing.values()):
-            for upload in uploads:
-                self._writer.withdraw_brief(upload)
+        for files in tuple(self._storing.values()):
+            for file in files:
+                self._writer.withdraw_file(file)
         self._end_if_cancelled()
 
     def _let_go(self, frame: _Frame) -> None:

@@ -28,7 +28,7 @@ import trio
 
 from ..common.names import show_name
 from ..errors import BlockprotoError, Cancelled, HookRefused
-from ..store import Adopt, Facts, Finish, Outcome, StoredFile, StoreFiles, Upload, UploadKey, Work
+from ..store import Adopt, Facts, Finish, Outcome, StoredFile, StoreFiles, Upload, UploadKey, WholeFile, Work
 
 DEADLINE_S = 10.0
 """How long hooks may take, unless told otherwise."""
@@ -153,7 +153,7 @@ class HookRunner:
     def __init__(self, hooks: CommitHooks) -> None:
         self._hooks = hooks
         self._questions: dict[FileToCommit, _Question] = {}
-        self._commits: dict[int, tuple[_Question, Finish]] = {}  # by id() of the upload
+        self._commits: dict[int, tuple[_Question, Storing]] = {}  # by id() of what ``withdraw`` takes
         self._ask, self._asked = trio.open_memory_channel[_Question](math.inf)
         self._tell, self._told = trio.open_memory_channel[CommittedFile](AFTER_QUEUED_MAX)
 
@@ -180,16 +180,15 @@ class HookRunner:
             question = self._questions[file] = _Question(file)
             self._ask.send_nowait(question)
         question.works[work] = answered
-        if isinstance(work, Finish):
-            self._commits[id(work.upload)] = question, work
+        self._commits[id(_withdrawn_as(work))] = question, work
 
     def is_asking(self, upload: Upload) -> bool:
         """Whether hooks are being asked about the commit of ``upload``."""
         return id(upload) in self._commits
 
-    def withdraw(self, upload: Upload) -> bool:
-        """Answer the commit of ``upload`` with Cancelled, before this returns; False: hooks are not being asked about it."""
-        found = self._commits.pop(id(upload), None)
+    def withdraw(self, file: Upload | WholeFile) -> bool:
+        """Answer the commit of ``file`` with Cancelled, before this returns; False: hooks are not being asked about it."""
+        found = self._commits.pop(id(file), None)
         if found is None:
             return False
         question, work = found
@@ -213,8 +212,7 @@ class HookRunner:
             refusal = self._too_late(question)
         del self._questions[question.file]
         for work, answered in tuple(question.works.items()):
-            if isinstance(work, Finish):
-                self._commits.pop(id(work.upload), None)
+            self._commits.pop(id(_withdrawn_as(work)), None)
             answered(None if refusal is None else _copy(refusal))
 
     async def _first_refusal(self, question: _Question) -> HookRefused | None:
@@ -297,6 +295,13 @@ class HookRunner:
                 exc_info=failure,
                 extra={"event": "hook failed", "facts": {"hook": _name_of(hook), "name": name}},
             )
+
+
+def _withdrawn_as(work: Storing) -> Upload | WholeFile | Adopt:
+    """What is given to take its commit back; an Adopt has nothing that is."""
+    if isinstance(work, StoreFiles):
+        return work.files[0]
+    return work.upload if isinstance(work, Finish) else work
 
 
 def _file_to_commit(work: Storing, file_id: bytes) -> FileToCommit:

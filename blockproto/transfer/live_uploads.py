@@ -23,14 +23,15 @@ from ..observability.observer import NULL_OBSERVER, Entered, Observer
 from ..store import (
     Discard,
     Facts,
+    FileOutcome,
     StoredFile,
     Upload,
     UploadKey,
     UploadStore,
+    WholeFile,
 )
 from .committer import AwaitedOutcome, Committer
 from .compare_files import FileComparer
-from .file_frame import WholeFile
 from .live_upload import Feed, LiveUpload
 from .quota import Quotas
 from .slow_disk import Disk
@@ -176,11 +177,19 @@ class LiveUploads:
     async def begin_files(self, files: Sequence[WholeFile]) -> Mapping[UploadKey, QuotaExceeded]:
         """Reserve room for whole files of one principal; those of which it has none are returned, with the reason.
 
-        Call ``end_brief`` for each of the others when it has its outcome.
+        Call ``end_files`` with the others when they have their outcomes.
         """
         if self.quotas is None or not files or not self.quotas.holds(files[0].key.principal):
             return {}
         return await self.quotas.reserve_many([(file.key, len(file.content)) for file in files])
+
+    def end_files(self, files: Sequence[WholeFile], outcomes: Sequence[FileOutcome]) -> None:
+        """End what ``begin_files`` began; an unfinished upload of one that is stored is complete (BP1-BLK-019)."""
+        for file, outcome in zip(files, outcomes, strict=True):
+            self.end_brief(file.key)
+            live = self.find(file.key)
+            if live is not None and isinstance(outcome, StoredFile):
+                live.committed_as(outcome)
 
     async def discard(self, key: UploadKey) -> None:
         """Cancel and remove an upload, alive or not.

@@ -31,7 +31,7 @@ ALL = [
            "bytes(reversed(statuses)), tuple(items), last)", SERVER),
     Mutant("each-file-is-an-upload-of-its-own", "FIL-008", FRAME,
            "secrets.token_bytes(16) if sourceid == ZERO_ID else sourceid", "secrets.token_bytes(16)", SERVER),
-    Mutant("files-leave-the-upload-of-their-sourceid", "FIL-008", "transfer/files_in_store.py",
+    Mutant("files-leave-the-upload-of-their-sourceid", "FIL-008", "transfer/live_uploads.py",
            "if live is not None and isinstance(outcome, StoredFile):", "if False:", SERVER),
     Mutant("the-last-is-not-said", "FIL-009", RECEIVER, "last = self._last and not self._under_way", "last = False", SERVER),
     Mutant("the-last-before-the-others", "FIL-009", RECEIVER, "last = self._last and not self._under_way", "last = self._last", SERVER),
