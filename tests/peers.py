@@ -529,7 +529,7 @@ async def serving(
     limits: Limits | None = None,
     policy: AuthPolicy | None = None,
     dialects: Sequence[Dialect] = (),
-    files: bool = False,
+    files: bool = True,
     fails: type[BlockprotoError] | None = None,
     hooks: CommitHooks | None = None,
 ) -> AsyncIterator[Served]:

@@ -685,7 +685,7 @@ async def test_a_client_reads_small_files_where_a_slow_disk_holds_up_nobody(
     monkeypatch.setattr(upload_many, "_read_whole", remembered)
     for number in range(6):
         (tmp_path / f"{number}").write_bytes(bytes_of(100, number))
-    async with serving() as served, served.client() as client:
+    async with serving(files=False) as served, served.client() as client:
         slow_disk.local_disk().took(1.0)
         jobs = [UploadJob(tmp_path / f"{number}", f"{number}") for number in range(6)]
         async for _, outcome in client.upload_all(jobs):

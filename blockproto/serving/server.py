@@ -84,7 +84,7 @@ class Server:
         tls: certificate and key; None: TLS is not answered.
         places: the number of handshake slots.
         connections_each: how many connections one principal, or without a token one address, may have.
-        files: whether FILES is answered (BP1-FIL-001).
+        files: whether FILES is answered (BP1-FIL-001); False makes it one of the servers that do not know it.
         observer: hears what happens.
         hooks: have to agree before a file gets its name, and hear of it afterwards; None: there are none.
     """
@@ -99,7 +99,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         places: int = SLOTS,
         connections_each: int = CONNECTIONS_EACH,
-        files: bool = False,
+        files: bool = True,
         observer: Observer = NULL_OBSERVER,
         hooks: CommitHooks | None = None,
     ) -> None:

@@ -48,8 +48,8 @@ def hello(agent: str = "", **changed: int) -> Frame:
 
 
 def server_hello() -> Frame:
-    """What this project's own server says: it knows AUTH (bit 0), and if_exists 3 and 4 (bit 2)."""
-    return hello("blockproto", features=5)
+    """What this project's own server says: it knows AUTH (bit 0), if_exists 3 and 4 (bit 2), and FILES (bit 3)."""
+    return hello("blockproto", features=13)
 
 
 def least_hello() -> Frame:

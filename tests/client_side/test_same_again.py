@@ -336,7 +336,7 @@ async def test_a_small_file_written_to_behind_its_time_while_it_is_read(
             os.utime(path, ns=(OLD_NS, OLD_NS))
         return content
 
-    async with serving() as served, home(served, tmp_path / "home", monkeypatch) as client:
+    async with serving(files=False) as served, home(served, tmp_path / "home", monkeypatch) as client:
         with monkeypatch.context() as patch:
             patch.setattr("blockproto.client_side.upload_many.os.read", meddle)
             receipt = await _put_one(client, path)
@@ -522,7 +522,7 @@ async def test_a_committed_that_cannot_be_is_no_success(
         real(self, stream, message)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Connection, "post", post)
-    async with serving() as served, home(served, tmp_path / "home", monkeypatch) as client:
+    async with serving(files=False) as served, home(served, tmp_path / "home", monkeypatch) as client:
         with pytest.raises(UnexpectedMessage if lie == "left" else SourceChanged):
             await (client.upload(path) if single else _put_one(client, path))
 

@@ -57,7 +57,7 @@ def all_there(served: Served, jobs: Iterable[UploadJob]) -> bool:
 @quick
 async def test_small_files_go_in_frames_and_each_has_its_receipt(tmp_path: Path) -> None:
     jobs = tree(tmp_path, 600)
-    async with serving(files=True) as served, served.client() as client:
+    async with serving() as served, served.client() as client:
         outcomes = await upload(client, jobs)
         assert all_there(served, jobs)
         frames = said(served)
@@ -81,7 +81,7 @@ async def test_times_modes_empty_files_and_folders_arrive(tmp_path: Path) -> Non
     folder.mkdir(mode=0o750)
     os.utime(empty, ns=(5, 1_234_567_890_123_456_789))
     jobs = [UploadJob(empty, "e"), UploadJob(folder, "f")]
-    async with serving(files=True) as served, served.client() as client:
+    async with serving() as served, served.client() as client:
         outcomes = await upload(client, jobs)
         assert all(isinstance(one, Receipt) for one in outcomes.values())
         assert len(said(served)) == 1
@@ -93,7 +93,7 @@ async def test_times_modes_empty_files_and_folders_arrive(tmp_path: Path) -> Non
 @quick
 async def test_an_older_server_gets_each_file_by_itself(tmp_path: Path) -> None:
     jobs = tree(tmp_path, 20)
-    async with serving() as served, served.client() as client:
+    async with serving(files=False) as served, served.client() as client:
         await upload(client, jobs)
         assert all_there(served, jobs)
         messages = [frame.message for frame in frames_of(served.lines[0].sent)]
@@ -104,7 +104,7 @@ async def test_an_older_server_gets_each_file_by_itself(tmp_path: Path) -> None:
 @quick
 async def test_a_file_that_cannot_go_fails_alone(tmp_path: Path) -> None:
     jobs = tree(tmp_path, 10)
-    async with serving(files=True) as served, served.client() as client:
+    async with serving() as served, served.client() as client:
         await upload(client, [UploadJob(jobs[0].path, jobs[1].name)])  # its name is taken
         jobs[2].path.unlink()
         jobs = [UploadJob(one.path, one.name, "refuse") for one in jobs]
@@ -117,7 +117,7 @@ async def test_a_file_that_cannot_go_fails_alone(tmp_path: Path) -> None:
 @quick
 async def test_another_name_is_said(tmp_path: Path) -> None:
     jobs = tree(tmp_path, 3)
-    async with serving(files=True) as served, served.client() as client:
+    async with serving() as served, served.client() as client:
         stranger = tmp_path / "stranger"
         stranger.write_bytes(b"other bytes")
         await upload(client, [UploadJob(stranger, "up/0/file 0000")])
@@ -131,12 +131,12 @@ async def test_another_name_is_said(tmp_path: Path) -> None:
 @quick
 async def test_a_file_that_arrives_damaged_is_sent_again(tmp_path: Path) -> None:
     jobs = tree(tmp_path, 10, 1000)
-    async with serving(files=True) as served:
+    async with serving() as served:
         async with served.client() as client:
             await upload(client, jobs)
         (frame,) = said(served)
         at = served.lines[0].sent.index(bytes_of(1000, 4))
-    async with serving(files=True) as served:
+    async with serving() as served:
         served.line_options = [{"damage_sent": at + 500}]
         async with served.client() as client:
             outcomes = await upload(client, jobs)
@@ -150,7 +150,7 @@ async def test_a_file_that_arrives_damaged_is_sent_again(tmp_path: Path) -> None
 @quick
 async def test_after_a_cut_only_what_was_not_answered_goes_again(tmp_path: Path, cut: int) -> None:
     jobs = tree(tmp_path, 100, 1000)
-    async with serving(files=True) as served:
+    async with serving() as served:
         served.line_options = [{"cut_sent": cut}]
         async with served.client() as client:
             outcomes = await upload(client, jobs)

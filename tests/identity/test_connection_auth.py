@@ -21,6 +21,7 @@ from blockproto.serving.connection_limits import ConnectionLimits
 from blockproto.wire import (
     FEATURE_AUTH,
     FEATURE_AUTH_REQUIRED,
+    FEATURE_FILES,
     FEATURE_IF_EXISTS,
     Auth,
     Block,
@@ -111,13 +112,14 @@ async def upload(peer: RawPeer, stream: int, sample: Sample = NOTE) -> Committed
 async def test_hello_says_what_is_wanted(town: Town) -> None:
     async with town.serving() as served:
         hello = await RawPeer(served.connect()).greet()
-        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED | FEATURE_IF_EXISTS
+        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED | FEATURE_IF_EXISTS | FEATURE_FILES
     town.policy.anonymous = ANONYMOUS
     async with town.serving() as served:
-        assert (await RawPeer(served.connect()).greet()).features == FEATURE_AUTH | FEATURE_IF_EXISTS
+        hello = await RawPeer(served.connect()).greet()
+        assert hello.features == FEATURE_AUTH | FEATURE_IF_EXISTS | FEATURE_FILES
     async with serving() as served:
         peer = RawPeer(served.connect())
-        assert (await peer.greet()).features == FEATURE_IF_EXISTS
+        assert (await peer.greet()).features == FEATURE_IF_EXISTS | FEATURE_FILES
         await peer.say(1, Auth(town.tokens["alice"]))
         await peer.expect_error(Code.UNSUPPORTED, Scope.STREAM, 1)
 

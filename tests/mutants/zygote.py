@@ -102,9 +102,6 @@ class Forked:
 def serve(words: Sequence[str]) -> int:
     """A server of the folder that is named first, with the options behind it, on a free port; it says which on stdout."""
     from blockproto.cli import main
-    from blockproto.server import Server
-
-    (Server.__init__.__kwdefaults__ or {})["files"] = True
 
     return main(["serve", words[0], "--listen", "127.0.0.1:0", *words[1:]])
 

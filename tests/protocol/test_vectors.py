@@ -497,7 +497,7 @@ class Served:
         self._nursery = nursery
         self._streams: list[trio.abc.Stream] = []
         self._serving: list[trio.Event] = []
-        self.server = Server(MemoryStore(), files=True)
+        self.server = Server(MemoryStore())
 
     async def connect(self) -> Peer:
         ours, theirs = trio.testing.memory_stream_pair()

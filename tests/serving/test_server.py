@@ -485,5 +485,5 @@ async def test_a_port_where_nobody_listens_is_a_lost_connection() -> None:
 def test_everything_that_may_begin_a_stream_is_handled() -> None:
     """What the session lets a peer begin a stream with is what the server has an answer for."""
     assert set(FIRST) == {
-        Kind.OPEN, Kind.BLOCK, Kind.BLOCK_COMMIT, Kind.FETCH, Kind.LIST, Kind.REMOVE, Kind.AUTH,
+        Kind.OPEN, Kind.BLOCK, Kind.BLOCK_COMMIT, Kind.FETCH, Kind.LIST, Kind.REMOVE, Kind.AUTH, Kind.FILES, Kind.FILES_LAST,
     }  # fmt: skip

@@ -81,7 +81,7 @@ async def alive(peer: RawPeer) -> None:
 @quick
 async def test_a_frame_is_answered_when_it_is_durable_and_its_files_have_their_names() -> None:
     samples = samples_of(3)
-    async with serving(files=True) as served:
+    async with serving() as served:
         gate = Gate(served.server)
         peer = await served.peer(HELLO)
         await peer.say(1, *files_of(samples, last=True))
@@ -96,7 +96,7 @@ async def test_a_frame_is_answered_when_it_is_durable_and_its_files_have_their_n
 
 @quick
 async def test_what_comes_while_a_batch_is_under_way_is_stored_in_one() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         gate = Gate(served.server)
         batches: list[Sequence[Work]] = []
         served.store.before_commit = batches.append  # type: ignore[attr-defined]
@@ -112,7 +112,7 @@ async def test_what_comes_while_a_batch_is_under_way_is_stored_in_one() -> None:
 
 @quick
 async def test_an_outcome_that_is_not_as_asked_is_said() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         peer = await served.peer(HELLO)
         first, second = samples_of(2)
         await peer.say(1, *files_of([first]))
@@ -132,7 +132,7 @@ async def test_an_outcome_that_is_not_as_asked_is_said() -> None:
 
 @quick
 async def test_a_store_that_fails_ends_the_connection() -> None:
-    async with serving(files=True, fails=StoreFailed) as served:
+    async with serving(fails=StoreFailed) as served:
 
         def fail(_: object) -> None:
             raise StoreFailed("the medium reported an error")
@@ -153,7 +153,7 @@ async def test_what_is_held_in_memory_is_bounded_and_keeps_its_credit(
 ) -> None:
     """A stream holds what there is room for, the rest waits with its credit; nothing waits for a later frame."""
     monkeypatch.setattr(frame_memory, "HELD_MAX", 100 * KIB)
-    async with serving(files=True) as served:
+    async with serving() as served:
         gate, memory = Gate(served.server), served.server.engine.frame_memory
         peer = await served.peer(HELLO)
         frames = [files_of(samples_of(1, 60 * KIB, first=number), number) for number in range(8)]
@@ -173,7 +173,7 @@ async def test_what_is_held_in_memory_is_bounded_and_keeps_its_credit(
 
 @quick
 async def test_a_stream_that_ends_in_the_middle_of_a_frame_leaves_nothing() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         peer = await served.peer(HELLO)
         message, payload = files_of(samples_of(2, 500))
         frame = b"".join([*_raw(message, payload)])
@@ -188,7 +188,7 @@ async def test_a_stream_that_ends_in_the_middle_of_a_frame_leaves_nothing() -> N
 
 @quick
 async def test_a_frame_that_has_come_is_stored_though_its_sender_has_gone() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         gate = Gate(served.server)
         peer = await served.peer(HELLO)
         for number in range(3):
@@ -204,7 +204,7 @@ async def test_a_frame_that_has_come_is_stored_though_its_sender_has_gone() -> N
 
 @quick
 async def test_cancel_is_answered_behind_the_frames_before_it() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         gate = Gate(served.server)
         peer = await served.peer(HELLO)
         await peer.say(1, *files_of(samples_of(1), 1))
@@ -233,7 +233,7 @@ async def test_the_files_that_do_not_fit_the_quota_are_refused_alone() -> None:
     register, token = Register({}).with_token(
         "alice", folder="alice", quota=1000, scopes=EVERYTHING, now_ms=0, expires_ms=None
     )
-    async with serving(files=True, policy=AuthPolicy(register, None)) as served:
+    async with serving(policy=AuthPolicy(register, None)) as served:
         peer = await come_in(served, token)
         samples = samples_of(5, 300)
         await peer.say(3, *files_of(samples))
@@ -253,7 +253,7 @@ async def test_who_may_not_write_sends_no_files() -> None:
     register, token = Register({}).with_token(
         "alice", folder="alice", quota=None, scopes=Scopes.READ, now_ms=0, expires_ms=None
     )
-    async with serving(files=True, policy=AuthPolicy(register, None)) as served:
+    async with serving(policy=AuthPolicy(register, None)) as served:
         peer = await come_in(served, token)
         await peer.say(3, *files_of(samples_of(1)))
         await peer.expect_error(Code.FORBIDDEN, Scope.STREAM, 3)
@@ -271,7 +271,7 @@ async def test_frames_of_several_principals_are_stored_in_turn() -> None:
             name, folder=name, quota=None, scopes=EVERYTHING, now_ms=0, expires_ms=None
         )
         tokens.append(token)
-    async with serving(files=True, policy=AuthPolicy(register, None)) as served:
+    async with serving(policy=AuthPolicy(register, None)) as served:
         gate = Gate(served.server)
         alice, bob = [await come_in(served, token) for token in tokens]
         for number in range(5):
@@ -302,7 +302,7 @@ async def test_hooks_are_asked_for_each_file_of_a_frame() -> None:
         if file.filename == "2":
             raise HookRefused("not this one")
 
-    async with serving(files=True, hooks=CommitHooks(before=[judge])) as served:
+    async with serving(hooks=CommitHooks(before=[judge])) as served:
         peer = await served.peer(HELLO)
         await peer.say(1, *files_of(samples_of(3)))
         stored = await peer.expect(Stored, 1)
@@ -323,7 +323,7 @@ async def test_cancel_takes_back_what_waits_for_hooks() -> None:
             asked.set()
             await trio.sleep_forever()
 
-    async with serving(files=True, hooks=CommitHooks(before=[think])) as served:
+    async with serving(hooks=CommitHooks(before=[think])) as served:
         peer = await served.peer(HELLO)
         await peer.say(1, *files_of(samples_of(3)))
         await asked.wait()
@@ -385,7 +385,7 @@ def _raw(message: Files, payload: bytes) -> tuple[bytes, bytes]:
 
 @quick
 async def test_credit_for_files_counts_as_that_of_blocks() -> None:
-    async with serving(files=True) as served:
+    async with serving() as served:
         peer = await served.peer(HELLO)
         for number in range(4):
             await peer.say(1, *files_of(samples_of(1, 64 * KIB, first=number), number))
