@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .client import Client, connect
-    from .client_side.connections import LineEvent, Reconnected, Reconnecting, Resumed
+    from .client_side.connections import Discarded, LineEvent, Reconnected, Reconnecting, Resumed
     from .errors import BlockprotoError
     from .queue import QueuedTransfer, TransferQueue, TransferState
     from .results import DownloadJob, FileInfo, LeftOut, Receipt, UploadInfo, UploadJob
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from .transfer.send_source import Progress
 
 __all__ = [
-    "BlockprotoError", "Client", "DownloadJob", "FileInfo", "LeftOut", "LineEvent", "Progress", "QueuedTransfer", "Receipt",
-    "Reconnected", "Reconnecting", "Resumed", "TransferQueue", "TransferState", "UploadInfo", "UploadJob", "connect",
-    "serve",
+    "BlockprotoError", "Client", "Discarded", "DownloadJob", "FileInfo", "LeftOut", "LineEvent", "Progress",
+    "QueuedTransfer", "Receipt", "Reconnected", "Reconnecting", "Resumed", "TransferQueue", "TransferState", "UploadInfo",
+    "UploadJob", "connect", "serve",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "BlockprotoError": ".errors",
     "Client": ".client",
+    "Discarded": ".client_side.connections",
     "DownloadJob": ".results",
     "FileInfo": ".results",
     "LeftOut": ".results",

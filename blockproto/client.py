@@ -56,7 +56,7 @@ async def connect(
             server could be reached before.
         mobile: let an idle connection be silent for as long as this network allows, so that a phone's radio can sleep;
             otherwise PING is sent every 15 s.
-        on_line: called with ``Reconnecting``, ``Reconnected`` and ``Resumed``, to show them.
+        on_line: called with ``Reconnecting``, ``Reconnected``, ``Resumed`` and ``Discarded``, to show them.
         token: the credential to authenticate with.
         trust: how to check the server of a ``bps://`` address; None: by the authorities of this machine.
         insecure: send ``token`` to another machine even without TLS, where everyone on the way can read it.

@@ -25,6 +25,7 @@ from .. import __version__
 from ..common.names import show_lines
 from ..errors import BlockprotoError
 from .output import ShownFormatter, Status, fail, leaves_of, say
+from .stopped import STOP
 from .streams import secure
 
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what stands after the command's name; None takes them from ``sys.argv``.
     """
     secure()
+    STOP.resumes = False
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names in scripts that this locale cannot write
     if logging.lastResort is not None:
@@ -156,5 +158,5 @@ def _from_trio(error: BaseException) -> int:
 
 
 def _interrupted() -> int:
-    say("stopped by Ctrl-C; run the same command again: it goes on from what was acknowledged")
+    say(STOP.sentence())
     return Status.INTERRUPTED

@@ -25,6 +25,7 @@ import trio
 from .address import SCHEME, Address, AddressError, is_address, parse_address
 from .options import verbosity
 from .output import WITHHELD, Status, about, say, warn
+from .streams import raw_stdin
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -256,6 +257,15 @@ async def _ask(server: str, pin: bytes) -> bool:
 
     say(f"nothing is known of {server} yet. Its certificate is:\n\n  {pin.hex()}\n  {pin_words(pin)}\n")
     question = "Does the server, or its owner, show the same? Then answer y: it is remembered. Trust it?"
-    return await trio.to_thread.run_sync(
-        lambda: click.confirm(question, default=False, err=True), abandon_on_cancel=True
-    )
+    return await trio.to_thread.run_sync(confirmed, question, abandon_on_cancel=True)
+
+
+def confirmed(question: str) -> bool:
+    """Ask on stderr until the answer is one; an empty one, and the end of stdin, are no."""
+    while True:
+        print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+        answer = raw_stdin().readline().strip().lower()
+        if answer in (b"y", b"yes"):
+            return True
+        if answer in (b"", b"n", b"no"):
+            return False

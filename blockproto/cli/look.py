@@ -210,7 +210,7 @@ def _print_upload(upload: UploadInfo, as_json: bool) -> None:
     if as_json:
         print_json(upload_fields(upload))
         return
-    size = "?" if upload.filesize is None else show_size(upload.filesize)
+    size = "?, a stream" if upload.filesize is None else show_size(upload.filesize)
     held = _held_bytes(upload)
     expiry = "never" if upload.expires_ms is None else show_time(upload.expires_ms * 10**6)
     click.echo(

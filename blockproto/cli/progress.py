@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from ..common.names import show_name
 from .output import show_size
+from .stopped import STOP
 
 _REDRAW_S = 0.1
 _WIDE = 70
@@ -44,10 +45,12 @@ class Meter:
     Args:
         total: the bytes of all files, or None while unknown.
         shown: whether to show a bar; None asks whether stderr is a terminal.
+        resumes: whether the same command goes on with what has come so far.
     """
 
-    def __init__(self, total: int | None = None, shown: bool | None = None) -> None:
+    def __init__(self, total: int | None = None, shown: bool | None = None, *, resumes: bool = True) -> None:
         self.total = total
+        self._resumes = resumes
         self.bytes_ended = 0
         self.files_ended = 0
         self._under_way: dict[str, int] = {}
@@ -68,6 +71,7 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        STOP.resumes = self._resumes and self.done > 0
         if self._bar is not None:
             self._bar.move(self.done, self._shown_total(), "")
             self._bar.stop(keep=self.done > 0 or self.files_ended > 0)

@@ -23,12 +23,21 @@ import trio
 from .. import BlockprotoError, Client, Receipt, UploadJob
 from ..client_side.walk import Found, total_of, walk
 from ..common.names import show_name
-from ..errors import Code, ConnectionLost, FileExists, GoingAway, NotPermitted, ProtocolError, Unsupported
+from ..errors import (
+    Code,
+    ConnectionLost,
+    FileExists,
+    GoingAway,
+    NotPermitted,
+    ProtocolError,
+    StoreFull,
+    Unsupported,
+)
 from ..results import IfExistsWord
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
 from .address import Address
-from .interruptions import LineTeller
+from .interruptions import LineTeller, cancelled_by_ctrl_c
 from .left_out import LeftOutTeller
 from .options import (
     EXIT_CODES,
@@ -43,14 +52,17 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, ends_run, fail, print_failure, say, show_count, show_size
+from .output import Status, ends_run, fail, print_failure, say, show_count, show_size, status_of
 from .progress import Meter
+from .streams import raw_stdin
 from .tally import Tally
 
 STDIN = "-"
 STDIN_NAME = "stdin"
 _ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError, Unsupported)
 """Errors that concern the server as a whole: reported once, not for each file."""
+_SEND_ANEW = "see that the server runs there, then run the command again: stdin is sent from its beginning"
+_MAKE_ROOM = "make room, then run the command again: stdin is sent from its beginning"
 _NAME_A_FOLDER = "name a folder there, not a file"
 
 
@@ -78,6 +90,7 @@ class _Tally(Tally):
     given: int = 0
     answered: int = 0
     ended: BlockprotoError | None = None
+    advice: str = ""
     blocked: list[str] = field(default_factory=list)
     is_folder: dict[str, bool] = field(default_factory=dict)
     """Of what a refused file lies in: whether it may be a folder on the server."""
@@ -183,14 +196,17 @@ async def _put(wanted: _Wanted, connections: int) -> int:
     total = await trio.to_thread.run_sync(_total, wanted) if shown else None
     folders: list[Found] = []
     found = _files(wanted, tally, folders)
-    with Meter(total, shown) as meter:
+    resumes = STDIN not in wanted.paths
+    with Meter(total, shown, resumes=resumes) as meter:
         try:
-            async with connect_as_told(
+            connected = connect_as_told(
                 wanted.address.server,
                 connections=connections,
                 retry_for_s=wanted.retry_for_s,
+                on_line=LineTeller(wanted.verbosity > 0, resumes=resumes),
                 log=wanted.log,
-            ) as client:
+            )
+            async with connected as client, cancelled_by_ctrl_c():
                 await _send_all(client, wanted, tally, meter, found, folders)
             if tally.status == Status.DONE and tally.answered == tally.given and not tally.lost:
                 meter.complete()  # also of what grew or shrank meanwhile, and of stdin
@@ -264,18 +280,20 @@ def _unreadable(tally: _Tally, path: Path, error: OSError) -> None:
 
 async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
     name = _server_name(wanted, STDIN)
-    source: BinaryIO = sys.stdin.buffer
+    source: BinaryIO = raw_stdin()
     try:
         os.read(source.fileno(), 0)  # raises if it is closed: that is not an empty file
         receipt = await client.upload(source, name=name, if_exists=wanted.if_exists, progress=meter.update)
     except _ENDS_ALL as error:
+        tally.advice = _SEND_ANEW if status_of(error) is Status.UNREACHABLE else ""
         if wanted.as_json:
             print_failure(name, error)
         raise
     except (BlockprotoError, OSError) as error:
         if isinstance(error, BlockprotoError) and ends_run(error):
             tally.ended = error
-        tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), error, name)
+        advice = _MAKE_ROOM if isinstance(error, StoreFull) else ""
+        tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), error, name, advice)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -423,6 +441,6 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
         return  # that was said already
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
-        tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left))
+        tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left, tally.advice))
     if tally.files + tally.failed + tally.left_out.count > 1 or any(map(os.path.isdir, wanted.paths)):
         tally.sum_up(elapsed_s, "sent", "already there", "left as they are there")

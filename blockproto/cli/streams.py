@@ -103,6 +103,16 @@ def _stream(fd: int, before: Any, *, drops: bool) -> io.TextIOWrapper:
     return io.TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=drops or os.isatty(fd))
 
 
+def raw_stdin() -> Any:
+    """The binary file under stdin, which may be read in a thread that is left behind.
+
+    ``sys.stdin.buffer`` holds a lock while it reads. A thread that waits there for a terminal or a silent pipe would keep
+    it, and Python aborts (SIGABRT) where it cannot take that lock at its end.
+    """
+    buffer = sys.stdin.buffer
+    return getattr(buffer, "raw", buffer)
+
+
 def silence(fd: int) -> None:
     """Discard everything that is still written to ``fd``."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

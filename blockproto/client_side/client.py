@@ -149,7 +149,8 @@ class Client:
             BlockprotoError: it was refused; its ``code`` says why.
 
         Cancellation: the server keeps what it has, and the same call resumes; of a stream, which cannot resume, it keeps
-        nothing.
+        nothing if it can be told within two seconds. A thread that waits in a file's ``readinto`` is left behind: pass
+        ``sys.stdin.buffer.raw``, because Python aborts at its end while a thread holds the lock of the other.
         """
         word, rank = if_exists_of(if_exists), priority_of(priority)
         if not isinstance(source, str | os.PathLike):

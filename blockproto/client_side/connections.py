@@ -91,7 +91,24 @@ class Resumed:
     position: int
 
 
-LineEvent = Reconnecting | Reconnected | Resumed
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """The upload of a stream has failed or was stopped; nobody can go on with it, because nobody can read it again.
+
+    Attributes:
+        filename: which.
+        sourceid: of the upload, as 32 hexadecimal digits.
+        position: how many of its bytes the server had acknowledged.
+        removed: whether the server has removed them; else it keeps them until they expire.
+    """
+
+    filename: str
+    sourceid: str
+    position: int
+    removed: bool
+
+
+LineEvent = Reconnecting | Reconnected | Resumed | Discarded
 OnLine = Callable[[LineEvent], None]
 
 

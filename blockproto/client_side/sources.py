@@ -151,6 +151,9 @@ class StreamSource:
     Args:
         read_some: fills a view with at least one byte and returns how many; 0 at the end.
         facts: with ``filesize`` None.
+
+    Attributes:
+        durable_length: how many of its bytes are durable on the other side.
     """
 
     first = 0
@@ -160,6 +163,7 @@ class StreamSource:
         self.facts = facts
         self.end: int | None = None
         self._read_some = read_some
+        self.durable_length = 0
         self._kept: dict[int, memoryview] = {}
         self._next = 0
 
@@ -193,7 +197,7 @@ class StreamSource:
 
     def durable(self, blockno: int) -> None:
         """See Source."""
-        self._kept.pop(blockno, None)
+        self.durable_length += len(self._kept.pop(blockno, b""))
 
     def unchanged(self) -> bool:
         """See Source."""

@@ -14,14 +14,14 @@ from typing import Any
 import trio
 
 from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of
-from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded
+from ..errors import BlockprotoError, ConnectionLost, SourceChanged, Superseded, UnknownUpload
 from ..results import Receipt
 from ..store import Facts
 from ..transfer.send_source import OnProgress
 from ..transfer.send_stream import SendStream
 from ..transfer.sender import Sender
 from ..wire import Committed, Open, Priority, Remove, RemoveKind
-from .connections import Resumed, Retries
+from .connections import Discarded, Resumed, Retries
 from .context import Context
 from .receipts import brief_receipt, sent_receipt
 from .request import ask_once
@@ -230,7 +230,10 @@ class Uploader:
         progress: OnProgress | None,
         priority: Priority,
     ) -> Receipt:
-        """Upload a stream whose end is not known; if that fails or is cancelled, the server removes what it has of it."""
+        """Upload a stream whose end is not known; if that fails or is cancelled, the server removes what it has of it.
+
+        ``Discarded`` tells how much that was, if it was anything, and whether the server could be told.
+        """
         opened = StreamSource(reader_of(source), facts)
         sourceid = os.urandom(16)
         receipt: Receipt | None = None
@@ -240,12 +243,18 @@ class Uploader:
         finally:  # whatever ended it: a cancelled nursery raises a group, not trio.Cancelled
             opened.close()
             if receipt is None:
-                await self._discard(sourceid)
+                removed = await self._discard(sourceid)
+                if opened.durable_length:
+                    name, length = facts.filename.text, opened.durable_length
+                    self._connections.tell(Discarded(name, sourceid.hex(), length, removed))
 
-    async def _discard(self, sourceid: bytes) -> None:
-        """Have the server remove an upload that no later call can resume, if it can be reached in time."""
+    async def _discard(self, sourceid: bytes) -> bool:
+        """Have the server remove an upload that no later call can resume; whether it could be reached in time."""
         with trio.move_on_after(DISCARD_S, shield=True), suppress(BlockprotoError):
-            await ask_once(self._connections, Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+            with suppress(UnknownUpload):
+                await ask_once(self._connections, Remove(kind=RemoveKind.UPLOAD, id=sourceid))
+            return True
+        return False
 
 
 def _open_message(sending: Sender, attempt: int) -> Open:

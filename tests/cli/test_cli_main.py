@@ -171,9 +171,7 @@ def test_a_reader_that_goes_away_is_no_traceback(
     assert ran.returncode == -signal.SIGPIPE  # 141 to a shell
 
 
-def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server, tmp_path: Path) -> None:
-    fifo = tmp_path / "never ends"
-    os.mkfifo(fifo)
+def test_ctrl_c_is_130(server: Server) -> None:
     with Process(
         [*COMMAND, "put", "-", server.address + "/"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as client:
@@ -182,7 +180,7 @@ def test_ctrl_c_is_130_and_says_how_to_go_on(server: Server, tmp_path: Path) -> 
         assert client.stderr is not None
         said = client.stderr.read()
     assert client.returncode == Status.INTERRUPTED
-    assert "run the same command again" in said
+    assert "stopped by Ctrl-C" in said
     assert "Traceback" not in said
 
 
