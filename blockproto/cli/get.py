@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,8 +41,6 @@ from .options import (
     verbosity,
 )
 from .output import (
-    Status,
-    ends_run,
     fail,
     leaves_of,
     print_failure,
@@ -50,7 +48,7 @@ from .output import (
     show_size,
 )
 from .progress import Meter
-from .tally import Tally
+from .tally import Tally, ends_files
 
 STDOUT = "-"
 
@@ -86,6 +84,11 @@ class _Tally(Tally):
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
     blocked: set[str] = field(default_factory=set)
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Begin with ``names``, of one server: what ended the run with another one ends nothing with this."""
+        self.pending = dict.fromkeys(names)
+        self.ended = None
 
 
 @dataclass(slots=True)
@@ -192,25 +195,33 @@ async def _get_from(
     server: str, addresses: list[Address], wanted: _Wanted, tally: _Tally, meter: Meter
 ) -> int:
     """Fetch from one server; returns the exit code for the server itself."""
-    tally.pending = dict.fromkeys(address.path for address in addresses)
+    tally.begin(address.path for address in addresses)
     try:
         async with connect_as_told(server, retry_for_s=wanted.retry_for_s, log=wanted.log) as client:
             fetch = _Fetch(client, wanted, tally, meter)
             for address in addresses:
                 await _get_address(fetch, address)
                 tally.pending.pop(address.path, None)
-    except (_Ended, BlockprotoError, OSError, BaseExceptionGroup) as error:
-        leaves = leaves_of(error)
-        lost = [leaf for leaf in leaves if not isinstance(leaf, _Ended)]
+                if tally.ended is not None:
+                    break
+    except (BlockprotoError, OSError, BaseExceptionGroup) as error:
+        lost = leaves_of(error)
         if not all(isinstance(leaf, BlockprotoError | OSError) for leaf in lost):
             raise
-        why = lost[0] if lost else leaves[0].__cause__
-        assert why is not None
-        if wanted.as_json:
-            for name in tally.pending:
-                print_failure(name, why)
-        return fail(lost[0], "" if isinstance(lost[0], OSError) else server) if lost else tally.status
-    return Status.DONE
+        _pending_failed(tally, tally.ended or lost[0])
+        if tally.ended is None:
+            return fail(lost[0], "" if isinstance(lost[0], OSError) else server)
+    else:
+        if tally.ended is not None:
+            _pending_failed(tally, tally.ended)
+    return tally.status
+
+
+def _pending_failed(tally: _Tally, why: BaseException) -> None:
+    """Print the objects of what was asked for and has not ended."""
+    if tally.as_json:
+        for name in tally.pending:
+            print_failure(name, why)
 
 
 async def _get_address(fetch: _Fetch, address: Address) -> None:
@@ -280,7 +291,7 @@ async def _get_folder(fetch: _Fetch, above: str, folder: FileInfo | None, target
                 _arrived(fetch, outcome)
             elif isinstance(outcome, ConnectionLost | GoingAway):
                 raise outcome
-            elif isinstance(outcome, SourceChanged):
+            elif isinstance(outcome, SourceChanged) and fetch.tally.ended is None:
                 await _get_file(fetch, job.entry, job.dest)  # it changed after it was listed: ask again
             else:
                 _not_fetched(fetch, job.entry, job.dest, outcome)
@@ -289,7 +300,8 @@ async def _get_folder(fetch: _Fetch, above: str, folder: FileInfo | None, target
 async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[tuple[FileInfo, Path], None]:
     """The files below a folder that are to be fetched, and where each goes; makes the folders on the way."""
     told = partial(_passed_over, fetch.tally, above)
-    async with aclosing(fetch.client.listing(above, recursive=True, on_left_out=told)) as entries:
+    listing = fetch.client.listing(above, recursive=True, on_left_out=told)
+    async with aclosing(listing), aclosing(_until_ended(fetch.tally, listing)) as entries:
         async for entry in entries:
             place = _place(fetch.tally, above, entry, target)
             if place is None:
@@ -303,6 +315,21 @@ async def _files_of(fetch: _Fetch, above: str, target: Path) -> AsyncGenerator[t
                 fetch.meter.expect(entry.filesize, entry.filename)
                 fetch.tally.pending[entry.filename] = None
                 yield entry, place
+
+
+async def _until_ended(
+    tally: _Tally, entries: AsyncGenerator[FileInfo, None]
+) -> AsyncGenerator[FileInfo, None]:
+    """The entries until the run has ended; the files among the others are counted, and have their objects."""
+    try:
+        async for entry in entries:
+            if tally.ended is None:
+                yield entry
+            elif not entry.folder:
+                tally.skipped(entry.filename, tally.ended)
+    except BlockprotoError:
+        if tally.ended is None:
+            raise
 
 
 def _is_blocked(tally: _Tally, entry: FileInfo) -> bool:
@@ -391,7 +418,7 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
     fetch.meter.failed(entry.filename)
     what = str(place) if isinstance(error, OSError) else entry.filename
-    _refused(fetch, what, entry.filename, error, _advice(error))
+    _refused(fetch, what, entry.filename, error, _advice(error), entry.filesize)
 
 
 def _advice(error: BaseException) -> str:
@@ -422,16 +449,23 @@ def _describe(receipt: Receipt) -> str:
     return text
 
 
-class _Ended(Exception):
-    """The run is over: a refusal that concerns all of it was reported."""
-
-
-def _refused(fetch: _Fetch, what: str, filename: str, error: BaseException, advice: str = "") -> None:
-    """Report a file that was refused. Raises _Ended if the server would refuse all others, too."""
-    fetch.tally.pending.pop(filename, None)
-    fetch.tally.failure(what, error, filename, advice)
-    if ends_run(error):
-        raise _Ended from error
+def _refused(
+    fetch: _Fetch,
+    what: str,
+    filename: str,
+    error: BlockprotoError | OSError,
+    advice: str = "",
+    filesize: int = 0,
+) -> None:
+    """Report a file that was refused. If all others would be, too, the run ends: what was begun ends quietly."""
+    tally = fetch.tally
+    tally.pending.pop(filename, None)
+    if tally.ended is not None:
+        tally.quiet_failure(error, filename)
+        return
+    tally.failure(what, error, filename, advice)
+    if isinstance(error, BlockprotoError) and ends_files(error, filesize):
+        tally.ended = error
 
 
 def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:

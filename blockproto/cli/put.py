@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,10 +53,10 @@ from .options import (
     verbose_option,
     verbosity,
 )
-from .output import Status, ends_run, fail, print_failure, say, show_count, show_size, status_of
+from .output import Status, fail, print_failure, say, show_count, show_size, status_of
 from .progress import Meter
 from .streams import raw_stdin
-from .tally import Tally
+from .tally import Tally, ends_files
 
 STDIN = "-"
 STDIN_NAME = "stdin"
@@ -89,7 +90,7 @@ class _Tally(Tally):
     sizes: dict[str, int] = field(default_factory=dict)
     given: int = 0
     answered: int = 0
-    ended: BlockprotoError | None = None
+    rest: list[Found] = field(default_factory=list)
     advice: str = ""
     blocked: list[str] = field(default_factory=list)
     is_folder: dict[str, bool] = field(default_factory=dict)
@@ -290,7 +291,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
             print_failure(name, error)
         raise
     except (BlockprotoError, OSError) as error:
-        if isinstance(error, BlockprotoError) and ends_run(error):
+        if isinstance(error, BlockprotoError) and ends_files(error, None):
             tally.ended = error
         advice = _MAKE_ROOM if isinstance(error, StoreFull) else ""
         tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), error, name, advice)
@@ -308,6 +309,8 @@ async def _send_jobs(
             tally.pending.pop(job.name, None)
             if isinstance(outcome, Receipt):
                 _stored(wanted, tally, meter, str(job.path), outcome)
+            elif tally.ended is not None:
+                tally.quiet_failure(outcome, job.name)
             elif isinstance(outcome, _ENDS_ALL):
                 tally.lost.append(outcome)
                 if wanted.as_json:
@@ -318,11 +321,11 @@ async def _send_jobs(
                 if blocked and (outcome.code is Code.FILE_EXISTS or not _is_typed(wanted, job.path)):
                     _tell_blocked(wanted, tally, job, outcome)
                     continue
-                tally.ended = outcome if ends_run(outcome) else None
+                tally.ended = outcome if ends_files(outcome, tally.sizes.pop(job.name, 0)) else None
                 what = _what_failed(wanted, tally, str(job.path), outcome)
                 tally.failure(what, outcome, job.name, _NAME_A_FOLDER if blocked else "")
-                if tally.ended:
-                    break
+                if tally.ended and not isinstance(tally.ended, StoreFull):
+                    break  # else what was begun is waited for: some of it may still fit
 
 
 async def _is_blocked(client: Client, tally: _Tally, job: UploadJob, error: BlockprotoError) -> bool:
@@ -388,6 +391,9 @@ def _is_typed(wanted: _Wanted, path: Path) -> bool:
 
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
     for one in found:
+        if tally.ended is not None:
+            tally.rest.append(one)
+            return
         tally.given += 1
         tally.pending[one.name] = None
         tally.sizes[one.name] = one.filesize
@@ -395,13 +401,15 @@ def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[Up
 
 
 def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]) -> None:
-    """Print the objects of the files that were not sent, with the error that ended the run."""
-    if not tally.as_json:
+    """Count the files that were not sent, and print their objects with the error that ended the run."""
+    if not tally.as_json and tally.ended is None:
         return
-    for name in tally.pending:
-        print_failure(name, error)
-    for one in found:
-        print_failure(one.name, error)
+    rest = (one.name for one in chain(tally.rest, found))
+    for name in chain(tally.pending, rest):
+        if tally.ended is None:
+            print_failure(name, error)  # how many these are is said elsewhere
+        else:
+            tally.skipped(name, error)
 
 
 def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
@@ -437,7 +445,7 @@ def _describe(receipt: Receipt) -> str:
 
 def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     tally.left_out.sum_up()
-    if tally.ended:
+    if tally.ended and not tally.files and tally.told <= 1:
         return  # that was said already
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
