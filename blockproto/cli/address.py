@@ -2,7 +2,8 @@
 
 The path is a file name, not a URL's path: ``?`` and ``#`` mean themselves, blanks and every script are welcome as they are.
 A ``%`` followed by two hexadecimal digits is decoded once (so that addresses copied from elsewhere work); any other ``%``
-means itself. A file whose name really holds ``%41`` is written ``%2541``. A "/" at the end says: this is a folder.
+means itself. A file whose name really holds ``%41`` is written ``%2541``. A "/" at the end says: this is a folder; several
+in a row are one, and one more at the beginning is none, as in the paths of a file system.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import click
 
+from ..errors import UnknownFile
 from ..identity.loopback import is_loopback
 
 PORT_DEFAULT = 7878
@@ -28,10 +30,11 @@ class Address:
     Attributes:
         host: name or IP address, IPv6 without brackets.
         port: 1..65535 (0 only in ``--listen``: any free one).
-        path: the decoded name without "/" at either end; "" is the whole served folder.
+        path: the decoded name without "/" at either end or twice in a row; "" is the whole served folder.
         folder: whether it ended with "/" or names the whole served folder.
         text: what was typed, for messages.
         secure: whether it is ``bps://``: TLS.
+        decoded: whether some ``%41`` in the path was decoded.
     """
 
     host: str
@@ -40,6 +43,7 @@ class Address:
     folder: bool = True
     text: str = ""
     secure: bool = False
+    decoded: bool = False
 
     @property
     def server(self) -> str:
@@ -71,11 +75,35 @@ def parse_address(text: str) -> Address:
             "there are no user names or passwords in an address: take away what stands before '@'"
         )
     host, port = _parse_host_port(authority, PORT_DEFAULT)
-    name = without_dot(_decode(path))
+    decoded = _decode(path)
+    name = without_dot(re.sub("/+", "/", decoded).removeprefix("/"))
     folder = not name or name.endswith("/")
     return Address(
-        host, port, name.rstrip("/"), folder, text if slash else text + "/", scheme == SECURE_SCHEME
+        host,
+        port,
+        name.rstrip("/"),
+        folder,
+        text if slash else text + "/",
+        scheme == SECURE_SCHEME,
+        decoded != path,
     )
+
+
+def address_of(server: str, name: str) -> str:
+    """How ``name`` on ``server`` (``bp://HOST:PORT``) is typed: ``parse_address`` gives it back."""
+    return f"{server}/{_encode(name)}"
+
+
+def advice_about(address: Address, error: BaseException) -> str:
+    """What to do where nothing has a name that is not the one that was typed, because it was decoded; else ""."""
+    if not address.decoded or not isinstance(error, UnknownFile):
+        return ""
+    literal = _encode(address.text)
+    return f"looked for '{address.path}'; where the name holds the '%' itself, write '{literal}'"
+
+
+def _encode(text: str) -> str:
+    return _PERCENT.sub(rb"%25\1", text.encode(errors="surrogateescape")).decode(errors="surrogateescape")
 
 
 def is_address(text: str) -> bool:
@@ -124,7 +152,8 @@ def _parse_port(digits: str | None, port_default: int | None) -> int:
     if digits is None:
         raise AddressError(f"the port is missing; write HOST:PORT, as in localhost:{PORT_DEFAULT}")
     if not digits or not digits.isascii() or not digits.isdigit() or int(digits) > 65535:
-        raise AddressError(f"the port must be a number from 0 to 65535, as in localhost:{PORT_DEFAULT}")
+        first = 0 if port_default is None else 1
+        raise AddressError(f"the port must be a number from {first} to 65535, as in localhost:{PORT_DEFAULT}")
     if port_default is not None and int(digits) == 0:
         raise AddressError("port 0 is only for serve --listen; write the port that serve printed")
     return int(digits)

@@ -13,7 +13,7 @@ import trio
 
 from .. import BlockprotoError, Client
 from .access import access_options, check_access, connect_as_told, for_each_server
-from .address import Address, AddressError, is_address, parse_address, to_address
+from .address import Address, AddressError, advice_about, is_address, parse_address, to_address
 from .options import EXIT_CODES, json_option, verbose_option, verbosity
 from .output import Status, about, ends_all, fail, print_failed, print_json, printing_failed, say
 
@@ -101,7 +101,8 @@ async def _take_one(client: Client, thing: _Thing, as_json: bool) -> int:
             raise
         if as_json:
             print_failed(thing.fields(False), error)
-        return fail(error, thing.typed)
+        advice = advice_about(parse_address(thing.typed), error) if is_address(thing.typed) else ""
+        return fail(error, thing.typed, advice)
     if as_json:
         print_json(thing.fields(True))
     elif verbosity():

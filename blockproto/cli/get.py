@@ -27,7 +27,7 @@ from ..results import IfExistsWord
 from ..store.part_file.begun_folder import BegunFolder
 from ..store.part_file.target_folder import TargetFolder
 from .access import access_options, check_access, connect_as_told
-from .address import Address, to_address
+from .address import Address, advice_about, to_address
 from .get_words import parse_span, split_words
 from .left_out import LeftOutTeller, missed_of
 from .options import (
@@ -230,7 +230,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
     except (ConnectionLost, GoingAway):
         raise
     except BlockprotoError as error:
-        _refused(fetch, address.text, address.path, error)
+        _refused(fetch, address.text, address.path, error, advice_about(address, error))
         return
     begun = _begun_folder(fetch, address.path) if entry is not None and entry.folder else None
     if begun is not None and begun.is_marked():

@@ -17,7 +17,7 @@ import trio
 from .. import BlockprotoError, Client, FileInfo
 from ..errors import BadFacts, UnknownFile
 from .access import connect_as_told
-from .address import Address
+from .address import Address, advice_about
 from .output import Status, about, fail
 
 STRETCH_LENGTH = 32 << 20
@@ -52,7 +52,7 @@ async def _write(client: Client, address: Address, span: tuple[int, int] | None)
                 await trio.to_thread.run_sync(_copy, dest)
                 dest.unlink()
     except BlockprotoError as error:
-        return fail(error, address.text)
+        return fail(error, address.text, advice_about(address, error))
     return Status.DONE
 
 

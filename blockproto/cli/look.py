@@ -19,10 +19,21 @@ from .. import BlockprotoError, Client, FileInfo, LeftOut, UploadInfo
 from ..common.blocks import BLOCK_LENGTH
 from ..common.names import show_name
 from .access import access_options, check_access, connect_as_told, for_each_server
-from .address import Address, to_address
+from .address import Address, address_of, advice_about, to_address
 from .left_out import LeftOutTeller, missed_of, say_missed
 from .options import EXIT_CODES, json_option, verbose_option, verbosity
-from .output import Status, about, ends_all, fail, print_json, say, show_count, show_size, show_time
+from .output import (
+    Status,
+    about,
+    ask_again,
+    ends_all,
+    fail,
+    print_json,
+    say,
+    show_count,
+    show_size,
+    show_time,
+)
 
 _FOLDER_ARGUMENT = "bp://HOST:PORT[/FOLDER]"
 _NO_ID = "0" * 32
@@ -32,7 +43,7 @@ _BEGUN = "less than a block"
 
 _LS_EXAMPLES = f"""\b
 blockproto ls -r bp://localhost/2026
-blockproto ls --json bp://localhost/ | jq -r .filename
+blockproto ls --json bp://localhost/ | jq -r .address
 
 {EXIT_CODES}
 """
@@ -85,14 +96,15 @@ async def _ls(listing: _Listing, addresses: Sequence[Address]) -> int:
             except BlockprotoError as error:
                 if ends_all(error):
                     raise
-                listing.status = max(listing.status, fail(error, address.text))
+                advice = advice_about(address, error)
+                listing.status = max(listing.status, fail(error, address.text, advice))
     return listing.status
 
 
 async def _ls_one(client: Client, address: Address, listing: _Listing) -> None:
     entry = await client.stat(address.path) if address.path and not address.folder else None
     if entry is not None and not entry.folder:
-        _print_entry(entry, address.path.rpartition("/")[0], listing.as_json)
+        _print_entry(entry, address.path.rpartition("/")[0], address.server, listing.as_json)
         listing.begun = True
         return
     told = partial(_passed_over, listing, address.path)
@@ -103,7 +115,7 @@ async def _ls_one(client: Client, address: Address, listing: _Listing) -> None:
             if not begun:
                 listing.head(address)
                 begun = True
-            _print_entry(entry, address.path, listing.as_json)
+            _print_entry(entry, address.path, address.server, listing.as_json)
     if not begun:
         listing.head(address)
 
@@ -119,9 +131,9 @@ def _passed_over(listing: _Listing, above: str, part: LeftOut) -> None:
         listing.status = max(listing.status, Status.FAILED)
 
 
-def _print_entry(entry: FileInfo, above: str, as_json: bool) -> None:
+def _print_entry(entry: FileInfo, above: str, server: str, as_json: bool) -> None:
     if as_json:
-        print_json(file_fields(entry))
+        print_json(file_fields(entry, server))
         return
     name = entry.filename[len(above) + 1 :] if above else entry.filename
     kind = modes.S_IFDIR if entry.folder else modes.S_IFREG
@@ -132,8 +144,8 @@ def _print_entry(entry: FileInfo, above: str, as_json: bool) -> None:
     )
 
 
-def file_fields(entry: FileInfo) -> dict[str, Any]:
-    """The object that ``ls --json`` and ``stat --json`` print for an entry."""
+def file_fields(entry: FileInfo, server: str) -> dict[str, Any]:
+    """The object that ``ls --json`` and ``stat --json`` print for an entry of ``server`` (``bp://HOST:PORT``)."""
     return {
         "filename": entry.filename,
         "folder": entry.folder,
@@ -145,6 +157,7 @@ def file_fields(entry: FileInfo) -> dict[str, Any]:
         "version": entry.version,
         "root": entry.root,
         "b3sum": entry.b3sum,
+        "address": address_of(server, entry.filename),
     }
 
 
@@ -159,14 +172,18 @@ def stat(address: Address, b3sum: bool, as_json: bool) -> int:
     check_access(address)
     if not address.path:
         raise click.UsageError(f"'{address.text}' names no file: add its name, or list the folder with ls")
-    with about(address.text):
+
+    def advise(error: BaseException) -> tuple[str, str]:
+        return address.text, advice_about(address, error) or ask_again(error)
+
+    with about(address.text, advise):
         return trio.run(_stat, address, b3sum, as_json)
 
 
 async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
     async with connect_as_told(address.server) as client:
         entry = await client.stat(address.path, b3sum=b3sum)
-    fields = file_fields(entry)
+    fields = file_fields(entry, address.server)
     if as_json:
         print_json(fields)
         return Status.DONE
@@ -174,7 +191,7 @@ async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
         "mtime": show_time(entry.mtime_ns),
         "filesize": f"{entry.filesize} ({show_size(entry.filesize)})",
     }
-    hidden = {"folder", "mtime_ns", "version"} | ({"filesize"} if entry.folder else set())
+    hidden = {"folder", "mtime_ns", "version", "address"} | ({"filesize"} if entry.folder else set())
     for key, value in fields.items():
         if value is not None and key not in hidden and value != _NO_ID:
             click.echo(f"{key:<9} {show_name(str(value))}")

@@ -7,10 +7,13 @@ import pytest
 from blockproto.cli.address import (
     Address,
     AddressError,
+    address_of,
+    advice_about,
     parse_address,
     parse_listen,
     show_host_port,
 )
+from blockproto.errors import StoreFull, UnknownFile
 from blockproto.identity.loopback import is_loopback
 
 
@@ -30,7 +33,11 @@ from blockproto.identity.loopback import is_loopback
         ("bp://h/50% off", "h", 7878, "50% off", False),
         ("bp://h/%2541", "h", 7878, "%41", False),
         ("bp://h/what?#1", "h", 7878, "what?#1", False),
-        ("bp://h/a//b", "h", 7878, "a//b", False),
+        ("bp://h/a//b", "h", 7878, "a/b", False),
+        ("bp://h//a", "h", 7878, "a", False),
+        ("bp://h///", "h", 7878, "", True),
+        ("bp://h/a%2F%2fb//", "h", 7878, "a/b", True),
+        ("bp://h/.//a", "h", 7878, "a", False),
         ("bp://h/a:b@c", "h", 7878, "a:b@c", False),
         ("bp://h/folder%2F", "h", 7878, "folder", True),
     ],
@@ -49,7 +56,7 @@ def test_parses(text: str, host: str, port: int, path: str, folder: bool) -> Non
         ("bp:///x", "host is missing"),
         ("bp://:7878/", "host is missing"),
         ("bp://h:/x", "port must be a number"),
-        ("bp://h:99999/", "port must be a number"),
+        ("bp://h:99999/", "port must be a number from 1 to"),
         ("bp://h:-1/", "port must be a number"),
         ("bp://h:٣/", "port must be a number"),
         ("bp://h:0/", "port 0 is only for serve"),
@@ -65,6 +72,19 @@ def test_parses(text: str, host: str, port: int, path: str, folder: bool) -> Non
 def test_says_what_is_wrong(text: str, words: str) -> None:
     with pytest.raises(AddressError, match=words):
         parse_address(text)
+
+
+@pytest.mark.parametrize("name", ["a", "文件?#%41.txt", "100%", "%25%zz%2", "a b/%%41"])
+def test_an_address_of_a_name_gives_it_back(name: str) -> None:
+    assert parse_address(address_of("bp://h:1", name)).path == name
+
+
+def test_a_decoded_name_that_nothing_has_is_said_with_what_to_write() -> None:
+    address = parse_address("bp://h/x%41?.txt")
+    advice = "looked for 'xA?.txt'; where the name holds the '%' itself, write 'bp://h/x%2541?.txt'"
+    assert advice_about(address, UnknownFile()) == advice
+    assert advice_about(address, StoreFull()) == ""
+    assert advice_about(parse_address("bp://h/100%"), UnknownFile()) == ""
 
 
 def test_names_that_are_not_unicode_survive() -> None:

@@ -63,6 +63,31 @@ def test_stat(filled: Server, run: Run) -> None:
     assert "file_id" not in folder
 
 
+def test_what_json_calls_an_address_can_be_pasted(server: Server, tmp_path: Path, run: Run) -> None:
+    name = "文件?#%41 100%.txt"
+    (server.folder / "q").mkdir()
+    (server.folder / "q" / name).write_bytes(b"1")
+    (listed,) = run("ls", server.address + "//q", "--json").objects
+    assert listed["filename"] == f"q/{name}"
+    for command in (["stat"], ["get"], ["ls"], ["rm"]):
+        typed = run(*command, f"{server.address}/q/{name}", cwd=tmp_path)
+        assert typed.status == Status.FAILED
+        assert f"write '{listed['address']}'" in typed.err
+    for command in (["stat"], ["get"], ["ls"], ["rm"]):
+        assert run(*command, listed["address"], cwd=tmp_path).status == Status.DONE
+    assert (tmp_path / name).read_bytes() == b"1"
+
+
+def test_two_slashes_are_one_for_every_command(server: Server, tmp_path: Path, run: Run) -> None:
+    (server.folder / "q").mkdir()
+    (server.folder / "q/broken").write_bytes(b"1")
+    assert run("ls", server.address + "//q").out.endswith("  broken\n")
+    assert run("get", server.address + "//q", "gq", cwd=tmp_path).status == Status.DONE
+    assert (tmp_path / "gq/broken").read_bytes() == b"1"
+    assert run("put", tmp_path / "gq", server.address + "//x//y//").status == Status.DONE
+    assert (server.folder / "x/y/gq/broken").read_bytes() == b"1"
+
+
 def test_ls_takes_several_addresses(filled: Server, run: Run) -> None:
     """As ls does: each folder is named above what is in it, and one that is not there keeps nothing from the others."""
     at = filled.address
