@@ -80,6 +80,7 @@ async def serve(
 
     Raises:
         ValueError: there is no such dialect.
+        TypeError: ``listen`` is not a host and a port.
         NotPermitted: the folder cannot be served, a certificate or the list of tokens cannot be used, or ``listen`` and
             ``dialects`` need ``insecure``.
         StoreInUse: another server has it.
@@ -88,6 +89,8 @@ async def serve(
 
     Cancellation: clients are told, what was received is made durable, then this ends.
     """
+    if isinstance(listen, str):
+        raise TypeError(f'listen={listen!r}: give a host and a port, as in ("127.0.0.1", 7878)')
     config = ServerConfig(
         folder=Path(folder),
         listen=listen,

@@ -8,13 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 from filelock import FileLock, Timeout
 
 from ..client import Client, connect
 from ..client_side.batch_queue import BatchQueue
+from ..client_side.dial import parse_url
 from ..client_side.resume_id import state_folder
 from ..common.names import SafeName
 from ..common.tasks import background_tasks
@@ -302,9 +302,10 @@ def wanted(
         NameRefused: the name cannot be one on a server.
         ValueError: ``server`` is not an address, or ``if_exists`` or ``priority`` is not one of the words.
     """
-    parts = urlsplit(server)
-    if parts.scheme not in ("bp", "bps") or not parts.hostname:
+    scheme = server.partition(":")[0]
+    if scheme not in ("bp", "bps"):
         raise ValueError(f"{server!r} is not a server: write bp://HOST:PORT or bps://HOST:PORT")
+    parse_url(server, scheme)
     if if_exists not in IF_EXISTS:
         raise ValueError(f"{if_exists!r}: if_exists is one of {', '.join(IF_EXISTS)}")
     SafeName.parse(name)

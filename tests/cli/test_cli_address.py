@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from functools import partial
+from pathlib import Path
 
+import pytest
+import trio
+
+import blockproto
 from blockproto.cli.address import (
     Address,
     AddressError,
@@ -137,3 +142,8 @@ def test_server_is_what_connect_takes() -> None:
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_the_library_says_how_an_address_to_listen_on_is_given(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="give a host and a port"):
+        trio.run(partial(blockproto.serve, tmp_path, listen="127.0.0.1:0"))

@@ -376,6 +376,8 @@ async def test_order_is_priority_then_place_and_can_be_changed(tmp_path: Path) -
     ("change", "error", "what"),
     [
         (lambda queue: queue.add_upload("a", "http://x"), ValueError, "not a server"),
+        (lambda queue: queue.add_upload("a", "bp://h/folder/"), ValueError, "names a folder or file"),
+        (lambda queue: queue.add_download("bps://h:x", "a", "b"), ValueError, "not an address"),
         (lambda queue: queue.add_upload("a", SERVER, name="../b"), NameRefused, "dot-component"),
         (lambda queue: queue.add_upload("a", SERVER, priority="high"), ValueError, "interactive, normal"),
         (lambda queue: queue.add_upload("a", SERVER, if_exists="ask"), ValueError, "keep, refuse"),
