@@ -28,7 +28,7 @@ from ..store.part_file.begun_folder import BegunFolder
 from ..store.part_file.target_folder import TargetFolder
 from .access import access_options, check_access, connect_as_told
 from .address import Address, advice_about, to_address
-from .get_words import parse_span, split_words
+from .get_words import split_words
 from .left_out import LeftOutTeller, missed_of
 from .options import (
     EXIT_CODES,
@@ -48,6 +48,7 @@ from .output import (
     show_size,
 )
 from .progress import Meter
+from .span import BEGIN_WITHIN, FORMS, Span, parse_span
 from .tally import Tally, ends_files
 
 STDOUT = "-"
@@ -59,7 +60,7 @@ class _Wanted:
 
     dest: str | None
     into: bool
-    span: tuple[int, int] | None
+    span: Span | None
     as_json: bool
     verbosity: int
     retry_for_s: float | None
@@ -114,7 +115,10 @@ blockproto get bp://localhost/film.mp4 - | mpv -
 @click.command("get", epilog=_EXAMPLES)
 @click.argument("words", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME... [DEST]")
 @click.option(
-    "--range", "span", metavar="FIRST-LAST", help="Only these bytes of one file, both counted from 0."
+    "--range",
+    "span",
+    metavar=FORMS,
+    help="Only these bytes of one file, both counted from 0; all from FIRST on; or the last COUNT.",
 )
 @click.option(
     "--upload",
@@ -259,9 +263,9 @@ def _begun_folder(fetch: _Fetch, name: str) -> BegunFolder | None:
     return BegunFolder(path, fetch.client.destination(name, path).label)
 
 
-def _length_of(entry: FileInfo, span: tuple[int, int] | None) -> int:
+def _length_of(entry: FileInfo, span: Span | None) -> int:
     """How many bytes are to come; none of a range that begins behind the end."""
-    first, last = span or (0, entry.filesize - 1)
+    first, last = (0, entry.filesize - 1) if span is None else span.of(entry.filesize)
     return max(0, min(last + 1, entry.filesize) - first)
 
 
@@ -377,8 +381,10 @@ def _make_folder(fetch: _Fetch, folder: FileInfo | None, path: Path) -> bool:
     try:
         TargetFolder(path, _below(fetch.wanted, path), make=True).close()
     except (OSError, BlockprotoError) as error:
-        if folder is None or not os.path.lexists(path) or os.path.isdir(path):
+        if not os.path.lexists(path) or os.path.isdir(path):
             fetch.tally.failure(str(path), error, str(path))
+        elif folder is None:
+            fetch.tally.failure(str(path), InTheWay("it is here, and is not a folder"), str(path))
         else:
             met = InTheWay(f"it is a folder on the server, and '{path}' here is none")
             fetch.tally.failure(folder.filename, met, folder.filename)
@@ -402,7 +408,7 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
             place,
             if_exists=wanted.if_exists,
             checksum=wanted.checksum,
-            span=wanted.span,
+            span=None if wanted.span is None else wanted.span.of(entry.filesize),
             below=_below(wanted, place.parent),
             made=fetch.tally.made,
             progress=fetch.meter.update,
@@ -423,7 +429,7 @@ def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoE
 
 def _advice(error: BaseException) -> str:
     of_the_range = isinstance(error, BadFacts) and str(error).startswith("the range begins")
-    return "give a range that begins within the file" if of_the_range else ""
+    return BEGIN_WITHIN if of_the_range else ""
 
 
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:

@@ -19,6 +19,7 @@ from ..errors import BadFacts, UnknownFile
 from .access import connect_as_told
 from .address import Address, advice_about
 from .output import Status, about, fail
+from .span import BEGIN_WITHIN, Span
 
 STRETCH_LENGTH = 32 << 20
 """Bytes that are fetched before they are written."""
@@ -26,7 +27,7 @@ _COPY_LENGTH = 1 << 20
 
 
 async def get_to_stdout(
-    addresses: list[Address], span: tuple[int, int] | None, retry_for_s: float | None, log: Path | None
+    addresses: list[Address], span: Span | None, retry_for_s: float | None, log: Path | None
 ) -> int:
     """Write the content of files to stdout; returns the exit code. The first that fails ends it."""
     for address in addresses:
@@ -38,7 +39,7 @@ async def get_to_stdout(
     return Status.DONE
 
 
-async def _write(client: Client, address: Address, span: tuple[int, int] | None) -> Status:
+async def _write(client: Client, address: Address, span: Span | None) -> Status:
     if not address.path:
         raise click.UsageError(f"'{address.text}' is a folder: '-' takes the content of files")
     try:
@@ -52,15 +53,16 @@ async def _write(client: Client, address: Address, span: tuple[int, int] | None)
                 await trio.to_thread.run_sync(_copy, dest)
                 dest.unlink()
     except BlockprotoError as error:
-        return fail(error, address.text, advice_about(address, error))
+        advice = BEGIN_WITHIN if isinstance(error, BadFacts) else advice_about(address, error)
+        return fail(error, address.text, advice)
     return Status.DONE
 
 
-def _stretches(entry: FileInfo, span: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+def _stretches(entry: FileInfo, span: Span | None) -> Iterator[tuple[int, int]]:
     """The first and last positions of the stretches, in order; none of an empty file."""
-    first, last = (0, entry.filesize - 1) if span is None else span
+    first, last = (0, entry.filesize - 1) if span is None else span.of(entry.filesize)
     if span is not None and first >= entry.filesize:
-        raise BadFacts(f"the range begins at {first}, {entry.filename} has {entry.filesize} bytes")
+        raise BadFacts(f"the range begins at {first}, the file has {entry.filesize} bytes")
     last = min(last, entry.filesize - 1)
     while first <= last:
         end = min(last, first + STRETCH_LENGTH - first % STRETCH_LENGTH - 1)

@@ -1,8 +1,6 @@
-"""What is typed behind ``get``: addresses and DEST, and a range."""
+"""What is typed behind ``get``: addresses and DEST."""
 
 from __future__ import annotations
-
-import re
 
 import click
 
@@ -25,15 +23,3 @@ def split_words(words: tuple[str, ...]) -> tuple[list[str], str | None]:
             f"'{wrong}': give one or more addresses {SCHEME}HOST:PORT/NAME, then at most one DEST on this machine"
         )
     return addresses, others[0] if others else None
-
-
-def parse_span(text: str | None) -> tuple[int, int] | None:
-    """The first and last byte of ``--range``; raises click.UsageError."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([0-9]{1,18})-([0-9]{1,18})", text)
-    if match is None or int(match[1]) > int(match[2]):
-        raise click.UsageError(
-            f"--range '{text}': write FIRST-LAST, two byte positions, FIRST not above LAST, as in 0-1023"
-        )
-    return int(match[1]), int(match[2])

@@ -372,7 +372,7 @@ def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:
     if first < 0 or last < first:
         raise BadFacts(f"bytes {first} to {last} are not a range")
     if first >= entry.filesize:
-        raise BadFacts(f"the range begins at {first}, {entry.filename} has {entry.filesize} bytes")
+        raise BadFacts(f"the range begins at {first}, the file has {entry.filesize} bytes")
     return first, min(last + 1, entry.filesize)
 
 

@@ -262,3 +262,11 @@ def test_another_command_goes_into_a_folder_that_was_begun(
     assert _facts(here / "new" / "tree") == _facts(server.folder / "tree")
     assert run("clean", here, "--yes").status == Status.DONE
     assert not list(here.rglob(".blockproto-*"))
+
+
+def test_a_file_where_a_folder_was_meant_is_called_that(server: Server, tmp_path: Path, run: Run) -> None:
+    (server.folder / "a").write_bytes(b"1")
+    (tmp_path / "target").write_bytes(b"2")
+    ran = run("get", f"{server.address}/a", "target/", cwd=tmp_path)
+    assert ran.status == Status.FAILED
+    assert ran.err.startswith("blockproto: target: it is here, and is not a folder; ")

@@ -84,7 +84,7 @@ USAGE = [
     (["get", "bp://localhost/a", "-", "--json"], "stdout"),
     (["get", "bp://localhost:x/a"], "port must be a number"),
     (["get", "bp://localhost/a", "--range", "5-1"], "--range '5-1'"),
-    (["get", "bp://localhost/a", "--range", "-1"], "--range '-1'"),
+    (["get", "bp://localhost/a", "--range", "-0"], "--range '-0'"),
     (["get", "bp://localhost/a", "bp://localhost/b", "--range", "0-1"], "--range is for one file"),
     (["get", "bp://localhost/", "--range", "0-1"], "--range is for one file"),
     (["get", "bp://10.0.0.9/a"], "--insecure"),
@@ -212,3 +212,10 @@ def test_ctrl_c_while_it_starts_is_no_traceback() -> None:
     program = [sys.executable, "-c", INTERRUPTED_IMPORT]
     ran = subprocess.run(program, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout, ran.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_command_that_is_nearly_right_is_understood_and_not_done(run: Callable[..., Ran]) -> None:
+    ran = run("putt", "a", "bp://127.0.0.1:1/")
+    assert ran.status == Status.USAGE
+    assert "Did you mean 'put'?" in ran.err
+    assert "Did you mean" not in run("xyzzy").err
