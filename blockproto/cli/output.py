@@ -251,6 +251,14 @@ def show_size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def show_round(count: int) -> str:
+    """A number of bytes as it was typed: ``1 MB`` where it is a whole number of such, else as ``show_size``."""
+    for power, unit in ((4, "TB"), (3, "GB"), (2, "MB"), (1, "kB")):
+        if count and count % 1000**power == 0:
+            return f"{count // 1000**power} {unit}"
+    return show_size(count)
+
+
 def show_count(count: int, thing: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{count:,} {thing}" + ("" if count == 1 else "s")

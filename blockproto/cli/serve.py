@@ -158,8 +158,8 @@ def serve(
     _check_usage(config, metrics)
     _log_to_stderr(log_format, log_level or ("debug" if verbosity() else "warning"))
     with about(str(folder), partial(_advise, config)), _observer(metrics) as observer:
-        told = replace(config, on_server_auth=partial(_welcome, config), observer=observer)
-        return trio.run(_serve, told)
+        told = replace(config, on_server_auth=partial(_welcome, config), observer=observer[0])
+        return trio.run(_serve, told, observer[1])
 
 
 def _log_to_stderr(form: str, level: str) -> None:
@@ -170,11 +170,11 @@ def _log_to_stderr(form: str, level: str) -> None:
 
 
 @contextmanager
-def _observer(metrics: tuple[str, int] | None) -> Iterator[Observer]:
-    """The observer of the server: the log, if its level shows anything of it, and the metrics."""
+def _observer(metrics: tuple[str, int] | None) -> Iterator[tuple[Observer, str]]:
+    """The observer of the server: the log, if its level shows anything of it, and the metrics; and where these are shown."""
     observer: Observer = Log() if log.isEnabledFor(logging.WARNING) else NULL_OBSERVER
     if metrics is None:
-        yield observer
+        yield observer, ""
         return
     try:
         from ..observability.metrics import Metrics, shown
@@ -182,8 +182,7 @@ def _observer(metrics: tuple[str, int] | None) -> Iterator[Observer]:
         raise click.UsageError("--metrics needs more: pip install 'blockproto[metrics]'") from error
     counts = Metrics()
     with shown(counts, *metrics) as port:
-        say(f"metrics: http://{show_host_port(metrics[0], port)}/metrics")
-        yield ObserverPair(observer, counts)
+        yield ObserverPair(observer, counts), f"http://{show_host_port(metrics[0], port)}/metrics"
 
 
 def _check_usage(config: ServerConfig, metrics: tuple[str, int] | None) -> None:
@@ -278,14 +277,17 @@ def _example(config: ServerConfig, server_auth: ServerAuth) -> str:
     return f"blockproto put FILE {scheme}://HOST{port}/ --token-file {OWNER_TOKEN_NAME}{pin}"
 
 
-async def _serve(config: ServerConfig) -> int:
+async def _serve(config: ServerConfig, metrics: str) -> int:
     from ..server import serve_folder
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # restored at the end: it never ends a server
     with trio.open_signal_receiver(signal.SIGHUP) as reloads:
         async with trio.open_nursery() as nursery:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as ended:
-                for host, port in await nursery.start(serve_folder, replace(config, reloads=reloads)):
+                addresses = await nursery.start(serve_folder, replace(config, reloads=reloads))
+                if metrics:
+                    say(f"metrics: {metrics}")
+                for host, port in addresses:
                     with suppress(StdoutFailed):  # without a reader the server runs all the same
                         click.echo(f"listening on {show_host_port(host, port)}")
                     tell(logging.INFO, "listening", address=show_host_port(host, port))

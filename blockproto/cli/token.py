@@ -19,7 +19,7 @@ from ..identity.principals import Register, Token
 from ..identity.realm import EVERYTHING
 from ..wire import Scopes
 from .options import Duration, json_option, to_size
-from .output import about, fail, print_json, say, show_size
+from .output import about, fail, print_json, say, show_round
 
 
 def to_state(_ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
@@ -40,6 +40,7 @@ state_option = click.option(
 )
 
 
+_HUP = "SIGHUP: pkill -HUP -f 'blockproto serve', or systemctl reload blockproto"
 _EXAMPLES = """\b
 blockproto token add ann --quota 10GB --state ~/inbox/.blockproto
 blockproto token revoke ann --state ~/inbox/.blockproto
@@ -126,7 +127,7 @@ def add(
     except (OSError, click.ClickException):  # it was not shown, and never will be
         registers.change(state, lambda register: register.without(ids[0])[0])
         raise
-    say("this is the only time it is shown; a running server takes it after: kill -HUP")
+    say(f"this is the only time it is shown; a running server takes it after {_HUP}")
     return 0
 
 
@@ -178,7 +179,7 @@ def revoke(name_or_id: str, state: Path) -> int:
         )
     for one in gone:
         say(f"revoked {one.id} of {show_name(one.name)}")
-    say("a running server drops it after: kill -HUP")
+    say(f"a running server drops it after {_HUP}")
     return 0
 
 
@@ -198,7 +199,7 @@ def _fields(register: Register, one: Token) -> dict[str, Any]:
 def _line(register: Register, one: Token) -> str:
     fields = _fields(register, one)
     ends = "for ever" if one.expires_ms is None else f"until {_day(one.expires_ms)}"
-    quota = "no quota" if fields["quota"] is None else f"quota {show_size(fields['quota'])}"
+    quota = "no quota" if fields["quota"] is None else f"quota {show_round(fields['quota'])}"
     rights = "+".join(one.scopes)
     return show_name(f"{one.id}  {one.name}  {rights}  folder {fields['folder']}  {quota}  {ends}")
 

@@ -19,6 +19,7 @@ from blockproto.cli.output import (
     print_json,
     print_receipt,
     show_count,
+    show_round,
     show_size,
     show_time,
     status_of,
@@ -143,3 +144,18 @@ def test_leaves_of() -> None:
     first, second = BlockprotoError(), ValueError()
     assert leaves_of(BaseExceptionGroup("", [first, BaseExceptionGroup("", [second])])) == [first, second]
     assert leaves_of(first) == [first]
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (10**6, "1 MB"),
+        (15 * 10**8, "1500 MB"),
+        (2000, "2 kB"),
+        (1 << 30, "1.0 GiB"),
+        (0, "0 B"),
+        (999, "999 B"),
+    ],
+)
+def test_a_round_number_of_bytes_is_shown_as_it_was_typed(count: int, text: str) -> None:
+    assert show_round(count) == text

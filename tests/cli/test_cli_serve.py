@@ -159,3 +159,12 @@ def test_demo(run: Run) -> None:
     assert ran.status == Status.DONE, ran.err
     assert "SIGKILL" in ran.out
     assert "verified" in ran.out
+
+
+def test_metrics_are_not_announced_by_a_server_that_does_not_start(
+    server: Server, tmp_path: Path, run: Run
+) -> None:
+    pytest.importorskip("prometheus_client")
+    ran = run("serve", server.folder, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+    assert ran.status == Status.FAILED
+    assert "metrics:" not in ran.err

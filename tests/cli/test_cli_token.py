@@ -152,7 +152,7 @@ def test_a_token_is_added_listed_and_revoked(tmp_path: Path, run: Run) -> None:
     assert rows[0]["expires_ms"] - rows[0]["created_ms"] == 30 * 86_400_000
     assert token not in listed.out
     people = run("token", "list", "--state", tmp_path)
-    assert "quota 9.3 GiB" in people.out
+    assert "quota 10 GB" in people.out
     revoked = run("token", "revoke", rows[0]["id"], "--state", tmp_path)
     assert revoked.status == Status.DONE
     assert load(tmp_path).find(token) is None
