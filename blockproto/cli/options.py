@@ -75,7 +75,13 @@ def if_exists_option(here_or_there: str, whose: str) -> Callable[[_Command], _Co
         f"(replace it if {whose} was modified later). The very same content is that file."
     )
     return click.option(
-        "--if-exists", type=click.Choice(IF_EXISTS), default="keep", show_default=True, help=text
+        "--if-exists",
+        type=click.Choice(IF_EXISTS),
+        default="keep",
+        show_default=True,
+        envvar="BLOCKPROTO_IF_EXISTS",
+        show_envvar=True,
+        help=text,
     )
 
 

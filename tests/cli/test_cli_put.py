@@ -395,3 +395,17 @@ def test_a_folder_is_summed_up_however_little_is_in_it(
     ran = run("put", folder, server.address)
     assert ran.status == Status.DONE, ran.err
     assert ran.err.startswith(f"{count} file{'' if count == 1 else 's'}, {count} B in ")
+
+
+def test_what_to_do_about_a_taken_name_can_be_said_once_for_all_commands(
+    server: Server, tmp_path: Path, run: Run
+) -> None:
+    (tmp_path / "a").write_bytes(b"new")
+    (server.folder / "a").write_bytes(b"old")
+    ours = {"BLOCKPROTO_IF_EXISTS": "replace"}
+    assert run("put", tmp_path / "a", server.address + "/", env=ours).status == Status.DONE
+    assert [one.name for one in server.folder.iterdir() if one.is_file()] == ["a"]
+    assert (server.folder / "a").read_bytes() == b"new"
+    wrong = run("put", tmp_path / "a", server.address + "/", env={"BLOCKPROTO_IF_EXISTS": "ask"})
+    assert wrong.status == Status.USAGE
+    assert "BLOCKPROTO_IF_EXISTS" in run("put", "--help").out
