@@ -98,13 +98,14 @@ class _Secure:
         """Raises Untrusted if the certificate is another (BP1-TLS-004)."""
         if pin == expected:
             return
-        where = "the pin that was given"
+        where, then = "the pin that was given", "give that one (--pin)"
         if self._trust.pin is None and self._trust.known is not None:
             where = f"the one in {self._trust.known.path}"
+            then = f"write that one in that file for '{self._server}', or remove the line there to be asked again"
         raise Untrusted(
             f"{self._server} is not the server it was, or somebody stands between: its certificate is {pin.hex()}, "
             f"{where} is {expected.hex()}. Nothing was sent. If its certificate was renewed on purpose, have its owner "
-            "tell you the new pin, and give or remember that one"
+            f"tell you the new pin, and {then}"
         )
 
     async def _settle(self) -> bytes:

@@ -2,6 +2,8 @@
 
     bp1_ + base32(32 random bytes + their CRC-32), lower case, no padding: 62 characters
 
+Which principal a token speaks for is decided by ``identity/principals`` (``Register.find``).
+
 The random bytes have the entropy of a key, so one BLAKE3 suffices to make the hash useless to a thief.
 
 Spec: BP1-AUT-011, BP1-AUT-012.

@@ -251,6 +251,7 @@ def test_there_and_back_with_a_token_over_tls(
     other = run("put", tmp_path / "a 中文.bin", address, "--pin", "00" * 32, "--token-file", owner)
     assert other.status == Status.FAILED
     assert "somebody stands between" in other.err
+    assert "give that one (--pin)" in other.err
     assert [path.name for path in folder.iterdir()] == [".blockproto"]
 
     put = run("put", tmp_path / "a 中文.bin", address, "--pin", pin, "--token-file", owner)
