@@ -23,6 +23,7 @@ $(DEV): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "blockproto needs Python 3.11 or newer with venv: on Debian, apt install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 		{ rm -rf .venv; echo "no virtual environment could be made: on Debian, apt install python3-venv" >&2; exit 1; }
+	@echo "setting up .venv: this takes a minute or two, once" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
