@@ -25,7 +25,6 @@ from .options import EXIT_CODES, json_option, verbose_option, verbosity
 from .output import (
     Status,
     about,
-    ask_again,
     ends_all,
     fail,
     print_json,
@@ -162,31 +161,46 @@ def file_fields(entry: FileInfo, server: str) -> dict[str, Any]:
 
 
 @click.command("stat")
-@click.argument("address", callback=to_address, metavar="bp://HOST:PORT/NAME")
+@click.argument("addresses", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME...")
 @click.option("--b3sum", is_flag=True, help="Wait until the server has computed the file's BLAKE3.")
 @json_option
 @access_options
 @verbose_option
-def stat(address: Address, b3sum: bool, as_json: bool) -> int:
-    """Show what a server knows of one file or folder."""
-    check_access(address)
-    if not address.path:
-        raise click.UsageError(f"'{address.text}' names no file: add its name, or list the folder with ls")
+@click.pass_context
+def stat(ctx: click.Context, addresses: tuple[str, ...], b3sum: bool, as_json: bool) -> int:
+    """Show what a server knows of files or folders."""
+    wanted = [to_address(ctx, ctx.command.params[0], text) for text in addresses]
+    for address in wanted:
+        check_access(address)
+        if not address.path:
+            raise click.UsageError(
+                f"'{address.text}' names no file: add its name, or list the folder with ls"
+            )
+    return for_each_server(wanted, partial(_stat, b3sum, as_json))
 
-    def advise(error: BaseException) -> tuple[str, str]:
-        return address.text, advice_about(address, error) or ask_again(error)
 
-    with about(address.text, advise):
-        return trio.run(_stat, address, b3sum, as_json)
+async def _stat(b3sum: bool, as_json: bool, addresses: Sequence[Address]) -> int:
+    status: int = Status.DONE
+    async with connect_as_told(addresses[0].server) as client:
+        for number, address in enumerate(addresses):
+            if number and not as_json:
+                click.echo()
+            try:
+                entry = await client.stat(address.path, b3sum=b3sum)
+            except BlockprotoError as error:
+                if ends_all(error):
+                    raise
+                status = max(status, fail(error, address.text, advice_about(address, error)))
+            else:
+                _print_facts(entry, address.server, as_json)
+    return status
 
 
-async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
-    async with connect_as_told(address.server) as client:
-        entry = await client.stat(address.path, b3sum=b3sum)
-    fields = file_fields(entry, address.server)
+def _print_facts(entry: FileInfo, server: str, as_json: bool) -> None:
+    fields = file_fields(entry, server)
     if as_json:
         print_json(fields)
-        return Status.DONE
+        return
     fields |= {
         "mtime": show_time(entry.mtime_ns),
         "filesize": f"{entry.filesize} ({show_size(entry.filesize)})",
@@ -195,7 +209,6 @@ async def _stat(address: Address, b3sum: bool, as_json: bool) -> int:
     for key, value in fields.items():
         if value is not None and key not in hidden and value != _NO_ID:
             click.echo(f"{key:<9} {show_name(str(value))}")
-    return Status.DONE
 
 
 @click.command("uploads")

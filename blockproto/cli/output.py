@@ -292,11 +292,11 @@ def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None =
         if not all(isinstance(leaf, (BlockprotoError, OSError)) for leaf in leaves):
             raise
         unlike = {str(leaf): leaf for leaf in leaves}.values()
-        told = [fail(leaf, *(advise(leaf) if advise else (what, ask_again(leaf)))) for leaf in unlike]
+        told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in unlike]
         raise click.exceptions.Exit(max(told)) from error
 
 
-def ask_again(error: BaseException) -> str:
+def _ask_again(error: BaseException) -> str:
     """What to do where a question got no answer; "" where one came."""
     return _ASK_AGAIN if status_of(error) == Status.UNREACHABLE else ""
 

@@ -88,6 +88,15 @@ def test_two_slashes_are_one_for_every_command(server: Server, tmp_path: Path, r
     assert (server.folder / "x/y/gq/broken").read_bytes() == b"1"
 
 
+def test_stat_takes_several_names(filled: Server, run: Run) -> None:
+    at = filled.address
+    ran = run("stat", at + "/a", at + "/nothing", at + "/sub", "--json")
+    assert ran.status == Status.FAILED
+    assert f"{at}/nothing: " in ran.err
+    assert [one["filename"] for one in ran.objects] == ["a", "sub"]
+    assert run("stat", at + "/a", at + "/sub").out.count("filename ") == 2
+
+
 def test_ls_takes_several_addresses(filled: Server, run: Run) -> None:
     """As ls does: each folder is named above what is in it, and one that is not there keeps nothing from the others."""
     at = filled.address
