@@ -79,8 +79,13 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Tally(Tally):
-    """The outcome."""
+    """The outcome.
 
+    Attributes:
+        missed: how many of those that failed the server could not list; trying again brings none of them.
+    """
+
+    missed: int = 0
     named: set[str] = field(default_factory=set)
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
@@ -251,7 +256,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
     elif begun is None or fetch.wanted.into:
         await _get_folder(fetch, address.path, entry, target)
     else:
-        with begun.marked(lambda: not fetch.tally.failed):
+        with begun.marked(lambda: fetch.tally.failed == fetch.tally.missed):
             await _get_folder(fetch, address.path, entry, target)
 
 
@@ -357,6 +362,7 @@ def _passed_over(tally: _Tally, above: str, part: LeftOut) -> None:
     for missed in missed_of(part, above):
         tally.failure(missed.name, missed.error, missed.name, missed.advice)
     tally.failed = before + part.count
+    tally.missed += part.count
 
 
 def _place(tally: _Tally, above: str, entry: FileInfo, target: Path) -> Path | None:
