@@ -20,6 +20,9 @@ NOT_SEEN_IN_A_SERVER = {
     "BP1-RES-011": "a server that sends a download says attempt 0 (FET-003)",
     "BP1-COM-002": "a server sends no brief files",
     "BP1-COM-008": "what a sender makes of COMMITTED is not seen by who said it",
+    "BP1-COM-031": "a client that receives has no hooks",
+    "BP1-FIL-013": "a server says no FILES",
+    "BP1-FIL-016": "a server says no FILES",
 }
 """Clauses of a sender that bind a server and that no case for servers can show, and why."""
 ADAPTER_CAN = {"kill", "stop", "start", "files", "write", "link"}
