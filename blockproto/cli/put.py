@@ -450,5 +450,7 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.lost:
         left = f" ({show_count(len(tally.lost), 'file')} did not go)" if len(tally.lost) > 1 else ""
         tally.status = max(tally.status, fail(tally.lost[0], wanted.address.server + left, tally.advice))
-    if tally.files + tally.failed + tally.left_out.count > 1 or any(map(os.path.isdir, wanted.paths)):
+    if tally.files + tally.failed + tally.left_out.count > 1 or (
+        not tally.lost and any(map(os.path.isdir, wanted.paths))
+    ):
         tally.sum_up(elapsed_s, "sent", "already there", "left as they are there")
