@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
@@ -318,7 +318,7 @@ async def _send_jobs(
             else:
                 meter.failed(job.name)
                 blocked = await _is_blocked(client, tally, job, outcome)
-                if blocked and (outcome.code is Code.FILE_EXISTS or not _is_typed(wanted, job.path)):
+                if blocked and (outcome.code is Code.FILE_EXISTS or not _is_typed(wanted, str(job.path))):
                     _tell_blocked(wanted, tally, job, outcome)
                     continue
                 tally.ended = outcome if ends_files(outcome, tally.sizes.pop(job.name, 0)) else None
@@ -384,9 +384,14 @@ def _what_failed(wanted: _Wanted, tally: _Tally, path: str, error: BaseException
     return f"{path}: on {server}" if isinstance(error, NotPermitted) else path
 
 
-def _is_typed(wanted: _Wanted, path: Path) -> bool:
-    """Whether a path is an argument of the command, not an entry of a folder."""
-    return str(path) in {str(Path(one)) for one in wanted.paths}
+def _is_typed(wanted: _Wanted, path: str) -> bool:
+    """Whether a path, as a ``Path`` writes it, is an argument of the command, not an entry of a folder."""
+    return path in _as_written(wanted.paths)
+
+
+@lru_cache(maxsize=1)
+def _as_written(paths: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(str(Path(path)) for path in paths)
 
 
 def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
@@ -423,7 +428,7 @@ def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: R
     if (
         wanted.verbosity
         or about == STDIN
-        or _is_typed(wanted, Path(about))
+        or _is_typed(wanted, about)
         or receipt.stored_as != receipt.filename
     ):
         say(show_name(f"{about}: {_describe(receipt)}"))
