@@ -42,7 +42,8 @@ from blockproto.store.local import batch
 from blockproto.store.local.check import check_store
 from blockproto.store.local.descriptors import Descriptors
 from blockproto.store.local.finished_files import FinishedFiles
-from blockproto.store.local.ledger import READERS_MAX, View
+from blockproto.store.local.ledger import READERS_MAX
+from blockproto.store.local.ledger_view import View
 from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
 from blockproto.store.local.store import LocalStore
 from blockproto.store.open_file import OpenFile

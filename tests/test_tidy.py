@@ -20,6 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "blockproto"
 FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 500
+LONG_FILES = {"wire.py", "protocol/session.py"}
+"""One table each that is read as a whole: the messages, and what they do to a connection."""
 
 ROOMS: dict[str, tuple[str, str]] = {
     # room: (rooms it may import, libraries it may import)
@@ -249,6 +252,16 @@ def test_functions_are_short(path: Path) -> None:
         if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > FUNCTION_LINES_MAX
     ]
     assert not long, "\n".join(long)
+
+
+def test_files_are_short() -> None:
+    """The harness, whose cases stand one after another, is not meant."""
+    lines = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text().count("\n")
+        for path in PACKAGE.rglob("*.py")
+        if not path.is_relative_to(PACKAGE / "conformance")
+    }
+    assert {name for name, count in lines.items() if count > FILE_LINES_MAX} <= LONG_FILES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_label)

@@ -26,7 +26,8 @@ from blockproto.common.blocks import BLOCK_LENGTH
 from blockproto.errors import StoreFailed
 from blockproto.store import StoredFile
 from blockproto.store.local.check import check_store
-from blockproto.store.local.ledger import Ledger, View
+from blockproto.store.local.ledger import Ledger
+from blockproto.store.local.ledger_view import View
 from blockproto.store.local.store import LocalStore
 
 from .client import Job, Promises, broken_promises, send, send_brief

@@ -25,7 +25,7 @@ from blockproto.store.local.context import LocalContext
 from blockproto.store.local.expiry_clock import ExpiryClock
 from blockproto.store.local.file_batch import FileBatch
 from blockproto.store.local.finished_files import FinishedFiles
-from blockproto.store.local.ledger import View
+from blockproto.store.local.ledger_view import View
 from blockproto.store.local.partial import Partial
 from blockproto.store.local.publishing import Publication, Publisher
 from blockproto.store.local.recovery import Recovery

@@ -28,7 +28,8 @@ import blockproto.store.local.publishing as publishing_module
 import blockproto.store.local.recovery as recovery_module
 from blockproto.store import BlockDone, Finish, KeepPrefixes, Outcome, Work
 from blockproto.store.local.brief_upload import BriefUpload
-from blockproto.store.local.ledger import Ledger, View
+from blockproto.store.local.ledger import Ledger
+from blockproto.store.local.ledger_view import View
 from blockproto.store.local.store import LocalStore
 
 EVERYTHING = "*"

@@ -14,7 +14,7 @@ from blockproto.common.names import SafeName
 from blockproto.errors import NotPermitted
 from blockproto.store import FOLDER_FILETYPE, Facts, Finish, KeepPrefixes, Prefix, RecordB3sum
 from blockproto.store.local.check import check_store
-from blockproto.store.local.ledger import View
+from blockproto.store.local.ledger_view import View
 from blockproto.store.local.records import digest_key, name_hash
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.store_contract.steps import (

@@ -26,6 +26,7 @@ import blockproto.store.folder_io
 import blockproto.store.local.batch
 import blockproto.store.local.expiry_sweep
 import blockproto.store.local.ledger
+import blockproto.store.local.ledger_view
 import blockproto.store.local.listing
 import blockproto.store.local.partial_file
 import blockproto.store.local.publishing
@@ -383,7 +384,7 @@ class TestLocalStore(FileStoreContract, DescriptorRules):
     def test_records_of_finished_blocks_go_little_by_little(
         self, place: LocalPlace, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(blockproto.store.local.ledger, "TRIM_MAX", 2)
+        monkeypatch.setattr(blockproto.store.local.ledger_view, "TRIM_MAX", 2)
         put(place.store, NAME, pattern(6 * BLOCK_LENGTH))
         left = []
         for _ in range(8):

@@ -525,7 +525,7 @@ def test_losses_are_in_the_log_and_in_check_until_they_may_be_forgotten(
 def test_many_losses_are_a_bounded_number_of_lines(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blockproto.store.local.ledger.LOSSES_MAX", 7)
+    monkeypatch.setattr("blockproto.store.local.ledger_view.LOSSES_MAX", 7)
     lose(folder, 30)
     store = LocalStore.open(folder)
     assert len(store.findings) == 30

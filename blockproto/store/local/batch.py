@@ -51,7 +51,7 @@ from .brief_upload import BriefUpload
 from .context import LocalContext
 from .file_batch import FileBatch
 from .finished_files import SEALS_PAID, SEALS_SWEPT
-from .ledger import View
+from .ledger_view import View
 from .partial import Partial
 from .publishing import Publisher
 from .records import UploadRecord

@@ -20,7 +20,7 @@ from ..name_rules import Kind, decide_name, kind_of
 from ..os_errors import refusal
 from ..rules import RECEIPT_GRACE_MS, check_receipt
 from .context import LocalContext, Owed
-from .ledger import View
+from .ledger_view import View
 from .name_choice import NameChoice, NameChooser, Planned, Wanted, left_as, must_be_asked
 from .name_collisions import NameCollisions
 from .records import Finalising, Identity, ReceiptRecord

@@ -29,8 +29,8 @@ from ..folder_io import look, open_file, read_into
 from .descriptors import Descriptors
 from .finished_files import FinishedFiles
 from .foreign_partials import Foreign, foreign_in, remove_foreign
-from .ledger import View
 from .ledger_soundness import damage_of
+from .ledger_view import View
 from .opening import Opened, open_places
 from .records import Loss, ReceiptRecord, UploadRecord
 

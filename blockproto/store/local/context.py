@@ -22,7 +22,8 @@ from .descriptors import Descriptors, resting_max
 from .expiry_clock import ClockRecord, ExpiryClock, boot_ms
 from .finished_files import SEALS_MAX, SEALS_PAID, FinishedFiles
 from .free_space import FreeSpace
-from .ledger import Ledger, View
+from .ledger import Ledger
+from .ledger_view import View
 from .live_partials import LivePartials
 from .opening import Opened
 from .records import ReceiptRecord, State

@@ -37,7 +37,7 @@ from ..os_errors import refusal
 from ..rules import outcome_of
 from .batch_names import BatchNames
 from .context import LocalContext, Owed
-from .ledger import View
+from .ledger_view import View
 from .name_choice import NameChoice, Wanted
 from .new_file import NewFile, NewFiles, wanted_by
 from .records import ReceiptRecord

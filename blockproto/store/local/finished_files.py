@@ -26,7 +26,8 @@ from ..open_file import OpenFile
 from ..os_errors import refusal, refusal_of_one
 from ..rules import is_within
 from .descriptors import Descriptors
-from .ledger import Ledger, View
+from .ledger import Ledger
+from .ledger_view import View
 from .listing import Listings
 from .records import Identity, ReceiptRecord
 

@@ -14,7 +14,8 @@ import secrets
 from dataclasses import replace
 
 from .expiry_clock import HOLD_MS, ClockRecord
-from .ledger import Ledger, View
+from .ledger import Ledger
+from .ledger_view import View
 from .records import FORMAT, STATE_KEY, State
 
 

@@ -42,7 +42,7 @@ from ..folder_io import Folders, look
 from ..name_rules import Kind, decide_name, is_later, kind_of
 from ..rules import first_free, free_name
 from .finished_files import FinishedFiles
-from .ledger import View
+from .ledger_view import View
 from .name_collisions import NameCollisions
 from .records import Identity
 

@@ -19,7 +19,7 @@ from ..rules import outcome_of
 from .batch_names import BatchNames
 from .brief_upload import BriefUpload
 from .context import LocalContext, Owed
-from .ledger import View
+from .ledger_view import View
 from .name_choice import NameChoice, Wanted, must_be_asked
 from .records import Finalising, ReceiptRecord, UploadRecord
 from .upload import LocalUpload

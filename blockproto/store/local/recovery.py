@@ -22,7 +22,7 @@ from ..folder_io import Folders, look, move_new, move_over, remove_file, syncfs
 from ..os_errors import refusal
 from .context import LocalContext
 from .foreign_partials import is_partial
-from .ledger import View
+from .ledger_view import View
 from .records import Finalising, Loss, ReceiptRecord, State, UploadRecord
 
 ORPHAN_GRACE_S = 3600

@@ -17,7 +17,7 @@ from ...errors import UnknownFile
 from .. import Remove, Unfinished
 from ..folder_io import Folders, open_folder, remove_file
 from .finished_files import FinishedFiles
-from .ledger import View
+from .ledger_view import View
 
 REMOVED_MAX = 128
 """How many entries of a folder go in one batch."""

@@ -46,7 +46,7 @@ from .expiry_clock import boot_ms
 from .expiry_sweep import Sweeper
 from .file_batch import files_open_max
 from .finished_files import LocalReader
-from .ledger import View
+from .ledger_view import View
 from .name_choice import early_choice
 from .name_collisions import NameCollisions
 from .opening import open_places
