@@ -17,6 +17,7 @@ import copy
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,11 +32,14 @@ from blockproto.wire import (
     Committed,
     Credit,
     Fetch,
+    Files,
     Header,
     Message,
     Open,
     Opened,
     Piece,
+    Status,
+    Stored,
     decode_head,
     decode_header,
 )
@@ -403,6 +407,7 @@ class Line:
         self.bytes_forth = self.bytes_back = 0
         self.sourceids: dict[int, bytes] = {}
         self.fetched: dict[int, tuple[Run, ...]] = {}
+        self.frames: dict[tuple[int, int], deque[tuple[bytes, int, int]]] = {}
         self._sockets = (client, server)
         self._begun = threading.Event()
         self._threads = [
@@ -495,8 +500,9 @@ class Meter:
         self._next: Callable[[], bool] = self._on_preface
         self._header = Header(0, 0, 0, 0, 0, 0)
         self._payload_left = 0
-        self._sourceid: bytes | None = None
-        self._position = 0
+        self._parts: deque[tuple[bytes, int, int]] = (
+            deque()
+        )  # whose the payload is: sourceid, position, length
 
     def take(self, view: memoryview) -> int:
         """Read from ``view``; returns how many bytes may pass now: all of them unless a gate holds them up."""
@@ -520,13 +526,18 @@ class Meter:
 
     def _pass_payload(self, length: int) -> int:
         gate = self.stopped_by = self._line.proxy.gate_of(self._line)
-        return length if gate is None or self._sourceid is None else gate.pass_payload(length)
+        return length if gate is None or not self._parts else gate.pass_payload(length)
 
     def _count(self, length: int) -> None:
-        if self._sourceid is not None:
-            self._line.proxy.tally.on_payload(self._sourceid, self._position, length)
-        self._position += length
         self._payload_left -= length
+        while self._parts and length:
+            sourceid, position, left = self._parts.popleft()
+            passed = min(left, length)
+            if passed:
+                self._line.proxy.tally.on_payload(sourceid, position, passed)
+            if passed < left:
+                self._parts.appendleft((sourceid, position + passed, left - passed))
+            length -= passed
 
     def _on_preface(self) -> bool:
         return self._begin_frame(0)
@@ -550,13 +561,13 @@ class Meter:
         gate = self.stopped_by = self._line.proxy.gate_of(self._line)
         if message is not None and gate is not None and not gate.pass_message(message):
             return False
-        self._sourceid = None
+        self._parts.clear()
         if message is not None:
-            self._on_message(header.stream, message)
+            self._on_message(header, message)
         return self._begin_frame(header.payload_length)
 
-    def _on_message(self, stream: int, message: Message) -> None:
-        line, tally = self._line, self._line.proxy.tally
+    def _on_message(self, header: Header, message: Message) -> None:
+        line, tally, stream = self._line, self._line.proxy.tally, header.stream
         if isinstance(message, Open | Block):
             key = message.sourceid if any(message.sourceid) else message.filename.encode()
             line.sourceids[stream] = key
@@ -564,11 +575,15 @@ class Meter:
             tally.on_durable(key, 0, line.fetched.pop(stream, ()))
         sourceid = line.sourceids.get(stream, b"")
         if isinstance(message, Block | Piece):
-            self._sourceid, self._position = sourceid, message.position
+            self._parts.append((sourceid, message.position, header.payload_length))
             if isinstance(message, Block):
                 tally.block_positions.append(message.position)
             return
-        if isinstance(message, Ack | Opened):
+        if isinstance(message, Files):
+            self._on_files(stream, message)
+        elif isinstance(message, Stored):
+            self._on_stored(stream, message)
+        elif isinstance(message, Ack | Opened):
             tally.on_durable(sourceid, message.position, message.held)
         elif isinstance(message, Committed):
             tally.on_committed(sourceid, message.filesize)
@@ -576,3 +591,20 @@ class Meter:
             line.fetched[stream] = message.held
         if not isinstance(message, Ack | Credit):
             line.said.append(Said(time.monotonic(), self._forth, stream, message))
+
+    def _on_files(self, stream: int, message: Files) -> None:
+        tally, table = self._line.proxy.tally, message.table
+        for record, name in zip(table.records, table.names, strict=True):
+            folder = message.folders[record[5]]
+            filename = f"{folder}/{name}" if folder else name
+            sourceid = record[0] if any(record[0]) else filename.encode()
+            tally.on_file(sourceid, filename)
+            self._parts.append((sourceid, 0, record[2]))
+        self._line.frames[stream, message.number] = deque(self._parts)
+
+    def _on_stored(self, stream: int, message: Stored) -> None:
+        waiting = self._line.frames[stream, message.number] if message.statuses else deque()
+        for status in message.statuses:
+            sourceid, _, filesize = waiting.popleft()
+            if status != Status.REFUSED:
+                self._line.proxy.tally.on_committed(sourceid, filesize)
