@@ -27,7 +27,6 @@ from .store import Destination, Discard, DownloadStore, LocalFiles, UploadStore
 if TYPE_CHECKING:
     from .client_side.digest_cache import DigestCache
     from .client_side.trust import Trust
-    from .observability.log_file import open_log
     from .observability.recorder import Recorder
 
 __all__ = ["Client", "connect", "connect_with", "discard_download"]
@@ -113,6 +112,7 @@ def _recorder(log: str | os.PathLike[str] | None, server: str) -> Iterator[Recor
     if log is None:
         yield None
         return
+    from .observability.log_file import open_log
     from .observability.recorder import Recorder
 
     with open_log(log, "w") as file:
