@@ -14,7 +14,7 @@ from blake3 import blake3
 
 import blockproto.connection.pace as pace_module
 import blockproto.testing.chaos.pipe as pipe_module
-from blockproto.client_side import installation
+from blockproto.client_side import context
 from blockproto.common.blocks import BLOCK_LENGTH, digest_of, root_of
 from blockproto.common.names import SafeName
 from blockproto.store import BlockDone, Facts, Finish, StoredFile, UploadKey
@@ -180,7 +180,7 @@ def _derived_alike() -> Iterator[None]:
         return blake3(text.encode() + again).digest(16)
 
     with (
-        mock.patch.object(installation, "derive_sourceid", derive),
-        mock.patch.object(installation, "installation_secret", return_value=bytes(32)),
+        mock.patch.object(context, "derive_sourceid", derive),
+        mock.patch.object(context, "installation_secret", return_value=bytes(32)),
     ):
         yield
