@@ -69,7 +69,8 @@ def test_version(tmp_path: Path) -> None:
     found = _imported(tmp_path, "--version")
     assert _libraries(found) == {"click"}
     assert {module for module in found if module.startswith("blockproto")} == {
-        "blockproto", "blockproto.__main__", "blockproto.cli", "blockproto.cli.output", "blockproto.cli.streams",
+        "blockproto", "blockproto.__main__", "blockproto.cli", "blockproto.cli.output", "blockproto.cli.stopped",
+        "blockproto.cli.streams",
         "blockproto.common", "blockproto.common.names", "blockproto.errors",
     }  # fmt: skip
 

@@ -138,7 +138,7 @@ async def test_no_file_waits_for_the_answer_to_another(tmp_path: Path) -> None:
 @quick
 async def test_no_more_streams_are_open_than_the_server_allows(tmp_path: Path) -> None:
     jobs = _tree(tmp_path / "tree", 600)
-    async with serving(limits=Limits(streams_max=256)) as served, served.client() as client:
+    async with serving(limits=Limits(streams_max=256), files=False) as served, served.client() as client:
         gate = Gate(served.server)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_upload, client, jobs)

@@ -281,7 +281,7 @@ def number_does_not_rise(trial: Trial, number: int) -> None:
         "not-ascii": "語.txt",
         "hidden": ".hidden",
         "255-bytes": "x" * 255,
-        "percent-and-quotes": "100%'\".txt",
+        "punctuation": "100%'&#.txt",
     },
     why="A name is the same bytes for everybody, however it travels.",
 )
