@@ -112,7 +112,7 @@ class Connection(Ending):
         self._writer = Writer(endpoint, session, self)
         self._credit_policy = CreditPolicy(session, self._writer)
         self._liveness = Liveness(keep_alive, trio.current_time())
-        self._minimum_rate = MinimumRate(session.blocks_begun)
+        self._minimum_rate = MinimumRate(session.begun)
         self._begun_by_peer = 0
         self._resting = False
         if session.side is Side.CLIENT:
@@ -342,6 +342,8 @@ class Connection(Ending):
         # Handling took time on this side: the peer's silence begins now.
         now = trio.current_time()
         self._liveness.heard(now, in_head=self.session.head_begun)
+        if self.session.payload_coming and self.session.side is Side.SERVER:
+            self._minimum_rate.began(now, self.session.payload_received)
         if self._advancing:
             self._advanced_s, self._advancing = now, False
         self._credit_policy.received(received, now)
@@ -374,7 +376,7 @@ class Connection(Ending):
             self._handle_own(message)
         else:
             if isinstance(message, Block) and message.digest is None and self.session.side is Side.SERVER:
-                self._minimum_rate.block_began(trio.current_time(), self.session.payload_received)
+                self._minimum_rate.began(trio.current_time(), self.session.payload_received)
             self.answered = self._advancing = True
             await self._dispatch.handle(event)
 
@@ -471,7 +473,9 @@ class Connection(Ending):
             self._resting = True
             self.session.idle()
         if self._minimum_rate.too_slow(now, self.session.payload_received):
-            raise RemoteProtocolError("a block was begun and hardly anything of it came", code=Code.TIMEOUT)
+            raise RemoteProtocolError(
+                "a block or FILES was begun and hardly anything of it came", code=Code.TIMEOUT
+            )
         due = self._liveness.due(now)
         if due is Due.PING:
             self.post(0, Ping(opaque=bytes(8), next_s=self._liveness.ping_said(now)))

@@ -1,9 +1,9 @@
-"""The minimum rate of a peer that has begun a block: arithmetic on times and totals handed in.
+"""The minimum rate of a peer that has begun a block or a frame: arithmetic on times and totals handed in.
 
-    at the beginning of a span    blocks that are not whole, with credit for more of them
+    at the beginning of a span    blocks and frames that are not whole, with credit for more of them
     ``SPAN_S`` later              one of them is still not whole, and fewer than ``SPAN_BYTES_LEAST`` bytes of payload came
 
-Then the peer is too slow: it holds a file and memory for nothing. A peer that has begun no block, or has no credit, may be
+Then the peer is too slow: it holds a file and memory for nothing. A peer that has begun nothing, or has no credit, may be
 silent.
 
 Spec: BP1-LIM-005.
@@ -19,17 +19,17 @@ SPAN_BYTES_LEAST = 61_440
 _LOOKED_LATE_S = 10.0
 
 Begun = tuple[int, int]
-"""A block that was begun: its stream, and the position after its last byte."""
+"""A block or frame that was begun: its stream, and which of that stream."""
 
 _NOTHING: Set[Begun] = frozenset()
 """One for all connections: an empty set takes 216 bytes."""
 
 
 class MinimumRate:
-    """Measures one connection in spans, one after another while there are unfinished blocks.
+    """Measures one connection in spans, one after another while something is unfinished.
 
     Args:
-        begun: returns the blocks that are not whole and for which there is credit.
+        begun: returns what is not whole and for which there is credit.
     """
 
     __slots__ = ("_at_first", "_begun", "_received", "until_s")
@@ -40,8 +40,8 @@ class MinimumRate:
         self._received = 0
         self.until_s = math.inf
 
-    def block_began(self, now_s: float, received: int) -> None:
-        """A block was begun; ``received``: the connection's payload so far, in bytes."""
+    def began(self, now_s: float, received: int) -> None:
+        """Something was begun; ``received``: the connection's payload so far, in bytes."""
         if self.until_s == math.inf:
             self._start(now_s, received)
 

@@ -586,15 +586,28 @@ class Session:
         """Payload bytes that have come on the connection."""
         return self._connection.received
 
-    def blocks_begun(self) -> frozenset[tuple[int, int]]:
-        """(stream, position after its last byte) of each block that the peer has not ended and may send more of."""
+    @property
+    def payload_coming(self) -> bool:
+        """Whether a frame with payload has begun and not ended."""
+        return self._payload_left > 0
+
+    def begun(self) -> frozenset[tuple[int, int]]:
+        """What the peer has begun, has not ended and may send more of: blocks, and the frame whose payload is coming.
+
+        (stream, position after the last byte) of a block or a frame of it; (stream, -1 - number) of a FILES.
+        """
         if self._connection.received >= self._connection.granted:
             return frozenset()
-        return frozenset(
+        begun = {
             (stream.id, stream.end)
             for stream in self._streams.values()
             if stream.role is Role.RECEIVER and stream.end >= 0 and stream.received < stream.granted
-        )
+        }
+        coming = self._payload_of if self._payload_left else None
+        if coming is not None and coming.state is not State.CLOSED:
+            end = self._payload_position + self._payload_left
+            begun.add((coming.id, -1 - coming.number if coming.unanswered is not None else end))
+        return frozenset(begun)
 
     @property
     def open_streams(self) -> int:

@@ -191,10 +191,11 @@ class Stream(Flow):
     Attributes:
         role: of this end; None until the first message.
         position, end: the next byte of the unfinished block and where it ends at the latest; -1: there is none.
+        number: of the last frame of files; -1: there was none.
         unanswered: frames of files by their number, with how many of their files were not answered yet.
     """
 
-    __slots__ = ("_number", "end", "id", "position", "role", "state", "unanswered")
+    __slots__ = ("end", "id", "number", "position", "role", "state", "unanswered")
 
     def __init__(self, number: int, window: int, allowance: int) -> None:
         super().__init__(window, allowance)
@@ -203,7 +204,7 @@ class Stream(Flow):
         self.role: Role | None = None
         self.position = self.end = -1
         self.unanswered: dict[int, int] | None = None
-        self._number = -1
+        self.number = -1
 
     def next_state(self, speaker_is_us: bool, message: Message) -> tuple[Role, State] | None:
         """Our role and the state after ``message``; None if it is illegal now."""
@@ -252,9 +253,9 @@ class Stream(Flow):
             raise BadFacts(
                 f"the files of FILES have {message.payload_length} bytes, and its payload {payload_length}"
             )
-        if message.number <= self._number:
-            raise BadFacts(f"FILES with the number {message.number} after {self._number}")
-        self._number = message.number
+        if message.number <= self.number:
+            raise BadFacts(f"FILES with the number {message.number} after {self.number}")
+        self.number = message.number
         if self.unanswered is None:
             self.unanswered = {}
         if message.table.records:

@@ -16,7 +16,7 @@ ALL = [
            SERVER),
     Mutant("records-that-point-nowhere", "FIL-002", "common/file_table.py", "if any(record[5] >= folders", "if any(record[5] > folders",
            SERVER),
-    Mutant("the-numbers-of-files-need-not-rise", "FIL-003", STREAMS, "if message.number <= self._number:", "if False:", SERVER),
+    Mutant("the-numbers-of-files-need-not-rise", "FIL-003", STREAMS, "if message.number <= self.number:", "if False:", SERVER),
     Mutant("files-without-their-folder", "FIL-004", FRAME,
            'above = f"{realm.inward(folder).text}/" if folder else realm.above', "above = realm.above", SERVER),
     Mutant("damaged-files-are-stored", "FIL-005", FRAME, "elif digest_of(view) != digest:", "elif False:", SERVER),

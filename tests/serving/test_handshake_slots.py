@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from peers import MIB, Sample, Served, bytes_of, run, serving
 from test_connection_auth import say_who
 from trio.testing import wait_all_tasks_blocked
 
+from blockproto.common.blocks import digest_of
+from blockproto.common.file_table import FileTable
 from blockproto.connection.endpoint import StreamEndpoint
 from blockproto.connection.minimum_rate import SPAN_BYTES_LEAST, SPAN_S, MinimumRate
 from blockproto.errors import Code, Scope
@@ -17,7 +21,18 @@ from blockproto.identity.realm import EVERYTHING
 from blockproto.serving.handshake_slots import HandshakeSlots, Slot, neighbourhood, scarcity_of, slots_for
 from blockproto.serving.server import Server
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.wire import PREFACE, Committed, Opened, Piece, Ping
+from blockproto.wire import (
+    FEATURE_FILES,
+    PREFACE,
+    Committed,
+    Files,
+    Hello,
+    Opened,
+    Piece,
+    Ping,
+    Stored,
+    encode_frame,
+)
 
 quick = pytest.mark.trio(run=run)
 TWO = Sample(bytes_of(2 * MIB))
@@ -193,10 +208,10 @@ async def wait_some(timeout_s: float) -> None:
 def test_only_a_block_that_was_begun_the_whole_span_and_has_credit_counts() -> None:
     begun: set[tuple[int, int]] = set()
     rate = MinimumRate(lambda: frozenset(begun))
-    rate.block_began(0, 0)
+    rate.began(0, 0)
     assert rate.until_s == float("inf")
     begun.add((1, 100))
-    rate.block_began(0, 0)
+    rate.began(0, 0)
     assert not rate.too_slow(SPAN_S - 1, 0)
     assert not rate.too_slow(SPAN_S, SPAN_BYTES_LEAST)
     begun.add((3, 100))
@@ -235,6 +250,58 @@ async def test_a_block_that_hardly_comes_ends_the_connection_and_what_came_is_ke
         await slow.stream.aclose()
         await idle.say(1, TWO.open(2))
         assert dict((await idle.expect(Opened)).prefixes)[0] >= 50_000
+
+
+def whole_block() -> bytes:
+    """A frame that is a whole block, of which nothing is to be written by itself."""
+    message, payload = Sample(bytes_of(200_000)).block(0, commit=True)
+    return encode_frame(1, message, len(payload)) + payload
+
+
+def frame_of_files(number: int = 1, length: int = 200_000) -> bytes:
+    """A frame of one file."""
+    content = bytes_of(length)
+    record = (number.to_bytes(16, "big"), digest_of(content), length, 10**18, 0o644, 0, 0, 1)
+    message = Files(number, ("",), ("text/plain",), FileTable((record,), (f"{number}",)))
+    return encode_frame(1, message, length) + content
+
+
+@quick
+@pytest.mark.clause("BP1-LIM-005")
+@pytest.mark.parametrize("frame_of", [whole_block, frame_of_files])
+async def test_a_frame_that_hardly_comes_ends_the_connection(frame_of: Callable[[], bytes]) -> None:
+    async with serving() as served:
+        slow = await served.peer(Hello(features=FEATURE_FILES, agent="raw"))
+        begun = trio.current_time()
+        frame = frame_of()
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def dribble() -> None:
+                await slow.send_bytes(frame[:1000])
+                for at in range(1000, len(frame)):
+                    await wait_some(5)
+                    await slow.send_bytes(frame[at : at + 1])
+
+            await slow.expect_error(Code.TIMEOUT, Scope.CONNECTION, 0)
+            nursery.cancel_scope.cancel()
+        assert SPAN_S <= trio.current_time() - begun <= 2 * SPAN_S + 1
+        await slow.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert served.server.engine.frame_memory.held == 0
+
+
+@quick
+async def test_small_frames_that_come_slowly_and_end_are_served() -> None:
+    """The least rate is for what does not end: each of these frames does, though fewer bytes come than the least."""
+    async with serving() as served:
+        peer = await served.peer(Hello(features=FEATURE_FILES, agent="raw"))
+        for number in range(1, 6):
+            frame = frame_of_files(number, 1000)
+            await peer.send_bytes(frame[:-10])
+            await wait_some(40)
+            await peer.send_bytes(frame[-10:])
+            assert (await peer.expect(Stored, 1)).number == number
 
 
 @quick
