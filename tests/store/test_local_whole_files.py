@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import subprocess
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,19 @@ def test_more_files_than_may_be_open_at_once(place: LocalPlace, monkeypatch: pyt
         assert [stored_as(one) for one in each] == [f"{number}/{m}" for m in range(7)]
     assert len(batches) == 5
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_bytes_of_files_are_given_back_as_soon_as_they_are_stored(place: LocalPlace) -> None:
+    content = memoryview(bytearray(b"content"))
+    there = weakref.ref(content)
+    file = whole("a")._replace(content=content)
+    gc.disable()
+    try:
+        outcomes_of(place, file)
+        del content, file
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def test_a_batch_takes_a_share_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:

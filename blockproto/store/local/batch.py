@@ -17,6 +17,7 @@ outcome of every work that needed it. Any error of a sync ends the store.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -100,6 +101,7 @@ class Batch:
         self._folders = Folders(context.root_fd)
         self._names = BatchNames(context, self._folders)
         self._publisher = Publisher(context, self._folders, self._names, self._outcomes)
+        self._give_up = functools.partial(_give_up, context, self._changes, self._discarded)
         self._files = FileBatch(context, self._folders, self._names, self._publisher.has, self._give_up)
 
     def run(self) -> list[Outcome]:
@@ -407,16 +409,26 @@ class Batch:
         """Whether the batch gives the file of that id its name."""
         return self._publisher.has(file_id) or self._files.has(file_id)
 
-    def _give_up(self, view: View, key: UploadKey) -> None:
-        """What was held of an upload is not needed: its file is there, or is not wanted."""
-        self._changes.pop(key, None)
-        self._context.recorded.pop(self._context.state.file_id(key), None)
-        record, live = view.upload(key), self._context.live.find(key)
-        if record is not None:
-            view.drop_upload(key, record.storage_id)
-            self._discarded.append((key, record.storage_id))
-        if live is not None:
-            self._discarded.append((key, live.partial.storage_id))
+
+def _give_up(
+    context: LocalContext,
+    changes: dict[UploadKey, _Change],
+    discarded: list[tuple[UploadKey, bytes]],
+    view: View,
+    key: UploadKey,
+) -> None:
+    """What was held of an upload is not needed: its file is there, or is not wanted.
+
+    No method: a batch that its own parts refer to would keep the bytes of all its files until garbage is collected.
+    """
+    changes.pop(key, None)
+    context.recorded.pop(context.state.file_id(key), None)
+    record, live = view.upload(key), context.live.find(key)
+    if record is not None:
+        view.drop_upload(key, record.storage_id)
+        discarded.append((key, record.storage_id))
+    if live is not None:
+        discarded.append((key, live.partial.storage_id))
 
 
 def _hold(files: Sequence[Partial | BriefUpload]) -> list[Partial | BriefUpload] | None:
