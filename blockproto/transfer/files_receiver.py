@@ -39,11 +39,13 @@ class _Frame:
 
     Attributes:
         message: its head.
-        content: its payload, as far as it has come.
+        content: its payload, as far as it has come: a head alone takes no memory.
+        length: of the payload, in bytes; so much is counted in ``FrameMemory``.
     """
 
     message: Files
     content: bytearray
+    length: int
 
 
 class FilesReceiver:
@@ -85,7 +87,7 @@ class FilesReceiver:
         frame = self._coming
         if frame is None:
             return
-        frame.content[position : position + len(view)] = view
+        frame.content += view
         if last:
             await self._came(frame)
 
@@ -104,7 +106,7 @@ class FilesReceiver:
         self._memory.take(payload_length)
         self._under_way += 1
         self._last = message.last
-        frame = self._coming = _Frame(message, bytearray(payload_length))
+        frame = self._coming = _Frame(message, bytearray(), payload_length)
         if not payload_length:
             await self._came(frame)
 
@@ -135,7 +137,7 @@ class FilesReceiver:
     def _let_go(self, frame: _Frame) -> None:
         self._under_way -= 1
         self._storing.pop(frame, None)
-        self._memory.give(len(frame.content))
+        self._memory.give(frame.length)
 
     def _on_stored(self, frame: _Frame, judged: Sequence[Judged], outcomes: Sequence[FileOutcome]) -> None:
         self._let_go(frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -184,6 +185,23 @@ async def test_a_stream_that_ends_in_the_middle_of_a_frame_leaves_nothing() -> N
         await wait_all_tasks_blocked()
         assert served.server.engine.frame_memory.held == 0
         assert names_in(served.store) == []
+
+
+@quick
+async def test_memory_is_taken_for_what_has_come_not_for_what_was_said() -> None:
+    frame = b"".join(_raw(*files_of(samples_of(2, 500 * KIB))))
+    async with serving() as served:
+        peer = await served.peer(HELLO)
+        tracemalloc.start()
+        try:
+            await peer.send_bytes(frame[:5000])
+            await wait_all_tasks_blocked()
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken < 100 * KIB
+        await peer.send_bytes(frame[5000:])
+        assert (await peer.expect(Stored, 1)).statuses == bytes(2)
 
 
 @quick
