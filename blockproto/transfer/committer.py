@@ -68,6 +68,8 @@ WORKS_OF_PEER_MAX = 64
 """Of a peer in a batch while its principal has others, which are mostly one user's; of works that cost more, fewer."""
 LAST_BATCHES = 32
 """A principal or peer that was in one of this many last batches counts as present."""
+PAUSE_S = 1.0
+"""But not after a time in which nobody had any work: who sends many files then has whole batches for them."""
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +133,7 @@ class Committer:
         self._principal_queues: dict[bytes, PrincipalQueue] = {}
         self._turn: deque[bytes] = deque()
         self._last: deque[frozenset[tuple[bytes, int]]] = deque(maxlen=LAST_BATCHES)
+        self._ended_s = -PAUSE_S
         self._wake = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -228,6 +231,7 @@ class Committer:
             self._fail(StoreFailed(f"making things durable met an error that nobody expected: {exc!r}"))
         finally:
             self._running -= 1
+            self._ended_s = trio.current_time()
             self._busy -= keys
             self._wake.set()  # works of these uploads may wait
         if self.failed is not None:
@@ -349,6 +353,8 @@ class Committer:
             unexpected("what waits for a work", exc)
 
     def _take(self) -> list[Queued]:
+        if not self._running and trio.current_time() - self._ended_s >= PAUSE_S:
+            self._last.clear()
         batch: list[Queued] = []
         had: list[bytes] = []
         count = length = 0

@@ -36,6 +36,7 @@ from blockproto.transfer.committer import (
     BATCH_LENGTH_MAX,
     BATCH_WORKS_MAX,
     LAST_BATCHES,
+    PAUSE_S,
     WORKS_OF_ONE_MAX,
     WORKS_OF_PEER_MAX,
     Committer,
@@ -245,6 +246,26 @@ async def test_a_peer_has_a_share_of_the_batches_while_its_principal_has_others(
     assert first == 1 + WORKS_OF_PEER_MAX
     assert shared == [WORKS_OF_PEER_MAX] * LAST_BATCHES
     assert alone == 2 * WORKS_OF_PEER_MAX
+
+
+@quick
+async def test_who_comes_after_a_pause_has_whole_batches() -> None:
+    store = Recorder()
+    committer = Committer(store, run_inline)
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    sizes = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(committer.run)
+        for peer, passed_s in enumerate((0.0, PAUSE_S / 2, PAUSE_S * 1.1), 1):
+            clock.jump(passed_s)
+            works = [Tidy() for _ in range(WORKS_OF_PEER_MAX + 1)]
+            _submit_all(committer, works, principal=ALICE, peer=peer)
+            await committer.drain()
+            sizes.append([len(batch) for batch in store.batches])
+            store.batches.clear()
+        nursery.cancel_scope.cancel()
+    assert sizes == [[WORKS_OF_PEER_MAX + 1], [WORKS_OF_PEER_MAX, 1], [WORKS_OF_PEER_MAX + 1]]
 
 
 @quick
