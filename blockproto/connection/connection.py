@@ -142,6 +142,7 @@ class Connection(Ending):
                     with trio.move_on_after(DISCARD_S):
                         await self._dispatch.caught_up()  # keep what has come, even if the peer is gone
                 finally:  # on cancellation too: handlers that stop then must not try to write
+                    self._dispatch.stop()
                     self._lose(self._closed_here())
                 nursery.cancel_scope.cancel()
         except* MemoryError:
@@ -183,6 +184,10 @@ class Connection(Ending):
         self._dispatch.forget(stream)
         self._writer.forget(stream)
         self._liveness.busy = not self._dispatch.idle
+
+    def resume(self, stream: int) -> None:
+        """Hand over again what the handler of ``stream`` was not ready for (``NotYet``). Harmless if there is nothing."""
+        self._dispatch.resume(stream)
 
     def _advanced(self) -> None:
         self._advanced_s = trio.current_time()

@@ -3,10 +3,12 @@
     handler                       its event
     never waits                   is handed over at once; the connection reads on when the handler returns
     may have to wait (``waits``)  goes to the stream's backlog; a task hands it over while the connection reads on
+    waits for others (``NotYet``) stays first in the stream's backlog, without a task, until ``resume``
 
 The first way costs nothing and suffices for a fast disk. Without the second, a slow disk would hold up every stream of the
 connection and the answer to a PING. Payload in a backlog is not consumed: it returns no credit, so a blocked stream uses up
-its own allowance and leaves the rest of the connection's to the others.
+its own allowance and leaves the rest of the connection's to the others. There are few tasks, so only what the disk does may
+occupy one: what peers do can take for ever.
 
 Rules:
     1. A handler gets the events of its stream one at a time and in order; there is no order between streams.
@@ -27,7 +29,7 @@ import trio
 from ..errors import BlockprotoError, StoreError, StoreFailed, TransferError
 from ..protocol.session import Payload, Received, Rejected
 from ..wire import Message
-from .stream_handler import StreamHandler
+from .stream_handler import NotYet, StreamHandler
 from .unexpected_errors import is_expected, wants_memory
 
 StreamEvent = Received | Payload | Rejected
@@ -68,13 +70,14 @@ class Dispatch:
         owner: the connection.
     """
 
-    __slots__ = ("_backlogs", "_empty", "_handlers", "_nursery", "_owner", "_waiting", "_working")
+    __slots__ = ("_aside", "_backlogs", "_empty", "_handlers", "_nursery", "_owner", "_waiting", "_working")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._handlers: dict[int, StreamHandler] = {}
         self._backlogs: dict[int, deque[StreamEvent]] = {}
         self._waiting: list[int] = []  # an empty deque takes 760 bytes more, in every idle connection
+        self._aside: tuple[int, ...] = ()
         self._working = 0
         self._nursery: trio.Nursery | None = None
         self._empty: trio.Event | None = None
@@ -82,6 +85,10 @@ class Dispatch:
     def start(self, nursery: trio.Nursery) -> None:
         """Run the tasks that hand over backlogs in ``nursery``."""
         self._nursery = nursery
+
+    def stop(self) -> None:
+        """Start no more tasks: the nursery is about to end."""
+        self._nursery = None
 
     @property
     def idle(self) -> bool:
@@ -100,6 +107,13 @@ class Dispatch:
     def forget(self, stream: int) -> None:
         """Stop handing over events of ``stream``. Harmless when repeated."""
         self._handlers.pop(stream, None)
+        self.resume(stream)
+
+    def resume(self, stream: int) -> None:
+        """Hand the message over again at which the handler of ``stream`` raised NotYet. Harmless if there is none."""
+        if stream in self._aside and self._nursery is not None:
+            self._aside = tuple(one for one in self._aside if one != stream)
+            self._put_in_line(stream)
 
     def waits(self, stream: int) -> bool:
         """Whether ``stream`` has a backlog."""
@@ -137,14 +151,22 @@ class Dispatch:
         if handler is not None and handler.waits:
             self._begin_backlog(event)
             return
-        await self._hand_over(event, handler)
+        try:
+            await self._hand_over(event, handler)
+        except NotYet:
+            self._backlogs[stream] = deque([event])
+            self._aside = (*self._aside, stream)
+            return
         if isinstance(event, Received):
             self._owner.handed_over(stream)
 
     def _begin_backlog(self, event: StreamEvent) -> None:
-        assert self._nursery is not None  # events come while the connection runs
         self._backlogs[event.stream] = deque([_kept(event)])
-        self._waiting.append(event.stream)
+        self._put_in_line(event.stream)
+
+    def _put_in_line(self, stream: int) -> None:
+        assert self._nursery is not None  # events come while the connection runs
+        self._waiting.append(stream)
         if self._working < BACKLOGS_AT_ONCE:
             self._working += 1
             self._nursery.start_soon(self._work_off)
@@ -159,9 +181,14 @@ class Dispatch:
     async def _work_off_one(self, stream: int) -> None:
         """Hand over the next event of the backlog of ``stream``; then the other backlogs have their turn."""
         backlog = self._backlogs[stream]
+        event = backlog.popleft()
         try:
-            await self._hand_over(backlog.popleft(), self._handlers.get(stream))
+            await self._hand_over(event, self._handlers.get(stream))
             self._owner.caught_up(stream)
+        except NotYet:
+            backlog.appendleft(event)
+            self._aside = (*self._aside, stream)
+            return
         except BlockprotoError as exc:
             self._end_backlog(stream)
             self._owner.end_with(exc)
@@ -188,6 +215,8 @@ class Dispatch:
                 await handler.payload(event.position, event.view, event.last)
             else:
                 await handler.received(event.message, event.payload_length)
+        except NotYet:
+            raise
         except (TransferError, StoreError) as exc:
             self._reject(event.stream, exc)
         except Exception as exc:

@@ -9,11 +9,16 @@ from ..wire import Error, Message
 from .endpoint import Part
 
 
+class NotYet(Exception):
+    """Raised by ``StreamHandler.received``: it has done nothing, and wants the message again after ``Connection.resume``."""
+
+
 class StreamHandler(Protocol):
     """Handles the events of one stream.
 
     ``received`` and ``payload`` may raise TransferError or StoreError: the peer gets ERROR(stream), and ``ended`` is called.
-    StoreFailed ends the connection. ``ended`` may be called while one of them waits.
+    StoreFailed ends the connection. A handler that would have to wait for what other streams or peers do raises NotYet
+    instead: then its stream stands still, and nothing else. ``ended`` may be called while one of them waits.
     """
 
     @property

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ..common.addresses import neighbourhood
 from ..errors import BlockprotoError, ConnectionLost
 from ..wire import ZERO_ID
-from .handshake_slots import neighbourhood
 
 CONNECTIONS_EACH = 4096
 """Default number for one principal, where the system's limit of open files allows it."""

@@ -15,9 +15,9 @@ Spec: BP1-LIM-004.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 from collections.abc import Callable
+
+from ..common.addresses import neighbourhood
 
 SLOTS = 4096
 """The most slots, where the system's limit of open files allows them."""
@@ -25,7 +25,6 @@ FILES_FOR_HANDSHAKES = 4
 """Divisor of that limit: the store and identified connections need the rest."""
 FILES_ENOUGH = 4096
 """With a lower limit a server warns when it starts."""
-_V6_NETWORK_LENGTH = 8
 
 
 def slots_for(files: int) -> int:
@@ -42,20 +41,6 @@ def scarcity_of(files: int) -> str | None:
         "that have not said yet who they are. More wait until others end; allow more files with LimitNOFILE= (systemd) or "
         "ulimit -n"
     )
-
-
-@functools.lru_cache(SLOTS)
-def neighbourhood(host: str) -> str:
-    """The part of an address that counts as one: an IPv4 address, or the /64 of an IPv6 one, as one household gets it."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return address.packed[:_V6_NETWORK_LENGTH].hex()
 
 
 class Slot:

@@ -3,8 +3,8 @@
     Files → (Payload)* → judged → committer, one work a frame → durable and visible → Stored
     Files with LAST, and every frame answered → Stored with LAST
 
-The bytes of a frame are in memory until it is answered. A stream that has frames under way takes another only while the
-server has room for one more in ``FrameMemory``; what comes meanwhile waits, and keeps its credit.
+The bytes of a frame are in memory until it is answered. A frame begins only when ``FrameMemory`` has granted it; until then
+it waits in the backlog of its stream, and keeps its credit.
 
 Spec: BP1-FIL.
 """
@@ -14,10 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from ..common.addresses import neighbourhood
 from ..connection.connection import Connection, error_of
+from ..connection.stream_handler import NotYet
 from ..errors import BlockprotoError, Cancelled
 from ..store import FileOutcome, StoredFile, WholeFile
 from ..wire import (
+    ZERO_ID,
     Cancel,
     Error,
     Files,
@@ -61,6 +64,9 @@ class FilesReceiver:
         self._stream = stream
         self._writer = writer
         self._memory = writer.frame_memory
+        principal = writer.realm.principal
+        self._whose = neighbourhood(connection.endpoint.host) if principal == ZERO_ID else principal
+        self._granted: int | None = None  # bytes of the frame that comes next, once it may come
         self._coming: _Frame | None = None
         self._under_way = 0
         self._storing: dict[_Frame, Sequence[WholeFile]] = {}
@@ -70,8 +76,8 @@ class FilesReceiver:
 
     @property
     def waits(self) -> bool:
-        """See connection.StreamHandler: there may be no room, and a quota is looked up in the store."""
-        return self._writer.has_quota or (self._under_way > 0 and self._memory.full)
+        """See connection.StreamHandler: a quota is looked up in the store."""
+        return self._writer.has_quota
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.StreamHandler."""
@@ -97,13 +103,19 @@ class FilesReceiver:
         frame, self._coming = self._coming, None
         if frame is not None:
             self._let_go(frame)
+        self._memory.leave(self._whose, self._on_room)
+        granted, self._granted = self._granted, None
+        if granted is not None:
+            self._memory.give(self._whose, granted)
+
+    def _on_room(self, length: int) -> None:
+        self._granted = length
+        self._connection.resume(self._stream)
 
     async def _begin(self, message: Files, payload_length: int) -> None:
-        if self._under_way:
-            await self._memory.room()
-        if self._ended:
-            return
-        self._memory.take(payload_length)
+        if self._granted is None and not self._memory.take(self._whose, payload_length, self._on_room):
+            raise NotYet
+        self._granted = None
         self._under_way += 1
         self._last = message.last
         frame = self._coming = _Frame(message, bytearray(), payload_length)
@@ -137,7 +149,7 @@ class FilesReceiver:
     def _let_go(self, frame: _Frame) -> None:
         self._under_way -= 1
         self._storing.pop(frame, None)
-        self._memory.give(frame.length)
+        self._memory.give(self._whose, frame.length)
 
     def _on_stored(self, frame: _Frame, judged: Sequence[Judged], outcomes: Sequence[FileOutcome]) -> None:
         self._let_go(frame)
@@ -146,7 +158,7 @@ class FilesReceiver:
         try:
             self._answer(frame.message.number, judged, iter(outcomes))
         except Exception as exc:  # of this stream, not of the store whose work was done (BP1-ERR-010)
-            self._connection.broke(self._stream, exc)
+            self.ended(self._connection.broke(self._stream, exc))
 
     def _answer(self, number: int, judged: Sequence[Judged], outcomes: Iterator[FileOutcome]) -> None:
         """Say what became of a frame, in as many STORED as that takes; the last one of all ends the stream."""

@@ -1,17 +1,45 @@
-"""How many bytes of whole small files a server holds in memory at once, whoever sends them.
+"""How many bytes of whole small files a server holds in memory at once, for each principal and in all.
 
     held = the payload of every frame of files that is coming or was not answered yet
 
-A stream may always have one frame; another it begins only while less than ``HELD_MAX`` is held. So a server whose disk is
-slow holds a bounded amount and one frame a stream, and what it does not take keeps its senders' credit (BP1-FIL-011).
+A principal may always have one frame. Another begins only while less than ``HELD_EACH`` is held for that principal and less
+than ``HELD_MAX`` for all; who comes when there is no room waits in the line of its principal, and the principals are in
+turn. So nobody who holds on to memory keeps others from theirs, and what is not taken keeps the credit of its sender
+(BP1-FIL-011).
+
+Without a token, whoever has the same address counts as one principal.
 """
 
 from __future__ import annotations
 
-import trio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-HELD_MAX = 16 << 20
-"""Bytes from which on no stream begins a second frame: about what one batch of the committer takes."""
+HELD_EACH = 16 << 20
+"""Bytes from which on a principal begins no second frame: about what one batch of the committer takes."""
+HELD_MAX = 64 << 20
+"""Bytes from which on no principal does."""
+
+Whose = bytes | str
+"""A principal, or an address of those who are none."""
+Granted = Callable[[int], None]
+"""Hears the length of the frame that is held now."""
+
+
+@dataclass(slots=True, eq=False)
+class _Share:
+    """What one principal has.
+
+    Attributes:
+        held: in bytes.
+        frames: how many frames that is.
+        waiting: the length of each frame that waits, and what to call once it is held.
+    """
+
+    held: int = 0
+    frames: int = 0
+    waiting: deque[tuple[int, Granted]] = field(default_factory=deque)
 
 
 class FrameMemory:
@@ -19,27 +47,67 @@ class FrameMemory:
 
     def __init__(self) -> None:
         self.held = 0
-        self._room: trio.Event | None = None
+        self._shares: dict[Whose, _Share] = {}
+        self._turn: deque[_Share] = deque()  # those in which somebody waits
 
-    @property
-    def full(self) -> bool:
-        """Whether a stream that has a frame under way has to wait with the next."""
-        return self.held >= HELD_MAX
+    def take(self, whose: Whose, length: int, granted: Granted) -> bool:
+        """Hold a frame of ``length`` bytes: at once, or, if this returns False, later: then ``granted`` is called.
 
-    async def room(self) -> None:
-        """Wait until there is room. Cancellation: nothing happened."""
-        while self.full:
-            if self._room is None:
-                self._room = trio.Event()
-            await self._room.wait()
+        ``give`` has to follow in both cases, or ``leave`` before it is granted.
+        """
+        share = self._shares.setdefault(whose, _Share())
+        if not share.waiting and self._has_room(share):
+            self._hold(share, length)
+            return True
+        if not share.waiting:
+            self._turn.append(share)
+        share.waiting.append((length, granted))
+        return False
 
-    def take(self, length: int) -> None:
-        """Hold ``length`` bytes more."""
-        self.held += length
-
-    def give(self, length: int) -> None:
-        """Hold ``length`` bytes less."""
+    def give(self, whose: Whose, length: int) -> None:
+        """Hold a frame of ``length`` bytes no more; who waits for that is granted what it asked for."""
+        share = self._shares[whose]
         self.held -= length
-        if self._room is not None and not self.full:
-            self._room.set()
-            self._room = None
+        share.held -= length
+        share.frames -= 1
+        self._grant()
+        self._forget_if_empty(whose)
+
+    def leave(self, whose: Whose, granted: Granted) -> None:
+        """Wait no more. Harmless if nobody waits with ``granted``."""
+        share = self._shares.get(whose)
+        if share is None or not share.waiting:
+            return
+        share.waiting = deque(one for one in share.waiting if one[1] != granted)
+        if not share.waiting:
+            self._turn.remove(share)
+            self._forget_if_empty(whose)
+
+    def _has_room(self, share: _Share) -> bool:
+        return not share.frames or (share.held < HELD_EACH and self.held < HELD_MAX)
+
+    def _hold(self, share: _Share, length: int) -> None:
+        self.held += length
+        share.held += length
+        share.frames += 1
+
+    def _grant(self) -> None:
+        """Grant what there is room for, one frame of each principal in turn."""
+        passed_over = 0
+        while passed_over < len(self._turn):
+            share = self._turn.popleft()
+            if not self._has_room(share):
+                self._turn.append(share)
+                passed_over += 1
+                continue
+            passed_over = 0
+            length, granted = share.waiting.popleft()
+            self._hold(share, length)
+            if share.waiting:
+                self._turn.append(share)
+            granted(length)
+
+    def _forget_if_empty(self, whose: Whose) -> None:
+        share = self._shares[whose]
+        if not share.frames and not share.waiting:
+            del self._shares[whose]

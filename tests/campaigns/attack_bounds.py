@@ -23,8 +23,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from blockproto.common.blocks import BLOCK_LENGTH, digest_of
+from blockproto.common.file_table import FileTable
 from blockproto.store import IfExists
 from blockproto.wire import (
+    FEATURE_FILES,
     HEADER_LENGTH,
     PREFACE,
     ZERO_ID,
@@ -32,6 +34,7 @@ from blockproto.wire import (
     Committed,
     Error,
     Fetch,
+    Files,
     Hello,
     List,
     ListKind,
@@ -85,6 +88,7 @@ BOUNDS: dict[str, Bound] = {
     "replacing": Bound(p99_s=0.4),
     "unknown_ids": Bound(),
     "openings": Bound(memory=48 * MIB),
+    "frames": Bound(memory=96 * MIB),
     "metrics": Bound(files=80, threads=60),
     "pings": Bound(memory=32 * MIB),
     "removals": Bound(),
@@ -456,6 +460,30 @@ def openings(scene: Scene) -> None:
         peer.close()
 
 
+def frames(scene: Scene) -> None:
+    """FILES of a MiB that lack their last byte, on many connections; behind them whole ones, on many streams."""
+    peers = [Peer(scene.server.port, Hello(features=FEATURE_FILES, agent="attacker")) for _ in range(40)]
+    for number, peer in enumerate(peers[:-2]):
+        frame, content = _file(number + (1 << 93), MIB)
+        peer.sock.sendall(encode_frame(1, frame, MIB) + content[:-1])
+    for number, peer in enumerate(peers[-2:]):
+        for at in range(48):
+            stream = 2 * at + 1
+            frame, content = _file((number << 32 | at) + (1 << 94), scene.count(240_000))
+            peer.say([(stream, frame, content)])
+            peer.say([(2 * 48 + stream, List(ListKind.FILES, "", limit=1), b"")])
+    scene.hold()
+    for peer in peers:
+        peer.close()
+
+
+def _file(source: int, length: int) -> tuple[Files, bytes]:
+    """A frame of one file."""
+    content, name = bytes(length), f"frame {source}"
+    record = (source.to_bytes(16, "big"), digest_of(content), length, 10**18, 0o644, 0, 0, len(name))
+    return Files(1, ("",), ("text/plain",), FileTable((record,), (name,)), last=True), content
+
+
 def metrics(scene: Scene) -> None:
     """Connections to the port of the metrics that ask nothing, half a question, or do not read the answer."""
     port = scene.notes.pop("metrics_port")
@@ -519,7 +547,7 @@ ATTACKS: dict[str, Attack] = {
     one.__name__: one
     for one in (
         digests, no_credit, descriptors, held, sparse, listing, recursive, one_name, replacing, unknown_ids, openings,
-        metrics, pings, removals, receipts,
+        frames, metrics, pings, removals, receipts,
     )
 }  # fmt: skip
 

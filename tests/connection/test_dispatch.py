@@ -16,13 +16,14 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.client import connect
 from blockproto.connection.connection import DISCARD_S
 from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
+from blockproto.connection.stream_handler import NotYet
 from blockproto.errors import BadFacts, Code, ConnectionLost, Scope, StoreFailed, UnexpectedMessage
 from blockproto.protocol.session import Limits
 from blockproto.serving.server import Server
 from blockproto.store.local.store import LocalStore
 from blockproto.store.local.upload import LocalUpload
 from blockproto.transfer import slow_disk
-from blockproto.wire import Cancel, Commit, Credit, Error, Hello, Message, Open, Ping
+from blockproto.wire import Block, Cancel, Commit, Credit, Error, Hello, Message, Open, Ping
 
 quick = pytest.mark.trio(run=run)
 
@@ -179,6 +180,81 @@ async def test_thousands_of_streams_that_wait_are_worked_off_by_a_few_tasks(
         assert Working.most == BACKLOGS_AT_ONCE
         heard = [[type(message) for message in handler.messages] for handler in ends.handlers]
         assert heard == [[Open, Cancel]] * len(streams)
+
+
+@dataclass
+class Unready(Recorder):
+    """A handler that is ready for no message until told."""
+
+    ready: bool = False
+    asked: int = 0
+
+    async def received(self, message: Message, payload_length: int) -> None:
+        self.asked += 1
+        if not self.ready:
+            raise NotYet
+        await super().received(message, payload_length)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@quick
+async def test_streams_that_are_not_ready_take_no_task_and_go_on_in_order(waits: bool) -> None:
+    sample = Sample(bytes_of(1000))
+    count = BACKLOGS_AT_ONCE + 16
+    handlers: list[Recorder] = [Unready(waits=waits) for _ in range(count)]
+    handlers.append(Recorder(waits=True))
+    async with connected(handler=lambda: handlers[len(ends.handlers)]) as ends:
+        for at in range(count + 1):
+            await ends.peer.say(2 * at + 1, sample.open())
+            await ends.peer.say(2 * at + 1, *sample.block(0))
+            await ends.peer.say(2 * at + 1, Cancel(Code.CANCELLED))
+        await ping(ends)
+        assert [type(message) for message in handlers[-1].messages] == [Open, Block, Cancel]
+        first = handlers[0]
+        assert isinstance(first, Unready)
+        assert first.asked == 1
+        ends.connection.resume(1)
+        await wait_all_tasks_blocked()
+        assert (first.asked, first.messages) == (2, [])
+        first.ready = True
+        ends.connection.resume(1)
+        ends.connection.resume(1)
+        await wait_all_tasks_blocked()
+        assert [type(message) for message in first.messages] == [Open, Block, Cancel]
+        assert first.payload_bytes == sample.content
+
+
+@quick
+async def test_what_a_stream_was_not_ready_for_is_dropped_when_it_is_forgotten() -> None:
+    """It is credited, and nobody waits for it."""
+    sample = Sample(bytes_of(100_000))
+    handler = Unready()
+    async with connected(handler=lambda: handler) as ends:
+        await ends.peer.say(1, sample.open())
+        await ends.peer.say(1, *sample.block(0))
+        await ping(ends)
+        ends.connection.refuse(1, BadFacts("no"))
+        await ends.peer.expect_error(Code.BAD_FACTS, Scope.STREAM, 1)
+        await ends.peer.wait_credited(100_000)
+        await ends.peer.stream.aclose()
+        await ends.ended()
+        assert trio.current_time() < DISCARD_S
+        assert handler.messages == []
+
+
+@quick
+async def test_a_stream_that_is_never_ready_keeps_no_closed_connection() -> None:
+    handler = Unready()
+    async with connected(handler=lambda: handler) as ends:
+        await ends.peer.say(1, Sample(b"x").open())
+        await ends.peer.stream.aclose()
+        await ends.ended()
+        assert trio.current_time() == pytest.approx(DISCARD_S)
+        assert [type(error) for error in handler.ends] == [ConnectionLost]
+        handler.ready = True
+        ends.connection.resume(1)  # too late, and harmless
+        await wait_all_tasks_blocked()
+        assert handler.messages == []
 
 
 @quick

@@ -10,6 +10,7 @@ from peers import MIB, Sample, Served, bytes_of, run, serving
 from test_connection_auth import say_who
 from trio.testing import wait_all_tasks_blocked
 
+from blockproto.common.addresses import neighbourhood
 from blockproto.common.blocks import digest_of
 from blockproto.common.file_table import FileTable
 from blockproto.connection.endpoint import StreamEndpoint
@@ -18,7 +19,7 @@ from blockproto.errors import Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
-from blockproto.serving.handshake_slots import HandshakeSlots, Slot, neighbourhood, scarcity_of, slots_for
+from blockproto.serving.handshake_slots import HandshakeSlots, Slot, scarcity_of, slots_for
 from blockproto.serving.server import Server
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.wire import (

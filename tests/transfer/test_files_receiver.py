@@ -15,6 +15,8 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.common.blocks import digest_of
 from blockproto.common.file_table import FileTable
 from blockproto.common.names import SafeName, are_plain, join_plain, leaves_room
+from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
+from blockproto.connection.ending import DISCARD_S
 from blockproto.errors import Code, HookRefused, NameRefused, Scope, StoreFailed
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
@@ -25,11 +27,13 @@ from blockproto.transfer.file_frame import WholeFile, judge_frame
 from blockproto.transfer.hooks import CommitHooks, FileToCommit
 from blockproto.wire import (
     FEATURE_FILES,
+    FRAMES_MAX,
     Auth,
     Cancel,
     Credit,
     Files,
     Hello,
+    Opened,
     Ping,
     RefusalItem,
     Result,
@@ -37,6 +41,7 @@ from blockproto.wire import (
     Status,
     Stored,
     StoredItem,
+    encode_frame,
 )
 
 quick = pytest.mark.trio(run=run)
@@ -153,7 +158,7 @@ async def test_what_is_held_in_memory_is_bounded_and_keeps_its_credit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream holds what there is room for, the rest waits with its credit; nothing waits for a later frame."""
-    monkeypatch.setattr(frame_memory, "HELD_MAX", 100 * KIB)
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 100 * KIB)
     async with serving() as served:
         gate, memory = Gate(served.server), served.server.engine.frame_memory
         peer = await served.peer(HELLO)
@@ -170,6 +175,117 @@ async def test_what_is_held_in_memory_is_bounded_and_keeps_its_credit(
         assert {(await peer.expect(Stored, 1)).number for _ in frames} == set(range(8))
         assert memory.held == 0
         await peer.wait_credited(8 * 60 * KIB)
+
+
+@pytest.mark.clause("BP1-LIM-003")
+@quick
+@pytest.mark.parametrize("streams", [1, 40])
+async def test_one_peer_holds_no_more_than_its_share_on_however_many_streams(
+    monkeypatch: pytest.MonkeyPatch, streams: int
+) -> None:
+    """All of its frames but the first are granted together; here those that have come, and one that is coming."""
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 100 * KIB)
+    async with serving() as served:
+        gate, memory = Gate(served.server), served.server.engine.frame_memory
+        peers = [await served.peer(HELLO) for _ in range(2)]
+        for number in range(40):
+            stream = 1 + 2 * (number % streams)
+            await peers[number % 2].say(stream, *files_of(samples_of(1, 20 * KIB, first=number), number))
+        await gate.waits.wait()
+        await wait_all_tasks_blocked()
+        assert memory.held == 100 * KIB
+        gate.open()
+        for peer in peers:
+            for _ in range(20):
+                await peer.expect(Stored)
+        assert memory.held == 0
+
+
+@pytest.mark.clause("BP1-STR-018")
+@quick
+async def test_streams_that_wait_for_room_hold_up_no_other_of_their_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All tasks for backlogs could wait here; what needs such a task is done all the same."""
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
+    async with serving() as served:
+        gate = Gate(served.server)
+        peer = await served.peer(HELLO)
+        for number in range(FRAMES_MAX):
+            stream = 1 + 2 * (number % BACKLOGS_AT_ONCE)
+            await peer.say(stream, *files_of(samples_of(1, first=number), number))
+        await gate.waits.wait()
+        await alive(peer)
+        await peer.say(101, Sample(bytes_of(2 << 20)).open())
+        await peer.expect(Opened, 101)
+        gate.open()
+        for _ in range(FRAMES_MAX):
+            await peer.expect(Stored)
+        assert served.server.engine.frame_memory.held == 0
+
+
+@quick
+async def test_frames_that_are_coming_come_though_others_wait_for_their_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a quota every frame passes a backlog: also the one for whose memory the others wait."""
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
+    register, token = Register({}).with_token(
+        "alice", folder="alice", quota=1 << 20, scopes=EVERYTHING, now_ms=0, expires_ms=None
+    )
+    async with serving(policy=AuthPolicy(register, None)) as served:
+        peer, other = await come_in(served, token), await come_in(served, token)
+        first = b"".join(_raw(*files_of(samples_of(1, 500, first=100), 1), 3))
+        await peer.send_bytes(first[:-100])
+        await wait_all_tasks_blocked()
+        for number in range(40):
+            await other.say(2 * number + 3, *files_of(samples_of(1, first=number), number))
+        await wait_all_tasks_blocked()
+        await peer.send_bytes(first[-100:])
+        await peer.expect(Stored, 3)
+        for _ in range(40):
+            await other.expect(Stored)
+
+
+@quick
+async def test_who_goes_while_it_waits_for_room_leaves_it_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
+    async with serving() as served:
+        gate, memory = Gate(served.server), served.server.engine.frame_memory
+        peers = [await served.peer(HELLO) for _ in range(3)]
+        for number, peer in enumerate(peers):
+            await peer.say(1, *files_of(samples_of(1, first=number), number))
+            await wait_all_tasks_blocked()
+        await peers[1].stream.aclose()
+        await trio.sleep_until(trio.current_time() + DISCARD_S + 1)
+        gate.open()
+        for peer in (peers[0], peers[2]):
+            await peer.expect(Stored, 1)
+        assert names_in(served.store) == ["1", "3"]
+        assert memory.held == 0
+
+
+@quick
+async def test_a_principal_that_fills_its_memory_keeps_no_other_from_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1000)
+    register, tokens = Register({}), []
+    for name in ("alice", "bob"):
+        register, token = register.with_token(
+            name, folder=name, quota=None, scopes=EVERYTHING, now_ms=0, expires_ms=None
+        )
+        tokens.append(token)
+    async with serving(policy=AuthPolicy(register, None)) as served:
+        greedy = [await come_in(served, tokens[0]) for _ in range(5)]
+        for peer in greedy:
+            frame = b"".join(_raw(*files_of(samples_of(1, 1000)), 3))
+            await peer.send_bytes(frame[:-1])
+        await wait_all_tasks_blocked()
+        assert served.server.engine.frame_memory.held == 1000
+        honest = await come_in(served, tokens[1])
+        await honest.say(3, *files_of(samples_of(1, 900)))
+        await honest.expect(Stored, 3)
 
 
 @quick
@@ -395,10 +511,8 @@ def test_plain_components() -> None:
     assert join_plain("a/", "b") == SafeName.parse("a/b")
 
 
-def _raw(message: Files, payload: bytes) -> tuple[bytes, bytes]:
-    from blockproto.wire import encode_frame
-
-    return encode_frame(1, message, len(payload)), payload
+def _raw(message: Files, payload: bytes, stream: int = 1) -> tuple[bytes, bytes]:
+    return encode_frame(stream, message, len(payload)), payload
 
 
 @quick
