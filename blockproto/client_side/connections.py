@@ -375,10 +375,11 @@ class Retries:
         self._since = now if self._since is None else self._since
         self._tries += 1
         limit_s = self._owner.retry_for_s
-        spent = now - self._since >= limit_s - _ROUNDING_S or self._tries == self._owner.retry_policy.tries
+        tries = self._owner.retry_policy.tries
+        spent = now - self._since >= limit_s - _ROUNDING_S or (tries is not None and self._tries >= tries)
         after_s = error.retry_after_ms / 1000
         too_late = after_s > min(AFTER_LONGEST_S, limit_s - (now - self._since))
-        if spent or too_late or not error.retryable or not _comes_back(error):
+        if spent or too_late or not may_pass(error):
             raise error
         if self._owner.up:
             bound = bound_s(self._tries - 1)
@@ -404,5 +405,7 @@ def _carried_much(connection: Connection | None) -> bool:
     return max(connection.session.payload_received, connection.session.sent(0)) >= WORKED_BYTES
 
 
-def _comes_back(error: BlockprotoError) -> bool:
-    return isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK
+def may_pass(error: BlockprotoError) -> bool:
+    """Whether the same request can succeed a little later, without anybody's doing."""
+    comes_back = isinstance(error, ConnectionLost | GoingAway) or error.code in _COMING_BACK
+    return error.retryable and comes_back

@@ -30,7 +30,7 @@ from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
 from .batch_queue import BatchQueue
-from .connections import Retries
+from .connections import Retries, may_pass
 from .context import Context
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
@@ -72,20 +72,38 @@ async def upload_all(
         retries.progressed()
         ended.put((job, outcome))
 
+    remaining = _Jobs(jobs)
     try:
         await context.learn_earlier_uploads()
-        while jobs:
+        while True:
             many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum)
-            jobs = await many.run(jobs, ended.emptied)
-            if jobs:
+            left = await many.run(remaining, ended.emptied)
+            if not left:
+                return
+            if many.refused and not await _may_be_asked_again(retries, many.refused.values()):
+                for job in left:
+                    if id(job) in many.refused:
+                        ended.put((job, many.refused[id(job)]))
+                left = [job for job in left if id(job) not in many.refused]
+            remaining.put_back(left)
+            if many.lost is not None or not many.refused:
                 await retries.wait(many.lost or ConnectionLost())
     except BlockprotoError as exc:
-        for job in jobs:
+        for job in remaining:
             ended.put((job, exc))
 
 
+async def _may_be_asked_again(retries: Retries, errors: Iterable[BlockprotoError]) -> bool:
+    """Wait as long as the most patient of ``errors`` asks for; False: it is time to give up."""
+    try:
+        await retries.wait(max(errors, key=lambda error: error.retry_after_ms))
+    except BlockprotoError:
+        return False
+    return True
+
+
 class UploadMany:
-    """One round of an ``upload_all``: until everything has ended, or the connection is lost.
+    """One round of an ``upload_all``: until everything has ended, the connection is lost, or something is refused for now.
 
     Args:
         context: what the client's transfers share.
@@ -96,7 +114,9 @@ class UploadMany:
         checksum: see ``UploadDecisions``.
 
     Attributes:
-        lost: why jobs were left over, or None.
+        lost: why the connection carries nothing more, or None.
+        refused: why small files are not stored that may be a little later, by the ``id`` of their job; what goes with OPEN
+            tries again by itself.
     """
 
     def __init__(
@@ -111,6 +131,7 @@ class UploadMany:
     ) -> None:
         self._cut = cut
         self.lost: BlockprotoError | None = None
+        self.refused: dict[int, BlockprotoError] = {}
         self._context = context
         self._uploader = uploader
         self._deliver = deliver
@@ -120,14 +141,11 @@ class UploadMany:
         self._under_way = 0
         self._all_ended = trio.Event()
 
-    async def run(
-        self, jobs: Iterable[UploadJob], delivered: Callable[[], Awaitable[None]]
-    ) -> list[UploadJob]:
-        """Send ``jobs``; returns those that a lost connection stopped (they can be given again).
+    async def run(self, remaining: _Jobs, delivered: Callable[[], Awaitable[None]]) -> list[UploadJob]:
+        """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
         ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a page.
         """
-        remaining = _Jobs(jobs)
         while page := remaining.page():
             self._open = {id(job): job for job in page}
             try:
@@ -135,9 +153,9 @@ class UploadMany:
             except BlockprotoError as exc:
                 self.lost = exc
             await self._context.digests.keep()
-            if self._open:
-                return [*self._open.values(), *remaining]
             await delivered()
+            if self._open:
+                return list(self._open.values())
         return []
 
     async def _run_page(self, page: list[UploadJob]) -> None:
@@ -164,6 +182,13 @@ class UploadMany:
             size, payload = one.facts.filesize or 0, outcome.payload_bytes_sent
             tell_all_done(self._on_progress, one.facts.filename.text, size, payload)
         self._finish(one.job, outcome)
+
+    def _end_small(self, one: Prepared, outcome: Outcome) -> None:
+        """As ``_end``, but a small file that may be taken a little later stays open."""
+        if isinstance(outcome, Receipt | ConnectionLost | GoingAway) or not may_pass(outcome):
+            self._end(one, outcome)
+        else:
+            self.refused[id(one.job)] = outcome
 
     def _finish(self, job: UploadJob, outcome: Outcome) -> None:
         """Deliver an outcome; a job whose connection was lost, or is ending, stays open."""
@@ -228,7 +253,7 @@ class UploadMany:
         if isinstance(outcome, Committed):
             self._end(one, self._sent(one, outcome, begun))
         else:
-            self._end(one, _left_or(one, _as_error(one.job, outcome)))
+            self._end_small(one, _left_or(one, _as_error(one.job, outcome)))
 
     def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
         begun = time.perf_counter()
@@ -240,7 +265,7 @@ class UploadMany:
         if isinstance(outcome, Committed):
             self._end(one, self._sent(one, outcome, begun))
         else:
-            self._end(one, _left_or(one, outcome))
+            self._end_small(one, _left_or(one, outcome))
         self._under_way -= 1
         if self._under_way == 0:
             self._all_ended.set()
@@ -291,7 +316,7 @@ class UploadMany:
 
 
 class _Jobs:
-    """The jobs that have not begun; iterating takes the rest.
+    """The jobs that have not begun, or are to begin again; iterating takes the rest.
 
     Args:
         jobs: all of them.
@@ -314,6 +339,10 @@ class _Jobs:
             if len(page) == PAGE_JOBS:
                 break
         return page
+
+    def put_back(self, jobs: Sequence[UploadJob]) -> None:
+        """``jobs`` are the next ones, in their order."""
+        self._held.extend(reversed(jobs))
 
     def __iter__(self) -> Iterator[UploadJob]:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from peers import (
 from trio.testing import wait_all_tasks_blocked
 
 from blockproto.client import Client, connect_with
+from blockproto.client_side.connections import BOUNDS_S
 from blockproto.client_side.context import Context
 from blockproto.client_side.upload_brief import BriefSendStream
 from blockproto.common.names import SafeName
@@ -33,6 +35,7 @@ from blockproto.errors import (
     BlockprotoError,
     ConnectionLost,
     FileExists,
+    HookRefused,
     NameRefused,
     Refused,
     SourceChanged,
@@ -42,6 +45,7 @@ from blockproto.protocol.session import Limits
 from blockproto.results import Receipt, UploadJob
 from blockproto.store import Facts, UploadStore
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.hooks import CommitHooks, FileToCommit
 from blockproto.transfer.send_source import Progress
 from blockproto.wire import Block, Committed, List, Open, Piece
 
@@ -441,3 +445,91 @@ async def test_a_receiver_that_sends_payload_ends_the_connection(tmp_path: Path)
     send_stream.ended(ConnectionLost("gone"))
     send_stream.ended(ConnectionLost("again"))
     assert [str(error) for error in ended] == ["gone"]
+
+
+# ---- what is refused for now ----------------------------------------------------------------------------------
+
+
+class Busy:
+    """A hook that refuses the files of some names for now, ``times`` each.
+
+    Attributes:
+        asked: when each file was asked about (s).
+    """
+
+    def __init__(self, *names: str, times: int = 2, **facts: Any) -> None:
+        self.asked: dict[str, list[float]] = {}
+        self._names = names
+        self._times = times
+        self._facts = {"retryable": True, **facts}
+
+    async def __call__(self, file: FileToCommit) -> None:
+        await trio.lowlevel.checkpoint()
+        asked = self.asked.setdefault(file.filename, [])
+        asked.append(trio.current_time())
+        if file.filename in self._names and len(asked) <= self._times:
+            raise HookRefused(f"{file.filename}: not now", **self._facts)
+
+
+SMALL, BIG = 100, 2 * MIB
+
+
+@quick
+@pytest.mark.clause("BP1-COM-031", "BP1-ERR-006")
+@pytest.mark.parametrize("files", [True, False])
+@pytest.mark.parametrize("size", [SMALL, BIG])
+async def test_what_is_refused_for_now_is_sent_again(tmp_path: Path, size: int, files: bool) -> None:
+    """Small files in frames, small ones of an older server, and big ones: all the same."""
+    jobs = _tree(tmp_path / "tree", 3, size)
+    busy = Busy("up/file 0001", retry_after_ms=700)
+    async with serving(hooks=CommitHooks(before=[busy]), files=files) as served, served.client() as client:
+        outcomes = await _upload(client, jobs)
+        assert _errors(outcomes) == {}
+        _assert_all_there(served.store, jobs)
+    asked = busy.asked["up/file 0001"]
+    assert [len(times) for _, times in sorted(busy.asked.items())] == [1, 3, 1]
+    assert all(later - earlier >= 0.7 for earlier, later in pairwise(asked))
+
+
+@quick
+@pytest.mark.parametrize("size", [SMALL, BIG])
+async def test_what_stays_refused_fails_in_the_end_with_its_own_reason(tmp_path: Path, size: int) -> None:
+    jobs = _tree(tmp_path / "tree", 4, size)
+    busy = Busy("up/file 0001", "up/file 0003", times=1000)
+    async with (
+        serving(hooks=CommitHooks(before=[busy])) as served,
+        served.client(tries=1000, retry_for_s=40) as client,
+    ):
+        outcomes = await _upload(client, jobs)
+    assert {name: str(one) for name, one in outcomes.items() if isinstance(one, HookRefused)} == {
+        "up/file 0001": "up/file 0001: not now",
+        "up/file 0003": "up/file 0003: not now",
+    }
+    for name in _errors(outcomes):
+        assert len(busy.asked[name]) > 3
+        assert 20 < busy.asked[name][-1] - busy.asked[name][0] <= 40 + BOUNDS_S[-1]
+
+
+@quick
+async def test_files_behind_one_that_stays_refused_are_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockproto.client_side.upload_many.PAGE_JOBS", 2)
+    jobs = _tree(tmp_path / "tree", 6)
+    busy = Busy("up/file 0001", times=1000)
+    async with (
+        serving(hooks=CommitHooks(before=[busy])) as served,
+        served.client(retry_for_s=0) as client,
+    ):
+        outcomes = await _upload(client, jobs)
+        assert _errors(outcomes) == {"up/file 0001": HookRefused}
+        assert len(names_in(served.store)) == 1 + 5
+    assert len(busy.asked["up/file 0001"]) == 1
+
+
+@quick
+async def test_what_is_refused_for_good_is_not_sent_again(tmp_path: Path) -> None:
+    busy = Busy("up/file 0001", times=1000, retryable=False)
+    async with serving(hooks=CommitHooks(before=[busy])) as served, served.client() as client:
+        assert _errors(await _upload(client, _tree(tmp_path / "tree", 3))) == {"up/file 0001": HookRefused}
+    assert len(busy.asked["up/file 0001"]) == 1

@@ -147,7 +147,7 @@ COM = [
            "                asked_for = False\n                if sending",
            "                if exc.code == 37:\n                    await self._discard(sourceid)\n                if sending", CLIENT),
     Mutant("what-a-hook-refused-is-sent-again", "COM-031", "client_side/connections.py",
-           "or not error.retryable or not _comes_back(error)", "or not (error.retryable or error.code == 37) or not _comes_back(error)", CLIENT),
+           "return error.retryable and comes_back", "return (error.retryable or error.code == 37) and comes_back", CLIENT),
     Mutant("everything-acknowledged-is-success", "COM-009", SENDING,
            "self._keeps(self.plan.acknowledged(message.held, message.position))\n        self._report()",
            "self._keeps(self.plan.acknowledged(message.held, message.position))\n"
