@@ -340,6 +340,14 @@ class Folders:
         """
         return self._walk(folder, make=False)
 
+    def nearest(self, folder: str) -> int:
+        """As ``open``; of a folder that is not there, the one in which it or what is above it will be made."""
+        while True:
+            try:
+                return self._walk(folder, make=False)
+            except FileNotFoundError:
+                folder = folder.rpartition("/")[0]
+
     def make(self, folder: str) -> int:
         """As ``open``, making what is missing; what was changed by that is added to ``changed``."""
         return self._walk(folder, make=True)

@@ -8,7 +8,7 @@ from typing import Protocol
 from ..common.names import SafeName
 from .facts import Facts, IfExists, StoredFile, UploadEntry, UploadKey
 from .port_bytes import Upload
-from .works import Outcome, Work
+from .works import Outcome, WholeFile, Work
 
 
 class UploadStore(Protocol):
@@ -84,6 +84,15 @@ class UploadStore(Protocol):
 
 class Decisions(UploadStore, Protocol):
     """What a server asks of uploads besides: look-ups by key and by id, and what expired."""
+
+    def prepare(self, files: Sequence[WholeFile]) -> object:
+        """Begin with whole files of which ``decide`` will be asked soon; quick enough to be called inline.
+
+        Nothing is to be seen of them before that, and nothing stays of what is never decided. Errors are told by ``decide``.
+
+        Returns:
+            What goes with the files in ``StoreFiles.prepared``; None: nothing was begun.
+        """
 
     def receipts(
         self, principal: bytes, sourceids: Iterable[bytes], if_exists: IfExists | None = None

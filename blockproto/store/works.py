@@ -127,7 +127,7 @@ class StoreFiles:
 
     The outcome of a file is that of its ``Finish``, but never DigestsDiffer or Superseded. ``reader``, ``rounds`` and
     ``unasked`` mean the same as there, for each of the files; those whose outcome is Undecided or AskFirst are to be
-    submitted again, by themselves.
+    submitted again, by themselves. ``prepared`` is what the store's ``prepare`` returned.
     """
 
     principal: bytes
@@ -135,6 +135,7 @@ class StoreFiles:
     reader: bool = False
     rounds: int = 0
     unasked: bool = False
+    prepared: object = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

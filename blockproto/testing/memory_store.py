@@ -220,6 +220,9 @@ class MemoryStore:
         """See the port."""
         return MemoryUpload(self, key, self._begin(key, facts), bytearray(), brief=True)
 
+    def prepare(self, files: Sequence[WholeFile]) -> None:
+        """See the port: there is nothing to begin with."""
+
     def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
         if self.broken or self._closed:

@@ -314,9 +314,12 @@ class FileWriter:
         if not fitting:
             stored(())
             return
-        work = StoreFiles(self.realm.principal, fitting, self.may_read)
+        committer = self._engine.committer
+        asks = committer.hooks is not None and committer.hooks.asks
+        prepared = None if asks else self._engine.store.prepare(fitting)
+        work = StoreFiles(self.realm.principal, fitting, self.may_read, prepared=prepared)
         try:
-            self._engine.committer.submit(work, stored, principal=self.realm.principal, small=True)
+            committer.submit(work, stored, principal=self.realm.principal, small=True)
         except BaseException:
             for file in fitting:
                 uploads.end_brief(file.key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,6 +36,7 @@ from blockproto.store import (
 from blockproto.store.local.batch import Batch
 from blockproto.store.local.check import check_store
 from blockproto.store.local.file_batch import FileBatch
+from blockproto.store.local.prepared import PreparedFiles
 from blockproto.store.local.store import LocalStore
 
 from .checks import Executioner, Killed, abandon, killing, now_ms
@@ -72,6 +73,7 @@ class Scene:
     Attributes:
         refused: names of those that are refused each time.
         partials: whether the file system makes no files without a name.
+        prepared: whether the store makes what it can before it decides.
     """
 
     there: dict[str, bytes]
@@ -81,6 +83,7 @@ class Scene:
     portable: bool = False
     partials: bool = False
     reader: bool = True
+    prepared: bool = False
 
     def begin(self, folder: Path) -> LocalStore:
         for name, content in self.there.items():
@@ -126,6 +129,13 @@ SCENES = {
         | {"same": b"the same", "same (1)": b"another"},
         frozenset({"refused"}),
     ),
+    "prepared": Scene(
+        TAKEN,
+        (*NEW, *COMING_TO_TAKEN[:5]),
+        TAKEN | NEW_FILES | dict.fromkeys(("kept (1)", "replaced", "updated"), b"ours"),
+        frozenset({"refused"}),
+        prepared=True,
+    ),
     "partials": Scene(
         TAKEN,
         (*NEW, *COMING_TO_TAKEN[:3]),
@@ -164,7 +174,14 @@ class Sender:
         left = tuple(one.file(number) for number, one in enumerate(self.scene.coming, 1))
         rounds = 0
         while left:
-            [found] = commit([StoreFiles(ANYBODY, left, self.scene.reader, rounds)])
+            prepared = prepared_now(store, left) if self.scene.prepared else None
+            work = StoreFiles(ANYBODY, left, self.scene.reader, rounds, prepared=prepared)
+            try:
+                [found] = commit([work])
+            except StoreFailed:
+                if prepared is not None:
+                    prepared.close()  # as ``LocalStore.close`` does
+                raise
             assert isinstance(found, tuple)
             again = []
             for file, outcome in zip(left, found, strict=True):
@@ -187,6 +204,13 @@ class Sender:
         elif not isinstance(outcome, Undecided):
             assert isinstance(outcome, BlockprotoError), outcome
             self.refused[name] = outcome
+
+
+def prepared_now(store: LocalStore, files: Sequence[WholeFile]) -> PreparedFiles:
+    """What ``LocalStore.prepare`` returns, once its thread has come to it."""
+    prepared = PreparedFiles(files, lambda *_: None)
+    prepared.make(store.context.root_fd)
+    return prepared
 
 
 def _read(store: LocalStore, name: SafeName, commit: Commit) -> None:

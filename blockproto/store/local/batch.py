@@ -54,6 +54,7 @@ from .file_batch import FileBatch
 from .finished_files import SEALS_PAID, SEALS_SWEPT
 from .ledger_view import View
 from .partial import Partial
+from .prepared import Turns
 from .publishing import Publisher
 from .records import UploadRecord
 from .removing import remove_entry
@@ -83,11 +84,13 @@ class Batch:
     Args:
         context: the store's.
         works: what is asked for.
+        turns: this batch's, and those of what is prepared for the next while it waits for the disk.
     """
 
-    def __init__(self, context: LocalContext, works: Sequence[Work]) -> None:
+    def __init__(self, context: LocalContext, works: Sequence[Work], turns: Turns) -> None:
         self._context = context
         self._works = works
+        self._turns = turns
         self._outcomes: dict[Work, Outcome] = dict.fromkeys(works)
         self._changes: dict[UploadKey, _Change] = {}
         self._discarded: list[tuple[UploadKey, bytes]] = []
@@ -117,11 +120,13 @@ class Batch:
                 self._undone(exc)
             finally:
                 wait(self._syncing)
-            self._publish()
+            with self._turns.deciding():
+                self._publish()
             self._sync_folders()
             self._context.check_there()
-            self._publisher.end()
-            self._files.end()
+            with self._turns.deciding():
+                self._publisher.end()
+                self._files.end()
         for key, storage_id in self._discarded:
             self._context.live.discard(key, storage_id)
         return [self._outcome(work) for work in self._works]
@@ -135,13 +140,15 @@ class Batch:
         context = self._context
         context.clock.look()
         with context.ledger.write() as view:
-            paid = context.pay(view, self._seals())
-            self._start_sync()
-            for work in self._works:
-                self._plan(view, work)
+            with self._turns.deciding():
+                paid = context.pay(view, self._seals())
+                self._start_sync()
+                for work in self._works:
+                    self._plan(view, work)
             self._sync_bytes()
-            self._record(view)
-            view.trim()
+            with self._turns.deciding():
+                self._record(view)
+                view.trim()
         context.paid(paid)
 
     def _seals(self) -> int:

@@ -30,6 +30,7 @@ from .. import (
     StoreFiles,
     Undecided,
     UploadKey,
+    WholeFile,
     Work,
 )
 from ..folder_io import Folders, syncs_unnamed
@@ -40,6 +41,7 @@ from .context import LocalContext, Owed
 from .ledger_view import View
 from .name_choice import NameChoice, Wanted
 from .new_file import NewFile, NewFiles, wanted_by
+from .prepared import PreparedFiles
 from .records import ReceiptRecord
 
 FILES_OPEN_MAX = 4096
@@ -122,6 +124,8 @@ class FileBatch:
             StoreFailed: the medium reported an error.
         """
         outcomes = self._outcomes[work] = [None] * len(work.files)
+        if isinstance(work.prepared, PreparedFiles):
+            work.prepared.begin()
         file_ids = [self._context.state.file_id(file.key) for file in work.files]
         known = view.known_of(file_ids, [file.facts.filename.text for file in work.files])
         for at, file_id in enumerate(file_ids):
@@ -173,7 +177,7 @@ class FileBatch:
             raise AskFirst(file_id)
         self._context.free_space.take(len(file.content))
         left = view.upload(file.key) if file_id in self._context.recorded else None
-        fd, partial_name, found = self._files.make(self._folder_of(name), facts, file.content)
+        fd, partial_name, found = self._make(work, file, self._folder_of(name))
         identity = self._context.finished.identity(found)
         self._ids.add(file_id)
         now_ms = self._names.now_ms
@@ -183,6 +187,17 @@ class FileBatch:
         self._names.forget(view, own)
         self._names.plan(name, planned)
         return None
+
+    def _make(
+        self, work: StoreFiles, file: WholeFile, folder_fd: int
+    ) -> tuple[int, bytes | None, os.stat_result]:
+        """A new file, prepared or made now; see ``NewFiles.make``."""
+        if isinstance(work.prepared, PreparedFiles) and self._files.makes_unnamed:
+            made = work.prepared.take(file)
+            if made is not None:
+                fd, found = made
+                return fd, None, found
+        return self._files.make(folder_fd, file.facts, file.content)
 
     def _choose(self, view: View, wanted: Wanted, work: StoreFiles, at: int) -> NameChoice | None:
         """Which name a file gets; None: it is there already, or what is there is left."""
@@ -327,3 +342,6 @@ class FileBatch:
     def close(self) -> None:
         """Close every file; those that have no name yet are gone then. Harmless when repeated."""
         self._files.close(self._new.values())
+        for work in self._outcomes:
+            if isinstance(work.prepared, PreparedFiles):
+                work.prepared.close()

@@ -129,6 +129,42 @@ def wanted_by(work: StoreFiles, file: WholeFile, file_id: bytes) -> Wanted:
     return Wanted(file.key, file_id, file.facts, file.root, length, work.reader, rounds, work.unasked)
 
 
+def make_unnamed(
+    folder_fd: int, facts: Facts, content: bytes | memoryview
+) -> tuple[int, os.stat_result] | None:
+    """Make a file without a name, with its bytes, mode and mtime.
+
+    Args:
+        folder_fd: the folder in which it is to get its name, or one above.
+        facts: its mode and mtime, where stated.
+        content: its bytes.
+
+    Returns:
+        Its descriptor, and what it is; None where the file system makes no such files.
+
+    Raises:
+        OSError: as the system reports it; nothing is left.
+    """
+    fd = create_unnamed(folder_fd, _mode_of(facts))
+    if fd is None:
+        return None
+    try:
+        return fd, _fill(fd, facts, content)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _mode_of(facts: Facts) -> int:
+    return FILE_MODE if facts.mode is None else facts.mode
+
+
+def _fill(fd: int, facts: Facts, content: bytes | memoryview) -> os.stat_result:
+    if content:
+        write_all(fd, 0, content)
+    return settle_file(fd, facts, len(content), cut=False)
+
+
 class NewFiles:
     """Makes the new files of one batch and gives them their names.
 
@@ -157,26 +193,26 @@ class NewFiles:
         Raises:
             OSError: as the system reports it; nothing is left.
         """
-        fd, partial = self._create(folder_fd, FILE_MODE if facts.mode is None else facts.mode)
+        if self.makes_unnamed:
+            made = make_unnamed(folder_fd, facts, content)
+            if made is not None:
+                return made[0], None, made[1]
+            self._unnamed = self._context.makes_unnamed = False
+        partial = _random_name()
+        fd = create_file(self._context.partials_fd, partial, _mode_of(facts))
         try:
-            if content:
-                write_all(fd, 0, content)
-            return fd, partial, settle_file(fd, facts, len(content), cut=False)
+            return fd, partial, _fill(fd, facts, content)
         except BaseException:
             self.drop(fd, partial)
             raise
 
-    def _create(self, folder_fd: int, mode: int) -> tuple[int, bytes | None]:
+    @property
+    def makes_unnamed(self) -> bool:
+        """Whether files without a name can be made and get one, as far as that is known."""
         if self._unnamed and self._own_fds is None:
             self._own_fds = open_own_fds()
             self._unnamed = self._own_fds is not None
-        if self._unnamed:
-            fd = create_unnamed(folder_fd, mode)
-            if fd is not None:
-                return fd, None
-            self._unnamed = self._context.makes_unnamed = False
-        partial = _random_name()
-        return create_file(self._context.partials_fd, partial, mode), partial
+        return self._unnamed
 
     def give_name(self, new: NewFile, folder_fd: int, last: bytes) -> None:
         """Give a file its name.

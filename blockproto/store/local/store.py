@@ -33,6 +33,7 @@ from .. import (
     StoredFile,
     UploadEntry,
     UploadKey,
+    WholeFile,
     Work,
 )
 from ..folder_io import Folders, look
@@ -51,6 +52,7 @@ from .name_choice import early_choice
 from .name_collisions import NameCollisions
 from .opening import open_places
 from .parts import decide_in_parts
+from .prepared import PreparedFiles, Preparer
 from .records import UploadRecord
 from .recovery import recover, remove_orphans
 from .upload import LocalUpload
@@ -73,6 +75,7 @@ class LocalStore:
         self._finished = context.finished
         self._brief_ids = secrets.token_bytes(8)
         self._brief_count = 0
+        self._preparer = Preparer(context.root_fd, files_open_max())
         self._sweeper = Sweeper(context.ledger, context.finished, context.live.is_open)
 
     @classmethod
@@ -116,6 +119,7 @@ class LocalStore:
 
     def close(self) -> None:
         """Write what is owed to the ledger and let go of everything; harmless when repeated."""
+        self._preparer.close()
         self.context.close()
 
     @property
@@ -218,6 +222,10 @@ class LocalStore:
 
     # -- decisions
 
+    def prepare(self, files: Sequence[WholeFile]) -> PreparedFiles | None:
+        """See the port."""
+        return self._preparer.prepare(files) if self.context.makes_unnamed else None
+
     def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
         self.context.check_usable()
@@ -229,7 +237,7 @@ class LocalStore:
             raise self.context.fail(StoreFailed(f"the medium reported: {exc.strerror}")) from exc
 
     def _decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
-        return Batch(self.context, works).run()
+        return Batch(self.context, works, self._preparer.turns).run()
 
     # -- finished files
 
