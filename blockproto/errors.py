@@ -291,6 +291,10 @@ class BadFacts(TransferError):
     code = Code.BAD_FACTS
 
 
+class RangeOutside(BadFacts):
+    """This side was asked for a range that begins behind the last byte of the file."""
+
+
 class DigestMismatch(TransferError):
     """A block's bytes do not have the digest that came with them."""
 

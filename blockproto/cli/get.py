@@ -22,7 +22,7 @@ import trio
 
 from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
 from ..common.names import SafeName, holds_in_progress, show_name
-from ..errors import BadFacts, ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
+from ..errors import ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
 from ..results import IfExistsWord
 from ..store.part_file.begun_folder import BegunFolder
 from ..store.part_file.target_folder import TargetFolder
@@ -48,7 +48,7 @@ from .output import (
     show_size,
 )
 from .progress import Meter
-from .span import BEGIN_WITHIN, FORMS, Span, parse_span
+from .span import FORMS, Span, parse_span
 from .tally import Tally, ends_files
 
 STDOUT = "-"
@@ -430,12 +430,7 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
     fetch.meter.failed(entry.filename)
     what = str(place) if isinstance(error, OSError) else entry.filename
-    _refused(fetch, what, entry.filename, error, _advice(error), entry.filesize)
-
-
-def _advice(error: BaseException) -> str:
-    of_the_range = isinstance(error, BadFacts) and str(error).startswith("the range begins")
-    return BEGIN_WITHIN if of_the_range else ""
+    _refused(fetch, what, entry.filename, error, filesize=entry.filesize)
 
 
 def _arrived(fetch: _Fetch, receipt: Receipt) -> None:

@@ -15,11 +15,11 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo
-from ..errors import BadFacts, UnknownFile
+from ..errors import RangeOutside, UnknownFile
 from .access import connect_as_told
 from .address import Address, advice_about
 from .output import Status, about, fail
-from .span import BEGIN_WITHIN, Span
+from .span import Span
 
 STRETCH_LENGTH = 32 << 20
 """Bytes that are fetched before they are written."""
@@ -53,8 +53,7 @@ async def _write(client: Client, address: Address, span: Span | None) -> Status:
                 await trio.to_thread.run_sync(_copy, dest)
                 dest.unlink()
     except BlockprotoError as error:
-        advice = BEGIN_WITHIN if isinstance(error, BadFacts) else advice_about(address, error)
-        return fail(error, address.text, advice)
+        return fail(error, address.text, advice_about(address, error))
     return Status.DONE
 
 
@@ -62,7 +61,7 @@ def _stretches(entry: FileInfo, span: Span | None) -> Iterator[tuple[int, int]]:
     """The first and last positions of the stretches, in order; none of an empty file."""
     first, last = (0, entry.filesize - 1) if span is None else span.of(entry.filesize)
     if span is not None and first >= entry.filesize:
-        raise BadFacts(f"the range begins at {first}, the file has {entry.filesize} bytes")
+        raise RangeOutside(f"the range begins at {first}, the file has {entry.filesize} bytes")
     last = min(last, entry.filesize - 1)
     while first <= last:
         end = min(last, first + STRETCH_LENGTH - first % STRETCH_LENGTH - 1)

@@ -31,6 +31,7 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
+    RangeOutside,
     SpeaksTls,
     TooFewFiles,
     Untrusted,
@@ -220,6 +221,8 @@ def _advice_for(error: BaseException) -> str:
         return _RESUME
     if isinstance(error, TooFewFiles):
         return "allow this program more open files with ulimit -n"
+    if isinstance(error, RangeOutside):
+        return "give a range that begins within the file"
     if isinstance(error, InTheWay):
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, NewerLedger):

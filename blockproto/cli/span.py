@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import click
 
 FORMS = "FIRST-LAST|FIRST-|-COUNT"
-BEGIN_WITHIN = "give a range that begins within the file"
 
 
 @dataclass(frozen=True, slots=True)

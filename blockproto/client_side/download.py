@@ -15,7 +15,16 @@ import trio
 from ..common.blocks import BLOCK_LENGTH, BlockSet, blocknum_of
 from ..common.names import SafeName
 from ..connection.connection import Connection
-from ..errors import BadFacts, BlockprotoError, Cancelled, FileExists, SourceChanged, Superseded, TooFewFiles
+from ..errors import (
+    BadFacts,
+    BlockprotoError,
+    Cancelled,
+    FileExists,
+    RangeOutside,
+    SourceChanged,
+    Superseded,
+    TooFewFiles,
+)
 from ..results import Receipt
 from ..store import (
     Destination,
@@ -372,7 +381,7 @@ def _clip(entry: FileItem, span: tuple[int, int] | None) -> tuple[int, int]:
     if first < 0 or last < first:
         raise BadFacts(f"bytes {first} to {last} are not a range")
     if first >= entry.filesize:
-        raise BadFacts(f"the range begins at {first}, the file has {entry.filesize} bytes")
+        raise RangeOutside(f"the range begins at {first}, the file has {entry.filesize} bytes")
     return first, min(last + 1, entry.filesize)
 
 

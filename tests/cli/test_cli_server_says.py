@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from hostile_server import Answer, Asked, HostileServer, frame
-from test_hostile_answers import ID, here, honest, opened  # noqa: F401 - a fixture
+from test_hostile_answers import ID, entry, here, honest, opened  # noqa: F401 - a fixture
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
 from blockproto.errors import Code, Scope
-from blockproto.wire import Block, Commit, Error, Have, Open, Opened
+from blockproto.wire import Block, Commit, Error, Fetch, Have, Open, Opened
 
 
 def refuses(code: Code, text: str) -> Answer:
@@ -75,3 +75,26 @@ def test_nobody_is_told_to_speak_the_protocol(
     assert "the other side says that" in told
     assert "report it to whoever runs the server" in told
     assert not [word for word in ("HAVE", "COMMIT", "sender", "root") if word in told]
+
+
+@pytest.mark.clause("BP1-ERR-003")
+@pytest.mark.parametrize("dest", ["there", "-"])
+def test_the_words_of_a_server_decide_no_advice(
+    dest: str,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It uses those that this side has for a range behind the end."""
+
+    def answer(asked: Asked) -> Iterable[object]:
+        if isinstance(asked.message, Fetch):
+            said = Error(Code.BAD_FACTS, Scope.STREAM, False, "the range begins at 1, the file has 0 bytes")
+            yield frame(asked.stream, said)
+        else:
+            yield from honest(asked, entry(filesize=2 << 20))
+
+    with HostileServer(answer) as server:
+        assert main(["get", f"{server.address}/a", dest, "--retry-for", "0"]) == Status.FAILED
+    told = capsys.readouterr().err
+    assert "the range begins at 1" in told
+    assert "give a range" not in told
