@@ -166,7 +166,7 @@ class FilesSendStream:
 
     def _end_one(self, sent: _Sent, at: int, status: Status, item: OutcomeItem | None) -> None:
         one, root = sent.frame.ones[at], sent.frame.roots[at]
-        outcome = _outcome_of(one, root, status, item)
+        outcome = outcome_of(one, root, status, item)
         if isinstance(outcome, DigestMismatch):
             self._damaged[one] += 1
             if self._damaged[one] < SENT_AGAIN_MAX:
@@ -179,7 +179,7 @@ class FilesSendStream:
         changed.set()
 
 
-def _outcome_of(
+def outcome_of(
     one: Prepared, root: bytes, status: Status, item: OutcomeItem | None
 ) -> Committed | BlockprotoError:
     """What became of a file, as COMMITTED or ERROR would have said it."""

@@ -165,7 +165,7 @@ class FilesReceiver:
         statuses = bytearray()
         items: list[OutcomeItem] = []
         for one in judged:
-            status, item = self._status_of(one, next(outcomes) if isinstance(one, WholeFile) else one)
+            status, item = status_of(one, next(outcomes) if isinstance(one, WholeFile) else one, self._writer)
             statuses.append(status)
             if item is not None:
                 items.append(item)
@@ -179,23 +179,25 @@ class FilesReceiver:
         else:
             self._end_if_cancelled()
 
-    def _status_of(self, judged: Judged, outcome: FileOutcome) -> tuple[Status, OutcomeItem | None]:
-        if isinstance(outcome, StoredFile):
-            if outcome.left:
-                status = Status.LEFT
-            elif outcome.there:
-                status = Status.THERE
-            elif isinstance(judged, WholeFile) and outcome.stored_as == judged.facts.filename.text:
-                return Status.STORED, None
-            else:
-                status = Status.RENAMED
-            shown = self._writer.shown(outcome.stored_as)
-            return status, StoredItem(outcome.file_id, outcome.root, outcome.filesize, shown, outcome.b3sum)
-        return Status.REFUSED, RefusalItem(
-            outcome.code, outcome.retryable, str(outcome), outcome.retry_after_ms, outcome.current
-        )
-
     def _end_if_cancelled(self) -> None:
         """Answer CANCEL once every frame before it is answered; behind LAST it came too late (BP1-FIL-012)."""
         if self._cancelled and not self._under_way and not self._last:
             self._connection.refuse(self._stream, Cancelled("cancelled by the sender"))
+
+
+def status_of(judged: Judged, outcome: FileOutcome, writer: FileWriter) -> tuple[Status, OutcomeItem | None]:
+    """The status that says what became of a file, and its item: what COMMITTED or ERROR would have said of it."""
+    if isinstance(outcome, StoredFile):
+        if outcome.left:
+            status = Status.LEFT
+        elif outcome.there:
+            status = Status.THERE
+        elif isinstance(judged, WholeFile) and outcome.stored_as == judged.facts.filename.text:
+            return Status.STORED, None
+        else:
+            status = Status.RENAMED
+        shown = writer.shown(outcome.stored_as)
+        return status, StoredItem(outcome.file_id, outcome.root, outcome.filesize, shown, outcome.b3sum)
+    return Status.REFUSED, RefusalItem(
+        outcome.code, outcome.retryable, str(outcome), outcome.retry_after_ms, outcome.current
+    )
