@@ -313,7 +313,7 @@ class Struct82File:
             digest = blake3(block[:read]).digest()
             if digest != digests.get(index):
                 raise StoreFailed("a held block cannot be read as it was written: check the store")
-            if zero.upload.digest_of(blockno) is None:
+            if not zero.upload.has(blockno):
                 await self._put(zero, blockno, block[:read], digest)
         await zero.until(lambda: zero.upload is None or not zero.upload.pending)
         if zero.stopped is not None:
@@ -328,7 +328,7 @@ class Struct82File:
         upload = side.upload
         if upload is None or upload.discarded is not None:
             raise side.stopped or Cancelled("the upload was cancelled")
-        known = upload.digest_of(index)
+        known = await upload.digest_of(index)
         if known is not None and known != digest:
             await upload.repair(((index, digest),))
         elif known is not None:

@@ -84,8 +84,8 @@ class BlockInProgress:
 class BlockTarget(PrefixHolder, Protocol):
     """Where the bytes of blocks go: a ``LiveUpload`` or a ``BriefTarget``."""
 
-    def digest_of(self, blockno: int) -> bytes | None:
-        """The digest of a block that is here, or None."""
+    async def digest_of(self, blockno: int) -> bytes | None:
+        """The digest of a block that is here; None, without waiting, if it is not. Cancellation: no effect."""
 
     async def take_block(self, blockno: int, owner: object) -> None:
         """Make ``owner`` the owner of a block, once a write of the former owner has returned.
@@ -160,7 +160,7 @@ class BlockReceiver:
         """
         self.abandon()
         target = self._target
-        block.known = target.digest_of(block.blockno)
+        block.known = await target.digest_of(block.blockno)
         length = block.next - block.begin
         if block.known is not None:
             block.dropped = length != 0
@@ -276,7 +276,7 @@ class BriefTarget:
         """See connection.StreamHandler: whether the next bytes wait for a slow disk."""
         return self._disk.slow and not self.stored.in_memory
 
-    def digest_of(self, blockno: int) -> bytes | None:
+    async def digest_of(self, blockno: int) -> bytes | None:
         """See BlockTarget."""
         return None
 

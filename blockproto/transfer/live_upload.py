@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import trio
@@ -50,7 +51,7 @@ from .commit_queue import Done
 from .committer import AwaitedOutcome, Committer
 from .quota import Quotas
 from .slow_disk import Disk
-from .threads import present_peer, run_in_thread
+from .threads import Kind, present_peer, run_in_thread
 
 PREFIXES_MAX = 64
 """Unfinished blocks of an upload that are remembered; of more, the ones abandoned first are sent again (BP1-LIM)."""
@@ -300,11 +301,17 @@ class LiveUpload:
             self._submit(work, lambda _: recorded.set())
             await recorded.wait()
 
-    def digest_of(self, blockno: int) -> bytes | None:
-        """The digest of a block that is held or pending."""
-        if blockno in self.held:
-            return self.stored.digests((blockno,)).get(blockno)
-        return self.pending.get(blockno)
+    def has(self, blockno: int) -> bool:
+        """Whether a block is held or pending."""
+        return blockno in self.held or blockno in self.pending
+
+    async def digest_of(self, blockno: int) -> bytes | None:
+        """The digest of a block that is held or pending; of any other None, without waiting. Cancellation: no effect."""
+        if blockno not in self.held:
+            return self.pending.get(blockno)
+        look = partial(self.stored.digests, (blockno,))
+        found = await run_in_thread(look, Kind.READ) if self._disk.slow else look()
+        return found.get(blockno)
 
     async def digests(self, blocknum: int) -> list[bytes]:
         """The digests of the first ``blocknum`` blocks in order, for a root that no sender states.

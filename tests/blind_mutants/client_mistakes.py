@@ -85,9 +85,10 @@ def root_of_a_download_not_compared(put: Put) -> None:
     def trusting(self: FetchReceiver, message: Commit) -> None:
         upload = self._opened_upload()
         blocknum = blocknum_of(upload.facts.filesize or 0)
-        digests = [upload.digest_of(blockno) for blockno in range(upload.first >> 20, blocknum)]
-        whole = [digest for digest in digests if digest is not None]
-        if len(whole) == len(digests):
+        wanted = range(upload.first >> 20, blocknum)
+        found = {**upload.stored.digests(wanted), **upload.pending}
+        whole = [found[blockno] for blockno in wanted if blockno in found]
+        if len(whole) == len(wanted):
             message = Commit(message.sourceid, root_of(whole, len(whole)), message.filesize, message.blocknum)
         commit(self, message)
 

@@ -35,7 +35,7 @@ class Target:
         self.may_write.set()
         self.may_take.set()
 
-    def digest_of(self, blockno: int) -> bytes | None:
+    async def digest_of(self, blockno: int) -> bytes | None:
         return self.known
 
     async def take_block(self, blockno: int, owner: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import trio
@@ -430,6 +430,33 @@ async def test_who_lost_a_block_to_another_stream_writes_no_more_of_it(finished:
         await second.expect(Committed)
         await first.expect(Committed)
         assert content_of(served.store, "sample.bin") == THREE.content
+
+
+@pytest.mark.trio
+async def test_a_block_that_comes_again_is_looked_up_where_a_slow_disk_holds_up_nobody() -> None:
+    async with serving() as served:
+        peer = await served.peer()
+        await _opened(peer)
+        await _send(peer, 0)
+        await peer.wait_acked(0)
+        live = served.server.engine.uploads.find(KEY)
+        assert live is not None
+        in_main: list[bool] = []
+        digests = live.stored.digests
+
+        def remembered(blocknos: Iterable[int]) -> dict[int, bytes]:
+            in_main.append(threading.current_thread() is threading.main_thread())
+            return digests(blocknos)
+
+        live.stored.digests = remembered  # type: ignore[method-assign]
+        for slow in (False, True):
+            for _ in range(16):
+                served.server.engine.disk.took(1.0 if slow else 0.0)
+            peer.acked.clear()
+            await _send(peer, 0)
+            await peer.wait_acked(0)
+        assert in_main == [True, False]
+        await peer.stream.aclose()
 
 
 # ---- commit ---------------------------------------------------------------------------------------------------
