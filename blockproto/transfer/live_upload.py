@@ -255,14 +255,14 @@ class LiveUpload:
     async def take_block(self, blockno: int, owner: object) -> None:
         """Make ``owner``, a feed, that of an unfinished block, once a write of the former owner has returned.
 
-        A feed that has left meanwhile owns nothing.
+        A feed that has left meanwhile owns nothing, and nobody owns a block that is here: it is not written again.
 
         Raises:
             QuotaExceeded: it makes a file of unknown size too big for its principal's quota.
         """
         if self._quotas is not None and self.facts.filesize is None:
             await self._quotas.reserve(self.stored.key, (blockno + 1) * BLOCK_LENGTH)
-        if owner in self.feeds:
+        if owner in self.feeds and not self.has(blockno):
             self.owners[blockno] = owner
         returned = self._writes.get(blockno)
         if returned is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 import trio
@@ -27,6 +28,7 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 from blockproto.errors import Code, Scope, StoreFailed
 from blockproto.store import Discard, Upload, UploadKey, Work
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.quota import Quotas
 from blockproto.transfer.slow_disk import Disk
 from blockproto.wire import (
     PREFACE,
@@ -428,6 +430,42 @@ async def test_who_lost_a_block_to_another_stream_writes_no_more_of_it(finished:
         await _send(second, 1, 2)
         await second.say(1, THREE.commit())
         await second.expect(Committed)
+        await first.expect(Committed)
+        assert content_of(served.store, "sample.bin") == THREE.content
+
+
+@quick
+async def test_a_block_that_became_whole_while_another_stream_waited_for_it_is_not_written_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other waits for its quota, and has damaged bytes of the block."""
+    reserve = Quotas.reserve
+    waits, go_on = trio.Event(), trio.Event()
+
+    async def slowly(self: Quotas, key: UploadKey, length: int) -> None:
+        if waiting:
+            waits.set()
+            await go_on.wait()
+        await reserve(self, key, length)
+
+    monkeypatch.setattr(Quotas, "reserve", slowly)
+    waiting = False
+    unknown = replace(THREE, known=False)
+    async with serving() as served:
+        first, second = await _two(served)
+        await _opened(first, unknown)
+        await _opened(second, unknown)
+        waiting = True
+        head, content = unknown.block(0)
+        await second.say(1, head, bytes(len(content)))
+        await waits.wait()
+        waiting = False
+        await _send(first, 0, sample=unknown)
+        await first.wait_acked(0)
+        go_on.set()
+        await _alive(second)
+        await _send(first, 1, 2, sample=unknown)
+        await first.say(1, unknown.commit())
         await first.expect(Committed)
         assert content_of(served.store, "sample.bin") == THREE.content
 
