@@ -26,6 +26,7 @@ from .os_errors import refusal, refusal_of_one
 
 _FALLOC_FL_KEEP_SIZE = 1
 _RENAME_NOREPLACE = 1
+_AT_EMPTY_PATH = 0x1000
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -42,6 +43,9 @@ _SYNCED_UNNAMED = {_TMPFS_MAGIC, 0xEF53, 0x58465342}
 
 _NO_UNNAMED = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}
 """What is reported where a file system makes no files without a name."""
+
+_NO_LINK_BY_DESCRIPTOR = {errno.ENOENT, errno.EINVAL, errno.ENOSYS}
+"""What linkat(2) of a descriptor reports where the system wants its path, which is slower (before 6.10, of all but root)."""
 
 _WORD_LENGTH = ctypes.sizeof(ctypes.c_long)
 _STATFS_LENGTH = 512
@@ -63,6 +67,7 @@ def _libc_function(name: str, *argtypes: type) -> Callable[..., int] | None:
 _syncfs = _libc_function("syncfs", ctypes.c_int)
 _fallocate = _libc_function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fstatfs = _libc_function("fstatfs", ctypes.c_int, ctypes.c_char_p)
+_linkat = _libc_function("linkat", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 _renameat2 = _libc_function(
     "renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 )
@@ -181,7 +186,14 @@ def give_name(own_fds: int, fd: int, folder_fd: int, name: bytes) -> None:
 
     Durability: not durable before ``folder_fd`` is synced.
     """
+    global _linkat
+    if _linkat is not None:
+        if _linkat(fd, b"", folder_fd, name, _AT_EMPTY_PATH) == 0:
+            return
+        if ctypes.get_errno() not in _NO_LINK_BY_DESCRIPTOR:
+            _raise_errno()
     os.link(b"%d" % fd, name, src_dir_fd=own_fds, dst_dir_fd=folder_fd, follow_symlinks=True)
+    _linkat = None  # it is the system that takes no descriptor, not this folder
 
 
 def open_own_fds() -> int | None:

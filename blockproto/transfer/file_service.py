@@ -303,13 +303,13 @@ class FileWriter:
         """
         uploads = self._engine.uploads
         exceeded = await uploads.begin_files(files)
-        fitting = tuple(file for file in files if file.key not in exceeded)
+        fitting = tuple(file for file in files if file.key not in exceeded) if exceeded else tuple(files)
 
         def stored(outcomes: Outcome) -> None:
             assert isinstance(outcomes, tuple)  # what StoreFiles has
             uploads.end_files(fitting, outcomes)
             found = iter(outcomes)
-            done([exceeded.get(file.key) or next(found) for file in files])
+            done([exceeded.get(file.key) or next(found) for file in files] if exceeded else outcomes)
 
         if not fitting:
             stored(())

@@ -185,8 +185,12 @@ class LiveUploads:
 
     def end_files(self, files: Sequence[WholeFile], outcomes: Sequence[FileOutcome]) -> None:
         """End what ``begin_files`` began; an unfinished upload of one that is stored is complete (BP1-BLK-019)."""
+        if self.quotas is not None and files and self.quotas.holds(files[0].key.principal):
+            for file in files:
+                self.end_brief(file.key)
+        if not self._live:  # as good as always, and there are thousands of files in a second
+            return
         for file, outcome in zip(files, outcomes, strict=True):
-            self.end_brief(file.key)
             live = self.find(file.key)
             if live is not None and isinstance(outcome, StoredFile):
                 live.committed_as(outcome)
