@@ -140,9 +140,11 @@ class BlockprotoError(Exception):
         retry_after_ms: how long to wait before that, in milliseconds (0: no hint).
         blockno: the block it is about, or None.
         current: the value the peer holds where that helps (SUPERSEDED: its attempt), or None.
+        remote: whether the peer said it, of its own disk and folders; else it is of this side.
     """
 
     code: Code = Code.MALFORMED
+    remote = False
 
     def __init__(
         self,
@@ -466,6 +468,8 @@ def error_from_code(
     """Build the exception for an ERROR message; a code we do not know becomes ``Refused`` with the peer's text."""
     known = Code(code) if code in Code._value2member_map_ else None
     cls = _BY_CODE.get(known, Refused) if known is not None else Refused
-    return cls(
+    error = cls(
         text, code=known, retryable=retryable, retry_after_ms=retry_after_ms, blockno=blockno, current=current
     )
+    error.remote = True
+    return error

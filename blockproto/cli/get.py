@@ -42,6 +42,7 @@ from .options import (
 )
 from .output import (
     fail,
+    is_of_this_machine,
     leaves_of,
     print_failure,
     say,
@@ -429,7 +430,7 @@ async def _get_file(fetch: _Fetch, entry: FileInfo, place: Path) -> None:
 
 def _not_fetched(fetch: _Fetch, entry: FileInfo, place: Path, error: BlockprotoError | OSError) -> None:
     fetch.meter.failed(entry.filename)
-    what = str(place) if isinstance(error, OSError) else entry.filename
+    what = str(place) if is_of_this_machine(error) else entry.filename
     _refused(fetch, what, entry.filename, error, filesize=entry.filesize)
 
 

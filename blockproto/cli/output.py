@@ -31,8 +31,10 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
+    NotPermitted,
     RangeOutside,
     SpeaksTls,
+    StoreFailed,
     TooFewFiles,
     Untrusted,
 )
@@ -173,6 +175,11 @@ def is_for_all(code: int | None) -> bool:
     return code in _FOR_ALL
 
 
+def is_of_this_machine(error: BlockprotoError | OSError) -> bool:
+    """Whether an error is about the disk or the folders here; a server has some, too."""
+    return isinstance(error, OSError) or (isinstance(error, NotPermitted | StoreFailed) and not error.remote)
+
+
 def say(text: str) -> None:
     """Print a line for people on stderr."""
     print(
@@ -227,6 +234,8 @@ def _advice_for(error: BaseException) -> str:
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
+    if isinstance(error, StoreFailed) and not error.remote:
+        return "look at the disk of this machine"
     if not isinstance(error, BlockprotoError) or isinstance(error, Untrusted | ConnectionLost | SpeaksTls):
         return ""  # the table's advice for its code is about something else
     withheld: str | None = None

@@ -11,7 +11,8 @@ from test_hostile_answers import ID, entry, here, honest, opened  # noqa: F401 -
 
 from blockproto.cli import main
 from blockproto.cli.output import Status
-from blockproto.errors import Code, Scope
+from blockproto.errors import Code, NotPermitted, Scope, StoreFailed
+from blockproto.store.part_file.store import PartFileStore
 from blockproto.wire import Block, Commit, Error, Fetch, Have, Open, Opened
 
 
@@ -98,3 +99,41 @@ def test_the_words_of_a_server_decide_no_advice(
     told = capsys.readouterr().err
     assert "the range begins at 1" in told
     assert "give a range" not in told
+
+
+LOCAL = {
+    "": NotPermitted("the file system is read-only"),
+    "; look at the disk of this machine": StoreFailed("the medium reported: Input/output error"),
+}
+
+
+@pytest.mark.parametrize("advice", LOCAL)
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_a_disk_refuses_of_a_download_is_said_of_the_machine_that_has_it(
+    remote: bool,
+    advice: str,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = LOCAL[advice]
+
+    def answer(asked: Asked) -> Iterable[object]:
+        if isinstance(asked.message, Fetch) and remote:
+            yield frame(asked.stream, Error(error.code, Scope.STREAM, False, str(error)))
+        else:
+            yield from honest(asked, entry(filesize=2 << 20))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    if not remote:
+        monkeypatch.setattr(PartFileStore, "__init__", refuse)
+    with HostileServer(answer) as server:
+        assert main(["get", f"{server.address}/a", "there", "--retry-for", "0"]) == Status.FAILED
+    told = capsys.readouterr().err
+    if remote:
+        assert told.startswith(f"blockproto: a: {error}")
+        assert "this machine" not in told
+    else:
+        assert told == f"blockproto: there: {error}{advice}\n"
