@@ -7,6 +7,9 @@ than ``HELD_MAX`` for all; who comes when there is no room waits in the line of 
 turn. So nobody who holds on to memory keeps others from theirs, and what is not taken keeps the credit of its sender
 (BP1-FIL-011).
 
+What waits is in memory, too: up to the allowance of a stream. So no more than ``WAITING_EACH`` frames of a principal wait,
+each of another stream, and no more than ``WAITING_MAX`` of all; one more is refused with BUSY.
+
 Without a token, whoever has the same address counts as one principal.
 """
 
@@ -16,10 +19,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..errors import Code, Refused
+
 HELD_EACH = 16 << 20
 """Bytes from which on a principal begins no second frame: about what one batch of the committer takes."""
 HELD_MAX = 64 << 20
 """Bytes from which on no principal does."""
+
+WAITING_EACH = 32
+"""Streams of one principal that wait at most: a client has four on a connection, if it has so much to do."""
+WAITING_MAX = 128
+"""Streams that wait at most; above that everybody may have one that does."""
+BUSY_AGAIN_MS = 1000
+BUSY_TEXT = "too many small files wait to be stored here"
 
 Whose = bytes | str
 """A principal, or an address of those who are none."""
@@ -49,19 +61,27 @@ class FrameMemory:
         self.held = 0
         self._shares: dict[Whose, _Share] = {}
         self._turn: deque[_Share] = deque()  # those in which somebody waits
+        self._waiting = 0
 
     def take(self, whose: Whose, length: int, granted: Granted) -> bool:
         """Hold a frame of ``length`` bytes: at once, or, if this returns False, later: then ``granted`` is called.
 
         ``give`` has to follow in both cases, or ``leave`` before it is granted.
+
+        Raises:
+            Refused: too many wait (BUSY).
         """
         share = self._shares.setdefault(whose, _Share())
         if not share.waiting and self._has_room(share):
             self._hold(share, length)
             return True
-        if not share.waiting:
+        waiting = len(share.waiting)
+        if waiting >= WAITING_EACH or (waiting and self._waiting >= WAITING_MAX):
+            raise Refused(BUSY_TEXT, code=Code.BUSY, retry_after_ms=BUSY_AGAIN_MS)
+        if not waiting:
             self._turn.append(share)
         share.waiting.append((length, granted))
+        self._waiting += 1
         return False
 
     def give(self, whose: Whose, length: int) -> None:
@@ -78,7 +98,9 @@ class FrameMemory:
         share = self._shares.get(whose)
         if share is None or not share.waiting:
             return
+        waiting = len(share.waiting)
         share.waiting = deque(one for one in share.waiting if one[1] != granted)
+        self._waiting -= waiting - len(share.waiting)
         if not share.waiting:
             self._turn.remove(share)
             self._forget_if_empty(whose)
@@ -102,6 +124,7 @@ class FrameMemory:
                 continue
             passed_over = 0
             length, granted = share.waiting.popleft()
+            self._waiting -= 1
             self._hold(share, length)
             if share.waiting:
                 self._turn.append(share)

@@ -88,7 +88,7 @@ BOUNDS: dict[str, Bound] = {
     "replacing": Bound(p99_s=0.4),
     "unknown_ids": Bound(),
     "openings": Bound(memory=48 * MIB),
-    "frames": Bound(memory=96 * MIB),
+    "frames": Bound(memory=192 * MIB),
     "metrics": Bound(files=80, threads=60),
     "pings": Bound(memory=32 * MIB),
     "removals": Bound(),
@@ -462,26 +462,26 @@ def openings(scene: Scene) -> None:
 
 def frames(scene: Scene) -> None:
     """FILES of a MiB that lack their last byte, on many connections; behind them whole ones, on many streams."""
-    peers = [Peer(scene.server.port, Hello(features=FEATURE_FILES, agent="attacker")) for _ in range(40)]
-    for number, peer in enumerate(peers[:-2]):
-        frame, content = _file(number + (1 << 93), MIB)
+    count = scene.count(32)
+    peers = [Peer(scene.server.port, Hello(features=FEATURE_FILES, agent="attacker")) for _ in range(count)]
+    for number, peer in enumerate(peers[: count // 2]):
+        frame, content = _file(1, number + (1 << 93), MIB)
         peer.sock.sendall(encode_frame(1, frame, MIB) + content[:-1])
-    for number, peer in enumerate(peers[-2:]):
-        for at in range(48):
-            stream = 2 * at + 1
-            frame, content = _file((number << 32 | at) + (1 << 94), scene.count(240_000))
-            peer.say([(stream, frame, content)])
-            peer.say([(2 * 48 + stream, List(ListKind.FILES, "", limit=1), b"")])
+    wait_out(0.5)
+    for number, peer in enumerate(peers[count // 2 :]):
+        for at in range(16):
+            frame, content = _file(at // 4, (number << 32 | at) + (1 << 94), MIB - 1000)
+            peer.say([(1 + 2 * (at % 4), frame, content)])
     scene.hold()
     for peer in peers:
         peer.close()
 
 
-def _file(source: int, length: int) -> tuple[Files, bytes]:
+def _file(number: int, source: int, length: int) -> tuple[Files, bytes]:
     """A frame of one file."""
     content, name = bytes(length), f"frame {source}"
     record = (source.to_bytes(16, "big"), digest_of(content), length, 10**18, 0o644, 0, 0, len(name))
-    return Files(1, ("",), ("text/plain",), FileTable((record,), (name,)), last=True), content
+    return Files(number, ("",), ("text/plain",), FileTable((record,), (name,))), content
 
 
 def metrics(scene: Scene) -> None:

@@ -184,6 +184,7 @@ async def test_one_peer_holds_no_more_than_its_share_on_however_many_streams(
     monkeypatch: pytest.MonkeyPatch, streams: int
 ) -> None:
     """All of its frames but the first are granted together; here those that have come, and one that is coming."""
+    monkeypatch.setattr(frame_memory, "WAITING_EACH", 64)
     monkeypatch.setattr(frame_memory, "HELD_EACH", 100 * KIB)
     async with serving() as served:
         gate, memory = Gate(served.server), served.server.engine.frame_memory
@@ -207,6 +208,7 @@ async def test_streams_that_wait_for_room_hold_up_no_other_of_their_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All tasks for backlogs could wait here; what needs such a task is done all the same."""
+    monkeypatch.setattr(frame_memory, "WAITING_EACH", 64)
     monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
     async with serving() as served:
         gate = Gate(served.server)
@@ -229,6 +231,7 @@ async def test_frames_that_are_coming_come_though_others_wait_for_their_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With a quota every frame passes a backlog: also the one for whose memory the others wait."""
+    monkeypatch.setattr(frame_memory, "WAITING_EACH", 64)
     monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
     register, token = Register({}).with_token(
         "alice", folder="alice", quota=1 << 20, scopes=EVERYTHING, now_ms=0, expires_ms=None
@@ -263,6 +266,27 @@ async def test_who_goes_while_it_waits_for_room_leaves_it_to_others(monkeypatch:
             await peer.expect(Stored, 1)
         assert names_in(served.store) == ["1", "3"]
         assert memory.held == 0
+
+
+@quick
+async def test_streams_that_have_no_place_to_wait_are_refused_for_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
+    monkeypatch.setattr(frame_memory, "WAITING_EACH", 2)
+    async with serving() as served:
+        gate = Gate(served.server)
+        peer = await served.peer(HELLO)
+        for number in range(4):
+            await peer.say(2 * number + 1, *files_of(samples_of(1, 100 * KIB, first=number), number))
+        error = await peer.expect_error(Code.BUSY, Scope.STREAM, 7)
+        assert (error.retryable, error.retry_after_ms) == (True, 1000)
+        assert max(credit.received for at, credit in peer.credits if at == 0) > 0
+        gate.open()
+        assert {(await peer.expect(Stored)).number for _ in range(3)} == {0, 1, 2}
+        await peer.say(9, *files_of(samples_of(1, first=3), 3))
+        await peer.expect(Stored, 9)
+        assert names_in(served.store) == ["1", "2", "3", "4"]
 
 
 @quick

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from blockproto.errors import Code, Refused
 from blockproto.transfer import frame_memory
 from blockproto.transfer.frame_memory import FrameMemory, Granted
 
@@ -89,6 +90,33 @@ def test_nobody_who_comes_later_passes_those_who_wait() -> None:
     assert senders.granted[2:] == ["alice 3", "alice 4"]
 
 
+def test_only_so_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one principal, and of all; whoever has none that waits may have one all the same."""
+    monkeypatch.setattr(frame_memory, "WAITING_EACH", 3)
+    monkeypatch.setattr(frame_memory, "WAITING_MAX", 4)
+    senders = Senders()
+    for name in ("alice", "bob"):
+        senders.send(name, 2)
+    for number in range(3):
+        senders.send(f"alice {number}")
+    with pytest.raises(Refused) as refused:
+        senders.send("alice 3")
+    assert (refused.value.code, refused.value.retryable) == (Code.BUSY, True)
+    assert refused.value.retry_after_ms
+    senders.send("bob 0")
+    with pytest.raises(Refused):
+        senders.send("bob 1")
+    senders.send("carol 0")
+    senders.send("carol 1")
+    senders.leave("alice 0")
+    senders.leave("alice 1")
+    senders.send("bob 1")
+    for name in ("alice", "alice", "bob", "bob", "carol", "carol", "alice", "bob", "bob"):
+        senders.stored(name)
+    assert senders.granted.count("alice 2") == senders.granted.count("bob 1") == 1
+    assert (senders.memory.held, senders.memory._waiting) == (0, 0)
+
+
 def test_who_has_left_gets_nothing_and_nothing_is_kept() -> None:
     senders = Senders()
     senders.send("alice", 2)
@@ -103,6 +131,6 @@ def test_who_has_left_gets_nothing_and_nothing_is_kept() -> None:
     senders.stored("alice")
     senders.stored("alice")
     senders.leave("alice 5")
-    assert senders.memory.held == 0
+    assert (senders.memory.held, senders.memory._waiting) == (0, 0)
     assert not senders.memory._shares
     assert not senders.memory._turn
