@@ -27,7 +27,7 @@ class Recorder:
     ends: list[BlockprotoError] = field(default_factory=list)
     on_message: Callable[[Message], None] = lambda message: None
     takes_s: float = 0.0
-    waits: bool = False
+    waits: int = False
 
     async def received(self, message: Message, payload_length: int) -> None:
         self.messages.append(message)

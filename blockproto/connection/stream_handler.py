@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from ..errors import BlockprotoError, error_from_code
@@ -13,6 +14,16 @@ class NotYet(Exception):
     """Raised by ``StreamHandler.received``: it has done nothing, and wants the message again after ``Connection.resume``."""
 
 
+class Wait(IntEnum):
+    """How long the next event of a stream may have to wait."""
+
+    NOT = 0
+    SHORT = 1
+    """For the disk, as long as one access takes."""
+    LONG = 2
+    """For work that is queued for all principals, or for a hook."""
+
+
 class StreamHandler(Protocol):
     """Handles the events of one stream.
 
@@ -22,8 +33,8 @@ class StreamHandler(Protocol):
     """
 
     @property
-    def waits(self) -> bool:
-        """Whether the next event may have to wait, say for a slow disk: the connection then reads on meanwhile."""
+    def waits(self) -> int:
+        """Whether the next event may have to wait, a ``Wait`` or a bool: the connection then reads on meanwhile."""
 
     async def received(self, message: Message, payload_length: int) -> None:
         """Handle a message; its payload, if any, follows in calls of ``payload``."""

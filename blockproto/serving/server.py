@@ -388,7 +388,7 @@ class Server:
             if service is None or service.realm is not realm:
                 service = FileService(self.engine, realm)
             if isinstance(message, Open):
-                return UploadReceiver(connection, stream, service.writer())
+                return UploadReceiver(connection, stream, service.writer(), asks=message.root is not None)
             if isinstance(message, Block):
                 return BriefReceiver(connection, stream, service.writer())
             if isinstance(message, Files):

@@ -39,8 +39,8 @@ class BriefReceiver:
 
     @property
     def waits(self) -> bool:
-        """See connection.StreamHandler: a disk may be slow."""
-        return self._target is not None and self._target.waits
+        """See connection.StreamHandler: a quota is looked up in the store, and a disk may be slow."""
+        return self._writer.has_quota if self._target is None else self._target.waits
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.StreamHandler."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 from ..common.blocks import BLOCK_LENGTH, EMPTY_DIGEST, Run, blocknum_of
 from ..common.names import SafeName
 from ..connection.connection import Connection
+from ..connection.stream_handler import Wait
 from ..errors import (
     BadFacts,
     BlockprotoError,
@@ -65,9 +66,13 @@ class UploadReceiver:
         connection: where the stream is.
         stream: its id.
         target: where the blocks go: on a server the sender's ``FileWriter``, for a download its engine.
+        asks: whether OPEN asks for a file that is there: then files are compared, and hooks are asked.
     """
 
-    def __init__(self, connection: Connection, stream: int, target: FileWriter | Engine) -> None:
+    def __init__(
+        self, connection: Connection, stream: int, target: FileWriter | Engine, *, asks: bool = False
+    ) -> None:
+        self._asks = asks
         self.upload: LiveUpload | None = None
         self._connection = connection
         self._stream = stream
@@ -87,9 +92,11 @@ class UploadReceiver:
     # ---- what the connection tells ----------------------------------------------------------------------------
 
     @property
-    def waits(self) -> bool:
-        """See connection.StreamHandler: opening asks the store, and a disk may be slow."""
-        return self.upload is None or self._target.disk.slow
+    def waits(self) -> int:
+        """See connection.StreamHandler: opening asks the store, and perhaps more, and a disk may be slow."""
+        if self.upload is None:
+            return Wait.LONG if self._asks else Wait.SHORT
+        return self._target.disk.slow
 
     async def received(self, message: Message, payload_length: int) -> None:
         """See connection.StreamHandler."""

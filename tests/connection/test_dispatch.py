@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from blockproto.client import connect
 from blockproto.connection.connection import DISCARD_S
 from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
-from blockproto.connection.stream_handler import NotYet
+from blockproto.connection.stream_handler import NotYet, Wait
 from blockproto.errors import BadFacts, Code, ConnectionLost, Scope, StoreFailed, UnexpectedMessage
 from blockproto.protocol.session import Limits
 from blockproto.serving.server import Server
@@ -34,7 +34,7 @@ LIMITS = Limits(stream_allowance=2 * MIB, connection_allowance=8 * MIB)
 class Waiting(Recorder):
     """A handler whose payload waits for a gate."""
 
-    waits: bool = True
+    waits: int = True
     gate: trio.Event = field(default_factory=trio.Event)
     order: list[str] = field(default_factory=list)
 
@@ -150,7 +150,7 @@ class Working(Recorder):
     inside: ClassVar[int] = 0
     most: ClassVar[int] = 0
 
-    waits: bool = True
+    waits: int = True
 
     async def received(self, message: Message, payload_length: int) -> None:
         Working.inside += 1
@@ -180,6 +180,30 @@ async def test_thousands_of_streams_that_wait_are_worked_off_by_a_few_tasks(
         assert Working.most == BACKLOGS_AT_ONCE
         heard = [[type(message) for message in handler.messages] for handler in ends.handlers]
         assert heard == [[Open, Cancel]] * len(streams)
+
+
+@quick
+async def test_what_waits_long_keeps_no_other_that_waits_from_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Working, "gate", trio.Event(), raising=False)
+    monkeypatch.setattr(Working, "inside", 0)
+    monkeypatch.setattr(Working, "most", 0)
+    sample = Sample(bytes_of(1000))
+    handlers: list[Recorder] = [Working(waits=Wait.LONG) for _ in range(2 * BACKLOGS_AT_ONCE)]
+    handlers.append(Recorder(waits=Wait.SHORT))
+    async with connected(handler=lambda: handlers[len(ends.handlers)]) as ends:
+        for at in range(len(handlers)):
+            await ends.peer.say(2 * at + 1, sample.open())
+            await ends.peer.say(2 * at + 1, *sample.block(0))
+        await ping(ends)
+        assert handlers[-1].payload_bytes == sample.content
+        assert Working.most == BACKLOGS_AT_ONCE
+        for handler in handlers[:-1]:
+            handler.waits = Wait.NOT  # as of an OPEN that is answered
+        Working.gate.set()
+        await wait_all_tasks_blocked()
+        assert [handler.payload_bytes for handler in handlers] == [sample.content] * len(handlers)
 
 
 @dataclass

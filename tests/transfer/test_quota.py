@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 from peers import MIB, RawPeer, Sample, Served, bytes_of, run, serving
 
 from blockproto.errors import Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
 from blockproto.identity.principals import Register
 from blockproto.identity.realm import EVERYTHING
+from blockproto.store import UploadKey
+from blockproto.transfer.quota import Quotas
 from blockproto.wire import (
     Ack,
     Auth,
@@ -20,6 +23,7 @@ from blockproto.wire import (
     Error,
     Message,
     Opened,
+    Ping,
     Remove,
     RemoveKind,
     Result,
@@ -84,6 +88,23 @@ async def test_a_file_without_open_counts_too() -> None:
         await refused(peer, 7, message, 0, payload)
         await peer.say(9, *brief.block(0, commit=True))
         assert await peer.expect(Committed, 9) == stored
+
+
+@pytest.mark.clause("BP1-STR-018")
+async def test_a_ping_is_answered_while_a_quota_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, reserve = trio.Event(), Quotas.reserve
+
+    async def slow(self: Quotas, key: UploadKey, length: int) -> None:
+        await go_on.wait()
+        await reserve(self, key, length)
+
+    monkeypatch.setattr(Quotas, "reserve", slow)
+    async with two_peers() as (_, peer, _):
+        await peer.say(3, *ONE.block(0, commit=True))
+        await peer.say(0, Ping(b"alive???", 0))
+        await peer.expect(Ping)
+        go_on.set()
+        await peer.expect(Committed, 3)
 
 
 async def test_uploads_begun_at_once_have_no_more_together_than_one_after_another() -> None:

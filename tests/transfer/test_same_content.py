@@ -16,6 +16,7 @@ from peers import MIB, RawPeer, Sample, Served, bytes_of, run, serving
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from blockproto.common.names import SafeName
+from blockproto.connection.dispatch import BACKLOGS_AT_ONCE
 from blockproto.dialects.sourceid import Sourceid
 from blockproto.errors import Code, Scope
 from blockproto.identity.auth_policy import AuthPolicy
@@ -26,6 +27,7 @@ from blockproto.serving.server import Server
 from blockproto.store.local.finished_files import LocalReader
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.compare_files import FileComparer
 from blockproto.wire import (
     FEATURE_IF_EXISTS,
     Auth,
@@ -154,6 +156,36 @@ async def test_others_are_served_while_a_file_is_read_to_be_compared(
         go_on.set()
         assert (await peer.expect(Committed, 1)).there
     assert files_in(tmp_path / "served") == [SMALL.filename, BIG.filename]
+
+
+@real
+@pytest.mark.clause("BP1-STR-018")
+async def test_openings_that_wait_for_comparisons_hold_up_no_other_of_their_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as there are tasks for backlogs; another OPEN and a FETCH need such a task, too."""
+    (made(tmp_path) / BIG.filename).write_bytes(BIG.content)
+    go_on = threading.Event()
+    compare = FileComparer._read
+
+    async def slow(self: FileComparer, name: SafeName, principal: bytes) -> None:
+        while not go_on.is_set():
+            await trio.to_thread.run_sync(go_on.wait, 30)
+        await compare(self, name, principal)
+
+    monkeypatch.setattr(FileComparer, "_read", slow)
+    async with serving_folder(made(tmp_path)) as (_, _, peer):
+        for number in range(BACKLOGS_AT_ONCE):
+            one = Sample(BIG.content, BIG.filename, sourceid=b"%016d" % number)
+            await peer.say(2 * number + 1, one.open(root=BIG.root))
+        await peer.say(201, Sample(b"x" * 9000, "other", sourceid=b"another one 1234").open())
+        await peer.expect(Opened, 201)
+        await peer.say(203, Fetch(BIG.filename))
+        await peer.expect(Open, 203)
+        go_on.set()
+        committed = 0
+        while committed < BACKLOGS_AT_ONCE:
+            committed += isinstance((await peer.hear()).message, Committed)
 
 
 @real
