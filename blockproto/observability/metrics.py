@@ -89,8 +89,8 @@ class Metrics(Observer):
         stored = zip(work.files, outcomes, strict=True)
         new = [file for file, one in stored if isinstance(one, StoredFile) and not _is_as_it_was(one)]
         self._files.inc(len(new))
-        self._blocks.inc(sum(1 for file in new if file.content))
-        self._bytes.inc(sum(len(file.content) for file in new))
+        self._blocks.inc(sum(1 for file in new if file.length))
+        self._bytes.inc(sum(file.length for file in new))
 
 
 def _is_as_it_was(stored: StoredFile) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ..common.names import SafeName
@@ -85,10 +85,15 @@ class UploadStore(Protocol):
 class Decisions(UploadStore, Protocol):
     """What a server asks of uploads besides: look-ups by key and by id, and what expired."""
 
-    def prepare(self, files: Sequence[WholeFile]) -> object:
+    def prepare(self, files: Sequence[WholeFile], written: Callable[[], None]) -> object:
         """Begin with whole files of which ``decide`` will be asked soon; quick enough to be called inline.
 
         Nothing is to be seen of them before that, and nothing stays of what is never decided. Errors are told by ``decide``.
+
+        Args:
+            files: their contents are ``memoryview`` objects of their own.
+            written: called in a thread of the store when it needs the bytes of none of them any more and has released all
+                their contents; perhaps never.
 
         Returns:
             What goes with the files in ``StoreFiles.prepared``; None: nothing was begun.

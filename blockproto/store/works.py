@@ -110,7 +110,7 @@ class WholeFile(NamedTuple):
         key: what it belongs to.
         facts: what its sender says of it; ``filesize`` is the length of ``content``.
         root: its root; the caller has verified that it is the BLAKE3 of ``content``.
-        content: its bytes. They must not change before the outcome is known.
+        content: its bytes. They must not change before the outcome is known, or the store has released them (``prepare``).
         veto: why no more bytes may be stored, as for ``Finish``.
     """
 
@@ -119,6 +119,11 @@ class WholeFile(NamedTuple):
     root: bytes
     content: bytes | memoryview
     veto: BlockprotoError | None = None
+
+    @property
+    def length(self) -> int:
+        """How many bytes it has, also when they were released."""
+        return self.facts.filesize or 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

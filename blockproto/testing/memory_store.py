@@ -220,7 +220,7 @@ class MemoryStore:
         """See the port."""
         return MemoryUpload(self, key, self._begin(key, facts), bytearray(), brief=True)
 
-    def prepare(self, files: Sequence[WholeFile]) -> None:
+    def prepare(self, files: Sequence[WholeFile], written: Callable[[], None]) -> None:
         """See the port: there is nothing to begin with."""
 
     def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:

@@ -87,7 +87,7 @@ def _length(work: Work) -> int:
     if isinstance(work, KeepPrefixes):
         return BLOCK_LENGTH  # it opens a file and syncs it, as a block does
     if isinstance(work, StoreFiles):
-        return sum(len(file.content) for file in work.files)
+        return sum(file.length for file in work.files)
     return sum(block.length for block in work.blocks) if isinstance(work, Finish) else 0
 
 

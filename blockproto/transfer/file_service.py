@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+import trio
 
 from ..common.names import SafeName
+from ..connection.unexpected_errors import unexpected
 from ..errors import BadFacts, UnknownFile
 from ..identity.realm import Realm
 from ..store import (
@@ -288,13 +292,17 @@ class FileWriter:
         self._engine.uploads.end_brief(self._key(sourceid))
 
     async def store_files(
-        self, files: Sequence[WholeFile], done: Callable[[Sequence[FileOutcome]], None]
+        self,
+        files: Sequence[WholeFile],
+        done: Callable[[Sequence[FileOutcome]], None],
+        written: Callable[[], None],
     ) -> None:
         """Store whole files that came together; ``done`` is called when it is known, durably, what became of each.
 
         Args:
             files: with names as the store knows them; their bytes were verified.
             done: called on the Trio thread, now or later, with an outcome for each; QuotaExceeded of those that do not fit.
+            written: called on the Trio thread, perhaps before, if the bytes of no file are needed any more.
 
         Raises:
             StoreFailed: the store has failed.
@@ -316,7 +324,8 @@ class FileWriter:
             return
         committer = self._engine.committer
         asks = committer.hooks is not None and committer.hooks.asks
-        prepared = None if asks else self._engine.store.prepare(fitting)
+        soon = partial(trio.lowlevel.current_trio_token().run_sync_soon, _told, written)
+        prepared = None if asks or exceeded else self._engine.store.prepare(fitting, soon)
         work = StoreFiles(self.realm.principal, fitting, self.may_read, prepared=prepared)
         try:
             committer.submit(work, stored, principal=self.realm.principal, small=True)
@@ -396,3 +405,11 @@ def _open_file(engine: FileEngine, realm: Realm, filename: str, file_id: bytes) 
     if file_id == ZERO_ID:
         return engine.store.open_file(realm.inward(filename), None)
     return engine.store.open_file(None, file_id, realm.folder)
+
+
+def _told(tell: Callable[[], None]) -> None:
+    """Call ``tell`` where an error would end everything."""
+    try:
+        tell()
+    except Exception as exc:
+        unexpected("what waits for the memory of small files", exc)

@@ -3,8 +3,8 @@
     Files → (Payload)* → judged → committer, one work a frame → durable and visible → Stored
     Files with LAST, and every frame answered → Stored with LAST
 
-The bytes of a frame are in memory until it is answered. A frame begins only when ``FrameMemory`` has granted it; until then
-it waits in the backlog of its stream, and keeps its credit.
+The bytes of a frame are in memory until it is answered, or until the store has them all. A frame begins only when
+``FrameMemory`` has granted it; until then it waits in the backlog of its stream, and keeps its credit.
 
 Spec: BP1-FIL.
 """
@@ -44,11 +44,13 @@ class _Frame:
         message: its head.
         content: its payload, as far as it has come: a head alone takes no memory.
         length: of the payload, in bytes; so much is counted in ``FrameMemory``.
+        held: whether it is still counted there.
     """
 
     message: Files
     content: bytearray
     length: int
+    held: bool = True
 
 
 class FilesReceiver:
@@ -133,7 +135,7 @@ class FilesReceiver:
 
         self._storing[frame] = files
         try:
-            await self._writer.store_files(files, stored)
+            await self._writer.store_files(files, stored, lambda: self._give_back(frame))
         except BaseException:
             self._let_go(frame)
             raise
@@ -149,7 +151,14 @@ class FilesReceiver:
     def _let_go(self, frame: _Frame) -> None:
         self._under_way -= 1
         self._storing.pop(frame, None)
-        self._memory.give(self._whose, frame.length)
+        self._give_back(frame)
+
+    def _give_back(self, frame: _Frame) -> None:
+        """Hold the bytes of a frame no more. Harmless when repeated."""
+        if frame.held:
+            frame.held = False
+            frame.content = bytearray()
+            self._memory.give(self._whose, frame.length)
 
     def _on_stored(self, frame: _Frame, judged: Sequence[Judged], outcomes: Sequence[FileOutcome]) -> None:
         self._let_go(frame)

@@ -1,6 +1,6 @@
 """How many bytes of whole small files a server holds in memory at once, for each principal and in all.
 
-    held = the payload of every frame of files that is coming or was not answered yet
+    held = the payload of every frame of files that is coming, or that was not answered yet and is not written either
 
 A principal may always have one frame. Another begins only while less than ``HELD_EACH`` is held for that principal and less
 than ``HELD_MAX`` for all; who comes when there is no room waits in the line of its principal, and the principals are in
@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 
 from ..errors import Code, Refused
 
-HELD_EACH = 16 << 20
-"""Bytes from which on a principal begins no second frame: about what one batch of the committer takes."""
+HELD_EACH = 8 << 20
+"""Bytes from which on a principal begins no second frame: as much as keeps the committer busy while more comes."""
 HELD_MAX = 64 << 20
 """Bytes from which on no principal does."""
 

@@ -330,7 +330,7 @@ def _said_of(work: Storing) -> tuple[UploadKey, Facts, int, bytes]:
         return work.upload.key, work.facts, work.filesize, work.root
     if isinstance(work, StoreFiles):
         (file,) = work.files
-        return file.key, file.facts, len(file.content), file.root
+        return file.key, file.facts, file.length, file.root
     assert work.facts.filesize is not None
     return work.key, work.facts, work.facts.filesize, work.root
 

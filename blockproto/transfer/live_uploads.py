@@ -181,7 +181,7 @@ class LiveUploads:
         """
         if self.quotas is None or not files or not self.quotas.holds(files[0].key.principal):
             return {}
-        return await self.quotas.reserve_many([(file.key, len(file.content)) for file in files])
+        return await self.quotas.reserve_many([(file.key, file.length) for file in files])
 
     def end_files(self, files: Sequence[WholeFile], outcomes: Sequence[FileOutcome]) -> None:
         """End what ``begin_files`` began; an unfinished upload of one that is stored is complete (BP1-BLK-019)."""

@@ -226,7 +226,7 @@ class Quotas:
         account = self._quotas.get(work.principal)
         if account is None:
             return work
-        vetoes = [self._admit(account, file.key, len(file.content)) for file in work.files]
+        vetoes = [self._admit(account, file.key, file.length) for file in work.files]
         if not any(vetoes):
             return work
         files = zip(work.files, vetoes, strict=True)

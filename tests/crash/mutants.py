@@ -216,7 +216,7 @@ def whole_files_named_before_the_sync(patch: Patch) -> None:
 
     def sync_bytes(batch: Batch) -> None:
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(FileBatch, "close", nothing)
+            inner.setattr(new_file_module.NewFiles, "close", nothing)
             real_publish(batch._files)
         real_sync(batch)
 

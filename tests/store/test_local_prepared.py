@@ -13,11 +13,13 @@ import pytest
 from test_store_local import LocalPlace
 
 import blockproto.store.local.new_file as new_file_module
-from blockproto.errors import FileExists, StoreFailed
-from blockproto.store import IfExists, StoredFile, StoreFiles, WholeFile
+import blockproto.store.local.store as store_module
+from blockproto.errors import FileExists, StoreFailed, TooFewFiles
+from blockproto.store import IfExists, StoredFile, StoreFiles, Undecided, WholeFile
 from blockproto.store.local.check import check_store
 from blockproto.store.local.prepared import PREPARED_LEAST, PreparedFiles, Preparer, Turns
 from blockproto.store.local.store import LocalStore
+from blockproto.testing.store_contract.same_files import read_named
 from blockproto.testing.store_contract.steps import ANYBODY, outcome
 from blockproto.testing.store_contract.whole_files import folder, stored_as, whole
 
@@ -37,6 +39,10 @@ def some(count: int = MANY, **facts: Any) -> tuple[WholeFile, ...]:
     return tuple(whole(f"d/e/{n}", b"content %d" % n, n, **facts) for n in range(1, count + 1))
 
 
+def nothing() -> None:
+    """For ``written``."""
+
+
 def settled(preparer: Preparer, prepared: object) -> PreparedFiles:
     """Wait until the thread has come to what was to be prepared."""
     assert isinstance(prepared, PreparedFiles)
@@ -46,7 +52,7 @@ def settled(preparer: Preparer, prepared: object) -> PreparedFiles:
 
 
 def prepare(store: LocalStore, files: tuple[WholeFile, ...]) -> PreparedFiles:
-    return settled(store._preparer, store.prepare(files))
+    return settled(store._preparer, store.prepare(files, nothing))
 
 
 def decide(store: LocalStore, files: tuple[WholeFile, ...], prepared: object) -> tuple[Any, ...]:
@@ -101,12 +107,17 @@ def test_what_is_prepared_is_made_by_another_thread_and_gets_its_name(
     assert place.content("d/e/1") == b"content 1"
 
 
-def test_nothing_stays_of_what_is_never_decided(place: LocalPlace) -> None:
+@pytest.mark.parametrize("kept", [True, False], ids=["until the store is closed", "until it is forgotten"])
+def test_nothing_stays_of_what_is_never_decided(place: LocalPlace, kept: bool) -> None:
     before = open_files()
-    prepare(place.store, some())
-    assert open_files() >= before + MANY
-    place.reopen()
-    assert open_files() <= before
+    prepared = prepare(place.store, some())
+    assert open_files() == before + MANY
+    if kept:
+        place.store.close()
+        assert not prepared.left
+        place.reopen()
+    del prepared
+    assert open_files() == before
     assert visible(place) == []
 
 
@@ -128,7 +139,7 @@ def test_a_batch_makes_what_nobody_has_begun_to_prepare(
 ) -> None:
     made, files = creations(monkeypatch), some()
     with place.store._preparer.turns.deciding():
-        prepared = place.store.prepare(files)
+        prepared = place.store.prepare(files, nothing)
         assert isinstance(prepared, PreparedFiles)
         prepared.begin()
     settled(place.store._preparer, prepared)
@@ -141,7 +152,7 @@ def test_a_batch_makes_what_could_not_be_prepared(place: LocalPlace, monkeypatch
     files = some()
     with monkeypatch.context() as patch:
         patch.setattr(new_file_module, "write_all", failing(errno.ENOSPC))
-        prepared = prepare(place.store, files)
+        prepared = settled(place.store._preparer, place.store.prepare(files, lambda: pytest.fail("written")))
     made = creations(monkeypatch)
     found = decide(place.store, files, prepared)
     assert [stored_as(one) for one in found] == [file.facts.filename.text for file in files]
@@ -175,11 +186,11 @@ def test_few_files_are_not_prepared_and_only_so_many_are_open_at_once(tmp_path: 
     root_fd = os.open(tmp_path, os.O_RDONLY)
     preparer = Preparer(root_fd, 2 * MANY)
     try:
-        assert preparer.prepare(some(MANY - 1)) is None
-        first = settled(preparer, preparer.prepare(some(2 * MANY)))
-        assert preparer.prepare(some()) is None
+        assert preparer.prepare(some(MANY - 1), nothing) is None
+        first = settled(preparer, preparer.prepare(some(2 * MANY), nothing))
+        assert preparer.prepare(some(), nothing) is None
         first.begin()
-        assert preparer.prepare(some()) is not None
+        assert preparer.prepare(some(), nothing) is not None
     finally:
         preparer.close()
         first.close()
@@ -212,3 +223,66 @@ def test_a_batch_and_what_is_prepared_take_turns() -> None:
         log.append("decided")
     other.join(10)
     assert log == ["decided", "prepared"]
+
+
+def test_the_bytes_are_released_once_all_are_written(place: LocalPlace) -> None:
+    content = bytearray(b"0123456789" * MANY)
+    view = memoryview(content)
+    files = (
+        *(file._replace(content=view[10 * n : 10 * n + 10]) for n, file in enumerate(sized(10))),
+        folder("d/f", 99)._replace(content=view[:0]),
+    )
+    view.release()
+    told: list[int] = []
+    prepared = settled(place.store._preparer, place.store.prepare(files, lambda: told.append(1)))
+    content.clear()  # nobody has a view of it
+    assert told == [1]
+    found = decide(place.store, files, prepared)
+    assert [one.filesize for one in found] == [*[10] * MANY, 0]
+    assert {place.content(f"d/e/{n}") for n in range(1, MANY + 1)} == {b"0123456789"}
+
+
+def sized(length: int) -> tuple[WholeFile, ...]:
+    return tuple(whole(f"d/e/{n}", b"0123456789"[:length], n) for n in range(1, MANY + 1))
+
+
+def test_what_has_to_be_compared_first_keeps_its_bytes_for_a_later_batch(place: LocalPlace) -> None:
+    (place.folder / "d/e").mkdir(parents=True)
+    place.put_there("d/e/1", b"9876543210")
+    files, before = sized(10), open_files()
+    prepared = prepare(place.store, files)
+    first, *others = decide(place.store, files, prepared)
+    assert isinstance(first, Undecided)
+    assert all(isinstance(one, StoredFile) for one in others)
+    assert prepared.left
+    read_named(place, first)
+    again = StoreFiles(ANYBODY, files[:1], True, 1, prepared=prepared)
+    ((second,),) = place.store.decide([again])  # type: ignore[misc]
+    assert stored_as(second) == "d/e/1 (1)"
+    assert place.content("d/e/1 (1)") == b"0123456789"
+    assert not prepared.left
+    assert open_files() <= before
+
+
+def test_a_work_that_is_decided_in_parts_takes_what_is_prepared_in_each(
+    place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "files_open_max", lambda: 5)
+    files = some()
+    prepared = prepare(place.store, files)
+    made = creations(monkeypatch)
+    found = decide(place.store, files, prepared)
+    assert [stored_as(one) for one in found] == [file.facts.filename.text for file in files]
+    assert made == []
+
+
+def test_prepared_files_that_can_get_no_name_are_refused(
+    place: LocalPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, before = some(), open_files()
+    prepared = prepare(place.store, files)
+    with monkeypatch.context() as patch:
+        patch.setattr(new_file_module, "open_own_fds", lambda: None)
+        found = decide(place.store, files, prepared)
+    assert {type(one) for one in found} == {TooFewFiles}
+    assert open_files() <= before

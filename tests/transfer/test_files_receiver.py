@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -310,6 +310,33 @@ async def test_a_principal_that_fills_its_memory_keeps_no_other_from_its_own(
         honest = await come_in(served, tokens[1])
         await honest.say(3, *files_of(samples_of(1, 900)))
         await honest.expect(Stored, 3)
+
+
+@quick
+async def test_what_the_store_has_written_is_not_held_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waited for the memory goes on, though nothing is answered yet."""
+    monkeypatch.setattr(frame_memory, "HELD_EACH", 1)
+    async with serving() as served:
+        memory = served.server.engine.frame_memory
+        gate = Gate(served.server)
+        written: list[Callable[[], None]] = []
+        monkeypatch.setattr(served.store, "prepare", lambda files, tell: written.append(tell))
+        peer = await served.peer(HELLO)
+        samples = samples_of(2, KIB)
+        for number, sample in enumerate(samples, 1):
+            await peer.say(1, *files_of([sample], number, last=number == 2))
+            await wait_all_tasks_blocked()
+        assert (len(written), memory.held) == (1, KIB)
+        written[0]()
+        await wait_all_tasks_blocked()
+        assert (len(written), memory.held) == (2, KIB)
+        written[1]()
+        await wait_all_tasks_blocked()
+        assert memory.held == 0
+        gate.open()
+        assert [(await peer.expect(Stored, 1)).number for _ in samples] == [1, 2]
+        assert [content_of(served.store, one.filename) for one in samples] == [one.content for one in samples]
+        assert memory.held == 0
 
 
 @quick

@@ -153,7 +153,7 @@ class FileBatch:
             raise Undecided  # the next batch finds what became of the other
         own = view.receipt(file_id) if file_id in known[0] else None
         if own is not None:
-            answer, own = self._names.answered(view, own, facts.if_exists, file.root, len(file.content))
+            answer, own = self._names.answered(view, own, facts.if_exists, file.root, file.length)
             if answer is not None:
                 if facts.filetype == FOLDER_FILETYPE:
                     self._names.keep_time(facts)
@@ -175,7 +175,7 @@ class FileBatch:
             raise file.veto
         if work.unasked:
             raise AskFirst(file_id)
-        self._context.free_space.take(len(file.content))
+        self._context.free_space.take(file.length)
         left = view.upload(file.key) if file_id in self._context.recorded else None
         fd, partial_name, found = self._make(work, file, self._folder_of(name))
         identity = self._context.finished.identity(found)
@@ -192,11 +192,13 @@ class FileBatch:
         self, work: StoreFiles, file: WholeFile, folder_fd: int
     ) -> tuple[int, bytes | None, os.stat_result]:
         """A new file, prepared or made now; see ``NewFiles.make``."""
-        if isinstance(work.prepared, PreparedFiles) and self._files.makes_unnamed:
-            made = work.prepared.take(file)
+        if isinstance(work.prepared, PreparedFiles):
+            made = work.prepared.take(file) if self._files.makes_unnamed else None
             if made is not None:
                 fd, found = made
                 return fd, None, found
+            if work.prepared.released:  # what is needed for names could not be opened
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return self._files.make(folder_fd, file.facts, file.content)
 
     def _choose(self, view: View, wanted: Wanted, work: StoreFiles, at: int) -> NameChoice | None:
@@ -275,12 +277,21 @@ class FileBatch:
         collided = [new for new in self._new.values() if not self._publish(new)]
         while collided:
             self._names.choose_again(collided)
+            self._keep_undecided(collided)
             collided = [new for new in collided if new.error is None and not self._publish(new)]
         named = (new for new in reversed(self._new.values()) if new.error is None)
         last = next(named, None)
         if last is not None:
             self._ctime_ns = ctime_of(os.fstat(last.fd))
-        self.close()
+        self._files.close(self._new.values())
+
+    @staticmethod
+    def _keep_undecided(collided: Iterable[NewFile]) -> None:
+        """Of a prepared file that is to be decided later the bytes may be nowhere else any more."""
+        for new in collided:
+            if isinstance(new.error, Undecided) and isinstance(new.work.prepared, PreparedFiles):
+                new.work.prepared.put(new.file, (new.fd, os.fstat(new.fd)))
+                new.fd = -1
 
     def _publish(self, new: NewFile) -> bool:
         """Give a file its name; False if somebody else has it."""
@@ -342,6 +353,8 @@ class FileBatch:
     def close(self) -> None:
         """Close every file; those that have no name yet are gone then. Harmless when repeated."""
         self._files.close(self._new.values())
-        for work in self._outcomes:
-            if isinstance(work.prepared, PreparedFiles):
-                work.prepared.close()
+        for work, outcomes in self._outcomes.items():
+            if isinstance(work.prepared, PreparedFiles) and work.prepared.left:
+                for file, outcome in zip(work.files, outcomes, strict=True):
+                    if not isinstance(outcome, Undecided | AskFirst):  # of which a later batch decides
+                        work.prepared.drop(file)

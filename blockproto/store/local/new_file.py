@@ -125,7 +125,7 @@ class NewFile:
 
 def wanted_by(work: StoreFiles, file: WholeFile, file_id: bytes) -> Wanted:
     """What a file of a work is to be."""
-    length, rounds = len(file.content), work.rounds
+    length, rounds = file.length, work.rounds
     return Wanted(file.key, file_id, file.facts, file.root, length, work.reader, rounds, work.unasked)
 
 

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from weakref import WeakSet
 
 from ...errors import StoreFailed
 from .. import FOLDER_FILETYPE, WholeFile
-from ..folder_io import Folders
+from ..folder_io import Folders, open_own_fds
 from ..os_errors import refusal
 from .new_file import make_unnamed
 
@@ -74,15 +75,23 @@ class PreparedFiles:
 
     Args:
         files: of the work, in their order.
+        written: called when all of them are made, and their contents released.
         ended: called once with how many they were, when no more of them can be prepared.
+
+    Attributes:
+        released: whether the bytes of the files are in what was made only.
     """
 
-    def __init__(self, files: Sequence[WholeFile], ended: Callable[[PreparedFiles, int], None]) -> None:
+    def __init__(
+        self, files: Sequence[WholeFile], written: Callable[[], None], ended: Callable[[int], None]
+    ) -> None:
         self._files = files
         self._count = len(files)
+        self._written = written
         self._ended = ended
         self._made: dict[tuple[int, int], Made] = {}
         self._failed: StoreFailed | None = None
+        self.released = False
 
     def make(self, root_fd: int) -> None:
         """Make the files, unless their batch has come already; what goes wrong is left to ``begin`` and to the batch."""
@@ -93,6 +102,13 @@ class PreparedFiles:
         except OSError as exc:
             error = refusal(exc)
             self._failed = error if isinstance(error, StoreFailed) else None
+            return
+        if files and len(self._made) == sum(file.facts.filetype != FOLDER_FILETYPE for file in files):
+            self.released = True
+            for file in files:
+                if isinstance(file.content, memoryview):
+                    file.content.release()
+            self._written()
 
     def _make(self, files: Sequence[WholeFile], folders: Folders) -> None:
         made, last, folder_fd = self._made, None, -1
@@ -122,18 +138,35 @@ class PreparedFiles:
         """The file, if it was made; the descriptor is the caller's then."""
         return self._made.pop(_key(file), None)
 
+    def put(self, file: WholeFile, made: Made) -> None:
+        """Keep a file for a later batch that was taken, or made instead; nobody else closes it."""
+        self._made[_key(file)] = made
+
+    @property
+    def left(self) -> bool:
+        """Whether there are files that nobody took or dropped."""
+        return bool(self._made)
+
+    def drop(self, file: WholeFile) -> None:
+        """Close a file, if it was made and nobody took it."""
+        made = self.take(file)
+        if made is not None:
+            os.close(made[0])
+
     def close(self) -> None:
-        """Close what nobody took. Harmless when repeated."""
+        """Close all that nobody took. Harmless when repeated, and done when no work refers to them any more."""
         self._end()
         while self._made:
             _, (fd, _) = self._made.popitem()
             os.close(fd)
 
+    __del__ = close
+
     def _end(self) -> None:
         self._files = ()
         count, self._count = self._count, 0
         if count:
-            self._ended(self, count)
+            self._ended(count)
 
 
 def _key(file: WholeFile) -> tuple[int, int]:
@@ -156,12 +189,15 @@ class Preparer:
         self.turns = Turns()
         self._root_fd = root_fd
         self._room = open_max
-        self._lock = threading.Lock()
-        self._waiting: dict[PreparedFiles, None] = {}
+        self._lock = threading.RLock()  # what is collected as garbage may end while it is held
+        self._known: WeakSet[PreparedFiles] = WeakSet()
         self._thread: ThreadPoolExecutor | None = None
-        self._closed = False
+        own_fds = open_own_fds()
+        self._closed = own_fds is None  # no such file could get its name
+        if own_fds is not None:
+            os.close(own_fds)
 
-    def prepare(self, files: Sequence[WholeFile]) -> PreparedFiles | None:
+    def prepare(self, files: Sequence[WholeFile], written: Callable[[], None]) -> PreparedFiles | None:
         """See the port."""
         count = len(files)
         if count < PREPARED_LEAST or self._closed:
@@ -170,8 +206,8 @@ class Preparer:
             if self._room < count:
                 return None
             self._room -= count
-            prepared = PreparedFiles(files, self._ended)
-            self._waiting[prepared] = None
+            prepared = PreparedFiles(files, written, self._ended)
+            self._known.add(prepared)
         try:
             self._thread = self._thread or ThreadPoolExecutor(1, "blockproto-prepare")
             self._thread.submit(self._make, prepared)
@@ -184,9 +220,8 @@ class Preparer:
         with self.turns.preparing():
             prepared.make(self._root_fd)
 
-    def _ended(self, prepared: PreparedFiles, count: int) -> None:
+    def _ended(self, count: int) -> None:
         with self._lock:
-            del self._waiting[prepared]
             self._room += count
 
     def close(self) -> None:
@@ -195,5 +230,5 @@ class Preparer:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.shutdown(cancel_futures=True)
-        for prepared in tuple(self._waiting):
+        for prepared in tuple(self._known):
             prepared.close()

@@ -222,9 +222,9 @@ class LocalStore:
 
     # -- decisions
 
-    def prepare(self, files: Sequence[WholeFile]) -> PreparedFiles | None:
+    def prepare(self, files: Sequence[WholeFile], written: Callable[[], None]) -> PreparedFiles | None:
         """See the port."""
-        return self._preparer.prepare(files) if self.context.makes_unnamed else None
+        return self._preparer.prepare(files, written) if self.context.makes_unnamed else None
 
     def decide(self, works: Sequence[Work]) -> Sequence[Outcome]:
         """See the port."""
