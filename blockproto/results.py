@@ -5,9 +5,10 @@ Ids, versions and digests are lower-case hex here; sizes are bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from . import wire
 from .wire import EntryKind, FileItem, UploadItem
@@ -22,6 +23,26 @@ Outcome = Literal["sent", "there", "left"]
 """The outcome for a file: it was sent; the same content was there already; or the existing file was left."""
 
 
+class Job(Protocol):
+    """What is to be sent: an ``UploadJob``, or what a command makes of thousands of them more quickly."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]:
+        """Of the file or folder here."""
+
+    @property
+    def name(self) -> str:
+        """Its whole name on the server."""
+
+    @property
+    def if_exists(self) -> IfExistsWord:
+        """What to do when that is taken."""
+
+    @property
+    def looked(self) -> os.stat_result | None:
+        """Its ``os.stat``, if somebody has just looked."""
+
+
 @dataclass(frozen=True, slots=True)
 class UploadJob:
     """One file or folder for ``Client.upload_all``.
@@ -31,11 +52,13 @@ class UploadJob:
         name: its whole name on the server, with "/" between components.
         if_exists: ``keep`` both, ``refuse``, ``replace``, ``skip`` (leave what is there) or ``update`` (replace it if ours
             was modified later).
+        looked: its ``os.stat``, if somebody has just looked: then nobody looks again.
     """
 
     path: Path
     name: str
     if_exists: IfExistsWord = "keep"
+    looked: os.stat_result | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

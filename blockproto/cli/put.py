@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import click
 import trio
 
-from .. import BlockprotoError, Client, Receipt, UploadJob
+from .. import BlockprotoError, Client, Receipt
 from ..client_side.walk import Found, total_of, walk
 from ..common.names import show_name
 from ..errors import (
@@ -34,7 +34,7 @@ from ..errors import (
     StoreFull,
     Unsupported,
 )
-from ..results import IfExistsWord
+from ..results import IfExistsWord, Job
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
 from .address import Address
@@ -80,6 +80,15 @@ class _Wanted:
     retry_for_s: float | None
     log: Path | None = None
     checksum: bool = False
+
+
+class _Job(NamedTuple):
+    """One of many files: see ``UploadJob``."""
+
+    path: str
+    name: str
+    if_exists: IfExistsWord
+    looked: os.stat_result | None
 
 
 @dataclass(slots=True)
@@ -233,10 +242,10 @@ def _total(wanted: _Wanted) -> int | None:
     if STDIN in wanted.paths:
         return None
 
-    def ignore(_path: Path, _why: object) -> None:
+    def ignore(_path: str, _why: object) -> None:
         pass
 
-    return sum(total_of(walk(Path(path), "", ignore, ignore)) for path in wanted.paths)
+    return sum(total_of(walk(path, "", ignore, ignore)) for path in wanted.paths)
 
 
 async def _send_all(
@@ -260,23 +269,24 @@ def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Fou
     for path in wanted.paths:
         if path == STDIN:
             continue
-        leave_out = partial(_leave_out, tally, named=path)
-        for found in walk(Path(path), _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
+        written = str(Path(path))
+        leave_out = partial(_leave_out, tally, named=written)
+        for found in walk(written, _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
             if found.folder:
                 folders.append(found)
             else:
                 yield found
 
 
-def _leave_out(tally: _Tally, path: Path, why: str, *, named: str) -> None:
-    typed = str(path) == str(Path(named))
-    tally.left_out.tell(str(path), why, typed=typed)
+def _leave_out(tally: _Tally, path: str, why: str, *, named: str) -> None:
+    typed = path == named
+    tally.left_out.tell(path, why, typed=typed)
     if typed:
         tally.status = max(tally.status, Status.FAILED)
 
 
-def _unreadable(tally: _Tally, path: Path, error: OSError) -> None:
-    tally.failure(str(path), error, str(path))
+def _unreadable(tally: _Tally, path: str, error: OSError) -> None:
+    tally.failure(path, error, path)
 
 
 async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Meter) -> None:
@@ -328,7 +338,7 @@ async def _send_jobs(
                     break  # else what was begun is waited for: some of it may still fit
 
 
-async def _is_blocked(client: Client, tally: _Tally, job: UploadJob, error: BlockprotoError) -> bool:
+async def _is_blocked(client: Client, tally: _Tally, job: Job, error: BlockprotoError) -> bool:
     """Whether ``job`` failed because something that is not a folder stands on the server where one has to be.
 
     What refuses a job does not say why in a way that programs read, so the server is asked what stands there.
@@ -347,7 +357,7 @@ async def _is_blocked(client: Client, tally: _Tally, job: UploadJob, error: Bloc
     return False
 
 
-def _is_folder_here(job: UploadJob) -> bool:
+def _is_folder_here(job: Job) -> bool:
     return os.path.isdir(job.path)
 
 
@@ -359,11 +369,11 @@ async def _may_be_folder(client: Client, name: str) -> bool:
         return True
 
 
-def _tell_blocked(wanted: _Wanted, tally: _Tally, job: UploadJob, error: BlockprotoError) -> None:
+def _tell_blocked(wanted: _Wanted, tally: _Tally, job: Job, error: BlockprotoError) -> None:
     """Say what stands where a folder of ours should be: once, not for each file in it."""
     name, path = job.name, job.path
     if error.code is Code.NOT_PERMITTED:
-        name, path = name.rpartition("/")[0], path.parent
+        name, path = name.rpartition("/")[0], Path(path).parent
     tally.failed += 1
     if not any(f"{name}/".startswith(f"{told}/") or told.startswith(f"{name}/") for told in tally.blocked):
         tally.blocked.append(name)
@@ -394,7 +404,7 @@ def _as_written(paths: tuple[str, ...]) -> frozenset[str]:
     return frozenset(str(Path(path)) for path in paths)
 
 
-def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[UploadJob]:
+def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[_Job]:
     for one in found:
         if tally.ended is not None:
             tally.rest.append(one)
@@ -402,7 +412,7 @@ def _jobs(wanted: _Wanted, tally: _Tally, found: Iterator[Found]) -> Iterator[Up
         tally.given += 1
         tally.pending[one.name] = None
         tally.sizes[one.name] = one.filesize
-        yield UploadJob(one.path, one.name, wanted.if_exists)
+        yield _Job(one.path, one.name, wanted.if_exists, one.looked)
 
 
 def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: Iterator[Found]) -> None:

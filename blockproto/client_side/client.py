@@ -24,7 +24,7 @@ from collections.abc import (
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
@@ -35,6 +35,7 @@ from ..results import (
     DownloadJob,
     FileInfo,
     IfExistsWord,
+    Job,
     LeftOut,
     Receipt,
     UploadInfo,
@@ -62,6 +63,8 @@ if TYPE_CHECKING:
     from .upload_one import SingleUploads
 
 DEFAULTS = ClientConfig()
+
+J = TypeVar("J", bound=Job)
 
 
 class Client:
@@ -161,8 +164,8 @@ class Client:
         return await self._uploads.file(job, filetype, rank, checksum, progress)
 
     async def upload_all(
-        self, jobs: Iterable[UploadJob], *, checksum: bool = False, progress: OnProgress | None = None
-    ) -> AsyncGenerator[tuple[UploadJob, Receipt | BlockprotoError], None]:
+        self, jobs: Iterable[J], *, checksum: bool = False, progress: OnProgress | None = None
+    ) -> AsyncGenerator[tuple[J, Receipt | BlockprotoError], None]:
         """Upload many files and folders; yields each with its receipt, or with its error, as they end.
 
         Files of at most one block are pipelined. What the server has already is found out with digests and not sent again;
@@ -175,12 +178,12 @@ class Client:
 
         self._connections.demand_open()
 
-        async def run(ended: BatchQueue[tuple[UploadJob, Receipt | BlockprotoError]]) -> None:
+        async def run(ended: BatchQueue[tuple[Job, Receipt | BlockprotoError]]) -> None:
             await upload_all(self._context, self._uploader, jobs, progress, checksum, ended)
 
         async with aclosing(taken_from(self._nursery, run)) as outcomes:
-            async for one in outcomes:
-                yield one
+            async for job, outcome in outcomes:
+                yield cast("J", job), outcome
 
     async def already_there(self, job: UploadJob) -> Receipt | None:
         """The receipt of a file that the server has already; None if it would have to be sent.
@@ -411,7 +414,9 @@ class Client:
         """
         await self._context.learn_earlier_uploads()
 
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
+    def sourceid_of(
+        self, path: str | os.PathLike[str], name: str, facts: os.stat_result, again: bytes = b""
+    ) -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
         return self._context.sourceid_of(path, name, facts, again)
 

@@ -136,7 +136,9 @@ class Context:
 
     # ---- names ------------------------------------------------------------------------------------------------
 
-    def sourceid_of(self, path: Path, name: str, facts: os.stat_result, again: bytes = b"") -> bytes:
+    def sourceid_of(
+        self, path: str | os.PathLike[str], name: str, facts: os.stat_result, again: bytes = b""
+    ) -> bytes:
         """The sourceid of the file at ``path`` when it is sent as ``name``; ``again``: of another content of it."""
         secret, real = self._secret(), self._real(path)
         sourceid = derive_sourceid(secret, name, real, facts)
@@ -165,7 +167,7 @@ class Context:
             self._secret_bytes = installation_secret()
         return self._secret_bytes
 
-    def _real(self, path: Path) -> str:
+    def _real(self, path: str | os.PathLike[str]) -> str:
         """``path`` without links in its folder."""
         folder, base = os.path.split(path)
         if folder not in self._real_folders:

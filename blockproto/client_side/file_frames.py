@@ -19,8 +19,8 @@ from ..common.times import mtime_of
 from ..errors import BlockprotoError, SourceChanged
 from ..wire import Files
 from .file_digests import LOOKS_MAX
-from .fingerprint import Fingerprint
-from .regular_file import open_regular
+from .fingerprint import is_unchanged
+from .regular_file import check_regular, open_looked_at
 from .upload_decision import Prepared
 
 _HEAD_SPARE = 200
@@ -150,17 +150,22 @@ def _read_into(view: memoryview, one: Prepared, size: int) -> bytes:
 
     ``view`` has room for one byte more than there should be: whether the file has grown shows without another call.
     """
-    fd = open_regular(one.job.path)
+    fd = open_looked_at(one.job.path)
     try:
         for again in range(LOOKS_MAX):
             if again:
                 os.lseek(fd, 0, os.SEEK_SET)
-            length = _read_all(fd, view)
+            try:
+                length = _read_all(fd, view)
+            except OSError:
+                check_regular(one.job.path, os.fstat(fd))  # a folder, or a pipe
+                raise
             before, one.stat = one.stat, os.fstat(fd)
+            if is_unchanged(before, one.stat) and length == size:
+                return digest_of(view[:size])
+            check_regular(one.job.path, one.stat)
             if (length, mtime_of(one.stat)) != (size, one.facts.mtime_ns):
                 break
-            if Fingerprint.of(before) == Fingerprint.of(one.stat):
-                return digest_of(view[:size])
     finally:
         os.close(fd)
     raise SourceChanged(f"{show_name(str(one.job.path))} changed while it was being read")

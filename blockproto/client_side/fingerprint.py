@@ -35,3 +35,14 @@ class Fingerprint(NamedTuple):
     def settled(self, now_s: float) -> bool:
         """Whether the last change is old enough, at ``now_s`` (seconds of Unix time), that another one would show."""
         return max(self.ctime_ns, self.mtime_ns) < (now_s - SETTLED_S) * 1e9
+
+
+def is_unchanged(before: os.stat_result, now: os.stat_result) -> bool:
+    """Whether two looks have the same fingerprint."""
+    return (
+        before.st_ino == now.st_ino
+        and before.st_ctime_ns == now.st_ctime_ns
+        and before.st_mtime_ns == now.st_mtime_ns
+        and before.st_size == now.st_size
+        and before.st_dev == now.st_dev
+    )

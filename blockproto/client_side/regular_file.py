@@ -21,17 +21,30 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         OSError: it cannot be opened.
         Refused: it is not a regular file.
     """
-    _check(path, os.stat(path))  # before it is opened: opening a device can do something
-    fd = os.open(path, _FLAGS)
+    check_regular(path, os.stat(path))  # before it is opened: opening a device can do something
+    fd = open_looked_at(path)
     try:
-        _check(path, os.fstat(fd))
+        check_regular(path, os.fstat(fd))
     except BaseException:
         os.close(fd)
         raise
     return fd
 
 
-def _check(path: str | os.PathLike[str], found: os.stat_result) -> None:
+def open_looked_at(path: str | os.PathLike[str]) -> int:
+    """Open what was a regular file a moment ago: its descriptor, which the caller looks at again, and closes. Blocking.
+
+    It never waits for the writer of a pipe. Raises OSError, and Refused of a socket.
+    """
+    try:
+        return os.open(path, _FLAGS)
+    except OSError:
+        check_regular(path, os.stat(path))  # no system opens a socket
+        raise
+
+
+def check_regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
+    """Raise Refused if ``found``, the ``os.stat`` of ``path``, is not that of a regular file."""
     if stat.S_ISREG(found.st_mode):
         return
     if stat.S_ISDIR(found.st_mode):

@@ -18,12 +18,11 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from ..common.names import SafeName, refuse_in_progress, show_name
 from ..common.times import same_mtime
 from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
-from ..results import Receipt, UploadJob
+from ..results import Job, Receipt
 from ..store import Facts, IfExists
 from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, ReceiptItem
 from .context import Context
@@ -55,7 +54,7 @@ class Prepared:
         is_folder: whether it is a folder.
     """
 
-    job: UploadJob
+    job: Job
     facts: Facts
     word: IfExists
     stat: os.stat_result
@@ -70,12 +69,12 @@ class Prepared:
         self.sourceid, self.root = self.another(root), root
 
 
-SourceidOf = Callable[[Path, str, os.stat_result, bytes], bytes]
+SourceidOf = Callable[[str | os.PathLike[str], str, os.stat_result, bytes], bytes]
 """Gives the sourceid of a file that is sent under a name; with bytes, of another content of it (``another_sourceid``)."""
 
 
-def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None) -> Prepared:
-    """Prepare a job's file or folder.
+def prepare(job: Job, sourceid_of: SourceidOf, *, look: bool = False) -> Prepared:
+    """Prepare a job's file or folder; with ``look`` it is looked at also if somebody has looked before.
 
     Raises:
         OSError: it cannot be read.
@@ -84,7 +83,9 @@ def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None
         ValueError: its ``if_exists`` is not one of the words.
     """
     refuse_in_progress(job.name)
-    found = os.stat(job.path)
+    found = job.looked
+    if found is None or look:
+        found = os.stat(job.path)
     word = if_exists_of(job.if_exists)
     another = partial(sourceid_of, job.path, job.name, found)
     sourceid = another(b"")
@@ -95,7 +96,7 @@ def prepare(job: UploadJob, sourceid_of: SourceidOf, filetype: str | None = None
         raise Refused(f"{show_name(str(job.path))} is neither a file nor a folder")
     facts = Facts(
         filename=SafeName.parse(job.name),
-        filetype=filetype or filetype_of(job.name),
+        filetype=filetype_of(job.name),
         filesize=found.st_size,
         mtime_ns=TIMES.look(found, show_name(os.fspath(job.path))),
         mode=stat.S_IMODE(found.st_mode) & 0o777,

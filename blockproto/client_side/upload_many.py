@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import trio
 
@@ -24,7 +25,7 @@ from ..common.names import show_name
 from ..common.times import mtime_of
 from ..connection.connection import Connection, Opening
 from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
-from ..results import Receipt, UploadJob
+from ..results import Job, Receipt
 from ..store import IfExists
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
@@ -53,30 +54,32 @@ BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
 
 Outcome = Receipt | BlockprotoError
-Deliver = Callable[[UploadJob, Outcome], None]
+Deliver = Callable[[Job, Outcome], None]
 
 
 async def upload_all(
     context: Context,
     uploader: Uploader,
-    jobs: Iterable[UploadJob],
+    jobs: Iterable[Job],
     progress: OnProgress | None,
     checksum: bool,
-    ended: BatchQueue[tuple[UploadJob, Outcome]],
+    ended: BatchQueue[tuple[Job, Outcome]],
 ) -> None:
     """Upload ``jobs``, see ``Client.upload_all``; what ends goes to ``ended``."""
     retries = Retries(context.connections)
     cut: set[bytes] = set()
 
-    def deliver(job: UploadJob, outcome: Outcome) -> None:
+    def deliver(job: Job, outcome: Outcome) -> None:
         retries.progressed()
         ended.put((job, outcome))
 
     remaining = _Jobs(jobs)
+    look = False
     try:
         await context.learn_earlier_uploads()
         while True:
-            many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum)
+            many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum, look=look)
+            look = True  # what was found before the first round may have changed
             left = await many.run(remaining, ended.emptied)
             if not left:
                 return
@@ -112,6 +115,7 @@ class UploadMany:
         on_progress: as for a single upload.
         cut: the sourceids of files that were cut short by a lost connection; added to.
         checksum: see ``UploadDecisions``.
+        look: look at each file, also if it was looked at when it was found.
 
     Attributes:
         lost: why the connection carries nothing more, or None.
@@ -128,8 +132,10 @@ class UploadMany:
         cut: set[bytes],
         *,
         checksum: bool = False,
+        look: bool = False,
     ) -> None:
         self._cut = cut
+        self._look = look
         self.lost: BlockprotoError | None = None
         self.refused: dict[int, BlockprotoError] = {}
         self._context = context
@@ -137,11 +143,11 @@ class UploadMany:
         self._deliver = deliver
         self._on_progress = on_progress
         self._decisions = UploadDecisions(context, checksum=checksum)
-        self._open: dict[int, UploadJob] = {}
+        self._open: dict[int, Job] = {}
         self._under_way = 0
         self._all_ended = trio.Event()
 
-    async def run(self, remaining: _Jobs, delivered: Callable[[], Awaitable[None]]) -> list[UploadJob]:
+    async def run(self, remaining: _Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
         """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
         ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a page.
@@ -158,7 +164,7 @@ class UploadMany:
                 return list(self._open.values())
         return []
 
-    async def _run_page(self, page: list[UploadJob]) -> None:
+    async def _run_page(self, page: list[Job]) -> None:
         prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._decisions.decide(prepared)
         for one, outcome in ended:
@@ -190,7 +196,7 @@ class UploadMany:
         else:
             self.refused[id(one.job)] = outcome
 
-    def _finish(self, job: UploadJob, outcome: Outcome) -> None:
+    def _finish(self, job: Job, outcome: Outcome) -> None:
         """Deliver an outcome; a job whose connection was lost, or is ending, stays open."""
         if isinstance(outcome, ConnectionLost | GoingAway):
             self.lost = outcome
@@ -198,9 +204,9 @@ class UploadMany:
         self._open.pop(id(job), None)
         self._deliver(job, outcome)
 
-    def _prepare(self, job: UploadJob) -> Prepared | None:
+    def _prepare(self, job: Job) -> Prepared | None:
         try:
-            return prepare(job, self._context.sourceid_of)
+            return prepare(job, self._context.sourceid_of, look=self._look)
         except (OSError, BlockprotoError) as exc:
             self._finish(job, _as_error(job, exc))
             return None
@@ -300,7 +306,7 @@ class UploadMany:
     async def _send_big(self, one: Prepared) -> None:
         outcome: Outcome
         try:
-            source = FileSource(one.job.path, one.job.name, one.facts.if_exists)
+            source = FileSource(Path(one.job.path), one.job.name, one.facts.if_exists)
         except (OSError, BlockprotoError) as exc:
             self._finish(one.job, _as_error(one.job, exc))
             return
@@ -322,13 +328,13 @@ class _Jobs:
         jobs: all of them.
     """
 
-    def __init__(self, jobs: Iterable[UploadJob]) -> None:
+    def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)
-        self._held: list[UploadJob] = []
+        self._held: list[Job] = []
 
-    def page(self) -> list[UploadJob]:
+    def page(self) -> list[Job]:
         """The next jobs, no two with the same name: the second must see what the first has made."""
-        page: list[UploadJob] = []
+        page: list[Job] = []
         names: set[str] = set()
         for job in self:
             if job.name in names:
@@ -340,14 +346,14 @@ class _Jobs:
                 break
         return page
 
-    def put_back(self, jobs: Sequence[UploadJob]) -> None:
+    def put_back(self, jobs: Sequence[Job]) -> None:
         """``jobs`` are the next ones, in their order."""
         self._held.extend(reversed(jobs))
 
-    def __iter__(self) -> Iterator[UploadJob]:
+    def __iter__(self) -> Iterator[Job]:
         return self
 
-    def __next__(self) -> UploadJob:
+    def __next__(self) -> Job:
         return self._held.pop() if self._held else next(self._jobs)
 
 
@@ -398,7 +404,7 @@ def _left_or(one: Prepared, error: BlockprotoError) -> Outcome:
     return error
 
 
-def _as_error(job: UploadJob, error: OSError | BlockprotoError) -> BlockprotoError:
+def _as_error(job: Job, error: OSError | BlockprotoError) -> BlockprotoError:
     if isinstance(error, BlockprotoError):
         return error
     refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")

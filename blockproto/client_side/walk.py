@@ -13,13 +13,19 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from operator import attrgetter
 
-from ..common.names import FILENAME_LENGTH_MAX, holds_in_progress, is_in_progress, is_reserved
+from ..common.names import (
+    FILENAME_LENGTH_MAX,
+    holds_in_progress,
+    is_in_progress,
+    is_reserved,
+    may_hold_ours,
+)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
     """A file or folder that is to be sent.
 
@@ -29,25 +35,27 @@ class Found:
         filesize: bytes; 0 for a folder.
         folder: whether it is one.
         empty: whether it is a folder without entries that are sent.
+        looked: of a file its ``os.stat``, as it was met.
     """
 
-    path: Path
+    path: str
     name: str
     filesize: int
     folder: bool = False
     empty: bool = False
+    looked: os.stat_result | None = field(default=None, repr=False, compare=False)
 
 
-LeaveOut = Callable[[Path, str], None]
+LeaveOut = Callable[[str, str], None]
 """Called with a path and the reason why it is left out (a link, a socket …)."""
 
 _IN_PROGRESS = "a download in progress, or what is left of one"
 
-Fail = Callable[[Path, OSError], None]
+Fail = Callable[[str, OSError], None]
 """Called with a path that could not be read, and the error."""
 
 
-def walk(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Found]:
+def walk(path: str | os.PathLike[str], name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Found]:
     """Everything at ``path``, which may be a file or a folder, under the name ``name``.
 
     Args:
@@ -56,81 +64,102 @@ def walk(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Fou
         leave_out: called for every link and special file.
         fail: called for everything that cannot be read; the rest still comes.
     """
+    path = os.fspath(path)
     if holds_in_progress(name):
         leave_out(path, _IN_PROGRESS)
         return
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except OSError as error:
         fail(path, error)
         return
     if stat.S_ISDIR(facts.st_mode):
         yield from _walk_folder(path, name, leave_out, fail)
     elif stat.S_ISREG(facts.st_mode):
-        yield Found(path, name, facts.st_size)
+        yield Found(path, name, facts.st_size, looked=facts)
     else:
         leave_out(path, kind_of(facts.st_mode))
 
 
 @dataclass(slots=True)
 class _Level:
-    """One folder on the way down, with the entries that are still to come."""
+    """One folder on the way down, with the entries that are still to come.
 
-    path: Path
+    Attributes:
+        path: where it is here.
+        name: its name on the server.
+        under: what the paths of its entries begin with.
+        above: what their names on the server begin with.
+        entries: those that are still to come.
+        plain: whether no entry's name can be one of ours.
+        empty: whether nothing in it is sent, so far.
+    """
+
+    path: str
     name: str
+    under: str
+    above: str
     entries: Iterator[os.DirEntry[str]]
+    plain: bool
     empty: bool = True
 
 
-def _walk_folder(path: Path, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Found]:
+def _walk_folder(path: str, name: str, leave_out: LeaveOut, fail: Fail) -> Iterator[Found]:
     way = _enter(path, name, fail)
     while way:
         level = way[-1]
-        entry = next(level.entries, None)
-        if entry is None:
+        below: Found | None = None
+        for entry in level.entries:
+            found = _look_at(entry, level, leave_out, fail)
+            if found is None:
+                continue
+            level.empty = False
+            if found.folder:
+                below = found
+                break
+            yield found
+        if below is None:
             way.pop()
             yield Found(level.path, level.name, 0, folder=True, empty=level.empty)
-            continue
-        found = _look_at(entry, level.name, leave_out, fail)
-        if found is None:
-            continue
-        level.empty = False
-        if found.folder and len(os.fsencode(found.name)) >= FILENAME_LENGTH_MAX:
-            fail(found.path, OSError(errno.ENAMETOOLONG, "no name in it is short enough to travel"))
-        elif found.folder:
-            way += _enter(found.path, found.name, fail)
+        elif len(os.fsencode(below.name)) >= FILENAME_LENGTH_MAX:
+            fail(below.path, OSError(errno.ENAMETOOLONG, "no name in it is short enough to travel"))
         else:
-            yield found
+            way += _enter(below.path, below.name, fail)
 
 
-def _enter(path: Path, name: str, fail: Fail) -> list[_Level]:
+def _enter(path: str, name: str, fail: Fail) -> list[_Level]:
     try:
         with os.scandir(path) as listing:
-            entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+            entries = list(listing)
     except OSError as error:
         fail(path, error)
         return []
-    return [_Level(path, name, iter(entries))]
+    names = "/".join([entry.name for entry in entries])
+    # In ASCII the order of characters is that of bytes.
+    entries.sort(key=attrgetter("name") if names.isascii() else lambda entry: os.fsencode(entry.name))
+    under = "" if path == os.curdir else os.path.join(path, "")
+    above = f"{name}/" if name else ""
+    return [_Level(path, name, under, above, iter(entries), not may_hold_ours(names))]
 
 
-def _look_at(entry: os.DirEntry[str], above: str, leave_out: LeaveOut, fail: Fail) -> Found | None:
-    path = Path(entry.path)
-    name = f"{above}/{entry.name}" if above else entry.name
-    if is_reserved(entry.name):
-        leave_out(path, "what a server keeps of a folder it serves")
-        return None
-    if is_in_progress(entry.name):
-        leave_out(path, _IN_PROGRESS)
-        return None
+def _look_at(entry: os.DirEntry[str], level: _Level, leave_out: LeaveOut, fail: Fail) -> Found | None:
+    path = level.under + entry.name
+    if not level.plain:
+        if is_reserved(entry.name):
+            leave_out(path, "what a server keeps of a folder it serves")
+            return None
+        if is_in_progress(entry.name):
+            leave_out(path, _IN_PROGRESS)
+            return None
     try:
         if entry.is_dir(follow_symlinks=False):
-            return Found(path, name, 0, folder=True)
+            return Found(path, level.above + entry.name, 0, folder=True)
         facts = entry.stat(follow_symlinks=False)
     except OSError as error:
         fail(path, error)
         return None
     if stat.S_ISREG(facts.st_mode):
-        return Found(path, name, facts.st_size)
+        return Found(path, level.above + entry.name, facts.st_size, looked=facts)
     leave_out(path, kind_of(facts.st_mode))
     return None
 

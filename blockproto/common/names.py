@@ -200,6 +200,11 @@ def is_in_progress(component: str) -> bool:
     return _compared(component).startswith(IN_PROGRESS)
 
 
+def may_hold_ours(text: str) -> bool:
+    """Whether ``text``, many components one after another, may hold one that is reserved or in progress: a quick look."""
+    return RESERVED[1:] in _compared(text)
+
+
 def holds_in_progress(text: str) -> bool:
     """Whether a component of ``text`` is the name of something in progress."""
     return IN_PROGRESS[1:] in _compared(text) and any(map(is_in_progress, text.split("/")))

@@ -6,6 +6,7 @@ server is asked first, and a download is found by its size and time.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -114,16 +115,18 @@ def _files_here(one: QueuedTransfer) -> Contents:
     """The files in a folder here, and its empty folders; links and special files are left out, as with ``put``."""
     left_out = []
 
-    def leave_out(path: Path, _why: str) -> None:
-        mode = path.lstat().st_mode
+    def leave_out(path: str, _why: str) -> None:
+        mode = os.lstat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # else it is of ours: a download in progress
-            left_out.append(LeftOut("link" if stat.S_ISLNK(mode) else "special", 1, (str(path),)))
+            left_out.append(LeftOut("link" if stat.S_ISLNK(mode) else "special", 1, (path,)))
 
-    def fail(_path: Path, error: OSError) -> None:
+    def fail(_path: str, error: OSError) -> None:
         raise error
 
     walked = walk(one.path, one.name, leave_out, fail)
-    return Contents([_part_of(one, found.name, found.path) for found in walked if _travels(found)], left_out)
+    return Contents(
+        [_part_of(one, found.name, Path(found.path)) for found in walked if _travels(found)], left_out
+    )
 
 
 def _travels(found: Found) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from peers import Served, bytes_of, content_of, frames_of, names_in, run, servin
 
 from blockproto.client import Client
 from blockproto.client_side import file_frames
+from blockproto.client_side.connections import Retries
 from blockproto.client_side.file_frames import FramePacker
 from blockproto.client_side.upload_decision import Prepared, prepare
 from blockproto.common.blocks import digest_of
@@ -192,10 +194,39 @@ def test_a_frame_has_one_rule(tmp_path: Path) -> None:
     assert (frame.taken, frame.message.if_exists) == (3, 2)
 
 
+def test_a_file_is_not_looked_at_again_before_it_is_opened(tmp_path: Path) -> None:
+    (job,) = tree(tmp_path, 1)
+    found = job.path.stat()
+    job.path.unlink()
+    one = prepare(replace(job, looked=found), lambda *_: bytes(16))
+    assert (one.stat, one.facts.filesize) == (found, 100)
+    with pytest.raises(FileNotFoundError):
+        prepare(replace(job, looked=found), lambda *_: bytes(16), look=True)
+
+
+@quick
+async def test_after_a_cut_a_file_goes_as_it_is_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [replace(job, looked=job.path.stat()) for job in tree(tmp_path, 100, 1000)]
+    wait = Retries.wait
+
+    async def change_and_wait(self: Retries, error: BlockprotoError) -> None:
+        jobs[99].path.write_bytes(b"other bytes")
+        await wait(self, error)
+
+    monkeypatch.setattr(Retries, "wait", change_and_wait)
+    async with serving() as served:
+        served.line_options = [{"cut_sent": 5000}]
+        async with served.client() as client:
+            outcomes = await upload(client, jobs)
+        assert all(isinstance(one, Receipt) for one in outcomes.values())
+        assert len(served.lines) == 2
+        assert content_of(served.store, jobs[99].name) == b"other bytes"
+
+
 @pytest.mark.parametrize("change", [b"", b"x" * 50, b"x" * 200])
 def test_a_file_that_changed_is_left_out(tmp_path: Path, change: bytes) -> None:
     ones = prepared(tree(tmp_path, 3))
-    path = ones[1].job.path
+    path = Path(ones[1].job.path)
     path.write_bytes(change)
     os.utime(path, ns=(1, 1))
     frame = FramePacker(1 << 20, 65_535).pack(ones, 0, 1 << 20)

@@ -20,11 +20,11 @@ class Told:
         self.left_out: list[tuple[str, str]] = []
         self.failed: list[str] = []
 
-    def leave_out(self, path: Path, why: str) -> None:
-        self.left_out.append((path.name, why))
+    def leave_out(self, path: str, why: str) -> None:
+        self.left_out.append((os.path.basename(path), why))
 
-    def fail(self, path: Path, error: OSError) -> None:
-        self.failed.append(path.name)
+    def fail(self, path: str, error: OSError) -> None:
+        self.failed.append(os.path.basename(path))
 
     def walk(self, path: Path, name: str = "top") -> list[Found]:
         return list(walk(path, name, self.leave_out, self.fail))
@@ -37,7 +37,7 @@ def told() -> Told:
 
 def test_a_file_is_itself(tmp_path: Path, told: Told) -> None:
     (tmp_path / "a").write_bytes(b"123")
-    assert told.walk(tmp_path / "a", "x/a") == [Found(tmp_path / "a", "x/a", 3)]
+    assert told.walk(tmp_path / "a", "x/a") == [Found(str(tmp_path / "a"), "x/a", 3)]
 
 
 def test_folders_come_after_what_is_in_them(tmp_path: Path, told: Told) -> None:
@@ -60,6 +60,37 @@ def test_folders_come_after_what_is_in_them(tmp_path: Path, told: Told) -> None:
 def test_without_a_name_entries_stand_at_the_top(tmp_path: Path, told: Told) -> None:
     (tmp_path / "a").write_bytes(b"")
     assert [one.name for one in told.walk(tmp_path, "")] == ["a", ""]
+
+
+def test_the_present_folder_is_not_said_in_front_of_each_path(
+    tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "f").write_bytes(b"1")
+    monkeypatch.chdir(tmp_path)
+    assert [one.path for one in told.walk(Path("."))] == ["b/f", "b", "."]
+
+
+def test_names_come_in_the_order_of_their_bytes(tmp_path: Path, told: Told) -> None:
+    names = [b"\xff", "\uff5e".encode(), "\U0001f600".encode(), b"z", b"Z", b"a.b", b"a b"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    assert [os.fsencode(one.path.rpartition("/")[2]) for one in told.walk(tmp_path)[:-1]] == sorted(names)
+
+
+def test_what_is_ours_is_left_out_among_other_names(tmp_path: Path, told: Told) -> None:
+    for name in ("a", ".blockproto-x", ".BlockProto", "\uff0eblockproto", "\u00e9"):
+        (tmp_path / name).write_bytes(b"")
+    assert [one.name for one in told.walk(tmp_path)] == ["top/a", "top/\u00e9", "top"]
+    assert sorted(name for name, _ in told.left_out) == [".BlockProto", ".blockproto-x", "\uff0eblockproto"]
+
+
+def test_each_file_has_what_was_seen_of_it(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "f").write_bytes(b"123")
+    file, folder = told.walk(tmp_path)
+    assert file.looked is not None
+    assert (file.looked.st_size, file.looked.st_ino) == (3, (tmp_path / "f").stat().st_ino)
+    assert folder.looked is None, "its times can still change"
 
 
 def test_links_and_special_files_are_named_and_left_out(tmp_path: Path, told: Told) -> None:
