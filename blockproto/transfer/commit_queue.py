@@ -37,6 +37,9 @@ FILES_A_WORK = 8
 """So many whole files of one ``StoreFiles`` count as one work: 16 frames of 256 files make a batch full, and one of them is
 more than the share of a principal while there are others."""
 
+FILES_A_COST = 2
+"""So many whole files cost as much as one work: a peer has one big frame in a batch while its principal has other peers."""
+
 _REPLACING = (IfExists.REPLACE, IfExists.UPDATE)
 
 
@@ -49,7 +52,7 @@ def cost_of(work: Work) -> int:
     """The cost of a work in a batch; a plain one costs 1."""
     if isinstance(work, StoreFiles):
         replacing = sum(file.facts.if_exists in _REPLACING for file in work.files)
-        return max(1, -(-(len(work.files) + replacing * (REPLACING_COST - 1)) // FILES_A_WORK))
+        return max(1, -(-(len(work.files) + replacing * (REPLACING_COST - 1)) // FILES_A_COST))
     replaces = isinstance(work, Finish) and work.facts.if_exists in _REPLACING
     return REPLACING_COST if replaces else 1
 
@@ -89,17 +92,17 @@ class RoundRobin:
         """Append a work to the queue of its peer."""
         self.queues.setdefault(queued.peer, deque()).append(queued)
 
-    def pop(self, costs: Counter[int], most: int, busy: set[UploadKey]) -> Queued | None:
-        """Take the next work of a peer whose works in the batch, by ``costs``, cost less than ``most``.
+    def pop(self, costs: Counter[int], most: float, busy: set[UploadKey]) -> Queued | None:
+        """Take the next work of a peer whose works in the batch, by ``costs``, cost no more than ``most`` with it.
 
-        Works of uploads that are ``busy`` in another batch wait in the queue.
+        A peer's first may cost more. Works of uploads that are ``busy`` in another batch wait in the queue.
         """
         for peer, queue in self.queues.items():
             if costs[peer] >= most:
                 continue
             free = (at for at, queued in enumerate(queue) if busy.isdisjoint(queued.keys))
             at = next(free, -1) if busy else 0
-            if at >= 0:
+            if at >= 0 and (not costs[peer] or costs[peer] + cost_of(queue[at].work) <= most):
                 queued = queue[at]
                 del queue[at]
                 self.queues.move_to_end(peer)
@@ -139,7 +142,7 @@ class Share:
     """
 
     def __init__(
-        self, principal_queue: PrincipalQueue, most: int, most_of_one: int, busy: set[UploadKey]
+        self, principal_queue: PrincipalQueue, most: int, most_of_one: float, busy: set[UploadKey]
     ) -> None:
         self._principal_queue = principal_queue
         self._left = most

@@ -24,6 +24,7 @@ Spec: BP1-RES (ACK is durable); spec/store.md.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -387,9 +388,7 @@ class Committer:
         most = WORKS_OF_ONE_MAX if len({one for one, _ in there}) > 1 else BATCH_WORKS_MAX
         peers = Counter(one for one, peer in there if peer)
         return {
-            one: Share(
-                principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else BATCH_WORKS_MAX, self._busy
-            )
+            one: Share(principal_queue, most, WORKS_OF_PEER_MAX if peers[one] > 1 else math.inf, self._busy)
             for one, principal_queue in self._principal_queues.items()
         }
 

@@ -18,7 +18,7 @@ from blockproto.common.names import FILENAME_LENGTH_MAX, SafeName
 from blockproto.errors import BlockprotoError, NotEmpty, NotPermitted, StoreFailed, UnknownFile
 from blockproto.store import Remove, StoredFile, Unfinished
 from blockproto.store.folder_io import Folders
-from blockproto.store.local import finished_files
+from blockproto.store.local import finished_files, removing
 from blockproto.store.local.check import check_store
 from blockproto.store.local.removing import REMOVED_MAX
 from blockproto.store.local.store import LocalStore
@@ -62,7 +62,10 @@ def _left_in(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("wide", [True, False])
-def test_one_batch_removes_a_part_of_a_big_folder(store: LocalStore, folder: Path, wide: bool) -> None:
+def test_one_batch_removes_a_part_of_a_big_folder(
+    store: LocalStore, folder: Path, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "REMOVING_S", 1000)
     for number in range(300):
         inside = folder / "big" / ("" if wide else f"{number}")
         inside.mkdir(parents=True, exist_ok=True)
@@ -85,6 +88,23 @@ def test_one_batch_removes_a_part_of_a_big_folder(store: LocalStore, folder: Pat
         return
     [removed] = store.decide([work])
     assert removed is None
+
+
+def test_one_batch_removes_one_entry_where_that_takes_long(
+    store: LocalStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "REMOVING_S", 0)
+    (folder / "slow").mkdir()
+    for number in range(5):
+        (folder / f"slow/{number}").write_bytes(b"x")
+    work = Remove(SafeName("slow"), None, True)
+    for left in (4, 3, 2, 1, 0):
+        [removed] = store.decide([work])
+        assert isinstance(removed, Unfinished)
+        assert _left_in(folder / "slow") == left
+        work = replace(work, begun=True)
+    assert store.decide([work]) == [None]
+    assert not (folder / "slow").exists()
 
 
 def test_what_was_removed_in_part_may_be_gone_already(store: LocalStore) -> None:

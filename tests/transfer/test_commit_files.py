@@ -28,7 +28,7 @@ from blockproto.store import (
     WholeFile,
 )
 from blockproto.testing.memory_store import MemoryStore
-from blockproto.transfer.commit_queue import REPLACING_COST
+from blockproto.transfer.commit_queue import FILES_A_COST, REPLACING_COST
 from blockproto.transfer.committer import BATCH_LENGTH_MAX, WORKS_OF_PEER_MAX, Committer
 from blockproto.transfer.compare_files import FileComparer
 from blockproto.transfer.hooks import CommitHooks, CommittedFile, FileToCommit, HookRunner
@@ -91,8 +91,19 @@ async def test_of_frames_that_replace_a_peer_has_fewer_in_a_batch() -> None:
 
     batch = (await _commit_all(Recorder(), submit))[0]
     rules = [work.files[0].facts.if_exists for work in batch if isinstance(work, StoreFiles)]
-    assert rules.count(IfExists.KEEP) == WORKS_OF_PEER_MAX // 2
-    assert rules.count(IfExists.REPLACE) == WORKS_OF_PEER_MAX // 2 // REPLACING_COST
+    each = 16 // FILES_A_COST
+    assert rules.count(IfExists.KEEP) == WORKS_OF_PEER_MAX // each
+    assert rules.count(IfExists.REPLACE) == WORKS_OF_PEER_MAX // each // REPLACING_COST
+
+
+@quick
+@pytest.mark.clause("BP1-PRN-007")
+async def test_a_peer_has_one_big_frame_in_a_batch_while_its_principal_has_other_peers() -> None:
+    def submit(committer: Committer) -> None:
+        _submit_all(committer, frames(4, files=100), principal=ALICE, peer=1, small=True)
+        _submit_all(committer, [Tidy()], principal=ALICE, peer=2)
+
+    assert [len(batch) for batch in await _commit_all(Recorder(), submit)] == [2, 1, 1, 1]
 
 
 @quick
