@@ -42,7 +42,7 @@ from .options import to_size, verbose_option, verbosity
 from .output import Status, about, say, warn
 from .streams import StdoutFailed
 
-COLLECT_AFTER = (700, 10, 50)
+COLLECT_AFTER = (700, 10, 200)
 """Thresholds of the garbage collector; the third (Python's own is 10) is how many collections go before a full one.
 
 A full one stops the server for a tenth of a second with thousands of connections, and finds little more.

@@ -21,6 +21,8 @@ class LeftOutNames:
         found: the names and why; all of them stand in the window of names that is kept.
     """
 
+    __slots__ = ("_of_reason", "count")
+
     def __init__(self, found: Sequence[tuple[bytes, Reason]]) -> None:
         of_reason: dict[Reason, list[bytes]] = {}
         for name, reason in sorted(found):
@@ -36,3 +38,7 @@ class LeftOutNames:
             if first < last:
                 some = [above + name for name in names[first : min(last, first + LEFT_OUT_NAMES_MAX)]]
                 left_out.add(reason, last - first, some)
+
+
+NONE_LEFT_OUT = LeftOutNames(())
+"""Of a folder all of whose names are listed: most of them are."""

@@ -32,7 +32,7 @@ from ...errors import NameRefused, UnknownFile
 from .. import LeftOut, Reason
 from ..folder_io import Folders, look
 from ..os_errors import refusal
-from .left_out import LeftOutNames
+from .left_out import NONE_LEFT_OUT, LeftOutNames
 
 WINDOW = 131_072
 """Names of one folder that are kept together."""
@@ -66,6 +66,8 @@ Found = tuple[SafeName, os.stat_result]
 class _Window:
     """Names of a folder, rising, folders also with "/" at the end: all from ``floor`` to ``last``.
 
+    Tens of thousands are kept. So they hold tuples, which the garbage collector passes over when they hold bytes only.
+
     Attributes:
         names: the names that are listed.
         left_out: those that are not.
@@ -76,7 +78,7 @@ class _Window:
         read_s: when that was.
     """
 
-    names: list[bytes]
+    names: tuple[bytes, ...]
     left_out: LeftOutNames
     floor: bytes
     last: bytes
@@ -108,7 +110,7 @@ class Listings:
 
     def __init__(self, root_fd: int) -> None:
         self._root_fd = root_fd
-        self._kept: OrderedDict[tuple[int, int], list[_Window]] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int], tuple[_Window, ...]] = OrderedDict()
         self._cost = 0  # of all that is kept: a sum over all windows for each new one would be quadratic
         self._lock = threading.Lock()
         self._reading = threading.Lock()
@@ -177,18 +179,20 @@ class Listings:
 
     def _keep(self, key: tuple[int, int], window: _Window) -> None:
         with self._lock:
-            before = self._kept.get(key, [])
-            after = [other for other in before if other.stamp == window.stamp is not None] + [window]
+            before = self._kept.get(key, ())
+            after = (*(other for other in before if other.stamp == window.stamp is not None), window)
             self._kept[key] = after
             self._kept.move_to_end(key)
             self._cost += sum(one.cost for one in after) - sum(one.cost for one in before)
             while self._cost > KEPT_NAMES_MAX:
-                windows = next(iter(self._kept.values()))
+                first, windows = next(iter(self._kept.items()))
                 if len(self._kept) == 1 and len(windows) == 1:
                     return
-                self._cost -= windows.pop(0).cost
-                if not windows:
-                    self._kept.popitem(last=False)
+                self._cost -= windows[0].cost
+                if len(windows) > 1:
+                    self._kept[first] = windows[1:]
+                else:
+                    del self._kept[first]
 
 
 class _Walk:
@@ -339,13 +343,14 @@ def _read(folders: Folders, folder: str, floor: bytes, found: os.stat_result) ->
     cut = cut or len(names) > WINDOW
     names = _least(names, floor) if cut else _sorted(names)
     more, last = cut and len(names) == WINDOW, names[-1] if names else b""
-    left_out = LeftOutNames([(name, reasons[name]) for name in names if name in reasons] if reasons else [])
+    left_out = NONE_LEFT_OUT
     if reasons:
+        left_out = LeftOutNames([(name, reasons[name]) for name in names if name in reasons])
         names = [name for name in names if name not in reasons]
     latest_ns = max(_stamp(found))
     settled = now_ns - latest_ns > (_TICK_NS if latest_ns % 1_000_000_000 else _SECONDS_NS)
     stamp = _stamp(found) if settled else None
-    return _Window(names, left_out, floor if cut else b"", last, not more, stamp, read_s)
+    return _Window(tuple(names), left_out, floor if cut else b"", last, not more, stamp, read_s)
 
 
 def _least(names: list[bytes], floor: bytes) -> list[bytes]:
