@@ -191,11 +191,12 @@ class Ending:
                 pass
 
     def _lose(self, reason: BlockprotoError) -> None:
-        self.lost = self.lost or reason
+        # Without its traceback: that holds the frame of the reader, which holds the connection with all its buffers.
+        self.lost = self.lost or reason.with_traceback(None)
         self._writer.end(self.lost)
 
     def _end(self, error: BlockprotoError) -> None:
-        self.lost = self._parting or self.lost or error
+        self.lost = (self._parting or self.lost or error).with_traceback(None)
         self._writer.end(self.lost)
         self._dispatch.end(self.lost)
         self._ended = True

@@ -36,6 +36,7 @@ from blockproto.errors import (
     ConnectionLost,
     GoingAway,
     LocalProtocolError,
+    RemoteProtocolError,
     Scope,
     StoreFailed,
     Superseded,
@@ -553,6 +554,20 @@ async def test_a_connection_that_ended_opens_nothing() -> None:
             )
         ends.connection.post(0, Ping(bytes(8), 0))
         assert ends.connection.lost is reason
+
+
+@quick
+@pytest.mark.parametrize("said", [b"", bytes(64)], ids=["closed", "broken"])
+async def test_why_a_connection_ended_keeps_no_frames(said: bytes) -> None:
+    """Those of its reader would keep it and its buffers, after each broken conversation, until garbage is collected."""
+    async with connected(Side.SERVER) as ends:
+        if said:
+            await ends.peer.send_bytes(said)
+        await ends.peer.stream.aclose()
+        reason = await ends.ended()
+        assert isinstance(reason, RemoteProtocolError if said else ConnectionLost)
+        assert reason is ends.connection.lost
+        assert reason.__traceback__ is None
 
 
 @quick
