@@ -12,6 +12,7 @@ from .crowded import crowded
 from .dialects import dialects
 from .figures import Section
 from .folder import library, many, small, small_down
+from .frames import frames
 from .greedy import greedy
 from .long import long
 from .memory import memory
@@ -55,6 +56,7 @@ SCENARIOS: dict[str, Scenario] = {
     "startup": Scenario(startup, peers=True, in_pairs=True),
     "memory": Scenario(memory),
     "store": Scenario(store, everywhere=True),
+    "frames": Scenario(frames, everywhere=True),
     "commit": Scenario(commit),
     "resume": Scenario(resume),
     "long": Scenario(long),

@@ -43,18 +43,19 @@ class RawClient:
 
     Args:
         port: of the server.
+        features: of its HELLO.
 
     Raises:
         CommandFailed: what answers does not speak the protocol.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, features: int = 0) -> None:
         self._socket = socket.create_connection((HOST, port), timeout=TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = self._socket.makefile("rb")
         self._sent: dict[int, int] = {0: 0}
         self._allowed: dict[int, int] = {}
-        self._socket.sendall(PREFACE + encode_frame(0, Hello(agent="benchmark")))
+        self._socket.sendall(PREFACE + encode_frame(0, Hello(agent="benchmark", features=features)))
         if self._reader.read(len(PREFACE)) != PREFACE:
             raise CommandFailed("the server does not speak blockproto")
         hello = self.receive()

@@ -96,6 +96,15 @@ STORE_CPU_US = at_most(60)
 STORE_ONE_FILE = at_least(1)
 """The same with one file in each batch."""
 
+FRAMES_CPU_US = at_most(60)
+"""CPU of a server for a whole file of ``FOLDER_FILE_LENGTH`` bytes, microseconds; without that of its client."""
+
+FRAMES_WALL_US = at_most(60)
+"""Time for the same from a client that takes none, microseconds."""
+
+FRAMES_MIB = at_most(64)
+"""Memory of its own that a server has afterwards, MiB."""
+
 HELD_BLOCKS = 100_000
 RESUME_MS = at_most(20)
 """OPEN to OPENED, milliseconds, with ``HELD_BLOCKS`` blocks held."""
