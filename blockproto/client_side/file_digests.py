@@ -195,12 +195,12 @@ class FileDigests:
     async def keep(self) -> None:
         """Write what was learned into the cache. Cancellation: waits for it."""
         if self._new and self._open_memory is not None:
-            await run_in_thread(self._keep)
+            new, self._new = self._new, {}  # here, because more is learned while the thread writes
+            await run_in_thread(partial(self._remember, new))
 
-    def _keep(self) -> None:
-        new, self._new = self._new, {}
+    def _remember(self, new: dict[Fingerprint, bytes]) -> None:
         memory = self._opened()
-        if new and memory is not None:
+        if memory is not None:
             memory.remember(new)
 
     async def close(self) -> None:

@@ -211,7 +211,7 @@ def outcome_of(
 
 
 async def send_files(
-    connection: Connection, ones: Sequence[Prepared], ended: Ended, priority: Priority
+    connection: Connection, ones: Sequence[Prepared], ended: Ended, priority: Priority, all_said: trio.Event
 ) -> None:
     """Send small files and folders in frames; returns when all have ended.
 
@@ -220,6 +220,7 @@ async def send_files(
         ones: what to send, of at most ``FRAME_LENGTH_MAX`` bytes each.
         ended: hears, once, what becomes of each; ConnectionLost and GoingAway of those that have not gone.
         priority: of the streams.
+        all_said: set when the last frame is on its way; not necessarily where the connection ends before that.
 
     Cancellation: what is under way may still be stored; ``ended`` is not called for it.
     """
@@ -227,7 +228,7 @@ async def send_files(
     packer = FramePacker(FRAME_LENGTH_MAX, connection.session.head_length_max)
     while ones:
         stream = FilesSendStream(ended, damaged)
-        await _FrameSender(connection, stream, packer, priority).send(ones)
+        await _FrameSender(connection, stream, packer, priority).send(ones, all_said)
         ones = stream.again
 
 
@@ -251,8 +252,8 @@ class _FrameSender:
         self._number: int | None = None
         self._frames = 0
 
-    async def send(self, ones: Sequence[Prepared]) -> None:
-        """Send all, then wait for the answers. What has not gone when the stream ended hears why."""
+    async def send(self, ones: Sequence[Prepared], all_said: trio.Event) -> None:
+        """Send all, set ``all_said``, then wait for the answers. What has not gone when the stream ended hears why."""
         left: list[Prepared] = []
         gone = 0
         try:
@@ -271,6 +272,7 @@ class _FrameSender:
             if self._number is not None:
                 if left or gone < len(ones):
                     await self._say(NOTHING, last=True)
+                all_said.set()
                 await self._stream.over.wait()
         except BlockprotoError as exc:
             self._stream.ended(exc)

@@ -22,6 +22,7 @@ import trio
 
 from ..common.blocks import BRIEF_LENGTH_MAX, is_one_block
 from ..common.names import show_name
+from ..common.tasks import background_tasks
 from ..common.times import mtime_of
 from ..connection.connection import Connection, Opening
 from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
@@ -43,8 +44,10 @@ from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Prepared, UploadDecisions, prepare
 from .upload_files import send_files
 
+PAGE_JOBS_FIRST = 250
+"""Jobs that are prepared before the first is sent."""
 PAGE_JOBS = 2000
-"""Jobs that are prepared before the first is sent; bounds memory and the length of the receipts query."""
+"""Jobs that are prepared together later on; bounds memory and the length of the receipts query."""
 ASKED_AT_ONCE = 32
 """How many files with taken names are offered by root at once; those the server does not have are sent."""
 ASKED_LENGTH_MAX = 16 << 20
@@ -81,7 +84,7 @@ async def upload_all(
             many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum, look=look)
             look = True  # what was found before the first round may have changed
             left = await many.run(remaining, ended.emptied)
-            if not left:
+            if not left and many.lost is None:
                 return
             if many.refused and not await _may_be_asked_again(retries, many.refused.values()):
                 for job in left:
@@ -144,40 +147,84 @@ class UploadMany:
         self._on_progress = on_progress
         self._decisions = UploadDecisions(context, checksum=checksum)
         self._open: dict[int, Job] = {}
+        self._names: set[str] = set()
+        self._page_end = trio.Event()
         self._under_way = 0
         self._all_ended = trio.Event()
 
     async def run(self, remaining: _Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
         """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
-        ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a page.
+        While one page is on its way, what has to be sent of the next is found out. ``delivered`` waits until what was
+        delivered so far has been taken, so that memory is bounded by a few pages.
         """
-        while page := remaining.page():
-            self._open = {id(job): job for job in page}
-            try:
-                await self._run_page(page)
-            except BlockprotoError as exc:
-                self.lost = exc
-            await self._context.digests.keep()
-            await delivered()
-            if self._open:
-                return list(self._open.values())
-        return []
+        async with background_tasks() as deciding:
+            give, take = trio.open_memory_channel[list[Prepared]](0)
+            deciding.start_soon(self._decide_all, remaining, give)
+            async with trio.open_nursery() as sending:
+                async for page in take:
+                    gone = trio.Event()
+                    sending.start_soon(self._send_and_keep, page, gone)
+                    await gone.wait()
+                    await delivered()
+                    if self._stops:
+                        break
+        return list(self._open.values())
 
-    async def _run_page(self, page: list[Job]) -> None:
+    @property
+    def _stops(self) -> bool:
+        """Whether no further page is to be begun in this round."""
+        return self.lost is not None or bool(self.refused)
+
+    async def _decide_all(self, remaining: _Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
+        """Find out page by page what has to be sent; a lost connection ends this."""
+        length = min(PAGE_JOBS_FIRST, PAGE_JOBS)
+        async with give:
+            while page := remaining.page(length, self._names):
+                length = min(PAGE_JOBS, 4 * length)
+                self._open |= {id(job): job for job in page}
+                try:
+                    await give.send(await self._decide(page))
+                except BlockprotoError as exc:
+                    self.lost = exc
+                    return
+                while (
+                    remaining.waits and self._open and not self._stops
+                ):  # the next job wants a name of these
+                    await self._page_end.wait()
+                if self._stops:
+                    return
+
+    async def _decide(self, page: Sequence[Job]) -> list[Prepared]:
+        """Deliver what has ended without being sent; returns the others."""
         prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._decisions.decide(prepared)
         for one, outcome in ended:
             self._end(one, outcome if isinstance(outcome, Receipt) else _as_error(one.job, outcome))
+        return rest
+
+    async def _send_and_keep(self, page: Sequence[Prepared], gone: trio.Event) -> None:
+        """Send a page, and keep what was learned of its files; sets ``gone`` when the next page may go."""
+        try:
+            await self._send_page(page, gone)
+            await self._context.digests.keep()
+        except BlockprotoError as exc:
+            self.lost = exc
+        finally:
+            gone.set()
+            ended, self._page_end = self._page_end, trio.Event()
+            ended.set()
+
+    async def _send_page(self, page: Sequence[Prepared], gone: trio.Event) -> None:
         small, asked, big = [], [], []
-        for one in rest:
+        for one in page:
             if one.asks and (one.facts.filesize or 0) <= ASKED_LENGTH_MAX:
                 asked.append(one)
             elif not one.asks and is_one_block(one.facts.filesize) and one.sourceid not in self._cut:
                 small.append(one)
             else:
                 big.append(one)
-        await self._send_small(small)
+        await self._send_small(small, trio.Event() if asked or big else gone)
         await self._send_asked(asked)
         for one in big:
             await self._send_big(one)
@@ -202,6 +249,7 @@ class UploadMany:
             self.lost = outcome
             return
         self._open.pop(id(job), None)
+        self._names.discard(job.name)
         self._deliver(job, outcome)
 
     def _prepare(self, job: Job) -> Prepared | None:
@@ -213,18 +261,21 @@ class UploadMany:
 
     # ---- small files ------------------------------------------------------------------------------------------
 
-    async def _send_small(self, small: list[Prepared]) -> None:
+    async def _send_small(self, small: list[Prepared], gone: trio.Event) -> None:
+        """Send small files; sets ``gone`` when all are on their way, and waits for what becomes of them."""
         if not small:
             return
         connection = await self._context.connection()
         framed, small = _parted(small, connection)
         if framed:
+            all_said = trio.Event() if small else gone
             async with self._context.frame_streams:
-                await send_files(connection, framed, self._framed, PRIORITY)
-        self._under_way = len(small)
-        self._all_ended = trio.Event()
+                await send_files(connection, framed, self._framed, PRIORITY, all_said)
         if not small:
             return
+        self._under_way += len(small)
+        if self._all_ended.is_set():
+            self._all_ended = trio.Event()
         batch: list[Opening] = []
         length = 0
         disk = local_disk()
@@ -241,6 +292,7 @@ class UploadMany:
                 await _send_batch(connection, batch)
                 batch, length = [], 0
         await _send_batch(connection, batch)
+        gone.set()
         await self._all_ended.wait()
 
     async def _read(self, connection: Connection, disk: Disk, one: Prepared) -> bytes | None:
@@ -326,23 +378,31 @@ class _Jobs:
 
     Args:
         jobs: all of them.
+
+    Attributes:
+        waits: whether the last page ended because the next job wants a name that is under way.
     """
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)
         self._held: list[Job] = []
+        self.waits = False
 
-    def page(self) -> list[Job]:
-        """The next jobs, no two with the same name: the second must see what the first has made."""
+    def page(self, length: int, names: set[str]) -> list[Job]:
+        """The next jobs, at most ``length``, until one has a name of ``names``: the second must see what the first has made.
+
+        ``names`` are those under way, and get those of the page.
+        """
         page: list[Job] = []
-        names: set[str] = set()
+        self.waits = False
         for job in self:
             if job.name in names:
                 self._held.append(job)
+                self.waits = True
                 break
             page.append(job)
             names.add(job.name)
-            if len(page) == PAGE_JOBS:
+            if len(page) == length:
                 break
         return page
 
