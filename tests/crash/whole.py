@@ -208,7 +208,7 @@ class Sender:
 
 def prepared_now(store: LocalStore, files: Sequence[WholeFile]) -> PreparedFiles:
     """What ``LocalStore.prepare`` returns, once its thread has come to it."""
-    prepared = PreparedFiles(files, lambda: None, lambda _: None)
+    prepared = PreparedFiles(files, lambda: None, lambda *_: None)
     prepared.make(store.context.root_fd)
     return prepared
 

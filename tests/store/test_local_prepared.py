@@ -13,6 +13,7 @@ import pytest
 from test_store_local import LocalPlace
 
 import blockproto.store.local.new_file as new_file_module
+import blockproto.store.local.prepared as prepared_module
 import blockproto.store.local.store as store_module
 from blockproto.errors import FileExists, StoreFailed, TooFewFiles
 from blockproto.store import IfExists, StoredFile, StoreFiles, Undecided, WholeFile
@@ -184,7 +185,7 @@ def test_files_are_told_apart_that_have_one_sourceid(place: LocalPlace) -> None:
 
 def test_few_files_are_not_prepared_and_only_so_many_are_open_at_once(tmp_path: Path) -> None:
     root_fd = os.open(tmp_path, os.O_RDONLY)
-    preparer = Preparer(root_fd, 2 * MANY)
+    preparer = Preparer(root_fd, 2 * MANY, lambda: 1 << 40)
     try:
         assert preparer.prepare(some(MANY - 1), nothing) is None
         first = settled(preparer, preparer.prepare(some(2 * MANY), nothing))
@@ -286,3 +287,22 @@ def test_prepared_files_that_can_get_no_name_are_refused(
         found = decide(place.store, files, prepared)
     assert {type(one) for one in found} == {TooFewFiles}
     assert open_files() <= before
+
+
+def test_only_so_many_bytes_are_prepared_at_once(place: LocalPlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared_module, "PREPARED_LENGTH_MAX", 15 * MANY)
+    preparer = Preparer(place.store.context.root_fd, 10 * MANY, lambda: 1 << 40)
+    try:
+        first = settled(preparer, preparer.prepare(sized(10), nothing))
+        assert preparer.prepare(sized(10), nothing) is None
+        first.close()
+        assert preparer.prepare(sized(10), nothing) is not None
+    finally:
+        preparer.close()
+
+
+def test_nothing_is_prepared_on_a_disk_that_is_almost_full(place: LocalPlace) -> None:
+    place.fill_disk()
+    prepared = prepare(place.store, some())
+    assert not prepared.left
+    assert not prepared.released

@@ -27,6 +27,9 @@ from .new_file import make_unnamed
 PREPARED_LEAST = 16
 """Of fewer files it takes longer to wake the thread."""
 
+PREPARED_LENGTH_MAX = 16 << 20
+"""Bytes of all files that are prepared at once: whoever waits for a sync of everything waits for them, too."""
+
 Made = tuple[int, os.stat_result]
 """A file without a name: its descriptor, and what it is."""
 
@@ -76,17 +79,17 @@ class PreparedFiles:
     Args:
         files: of the work, in their order.
         written: called when all of them are made, and their contents released.
-        ended: called once with how many they were, when no more of them can be prepared.
+        ended: called once with how many they were and their bytes, when no more of them can be prepared.
 
     Attributes:
         released: whether the bytes of the files are in what was made only.
     """
 
     def __init__(
-        self, files: Sequence[WholeFile], written: Callable[[], None], ended: Callable[[int], None]
+        self, files: Sequence[WholeFile], written: Callable[[], None], ended: Callable[[int, int], None]
     ) -> None:
         self._files = files
-        self._count = len(files)
+        self._room = len(files), sum(file.length for file in files)
         self._written = written
         self._ended = ended
         self._made: dict[tuple[int, int], Made] = {}
@@ -164,9 +167,9 @@ class PreparedFiles:
 
     def _end(self) -> None:
         self._files = ()
-        count, self._count = self._count, 0
-        if count:
-            self._ended(count)
+        room, self._room = self._room, (0, 0)
+        if room[0]:
+            self._ended(*room)
 
 
 def _key(file: WholeFile) -> tuple[int, int]:
@@ -180,15 +183,18 @@ class Preparer:
     Args:
         root_fd: the served folder; stays the caller's.
         open_max: how many prepared files may be open at once.
+        free: how many bytes uploads may still take of the disk.
 
     Attributes:
         turns: the batches' and its own.
     """
 
-    def __init__(self, root_fd: int, open_max: int) -> None:
+    def __init__(self, root_fd: int, open_max: int, free: Callable[[], int]) -> None:
         self.turns = Turns()
         self._root_fd = root_fd
+        self._free = free
         self._room = open_max
+        self._length_room = PREPARED_LENGTH_MAX
         self._lock = threading.RLock()  # what is collected as garbage may end while it is held
         self._known: WeakSet[PreparedFiles] = WeakSet()
         self._thread: ThreadPoolExecutor | None = None
@@ -199,13 +205,14 @@ class Preparer:
 
     def prepare(self, files: Sequence[WholeFile], written: Callable[[], None]) -> PreparedFiles | None:
         """See the port."""
-        count = len(files)
+        count, length = len(files), sum(file.length for file in files)
         if count < PREPARED_LEAST or self._closed:
             return None
         with self._lock:
-            if self._room < count:
+            if self._room < count or self._length_room < length:
                 return None
             self._room -= count
+            self._length_room -= length
             prepared = PreparedFiles(files, written, self._ended)
             self._known.add(prepared)
         try:
@@ -218,11 +225,13 @@ class Preparer:
 
     def _make(self, prepared: PreparedFiles) -> None:
         with self.turns.preparing():
-            prepared.make(self._root_fd)
+            if self._free() >= PREPARED_LENGTH_MAX:  # else the batch looks how much each file may still take
+                prepared.make(self._root_fd)
 
-    def _ended(self, count: int) -> None:
+    def _ended(self, count: int, length: int) -> None:
         with self._lock:
             self._room += count
+            self._length_room += length
 
     def close(self) -> None:
         """Close what was prepared and never decided. Harmless when repeated."""

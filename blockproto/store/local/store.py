@@ -75,7 +75,7 @@ class LocalStore:
         self._finished = context.finished
         self._brief_ids = secrets.token_bytes(8)
         self._brief_count = 0
-        self._preparer = Preparer(context.root_fd, files_open_max())
+        self._preparer = Preparer(context.root_fd, files_open_max(), context.free_space.free)
         self._sweeper = Sweeper(context.ledger, context.finished, context.live.is_open)
 
     @classmethod
