@@ -22,6 +22,7 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, Receipt
+from ..client_side.receipts import Arrived
 from ..client_side.walk import Found, total_of, walk
 from ..common.names import show_name
 from ..errors import (
@@ -313,29 +314,40 @@ async def _send_jobs(
     client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, found: Iterator[Found]
 ) -> None:
     jobs = _jobs(wanted, tally, found)
-    async with aclosing(client.upload_all(jobs, checksum=wanted.checksum, progress=meter.update)) as ended:
-        async for job, outcome in ended:
-            tally.answered += 1
-            tally.pending.pop(job.name, None)
-            if isinstance(outcome, Receipt):
-                _stored(wanted, tally, meter, str(job.path), outcome)
-            elif tally.ended is not None:
-                tally.quiet_failure(outcome, job.name)
-            elif isinstance(outcome, _ENDS_ALL):
-                tally.lost.append(outcome)
-                if wanted.as_json:
-                    print_failure(job.name, outcome)
-            else:
-                meter.failed(job.name)
-                blocked = await _is_blocked(client, tally, job, outcome)
-                if blocked and (outcome.code is Code.FILE_EXISTS or not _is_typed(wanted, str(job.path))):
-                    _tell_blocked(wanted, tally, job, outcome)
+    sending = client.upload_batches(jobs, checksum=wanted.checksum, progress=meter.update)
+    async with aclosing(sending) as batches:
+        async for batch in batches:
+            for job, outcome in batch:
+                tally.answered += 1
+                tally.pending.pop(job.name, None)
+                if isinstance(outcome, Arrived | Receipt):
+                    _stored(wanted, tally, meter, str(job.path), outcome)
                     continue
-                tally.ended = outcome if ends_files(outcome, tally.sizes.pop(job.name, 0)) else None
-                what = _what_failed(wanted, tally, str(job.path), outcome)
-                tally.failure(what, outcome, job.name, _NAME_A_FOLDER if blocked else "")
+                await _not_stored(client, wanted, tally, meter, job, outcome)
                 if tally.ended and not isinstance(tally.ended, StoreFull):
-                    break  # else what was begun is waited for: some of it may still fit
+                    return  # else what was begun is waited for: some of it may still fit
+
+
+async def _not_stored(
+    client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, job: Job, error: BlockprotoError
+) -> None:
+    """Say why a file was not stored; ``tally.ended`` is why no other will be."""
+    if tally.ended is not None:
+        tally.quiet_failure(error, job.name)
+        return
+    if isinstance(error, _ENDS_ALL):
+        tally.lost.append(error)
+        if wanted.as_json:
+            print_failure(job.name, error)
+        return
+    meter.failed(job.name)
+    blocked = await _is_blocked(client, tally, job, error)
+    if blocked and (error.code is Code.FILE_EXISTS or not _is_typed(wanted, str(job.path))):
+        _tell_blocked(wanted, tally, job, error)
+        return
+    tally.ended = error if ends_files(error, tally.sizes.pop(job.name, 0)) else None
+    what = _what_failed(wanted, tally, str(job.path), error)
+    tally.failure(what, error, job.name, _NAME_A_FOLDER if blocked else "")
 
 
 async def _is_blocked(client: Client, tally: _Tally, job: Job, error: BlockprotoError) -> bool:
@@ -427,20 +439,15 @@ def _tell_of_the_rest(tally: _Tally, error: BlockprotoError | OSError, found: It
             tally.skipped(name, error)
 
 
-def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, receipt: Receipt) -> None:
-    size = tally.sizes.pop(
-        receipt.filename, receipt.filesize
-    )  # the receipt of a skipped file has the size of the one there
-    meter.finished(receipt.filename, size)
-    if receipt.filetype == FOLDER_FILETYPE:
+def _stored(wanted: _Wanted, tally: _Tally, meter: Meter, about: str, outcome: Arrived | Receipt) -> None:
+    filename = outcome.filename
+    size = tally.sizes.pop(filename, outcome.filesize)  # a skipped file has the size of the one there
+    meter.finished(filename, size)
+    if outcome.filetype == FOLDER_FILETYPE:
         return
-    tally.arrived(receipt, size)
-    if (
-        wanted.verbosity
-        or about == STDIN
-        or _is_typed(wanted, about)
-        or receipt.stored_as != receipt.filename
-    ):
+    tally.arrived(outcome, size)
+    if wanted.verbosity or about == STDIN or _is_typed(wanted, about) or outcome.stored_as != filename:
+        receipt = outcome if isinstance(outcome, Receipt) else outcome.receipt()
         say(show_name(f"{about}: {_describe(receipt)}"))
 
 

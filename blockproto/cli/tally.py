@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .. import BlockprotoError, Receipt
+from ..client_side.receipts import Arrived
 from ..errors import StoreFull
 from .left_out import LeftOutTeller
 from .output import (
@@ -75,14 +76,14 @@ class Tally:
     without_room: int = 0
     not_begun: int = 0
 
-    def arrived(self, receipt: Receipt, size: int) -> None:
+    def arrived(self, outcome: Arrived | Receipt, size: int) -> None:
         """Count a file of ``size`` bytes that ended well, and print its object."""
         self.files += 1
         self.filesize += size
-        self.already += receipt.outcome == "there"
-        self.left += receipt.outcome == "left"
+        self.already += outcome.outcome == "there"
+        self.left += outcome.outcome == "left"
         if self.as_json:
-            print_receipt(receipt)
+            print_receipt(outcome if isinstance(outcome, Receipt) else outcome.receipt())
 
     def failure(self, what: str, error: BaseException, name: str, advice: str = "") -> None:
         """Count what went wrong, say it of ``what``, and print the object of the file ``name``."""

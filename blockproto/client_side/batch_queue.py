@@ -6,7 +6,7 @@ work. Putting never waits; a producer that must not get too far ahead waits for 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import trio
@@ -26,10 +26,15 @@ class BatchQueue(Generic[T]):
 
     def put(self, item: T) -> None:
         """Add an item."""
-        self._items.append(item)
-        self._filled.set()
-        if self._emptied.is_set():
-            self._emptied = trio.Event()
+        self.put_all([item])
+
+    def put_all(self, items: Sequence[T]) -> None:
+        """Add items."""
+        self._items += items
+        if self._items:
+            self._filled.set()
+            if self._emptied.is_set():
+                self._emptied = trio.Event()
 
     def close(self) -> None:
         """Add nothing more."""
@@ -52,8 +57,10 @@ class BatchQueue(Generic[T]):
 
 async def taken_from(
     nursery: trio.Nursery, run: Callable[[BatchQueue[T]], Awaitable[None]], *, to_the_end: bool = False
-) -> AsyncGenerator[T, None]:
-    """Start ``run`` in ``nursery`` and yield what it puts, until it returns. Closing the generator cancels it.
+) -> AsyncGenerator[list[T], None]:
+    """Start ``run`` in ``nursery`` and yield what it puts, many things at once, until it returns.
+
+    Closing the generator cancels it.
 
     Args:
         nursery: where it runs.
@@ -75,8 +82,7 @@ async def taken_from(
     nursery.start_soon(running)
     try:
         while some := await queue.take():
-            for one in some:
-                yield one
+            yield some
     finally:
         scope.cancel()
         if to_the_end:

@@ -13,14 +13,7 @@ Spec: BP1-RES, BP1-FET, BP1-LST; sending and receiving are in ``transfer``.
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cached_property
 from pathlib import Path
@@ -60,10 +53,10 @@ from .request import ask, stat_item
 if TYPE_CHECKING:
     from .download import Downloader
     from .upload import Uploader
+    from .upload_many import Outcome
     from .upload_one import SingleUploads
 
 DEFAULTS = ClientConfig()
-
 J = TypeVar("J", bound=Job)
 
 
@@ -174,16 +167,36 @@ class Client:
 
         Cancellation: as for ``upload``.
         """
+        from .receipts import receipt_or_error
+
+        sending = self.upload_batches(jobs, checksum=checksum, progress=progress, tell_ends=True)
+        async with aclosing(sending) as batches:
+            async for batch in batches:
+                for job, outcome in batch:
+                    yield cast("J", job), receipt_or_error(outcome)
+
+    async def upload_batches(
+        self,
+        jobs: Iterable[Job],
+        *,
+        checksum: bool = False,
+        progress: OnProgress | None = None,
+        tell_ends: bool = False,
+    ) -> AsyncGenerator[list[tuple[Job, Outcome]], None]:
+        """``upload_all`` for thousands of files a second: many outcomes at once, most as what a receipt is made of.
+
+        ``progress`` hears of files that have ended only with ``tell_ends``.
+        """
         from .upload_many import upload_all
 
         self._connections.demand_open()
 
-        async def run(ended: BatchQueue[tuple[Job, Receipt | BlockprotoError]]) -> None:
-            await upload_all(self._context, self._uploader, jobs, progress, checksum, ended)
+        async def run(ended: BatchQueue[tuple[Job, Outcome]]) -> None:
+            await upload_all(self._context, self._uploader, jobs, progress, checksum, tell_ends, ended)
 
-        async with aclosing(taken_from(self._nursery, run)) as outcomes:
-            async for job, outcome in outcomes:
-                yield cast("J", job), outcome
+        async with aclosing(taken_from(self._nursery, run)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def already_there(self, job: UploadJob) -> Receipt | None:
         """The receipt of a file that the server has already; None if it would have to be sent.
@@ -317,9 +330,10 @@ class Client:
         async def run(ended: BatchQueue[tuple[DownloadJob, Receipt | BlockprotoError]]) -> None:
             await download_all(self._context, self._downloader, jobs, failed, rule, progress, ended)
 
-        async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as outcomes:
-            async for one in outcomes:
-                yield one
+        async with aclosing(taken_from(self._nursery, run, to_the_end=True)) as batches:
+            async for batch in batches:
+                for one in batch:
+                    yield one
         if failed:
             raise failed[0]
 

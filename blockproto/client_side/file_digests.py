@@ -188,9 +188,15 @@ class FileDigests:
 
     def learn(self, facts: os.stat_result, root: bytes) -> None:
         """Note the root of a file that had ``facts`` both before and after it was read."""
-        one = Fingerprint.of(facts)
-        if one.settled(time.time()):
-            self._new[one] = root
+        self.learn_many([facts], [root])
+
+    def learn_many(self, files: Sequence[os.stat_result], roots: Sequence[bytes]) -> None:
+        """``learn`` of many files and their roots."""
+        now_s = time.time()
+        for facts, root in zip(files, roots, strict=True):
+            one = Fingerprint.of(facts)
+            if one.settled(now_s):
+                self._new[one] = root
 
     async def keep(self) -> None:
         """Write what was learned into the cache. Cancellation: waits for it."""

@@ -3,11 +3,80 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from typing import Literal
 
 from ..common.blocks import blocknum_of
+from ..errors import BlockprotoError
 from ..results import Outcome, Receipt, b3sum_hex
 from ..store import FOLDER_FILETYPE, Facts
 from ..wire import Committed
+
+
+@dataclass(slots=True)
+class Arrived:
+    """A file that is there as it is here: what its receipt is made of, for the few whose receipt somebody wants to see.
+
+    Attributes:
+        facts: what was said of it.
+        sourceid: of the upload.
+        root: digest of its block digests.
+        stored_as: its name there.
+        outcome: ``sent``, whole and at once; or ``there`` already, so that nothing was sent.
+        b3sum: its BLAKE3, where it is known and not the root.
+        elapsed_s: seconds that it was on its way.
+    """
+
+    facts: Facts
+    sourceid: bytes
+    root: bytes
+    stored_as: str
+    outcome: Literal["sent", "there"]
+    b3sum: bytes | None = None
+    elapsed_s: float = 0.0
+
+    @property
+    def filename(self) -> str:
+        """The name that was asked for."""
+        return self.facts.filename.text
+
+    @property
+    def filetype(self) -> str:
+        """MIME type."""
+        return self.facts.filetype
+
+    @property
+    def filesize(self) -> int:
+        """Bytes."""
+        return self.facts.filesize or 0
+
+    @property
+    def payload_bytes_sent(self) -> int:
+        """Bytes of it that travelled."""
+        return self.filesize if self.outcome == "sent" else 0
+
+    def receipt(self) -> Receipt:
+        """Its receipt."""
+        sent = self.outcome == "sent"
+        return receipt_of(
+            self.filename,
+            self.filetype,
+            self.filesize,
+            sourceid=self.sourceid.hex(),
+            root=self.root,
+            b3sum=self.b3sum,
+            stored_as=self.stored_as,
+            resumed=not sent,
+            blocks_sent=blocknum_of(self.filesize) if sent else 0,
+            payload=self.payload_bytes_sent,
+            elapsed_s=self.elapsed_s,
+            outcome=self.outcome,
+        )
+
+
+def receipt_or_error(outcome: Arrived | Receipt | BlockprotoError) -> Receipt | BlockprotoError:
+    """The outcome of a file as it is told to programs."""
+    return outcome.receipt() if isinstance(outcome, Arrived) else outcome
 
 
 def receipt_of(
@@ -86,23 +155,6 @@ def brief_receipt(facts: Facts, committed: Committed, begun: float) -> Receipt:
     elapsed_s = time.perf_counter() - begun
     return sent_receipt(
         facts, committed, blocks_sent=blocknum_of(size), payload=size, connections=1, elapsed_s=elapsed_s
-    )
-
-
-def there_receipt(
-    facts: Facts, sourceid: bytes, root: bytes, stored_as: str, b3sum: bytes | None = None
-) -> Receipt:
-    """The receipt of a file that is there already, so that nothing was sent."""
-    return receipt_of(
-        facts.filename.text,
-        facts.filetype,
-        facts.filesize or 0,
-        sourceid=sourceid.hex(),
-        root=root,
-        b3sum=b3sum,
-        stored_as=stored_as,
-        resumed=True,
-        outcome="there",
     )
 
 

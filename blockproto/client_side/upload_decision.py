@@ -22,12 +22,12 @@ from functools import partial
 from ..common.names import SafeName, refuse_in_progress, show_name
 from ..common.times import same_mtime
 from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
-from ..results import Job, Receipt
+from ..results import Job
 from ..store import Facts, IfExists
 from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, ReceiptItem
 from .context import Context
 from .option_names import as_spoken, if_exists_of
-from .receipts import there_receipt
+from .receipts import Arrived
 from .request import at_once
 from .sources import TIMES, filetype_of, folder_facts
 from .taken_names import TakenNames
@@ -35,7 +35,7 @@ from .taken_names import TakenNames
 TOGETHER_MAX = 16
 """Ask both questions at once for up to this many files, unless digests of some of them are cached."""
 
-Ended = tuple["Prepared", Receipt | BlockprotoError | OSError]
+Ended = tuple["Prepared", Arrived | BlockprotoError | OSError]
 
 
 @dataclass(slots=True, eq=False)
@@ -195,7 +195,7 @@ class UploadDecisions:
             if not isinstance(root, bytes):
                 ended.append((one, root))
             elif root == receipt.root:
-                there = there_receipt(one.facts, one.sourceid, root, receipt.stored_as, receipt.b3sum)
+                there = Arrived(one.facts, one.sourceid, root, receipt.stored_as, "there", receipt.b3sum)
                 ended.append((one, there))
             else:
                 one.is_another_content(root)
@@ -238,7 +238,7 @@ class UploadDecisions:
         for one in met:
             entry = taken[one.facts.filename.text]
             if one.root is not None and _is_that(one, entry):
-                there = there_receipt(one.facts, one.sourceid, one.root, entry.filename, entry.b3sum)
+                there = Arrived(one.facts, one.sourceid, one.root, entry.filename, "there", entry.b3sum)
                 ended.append((one, there))
         over = {id(one) for one, _ in ended}
         return ended, [one for one in ones if id(one) not in over]

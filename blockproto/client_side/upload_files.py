@@ -54,6 +54,9 @@ FRAMES_EACH = FRAMES_MAX // FRAME_STREAMS_MAX
 Ended = Callable[[Prepared, Committed | BlockprotoError | OSError, float], None]
 """Called once for each file: what became of it, and the ``perf_counter`` (s) when its frame went, 0 if it did not."""
 
+StoredAll = Callable[[Sequence[Prepared], Sequence[bytes], float], None]
+"""Called instead for many files that were stored as they were sent: with their digests, and when their frame went."""
+
 
 @dataclass(slots=True)
 class _Sent:
@@ -77,6 +80,7 @@ class FilesSendStream:
 
     Args:
         ended: hears what becomes of each file.
+        stored: hears it instead of ``ended`` where many files were stored as they were sent.
         damaged: how often each file has arrived damaged; added to.
 
     Attributes:
@@ -87,11 +91,12 @@ class FilesSendStream:
 
     waits = False
 
-    def __init__(self, ended: Ended, damaged: Counter[Prepared]) -> None:
+    def __init__(self, ended: Ended, stored: StoredAll, damaged: Counter[Prepared]) -> None:
         self.error: BlockprotoError | None = None
         self.again: list[Prepared] = []
         self.over = trio.Event()
         self._ended = ended
+        self._stored_all = stored
         self._sent: dict[int, _Sent] = {}
         self._damaged = damaged
         self._changed = trio.Event()
@@ -158,8 +163,12 @@ class FilesSendStream:
             sent.answered += len(message.statuses)
             if sent.answered == len(sent.frame.ones):
                 del self._sent[message.number]
-            for at, status in enumerate(message.statuses, first):
-                self._end_one(sent, at, Status(status), next(items) if status else None)
+            if any(message.statuses):
+                for at, status in enumerate(message.statuses, first):
+                    self._end_one(sent, at, Status(status), next(items) if status else None)
+            else:
+                frame, end = sent.frame, sent.answered
+                self._stored_all(frame.ones[first:end], frame.roots[first:end], sent.begun)
         if message.last:
             self.over.set()
         self._note_change()
@@ -211,7 +220,12 @@ def outcome_of(
 
 
 async def send_files(
-    connection: Connection, ones: Sequence[Prepared], ended: Ended, priority: Priority, all_said: trio.Event
+    connection: Connection,
+    ones: Sequence[Prepared],
+    ended: Ended,
+    stored: StoredAll,
+    priority: Priority,
+    all_said: trio.Event,
 ) -> None:
     """Send small files and folders in frames; returns when all have ended.
 
@@ -219,6 +233,7 @@ async def send_files(
         connection: one on which both sides know FILES.
         ones: what to send, of at most ``FRAME_LENGTH_MAX`` bytes each.
         ended: hears, once, what becomes of each; ConnectionLost and GoingAway of those that have not gone.
+        stored: hears it instead of ``ended`` where many files were stored as they were sent.
         priority: of the streams.
         all_said: set when the last frame is on its way; not necessarily where the connection ends before that.
 
@@ -227,7 +242,7 @@ async def send_files(
     damaged: Counter[Prepared] = Counter()
     packer = FramePacker(FRAME_LENGTH_MAX, connection.session.head_length_max)
     while ones:
-        stream = FilesSendStream(ended, damaged)
+        stream = FilesSendStream(ended, stored, damaged)
         await _FrameSender(connection, stream, packer, priority).send(ones, all_said)
         ones = stream.again
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import trio
@@ -36,7 +36,8 @@ from .connections import Retries, may_pass
 from .context import Context
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
-from .receipts import brief_receipt, left_receipt
+from .jobs import Jobs
+from .receipts import Arrived, brief_receipt, left_receipt
 from .regular_file import open_regular
 from .sources import FileSource
 from .upload import Uploader
@@ -56,8 +57,8 @@ BATCH_LENGTH = 64 * 1024
 BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
 
-Outcome = Receipt | BlockprotoError
-Deliver = Callable[[Job, Outcome], None]
+Outcome = Arrived | Receipt | BlockprotoError
+Deliver = Callable[[Sequence[tuple[Job, Outcome]]], None]
 
 
 async def upload_all(
@@ -66,22 +67,28 @@ async def upload_all(
     jobs: Iterable[Job],
     progress: OnProgress | None,
     checksum: bool,
+    tell_ends: bool,
     ended: BatchQueue[tuple[Job, Outcome]],
 ) -> None:
-    """Upload ``jobs``, see ``Client.upload_all``; what ends goes to ``ended``."""
+    """Upload ``jobs``, see ``Client.upload_all``; what ends goes to ``ended``.
+
+    With ``tell_ends`` the progress of a file that has ended well is told too.
+    """
     retries = Retries(context.connections)
     cut: set[bytes] = set()
 
-    def deliver(job: Job, outcome: Outcome) -> None:
+    def deliver(outcomes: Sequence[tuple[Job, Outcome]]) -> None:
         retries.progressed()
-        ended.put((job, outcome))
+        ended.put_all(outcomes)
 
-    remaining = _Jobs(jobs)
+    remaining = Jobs(jobs)
     look = False
     try:
         await context.learn_earlier_uploads()
         while True:
-            many = UploadMany(context, uploader, deliver, progress, cut, checksum=checksum, look=look)
+            many = UploadMany(
+                context, uploader, deliver, progress, cut, checksum=checksum, look=look, tell_ends=tell_ends
+            )
             look = True  # what was found before the first round may have changed
             left = await many.run(remaining, ended.emptied)
             if not left and many.lost is None:
@@ -114,11 +121,12 @@ class UploadMany:
     Args:
         context: what the client's transfers share.
         uploader: sends what is not small.
-        deliver: called for each job with its outcome, in the order in which they end.
+        deliver: called with jobs and their outcomes, in the order in which they end.
         on_progress: as for a single upload.
         cut: the sourceids of files that were cut short by a lost connection; added to.
         checksum: see ``UploadDecisions``.
         look: look at each file, also if it was looked at when it was found.
+        tell_ends: whether ``on_progress`` hears of files that have ended well, too.
 
     Attributes:
         lost: why the connection carries nothing more, or None.
@@ -136,8 +144,10 @@ class UploadMany:
         *,
         checksum: bool = False,
         look: bool = False,
+        tell_ends: bool = True,
     ) -> None:
         self._cut = cut
+        self._on_end = on_progress if tell_ends else None
         self._look = look
         self.lost: BlockprotoError | None = None
         self.refused: dict[int, BlockprotoError] = {}
@@ -152,7 +162,7 @@ class UploadMany:
         self._under_way = 0
         self._all_ended = trio.Event()
 
-    async def run(self, remaining: _Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
+    async def run(self, remaining: Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
         """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
         While one page is on its way, what has to be sent of the next is found out. ``delivered`` waits until what was
@@ -176,7 +186,7 @@ class UploadMany:
         """Whether no further page is to be begun in this round."""
         return self.lost is not None or bool(self.refused)
 
-    async def _decide_all(self, remaining: _Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
+    async def _decide_all(self, remaining: Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
         """Find out page by page what has to be sent; a lost connection ends this."""
         length = min(PAGE_JOBS_FIRST, PAGE_JOBS)
         async with give:
@@ -200,7 +210,7 @@ class UploadMany:
         prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._decisions.decide(prepared)
         for one, outcome in ended:
-            self._end(one, outcome if isinstance(outcome, Receipt) else _as_error(one.job, outcome))
+            self._end(one, outcome if isinstance(outcome, Arrived) else _as_error(one.job, outcome))
         return rest
 
     async def _send_and_keep(self, page: Sequence[Prepared], gone: trio.Event) -> None:
@@ -231,26 +241,33 @@ class UploadMany:
 
     def _end(self, one: Prepared, outcome: Outcome) -> None:
         """Deliver an outcome, and report the progress of a file that is there now."""
-        if isinstance(outcome, Receipt):
-            size, payload = one.facts.filesize or 0, outcome.payload_bytes_sent
-            tell_all_done(self._on_progress, one.facts.filename.text, size, payload)
+        if not isinstance(outcome, BlockprotoError):
+            self._tell_end(one, outcome)
         self._finish(one.job, outcome)
+
+    def _tell_end(self, one: Prepared, outcome: Arrived | Receipt) -> None:
+        if self._on_end is not None:
+            payload = outcome.payload_bytes_sent
+            tell_all_done(self._on_end, one.facts.filename.text, one.facts.filesize or 0, payload)
 
     def _end_small(self, one: Prepared, outcome: Outcome) -> None:
         """As ``_end``, but a small file that may be taken a little later stays open."""
-        if isinstance(outcome, Receipt | ConnectionLost | GoingAway) or not may_pass(outcome):
-            self._end(one, outcome)
-        else:
+        if isinstance(outcome, BlockprotoError) and _is_for_later(outcome):
             self.refused[id(one.job)] = outcome
+        else:
+            self._end(one, outcome)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         """Deliver an outcome; a job whose connection was lost, or is ending, stays open."""
         if isinstance(outcome, ConnectionLost | GoingAway):
             self.lost = outcome
             return
+        self._close(job)
+        self._deliver([(job, outcome)])
+
+    def _close(self, job: Job) -> None:
         self._open.pop(id(job), None)
         self._names.discard(job.name)
-        self._deliver(job, outcome)
 
     def _prepare(self, job: Job) -> Prepared | None:
         try:
@@ -270,7 +287,7 @@ class UploadMany:
         if framed:
             all_said = trio.Event() if small else gone
             async with self._context.frame_streams:
-                await send_files(connection, framed, self._framed, PRIORITY, all_said)
+                await send_files(connection, framed, self._framed, self._framed_all, PRIORITY, all_said)
         if not small:
             return
         self._under_way += len(small)
@@ -312,6 +329,22 @@ class UploadMany:
             self._end(one, self._sent(one, outcome, begun))
         else:
             self._end_small(one, _left_or(one, _as_error(one.job, outcome)))
+
+    def _framed_all(self, ones: Sequence[Prepared], roots: Sequence[bytes], begun: float) -> None:
+        """Many files of one frame were stored as they were sent."""
+        elapsed_s = time.perf_counter() - begun
+        outcomes: list[tuple[Job, Outcome]] = []
+        self._context.digests.learn_many(
+            [one.stat for one in ones if not one.is_folder],
+            [root for one, root in zip(ones, roots, strict=True) if not one.is_folder],
+        )
+        for one, root in zip(ones, roots, strict=True):
+            name = one.facts.filename.text
+            arrived = Arrived(one.facts, one.sourceid, root, name, "sent", None, elapsed_s)
+            self._tell_end(one, arrived)
+            self._close(one.job)
+            outcomes.append((one.job, arrived))
+        self._deliver(outcomes)
 
     def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
         begun = time.perf_counter()
@@ -373,50 +406,6 @@ class UploadMany:
         self._end(one, outcome)
 
 
-class _Jobs:
-    """The jobs that have not begun, or are to begin again; iterating takes the rest.
-
-    Args:
-        jobs: all of them.
-
-    Attributes:
-        waits: whether the last page ended because the next job wants a name that is under way.
-    """
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = iter(jobs)
-        self._held: list[Job] = []
-        self.waits = False
-
-    def page(self, length: int, names: set[str]) -> list[Job]:
-        """The next jobs, at most ``length``, until one has a name of ``names``: the second must see what the first has made.
-
-        ``names`` are those under way, and get those of the page.
-        """
-        page: list[Job] = []
-        self.waits = False
-        for job in self:
-            if job.name in names:
-                self._held.append(job)
-                self.waits = True
-                break
-            page.append(job)
-            names.add(job.name)
-            if len(page) == length:
-                break
-        return page
-
-    def put_back(self, jobs: Sequence[Job]) -> None:
-        """``jobs`` are the next ones, in their order."""
-        self._held.extend(reversed(jobs))
-
-    def __iter__(self) -> Iterator[Job]:
-        return self
-
-    def __next__(self) -> Job:
-        return self._held.pop() if self._held else next(self._jobs)
-
-
 def _parted(small: Sequence[Prepared], connection: Connection) -> tuple[list[Prepared], list[Prepared]]:
     """Those that go together in frames, where the server knows how and the line carries them at once; and the others."""
     most = min(BRIEF_LENGTH_MAX, connection.piece_length()) if connection.session.files else -1
@@ -462,6 +451,11 @@ def _left_or(one: Prepared, error: BlockprotoError) -> Outcome:
     if one.word is IfExists.SKIP and isinstance(error, FileExists):
         return left_receipt(one.facts, None)
     return error
+
+
+def _is_for_later(error: BlockprotoError) -> bool:
+    """Whether a small file was refused for now, not given back because its connection is gone."""
+    return not isinstance(error, ConnectionLost | GoingAway) and may_pass(error)
 
 
 def _as_error(job: Job, error: OSError | BlockprotoError) -> BlockprotoError:

@@ -19,7 +19,7 @@ from ..transfer.send_source import OnProgress, tell_all_done
 from ..wire import Priority
 from .context import Context
 from .option_names import as_spoken, if_exists_of
-from .receipts import left_receipt
+from .receipts import Arrived, left_receipt
 from .sources import FileSource, filetype_of, reader_of
 from .upload import Uploader
 from .upload_decision import Prepared, UploadDecisions, prepare
@@ -91,7 +91,7 @@ class SingleUploads:
             BlockprotoError, OSError: the server or the file cannot be asked.
         """
         ended, _ = await UploadDecisions(self._context).decide([prepare(job, self._context.sourceid_of)])
-        return next((outcome for _, outcome in ended if isinstance(outcome, Receipt)), None)
+        return next((outcome.receipt() for _, outcome in ended if isinstance(outcome, Arrived)), None)
 
     async def _file(
         self,
@@ -125,8 +125,8 @@ class SingleUploads:
         decisions = UploadDecisions(self._context, checksum=checksum)
         ended, _ = await self._context.connections.retrying(partial(decisions.decide, [one]))
         for _, outcome in ended:
-            if isinstance(outcome, Receipt):
-                return outcome
+            if isinstance(outcome, Arrived):
+                return outcome.receipt()
             raise outcome
         return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from blockproto.client import Client
 from blockproto.client_side import file_frames
 from blockproto.client_side.connections import Retries
 from blockproto.client_side.file_frames import FramePacker
+from blockproto.client_side.receipts import Arrived
 from blockproto.client_side.upload_decision import Prepared, prepare
 from blockproto.common.blocks import digest_of
 from blockproto.errors import BlockprotoError, FileExists, Refused, SourceChanged
@@ -74,6 +76,29 @@ async def test_small_files_go_in_frames_and_each_has_its_receipt(tmp_path: Path)
         again = await upload(client, jobs)
         assert {one.outcome for one in again.values() if isinstance(one, Receipt)} == {"there"}
         assert len(said(served)) == len(frames)
+
+
+@quick
+async def test_a_command_gets_outcomes_many_at_a_time_and_makes_the_receipts_it_shows(tmp_path: Path) -> None:
+    jobs = tree(tmp_path, 300)
+    told: list[str] = []
+    async with serving() as served, served.client() as client:
+        for outcome, payload in (("sent", 100), ("there", 0)):
+            sending = client.upload_batches(jobs, progress=lambda progress: told.append(progress.filename))
+            async with aclosing(sending) as batches:
+                found = [batch async for batch in batches]
+            arrived = {job.name: one for batch in found for job, one in batch}
+            assert len(found) < 30
+            assert arrived.keys() == {job.name for job in jobs}
+            one = arrived["up/1/file 0001"]
+            assert isinstance(one, Arrived)
+            receipt = one.receipt()
+            root = digest_of(bytes_of(100, 1)).hex()
+            assert (receipt.root, receipt.b3sum, receipt.outcome) == (root, root, outcome)
+            assert (receipt.filename, receipt.stored_as, receipt.filesize) == ("up/1/file 0001",) * 2 + (100,)
+            assert (receipt.payload_bytes_sent, receipt.blocks_sent) == (payload, int(outcome == "sent"))
+            assert receipt.resumed == (outcome == "there")
+    assert told == [], "what has ended is in the batches"
 
 
 @quick
