@@ -28,10 +28,6 @@ class Fingerprint(NamedTuple):
         """That of a file with ``facts``."""
         return cls(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
-    def packed(self) -> bytes:
-        """As bytes that no other one has."""
-        return b"%d %d %d %d %d" % self
-
     def settled(self, now_s: float) -> bool:
         """Whether the last change is old enough, at ``now_s`` (seconds of Unix time), that another one would show."""
         return max(self.ctime_ns, self.mtime_ns) < (now_s - SETTLED_S) * 1e9

@@ -152,11 +152,14 @@ def test_a_row_of_another_installation_or_a_forged_one_does_not_count(tmp_path: 
     assert memory.recall([one]) == {}
     memory.remember({one: b"r" * 32})
     with sqlite3.connect(tmp_path / "state" / "digests.sqlite3") as database:
-        database.execute("UPDATE digests SET root = ?", (b"f" * 32,))
+        (files,) = next(row for row in database.execute("SELECT files FROM digests") if b"r" * 32 in row[0])
+        database.execute("UPDATE digests SET files = ?", (files.replace(b"r" * 32, b"f" * 32),))
     database.close()
     assert memory.recall([one]) == {}
+    memory.remember({one: b"r" * 32})
+    assert memory.recall([one]) == {one: b"r" * 32}, "what does not count is written anew"
     with sqlite3.connect(tmp_path / "state" / "digests.sqlite3") as database:
-        database.execute("UPDATE digests SET root = 'text', mac = 5")
+        database.execute("UPDATE digests SET files = 'text', mac = 5")
     database.close()
     assert memory.recall([one]) == {}
     memory.close()
@@ -204,6 +207,35 @@ def test_a_memory_that_cannot_be_used_is_done_without_and_that_is_said_once(
     assert memory.recall([one]) == {}
     memory.close()
     assert len(_warnings(caplog)) == 1
+
+
+def test_a_row_that_was_moved_does_not_count(tmp_path: Path) -> None:
+    memory = _memory(tmp_path)
+    here, there = Fingerprint(1, 64, 3, 4, 5), Fingerprint(1, 128, 3, 4, 5)
+    memory.remember({here: b"h" * 32, there: b"t" * 32})
+    with sqlite3.connect(tmp_path / "state" / "digests.sqlite3") as database:
+        (first, *_), (second, *_) = database.execute("SELECT place FROM digests").fetchall()
+        for old, new in ((first, b"x"), (second, first), (b"x", second)):
+            database.execute("UPDATE digests SET place = ? WHERE place = ?", (new, old))
+    database.close()
+    assert memory.recall([here, there]) == {}
+    memory.close()
+
+
+def test_files_beside_each_other_share_a_row_and_keep_it_one_by_one(tmp_path: Path) -> None:
+    many = {Fingerprint(1, ino, ino, -ino, 5): bytes([ino]) * 32 for ino in range(60, 200)}
+    memory = _memory(tmp_path)
+    for one, root in many.items():
+        memory.remember({one: root})
+    changed = Fingerprint(1, 100, 1, 1, 1)
+    memory.remember({changed: b"c" * 32})
+    assert memory.recall([*many, changed]) == {
+        one: root for one, root in {**many, changed: b"c" * 32}.items() if one.ino != 100 or one is changed
+    }
+    with sqlite3.connect(tmp_path / "state" / "digests.sqlite3") as database:
+        assert database.execute("SELECT count(*) FROM digests").fetchone() == (4,)
+    database.close()
+    memory.close()
 
 
 def test_what_was_used_longest_ago_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
