@@ -105,6 +105,25 @@ class WholeFileRules:
             assert place.content(entry.filename.text) == file.content
         assert place.leftovers() == 0
 
+    def test_files_that_were_prepared_are_stored_as_others_are(self, place: FilePlace) -> None:
+        contents = {f"d{number % 3}/{number}": pattern(7 * number) for number in range(1, 41)}
+        files = [whole(name, content, at) for at, (name, content) in enumerate(contents.items(), 1)]
+        prepared = place.files.prepare(files, lambda: None)
+        assert names(place) == []
+        found = outcome(place.store, StoreFiles(ANYBODY, tuple(files), prepared=prepared))
+        assert isinstance(found, tuple)
+        assert [stored_as(one) for one in found] == list(contents)
+        place.crash()
+        assert {name: place.content(name) for name in contents} == contents
+
+    def test_nothing_stays_of_files_that_were_only_prepared(self, place: FilePlace) -> None:
+        place.files.prepare(
+            [whole(f"d/{number}", b"content", number) for number in range(1, 41)], lambda: None
+        )
+        place.crash()
+        assert names(place) == []
+        assert place.leftovers() == 0
+
     def test_a_file_that_was_stored_is_answered_by_its_receipt(self, place: FilePlace) -> None:
         first = outcomes_of(place, whole("a"), whole("b", number=2))
         assert outcomes_of(place, whole("a"), whole("b", number=2)) == first
