@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from io import FileIO
 from typing import TYPE_CHECKING
@@ -134,15 +134,21 @@ class FileDigests:
         return self._take(path, facts, *found)
 
     async def roots(
-        self, files: Sequence[tuple[str | os.PathLike[str], os.stat_result]], *, checksum: bool = False
+        self,
+        files: Sequence[tuple[str | os.PathLike[str], os.stat_result]],
+        known: Mapping[Fingerprint, bytes] | None = None,
     ) -> list[bytes | OSError | BlockprotoError]:
-        """``root`` of many files, the small ones many at a time; for each its root, or why there is none."""
-        known = {} if checksum else await self.recall(facts for _, facts in files)
-        roots: list[bytes | OSError | BlockprotoError] = []
+        """``root`` of many files, the small ones many at a time; for each its root, or why there is none.
+
+        ``known`` are those that need not be read; None: all that are remembered.
+        """
+        if known is None:
+            known = await self.recall(facts for _, facts in files)
+        found = [known.get(Fingerprint.of(facts)) for _, facts in files]
         read: dict[int, bytes | OSError | BlockprotoError] = {}
         batch: list[int] = []
         for at, (_, facts) in enumerate(files):
-            if Fingerprint.of(facts) in known:
+            if found[at] is not None:
                 continue
             if facts.st_size > SMALL_BYTES:
                 read[at] = await self._root_or_error(*files[at])
@@ -153,9 +159,7 @@ class FileDigests:
                 batch = []
         if batch:
             read |= await run_in_thread(partial(self._read_batch, files, batch), Kind.HASH)
-        for at, (_, facts) in enumerate(files):
-            roots.append(known[Fingerprint.of(facts)] if at not in read else read[at])
-        return roots
+        return [read[at] if root is None else root for at, root in enumerate(found)]
 
     async def _root_or_error(
         self, path: str | os.PathLike[str], facts: os.stat_result
@@ -188,12 +192,12 @@ class FileDigests:
 
     def learn(self, facts: os.stat_result, root: bytes) -> None:
         """Note the root of a file that had ``facts`` both before and after it was read."""
-        self.learn_many([facts], [root])
+        self.learn_many([(facts, root)])
 
-    def learn_many(self, files: Sequence[os.stat_result], roots: Sequence[bytes]) -> None:
+    def learn_many(self, files: Iterable[tuple[os.stat_result, bytes]]) -> None:
         """``learn`` of many files and their roots."""
         now_s = time.time()
-        for facts, root in zip(files, roots, strict=True):
+        for facts, root in files:
             one = Fingerprint.of(facts)
             if one.settled(now_s):
                 self._new[one] = root

@@ -82,7 +82,7 @@ class FileSource:
             filename=filename,
             filetype=filetype or filetype_of(name),
             filesize=self.stat.st_size,
-            mtime_ns=TIMES.look(self.stat, show_name(os.fspath(path))),
+            mtime_ns=TIMES.look(self.stat, os.fspath(path)),
             mode=stat.S_IMODE(self.stat.st_mode) & 0o777,
             if_exists=if_exists,
         )
@@ -248,6 +248,6 @@ def folder_facts(name: str, facts: os.stat_result) -> Facts:
         filename=SafeName.parse(name),
         filetype=FOLDER_FILETYPE,
         filesize=0,
-        mtime_ns=TIMES.look(facts, show_name(name)),
+        mtime_ns=TIMES.look(facts, name),
         mode=stat.S_IMODE(facts.st_mode) & 0o777,
     )

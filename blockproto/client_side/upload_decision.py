@@ -26,6 +26,7 @@ from ..results import Job
 from ..store import Facts, IfExists
 from ..wire import FEATURE_IF_EXISTS, EntryKind, FileItem, ReceiptItem
 from .context import Context
+from .fingerprint import Fingerprint
 from .option_names import as_spoken, if_exists_of
 from .receipts import Arrived
 from .request import at_once
@@ -98,7 +99,7 @@ def prepare(job: Job, sourceid_of: SourceidOf, *, look: bool = False) -> Prepare
         filename=SafeName.parse(job.name),
         filetype=filetype_of(job.name),
         filesize=found.st_size,
-        mtime_ns=TIMES.look(found, show_name(os.fspath(job.path))),
+        mtime_ns=TIMES.look(found, os.fspath(job.path)),
         mode=stat.S_IMODE(found.st_mode) & 0o777,
         if_exists=word,
     )
@@ -117,6 +118,7 @@ class UploadDecisions:
         self._context = context
         self._checksum = checksum
         self._taken = TakenNames(context.ask)
+        self._recalled: dict[Fingerprint, bytes] = {}
 
     async def decide(self, ones: Sequence[Prepared]) -> tuple[list[Ended], list[Prepared]]:
         """Those that are there already or cannot be read, and those that have to be sent.
@@ -127,7 +129,9 @@ class UploadDecisions:
             BlockprotoError: the server does not answer.
         """
         files = [one for one in ones if not one.is_folder]
-        recalled = {} if self._checksum else await self._context.digests.recall(one.stat for one in files)
+        self._recalled = (
+            {} if self._checksum else await self._context.digests.recall(one.stat for one in files)
+        )
         known: dict[bytes, ReceiptItem] = {}
         taken: dict[str, FileItem] = {}
 
@@ -138,7 +142,7 @@ class UploadDecisions:
             taken.update(await self._look(files))
 
         if (
-            recalled or len(files) > TOGETHER_MAX
+            self._recalled or len(files) > TOGETHER_MAX
         ):  # most will have a receipt, or one more round trip does not matter
             await ask_receipts()
             ended, rest = await self._judge_receipts(ones, known)
@@ -203,9 +207,7 @@ class UploadDecisions:
         return ended, rest
 
     async def _roots(self, ones: Sequence[Prepared]) -> list[bytes | OSError | BlockprotoError]:
-        return await self._context.digests.roots(
-            [(one.job.path, one.stat) for one in ones], checksum=self._checksum
-        )
+        return await self._context.digests.roots([(one.job.path, one.stat) for one in ones], self._recalled)
 
     # ---- names ------------------------------------------------------------------------------------------------
 

@@ -240,10 +240,9 @@ async def send_files(
     Cancellation: what is under way may still be stored; ``ended`` is not called for it.
     """
     damaged: Counter[Prepared] = Counter()
-    packer = FramePacker(FRAME_LENGTH_MAX, connection.session.head_length_max)
     while ones:
         stream = FilesSendStream(ended, stored, damaged)
-        await _FrameSender(connection, stream, packer, priority).send(ones, all_said)
+        await _FrameSender(connection, stream, priority).send(ones, all_said)
         ones = stream.again
 
 
@@ -253,16 +252,12 @@ class _FrameSender:
     Args:
         connection: where.
         stream: what hears the answers.
-        packer: makes the frames.
         priority: of the stream.
     """
 
-    def __init__(
-        self, connection: Connection, stream: FilesSendStream, packer: FramePacker, priority: Priority
-    ) -> None:
+    def __init__(self, connection: Connection, stream: FilesSendStream, priority: Priority) -> None:
         self._connection = connection
         self._stream = stream
-        self._packer = packer
         self._priority = priority
         self._number: int | None = None
         self._frames = 0
@@ -298,11 +293,12 @@ class _FrameSender:
     async def _pack_all(self, ones: Sequence[Prepared], give: trio.MemorySendChannel[Frame]) -> None:
         """Pack one frame after another; while one is on its way the next is made."""
         at = 0
+        packer = FramePacker(FRAME_LENGTH_MAX, self._connection.session.head_length_max)
         with suppress(trio.BrokenResourceError):
             async with give:
                 while at < len(ones):
                     length = max(self._connection.piece_length(), ones[at].facts.filesize or 0)
-                    pack = partial(self._packer.pack, ones, at, min(length, FRAME_LENGTH_MAX))
+                    pack = partial(packer.pack, ones, at, min(length, FRAME_LENGTH_MAX))
                     frame = await run_in_thread(pack, Kind.READ)
                     at += frame.taken
                     await give.send(frame)
@@ -329,6 +325,7 @@ class _FrameSender:
             (self._number,) = await self._connection.send_openings([opening], self._priority)
         else:
             await self._connection.send(self._number, message, frame.payload, self._priority)
+        frame.payload = memoryview(b"")  # the packer's memory, two megabytes, need not wait for the answers
 
 
 NOTHING = Frame(Files(0, last=True), memoryview(b""))

@@ -47,7 +47,7 @@ from .upload_files import send_files
 
 PAGE_JOBS_FIRST = 250
 """Jobs that are prepared before the first is sent."""
-PAGE_JOBS = 2000
+PAGE_JOBS = 1000
 """Jobs that are prepared together later on; bounds memory and the length of the receipts query."""
 ASKED_AT_ONCE = 32
 """How many files with taken names are offered by root at once; those the server does not have are sent."""
@@ -209,8 +209,10 @@ class UploadMany:
         """Deliver what has ended without being sent; returns the others."""
         prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._decisions.decide(prepared)
+        self._end_all([(one, outcome) for one, outcome in ended if isinstance(outcome, Arrived)])
         for one, outcome in ended:
-            self._end(one, outcome if isinstance(outcome, Arrived) else _as_error(one.job, outcome))
+            if not isinstance(outcome, Arrived):
+                self._end(one, _as_error(one.job, outcome))
         return rest
 
     async def _send_and_keep(self, page: Sequence[Prepared], gone: trio.Event) -> None:
@@ -238,6 +240,14 @@ class UploadMany:
         await self._send_asked(asked)
         for one in big:
             await self._send_big(one)
+
+    def _end_all(self, ended: Sequence[tuple[Prepared, Arrived]]) -> None:
+        """As ``_end``, of many files that are there now."""
+        for one, arrived in ended:
+            self._tell_end(one, arrived)
+            self._close(one.job)
+        if ended:  # else nothing has moved, and whoever waits for that may give up
+            self._deliver([(one.job, arrived) for one, arrived in ended])
 
     def _end(self, one: Prepared, outcome: Outcome) -> None:
         """Deliver an outcome, and report the progress of a file that is there now."""
@@ -333,18 +343,17 @@ class UploadMany:
     def _framed_all(self, ones: Sequence[Prepared], roots: Sequence[bytes], begun: float) -> None:
         """Many files of one frame were stored as they were sent."""
         elapsed_s = time.perf_counter() - begun
-        outcomes: list[tuple[Job, Outcome]] = []
-        self._context.digests.learn_many(
-            [one.stat for one in ones if not one.is_folder],
-            [root for one, root in zip(ones, roots, strict=True) if not one.is_folder],
+        files = [(one, root) for one, root in zip(ones, roots, strict=True) if not one.is_folder]
+        self._context.digests.learn_many([(one.stat, root) for one, root in files])
+        self._end_all(
+            [
+                (
+                    one,
+                    Arrived(one.facts, one.sourceid, root, one.facts.filename.text, "sent", None, elapsed_s),
+                )
+                for one, root in zip(ones, roots, strict=True)
+            ]
         )
-        for one, root in zip(ones, roots, strict=True):
-            name = one.facts.filename.text
-            arrived = Arrived(one.facts, one.sourceid, root, name, "sent", None, elapsed_s)
-            self._tell_end(one, arrived)
-            self._close(one.job)
-            outcomes.append((one.job, arrived))
-        self._deliver(outcomes)
 
     def _listener(self, one: Prepared) -> Callable[[Committed | BlockprotoError], None]:
         begun = time.perf_counter()

@@ -14,6 +14,8 @@ import errno
 import os
 from collections.abc import Callable
 
+from .names import show_name
+
 S = 1_000_000_000
 """Nanoseconds of a second."""
 
@@ -111,17 +113,17 @@ class SaidOnce:
         self._say = say
         self._said = False
 
-    def look(self, found: os.stat_result, shown: str) -> int:
+    def look(self, found: os.stat_result, name: str) -> int:
         """Return ``mtime_of(found)``; say so if that is another time, unless it was said before.
 
         Args:
             found: what the file is.
-            shown: its name as it can be shown to people.
+            name: of it.
         """
         mtime_ns = mtime_of(found)
         if mtime_ns != found.st_mtime_ns and not self._said:
             self._said = True
             self._say(
-                f"'{shown}' has a time before 1677 or after 2262: such times are told as the nearest within"
+                f"'{show_name(name)}' has a time before 1677 or after 2262: such times are told as the nearest within"
             )
         return mtime_ns

@@ -337,7 +337,7 @@ async def test_many_files_at_once_with_what_cannot_be_read_among_them(
     files[4][0].write_bytes(b"changed")
     again = await digests.roots(files)
     assert again == roots, "remembered"
-    told = await digests.roots(files, checksum=True)
+    told = await digests.roots(files, {})
     assert [type(one) for one in told] == [
         bytes, FileNotFoundError, FileNotFoundError, bytes, SourceChanged, bytes, bytes,
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from struct import pack
 from blake3 import blake3
 
 from ...common.blocks import FILESIZE_MAX
-from ...common.names import SafeName, is_hidden, show_name
+from ...common.names import SafeName, is_hidden
 from ...common.times import SaidOnce, ctime_of, mtime_of
 from ...errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from .. import FOLDER_FILETYPE, FileEntry, IfExists, LeftOut, StoredFile, UploadKey
@@ -287,7 +287,7 @@ class FinishedFiles:
             receipt = None
         mtime_ns, ctime_ns = mtime_of(found), ctime_of(found)
         if mtime_ns != found.st_mtime_ns:
-            self._times.look(found, show_name(filename.text))
+            self._times.look(found, filename.text)
         stamp = _stamp(version, ctime_ns)
         b3sum, root = (None, None) if folder else view.digests_of(filename.text, stamp)
         if receipt is not None and (folder or self._is_sealed(receipt, ctime_ns)):
