@@ -165,14 +165,16 @@ class UploadMany:
     async def run(self, remaining: Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
         """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
-        While one page is on its way, what has to be sent of the next is found out. ``delivered`` waits until what was
-        delivered so far has been taken, so that memory is bounded by a few pages.
+        While one page is on its way, the server is asked about the next, and the one after that is prepared. ``delivered``
+        waits until what was delivered so far has been taken, so that memory is bounded by a few pages.
         """
         async with background_tasks() as deciding:
-            give, take = trio.open_memory_channel[list[Prepared]](0)
-            deciding.start_soon(self._decide_all, remaining, give)
+            give_prepared, take_prepared = trio.open_memory_channel[list[Prepared]](0)
+            give_decided, take_decided = trio.open_memory_channel[list[Prepared]](0)
+            deciding.start_soon(self._prepare_all, remaining, give_prepared)
+            deciding.start_soon(self._decide_all, take_prepared, give_decided)
             async with trio.open_nursery() as sending:
-                async for page in take:
+                async for page in take_decided:
                     gone = trio.Event()
                     sending.start_soon(self._send_and_keep, page, gone)
                     await gone.wait()
@@ -186,28 +188,35 @@ class UploadMany:
         """Whether no further page is to be begun in this round."""
         return self.lost is not None or bool(self.refused)
 
-    async def _decide_all(self, remaining: Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
-        """Find out page by page what has to be sent; a lost connection ends this."""
+    async def _prepare_all(self, remaining: Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
+        """Prepare page after page, the next one while the server is asked about the last."""
         length = min(PAGE_JOBS_FIRST, PAGE_JOBS)
         async with give:
             while page := remaining.page(length, self._names):
                 length = min(PAGE_JOBS, 4 * length)
                 self._open |= {id(job): job for job in page}
+                await give.send([one for job in page if (one := self._prepare(job)) is not None])
+                while remaining.waits and self._open:  # the next job wants a name of one of these
+                    if self._stops:
+                        return
+                    await self._page_end.wait()
+
+    async def _decide_all(
+        self,
+        take: trio.MemoryReceiveChannel[list[Prepared]],
+        give: trio.MemorySendChannel[list[Prepared]],
+    ) -> None:
+        """Find out page by page what has to be sent; a lost connection ends this."""
+        async with give:
+            async for page in take:
                 try:
                     await give.send(await self._decide(page))
                 except BlockprotoError as exc:
                     self.lost = exc
                     return
-                while (
-                    remaining.waits and self._open and not self._stops
-                ):  # the next job wants a name of these
-                    await self._page_end.wait()
-                if self._stops:
-                    return
 
-    async def _decide(self, page: Sequence[Job]) -> list[Prepared]:
+    async def _decide(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Deliver what has ended without being sent; returns the others."""
-        prepared = [one for job in page if (one := self._prepare(job)) is not None]
         ended, rest = await self._decisions.decide(prepared)
         self._end_all([(one, outcome) for one, outcome in ended if isinstance(outcome, Arrived)])
         for one, outcome in ended:

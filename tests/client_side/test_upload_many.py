@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from blockproto.client import Client, connect_with
 from blockproto.client_side.connections import BOUNDS_S
 from blockproto.client_side.context import Context
 from blockproto.client_side.upload_brief import BriefSendStream
+from blockproto.client_side.upload_decision import Prepared, UploadDecisions
 from blockproto.common.names import SafeName
 from blockproto.connection.endpoint import Endpoint
 from blockproto.errors import (
@@ -220,7 +221,7 @@ async def test_jobs_are_looked_at_a_page_at_a_time(tmp_path: Path, monkeypatch: 
         taken = 0
         async for _ in client.upload_all(giving()):
             taken += 1
-            assert len(given) <= taken + 7 * 5, "four streams, one that waits, one decided, one delivered"
+            assert len(given) <= taken + 8 * 5, "four streams, one waits, one decided, prepared, delivered"
         assert taken == 73
         _assert_all_there(served.store, jobs)
 
@@ -537,6 +538,31 @@ async def test_the_next_page_is_looked_at_while_the_last_one_is_on_its_way(
         held.set()  # nothing is answered until the last job was asked for
 
     async with serving(hooks=CommitHooks(before=[hold])) as served, served.client() as client:
+        with trio.fail_after(30):
+            ended = [outcome async for _, outcome in client.upload_all(giving())]
+        assert [type(outcome) for outcome in ended] == [Receipt] * 9
+
+
+@quick
+async def test_the_next_page_is_prepared_while_the_server_is_asked_about_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockproto.client_side.upload_many.PAGE_JOBS", 3)
+    jobs = _tree(tmp_path / "tree", 9)
+    decide, all_given = UploadDecisions.decide, trio.Event()
+
+    async def decide_late(self: UploadDecisions, ones: Sequence[Prepared]) -> Any:
+        if ones[0].job is jobs[3]:
+            await all_given.wait()
+        return await decide(self, ones)
+
+    def giving() -> Iterator[UploadJob]:
+        yield from jobs[:8]
+        all_given.set()
+        yield jobs[8]
+
+    monkeypatch.setattr(UploadDecisions, "decide", decide_late)
+    async with serving() as served, served.client() as client:
         with trio.fail_after(30):
             ended = [outcome async for _, outcome in client.upload_all(giving())]
         assert [type(outcome) for outcome in ended] == [Receipt] * 9
