@@ -1,10 +1,13 @@
-"""The jobs of an upload of many files, page by page; those that were cut short come again."""
+"""The jobs of an upload of many files, page by page, those cut short once more; and the error of one that failed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from ..common.names import show_name
+from ..errors import BlockprotoError, ConnectionLost, GoingAway, Refused
 from ..results import Job
+from .connections import may_pass
 
 
 class Jobs:
@@ -49,3 +52,17 @@ class Jobs:
 
     def __next__(self) -> Job:
         return self._held.pop() if self._held else next(self._jobs)
+
+
+def is_for_later(error: BlockprotoError) -> bool:
+    """Whether a small file was refused for now, not given back because its connection is gone."""
+    return not isinstance(error, ConnectionLost | GoingAway) and may_pass(error)
+
+
+def as_error(job: Job, error: OSError | BlockprotoError) -> BlockprotoError:
+    """The outcome of a job that failed on this machine, or on the other."""
+    if isinstance(error, BlockprotoError):
+        return error
+    refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
+    refused.__cause__ = error
+    return refused

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..common.names import SafeName, refuse_in_progress, show_name
@@ -106,6 +106,27 @@ def prepare(job: Job, sourceid_of: SourceidOf, *, look: bool = False) -> Prepare
     return Prepared(job, facts, word, found, sourceid, another)
 
 
+Decided = tuple[list[Ended], list[Prepared]]
+"""Those that are there already or cannot be read, and those that have to be sent."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """What is known of some files before any of them is read.
+
+    Attributes:
+        ones: the files and folders.
+        recalled: the roots of those that were read before.
+        known: the receipts there are, by sourceid.
+        taken: what has their names; None: that was not asked.
+    """
+
+    ones: Sequence[Prepared]
+    recalled: dict[Fingerprint, bytes]
+    known: dict[bytes, ReceiptItem] = field(default_factory=dict)
+    taken: dict[str, FileItem] | None = None
+
+
 class UploadDecisions:
     """Finds out what has to be sent, for the files of one call.
 
@@ -118,9 +139,8 @@ class UploadDecisions:
         self._context = context
         self._checksum = checksum
         self._taken = TakenNames(context.ask)
-        self._recalled: dict[Fingerprint, bytes] = {}
 
-    async def decide(self, ones: Sequence[Prepared]) -> tuple[list[Ended], list[Prepared]]:
+    async def decide(self, ones: Sequence[Prepared]) -> Decided:
         """Those that are there already or cannot be read, and those that have to be sent.
 
         Raises:
@@ -128,30 +148,33 @@ class UploadDecisions:
             Unsupported: the server cannot do what is wanted when a name is taken.
             BlockprotoError: the server does not answer.
         """
+        return await self.judge(await self.ask(ones))
+
+    async def ask(self, ones: Sequence[Prepared]) -> Asked:
+        """The first half of ``decide``: what can be asked before any file is read. Raises as that."""
         files = [one for one in ones if not one.is_folder]
-        self._recalled = (
-            {} if self._checksum else await self._context.digests.recall(one.stat for one in files)
-        )
-        known: dict[bytes, ReceiptItem] = {}
-        taken: dict[str, FileItem] = {}
+        recalled = {} if self._checksum else await self._context.digests.recall(one.stat for one in files)
+        asked = Asked(ones, recalled)
 
         async def ask_receipts() -> None:
-            known.update(await self._receipts(ones))
+            asked.known = await self._receipts(ones)
 
         async def ask_names() -> None:
-            taken.update(await self._look(files))
+            asked.taken = await self._look(files)
 
-        if (
-            self._recalled or len(files) > TOGETHER_MAX
-        ):  # most will have a receipt, or one more round trip does not matter
-            await ask_receipts()
-            ended, rest = await self._judge_receipts(ones, known)
-            files = [one for one in rest if not one.is_folder]
-            await ask_names()
+        if recalled or len(files) > TOGETHER_MAX:
+            await ask_receipts()  # most will have one, or one more round trip does not matter
         else:
             await at_once(ask_receipts, ask_names)
-            ended, rest = await self._judge_receipts(ones, known)
-        there, rest = await self._judge_names(rest, taken)
+        return asked
+
+    async def judge(self, asked: Asked) -> Decided:
+        """The second half. Raises as ``decide``."""
+        ended, rest = await self._judge_receipts(asked)
+        taken = asked.taken
+        if taken is None:
+            taken = await self._look([one for one in rest if not one.is_folder])
+        there, rest = await self._judge_names(rest, taken, asked.recalled)
         return ended + there, rest
 
     # ---- receipts ---------------------------------------------------------------------------------------------
@@ -182,14 +205,13 @@ class UploadDecisions:
                     )  # else the server would answer with that receipt
         return found
 
-    async def _judge_receipts(
-        self, ones: Sequence[Prepared], known: dict[bytes, ReceiptItem]
-    ) -> tuple[list[Ended], list[Prepared]]:
+    async def _judge_receipts(self, asked: Asked) -> Decided:
         """Accept a receipt only if the file still has the content of the receipt."""
+        ones, known = asked.ones, asked.known
         ended: list[Ended] = []
         rest: list[Prepared] = []
         found = [one for one in ones if one.sourceid in known and not one.is_folder]
-        roots = dict(zip(map(id, found), await self._roots(found), strict=True))
+        roots = dict(zip(map(id, found), await self._roots(found, asked.recalled), strict=True))
         for one in ones:
             receipt = known.get(one.sourceid)
             if receipt is None:
@@ -206,8 +228,10 @@ class UploadDecisions:
                 rest.append(one)
         return ended, rest
 
-    async def _roots(self, ones: Sequence[Prepared]) -> list[bytes | OSError | BlockprotoError]:
-        return await self._context.digests.roots([(one.job.path, one.stat) for one in ones], self._recalled)
+    async def _roots(
+        self, ones: Sequence[Prepared], recalled: Mapping[Fingerprint, bytes]
+    ) -> list[bytes | OSError | BlockprotoError]:
+        return await self._context.digests.roots([(one.job.path, one.stat) for one in ones], recalled)
 
     # ---- names ------------------------------------------------------------------------------------------------
 
@@ -221,8 +245,8 @@ class UploadDecisions:
             return {}
 
     async def _judge_names(
-        self, ones: Sequence[Prepared], taken: dict[str, FileItem]
-    ) -> tuple[list[Ended], list[Prepared]]:
+        self, ones: Sequence[Prepared], taken: dict[str, FileItem], recalled: Mapping[Fingerprint, bytes]
+    ) -> Decided:
         met = [one for one in ones if not one.is_folder and one.facts.filename.text in taken]
         features = await self._context.features() if met else 0
         compared = []
@@ -232,7 +256,7 @@ class UploadDecisions:
             if one.root is None and _needs_root(one, entry, features):
                 compared.append(one)
         ended: list[Ended] = []
-        for one, root in zip(compared, await self._roots(compared), strict=True):
+        for one, root in zip(compared, await self._roots(compared, recalled), strict=True):
             if isinstance(root, bytes):
                 one.root = root
             else:

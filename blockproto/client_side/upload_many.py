@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -25,30 +26,32 @@ from ..common.names import show_name
 from ..common.tasks import background_tasks
 from ..common.times import mtime_of
 from ..connection.connection import Connection, Opening
-from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, Refused, SourceChanged
+from ..errors import BlockprotoError, ConnectionLost, FileExists, GoingAway, SourceChanged
 from ..results import Job, Receipt
 from ..store import IfExists
 from ..transfer.send_source import OnProgress, tell_all_done
 from ..transfer.slow_disk import Disk, local_disk
 from ..wire import Committed
 from .batch_queue import BatchQueue
-from .connections import Retries, may_pass
+from .connections import Retries
 from .context import Context
 from .file_digests import LOOKS_MAX
 from .fingerprint import Fingerprint
-from .jobs import Jobs
+from .jobs import Jobs, as_error, is_for_later
 from .receipts import Arrived, brief_receipt, left_receipt
 from .regular_file import open_regular
 from .sources import FileSource
 from .upload import Uploader
 from .upload_brief import PRIORITY, opening_of, send_brief
-from .upload_decision import Prepared, UploadDecisions, prepare
+from .upload_decision import Asked, Prepared, UploadDecisions, prepare
 from .upload_files import send_files
 
 PAGE_JOBS_FIRST = 250
 """Jobs that are prepared before the first is sent."""
 PAGE_JOBS = 1000
 """Jobs that are prepared together later on; bounds memory and the length of the receipts query."""
+SLICE_JOBS = 50
+"""Jobs that are prepared at one go."""
 ASKED_AT_ONCE = 32
 """How many files with taken names are offered by root at once; those the server does not have are sent."""
 ASKED_LENGTH_MAX = 16 << 20
@@ -58,6 +61,8 @@ BATCH_FILES = 64
 """Small files are written together up to this many bytes or files."""
 
 Outcome = Arrived | Receipt | BlockprotoError
+A = TypeVar("A")
+B = TypeVar("B")
 Deliver = Callable[[Sequence[tuple[Job, Outcome]]], None]
 
 
@@ -165,14 +170,16 @@ class UploadMany:
     async def run(self, remaining: Jobs, delivered: Callable[[], Awaitable[None]]) -> list[Job]:
         """Send what remains; returns what has begun and not ended (it can be put back and sent again).
 
-        While one page is on its way, the server is asked about the next, and the one after that is prepared. ``delivered``
-        waits until what was delivered so far has been taken, so that memory is bounded by a few pages.
+        While one page is on its way, the next is compared, the server is asked about another, and one more is prepared.
+        ``delivered`` waits until what was delivered so far has been taken, so that memory is bounded by a few pages.
         """
         async with background_tasks() as deciding:
             give_prepared, take_prepared = trio.open_memory_channel[list[Prepared]](0)
+            give_asked, take_asked = trio.open_memory_channel[Asked](0)
             give_decided, take_decided = trio.open_memory_channel[list[Prepared]](0)
             deciding.start_soon(self._prepare_all, remaining, give_prepared)
-            deciding.start_soon(self._decide_all, take_prepared, give_decided)
+            deciding.start_soon(self._pass_on, self._decisions.ask, take_prepared, give_asked)
+            deciding.start_soon(self._pass_on, self._judge, take_asked, give_decided)
             async with trio.open_nursery() as sending:
                 async for page in take_decided:
                     gone = trio.Event()
@@ -192,36 +199,52 @@ class UploadMany:
         """Prepare page after page, the next one while the server is asked about the last."""
         length = min(PAGE_JOBS_FIRST, PAGE_JOBS)
         async with give:
-            while page := remaining.page(length, self._names):
+            while True:
+                page = await self._prepare_page(remaining, length)
                 length = min(PAGE_JOBS, 4 * length)
-                self._open |= {id(job): job for job in page}
-                await give.send([one for job in page if (one := self._prepare(job)) is not None])
+                if page:
+                    await give.send(page)
+                elif not remaining.waits:
+                    return
                 while remaining.waits and self._open:  # the next job wants a name of one of these
                     if self._stops:
                         return
                     await self._page_end.wait()
 
-    async def _decide_all(
+    async def _prepare_page(self, remaining: Jobs, length: int) -> list[Prepared]:
+        """The next page; empty at the end, and before a job that waits. The server's answers are heard meanwhile."""
+        page: list[Prepared] = []
+        while len(page) < length:
+            jobs = remaining.page(min(SLICE_JOBS, length - len(page)), self._names)
+            self._open |= {id(job): job for job in jobs}
+            page += [one for job in jobs if (one := self._prepare(job)) is not None]
+            await trio.lowlevel.checkpoint()
+            if remaining.waits or not jobs:
+                break
+        return page
+
+    async def _pass_on(
         self,
-        take: trio.MemoryReceiveChannel[list[Prepared]],
-        give: trio.MemorySendChannel[list[Prepared]],
+        step: Callable[[A], Awaitable[B]],
+        take: trio.MemoryReceiveChannel[A],
+        give: trio.MemorySendChannel[B],
     ) -> None:
-        """Find out page by page what has to be sent; a lost connection ends this."""
+        """Do one step of finding out what has to be sent, page by page; a lost connection ends this."""
         async with give:
             async for page in take:
                 try:
-                    await give.send(await self._decide(page))
+                    await give.send(await step(page))
                 except BlockprotoError as exc:
                     self.lost = exc
                     return
 
-    async def _decide(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+    async def _judge(self, asked: Asked) -> list[Prepared]:
         """Deliver what has ended without being sent; returns the others."""
-        ended, rest = await self._decisions.decide(prepared)
+        ended, rest = await self._decisions.judge(asked)
         self._end_all([(one, outcome) for one, outcome in ended if isinstance(outcome, Arrived)])
         for one, outcome in ended:
             if not isinstance(outcome, Arrived):
-                self._end(one, _as_error(one.job, outcome))
+                self._end(one, as_error(one.job, outcome))
         return rest
 
     async def _send_and_keep(self, page: Sequence[Prepared], gone: trio.Event) -> None:
@@ -271,7 +294,7 @@ class UploadMany:
 
     def _end_small(self, one: Prepared, outcome: Outcome) -> None:
         """As ``_end``, but a small file that may be taken a little later stays open."""
-        if isinstance(outcome, BlockprotoError) and _is_for_later(outcome):
+        if isinstance(outcome, BlockprotoError) and is_for_later(outcome):
             self.refused[id(one.job)] = outcome
         else:
             self._end(one, outcome)
@@ -292,7 +315,7 @@ class UploadMany:
         try:
             return prepare(job, self._context.sourceid_of, look=self._look)
         except (OSError, BlockprotoError) as exc:
-            self._finish(job, _as_error(job, exc))
+            self._finish(job, as_error(job, exc))
             return None
 
     # ---- small files ------------------------------------------------------------------------------------------
@@ -339,7 +362,7 @@ class UploadMany:
         try:
             return await disk.run(lambda: _read_whole(one))
         except (OSError, BlockprotoError) as exc:
-            self._ended(one, _as_error(one.job, exc), 0.0)
+            self._ended(one, as_error(one.job, exc), 0.0)
             return None
 
     def _framed(self, one: Prepared, outcome: Committed | BlockprotoError | OSError, begun: float) -> None:
@@ -347,7 +370,7 @@ class UploadMany:
         if isinstance(outcome, Committed):
             self._end(one, self._sent(one, outcome, begun))
         else:
-            self._end_small(one, _left_or(one, _as_error(one.job, outcome)))
+            self._end_small(one, _left_or(one, as_error(one.job, outcome)))
 
     def _framed_all(self, ones: Sequence[Prepared], roots: Sequence[bytes], begun: float) -> None:
         """Many files of one frame were stored as they were sent."""
@@ -411,14 +434,14 @@ class UploadMany:
         try:
             source = FileSource(Path(one.job.path), one.job.name, one.facts.if_exists)
         except (OSError, BlockprotoError) as exc:
-            self._finish(one.job, _as_error(one.job, exc))
+            self._finish(one.job, as_error(one.job, exc))
             return
         try:
             outcome = await self._uploader.file(source, one.sourceid, self._on_progress, one.root)
         except ConnectionLost:
             raise
         except (OSError, BlockprotoError) as exc:
-            outcome = _left_or(one, _as_error(one.job, exc))
+            outcome = _left_or(one, as_error(one.job, exc))
         finally:
             source.close()
         self._end(one, outcome)
@@ -469,16 +492,3 @@ def _left_or(one: Prepared, error: BlockprotoError) -> Outcome:
     if one.word is IfExists.SKIP and isinstance(error, FileExists):
         return left_receipt(one.facts, None)
     return error
-
-
-def _is_for_later(error: BlockprotoError) -> bool:
-    """Whether a small file was refused for now, not given back because its connection is gone."""
-    return not isinstance(error, ConnectionLost | GoingAway) and may_pass(error)
-
-
-def _as_error(job: Job, error: OSError | BlockprotoError) -> BlockprotoError:
-    if isinstance(error, BlockprotoError):
-        return error
-    refused = Refused(f"{show_name(str(job.path))}: {error.strerror or error}")
-    refused.__cause__ = error
-    return refused

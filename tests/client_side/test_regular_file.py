@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from blockproto.client_side.existing_file import _read_b3sum
 from blockproto.client_side.file_digests import read_root
 from blockproto.client_side.regular_file import open_regular
 from blockproto.client_side.sources import FileSource
-from blockproto.client_side.upload_decision import Prepared, UploadDecisions
+from blockproto.client_side.upload_decision import Asked, UploadDecisions
 from blockproto.dialects.sending import Outgoing
 from blockproto.errors import NotPermitted, Refused
 from blockproto.results import Receipt, UploadJob
@@ -81,14 +81,14 @@ async def test_a_folder_goes_on_without_what_became_something_else(
     """The files are looked at together and opened one by one: much can happen in between."""
     for name in ("a", "b", "c"):
         (tmp_path / name).write_bytes(name.encode())
-    decide = UploadDecisions.decide
+    judge = UploadDecisions.judge
 
-    async def decide_slowly(self: UploadDecisions, prepared: Sequence[Prepared]) -> Any:
-        decided = await decide(self, prepared)
+    async def judge_slowly(self: UploadDecisions, asked: Asked) -> Any:
+        decided = await judge(self, asked)
         _become(tmp_path / "b", kind)
         return decided
 
-    monkeypatch.setattr(UploadDecisions, "decide", decide_slowly)
+    monkeypatch.setattr(UploadDecisions, "judge", judge_slowly)
     jobs = [UploadJob(tmp_path / name, name) for name in ("a", "b", "c")]
     async with serving() as served, served.client() as client, aclosing(client.upload_all(jobs)) as ended:
         outcomes = {job.name: outcome async for job, outcome in ended}

@@ -29,7 +29,7 @@ from blockproto.client import Client, connect_with
 from blockproto.client_side.connections import BOUNDS_S
 from blockproto.client_side.context import Context
 from blockproto.client_side.upload_brief import BriefSendStream
-from blockproto.client_side.upload_decision import Prepared, UploadDecisions
+from blockproto.client_side.upload_decision import Asked, Prepared, UploadDecisions
 from blockproto.common.names import SafeName
 from blockproto.connection.endpoint import Endpoint
 from blockproto.errors import (
@@ -221,7 +221,9 @@ async def test_jobs_are_looked_at_a_page_at_a_time(tmp_path: Path, monkeypatch: 
         taken = 0
         async for _ in client.upload_all(giving()):
             taken += 1
-            assert len(given) <= taken + 8 * 5, "four streams, one waits, one decided, prepared, delivered"
+            assert len(given) <= taken + 9 * 5, (
+                "four streams, one waits, one compared, asked about, prepared, delivered"
+            )
         assert taken == 73
         _assert_all_there(served.store, jobs)
 
@@ -234,7 +236,11 @@ async def test_nothing_to_upload(tmp_path: Path) -> None:
 
 
 @quick
-async def test_the_same_job_twice_ends_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [1000, 1])
+async def test_the_same_job_twice_ends_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("blockproto.client_side.upload_many.PAGE_JOBS", page)
     (job,) = _tree(tmp_path / "tree", 1)
     async with serving() as served, served.client() as client:
         ended = [outcome async for _, outcome in client.upload_all([job, job])]
@@ -549,23 +555,49 @@ async def test_the_next_page_is_prepared_while_the_server_is_asked_about_the_las
 ) -> None:
     monkeypatch.setattr("blockproto.client_side.upload_many.PAGE_JOBS", 3)
     jobs = _tree(tmp_path / "tree", 9)
-    decide, all_given = UploadDecisions.decide, trio.Event()
+    ask, all_given = UploadDecisions.ask, trio.Event()
 
-    async def decide_late(self: UploadDecisions, ones: Sequence[Prepared]) -> Any:
+    async def ask_late(self: UploadDecisions, ones: Sequence[Prepared]) -> Any:
         if ones[0].job is jobs[3]:
             await all_given.wait()
-        return await decide(self, ones)
+        return await ask(self, ones)
 
     def giving() -> Iterator[UploadJob]:
         yield from jobs[:8]
         all_given.set()
         yield jobs[8]
 
-    monkeypatch.setattr(UploadDecisions, "decide", decide_late)
+    monkeypatch.setattr(UploadDecisions, "ask", ask_late)
     async with serving() as served, served.client() as client:
         with trio.fail_after(30):
             ended = [outcome async for _, outcome in client.upload_all(giving())]
         assert [type(outcome) for outcome in ended] == [Receipt] * 9
+
+
+@quick
+async def test_the_server_is_asked_about_the_next_page_while_the_last_one_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockproto.client_side.upload_many.PAGE_JOBS", 3)
+    jobs = _tree(tmp_path / "tree", 9)
+    ask, judge, last_asked = UploadDecisions.ask, UploadDecisions.judge, trio.Event()
+
+    async def asking(self: UploadDecisions, ones: Sequence[Prepared]) -> Asked:
+        asked = await ask(self, ones)
+        if ones[0].job is jobs[6]:
+            last_asked.set()
+        return asked
+
+    async def judge_late(self: UploadDecisions, asked: Asked) -> Any:
+        if asked.ones[0].job is jobs[3]:
+            await last_asked.wait()
+        return await judge(self, asked)
+
+    monkeypatch.setattr(UploadDecisions, "ask", asking)
+    monkeypatch.setattr(UploadDecisions, "judge", judge_late)
+    async with serving() as served, served.client() as client:
+        with trio.fail_after(30):
+            assert len([outcome async for _, outcome in client.upload_all(jobs)]) == 9
 
 
 @quick
