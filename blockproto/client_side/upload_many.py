@@ -48,8 +48,8 @@ from .upload_files import send_files
 
 PAGE_JOBS_FIRST = 250
 """Jobs that are prepared before the first is sent."""
-PAGE_JOBS = 1000
-"""Jobs that are prepared together later on; bounds memory and the length of the receipts query."""
+PAGE_JOBS = 500
+"""Jobs that are prepared together later on: bounds memory, and their receipts mostly fit one answer."""
 SLICE_JOBS = 50
 """Jobs that are prepared at one go."""
 ASKED_AT_ONCE = 32
