@@ -46,10 +46,8 @@ from .upload_brief import PRIORITY, opening_of, send_brief
 from .upload_decision import Asked, Prepared, UploadDecisions, prepare
 from .upload_files import send_files
 
-PAGE_JOBS_FIRST = 250
-"""Jobs that are prepared before the first is sent."""
 PAGE_JOBS = 500
-"""Jobs that are prepared together later on: bounds memory, and their receipts mostly fit one answer."""
+"""Jobs that are prepared together: bounds memory, and their receipts mostly fit one answer."""
 SLICE_JOBS = 50
 """Jobs that are prepared at one go."""
 ASKED_AT_ONCE = 32
@@ -197,11 +195,9 @@ class UploadMany:
 
     async def _prepare_all(self, remaining: Jobs, give: trio.MemorySendChannel[list[Prepared]]) -> None:
         """Prepare page after page, the next one while the server is asked about the last."""
-        length = min(PAGE_JOBS_FIRST, PAGE_JOBS)
         async with give:
             while True:
-                page = await self._prepare_page(remaining, length)
-                length = min(PAGE_JOBS, 4 * length)
+                page = await self._prepare_page(remaining, PAGE_JOBS)
                 if page:
                     await give.send(page)
                 elif not remaining.waits:
