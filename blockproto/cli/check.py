@@ -16,6 +16,7 @@ from ..errors import BlockprotoError, StoreInUse
 from ..store.local.check import Report, inspect_store
 from .options import verbose_option
 from .output import Status, fail, say, show_count, show_time, warn
+from .state_folder import to_other_state
 
 
 @click.command("check")
@@ -24,6 +25,7 @@ from .output import Status, fail, say, show_count, show_time, warn
     "--state",
     metavar="DIR",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
+    callback=to_other_state,
     help="Where `serve --state` keeps its ledger.",
 )
 @click.option("--read", is_flag=True, help="Read every block and compare it with its digest.")

@@ -40,6 +40,7 @@ from ..wire import Scopes
 from .address import PORT_DEFAULT, show_host_port, to_listen
 from .options import to_size, verbose_option, verbosity
 from .output import Status, about, say, warn
+from .state_folder import to_other_state
 from .streams import StdoutFailed
 
 COLLECT_AFTER = (700, 10, 200)
@@ -79,6 +80,7 @@ Exit codes: 0 ended by SIGTERM, 1 the folder cannot be served, 2 usage, 130 Ctrl
     "--state",
     metavar="DIR",
     type=click.Path(path_type=Path),
+    callback=to_other_state,
     help="Keep partials, ledger, tokens and key here instead of in DIR/.blockproto.",
 )
 @click.option(

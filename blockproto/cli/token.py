@@ -5,6 +5,7 @@ A token is shown once, on stdout, when it is made; the server keeps only a hash 
 
 from __future__ import annotations
 
+import signal
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,17 +18,21 @@ from ..errors import NameRefused, UnknownFile
 from ..identity import principals as registers
 from ..identity.principals import Register, Token
 from ..identity.realm import EVERYTHING
+from ..store.local.state_lock import holder_of
 from ..wire import Scopes
 from .options import Duration, json_option, to_size
 from .output import about, fail, print_json, say, show_round
+from .state_folder import require_state
 
 
-def to_state(_ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
-    """The state that was named, which need not exist yet, or that of the current folder, which must."""
+def to_state(ctx: click.Context, _parameter: click.Parameter, state: Path | None) -> Path:
+    """The state that was named, which need not exist yet to get its first token, or that of the current folder."""
     if state is None and not Path(RESERVED).is_dir():
         raise click.UsageError(
             f"no server has its state in this folder: say --state DIR/{RESERVED}, where DIR is the folder that is served"
         )
+    if state is not None:
+        require_state(state, may_be_new=ctx.info_name == "add")
     return state or Path(RESERVED)
 
 
@@ -40,7 +45,6 @@ state_option = click.option(
 )
 
 
-_HUP = "SIGHUP: pkill -HUP -f 'blockproto serve', or systemctl reload blockproto"
 _EXAMPLES = """\b
 blockproto token add ann --quota 10GB --state ~/inbox/.blockproto
 blockproto token revoke ann --state ~/inbox/.blockproto
@@ -127,7 +131,7 @@ def add(
     except (OSError, click.ClickException):  # it was not shown, and never will be
         registers.change(state, lambda register: register.without(ids[0])[0])
         raise
-    say(f"this is the only time it is shown; a running server takes it after {_HUP}")
+    say(f"this is the only time it is shown; {_applied(state)}")
     return 0
 
 
@@ -179,8 +183,29 @@ def revoke(name_or_id: str, state: Path) -> int:
         )
     for one in gone:
         say(f"revoked {one.id} of {show_name(one.name)}")
-    say(f"a running server drops it after {_HUP}")
+    say(_applied(state))
     return 0
+
+
+def _applied(state: Path) -> str:
+    """How a change comes into effect: by a signal to the server of this state, whose process is named where it is seen."""
+    pid = holder_of(state)
+    if pid is not None and _takes_sighup(pid):
+        return f"the server that is running takes the change after: kill -HUP {pid}"
+    return (
+        "a server that is running takes the change after SIGHUP (kill -HUP and its process id, or systemctl reload "
+        "blockproto), another at its start"
+    )
+
+
+def _takes_sighup(pid: int) -> bool:
+    """Whether a process does something at SIGHUP; it ends others, as it would `blockproto check`."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
 
 
 def _fields(register: Register, one: Token) -> dict[str, Any]:

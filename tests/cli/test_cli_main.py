@@ -66,7 +66,7 @@ USAGE = [
     (["put", "-", "bp://localhost/", "--as", "b/"], "write --as 'b/NAME' to put it in there"),
     (["put", "-", "-", "bp://localhost/"], "'-' is stdin"),
     (["put", "/", "bp://localhost/"], "no name of its own"),
-    (["token", "add", "x", "--expires", "0", "--state", "."], "expired already"),
+    (["token", "add", "x", "--expires", "0", "--state", "no-state-yet"], "expired already"),
     (["serve", ".", "--dialect", "struct82-from-0", "--dialect", "struct82-from-1"], "contradict each other"),
     (["put", "a", "bp://localhost/", "--connections", "0"], "--connections"),
     (["put", "a", "bp://localhost/", "--if-exists", "perhaps"], "--if-exists"),

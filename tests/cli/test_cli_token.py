@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from processes import COMMAND, Process
+from processes import COMMAND, Process, Server, wait_until
 
 from blockproto.cli.output import Status
 from blockproto.errors import NotPermitted
@@ -21,6 +21,8 @@ from blockproto.identity.principals import load
 from blockproto.identity.realm import EVERYTHING
 from blockproto.identity.server_auth import OWNER_TOKEN_NAME, AuthOptions, open_server_auth
 from blockproto.identity.tokens import secret_of
+from blockproto.store.local.state_lock import holder_of
+from blockproto.store.local.store import LocalStore
 from blockproto.wire import FEATURE_AUTH, FEATURE_AUTH_REQUIRED, Scopes
 
 Run = Callable[..., Any]
@@ -129,6 +131,74 @@ def test_tokens_are_not_made_for_a_server_that_is_not_here(tmp_path: Path) -> No
     )
     assert (listed.returncode, listed.stdout) == (Status.DONE, "")
     assert "there are no tokens" in listed.stderr
+
+
+def test_the_served_folder_is_not_taken_for_the_state(server: Server, tmp_path: Path, run: Run) -> None:
+    """A list of tokens in the served folder would be among its files, and no server would read it."""
+    folder, state = server.folder, server.folder / ".blockproto"
+    other = tmp_path / "other"
+    other.mkdir()
+    for words in (
+        ["token", "add", "ann"],
+        ["token", "list"],
+        ["token", "revoke", "ann"],
+        ["check", other],
+        ["serve", other, "--listen", "127.0.0.1:0"],
+    ):
+        ran = run(*words, "--state", folder)
+        assert ran.status == Status.USAGE, ran
+        assert f"'{folder}' is a folder that is served, not a state: its state is '{state}'" in " ".join(
+            ran.err.split()
+        )
+    assert [path.name for path in folder.iterdir()] == [".blockproto"]
+    assert run("token", "add", "ann", "--state", state).status == Status.DONE
+
+
+def test_a_state_elsewhere_is_not_looked_for_in_the_served_folder(tmp_path: Path, run: Run) -> None:
+    """With --state on another mount `.blockproto` holds partials only; with it on the same one there is none."""
+    partials = tmp_path / "served" / ".blockproto" / "partials"
+    partials.mkdir(parents=True)
+    ran = run("token", "add", "ann", "--state", tmp_path / "served")
+    assert ran.status == Status.USAGE
+    assert "is the one that `blockproto serve --state` names" in " ".join(ran.err.split())
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "a").touch()
+    for words in (["add", "ann"], ["list"], ["revoke", "ann"]):
+        ran = run("token", *words, "--state", tmp_path / "files")
+        assert ran.status == Status.USAGE
+        assert "holds other files and no state" in " ".join(ran.err.split())
+    for words in (["list"], ["revoke", "ann"]):
+        assert run("token", *words, "--state", tmp_path / "missing").status == Status.USAGE
+    assert [path.name for path in (tmp_path / "files").iterdir()] == ["a"]
+    assert not (tmp_path / "missing").exists()
+
+
+def test_the_process_that_takes_a_change_is_named(server: Server, run: Run) -> None:
+    """Another command whose words look like a server's must get no signal."""
+    state = server.folder / ".blockproto"
+    added = run("token", "add", "ann", "--folder", ".", "--state", state)
+    assert f"kill -HUP {server.process.pid}\n" in added.err
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: run("ls", server.address).status == Status.FAILED)
+    revoked = run("token", "revoke", "ann", "--state", state)
+    assert f"kill -HUP {server.process.pid}\n" in revoked.err
+    server.stop()
+    assert "another at its start" in run("token", "add", "bob", "--state", state).err
+
+
+def test_who_does_not_take_the_signal_is_not_named(tmp_path: Path, run: Run) -> None:
+    """`check`, and programs that embed the store: SIGHUP would end them."""
+    (tmp_path / "served").mkdir()
+    state = tmp_path / "served" / ".blockproto"
+    store = LocalStore.open(tmp_path / "served")
+    try:
+        assert holder_of(state) == os.getpid()
+        assert "kill -HUP and its process id" in run("token", "add", "ann", "--state", state).err
+    finally:
+        store.close()
+    assert holder_of(state) is None  # though the number is there, and a process of that number
+    (state / "lock").write_text("no number")
+    assert holder_of(state) is None
 
 
 def test_a_token_is_added_listed_and_revoked(tmp_path: Path, run: Run) -> None:

@@ -22,6 +22,7 @@ from ..os_errors import refusal
 from .ledger import Ledger
 from .ledger_soundness import require_whole
 from .ledger_upgrade import begin
+from .state_lock import lock_state
 
 _PRIVATE = 0o700
 _CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -119,7 +120,7 @@ class _Opening:
         root_fd = self._keep(open_root(os.fspath(self._folder)))
         self._lock_folder(root_fd)
         state_fd = self._keep(_open_state(root_fd, self._folder, self._state))
-        lock_fd = self._keep(_lock_state(state_fd))
+        lock_fd = self._keep(lock_state(state_fd))
         ledger_fd = self._keep(make_folder(state_fd, b"ledger", _PRIVATE))
         require_whole(self._state_path / "ledger", self._folder / RESERVED / "partials")
         ledger = self._ledger = Ledger.open(self._state_path / "ledger")
@@ -249,20 +250,6 @@ def _mount_id(fd: int) -> str:
     """The mount of an fd: a rename works within one only, even where two mounts show one device."""
     with open(f"/proc/self/fdinfo/{fd}") as lines:
         return next(line for line in lines if line.startswith("mnt_id:"))
-
-
-def _lock_state(state_fd: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(b"lock", flags, 0o600, dir_fd=state_fd)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        os.close(fd)
-        raise StoreInUse("another process has this state open") from exc
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _explained(error: OSError, folder: Path) -> Exception:
