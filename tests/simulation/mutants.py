@@ -17,6 +17,7 @@ from blockproto.connection.liveness import Liveness
 from blockproto.errors import Superseded
 from blockproto.protocol.session import Session
 from blockproto.store import StoredFile, upload_state
+from blockproto.testing import memory_files
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.committer import Committer
 from blockproto.transfer.live_upload import LiveUpload
@@ -181,6 +182,12 @@ def names_overwritten(patch: Patch) -> None:
 
 
 @mutant
+def any_file_is_the_same(patch: Patch) -> None:
+    """Whatever has the name counts as the file that is sent."""
+    patch.setattr(memory_files, "is_same", lambda there, work: not there.entry.folder)
+
+
+@mutant
 def no_root_check(patch: Patch) -> None:
     """A file is committed as soon as somebody says so, whatever is there of it."""
 
@@ -278,6 +285,7 @@ MIXES: dict[str, Mix] = {
     "the_superseded_take_over_again": Mix.calm(rivals=1.0, rates=(500e3,), trouble_s=10.0),
     "duplicate_commit": CRASHING,
     "names_overwritten": Mix.calm(),
+    "any_file_is_the_same": Mix.calm(),
     "no_root_check": Mix.calm(),
     "said_is_done": Mix.calm(),
     "sent_is_held": Mix.calm(cut=0.3, rates=(500e3,), trouble_s=10.0),

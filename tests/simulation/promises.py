@@ -180,6 +180,16 @@ class Promises:
                 self._forget_file(work.filename.text)
             if isinstance(work, BlockDone | KeepPrefixes) and outcome is None:
                 self._check_attempt(work.upload.key.sourceid, work.attempt)
+            if isinstance(work, Finish) and isinstance(outcome, StoredFile) and outcome.there:
+                self._found(store, work, outcome)
+
+    def _found(self, store: SimStore, work: Finish, receipt: StoredFile) -> None:
+        """An upload ended as a file that was there: it has to be the one that was sent."""
+        name, found = work.facts.filename.text, store._files[receipt.stored_as]
+        if not self.was_sent(name, found.content):
+            self._broken(f"{receipt.stored_as} was said to be there and is not what was sent as {name}")
+        self._published[work.upload.key.sourceid] = receipt.stored_as, found.entry.version
+        self._promised.pop(work.upload.key.sourceid, None)
 
     def _forget_file(self, name: str) -> None:
         """A finished file was removed by somebody who asked for it."""

@@ -22,7 +22,8 @@ from .world import Violation
 
 CLIENTS = 8
 MANY = 24
-"""For mistakes that need people who get in each other's way."""
+NEED_MANY = {"names_overwritten", "any_file_is_the_same"}
+"""Mistakes that need people who get in each other's way, and how many these are."""
 SEEDS = 40
 """Runs in which a mistake has to show itself; most show in the first."""
 
@@ -58,7 +59,7 @@ def test_every_mutant_has_its_catcher() -> None:
 
 def _is_caught(seed: int, name: str) -> bool:
     try:
-        simulate(seed, MANY if name == "names_overwritten" else CLIENTS, mix=MIXES[name])
+        simulate(seed, MANY if name in NEED_MANY else CLIENTS, mix=MIXES[name])
     except Violation:
         return True
     return False
