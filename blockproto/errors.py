@@ -303,6 +303,14 @@ class DigestMismatch(TransferError):
     code = Code.DIGEST_MISMATCH
 
 
+def stored_damaged() -> DigestMismatch:
+    """What is said of a stored file whose bytes are not those that were committed; asking again does not help."""
+    return DigestMismatch(
+        "the stored file is damaged on the server: its bytes are not those that were committed",
+        retryable=False,
+    )
+
+
 class DigestsDiffer(TransferError):
     """The root at COMMIT is not that of the blocks held."""
 

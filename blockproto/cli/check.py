@@ -1,8 +1,8 @@
 """``blockproto check``: the invariants of a served folder, against its ledger and the disk.
 
-Findings go to stdout, one a line; so do losses that earlier starts found, and partials of another state. The exit code is 0
-if the folder is clean, also with partials of another state; 1 with findings or losses, if a server is using the folder, or
-if it was never served: most likely its name is mistyped.
+Findings go to stdout, one a line; so do losses that earlier starts found, and partials of another state. What ``--read``
+could not compare is said on stderr. The exit code is 0 if the folder is clean, also with partials of another state; 1 with
+findings or losses, if a server is using the folder, or if it was never served: most likely its name is mistyped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import click
 
 from ..common.names import show_name
 from ..errors import BlockprotoError, StoreInUse
-from ..store.local.check import Report, inspect_store
-from .options import verbose_option
+from ..store.local.check import NotCompared, Report, inspect_store
+from .options import verbose_option, verbosity
 from .output import Status, fail, say, show_count, show_time, warn
 from .state_folder import to_other_state
 
@@ -28,7 +28,11 @@ from .state_folder import to_other_state
     callback=to_other_state,
     help="Where `serve --state` keeps its ledger.",
 )
-@click.option("--read", is_flag=True, help="Read every block and compare it with its digest.")
+@click.option(
+    "--read",
+    is_flag=True,
+    help="Read every block that has a recorded digest, and compare it; say what has none.",
+)
 @click.option(
     "--remove-foreign",
     "drop_foreign",
@@ -54,6 +58,7 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
     except BlockprotoError as error:
         return fail(error, str(folder))
     _show(report, drop_foreign)
+    _show_not_compared(report.not_compared)
     count = len(report.findings) + len(report.losses)
     if count:
         warn(show_name(f"blockproto: {folder}: {show_count(count, 'finding')}"))
@@ -65,8 +70,26 @@ def check(folder: Path, state: Path | None, read: bool, drop_foreign: bool, forg
         )
         warn(show_name(f"blockproto: {folder}: was never served: there is no ledger{where}; {advice}"))
         return Status.FAILED
-    say(show_name(f"{folder}: clean{', every block read' if read else ''}"))
+    say(show_name(f"{folder}: clean{_how_far(report.not_compared) if read else ''}"))
     return Status.DONE
+
+
+def _how_far(skipped: NotCompared) -> str:
+    count = len(skipped.changed) + len(skipped.never_recorded)
+    return f"; {show_count(count, 'file')} not compared" if count else ", every block read"
+
+
+def _show_not_compared(skipped: NotCompared) -> None:
+    """Say how many files were not read, and why; with -v, which ones."""
+    for names, why in (
+        (skipped.changed, "changed since it came through the server"),
+        (skipped.gone, "not there any more"),
+        (skipped.never_recorded, "did not come through the server"),
+    ):
+        if names:
+            say(f"not compared: {show_count(len(names), 'file')}: {why}")
+        for name in names if verbosity() else ():
+            say(f"  {show_name(name)}")
 
 
 def _show(report: Report, dropped: bool) -> None:

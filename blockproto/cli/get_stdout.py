@@ -1,7 +1,8 @@
 """``blockproto get … -``: the content of files on stdout, one after the other.
 
 A file comes in stretches, each of which is fetched and verified before it is written. All that is written is of one version
-of the file; if the file changes, or the connection stays lost, the exit code says that the output is not complete.
+of the file; if the file changes, or the connection stays lost, the exit code says that the output is not complete. It also
+does where the whole has not the root that the server knows: something damaged was written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import click
 import trio
 
 from .. import BlockprotoError, Client, FileInfo
-from ..errors import RangeOutside, UnknownFile
+from ..common.blocks import BLOCK_LENGTH, digest_of, root_of
+from ..errors import RangeOutside, UnknownFile, stored_damaged
 from .access import connect_as_told
 from .address import Address, advice_about
 from .output import Status, about, fail
@@ -23,7 +25,6 @@ from .span import Span
 
 STRETCH_LENGTH = 32 << 20
 """Bytes that are fetched before they are written."""
-_COPY_LENGTH = 1 << 20
 
 
 async def get_to_stdout(
@@ -46,12 +47,15 @@ async def _write(client: Client, address: Address, span: Span | None) -> Status:
         entry = await client.stat(address.path)
         if entry.folder:
             raise UnknownFile("it is a folder, and '-' takes the content of files")
+        digests: list[bytes] = []
         with tempfile.TemporaryDirectory(prefix="blockproto-") as folder:
             for first, last in _stretches(entry, span):
                 dest = Path(folder) / str(first)
                 await client.download_known(entry, dest, None, span=(first, last))
-                await trio.to_thread.run_sync(_copy, dest)
+                await trio.to_thread.run_sync(_copy, dest, digests)
                 dest.unlink()
+        if span is None and entry.root not in (None, root_of(digests, len(digests)).hex()):
+            raise stored_damaged()
     except BlockprotoError as error:
         return fail(error, address.text, advice_about(address, error))
     return Status.DONE
@@ -69,8 +73,10 @@ def _stretches(entry: FileInfo, span: Span | None) -> Iterator[tuple[int, int]]:
         first = end + 1
 
 
-def _copy(path: Path) -> None:
+def _copy(path: Path, digests: list[bytes]) -> None:
+    """Write a stretch to stdout, and add the digests of its blocks; a stretch of the whole file begins with a block."""
     with path.open("rb") as file:
-        while piece := file.read(_COPY_LENGTH):
+        while piece := file.read(BLOCK_LENGTH):
+            digests.append(digest_of(piece))
             sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()

@@ -123,9 +123,11 @@ def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
 
 def checksum_option(command: _Command) -> _Command:
     """``--checksum``: compare contents."""
-    return click.option("--checksum", is_flag=True, help="Compare contents also where size and time agree.")(
-        command
+    text = (
+        "Read the files here and compare digests also where size and time agree. The server knows its own by the digests it "
+        "recorded; `blockproto check --read` there reads them."
     )
+    return click.option("--checksum", is_flag=True, help=text)(command)
 
 
 def log_option(command: _Command) -> _Command:

@@ -28,6 +28,7 @@ from ..errors import (
     BlockprotoError,
     Code,
     ConnectionLost,
+    DigestMismatch,
     GoingAway,
     InTheWay,
     NewerLedger,
@@ -232,6 +233,8 @@ def _advice_for(error: BaseException) -> str:
         return "give a range that begins within the file"
     if isinstance(error, InTheWay):
         return "move it away, or give another DEST ('-' is stdout)"
+    if isinstance(error, DigestMismatch) and error.code is Code.DIGEST_MISMATCH and not error.retryable:
+        return "tell whoever runs the server: `blockproto check --read` there finds such files"
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
     if isinstance(error, StoreFailed) and not error.remote:

@@ -15,6 +15,7 @@ from ..results import DownloadJob
 from ..store import Outcome, StoredFile, Upload
 from ..transfer.block_receiver import BlockInProgress, BlockReceiver, BriefTarget
 from ..transfer.committer import Committer
+from ..transfer.fetch_receiver import require_root
 from ..transfer.slow_disk import Disk
 from ..wire import Block, Commit, Committed, Error, Fetch, Message, Open, Piece
 
@@ -147,6 +148,8 @@ class BriefFetch:
         done = self._target.done
         if done is None or message.root != done.digest:
             raise DigestsDiffer("COMMIT came with another root, or before the bytes")
+        assert self._opened is not None  # it comes first (BP1-FET-003)
+        require_root(self._opened, message.root)
         finish = self._target.finish(self.small.upload.facts)
         self._committer.submit(finish, self._on_finished, principal=OTHER_SIDE, small=True)
         self._finishing = True

@@ -108,6 +108,8 @@ class FileEntry:
         file_id: 16 bytes; zeros if it was not uploaded through us.
         filetype: MIME type as uploaded, else guessed from the name.
         root, b3sum: digests where known and still true.
+        committed_root: of the upload that the file is by its size and time; another one of its bytes means that they are
+            damaged. None: it was not uploaded, or has changed since.
     """
 
     filename: SafeName
@@ -121,6 +123,7 @@ class FileEntry:
     root: bytes | None = None
     b3sum: bytes | None = None
     stamp: bytes = b""
+    committed_root: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

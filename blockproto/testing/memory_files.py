@@ -198,6 +198,7 @@ class MemoryFiles(dict[str, MemoryFile]):
             filetype=work.facts.filetype,
             root=work.root,
             stamp=self._version.to_bytes(16, "big"),
+            committed_root=None if folder else work.root,
         )
         self[name.text] = MemoryFile(entry, content)
         return entry

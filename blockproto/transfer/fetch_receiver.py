@@ -13,13 +13,19 @@ from dataclasses import replace
 
 from ..common.blocks import BlockSet, Run
 from ..connection.connection import Connection, error_of
-from ..errors import BadFacts, BlockprotoError, Scope, SourceChanged
+from ..errors import BadFacts, BlockprotoError, Scope, SourceChanged, stored_damaged
 from ..store import FOLDER_FILETYPE, StoredFile
 from ..wire import Commit, Committed, Error, Fetch, Message, Open
 from .block_receiver import BlockInProgress
 from .engine import Engine
 from .live_upload import LiveUpload
 from .receiver import UploadReceiver, said_of
+
+
+def require_root(opening: Open, root: bytes) -> None:
+    """Raise DigestMismatch if a whole file comes with another root than the one its server named in OPEN (BP1-FET-021)."""
+    if opening.root not in (None, root):
+        raise stored_damaged()
 
 
 class FetchReceiver(UploadReceiver):
@@ -124,6 +130,8 @@ class FetchReceiver(UploadReceiver):
         self._check_sourceid(message.sourceid)
         if opening.filesize not in (None, message.filesize):
             raise BadFacts(f"COMMIT says {message.filesize} bytes, OPEN said {opening.filesize}")
+        if upload.first == 0 and known.filesize in (None, opening.filesize):
+            require_root(opening, message.root)
         facts = replace(
             known,
             mtime_ns=opening.mtime_ns if known.mtime_ns is None else known.mtime_ns,

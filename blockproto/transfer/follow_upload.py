@@ -125,7 +125,7 @@ class FollowedSource:
         return digest
 
     def check_root(self, root: bytes) -> None:
-        """See GrowingSource; the root of a range is not checked."""
+        """Raise Refused if ``root``, that of the bytes read, is not the committed one; that of a range is not checked."""
         if self.stored is None or self.first or self.end != self.stored.filesize:
             return
         if root != self.stored.root:
@@ -202,7 +202,8 @@ class Following:
     def __init__(
         self, source: FollowedSource, live: LiveUpload, message: Fetch, expiry_now_ms: Callable[[], int]
     ) -> None:
-        self.sender = Sender(source, ZERO_ID, priority=Priority(message.priority), growing=source)
+        priority = Priority(message.priority)
+        self.sender = Sender(source, ZERO_ID, priority=priority, growing=source, check_root=source.check_root)
         self._source = source
         self._live = live
         self._expiry_now_ms = expiry_now_ms

@@ -80,9 +80,6 @@ class GrowingSource(Source, Protocol):
     async def digest(self, blockno: int) -> bytes:
         """The digest of a block that is ``ready``; raises as reading it."""
 
-    def check_root(self, root: bytes) -> None:
-        """Raise Refused if ``root``, that of the bytes read, is not the root of the complete file."""
-
 
 @dataclass(slots=True)
 class Progress:

@@ -74,6 +74,7 @@ class Sender:
         on_progress: called when more of it is durable.
         root: of the file, if it is known before it is sent.
         growing: the source again, if it grows while it is sent.
+        check_root: called with the root of what was read before COMMIT says it; raises what keeps it from being said.
 
     Attributes:
         plan: what is left to send, and what the receiver has; its ``reached`` tells whether trying again helps.
@@ -90,6 +91,7 @@ class Sender:
         on_progress: OnProgress | None = None,
         root: bytes | None = None,
         growing: GrowingSource | None = None,
+        check_root: Callable[[bytes], None] | None = None,
     ) -> None:
         self.source = source
         self.sourceid = sourceid
@@ -99,6 +101,7 @@ class Sender:
         self.committed: Committed | None = None
         self._on_progress = on_progress
         self._growing = growing
+        self._check_root = check_root
         self._send_streams: list[SendStream] = []
         self._replace: Replace | None = None
         self._carrying: trio.Nursery | None = None
@@ -190,7 +193,6 @@ class Sender:
             else:
                 await self._wait()
         await source.settle()
-        source.check_root(self.plan.compute_root())
 
     async def _add(self, join: Join) -> None:
         """Let one more stream send blocks; do without it if it cannot join."""
@@ -231,6 +233,8 @@ class Sender:
             return  # for the COMMIT of the previous attempt
         self._differs = False
         root = self.plan.compute_root()
+        if self._check_root is not None:
+            self._check_root(root)
         message = Commit(self.sourceid, root, self._filesize(), blocknum_of(self._filesize()))
         said_on: SendStream | None = None
         while self.committed is None and not self._differs:

@@ -128,6 +128,27 @@ def test_check(server: Server, tmp_path: Path, run: Run) -> None:
     assert "1 finding" in damaged.err
 
 
+def test_check_says_what_it_could_not_compare(server: Server, tmp_path: Path, run: Run) -> None:
+    """A file that was changed, is gone or came some other way has no digest: "every block read" would be no comfort."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(name.encode())
+    run("put", tmp_path / "a", tmp_path / "b", tmp_path / "c", server.address + "/")
+    server.stop()
+    assert "clean, every block read" in run("check", server.folder, "--read").err
+    (server.folder / "a").write_bytes(b"changed")
+    (server.folder / "b").unlink()
+    (server.folder / "d").write_bytes(b"copied")
+    ran = run("check", server.folder, "--read")
+    assert (ran.status, ran.out) == (Status.DONE, "")
+    assert ran.err.splitlines() == [
+        "not compared: 1 file: changed since it came through the server",
+        "not compared: 1 file: not there any more",
+        "not compared: 1 file: did not come through the server",
+        f"{server.folder}: clean; 2 files not compared",
+    ]
+    assert "  d\n" in run("check", server.folder, "--read", "-v").err
+
+
 def test_check_of_a_folder_that_was_never_served(tmp_path: Path, run: Run) -> None:
     """Perhaps its name is mistyped: a script must not take it for clean."""
     ran = run("check", tmp_path)

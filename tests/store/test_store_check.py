@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,17 @@ from partials import partials_of
 from blockproto.common.blocks import BLOCK_LENGTH, digest_of
 from blockproto.common.names import SafeName
 from blockproto.errors import NotPermitted
-from blockproto.store import FOLDER_FILETYPE, Facts, Finish, KeepPrefixes, Prefix, RecordB3sum
-from blockproto.store.local.check import check_store
+from blockproto.store import (
+    FOLDER_FILETYPE,
+    Facts,
+    Finish,
+    IfExists,
+    KeepPrefixes,
+    Prefix,
+    RecordB3sum,
+    Remove,
+)
+from blockproto.store.local.check import NotCompared, check_store, inspect_store
 from blockproto.store.local.ledger_view import View
 from blockproto.store.local.records import digest_key, name_hash
 from blockproto.store.local.store import LocalStore
@@ -25,6 +35,7 @@ from blockproto.testing.store_contract.steps import (
     opened,
     pattern,
     put,
+    root_of_content,
     stored,
     written,
 )
@@ -79,12 +90,27 @@ def test_what_is_no_store_is_clean(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_changes_by_others_are_no_findings(tmp_path: Path) -> None:
+def test_changes_by_others_are_no_findings_and_are_named(tmp_path: Path) -> None:
     fill(tmp_path)
     (tmp_path / "small").unlink()
     (tmp_path / "done/big").write_bytes(b"another file")
     (tmp_path / "new").write_bytes(b"new")
-    assert check_store(tmp_path, read=True) == []
+    report = inspect_store(tmp_path, read=True)
+    assert report.findings == []
+    assert report.not_compared == NotCompared(["done/big"], ["small"], ["new"])
+    assert inspect_store(tmp_path).not_compared == NotCompared()
+
+
+def test_what_was_replaced_or_removed_through_the_store_is_compared_or_forgotten(tmp_path: Path) -> None:
+    fill(tmp_path)
+    store = LocalStore.open(tmp_path)
+    again = brief_of(store, b"other", number=7, name="small")
+    stored(store, replace(again, facts=replace(again.facts, if_exists=IfExists.REPLACE)))
+    [gone] = store.decide([Remove(SafeName.parse("done"), None, recursive=True)])
+    store.close()
+    assert not isinstance(gone, Exception)
+    report = inspect_store(tmp_path, read=True)
+    assert (report.findings, report.not_compared) == ([], NotCompared())
 
 
 def test_bytes_that_changed_on_the_medium(tmp_path: Path) -> None:
@@ -99,6 +125,20 @@ def test_bytes_that_changed_on_the_medium(tmp_path: Path) -> None:
         f"unfinished {NAME}: block 0 is not what was acknowledged",
         f"unfinished {NAME}: the beginning of block 1 is not what was recorded",
     ]
+
+
+def test_the_committed_root_of_a_file_holds_until_its_size_or_time_changes(tmp_path: Path) -> None:
+    """It is what FETCH compares: the bytes that are there now need not have it."""
+    fill(tmp_path)
+    big = SafeName.parse("done/big")
+    overwrite(tmp_path / "done/big", 1)
+    store = LocalStore.open(tmp_path)
+    entry = store.stat(big)
+    assert (entry.root, entry.committed_root) == (None, root_of_content(CONTENT))
+    assert store.stat(SafeName.parse("folder")).committed_root is None
+    (tmp_path / "done/big").touch()
+    assert store.stat(big).committed_root is None
+    store.close()
 
 
 def test_another_b3sum(tmp_path: Path) -> None:

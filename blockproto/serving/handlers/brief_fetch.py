@@ -31,7 +31,7 @@ from ...transfer.send_plan import AGAIN_MAX
 from ...transfer.slow_disk import Disk
 from ...wire import ZERO_ID, Block, Commit, Error, Fetch, Have, Message, Opened, Piece, Priority
 from ..task_guard import TaskGuard
-from .stored_source import open_message
+from .stored_source import check_committed, open_message
 
 BATCH_FILES = 16
 """Files that are read before the first of them is sent; bounds memory and the wait of other streams."""
@@ -208,6 +208,8 @@ class ServedBrief:
             if reader.read_into(0, content) != len(content) or not reader.unchanged():
                 raise SourceChanged(f"{fetch.filename} changed while it was being read")
             self._entry, self._content, self._digest = entry, content, digest_of(content)
+            if len(content) == entry.filesize:
+                check_committed(entry, self._digest)  # of one block, whose digest is the root
         finally:
             reader.close()
 

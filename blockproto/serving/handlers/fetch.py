@@ -92,7 +92,8 @@ class ServedFetch:
             reader = await self._reader.open(message.filename, message.file_id)
         try:
             source = StoredSource(reader, self._reader.disk, message, self._reader.realm)
-            sending = Sender(source, ZERO_ID, priority=Priority(message.priority))
+            priority = Priority(message.priority)
+            sending = Sender(source, ZERO_ID, priority=priority, check_root=source.check_root)
             sending.receiver_holds(BlockSet(message.held), dict(message.prefixes))
             self._send_stream = ServedSendStream(self._connection, sending, source, self._stream)
             self._connection.post(

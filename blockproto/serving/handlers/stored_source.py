@@ -5,11 +5,14 @@ Spec: BP1-FET.
 
 from __future__ import annotations
 
+import logging
+
 from ...common.blocks import block_span, blocknum_of
-from ...common.names import SafeName
+from ...common.names import SafeName, show_name
 from ...errors import (
     BadFacts,
     SourceChanged,
+    stored_damaged,
 )
 from ...identity.realm import Realm
 from ...store import (
@@ -25,6 +28,8 @@ from ...wire import (
     Fetch,
     Open,
 )
+
+log = logging.getLogger(__name__)
 
 
 class StoredSource:
@@ -76,9 +81,25 @@ class StoredSource:
     def durable(self, blockno: int) -> None:
         """See Source."""
 
+    def check_root(self, root: bytes) -> None:
+        """Raise DigestMismatch if ``root``, that of the bytes read, shows damage; that of a range shows nothing."""
+        if self.first == 0 and self.end == self._reader.entry.filesize:
+            check_committed(self._reader.entry, root)
+
     def unchanged(self) -> bool:
         """See Source."""
         return self._reader.unchanged()
+
+
+def check_committed(entry: FileEntry, root: bytes) -> None:
+    """Raise DigestMismatch if a file whose bytes have ``root`` is not what was committed (BP1-FET-020)."""
+    if entry.committed_root in (None, root):
+        return
+    log.error(
+        "%s is damaged: its bytes are not those that were committed; restore it, or `touch` it if it is meant to be so",
+        show_name(entry.filename.text),
+    )
+    raise stored_damaged()
 
 
 def _stands_for(message: Fetch, file_id: bytes) -> bool:

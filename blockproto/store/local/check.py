@@ -5,7 +5,7 @@
     3. A block is held iff it has a digest; no record belongs to nobody.
     4. A commit under way can be finished: its partial is there, or its name is.
     5. With ``read``: every held block, every recorded prefix and every finished file the ledger has a root of, has the
-       bytes its digest says.
+       bytes its digest says. Which files it has none of, or not any more, the report names.
 
 What a crash leaves on purpose is no finding: partials the ledger does not know (they go after a grace time), receipts
 whose file somebody changed or removed (they do not count), a commit under way. Nor are the partials of other states, which
@@ -34,6 +34,24 @@ from .ledger_view import View
 from .opening import Opened, open_places
 from .records import Loss, ReceiptRecord, UploadRecord
 
+_PAGE = 1000
+"""Files that are listed at a time."""
+
+
+@dataclass(slots=True)
+class NotCompared:
+    """The names of finished files that a check has not read.
+
+    Attributes:
+        changed: what was committed under these names has been changed or replaced since.
+        gone: what was committed under these is not there.
+        never_recorded: these did not come through the server.
+    """
+
+    changed: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    never_recorded: list[str] = field(default_factory=list)
+
 
 @dataclass(slots=True)
 class Report:
@@ -44,12 +62,14 @@ class Report:
         findings: what is wrong, a sentence each.
         losses: what earlier starts found lost, the earliest first.
         foreign: partials that are not this state's.
+        not_compared: the files that were not read, because nothing is recorded of the bytes they have.
     """
 
     served: bool
     findings: list[str] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
     foreign: list[Foreign] = field(default_factory=list)
+    not_compared: NotCompared = field(default_factory=NotCompared)
 
 
 def check_store(folder: Path, state: Path | None = None, read: bool = False) -> list[str]:
@@ -94,7 +114,9 @@ def inspect_store(
         return report
     try:
         with opened.ledger.read() as view:
-            report.findings += Checker(opened, view, read).findings()
+            checker = Checker(opened, view, read)
+            report.findings += checker.findings()
+            report.not_compared = checker.not_compared
             report.losses = view.losses()
             report.foreign = _foreign(opened, view)
         if drop_foreign:
@@ -144,6 +166,9 @@ class Checker:
         opened: the store's places.
         view: a read transaction on its ledger.
         read: whether to read file content.
+
+    Attributes:
+        not_compared: with ``read``, what ``findings`` has not read.
     """
 
     def __init__(self, opened: Opened, view: View, read: bool) -> None:
@@ -153,6 +178,7 @@ class Checker:
         self._finished = FinishedFiles(opened.root_fd, opened.ledger, Descriptors())
         self._under_way = dict(view.all_finalising())
         self._known: set[bytes] = set()
+        self.not_compared = NotCompared()
 
     def findings(self) -> Iterator[str]:
         """Everything that is wrong."""
@@ -165,9 +191,8 @@ class Checker:
         yield from self._check_under_way()
         yield from self._check_owners()
         yield from self._check_names()
-        for receipt in self._view.receipts():
-            if self._read and self._finished.is_true(receipt):
-                yield from self._read_file(receipt)
+        if self._read:
+            yield from self._read_files()
 
     # -- unfinished uploads
 
@@ -244,9 +269,30 @@ class Checker:
 
     # -- finished files
 
+    def _read_files(self) -> Iterator[str]:
+        committed: set[str] = set()
+        read: dict[str, bytes] = {}
+        for receipt in self._view.receipts():
+            if receipt.is_folder:
+                continue
+            committed.add(receipt.stored_as)
+            if read.get(receipt.stored_as) != receipt.root and self._finished.is_true(receipt):
+                read[receipt.stored_as] = receipt.root
+                yield from self._read_file(receipt)
+        unread = committed - read.keys()
+        cursor, more = "", True
+        while more:
+            entries, cursor = self._finished.files("", True, cursor, _PAGE)
+            more = bool(cursor)
+            for name in (entry.filename.text for entry in entries if not entry.folder):
+                if name in unread:
+                    self.not_compared.changed.append(name)
+                    unread.remove(name)
+                elif name not in read:
+                    self.not_compared.never_recorded.append(name)
+        self.not_compared.gone.extend(sorted(unread))
+
     def _read_file(self, receipt: ReceiptRecord) -> Iterator[str]:
-        if receipt.is_folder:
-            return
         shown = show_name(receipt.stored_as)
         try:
             reader = self._finished.open_file(None, receipt.file_id)

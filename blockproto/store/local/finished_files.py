@@ -304,6 +304,7 @@ class FinishedFiles:
             root=root,
             b3sum=b3sum,
             stamp=stamp,
+            committed_root=None if receipt is None or folder else receipt.root,
         )
 
     def files(
