@@ -98,13 +98,13 @@ def _kind_of_file_system(fd: int) -> int:
     return int.from_bytes(facts.raw[:_WORD_LENGTH], sys.byteorder)
 
 
-def reserve(fd: int, position: int, length: int) -> bool:
+def reserve(fd: int, position: int, length: int, *, in_memory: bool = False) -> bool:
     """Reserve room without changing the file's size; False where the file system cannot or has none left.
 
-    Nothing is reserved in a tmpfs: a write there says at once that there is no room, while reserving clears every page
-    before it is written (a third of an upload's time).
+    Nothing is reserved in a tmpfs unless ``in_memory``: a write there says at once that there is no room, while reserving
+    clears every page before it is written (a third of an upload's time).
     """
-    if _fallocate is None or _kind_of_file_system(fd) == _TMPFS_MAGIC:
+    if _fallocate is None or (not in_memory and _kind_of_file_system(fd) == _TMPFS_MAGIC):
         return False
     while _fallocate(fd, _FALLOC_FL_KEEP_SIZE, position, length) != 0:
         number = ctypes.get_errno()

@@ -713,11 +713,15 @@ def _send_until_refused(store: LocalStore, upload: Upload, content: bytes, ackno
         acknowledged.append(blockno)
 
 
-@pytest.mark.parametrize("full", ["No space left on device", "Disk quota exceeded"])
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_ledger_without_room_undoes_its_batch(
-    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of the batch is recorded, nothing gets its name, and the store lives on."""
+    """Nothing of the batch is recorded, nothing gets its name, and the store lives on.
+
+    EIO is what LMDB makes of a write that was cut short.
+    """
+    monkeypatch.setattr(blockproto.store.local.ledger, "SCARCE_BYTES", 1 << 80)
     store = LocalStore.open(tmp_path)
     content = pattern(2 * BLOCK_LENGTH)
     upload = opened(store, len(content))
@@ -737,15 +741,44 @@ def test_a_ledger_without_room_undoes_its_batch(
     assert check_store(tmp_path, read=True) == []
 
 
-def _full_ledger(real: Callable[[Ledger], Any], full: str) -> Callable[[Ledger], Any]:
-    error = lmdb.DiskError if full == os.strerror(errno.ENOSPC) else lmdb.Error
+def test_a_broken_medium_of_the_ledger_ends_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EIO while the disk has room, whether or not blocks can be reserved there."""
+    monkeypatch.setattr(blockproto.store.local.ledger, "SCARCE_BYTES", 0)
+    for reserves in (lambda *_, **__: True, failing(errno.EIO)):
+        store = LocalStore.open(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(blockproto.store.local.ledger, "reserve", reserves)
+            patch.setattr(Ledger, "write", _full_ledger(Ledger.write, errno.EIO))
+            with pytest.raises(StoreFailed, match="Input/output error"):
+                store.decide([brief_of(store, b"content")])
+        store.close()
+
+
+def test_a_quota_that_cuts_a_write_short_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk has room and nothing can be reserved there any more."""
+    monkeypatch.setattr(blockproto.store.local.ledger, "SCARCE_BYTES", 0)
+    store = LocalStore.open(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(blockproto.store.local.ledger, "reserve", lambda *_, **__: False)
+        patch.setattr(Ledger, "write", _full_ledger(Ledger.write, errno.EIO))
+        refused(store, brief_of(store, b"content"), StoreFull)
+    stored(store, brief_of(store, b"content"))
+    store.close()
+
+
+def _full_ledger(real: Callable[[Ledger], Any], full: int) -> Callable[[Ledger], Any]:
+    error = lmdb.DiskError if full == errno.ENOSPC else lmdb.Error
 
     @contextmanager
     def write(ledger: Ledger) -> Iterator[Any]:
         with real(ledger) as view:
             yield view
-            raised = error(f"mdb_txn_commit: {full}")
-            raised.code = errno.ENOSPC if error is lmdb.DiskError else errno.EDQUOT
+            raised = error(f"mdb_txn_commit: {os.strerror(full)}")
+            raised.code = full
             raise raised
 
     return write

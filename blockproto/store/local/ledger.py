@@ -8,12 +8,15 @@ Rules:
 
 An error of LMDB becomes StoreFull where the disk or the map is full (the transaction is undone, the store
 lives on) and StoreFailed everywhere else: after a failed sync nothing that "succeeds" later proves anything.
+LMDB reports a write that a full disk cut short as EIO, the same as a broken medium: so that is StoreFull
+while the disk has hardly any room. A sync that failed in truth fails again then, or LMDB refuses to go on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,9 @@ READERS_MAX = 512
 BALLAST_LENGTH = 8 << 20
 """Bytes reserved behind the ledger's end."""
 
+SCARCE_BYTES = 64 << 20
+"""A disk with less free than this may have been full a moment before: files that did not fit are given up meanwhile."""
+
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.partition(".")[0]) >= 3 else {}
 """LMDB 0.9, whichever engines the binding has."""
 
@@ -49,6 +55,7 @@ class Ledger:
         self._env = env
         self._file_fd = file_fd
         self._ballast_end = 0
+        self._reserves = False
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
@@ -120,7 +127,7 @@ class Ledger:
 
         Durability: durable when the block has ended.
         """
-        with translated(), self._env.begin(write=True) as txn:
+        with translated(self._short_of_room), self._env.begin(write=True) as txn:
             yield View(txn)
         self._renew_ballast()
 
@@ -132,17 +139,31 @@ class Ledger:
     def _renew_ballast(self) -> None:
         end = os.fstat(self._file_fd).st_size
         if self._ballast_end - end < BALLAST_LENGTH // 2:
-            reserve(self._file_fd, end, BALLAST_LENGTH)
+            self._reserves |= self._reserve(end)
             self._ballast_end = end + BALLAST_LENGTH
+
+    def _short_of_room(self) -> bool:
+        """Whether a write may have been cut short for want of room on the disk, or in a quota on it."""
+        disk = os.fstatvfs(self._file_fd)
+        if disk.f_bavail * disk.f_frsize < SCARCE_BYTES:
+            return True
+        try:
+            return self._reserves and not self._reserve(os.fstat(self._file_fd).st_size)
+        except OSError:
+            return False
+
+    def _reserve(self, end: int) -> bool:
+        return reserve(self._file_fd, end, BALLAST_LENGTH, in_memory=True)
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """The border where LMDB's errors become ours."""
+def translated(short_of_room: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """The border where LMDB's errors become ours; ``short_of_room`` tells what EIO means."""
     try:
         yield
     except lmdb.Error as exc:
         full = isinstance(exc, lmdb.DiskError | lmdb.MapFullError | lmdb.TxnFullError)
-        if full or getattr(exc, "code", None) in NO_ROOM:
+        number = getattr(exc, "code", None)
+        if full or number in NO_ROOM or (number == errno.EIO and short_of_room()):
             raise StoreFull("the ledger has no room") from exc
         raise StoreFailed(f"the ledger reported: {exc}") from exc
