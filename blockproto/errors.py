@@ -464,6 +464,11 @@ _BY_CODE: dict[Code, type[BlockprotoError]] = {
 }  # fmt: skip
 
 
+def is_of_this_machine(error: BaseException) -> bool:
+    """Whether an error is about the disk or the folders here; a server has some, too."""
+    return isinstance(error, OSError) or (isinstance(error, NotPermitted | StoreFailed) and not error.remote)
+
+
 def error_from_code(
     code: int,
     text: str,

@@ -22,7 +22,7 @@ import trio
 
 from .. import BlockprotoError, Client, FileInfo, LeftOut, Receipt
 from ..common.names import SafeName, holds_in_progress, show_name
-from ..errors import ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged
+from ..errors import ConnectionLost, GoingAway, InTheWay, NameRefused, SourceChanged, is_of_this_machine
 from ..results import IfExistsWord
 from ..store.part_file.begun_folder import BegunFolder
 from ..store.part_file.target_folder import TargetFolder
@@ -42,7 +42,6 @@ from .options import (
 )
 from .output import (
     fail,
-    is_of_this_machine,
     leaves_of,
     print_failure,
     say,

@@ -13,11 +13,11 @@ import trio
 from .. import Client, UploadInfo
 from ..common.names import SafeName, show_name
 from ..common.tasks import background_tasks
-from ..errors import NameRefused, UnknownUpload
+from ..errors import NameRefused, UnknownUpload, is_of_this_machine
 from ..results import IfExistsWord
 from .access import connect_as_told
 from .address import Address
-from .output import Status, about, no_receipt, print_receipt, printing_failed, say, show_size
+from .output import Status, about, ask_again, no_receipt, print_receipt, printing_failed, say, show_size
 from .progress import Meter
 
 WAIT_S = 5.0
@@ -56,8 +56,14 @@ async def get_upload(
 ) -> int:
     """Fetch the unfinished upload with that sourceid or file id; returns the exit code."""
     named = [wanted.lower()]
+    places: list[Path] = []
+
+    def advise(error: BaseException) -> tuple[str, str]:
+        here = places and is_of_this_machine(error)
+        return str(places[0]) if here else address.text, ask_again(error)
+
     with (
-        about(address.text),
+        about(address.text, advise),
         printing_failed(lambda: [no_receipt(named[-1])], as_json),
         Meter(None) as meter,
     ):
@@ -65,6 +71,7 @@ async def get_upload(
             upload = await _find(client, wanted.lower())
             named.append(upload.filename)
             place = _place(upload, dest)
+            places.append(place)
             if upload.filesize is not None:
                 meter.expect(upload.filesize)
             async with background_tasks() as nursery:

@@ -32,7 +32,6 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
-    NotPermitted,
     RangeOutside,
     SpeaksTls,
     StoreFailed,
@@ -176,11 +175,6 @@ def is_for_all(code: int | None) -> bool:
     return code in _FOR_ALL
 
 
-def is_of_this_machine(error: BlockprotoError | OSError) -> bool:
-    """Whether an error is about the disk or the folders here; a server has some, too."""
-    return isinstance(error, OSError) or (isinstance(error, NotPermitted | StoreFailed) and not error.remote)
-
-
 def say(text: str) -> None:
     """Print a line for people on stderr."""
     print(
@@ -307,11 +301,11 @@ def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None =
         if not all(isinstance(leaf, (BlockprotoError, OSError)) for leaf in leaves):
             raise
         unlike = {str(leaf): leaf for leaf in leaves}.values()
-        told = [fail(leaf, *(advise(leaf) if advise else (what, _ask_again(leaf)))) for leaf in unlike]
+        told = [fail(leaf, *(advise(leaf) if advise else (what, ask_again(leaf)))) for leaf in unlike]
         raise click.exceptions.Exit(max(told)) from error
 
 
-def _ask_again(error: BaseException) -> str:
+def ask_again(error: BaseException) -> str:
     """What to do where a question got no answer; "" where one came."""
     return _ASK_AGAIN if status_of(error) == Status.UNREACHABLE else ""
 

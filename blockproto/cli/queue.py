@@ -132,7 +132,8 @@ def get(
 ) -> int:
     """Queue files or folders to fetch from a server.
 
-    They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
+    They go into DEST if that is a folder or ends with "/", or if there are several (then it is made), else under the name
+    DEST; without it into the current folder.
     """
     texts, dest = split_words(words)
     addresses = [to_address(ctx, ctx.command.params[0], text) for text in texts]
@@ -148,6 +149,11 @@ def get(
                 address.text, Direction.DOWNLOAD, address.server, address.path, place, if_exists, priority
             )
         )
+    if into and dest is not None:
+        try:
+            os.makedirs(dest, exist_ok=True)
+        except OSError as error:
+            return fail(error, dest)
     return _add(file, many, as_json)
 
 

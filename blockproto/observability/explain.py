@@ -24,7 +24,11 @@ SHORT_S = 5.0
 
 _LOOK_THERE = "if other programs are faster over this line, look at the disk and the load of the other side"
 _FASTER = f"use a faster network, or --connections 4 where each single connection is held down; {_LOOK_THERE}"
-_HERE = "both sides are on this machine: look at its load and its disk"
+_HERE = (
+    "the address is one of this machine: if a tunnel or a proxy leads on from there, what lies behind it holds the line up, "
+    "else the load and the disk of this machine"
+)
+_BREAKS = "and find out what breaks the connection: each time what was on its way is sent again"
 _DOWN = "the line carried no more, or the other side sent no more"
 _DOING = {
     "line": (
@@ -63,6 +67,7 @@ class Explanation:
         waits: seconds by reason.
         elapsed_s: from the first line to the last.
         losses: why connections were lost, in order.
+        unreachable: why there was no connection when one was looked for first; "" if there was.
         payload_sent, payload_received: bytes of file content.
         acknowledged: bytes of it that the other side made durable.
         ack_lag_s: the longest time until bytes were durable.
@@ -70,12 +75,14 @@ class Explanation:
         files: names, in the order in which they were begun.
         errors: the refusals of the other side, in its words.
         complete: whether the log has its end.
+        connected: whether there was a connection.
         loopback: whether the server was on this machine.
     """
 
     waits: Counter[str] = field(default_factory=Counter)
     elapsed_s: float = 0.0
     losses: list[str] = field(default_factory=list)
+    unreachable: str = ""
     payload_sent: int = 0
     payload_received: int = 0
     acknowledged: int = 0
@@ -84,6 +91,7 @@ class Explanation:
     files: dict[str, None] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     complete: bool = False
+    connected: bool = False
     loopback: bool = False
 
     @property
@@ -99,7 +107,10 @@ class Explanation:
     @property
     def advice(self) -> str:
         """What to do about ``reason``."""
-        return self._doing(self.reason)[1] if self.reason is not None else ""
+        if self.reason is None:
+            return ""
+        advice = self._doing(self.reason)[1]
+        return f"{advice}; {_BREAKS}" if len(self.losses) > 1 and self.reason != "connecting" else advice
 
     def _doing(self, reason: str) -> tuple[str, str]:
         """What a reason means, and what to do: what a line carries depends on the way and on where it goes."""
@@ -115,15 +126,16 @@ class Explanation:
         if self.reason is None:
             yield "Nothing was transferred long enough to say anything."
         else:
-            meaning, advice = self._doing(self.reason)
-            yield f"{self.share(self.reason):.0%} of the time: {meaning}."
-            yield f"What to do: {advice}."
+            yield f"{self.share(self.reason):.0%} of the time: {self._doing(self.reason)[0]}."
+            yield f"What to do: {self.advice}."
             for reason, _ in self.waits.most_common()[1:]:
                 if self.share(reason) >= 0.05:
                     yield f"{self.share(reason):.0%}: {self._doing(reason)[0]}."
         if self.losses:
             times = "once" if len(self.losses) == 1 else f"{len(self.losses)} times"
             yield f"The connection was lost {times}, the last time because: {self.losses[-1]}."
+        elif self.unreachable:
+            yield f"There was no connection at first, because: {self.unreachable}."
         for error in dict.fromkeys(self.errors):
             yield f"The other side refused something: {error}."
         yield self._figures()
@@ -210,8 +222,12 @@ def _take(told: Explanation, event: Mapping[str, Any], silences: dict[int, Count
         _settle(told, silences.pop(number, Counter()), lost=kind == "lost")
         if kind == "lost":
             told.losses.append(str(event.get("why", "")))
-    elif kind == "reconnecting" and event.get("why"):
-        told.losses.append(str(event["why"])) if not told.losses else None
+    elif kind == "connected":
+        told.connected = True
+    elif (
+        kind == "reconnecting" and not told.connected
+    ):  # later ones are of what is lost, or will be said to be
+        told.unreachable = str(event.get("why", ""))
     elif kind == "transfer" and event.get("filename"):
         told.files[str(event["filename"])] = None
     elif kind == "error":

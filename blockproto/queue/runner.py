@@ -19,7 +19,7 @@ from functools import partial
 import trio
 
 from ..client import Client
-from ..errors import BlockprotoError, NotPermitted
+from ..errors import BlockprotoError, NotPermitted, is_of_this_machine
 from ..results import LeftOut
 from ..transfer.send_source import Progress
 from ..transfer.threads import run_in_thread
@@ -218,6 +218,8 @@ class Runner:
             code, retryable, text = int(error.code), error.retryable, str(error)
             if isinstance(error, NotPermitted) and one.direction is Direction.UPLOAD:
                 text = f"on {one.server}: {text}"  # not of the file here, which the sentence begins with
+            elif one.direction is Direction.DOWNLOAD and is_of_this_machine(error):
+                text = f"{one.path}: {text}"
         else:
             code, retryable, text = None, False, str(error)
         await run_in_thread(lambda: self._journal.failed(one.id, text, code, retryable))

@@ -1,6 +1,7 @@
 """What an ``OSError`` means: the border where the system's errors become ours, on every platform.
 
     refusal            of what writes: the medium's own errors mean that nothing may be acknowledged any more
+    refusal_here       of what a client writes on its own machine
     refusal_of_one     of what looks at, opens or reads one served file: whatever it is, it concerns that file only
 
 What nobody has thought of is refused with the system's words: one request, one file, never the store.
@@ -99,6 +100,13 @@ def refusal(error: OSError) -> BlockprotoError:
     if number in _BUSY:
         return Refused(BUSY_TEXT, code=Code.BUSY, retry_after_ms=1000)
     return NotPermitted(f"the system does not do this: {_words(error)}")
+
+
+def refusal_here(error: OSError) -> BlockprotoError:
+    """The same of what a client writes on its machine: UnknownFile would be said of the server's files."""
+    if error.errno == errno.ENOENT:
+        return NotPermitted(f"it cannot be made there: {_words(error)}")
+    return refusal(error)
 
 
 def of_one_file(work: Callable[P, T]) -> Callable[P, T]:

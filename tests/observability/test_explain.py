@@ -118,8 +118,8 @@ class Stopped:
     [
         ("sent", False, "took no more from it; use a faster network, or --connections 4"),
         ("received", False, "sent no more; use a faster network; if"),
-        ("sent", True, "took no more from it; both sides are on this machine"),
-        ("received", True, "sent no more; both sides are on this machine"),
+        ("sent", True, "took no more from it; the address is one of this machine: if a tunnel"),
+        ("received", True, "sent no more; the address is one of this machine: if a tunnel"),
     ],
 )
 def test_what_to_do_about_a_line_depends_on_the_way(way: str, loopback: bool, said: str) -> None:
@@ -254,6 +254,30 @@ async def test_lost_connections(tmp_path: Path) -> None:
         told = await explained(served, upload_of(tmp_path, MIB), far)
     assert len(told.losses) >= 3
     assert any("lost" in sentence for sentence in told.sentences())
+
+
+def test_each_lost_connection_is_counted_once_and_the_greatest_cause_is_advised() -> None:
+    """Dialling again can be logged before the loss that made it necessary."""
+    events = []
+    for number in range(1, 4):
+        events += [
+            {"t": number, "event": "connected", "connection": number, "peer": "p"},
+            {"t": number + 0.5, "event": "second", "connection": number, "waits": {"line": 1.0}, "bytes_in": 1},
+            {"t": number + 0.6, "event": "reconnecting", "after_s": 0, "why": "reset"},
+            {"t": number + 0.7, "event": "lost", "connection": number, "why": "reset"},
+        ]  # fmt: skip
+    told = explain([BEGIN, *map(json.dumps, events)])
+    assert told.losses == ["reset"] * 3
+    assert "The connection was lost 3 times, the last time because: reset." in told.sentences()
+    assert "use a faster network" in told.advice
+    assert "find out what breaks the connection" in told.advice
+
+
+def test_a_server_that_was_never_there_was_not_lost() -> None:
+    event = {"t": 1, "event": "reconnecting", "after_s": 1, "why": "refused"}
+    told = explain([BEGIN, json.dumps(event)])
+    assert told.losses == []
+    assert "There was no connection at first, because: refused." in told.sentences()
 
 
 @quick

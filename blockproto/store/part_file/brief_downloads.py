@@ -24,10 +24,10 @@ from pathlib import Path
 
 from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...common.names import SafeName, show_name
-from ...errors import BlockprotoError, NotPermitted, StoreFailed, UnknownFile
+from ...errors import BlockprotoError, NotPermitted, StoreFailed
 from .. import Destination, Facts, Finish, Outcome, Prefix, StoredFile, Upload, UploadKey, Work
 from ..open_file import OpenFile
-from ..os_errors import refusal, refusal_of_sync
+from ..os_errors import refusal_here, refusal_of_sync
 from ..rules import outcome_of
 from ..upload_state import check_brief
 from .files import old_stem
@@ -131,7 +131,7 @@ class BriefDownload:
             if position + len(piece) == filesize:
                 self.settle()
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
 
     def read_into(self, position: int, view: memoryview) -> int:
         """See the port."""
@@ -253,7 +253,7 @@ class BriefDownloads:
         except FileNotFoundError:
             raise NotPermitted(f"the folder {show_name(str(dest.path.parent))} does not exist") from None
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         return BriefDownload(dest, folder, key, facts)
 
     def check_parent(self, name: SafeName) -> None:
@@ -372,7 +372,7 @@ def _try(
     outcomes: dict[Work, Outcome],
     work: Finish,
     step: Callable[[], None],
-    refused: Callable[[OSError], BlockprotoError] = refusal,
+    refused: Callable[[OSError], BlockprotoError] = refusal_here,
 ) -> bool:
     """Take one step with a file; what goes wrong is its outcome, and ends everything if the medium cannot be trusted."""
     try:
@@ -382,8 +382,7 @@ def _try(
         found = outcome_of(exc) if isinstance(exc, BlockprotoError) else refused(exc)
         if isinstance(found, StoreFailed):
             raise found from exc
-        gone = isinstance(found, UnknownFile)
-        outcomes[work] = NotPermitted("the folder of the destination is gone") if gone else found
+        outcomes[work] = found
         return False
 
 

@@ -14,7 +14,7 @@ from ...common.times import mtime_of
 from ...errors import NotPermitted
 from .. import Destination, Finish, UploadKey
 from ..open_file import OpenFile
-from ..os_errors import refusal, refusal_of_sync
+from ..os_errors import refusal_here, refusal_of_sync
 from .final_name import CompleteFile, check_regular
 from .ledger import BEGIN, Begun, Final, PartFileLedger, Record, read_ledger
 from .part_names import OLD_LEDGER, OLD_LOCK, OLD_PARTIAL, PartFileLock, check_ours, is_ours, names_of
@@ -52,13 +52,13 @@ class PartFiles:
         except FileNotFoundError as exc:
             raise NotPermitted(f"the folder {show_name(str(dest.path.parent))} does not exist") from exc
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         try:
             check_regular(self._place.look(dest.path.name))
             self._lock = PartFileLock(self._place, self._names.lock)
         except OSError as exc:
             self._place.close()
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         except BaseException:
             self._place.close()
             raise

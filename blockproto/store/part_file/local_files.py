@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from .. import Destination
-from ..os_errors import refusal
+from ..os_errors import refusal_here
 from .final_name import check_regular
 from .portable_io import set_facts
 from .target_folder import TargetFolder
@@ -38,7 +38,7 @@ class FolderFiles:
         except FileNotFoundError:
             return None
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
 
     def set_facts(self, dest: Destination, name: str, mode: int, mtime_ns: int) -> None:
         """See the port."""
@@ -53,7 +53,7 @@ class FolderFiles:
             finally:
                 os.close(fd)
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
 
     def _place(self, dest: Destination) -> TargetFolder:
         key = os.path.dirname(dest.path), dest.below

@@ -39,7 +39,7 @@ from .. import (
     UploadKey,
     Work,
 )
-from ..os_errors import refusal
+from ..os_errors import refusal_here
 from ..rules import check_receipt, outcome_of
 from ..upload_state import apply
 from .files import PartFiles
@@ -119,7 +119,7 @@ class PartFileStore:
             self._load()
         except OSError as exc:
             self.close()
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         except BlockprotoError:
             self.close()
             raise
@@ -168,7 +168,7 @@ class PartFileStore:
         try:
             self._files.remove()
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         self._begun = None
 
     def _remember(self, key: UploadKey, file_id: bytes, final: Final) -> StoredFile:
@@ -215,7 +215,7 @@ class PartFileStore:
                 return False
             self._load()
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
         return self._begun is not None
 
     def check_parent(self, name: SafeName) -> None:
@@ -266,7 +266,7 @@ class PartFileStore:
         try:
             self._files.write(position, piece)
         except OSError as exc:
-            error = refusal(exc)
+            error = refusal_here(exc)
             raise (self._fail(error) if isinstance(error, StoreFailed) else error) from exc
 
     def read_into(self, position: int, view: memoryview) -> int:
@@ -274,7 +274,7 @@ class PartFileStore:
         try:
             return self._files.read_into(position, view)
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
 
     def digests(self, blocknos: Iterable[int]) -> dict[int, bytes]:
         """The durable digests of blocks."""
@@ -375,7 +375,7 @@ class PartFileStore:
             self._files.settle(plan.finish)
             return True
         except OSError as exc:
-            error = refusal(exc)
+            error = refusal_here(exc)
             if isinstance(error, StoreFailed):
                 raise error from exc
             plan.finished(error)
@@ -387,7 +387,7 @@ class PartFileStore:
         try:
             self._files.append(begun, records)
         except OSError as exc:
-            raise refusal(exc) from exc
+            raise refusal_here(exc) from exc
 
     # -- the final name
 
@@ -395,7 +395,7 @@ class PartFileStore:
         try:
             return self._publish(begun, work)
         except OSError as exc:
-            error = refusal(exc)
+            error = refusal_here(exc)
         except BlockprotoError as exc:
             error = outcome_of(exc)
         if isinstance(error, StoreFailed):
