@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 import pytest
-from processes import Ran, Server
+from processes import COMMAND, Process, Ran, Server, wait_until
 
 from blockproto import Client
 from blockproto.cli.get import _place, _Tally, get
@@ -46,6 +47,24 @@ def test_a_file_comes_whole_with_time_and_rights(size: int, server: Server, here
     assert got.stat().st_mtime_ns == 1_600_000_000_987_654_321
     assert (receipt["filename"], receipt["filesize"]) == (stored.name, size)
     assert sorted(path.name for path in here.iterdir()) == [stored.name]
+
+
+def test_killed_among_small_files_and_again(server: Server, here: Path, run: Run) -> None:
+    """Nothing is left beside the files: neither of what the killed process was writing, nor of the folder's mark."""
+    content = os.urandom(300_000)
+    for number in range(400):
+        (server.folder / f"{number}").write_bytes(content[number:])
+    killed = Process([*COMMAND, "get", server.address + "/", "new"], cwd=here, stderr=subprocess.DEVNULL)
+    wait_until(lambda: list(here.glob("new/.blockproto-*.part")))
+    killed.kill()
+    killed.wait()
+    assert list(here.glob("new/.blockproto-*.part")), "the file was finished in that instant"
+    assert len(list(here.glob("new/[0-9]*"))) < 400
+    ran = run("get", server.address + "/", "new", cwd=here)
+    assert ran.status == Status.DONE, ran.err
+    assert sorted(os.listdir(here / "new")) == sorted(str(number) for number in range(400))
+    for number in range(400):
+        assert (here / "new" / str(number)).read_bytes() == content[number:]
 
 
 def test_the_same_again_fetches_nothing(server: Server, here: Path, run: Run) -> None:

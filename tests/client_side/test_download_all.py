@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
@@ -35,10 +38,12 @@ from blockproto.results import DownloadJob, FileInfo, Receipt
 from blockproto.store import Destination
 from blockproto.store.part_file import brief_downloads
 from blockproto.store.part_file.brief_downloads import BriefDownloads
+from blockproto.store.part_file.leftovers import find_leftovers
 from blockproto.store.part_file.local_files import FolderFiles
 from blockproto.store.part_file.part_names import names_of
 from blockproto.store.part_file.store import PartFileStore
 from blockproto.store.part_file.target_folder import TargetFolder
+from blockproto.store.part_file.writer_process import tag_of_this_process
 from blockproto.testing.store_contract.steps import facts_of, key_of
 from blockproto.wire import Fetch, List, Open
 
@@ -352,10 +357,38 @@ async def test_a_failing_disk_gives_no_name_and_stops_all(
 
 
 @quick
+async def test_what_an_ended_process_left_goes_at_once(tmp_path: Path) -> None:
+    """And what another machine, or a process that lives, may be writing stays."""
+    here, gone = tmp_path / "here", _number_of_an_ended_process()
+    here.mkdir()
+    living = tag_of_this_process()
+    ended = f"{living[:10]}{gone:06x}"
+    elsewhere = f"{'5' * 10}{gone:06x}"
+    left = {tag: here / f".blockproto-{'0' * 16}-{tag}.part" for tag in (living, ended, elsewhere)}
+    for path in left.values():
+        path.write_bytes(b"some")
+    running = {leftover.path: leftover.running for leftover in find_leftovers(here, time.time(), _never)}
+    assert running == {left[living]: True, left[ended]: False, left[elsewhere]: True}
+    async with serving() as served, _client(served) as client:
+        entries = await _stored(client, tmp_path / "source", {"a": 10})
+        await _all(client, _jobs(entries, here))
+    assert sorted(_facts(here)) == sorted([left[living].name, left[elsewhere].name, "a"])
+
+
+def _number_of_an_ended_process() -> int:
+    command = [sys.executable, "-c", "import os; print(os.getpid())"]
+    return int(subprocess.run(command, capture_output=True, timeout=60, check=True).stdout)
+
+
+def _never(path: Path, error: Exception) -> None:
+    raise AssertionError(path) from error
+
+
+@quick
 async def test_what_a_kill_left_goes_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    left = here / ".blockproto-0123456789abcdef.part"
+    left = here / f".blockproto-0123456789abcdef-{'0' * 16}.part"
     others = [here / ".blockproto-mine.part", here / "mine.blockproto-part"]
     others += [here / f".blockproto-{'ab' * 8}.{ending}" for ending in ("part", "ledger")]
     for path in (left, *others):

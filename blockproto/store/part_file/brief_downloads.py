@@ -1,11 +1,12 @@
 """BriefDownloads: many downloads of at most one block each, made durable together.
 
-    FOLDER/.blockproto-LABEL.part     one file's bytes, until it has its name; LABEL is random
+    FOLDER/.blockproto-LABEL-TAG.part     one file's bytes, until it has its name; LABEL is random, TAG says who writes it
 
 Twenty thousand small files are twenty thousand times this, so a file here has no lock, no ledger and no sync of its
 own, and a folder is looked into once: a batch syncs the bytes of all its files, renames each, syncs the folders, and only
 then is anything of it acknowledged. A name never appears incomplete. What a crash leaves is a hidden partial that nobody was
-promised; the next download into that folder removes it once it is a day old. Runs on Linux, macOS and Windows.
+promised; the next download into that folder removes it if its process has ended, or once it is a day old where that is not
+known. Runs on Linux, macOS and Windows.
 
 Spec: spec/store.md §7.
 """
@@ -32,9 +33,10 @@ from ..rules import outcome_of
 from ..upload_state import check_brief
 from .files import old_stem
 from .final_name import CompleteFile
-from .part_names import NAME, OLD_LEDGER, PartNames, is_ours, names_of
+from .part_names import NAME, OLD_LEDGER, SMALL_NAME, is_ours, names_of, small_name
 from .portable_io import files_allowed, read_at, set_facts, write_at
 from .target_folder import TargetFolder
+from .writer_process import is_gone, tag_of_this_process
 
 SYNC_EACH_MAX = 8
 """How many files are synced one by one; for more, one ``syncfs`` is cheaper where there is one."""
@@ -106,7 +108,7 @@ class BriefDownload:
         self.prefixes: dict[int, Prefix] = {}
         self.dest = dest
         self.folder = folder
-        self.partial = names_of(label).partial
+        self.partial = small_name(label, tag_of_this_process())
         self.exists = False
         self.settled = False
         self.gone = False
@@ -389,25 +391,25 @@ def _try(
 def _names_not_taken(place: TargetFolder) -> set[str]:
     """The names in a folder that an ordinary download has to judge.
 
-    On the way the partials go that an earlier run left when it was killed; one that is a day old is nobody's.
+    On the way the small files go that an earlier run left when it was killed.
     """
     found: set[str] = set()
-    partials: list[PartNames] = []
+    left: list[tuple[str, bool]] = []
     with place.entries() as entries:
         for entry in entries:
+            small = SMALL_NAME.fullmatch(entry.name)
             ours = NAME.fullmatch(entry.name)
-            if ours and ours[2] == "part":
-                partials.append(names_of(ours[1]))
+            if small:
+                left.append((entry.name, is_gone(small[1])))
             elif ours or entry.name.endswith(OLD_LEDGER) or not entry.is_file(follow_symlinks=False):
                 found.add(entry.name)
-    for names in partials:
-        if found.isdisjoint((names.ledger, names.lock)):
-            with suppress(OSError):
-                _remove_orphan(place, names.partial)
+    for name, gone in left:
+        with suppress(OSError):
+            _remove_orphan(place, name, gone)
     return found
 
 
-def _remove_orphan(place: TargetFolder, name: str) -> None:
+def _remove_orphan(place: TargetFolder, name: str, gone: bool) -> None:
     found = place.look(name)
-    if found is not None and is_ours(found) and found.st_ctime < time.time() - ORPHAN_S:
+    if found is not None and is_ours(found) and (gone or found.st_ctime < time.time() - ORPHAN_S):
         place.remove(name)

@@ -1,7 +1,8 @@
 """What is left of downloads in a folder: found, told apart from what runs, and removed on request.
 
     .blockproto-LABEL.part|ledger|lock        a download that was stopped; its ledger says of which file
-    .blockproto-LABEL.part alone              a small file that a killed process was writing
+    .blockproto-LABEL-TAG.part                a small file; TAG tells whether its process has ended (``writer_process.py``)
+    .blockproto-LABEL.part alone              one of an earlier version
     .blockproto-LABEL.lock alone              the mark of a folder whose download was stopped (``begun_folder.py``)
     NAME.blockproto-part|ledger|lock          a download of an earlier version, if the ledger is one and speaks of NAME
     .HEX.blockproto-part                      a small file that a killed process of that version was writing
@@ -21,11 +22,22 @@ from ...common.names import is_reserved
 from ...errors import BlockprotoError, StoreInUse
 from .files import old_stem
 from .ledger import Begun, read_ledger
-from .part_names import NAME, OLD_LEDGER, OLD_LOCK, OLD_PARTIAL, PartFileLock, is_held, is_ours, names_of
+from .part_names import (
+    NAME,
+    OLD_LEDGER,
+    OLD_LOCK,
+    OLD_PARTIAL,
+    SMALL_NAME,
+    PartFileLock,
+    is_held,
+    is_ours,
+    names_of,
+)
 from .target_folder import TargetFolder
+from .writer_process import is_gone
 
 YOUNG_S = 600.0
-"""A small file on its way has no lock: what is younger than this may be one that is being written."""
+"""A small file has no lock: while it is younger than this, and its process may live, it may be one that is being written."""
 _OLD_BRIEF = re.compile(r"\.[0-9a-f]{32}\.blockproto-part")
 
 
@@ -124,6 +136,7 @@ def _look_into(place: TargetFolder) -> tuple[list[str], list[_Group]]:
     """The folders in a folder, and the names that belong together with their lock."""
     folders: list[str] = []
     labels: dict[str, set[str]] = {}
+    small: set[str] = set()
     old: set[str] = set()
     with place.entries() as entries:
         for entry in entries:
@@ -133,9 +146,11 @@ def _look_into(place: TargetFolder) -> tuple[list[str], list[_Group]]:
                     folders.append(entry.name)
             elif ours:
                 labels.setdefault(ours[1], set()).add(entry.name)
+            elif SMALL_NAME.fullmatch(entry.name):
+                small.add(entry.name)
             elif entry.name.endswith((OLD_PARTIAL, OLD_LEDGER, OLD_LOCK)):
                 old.add(entry.name)
-    groups: list[_Group] = []
+    groups: list[_Group] = [((name,), None) for name in sorted(small)]
     for label, there in sorted(labels.items()):
         names = names_of(label)
         brief = there == {names.partial}
@@ -163,7 +178,7 @@ def _leftover(place: TargetFolder, names: tuple[str, ...], lock: str | None, now
         return None
     begun = _begun(place, names)
     changed_s = max(max(facts.st_mtime, facts.st_ctime) for facts in found)
-    running = now_s - changed_s < YOUNG_S if lock is None else is_held(place, lock)
+    running = _may_be_written(names[0], now_s - changed_s) if lock is None else is_held(place, lock)
     return Leftover(
         place.path,
         names,
@@ -175,6 +190,12 @@ def _leftover(place: TargetFolder, names: tuple[str, ...], lock: str | None, now
         None if begun is None else _blocknum(begun),
         running,
     )
+
+
+def _may_be_written(name: str, age_s: float) -> bool:
+    """Whether a file without a lock may still be written."""
+    small = SMALL_NAME.fullmatch(name)
+    return age_s < YOUNG_S and not (small and is_gone(small[1]))
 
 
 def _begun(place: TargetFolder, names: tuple[str, ...]) -> Begun | None:

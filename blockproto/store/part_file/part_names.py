@@ -4,8 +4,10 @@
     .blockproto-LABEL.ledger    what of them is durable (``ledger.py``)
     .blockproto-LABEL.lock      held while the download runs
 
-LABEL is 16 hex digits that the same user finds again and nobody else can guess, or random ones for a file that is never
-resumed. All three are made for their owner only, and never through a link.
+    .blockproto-LABEL-TAG.part  the bytes of a small file, which is never resumed; TAG: who writes it (``writer_process.py``)
+
+LABEL is 16 hex digits that the same user finds again and nobody else can guess; those of a small file are random. All are
+made for their owner only, and never through a link.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from .target_folder import TargetFolder, identity_of
 
 LABEL = re.compile(r"[0-9a-f]{16}")
 NAME = re.compile(r"\.blockproto-([0-9a-f]{16})\.(part|ledger|lock)")
+SMALL_NAME = re.compile(r"\.blockproto-[0-9a-f]{16}-([0-9a-f]{16})\.part")
 OLD_PARTIAL, OLD_LEDGER, OLD_LOCK = ".blockproto-part", ".blockproto-ledger", ".blockproto-lock"
 """Endings of the files beside ``NAME`` that version 0.1.0 before this naming made."""
 
@@ -39,6 +42,11 @@ def names_of(label: str) -> PartNames:
     assert LABEL.fullmatch(label), label
     stem = f"{IN_PROGRESS}{label}"
     return PartNames(f"{stem}.part", f"{stem}.ledger", f"{stem}.lock")
+
+
+def small_name(label: str, tag: str) -> str:
+    """The name of a small file that the process of ``tag`` writes."""
+    return f"{IN_PROGRESS}{label}-{tag}.part"
 
 
 def is_ours(found: os.stat_result) -> bool:
