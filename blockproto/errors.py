@@ -390,6 +390,10 @@ class ConnectionLost(BlockprotoError):
     code = Code.TIMEOUT
 
 
+class NotListening(ConnectionLost):
+    """The machine is there, and nothing listens on that port."""
+
+
 class StoreError(BlockprotoError):
     """The store could not do its work."""
 

@@ -90,6 +90,7 @@ class _Tally(Tally):
     folders: list[tuple[Path, FileInfo]] = field(default_factory=list)
     made: set[tuple[int, int]] = field(default_factory=set)
     blocked: set[str] = field(default_factory=set)
+    targets: list[Path] = field(default_factory=list)
 
     def begin(self, names: Iterable[str]) -> None:
         """Begin with ``names``, of one server: what ended the run with another one ends nothing with this."""
@@ -154,7 +155,8 @@ def get(
 ) -> int:
     """Fetch files or folders from a server.
 
-    They go into DEST if that is a folder (or ends with "/"), else under the name DEST; without it into the current folder.
+    As with cp -r they go into DEST if that is a folder, with or without "/" behind it (one that ends with "/" is made), else
+    under the name DEST; without it into the current folder.
     The content of files goes to stdout if DEST is "-". Links, pipes and devices are never written.
 
     Running the same command again resumes, and fetches nothing that is already here. A folder DEST that this command
@@ -196,7 +198,7 @@ async def _get(addresses: list[Address], wanted: _Wanted) -> int:
             status = await _get_from(server, here, wanted, tally, meter)
             tally.status = max(tally.status, status)  # read the former status only now: it may have changed
     _finish_folders(wanted, tally)
-    _sum_up(tally, time.monotonic() - began)
+    _sum_up(wanted, tally, time.monotonic() - began)
     return tally.status
 
 
@@ -245,6 +247,7 @@ async def _get_address(fetch: _Fetch, address: Address) -> None:
     if begun is not None and begun.is_marked():
         fetch.wanted.into = False
     target = _target(fetch.wanted, address.path)
+    fetch.tally.targets.append(target)
     if fetch.wanted.into and not _make_folder(fetch, None, target.parent):
         return
     if entry is not None and not entry.folder:
@@ -486,7 +489,8 @@ def _finish_folders(wanted: _Wanted, tally: _Tally) -> None:
             tally.failure(str(path), error, str(path))
 
 
-def _sum_up(tally: _Tally, elapsed_s: float) -> None:
+def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     tally.left_out.sum_up()
     if tally.files + tally.failed + tally.left_out.count > 1 or tally.folders:
-        tally.sum_up(elapsed_s, "", "already here", "left as they were")
+        place = tally.targets[0] if len(tally.targets) == 1 else Path(wanted.dest or ".")
+        tally.sum_up(elapsed_s, f"in '{place}'", "", "already here", "left as they were")

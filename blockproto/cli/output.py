@@ -32,6 +32,7 @@ from ..errors import (
     GoingAway,
     InTheWay,
     NewerLedger,
+    NotListening,
     RangeOutside,
     SpeaksTls,
     StoreFailed,
@@ -75,6 +76,7 @@ _COMMANDS_FOR = {
     Code.UNKNOWN_FILE: "`blockproto ls` shows what is there",
     Code.NOT_EMPTY: "add -r to remove it with what is in it",
     Code.FILE_EXISTS: "choose another name, or give --if-exists keep or replace",
+    Code.SUPERSEDED: "leave it to that one; or stop that one and run this command again, which goes on where it was",
     Code.DIGEST_MISMATCH: _AGAIN_THEN_REPORT,
     Code.DIGESTS_DIFFER: _AGAIN_THEN_REPORT,
     Code.BAD_FACTS: "report it to whoever runs the server",
@@ -219,6 +221,8 @@ def explain(error: BaseException, what: str = "", advice: str = "") -> str:
 
 
 def _advice_for(error: BaseException) -> str:
+    if isinstance(error, NotListening):
+        return "see that `blockproto serve` runs there and that the port is right, then run the same command again"
     if status_of(error) == Status.UNREACHABLE:
         return _RESUME
     if isinstance(error, TooFewFiles):
@@ -306,7 +310,9 @@ def about(what: str, advise: Callable[[BaseException], tuple[str, str]] | None =
 
 
 def ask_again(error: BaseException) -> str:
-    """What to do where a question got no answer; "" where one came."""
+    """What to do where a question got no answer; "" where one came, or the error says more."""
+    if isinstance(error, NotListening):
+        return ""
     return _ASK_AGAIN if status_of(error) == Status.UNREACHABLE else ""
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import click
 import trio
@@ -38,7 +38,7 @@ from ..errors import (
 from ..results import IfExistsWord, Job
 from ..store import FOLDER_FILETYPE
 from .access import access_options, check_access, connect_as_told
-from .address import Address
+from .address import Address, address_of
 from .interruptions import LineTeller, cancelled_by_ctrl_c
 from .left_out import LeftOutTeller
 from .options import (
@@ -59,6 +59,7 @@ from .progress import Meter
 from .streams import raw_stdin
 from .tally import Tally, ends_files
 
+E = TypeVar("E", bound=BlockprotoError | OSError)
 STDIN = "-"
 STDIN_NAME = "stdin"
 _ENDS_ALL = (ConnectionLost, GoingAway, ProtocolError, Unsupported)
@@ -151,7 +152,8 @@ def put(
     """Send files, folders or stdin ("-") to a server.
 
     PATH may be a folder: its files and folders travel with their times and rights; symbolic links and special files are
-    named and left out. As with cp -r, `put photos bp://HOST/2026/` makes 2026/photos on the server.
+    named and left out. As with cp -r, `put photos bp://HOST/2026/` makes 2026/photos on the server. What comes through
+    stdin is called "stdin" there, unless --as names it.
 
     Running the same command again resumes. What is there already with the same content is not sent again, whoever sent
     it: only digests travel.
@@ -271,19 +273,22 @@ def _files(wanted: _Wanted, tally: _Tally, folders: list[Found]) -> Iterator[Fou
         if path == STDIN:
             continue
         written = str(Path(path))
-        leave_out = partial(_leave_out, tally, named=written)
-        for found in walk(written, _server_name(wanted, path), leave_out, partial(_unreadable, tally)):
+        name = _server_name(wanted, path)
+        leave_out = partial(_leave_out, tally, named=written, name=name)
+        for found in walk(written, name, leave_out, partial(_unreadable, tally)):
             if found.folder:
                 folders.append(found)
             else:
                 yield found
 
 
-def _leave_out(tally: _Tally, path: str, why: str, *, named: str) -> None:
+def _leave_out(tally: _Tally, path: str, why: str, *, named: str, name: str) -> None:
     typed = path == named
     tally.left_out.tell(path, why, typed=typed)
     if typed:
         tally.status = max(tally.status, Status.FAILED)
+        if tally.as_json:
+            print_failure(name, OSError(f"it is {why}, and only files and folders are sent"))
 
 
 def _unreadable(tally: _Tally, path: str, error: OSError) -> None:
@@ -305,7 +310,7 @@ async def _send_stdin(client: Client, wanted: _Wanted, tally: _Tally, meter: Met
         if isinstance(error, BlockprotoError) and ends_files(error, None):
             tally.ended = error
         advice = _MAKE_ROOM if isinstance(error, StoreFull) else ""
-        tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), error, name, advice)
+        tally.failure(_what_failed(wanted, tally, STDIN_NAME, error), _with_name(error, name), name, advice)
     else:
         _stored(wanted, tally, meter, "-", receipt)
 
@@ -332,6 +337,7 @@ async def _not_stored(
     client: Client, wanted: _Wanted, tally: _Tally, meter: Meter, job: Job, error: BlockprotoError
 ) -> None:
     """Say why a file was not stored; ``tally.ended`` is why no other will be."""
+    error = _with_name(error, job.name)
     if tally.ended is not None:
         tally.quiet_failure(error, job.name)
         return
@@ -367,6 +373,12 @@ async def _is_blocked(client: Client, tally: _Tally, job: Job, error: Blockproto
         if not tally.is_folder[above]:
             return True
     return False
+
+
+def _with_name(error: E, name: str) -> E | FileExists:
+    """The error with the name there, where that is taken: it is not the one that was typed."""
+    taken = isinstance(error, BlockprotoError) and error.code is Code.FILE_EXISTS
+    return FileExists(f"the name '{name}' is taken there by other content") if taken else error
 
 
 def _is_folder_here(job: Job) -> bool:
@@ -475,4 +487,6 @@ def _sum_up(wanted: _Wanted, tally: _Tally, elapsed_s: float) -> None:
     if tally.files + tally.failed + tally.left_out.count > 1 or (
         not tally.lost and any(map(os.path.isdir, wanted.paths))
     ):
-        tally.sum_up(elapsed_s, "sent", "already there", "left as they are there")
+        only = wanted.paths[0] if len(wanted.paths) == 1 else ""
+        place = address_of(wanted.address.server, _server_name(wanted, only) if only else wanted.address.path)
+        tally.sum_up(elapsed_s, f"to {place}", "sent", "already there", "left as they are there")

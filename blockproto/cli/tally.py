@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from .. import BlockprotoError, Receipt
 from ..client_side.receipts import Arrived
+from ..common.names import show_name
 from ..errors import StoreFull
 from .left_out import LeftOutTeller
 from .output import (
@@ -108,12 +109,16 @@ class Tally:
         if self.as_json:
             print_failure(name, why)
 
-    def sum_up(self, elapsed_s: float, sent: str, already: str, left: str) -> None:
-        """Say it all in one sentence, each count with its words; ``sent`` only beside ``already`` and ``left``."""
+    def sum_up(self, elapsed_s: float, where: str, sent: str, already: str, left: str) -> None:
+        """Say it all in one sentence, each count with its words; ``sent`` only beside ``already`` and ``left``.
+
+        ``where`` the files are is said if there are any.
+        """
         if self.without_room > NAMED_MAX:
             say(f"there is no room for {show_count(self.without_room - NAMED_MAX, 'more file')} either")
         others = self.already + self.left
         parts = [f"{show_count(self.files, 'file')}, {show_size(self.filesize)} in {elapsed_s:.1f} s"]
+        parts[0] += show_name(f", {where}") if self.files else ""
         parts += [f"{self.files - others} {sent}"] if others and sent else []
         counts = {
             already: self.already,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 import trio
 
 from ..connection.endpoint import Endpoint, endpoint_of
-from ..errors import ConnectionLost
+from ..errors import ConnectionLost, NotListening
 
 PORT_DEFAULT = 7878
 CONNECT_S = 10.0
@@ -54,16 +55,25 @@ async def connect_tcp(host: str, port: int, server: str) -> Endpoint:
     except trio.TooSlowError as exc:
         raise ConnectionLost(f"{server} did not answer within {CONNECT_S:.0f} s") from exc
     except OSError as exc:
+        cause = _cause(exc)
+        if cause is not None and cause.errno == errno.ECONNREFUSED:
+            text = f"cannot reach {server}: {os.strerror(errno.ECONNREFUSED)}: nothing listens there"
+            raise NotListening(text) from exc
         raise ConnectionLost(f"cannot reach {server}: {_reason(exc)}") from exc
 
 
-def _reason(error: OSError) -> str:
-    """The reason of a failed connect: Trio wraps the error of each address."""
+def _cause(error: OSError) -> OSError | None:
+    """The system's error of a failed connect: Trio wraps that of each address."""
     causes = error.__cause__
     if isinstance(causes, BaseExceptionGroup):
         causes = causes.exceptions[0]
-    if isinstance(causes, OSError) and causes.errno:
-        return os.strerror(causes.errno)
+    return causes if isinstance(causes, OSError) else None
+
+
+def _reason(error: OSError) -> str:
+    cause = _cause(error)
+    if cause is not None and cause.errno:
+        return os.strerror(cause.errno)
     if isinstance(error, socket.gaierror):
         return f"no such host ({error.strerror})"
     return error.strerror or str(error)

@@ -53,6 +53,8 @@ from .quota import Quotas
 from .slow_disk import Disk
 from .threads import Kind, present_peer, run_in_thread
 
+_TAKEN_OVER = "another process, here or on another machine, sends the same file and took this upload over"
+
 PREFIXES_MAX = 64
 """Unfinished blocks of an upload that are remembered; of more, the ones abandoned first are sent again (BP1-LIM)."""
 
@@ -179,7 +181,7 @@ class LiveUpload:
         if attempt is None:
             attempt = self.attempt + 1
         if attempt < self.attempt:
-            raise Superseded(f"attempt {self.attempt} took this upload over", current=self.attempt)
+            raise Superseded(_TAKEN_OVER, current=self.attempt)
         if (facts.filename, facts.filesize) != (self.facts.filename, self.facts.filesize):
             raise SourceChanged("this sourceid was begun with another name or size: use a new sourceid")
         older = tuple(self.feeds) if attempt > self.attempt else ()
@@ -190,7 +192,7 @@ class LiveUpload:
         self.feeds.append(feed)  # before the older ones leave: an upload without any stream rests
         if self._quotas is not None:
             self._quotas.begin(self.stored.key)
-        taken = Superseded(f"attempt {attempt} took this upload over", current=attempt)
+        taken = Superseded(_TAKEN_OVER, current=attempt)
         _tell(older, lambda other: other.say_stopped(taken))
 
     def leave(self, feed: Feed) -> None:

@@ -184,7 +184,7 @@ def test_stdin_refused_and_a_file_beside_it(server: Server, tmp_path: Path, run:
     (server.folder / "stdin").write_bytes(b"taken")
     ran = run("put", "-", tmp_path / "a", server.address + "/", "--if-exists", "refuse", stdin=b"new")
     assert ran.status == Status.FAILED
-    assert "blockproto: stdin: the name is taken" in ran.err
+    assert "blockproto: stdin: the name 'stdin' is taken there" in ran.err
     assert (server.folder / "stdin").read_bytes() == b"taken"
     assert (server.folder / "a").read_bytes() == b"1"
 
@@ -324,7 +324,7 @@ def test_a_server_that_is_not_there_yet_is_waited_for_when_asked(
     client = Process(command, stderr=subprocess.PIPE, text=True)
     try:
         assert client.stderr is not None
-        assert "Connection refused; trying again in" in client.stderr.readline()
+        assert "Connection refused: nothing listens there; trying again in" in client.stderr.readline()
         served = start_server(port=port).folder
         assert client.wait(TIMEOUT_S) == Status.DONE
         assert (served / "a").read_bytes() == b"1"
