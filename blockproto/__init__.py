@@ -60,3 +60,8 @@ def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'blockproto' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    """What there is, also what was not used yet: for a prompt that completes names."""
+    return sorted({*globals(), *_HOMES})

@@ -14,7 +14,7 @@ import trio
 from .. import BlockprotoError, Client
 from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, AddressError, advice_about, is_address, parse_address, to_address
-from .options import EXIT_CODES, json_option, verbose_option, verbosity
+from .options import EXIT_CODES, EXIT_CODES_ASKING, json_option, verbose_option, verbosity
 from .output import Status, about, ends_all, fail, print_failed, print_json, printing_failed, say
 
 _SOURCEID = re.compile(r"[0-9a-fA-F]{32}")
@@ -110,7 +110,7 @@ async def _take_one(client: Client, thing: _Thing, as_json: bool) -> int:
     return Status.DONE
 
 
-@click.command("cancel")
+@click.command("cancel", epilog=EXIT_CODES_ASKING)
 @click.argument("words", nargs=-1, required=True, metavar="SOURCEID... bp://HOST:PORT")
 @json_option
 @access_options

@@ -24,6 +24,8 @@ A phone on 4G:       --up 8mbit --down 30mbit --delay 60ms
 Edge of the network: --rate 256kbit --delay 600ms --reset-after 10s-60s
 A train in a tunnel: --rate 8mbit --delay 100ms --black-hole-after 3MB --heal-after 20s
 A broken router:     --flip-every 20MB
+
+Exit codes: 0 ended by SIGTERM, 1 cannot listen, 2 usage, 130 Ctrl-C.
 """
 _UNITS: dict[str, dict[str, float]] = {
     "rate": {"bit": 1 / 8, "kbit": 1e3 / 8, "mbit": 1e6 / 8, "gbit": 1e9 / 8},

@@ -19,7 +19,7 @@ from .output import Status, fail, say, show_count, show_time, warn
 from .state_folder import to_other_state
 
 
-@click.command("check")
+@click.command("check", epilog="Exit codes: 0 clean, 1 not clean, never served or being served, 2 usage.")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--state",

@@ -14,11 +14,11 @@ import click
 from ..common.names import show_name
 from ..errors import BlockprotoError
 from ..store.part_file.leftovers import FailedFolder, Leftover, find_leftovers, remove_leftover
-from .options import Duration, json_option, verbose_option
+from .options import EXIT_CODES_HERE, Duration, json_option, verbose_option
 from .output import Status, fail, print_json, say, show_count, show_size
 
 
-@click.command("clean")
+@click.command("clean", epilog=EXIT_CODES_HERE)
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--yes", is_flag=True, help="Remove them without asking.")
 @click.option(

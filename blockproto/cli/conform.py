@@ -138,11 +138,12 @@ def _judge_profile(profile: str) -> None:
         raise click.UsageError(f"there is no profile {profile!r}; the spec has {', '.join(known)}")
 
 
-_EXAMPLES = """\b
+_EXIT_CODES = "Exit codes: 0 all required cases pass, 1 failures, 2 usage, 3 the harness is wrong, 4 nothing to examine."
+_EXAMPLES = f"""\b
 blockproto conform server localhost:7878
 blockproto conform client -- ./my-client
 
-Exit codes: 0 all required cases pass, 1 failures, 2 usage, 3 the harness is wrong, 4 there is nothing to examine.
+{_EXIT_CODES}
 """
 
 
@@ -151,7 +152,7 @@ def conform() -> None:
     """Test a server or a client, whoever wrote it, against the spec."""
 
 
-@conform.command("server")
+@conform.command("server", epilog=_EXIT_CODES)
 @click.argument("address", metavar="HOST:PORT", required=False)
 @_run_options
 @click.option(
@@ -245,7 +246,7 @@ def _examine(
             helper.close()
 
 
-@conform.command("client", context_settings={"ignore_unknown_options": True})
+@conform.command("client", epilog=_EXIT_CODES, context_settings={"ignore_unknown_options": True})
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND...")
 @_run_options
 def client(

@@ -13,7 +13,7 @@ from .options import json_option
 from .output import Status, print_json
 
 
-@click.command("explain")
+@click.command("explain", epilog="Exit codes: 0 done, 2 usage, or LOG is no such log.")
 @click.argument("log", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
 def explain(log: Path, as_json: bool) -> int:

@@ -21,7 +21,7 @@ from ..common.names import show_name
 from .access import access_options, check_access, connect_as_told, for_each_server
 from .address import Address, address_of, advice_about, to_address
 from .left_out import LeftOutTeller, missed_of, say_missed
-from .options import EXIT_CODES, json_option, verbose_option, verbosity
+from .options import EXIT_CODES, EXIT_CODES_ASKING, json_option, verbose_option, verbosity
 from .output import (
     Status,
     about,
@@ -160,7 +160,7 @@ def file_fields(entry: FileInfo, server: str) -> dict[str, Any]:
     }
 
 
-@click.command("stat")
+@click.command("stat", epilog=EXIT_CODES_ASKING)
 @click.argument("addresses", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME...")
 @click.option("--b3sum", is_flag=True, help="Wait until the server has computed the file's BLAKE3.")
 @json_option
@@ -211,7 +211,7 @@ def _print_facts(entry: FileInfo, server: str, as_json: bool) -> None:
             click.echo(f"{key:<9} {show_name(str(value))}")
 
 
-@click.command("uploads")
+@click.command("uploads", epilog=EXIT_CODES_ASKING)
 @click.argument("address", callback=to_address, metavar="bp://HOST:PORT")
 @json_option
 @access_options

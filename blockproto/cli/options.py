@@ -17,6 +17,10 @@ from .address import to_last_address, without_dot
 
 EXIT_CODES = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost (run it again to resume), 130 Ctrl-C."
 """The exit codes of the commands that transfer files, for their ``--help``."""
+EXIT_CODES_ASKING = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable or lost, 130 Ctrl-C."
+"""Those of the commands that ask a server something."""
+EXIT_CODES_HERE = "Exit codes: 0 done, 1 refused or failed, 2 usage."
+"""Those of the commands that speak with no server."""
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -23,6 +23,7 @@ from .address import Address, to_address
 from .get_words import split_words
 from .options import (
     EXIT_CODES,
+    EXIT_CODES_HERE,
     as_option,
     check_as_name,
     if_exists_option,
@@ -75,7 +76,7 @@ for _command in (pause, resume, retry, cancel, move, run):
 # ---- putting something in
 
 
-@queue.command("add")
+@queue.command("add", epilog=EXIT_CODES_HERE)
 @paths_and_address
 @as_option
 @if_exists_option("there", "yours")
@@ -114,7 +115,7 @@ def add(
     return _add(file, many, as_json)
 
 
-@queue.command("get")
+@queue.command("get", epilog=EXIT_CODES_HERE)
 @click.argument("words", nargs=-1, required=True, metavar="bp://HOST:PORT/NAME... [DEST]")
 @if_exists_option("here", "the server's")
 @priority_option
@@ -182,7 +183,7 @@ def _add(file: Path, many: list[Wanted], as_json: bool) -> int:
 # ---- looking
 
 
-@queue.command("list")
+@queue.command("list", epilog=EXIT_CODES_HERE)
 @click.option("--all", "everything", is_flag=True, help="Also what is done or cancelled.")
 @file_option
 @json_option

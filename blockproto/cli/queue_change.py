@@ -10,7 +10,7 @@ import click
 
 from .. import TransferQueue
 from ..queue.entry import PRIORITIES
-from .options import verbose_option
+from .options import EXIT_CODES_HERE, verbose_option
 from .output import Status, say, show_count
 from .queue_file import file_option, with_queue
 
@@ -28,7 +28,7 @@ def _command(name: str, became: str, change: _Change, told: str) -> click.Comman
         told: the help of the command.
     """
 
-    @click.command(name, help=told)
+    @click.command(name, help=told, epilog=EXIT_CODES_HERE)
     @click.argument("ids", nargs=-1, required=True, metavar="ID...|all")
     @file_option
     @verbose_option
@@ -69,7 +69,7 @@ cancel = _command(
 )
 
 
-@click.command("move")
+@click.command("move", epilog=EXIT_CODES_HERE)
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @click.option("--first", is_flag=True, help="Before everything else of the same priority.")
 @click.option("--last", is_flag=True, help="Behind everything else of the same priority.")

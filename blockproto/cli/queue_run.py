@@ -18,15 +18,18 @@ from .access import access_options, check_access, token_needs_server
 from .address import to_address
 from .interruptions import LineTeller
 from .left_out import LeftOutTeller, missed_of, say_missed
-from .options import json_option, retry_option, verbose_option, verbosity
+from .options import EXIT_CODES, json_option, retry_option, verbose_option, verbosity
 from .output import Status, is_for_all, print_json, say, show_count, show_size, warn
 from .progress import Meter
 from .queue_file import fields_of, file_option, with_queue
 
 
-@click.command("run")
+@click.command("run", epilog=EXIT_CODES)
 @click.option(
-    "--until-empty", is_flag=True, help="End when nothing waits any more, instead of waiting for more."
+    "--until-empty",
+    is_flag=True,
+    help="End when nothing waits any more, instead of waiting for more. What failed in an earlier run makes the exit code 1 "
+    "until it is retried or cancelled.",
 )
 @click.option(
     "--at-once",
@@ -85,6 +88,8 @@ async def _run(queue: TransferQueue, as_json: bool, options: dict[str, Any]) -> 
         for one in queue.transfers():  # those that ended last
             watcher.see(one)
         watcher.sum_up()
+        if options["until_empty"]:
+            watcher.tell_of_earlier(queue.transfers(), options["server"])
         status = watcher.status
     return status
 
@@ -173,6 +178,19 @@ class _Watcher:
             if count > 1:
                 more = show_count(count - 1, "other transfer")
                 say(f"{server}: {more} failed for the same reason; `blockproto queue retry all` tries again")
+
+    def tell_of_earlier(self, all_of_it: Sequence[QueuedTransfer], server: str | None) -> None:
+        """Say what failed before this run and was not tried: the queue is not empty, and not all of it is done."""
+        count = sum(
+            one.state is TransferState.FAILED and one.id not in self._shown and server in (None, one.server)
+            for one in all_of_it
+        )
+        if count:
+            self.status = max(self.status, Status.FAILED)
+            warn(
+                f"{show_count(count, 'transfer')} failed in an earlier run and was not tried: `blockproto queue list` shows "
+                "such, `queue retry` and `queue cancel` deal with them"
+            )
 
 
 class _Position:

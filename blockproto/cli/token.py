@@ -20,7 +20,7 @@ from ..identity.principals import Register, Token
 from ..identity.realm import EVERYTHING
 from ..store.local.state_lock import holder_of
 from ..wire import Scopes
-from .options import Duration, json_option, to_size
+from .options import EXIT_CODES_HERE, Duration, json_option, to_size
 from .output import about, fail, print_json, say, show_round
 from .state_folder import require_state
 
@@ -45,11 +45,11 @@ state_option = click.option(
 )
 
 
-_EXAMPLES = """\b
+_EXAMPLES = f"""\b
 blockproto token add ann --quota 10GB --state ~/inbox/.blockproto
 blockproto token revoke ann --state ~/inbox/.blockproto
 
-Exit codes: 0 done, 1 refused or failed, 2 usage.
+{EXIT_CODES_HERE}
 """
 
 
@@ -58,7 +58,7 @@ def token() -> None:
     """Make, list and revoke the tokens with which clients come in."""
 
 
-@token.command("add")
+@token.command("add", epilog=EXIT_CODES_HERE)
 @click.argument("name")
 @click.option(
     "--folder",
@@ -146,7 +146,7 @@ def _require_folder(folder: str) -> None:
         ) from error
 
 
-@token.command("list")
+@token.command("list", epilog=EXIT_CODES_HERE)
 @json_option
 @state_option
 def list_tokens(as_json: bool, state: Path) -> int:
@@ -163,7 +163,7 @@ def list_tokens(as_json: bool, state: Path) -> int:
     return 0
 
 
-@token.command("revoke")
+@token.command("revoke", epilog=EXIT_CODES_HERE)
 @click.argument("name_or_id")
 @state_option
 def revoke(name_or_id: str, state: Path) -> int:

@@ -75,6 +75,18 @@ def test_version(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_the_names_that_are_imported_when_they_are_used_are_found_before() -> None:
+    """A prompt completes what ``dir`` tells."""
+    program = (
+        "import sys, blockproto; there = set(blockproto.__all__) <= set(dir(blockproto)); "
+        "print(there, '__version__' in dir(blockproto), 'trio' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=TIMEOUT_S
+    )
+    assert ran.stdout == "True True False\n"
+
+
 def test_put_and_get(server: Server, tmp_path: Path) -> None:
     (tmp_path / "small.bin").write_bytes(bytes(4096))
     put = _imported(tmp_path, "put", str(tmp_path / "small.bin"), server.address + "/")

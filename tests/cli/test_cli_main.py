@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -47,6 +47,27 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_helps(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: blockproto {name}")
+
+
+def every_command(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command that does something, also those of groups."""
+    ctx = click.Context(group)
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        assert command is not None
+        yield (*above, name)
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*above, name))
+
+
+def test_every_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    words = list(every_command(cli.commands))
+    assert ("token", "revoke") in words
+    silent = []
+    for name in words:
+        assert main([*name, "--help"]) == 0
+        silent += [] if "Exit codes: 0 " in capsys.readouterr().out else [name]
+    assert silent == []
 
 
 USAGE = [

@@ -162,6 +162,23 @@ def test_what_failed_is_told_and_ends_with_1(
     assert "No such file" in ran.err
 
 
+def test_what_failed_earlier_is_told_until_it_is_dealt_with(
+    server: Server, tmp_path: Path, queue_file: Path, cli: Run
+) -> None:
+    """A script that trusts the exit code must not take an unfinished queue for an empty one."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+        cli("queue", "add", tmp_path / name, server.address + "/")
+    (tmp_path / "a").unlink()
+    assert cli("queue", "run", "--until-empty").status == Status.FAILED
+    again = cli("queue", "run", "--until-empty")
+    assert again.status == Status.FAILED
+    assert "1 transfer failed in an earlier run and was not tried: `blockproto queue list`" in again.err
+    assert cli("queue", "run", "--until-empty", "--server", "bp://127.0.0.1:1").status == Status.DONE
+    assert cli("queue", "cancel", "1").status == Status.DONE
+    assert cli("queue", "run", "--until-empty").status == Status.DONE
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
