@@ -232,7 +232,10 @@ def _advice_for(error: BaseException) -> str:
     if isinstance(error, InTheWay):
         return "move it away, or give another DEST ('-' is stdout)"
     if isinstance(error, DigestMismatch) and error.code is Code.DIGEST_MISMATCH and not error.retryable:
-        return "tell whoever runs the server: `blockproto check --read` there finds such files"
+        return (
+            "tell whoever runs the server (`blockproto check --read` there finds such files), or, if you have the file, "
+            "remove it there with `blockproto rm` and send it again"
+        )
     if isinstance(error, NewerLedger):
         return "use the version that wrote it"
     if isinstance(error, StoreFailed) and not error.remote:

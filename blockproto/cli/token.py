@@ -5,6 +5,7 @@ A token is shown once, on stdout, when it is made; the server keeps only a hash 
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from datetime import UTC, datetime
@@ -189,6 +190,10 @@ def revoke(name_or_id: str, state: Path) -> int:
 
 def _applied(state: Path) -> str:
     """How a change comes into effect: by a signal to the server of this state, whose process is named where it is seen."""
+    if not (state / "ledger").exists():
+        served = state.name == RESERVED
+        words = ["serve", str(state.parent)] if served else ["serve", "DIR", "--state", str(state)]
+        return f"no server has had this state yet; this one will take it: blockproto {show_name(shlex.join(words))}"
     pid = holder_of(state)
     if pid is not None and _takes_sighup(pid):
         return f"the server that is running takes the change after: kill -HUP {pid}"

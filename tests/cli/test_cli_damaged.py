@@ -57,7 +57,7 @@ def test_damage_is_said_and_not_served(tmp_path: Path, run: Run) -> None:
             ran = run("get", f"{server.address}/source/{name}", tmp_path / "one", "--json")
             assert ran.status == Status.FAILED
             assert (
-                f"source/{name}: {SAID}; tell whoever runs the server: `blockproto check --read`" in ran.err
+                f"source/{name}: {SAID}; tell whoever runs the server (`blockproto check --read`" in ran.err
             )
             assert (ran.objects[0]["outcome"], ran.objects[0]["code"]) == ("failed", "DIGEST_MISMATCH")
             assert not (tmp_path / "one").exists()
@@ -66,6 +66,11 @@ def test_damage_is_said_and_not_served(tmp_path: Path, run: Run) -> None:
         assert [path.name for path in (tmp_path / "all").iterdir() if path.name[0] != "."] == ["good"]
         (server.folder / "source" / "big").touch()  # somebody means it to be as it is
         assert run("get", f"{server.address}/source/big", tmp_path / "meant").status == Status.DONE
+        assert run("rm", f"{server.address}/source/small").status == Status.DONE
+        assert run("put", source / "small", f"{server.address}/source/").status == Status.DONE
+        assert run("get", f"{server.address}/source/small", tmp_path / "again").status == Status.DONE
+        assert (tmp_path / "again").read_bytes() == (source / "small").read_bytes()
+        flip(server.folder / "source" / "small")
         server.stop()
     assert (
         "source/small is damaged: its bytes are not those that were committed"

@@ -186,6 +186,21 @@ def test_the_process_that_takes_a_change_is_named(server: Server, run: Run) -> N
     assert "another at its start" in run("token", "add", "bob", "--state", state).err
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("my inbox/.blockproto", "serve '{}/my inbox'"), ("state", "serve DIR --state {}/state")],
+)
+def test_a_state_that_no_server_has_had_is_said_to_be_new(
+    name: str, words: str, tmp_path: Path, run: Run
+) -> None:
+    """It was perhaps mistyped."""
+    ran = run("token", "add", "ann", "--state", tmp_path / name)
+    assert ran.status == Status.DONE
+    assert ran.err.rstrip().endswith(
+        f"no server has had this state yet; this one will take it: blockproto {words.format(tmp_path)}"
+    )
+
+
 def test_who_does_not_take_the_signal_is_not_named(tmp_path: Path, run: Run) -> None:
     """`check`, and programs that embed the store: SIGHUP would end them."""
     (tmp_path / "served").mkdir()

@@ -278,6 +278,10 @@ def test_a_server_that_was_never_there_was_not_lost() -> None:
     told = explain([BEGIN, json.dumps(event)])
     assert told.losses == []
     assert "There was no connection at first, because: refused." in told.sentences()
+    connected = json.dumps({"t": 0.5, "event": "connected", "connection": 1, "peer": "p"})
+    assert not [
+        text for text in explain([BEGIN, connected, json.dumps(event)]).sentences() if "at first" in text
+    ]
 
 
 @quick
