@@ -128,8 +128,8 @@ def check_as_name(as_name: str | None, paths: tuple[str, ...]) -> None:
 def checksum_option(command: _Command) -> _Command:
     """``--checksum``: compare contents."""
     text = (
-        "Read the files here and compare digests also where size and time agree. The server knows its own by the digests it "
-        "recorded; `blockproto check --read` there reads them."
+        "Read the files here and compare digests also where size and time agree. The server reads its own where they were "
+        "touched since it recorded theirs; `blockproto check --read` there reads all."
     )
     return click.option("--checksum", is_flag=True, help=text)(command)
 

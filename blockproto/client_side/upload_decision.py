@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -132,7 +132,7 @@ class UploadDecisions:
 
     Args:
         context: asks, and knows what files contain.
-        checksum: read every file that seems to be there, whatever is remembered of it.
+        checksum: read every file that seems to be there, whatever is remembered of it, here; and there, if it was touched.
     """
 
     def __init__(self, context: Context, *, checksum: bool = False) -> None:
@@ -160,7 +160,7 @@ class UploadDecisions:
             asked.known = await self._receipts(ones)
 
         async def ask_names() -> None:
-            asked.taken = await self._look(files)
+            asked.taken = await self._look(one.facts.filename.text for one in files)
 
         if recalled or len(files) > TOGETHER_MAX:
             await ask_receipts()  # most will have one, or one more round trip does not matter
@@ -173,7 +173,7 @@ class UploadDecisions:
         ended, rest = await self._judge_receipts(asked)
         taken = asked.taken
         if taken is None:
-            taken = await self._look([one for one in rest if not one.is_folder])
+            taken = await self._look(one.facts.filename.text for one in rest if not one.is_folder)
         there, rest = await self._judge_names(rest, taken, asked.recalled)
         return ended + there, rest
 
@@ -206,12 +206,13 @@ class UploadDecisions:
         return found
 
     async def _judge_receipts(self, asked: Asked) -> Decided:
-        """Accept a receipt only if the file still has the content of the receipt."""
+        """Accept a receipt only if the file still has the content of the receipt; with ``checksum`` the one there, too."""
         ones, known = asked.ones, asked.known
         ended: list[Ended] = []
         rest: list[Prepared] = []
         found = [one for one in ones if one.sourceid in known and not one.is_folder]
         roots = dict(zip(map(id, found), await self._roots(found, asked.recalled), strict=True))
+        doubtful = await self._doubtful({known[one.sourceid].stored_as for one in found})
         for one in ones:
             receipt = known.get(one.sourceid)
             if receipt is None:
@@ -220,13 +221,23 @@ class UploadDecisions:
             root = receipt.root if one.is_folder else roots[id(one)]
             if not isinstance(root, bytes):
                 ended.append((one, root))
-            elif root == receipt.root:
+            elif root == receipt.root and receipt.stored_as not in doubtful:
                 there = Arrived(one.facts, one.sourceid, root, receipt.stored_as, "there", receipt.b3sum)
                 ended.append((one, there))
             else:
                 one.is_another_content(root)
                 rest.append(one)
         return ended, rest
+
+    async def _doubtful(self, names: set[str]) -> set[str]:
+        """With ``checksum``, those of ``names`` of whose bytes the server knows no root: something has touched the file.
+
+        OPEN with another sourceid makes the server read it (BP1-COM-024).
+        """
+        if not self._checksum or not names:
+            return set()
+        there = await self._look(names)
+        return {name for name, item in there.items() if item.kind == EntryKind.FILE and item.root is None}
 
     async def _roots(
         self, ones: Sequence[Prepared], recalled: Mapping[Fingerprint, bytes]
@@ -235,10 +246,10 @@ class UploadDecisions:
 
     # ---- names ------------------------------------------------------------------------------------------------
 
-    async def _look(self, files: Sequence[Prepared]) -> dict[str, FileItem]:
-        """What has the names of these files; nothing if the server refuses to list it: then COMMIT decides."""
+    async def _look(self, names: Iterable[str]) -> dict[str, FileItem]:
+        """What has these names; nothing if the server refuses to list it: then COMMIT decides."""
         try:
-            return await self._taken.look(one.facts.filename.text for one in files)
+            return await self._taken.look(names)
         except (ConnectionLost, GoingAway):
             raise
         except BlockprotoError:

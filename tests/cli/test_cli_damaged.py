@@ -80,6 +80,35 @@ def test_damage_is_said_and_not_served(tmp_path: Path, run: Run) -> None:
     assert checked.out.splitlines() == ["source/small: its bytes are not those that were committed"]
 
 
+@pytest.mark.parametrize(("rule", "kept"), [("keep", True), ("replace", False)])
+def test_checksum_sends_what_was_changed_there(
+    server: Server, tmp_path: Path, run: Run, rule: str, kept: bool
+) -> None:
+    """Its size and time are those of the receipt, which says that it is there; what was only touched is not sent."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, length in (("small", 10), ("big", BLOCK_LENGTH + 1), ("touched", 10)):
+        (source / name).write_bytes(os.urandom(length))
+    words = ["put", source, f"{server.address}/", "--if-exists", rule, "--json"]
+    assert run(*words).status == Status.DONE
+    stored = server.folder / "source"
+    flip(stored / "small")
+    flip(stored / "big")
+    (stored / "touched").chmod(0o600)
+    assert {one["outcome"] for one in run(*words).objects} == {"there"}
+    for outcome in ("sent", "there"):
+        ran = run(*words, "--checksum")
+        assert {Path(one["filename"]).name: one["outcome"] for one in ran.objects} == {
+            "small": outcome,
+            "big": outcome,
+            "touched": "there",
+        }
+    for name in ("small", "big"):
+        good = stored / (f"{name} (1)" if kept else name)
+        assert good.read_bytes() == (source / name).read_bytes()
+    assert len(list(stored.iterdir())) == (5 if kept else 3)
+
+
 @pytest.mark.clause("BP1-FET-021")
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
