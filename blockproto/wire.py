@@ -105,6 +105,9 @@ FEATURE_IF_EXISTS = 0x4
 FEATURE_FILES = 0x8
 """In HELLO.features: the speaker understands FILES and STORED (BP1-FIL-001)."""
 
+FEATURE_WANTED = 0x10
+"""In HELLO.features: the speaker understands FILES with WANTED (BP1-FIL-017)."""
+
 FRAMES_MAX = 64
 """FILES that a sender may have said on a connection and that are not answered (BP1-FIL-010)."""
 
@@ -967,13 +970,14 @@ class Files(Value):
         table: a record of each file, and the last component of its name.
         if_exists: as in ``Open``, for all of them.
         last: nothing more comes on the stream.
+        wanted: the speaker asks for these files: there is no payload, and a record's sourceid is the file's version.
     """
 
     TYPE: ClassVar[Type] = Type.FILES
     LAYOUT: ClassVar[Layout] = Layout(
         _fixed(number=U32, if_exists=U8),
         {"folders": Strings(), "filetypes": Strings(), "table": Table()},
-        flags={"last": 0x0001},
+        flags={"last": 0x0001, "wanted": 0x0002},
     )
 
     number: int
@@ -982,19 +986,20 @@ class Files(Value):
     table: FileTable = FileTable()  # noqa: RUF009 - it cannot be changed
     if_exists: int = 0
     last: bool = False
+    wanted: bool = False
 
     def __post_init__(self) -> None:
         _judge_choices(None, self.if_exists)
         if len(self.table.records) > FILES_MAX:
             raise LocalProtocolError(f"FILES with {len(self.table.records)} files; {FILES_MAX} are the most")
-        if not self.table.records and not self.last:
-            raise LocalProtocolError("FILES without files, and not the last")
+        if not self.table.records and (self.wanted or not self.last):
+            raise LocalProtocolError("FILES without files, and not the last of a stream")
         self.table.judge(len(self.folders), len(self.filetypes))
 
     @property
     def payload_length(self) -> int:
-        """The bytes of all its files."""
-        return sum([record[2] for record in self.table.records])
+        """The bytes of all its files; none where they are only asked for."""
+        return 0 if self.wanted else sum([record[2] for record in self.table.records])
 
 
 class Status(IntEnum):

@@ -5,8 +5,9 @@ Spec: BP1-FET, BP1-BLK, BP1-COM.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..common.blocks import EMPTY_DIGEST
 from ..connection.connection import Connection, error_of
@@ -30,6 +31,7 @@ class SmallDownload:
     job: DownloadJob
     version: bytes
     upload: Upload
+    begun: float = field(default_factory=time.perf_counter)
 
 
 class BriefFetch:
@@ -87,6 +89,10 @@ class BriefFetch:
             if self.stream:
                 self._connection.refuse(self.stream, error)
             self.ended(error)
+
+    def close(self) -> None:
+        """Let go of the file; only once it is not being made durable."""
+        self.small.upload.close()
 
     @property
     def waits(self) -> bool:

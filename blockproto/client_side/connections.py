@@ -28,7 +28,7 @@ from ..connection.pace import Pace
 from ..errors import BlockprotoError, Code, ConnectionLost, GoingAway, LocalProtocolError
 from ..observability.observed import observed_endpoint, observed_session
 from ..protocol.session import Limits, Side
-from ..wire import FEATURE_FILES
+from ..wire import FEATURE_FILES, FEATURE_WANTED
 from .authenticate import Authenticator
 from .dial import Dial
 from .stall_timeout import end_when_stalled
@@ -226,7 +226,7 @@ class Connections:
             endpoint = await self._dial()
             self._dialled = True
             self._made_at = trio.current_time()
-            limits = Limits(agent="blockproto", features=FEATURE_FILES)
+            limits = Limits(agent="blockproto", features=FEATURE_FILES | FEATURE_WANTED)
             hooks = () if self._recorder is None else (self._recorder.hook(),)
             session = observed_session(Side.CLIENT, limits, hooks)
             connection = Connection(observed_endpoint(endpoint, hooks), session, keep_alive=self._keep_alive)

@@ -1,6 +1,7 @@
 """Download many files: small ones pipelined without a round trip each, big ones beside them.
 
-    jobs → of at most one block: FETCH … OPEN BLOCK COMMIT → verified → batch of the committer → COMMITTED
+    jobs → small, and the server gives many at once: FILES with WANTED → FILES … → STORED (``download_files``)
+         → of at most one block: FETCH … OPEN BLOCK COMMIT → verified → batch of the committer → COMMITTED
          → bigger, or begun before, or not plain: the ordinary download with resume, a few at once
 
 The listing gave size, time, mode and version of every file, so nothing is asked again: FETCH carries the version, and
@@ -26,7 +27,8 @@ from pathlib import Path
 
 import trio
 
-from ..common.blocks import blocknum_of, is_one_block
+from ..common.blocks import BRIEF_LENGTH_MAX, blocknum_of, is_one_block
+from ..common.file_table import FILES_MAX
 from ..common.names import SafeName, show_name
 from ..common.tasks import background_tasks
 from ..connection.connection import Connection
@@ -60,6 +62,7 @@ from .brief_download import OTHER_SIDE, BriefFetch, SmallDownload
 from .connections import Retries
 from .context import Context
 from .download import Downloader
+from .download_files import FilesFetch, HeldFrames, fitting
 from .option_names import Rule
 from .receipts import receipt_of
 
@@ -70,7 +73,9 @@ STREAMS_SPARED = 32
 BIG_AT_ONCE = 8
 BATCH_FILES = 64
 """FETCHes written together."""
-PAGE_JOBS = 512
+ASKED_MAX = 4
+"""Streams that ask for many files each, at once."""
+PAGE_JOBS = 1024
 """After this many jobs, wait until the consumer has taken the outcomes, so that memory is bounded."""
 
 Outcome = Receipt | BlockprotoError
@@ -144,7 +149,9 @@ class DownloadMany:
         self._deliver = deliver
         self._on_progress = on_progress
         self._open: dict[int, DownloadJob] = {}
-        self._fetches: dict[int, BriefFetch] = {}
+        self._fetches: dict[int, BriefFetch | FilesFetch] = {}
+        self._asking: set[FilesFetch] = set()
+        self._held = HeldFrames()
         self._news = trio.lowlevel.ParkingLot()
         self._big = 0
         self._big_slots = trio.CapacityLimiter(BIG_AT_ONCE)
@@ -191,7 +198,7 @@ class DownloadMany:
             with trio.CancelScope(shield=True):
                 await engine.drain()
             for fetch in tuple(self._fetches.values()):
-                fetch.small.upload.close()
+                fetch.close()
 
     async def _run(
         self,
@@ -201,27 +208,39 @@ class DownloadMany:
     ) -> bool:
         connection: Connection | None = None
         batch: list[BriefFetch] = []
+        asked: list[SmallDownload] = []
         async for job in jobs:
             self._open[id(job)] = job
             self._begun += 1
             way = self._way_of(job)
             if way is not None and engine is not None:
                 connection = connection or await self._connect()
-                fetch = self._prepare(connection, job, way, engine)
-                batch += [fetch] if fetch is not None else []
+                small = self._prepare(job, way)
+                if small is None:
+                    continue
+                if connection.session.gives_files and job.entry.filesize <= BRIEF_LENGTH_MAX:
+                    asked.append(small)
+                else:
+                    batch.append(self._fetch_of(connection, small, engine))
             elif id(job) in self._open:
                 await self._start_big(job)
             if len(batch) >= BATCH_FILES:
                 await self._send(connection, batch)
                 batch = []
+            if len(asked) >= FILES_MAX:
+                await self._ask(connection, asked, engine)
+                asked = []
             if self._begun % PAGE_JOBS == 0:
                 await delivered()
             if self.lost is not None:
                 break
         else:
             await self._send(connection, batch)
+            await self._ask(connection, asked, engine)
             return self.lost is None
         self._drop(batch, self.lost)
+        for small in asked:
+            self._small_ended(small, self.lost)
         return False
 
     async def _connect(self) -> Connection:
@@ -261,14 +280,8 @@ class DownloadMany:
             return None
         return dest if self._store.takes(dest) else None
 
-    def _prepare(
-        self,
-        connection: Connection,
-        job: DownloadJob,
-        dest: Destination,
-        engine: Engine,
-    ) -> BriefFetch | None:
-        """A fetch of a small file; None if it has ended already."""
+    def _prepare(self, job: DownloadJob, dest: Destination) -> SmallDownload | None:
+        """A small file with its place here; None if it has ended already."""
         assert self._store is not None
         entry = job.entry
         version = bytes.fromhex(entry.version)
@@ -279,14 +292,52 @@ class DownloadMany:
         except BlockprotoError as exc:
             self._finish(job, exc)
             return None
-        begun = time.perf_counter()
+        return SmallDownload(job, version, upload)
+
+    def _fetch_of(self, connection: Connection, small: SmallDownload, engine: Engine) -> BriefFetch:
+        job, begun = small.job, time.perf_counter()
         return BriefFetch(
             connection,
-            SmallDownload(job, version, upload),
+            small,
             engine.committer,
             engine.disk,
             lambda outcome: self._ended(job, outcome, begun),
         )
+
+    async def _ask(
+        self, connection: Connection | None, smalls: list[SmallDownload], engine: Engine | None
+    ) -> None:
+        """Ask for many files at once; what the connection does not take any more stays open."""
+        while smalls:
+            assert connection is not None
+            assert engine is not None
+            while len(self._asking) >= ASKED_MAX or (self._asking and not self._may_open(connection)):
+                await self._news.park()
+            count = fitting(smalls, connection.session.head_length_max)
+            asked, smalls = smalls[:count], smalls[count:]
+            fetch = FilesFetch(
+                connection, asked, engine.committer, self._held, self._small_ended, self._asking.discard
+            )
+            self._fetches.update({id(small.job): fetch for small in asked})
+            self._asked += count
+            self._asking.add(fetch)
+            try:
+                if connection.going_away is not None:
+                    raise GoingAway(retry_after_ms=connection.going_away.retry_after_ms)
+                fetch.begin()
+            except BlockprotoError as exc:
+                fetch.ended(exc)
+
+    def _small_ended(self, small: SmallDownload, outcome: StoredFile | BlockprotoError | None) -> None:
+        """One of many files has ended; None: the server does not send it that way, so it is fetched by itself."""
+        small.upload.close()
+        if outcome is not None:
+            self._ended(small.job, outcome, small.begun)
+            return
+        self._fetches.pop(id(small.job), None)
+        self._news.unpark_all()
+        if not self._leaving:
+            self._start(small.job)
 
     async def _send(self, connection: Connection | None, batch: list[BriefFetch]) -> None:
         """Ask for a batch, as fast as the window allows; what the connection does not take any more stays open."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..common.blocks import EMPTY_DIGEST, digest_of
-from ..common.file_table import FILES_MAX, MODE_UNSAID, MTIME_UNSAID, FileTable, Record
+from ..common.file_table import FILES_MAX, HEAD_SPARE, TableBuilder
 from ..common.names import show_name
 from ..common.times import mtime_of
 from ..errors import BlockprotoError, SourceChanged
@@ -22,10 +22,6 @@ from .file_digests import LOOKS_MAX
 from .fingerprint import is_unchanged
 from .regular_file import check_regular, open_looked_at
 from .upload_decision import Prepared
-
-_HEAD_SPARE = 200
-"""Bytes of a head that are kept for its fixed part, its counts, and what is sent to see whether it is skipped."""
-_RECORD_LENGTH = 65
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +54,7 @@ class FramePacker:
     """
 
     def __init__(self, length_max: int, head_length_max: int) -> None:
-        self._head_length_max = head_length_max - _HEAD_SPARE
+        self._head_length_max = head_length_max - HEAD_SPARE
         self._memories = [memoryview(bytearray(length_max + 1)) for _ in range(2)]
 
     def pack(self, ones: Sequence[Prepared], start: int, length_max: int) -> Frame:
@@ -71,14 +67,18 @@ class FramePacker:
         """
         self._memories.reverse()
         memory = self._memories[0]
-        table = _Table(self._head_length_max)
+        table = TableBuilder(self._head_length_max)
         rule = ones[start].facts.if_exists
         frame = Frame(Files(0, last=True), memory[:0])
         length, at = 0, start
         while at < len(ones) and len(frame.ones) < FILES_MAX:
             one = ones[at]
             size = one.facts.filesize or 0
-            if one.facts.if_exists != rule or length + size > length_max or not table.has_room(one):
+            facts = one.facts
+            if facts.if_exists != rule or length + size > length_max:
+                break
+            folder, _, name = facts.filename.text.rpartition("/")
+            if not table.has_room(folder, name, facts.filetype):
                 break
             at += 1
             try:
@@ -87,62 +87,14 @@ class FramePacker:
             except (OSError, BlockprotoError) as exc:
                 frame.failed.append((one, exc))
                 continue
-            table.add(one, root)
+            table.add(one.sourceid, root, size, facts.mtime_ns, facts.mode, folder, facts.filetype, name)
             frame.ones.append(one)
             frame.roots.append(root)
             length += size
         frame.taken = at - start
         frame.payload = memory[:length]
-        frame.message = table.message(rule)
+        frame.message = Files(0, *table.parts, rule, last=not frame.ones)
         return frame
-
-
-class _Table:
-    """The table of one frame as it grows.
-
-    Args:
-        room: bytes of head that are left for it.
-    """
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._folders: dict[str, int] = {}
-        self._filetypes: dict[str, int] = {}
-        self._records: list[Record] = []
-        self._names: list[str] = []
-
-    def has_room(self, one: Prepared) -> bool:
-        """Whether one more file fits the head; it does if there is none yet."""
-        text, filetype = one.facts.filename.text, one.facts.filetype
-        folder, _, name = text.rpartition("/")
-        need = _RECORD_LENGTH + len(name.encode())
-        need += 0 if folder in self._folders else 2 + len(folder.encode())
-        need += 0 if filetype in self._filetypes else 2 + len(filetype)
-        self._room -= need
-        return self._room >= 0 or not self._records
-
-    def add(self, one: Prepared, root: bytes) -> None:
-        """Put a file there; it was asked whether there is room."""
-        facts = one.facts
-        folder, _, name = facts.filename.text.rpartition("/")
-        self._records.append(
-            (
-                one.sourceid,
-                root,
-                facts.filesize or 0,
-                MTIME_UNSAID if facts.mtime_ns is None else facts.mtime_ns,
-                MODE_UNSAID if facts.mode is None else facts.mode,
-                self._folders.setdefault(folder, len(self._folders)),
-                self._filetypes.setdefault(facts.filetype, len(self._filetypes)),
-                len(name.encode()),
-            )
-        )
-        self._names.append(name)
-
-    def message(self, rule: int) -> Files:
-        """FILES with what was put there; LAST where that is nothing."""
-        table = FileTable(tuple(self._records), tuple(self._names))
-        return Files(0, tuple(self._folders), tuple(self._filetypes), table, rule, last=not self._records)
 
 
 def _read_into(view: memoryview, one: Prepared, size: int) -> bytes:

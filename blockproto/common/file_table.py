@@ -31,6 +31,9 @@ FILES_MAX = 256
 MTIME_UNSAID = -(1 << 63)
 """The mtime_ns of a file whose modification time is not said."""
 
+HEAD_SPARE = 200
+"""Bytes of a head that are kept for its fixed part, its counts, and what is sent to see whether it is skipped."""
+
 MODE_UNSAID = 0xFFFF
 """The mode of a file whose mode is not said."""
 
@@ -51,6 +54,61 @@ class FileTable(NamedTuple):
         """Raise LocalProtocolError if a record has an index beyond so many folders or filetypes."""
         if any(record[5] >= folders or record[6] >= filetypes for record in self.records):
             raise LocalProtocolError("a file of FILES has a folder or filetype that the frame does not name")
+
+
+class TableBuilder:
+    """The table of one frame as it grows.
+
+    Args:
+        room: bytes of head that there are for it.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._folders: dict[str, int] = {}
+        self._filetypes: dict[str, int] = {}
+        self._records: list[Record] = []
+        self._names: list[str] = []
+
+    def has_room(self, folder: str, name: str, filetype: str) -> bool:
+        """Whether one more file fits the head, which counts it; it does if there is none yet."""
+        need = RECORD.size + len(name.encode())
+        need += 0 if folder in self._folders else 2 + len(folder.encode())
+        need += 0 if filetype in self._filetypes else 2 + len(filetype.encode())
+        self._room -= need
+        return self._room >= 0 or not self._records
+
+    def add(
+        self,
+        id_: bytes,
+        digest: bytes,
+        filesize: int,
+        mtime_ns: int | None,
+        mode: int | None,
+        folder: str,
+        filetype: str,
+        name: str,
+    ) -> None:
+        """Put a file there; it was asked whether there is room."""
+        self._records.append(
+            (
+                id_,
+                digest,
+                filesize,
+                MTIME_UNSAID if mtime_ns is None else mtime_ns,
+                MODE_UNSAID if mode is None else mode,
+                self._folders.setdefault(folder, len(self._folders)),
+                self._filetypes.setdefault(filetype, len(self._filetypes)),
+                len(name.encode()),
+            )
+        )
+        self._names.append(name)
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], tuple[str, ...], FileTable]:
+        """The folders, the filetypes and the table."""
+        table = FileTable(tuple(self._records), tuple(self._names))
+        return tuple(self._folders), tuple(self._filetypes), table
 
 
 class Strings:

@@ -12,7 +12,7 @@ from .verdicts import Failed
 
 SAID_BY_SERVER = (
     wire.Hello, wire.Open, wire.Opened, wire.Block, wire.Piece, wire.Ack, wire.Credit, wire.Have, wire.Commit,
-    wire.Committed, wire.Cancel, wire.Result, wire.Ping, wire.Error, wire.GoAway, wire.Stored,
+    wire.Committed, wire.Cancel, wire.Result, wire.Ping, wire.Error, wire.GoAway, wire.Files, wire.Stored,
 )  # fmt: skip
 
 

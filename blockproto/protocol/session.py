@@ -41,6 +41,7 @@ from ..wire import (
     CRITICAL_TYPE,
     FEATURE_AUTH_REQUIRED,
     FEATURE_FILES,
+    FEATURE_WANTED,
     FILES_TYPES,
     FRAMES_MAX,
     HEAD_LENGTH_EARLY,
@@ -105,6 +106,7 @@ class Session:
         side, limits: as given.
         peer_hello: the peer's HELLO, or None before it came.
         files: whether FILES and STORED may be sent: both HELLOs have the feature.
+        gives_files: whether FILES with WANTED may be, too.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Session:
         self.side = side
         self.limits = limits or Limits()
         self.peer_hello: Hello | None = None
-        self.files = False
+        self.files = self.gives_files = False
         self._filing: dict[Stream, None] = {}
         self._hello = self.limits.hello()
         self._admitted = not self._hello.features & FEATURE_AUTH_REQUIRED
@@ -268,6 +270,11 @@ class Session:
         if number in FILES_TYPES and not self.files:
             raise Unsupported(f"message type {number:#04x} where not both sides have said FILES in HELLO")
 
+    def _judge_wanted(self, message: Files) -> None:
+        """Raise BadFacts for WANTED where not both sides understand it (BP1-FIL-017)."""
+        if message.wanted and not self.gives_files:
+            raise BadFacts("FILES with WANTED where not both sides have said in HELLO that they know it")
+
     def _greet(self, header: Header, head: memoryview) -> Greeted:
         """Accept the first frame, which is HELLO (BP1-HEL-005, 006)."""
         if header.type != Type.HELLO or header.stream != 0:
@@ -284,7 +291,9 @@ class Session:
                 f"the peer speaks versions {hello.version_lowest} to {hello.version_highest}, we speak {VERSION}"
             )
         self.peer_hello = hello
-        self.files = self._reader.files = bool(self._hello.features & hello.features & FEATURE_FILES)
+        features = self._hello.features & hello.features
+        self.files = self._reader.files = bool(features & FEATURE_FILES)
+        self.gives_files = self.files and bool(features & FEATURE_WANTED)
         if self.side is Side.CLIENT:
             self._admitted = not hello.features & FEATURE_AUTH_REQUIRED
         self._use_limits()
@@ -363,12 +372,14 @@ class Session:
             raise UnexpectedMessage(
                 f"{message.TYPE.name} on stream {stream.id}, which is {stream.state.name}"
             )
+        stream.role = step[0]
         position = stream.follow(message, payload_length)
         if isinstance(message, Credit):
             stream.credited(message)
         elif isinstance(message, Files):
+            self._judge_wanted(message)
             self._filing[stream] = None
-            if self._unanswered_on(stream.id & 1) > FRAMES_MAX:
+            if self._unanswered_by(Role.RECEIVER) > FRAMES_MAX:
                 raise BadFacts(f"more than {FRAMES_MAX} FILES that are not answered")
         self._enter(stream, *step)
         self._judge_admission(message)
@@ -483,6 +494,8 @@ class Session:
             raise LocalProtocolError(f"{payload_length} bytes; {self.sendable(number)} may be sent")
         if message.TYPE in FILES_TYPES and not self.files:
             raise LocalProtocolError("FILES or STORED, which the peer does not understand")
+        if isinstance(message, Files) and message.wanted and not self.gives_files:
+            raise LocalProtocolError("FILES with WANTED, which the peer does not understand")
         try:
             stream.follow(message, payload_length)
         except BadFacts as error:
@@ -502,11 +515,11 @@ class Session:
     @property
     def frames_unanswered(self) -> int:
         """How many FILES of ours are not answered; no more than ``FRAMES_MAX`` may be (BP1-FIL-010)."""
-        return self._unanswered_on(self._parity)
+        return self._unanswered_by(Role.SENDER)
 
-    def _unanswered_on(self, parity: int) -> int:
-        """The unanswered FILES on the streams of one side."""
-        return sum(len(stream.unanswered or ()) for stream in self._filing if stream.id & 1 == parity)
+    def _unanswered_by(self, role: Role) -> int:
+        """The unanswered FILES on the streams where we have this role."""
+        return sum(len(stream.unanswered or ()) for stream in self._filing if stream.role is role)
 
     # Credit
 

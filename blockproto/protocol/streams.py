@@ -1,7 +1,8 @@
 """Streams: the transition table of both ends, which says what may be sent when, and the state of one stream.
 
-The side that first sends OPEN, BLOCK or FILES is the *sender* of bytes on the stream; the side that first sends FETCH, AUTH,
-LIST or REMOVE is the *receiver* (or asker). The table maps (state, speaker, message) to the next state; all else is illegal.
+The side that first sends OPEN, BLOCK or FILES is the *sender* of bytes on the stream; the side that first sends FETCH, FILES
+with WANTED, AUTH, LIST or REMOVE is the *receiver* (or asker). The table maps (state, speaker, message) to the next state;
+all else is illegal.
 
 Rules:
     1. A request never ends a stream. The side that answers ends it, with one COMMITTED, RESULT, STORED with LAST or
@@ -36,7 +37,8 @@ class State(IntEnum):
     CANCELLING = 6
     FILES = 7
     FILED = 8
-    CLOSED = 9
+    LISTED = 9
+    CLOSED = 10
 
 
 class Role(IntEnum):
@@ -67,6 +69,7 @@ class Kind(IntEnum):
     FILES = Type.FILES
     STORED = Type.STORED
     FILES_LAST = 0x100 | Type.FILES
+    FILES_WANTED = 0x200 | Type.FILES
     STORED_LAST = 0x100 | Type.STORED
     BLOCK_COMMIT = 0x100 | Type.BLOCK
     PIECE_COMMIT = 0x100 | Type.PIECE
@@ -77,9 +80,9 @@ class Kind(IntEnum):
 
 def _table() -> dict[tuple[int, int, int], State]:
     """The table, one line for each rule (BP1-STR-005)."""
-    new, asked, wanted, opened, brief, committing, cancelling, files, filed, closed = State
+    new, asked, wanted, opened, brief, committing, cancelling, files, filed, listed, closed = State
     sender, receiver = Role
-    live = (asked, wanted, opened, brief, committing, cancelling, files, filed)
+    live = (asked, wanted, opened, brief, committing, cancelling, files, filed, listed)
     bytes_flow = (opened, brief, committing, cancelling)
     files_flow = (files, filed, cancelling)
     table: dict[tuple[int, int, int], State] = {}
@@ -98,13 +101,14 @@ def _table() -> dict[tuple[int, int, int], State]:
     rule(sender, (Kind.BLOCK_COMMIT, Kind.PIECE_COMMIT), (brief,), committing)
     rule(sender, (Kind.HAVE,), (opened, committing))
     rule(sender, (Kind.COMMIT,), (opened,), committing)
-    rule(sender, (Kind.FILES,), (new, files), files)
-    rule(sender, (Kind.FILES_LAST,), (new, files), filed)
+    rule(sender, (Kind.FILES,), (new, files, listed), files)
+    rule(sender, (Kind.FILES_LAST,), (new, files, listed), filed)
     rule(sender, (Kind.CANCEL,), (opened, brief, committing, files, filed), cancelling)
     rule(sender, (Kind.RESULT,), (asked,), closed)
     rule(receiver, (Kind.FETCH,), (new,), wanted)
+    rule(receiver, (Kind.FILES_WANTED,), (new,), listed)
     rule(receiver, (Kind.AUTH, Kind.LIST, Kind.REMOVE), (new,), asked)
-    rule(receiver, (Kind.CREDIT,), (wanted, *bytes_flow, files, filed))
+    rule(receiver, (Kind.CREDIT,), (wanted, listed, *bytes_flow, files, filed))
     rule(receiver, (Kind.OPENED, Kind.ACK, Kind.ERROR_BLOCK), bytes_flow)
     rule(receiver, (Kind.ERROR_DIFFER,), (committing,), opened)
     rule(receiver, (Kind.ERROR_DIFFER,), (cancelling,))
@@ -127,6 +131,8 @@ def kind_of(message: Message) -> int:
     """The message as the table sees it; ERROR(connection) has no place there and gives a kind that is not in it."""
     if isinstance(message, (Block, Piece)):
         return message.TYPE | 0x100 if message.commit else message.TYPE
+    if isinstance(message, Files) and message.wanted:
+        return Kind.FILES_WANTED
     if isinstance(message, (Files, Stored)):
         return message.TYPE | 0x100 if message.last else message.TYPE
     if isinstance(message, Error):
@@ -253,6 +259,8 @@ class Stream(Flow):
             raise BadFacts(
                 f"the files of FILES have {message.payload_length} bytes, and its payload {payload_length}"
             )
+        if message.wanted:
+            return
         if message.number <= self.number:
             raise BadFacts(f"FILES with the number {message.number} after {self.number}")
         self.number = message.number

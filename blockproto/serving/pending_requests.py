@@ -30,9 +30,10 @@ class PendingRequests:
         guard: runs the tasks that answer them; they may outlive the connection.
     """
 
-    __slots__ = ("digests", "pages", "removals")
+    __slots__ = ("digests", "files", "pages", "removals")
 
     def __init__(self, guard: TaskGuard) -> None:
+        self.files = RequestQueue(guard, 1)
         self.pages = RequestQueue(guard, PAGES_AT_ONCE)
         self.digests = RequestQueue(guard, DIGESTS_AT_ONCE)
         self.removals = RequestQueue(guard, REMOVALS_AT_ONCE)

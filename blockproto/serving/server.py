@@ -53,7 +53,19 @@ from ..transfer.file_service import FileService, FileWriter
 from ..transfer.files_receiver import FilesReceiver
 from ..transfer.hooks import CommitHooks
 from ..transfer.receiver import UploadReceiver
-from ..wire import FEATURE_FILES, FEATURE_IF_EXISTS, Auth, Block, Fetch, Files, List, Message, Open, Remove
+from ..wire import (
+    FEATURE_FILES,
+    FEATURE_IF_EXISTS,
+    FEATURE_WANTED,
+    Auth,
+    Block,
+    Fetch,
+    Files,
+    List,
+    Message,
+    Open,
+    Remove,
+)
 from .acceptor import Acceptor, PendingSocket
 from .connection_limits import CONNECTIONS_EACH, ConnectionLimits
 from .detect import DetectedConnection, detect
@@ -61,6 +73,7 @@ from .detect_rules import Detection
 from .handlers.brief_fetch import BriefFetches, ServedBrief, is_brief
 from .handlers.fetch import ServedFetch
 from .handlers.requests import RequestHandler
+from .handlers.served_files import ServedFiles
 from .handshake_slots import SLOTS, HandshakeSlots, Slot
 from .pending_requests import PendingRequests
 from .task_guard import TaskGuard, out_of_memory
@@ -109,7 +122,7 @@ class Server:
         self._numbers = itertools.count(1)
         self.policy = policy or AuthPolicy()
         self.engine.hold(self.policy.anonymous or ANONYMOUS)
-        self._features = FEATURE_IF_EXISTS | (FEATURE_FILES if files else 0)
+        self._features = FEATURE_IF_EXISTS | (FEATURE_FILES | FEATURE_WANTED if files else 0)
         self._limits = replace(
             limits or Limits(agent="blockproto"), features=self.policy.features | self._features
         )
@@ -391,6 +404,9 @@ class Server:
                 return UploadReceiver(connection, stream, service.writer(), asks=message.root is not None)
             if isinstance(message, Block):
                 return BriefReceiver(connection, stream, service.writer())
+            if isinstance(message, Files) and message.wanted:
+                answers = answers or PendingRequests(TaskGuard(nursery, connection))
+                return ServedFiles(connection, stream, answers.files, service.reader())
             if isinstance(message, Files):
                 return FilesReceiver(connection, stream, service.writer())
             if isinstance(message, Fetch) and is_brief(message):

@@ -31,6 +31,7 @@ from frames import (
     hello,
     notes,
     server_hello,
+    wanted,
 )  # fmt: skip
 
 
@@ -619,6 +620,28 @@ def _many_files_damaged() -> Conversation:
     )  # fmt: skip
 
 
+def _many_files_fetched() -> Conversation:
+    """Two files come back, in the version that they have; one that is not there is left out."""
+    facts = {"digest": bytes(32), "mtime_ns": -(1 << 63), "mode": 0xFFFF, "folder": 0, "filetype": 0}
+    asked = [{"sourceid": ZERO, "filesize": size, **facts} for size in (4, 1, 6)]
+    came = [
+        {"sourceid": VERSION, "digest": blake3(content).digest(), "filesize": len(content), "mtime_ns": MTIME_NS,
+         "mode": 0o644, "folder": 0, "filetype": at}
+        for at, content in ((0, NOTES[0]), (0, NOTES[2]))
+    ]  # fmt: skip
+    return Conversation(
+        "many-files-fetched", "Three files are asked for; two come, and one is not there.",
+        ["BP1-FIL-018", "BP1-FIL-019", "BP1-FIL-020"],
+        [
+            client("three files", wanted(files=asked, names=["one.txt", "gone", "三.txt"])),
+            server("two of them", notes(number=0, folders=["notes"], filetypes=["text/plain"], files=came,
+                                        names=["one.txt", "三.txt"], payload=NOTES[0] + NOTES[2]), "files"),
+            client("both are durable here", frame("STORED", 1, flags=["LAST"], number=0, statuses=[0] * 2, outcomes=[])),
+        ],
+        after=("many-files",),
+    )  # fmt: skip
+
+
 def _third(name: str) -> dict[str, Any]:
     """The third file of the notes alone, as an upload of its own."""
     record = {"sourceid": ZERO[:15] + b"\x03", "digest": blake3(NOTES[2]).digest(), "filesize": len(NOTES[2]),
@@ -634,4 +657,5 @@ def conversations() -> list[Conversation]:
         _held("three-blocks-held-one-spoilt", 3, spoilt=True), _repair(), _unknown_size(), _download(),
         _ranged_fetch(), _follow(), _listing(), _empty_and_folder(), _held("three-blocks-held", 3), _too_late(), _cancel(),
         _sender_gives_up(), _differ_on_one(), _goaway(), _many_files(), _many_files_damaged(),
+        _many_files_fetched(),
     ]  # fmt: skip

@@ -35,7 +35,7 @@ FLAGS = {
     "REMOVE": {"RECURSIVE": 1},
     "CANCEL": {"DISCARD": 1},
     "PING": {"ANSWER": 1},
-    "FILES": {"LAST": 1},
+    "FILES": {"LAST": 1, "WANTED": 2},
     "STORED": {"LAST": 1},
 }
 

@@ -48,8 +48,8 @@ def hello(agent: str = "", **changed: int) -> Frame:
 
 
 def server_hello() -> Frame:
-    """What this project's own server says: it knows AUTH (bit 0), if_exists 3 and 4 (bit 2), and FILES (bit 3)."""
-    return hello("blockproto", features=13)
+    """What this project's own server says: it knows AUTH (bit 0), if_exists 3 and 4 (2), FILES (3) and WANTED (4)."""
+    return hello("blockproto", features=29)
 
 
 def least_hello() -> Frame:
@@ -251,6 +251,17 @@ def notes(stream: int = 1, number: int = 1, **changed: Any) -> Frame:
     return frame("FILES", stream, **(values | changed))
 
 
+def wanted(stream: int = 1, **changed: Any) -> Frame:
+    """FILES with WANTED: two files of one folder, the second in any version."""
+    facts = {"digest": bytes(32), "mtime_ns": -(1 << 63), "mode": 0xFFFF, "folder": 0, "filetype": 0}
+    records = [{"sourceid": VERSION, "filesize": 4, **facts}, {"sourceid": ZERO, "filesize": 6, **facts}]
+    values: dict[str, Any] = {
+        "number": 0, "if_exists": 0, "folders": ["notes"], "filetypes": [""], "files": records,
+        "names": ["one.txt", "三.txt"], "flags": ["LAST", "WANTED"], "payload": b"",
+    }  # fmt: skip
+    return frame("FILES", stream, **(values | changed))
+
+
 def _many() -> Iterator[Vector]:
     yield Vector("files/notes", "Three files of one folder, one of them empty, and the folder; nothing more comes.",
                  ["BP1-FIL-002", "BP1-FIL-004", "BP1-FIL-009"], notes())  # fmt: skip
@@ -261,6 +272,7 @@ def _many() -> Iterator[Vector]:
                                "mtime_ns": -(1 << 63), "mode": 0xFFFF, "folder": 0, "filetype": 0}]))  # fmt: skip
     yield Vector("files/nothing-more", "No file: what was said before is all.", ["BP1-FIL-009"],
                  notes(1, 2, folders=[], filetypes=[], files=[], names=[], payload=b""))  # fmt: skip
+    yield Vector("files/wanted", "Two files are asked for, one in any version.", ["BP1-FIL-018"], wanted())
     yield Vector("stored/all", "All as they were asked for, and nothing more comes.", ["BP1-FIL-006", "BP1-FIL-009"],
                  frame("STORED", 1, flags=["LAST"], number=1, statuses=[0, 0, 0, 0], outcomes=[]))  # fmt: skip
     item = {

@@ -10,7 +10,7 @@ from encode import BLOCK_LENGTH, pattern, root_of
 
 FLOW = ["open", "brief", "committing", "cancelling"]
 FILES = ["files", "filed"]
-LIVE = ["asked", "wanted", *FLOW, *FILES]
+LIVE = ["asked", "wanted", *FLOW, *FILES, "listed"]
 SAME = "same"
 
 # speaker, messages, states, next state: the rows of the table in chapter STR
@@ -23,12 +23,13 @@ TRANSITIONS: list[tuple[str, list[str], list[str], str]] = [
     ("sender", ["HAVE"], ["open", "committing"], SAME),
     ("sender", ["COMMIT"], ["open"], "committing"),
     ("sender", ["CANCEL"], ["open", "brief", "committing", *FILES], "cancelling"),
-    ("sender", ["FILES"], ["new", "files"], "files"),
-    ("sender", ["FILES with LAST"], ["new", "files"], "filed"),
+    ("sender", ["FILES"], ["new", "files", "listed"], "files"),
+    ("sender", ["FILES with LAST"], ["new", "files", "listed"], "filed"),
     ("sender", ["RESULT"], ["asked"], "closed"),
     ("receiver", ["FETCH"], ["new"], "wanted"),
+    ("receiver", ["FILES with WANTED"], ["new"], "listed"),
     ("receiver", ["LIST", "REMOVE"], ["new"], "asked"),
-    ("receiver", ["CREDIT"], ["wanted", *FLOW, *FILES], SAME),
+    ("receiver", ["CREDIT"], ["wanted", *FLOW, *FILES, "listed"], SAME),
     ("receiver", ["OPENED", "ACK", "ERROR (block)"], FLOW, SAME),
     ("receiver", ["ERROR (differ)"], ["committing"], "open"),
     ("receiver", ["ERROR (differ)"], ["cancelling"], SAME),

@@ -37,7 +37,7 @@ local CHECK_STATUS = { [0] = "bad", [1] = "good" }
 
 local FLAGS = {  -- name in protocol.md to bit; which of them a message has is said in its layout
   END = 0x0001, COMMIT = 0x0002, MORE = 0x0001, DISCARD = 0x0001, ANSWER = 0x0001, LEFT = 0x0001, THERE = 0x0002,
-  RECURSIVE = 0x0001, EXACT = 0x0002, FOLLOW = 0x0004, B3SUM = 0x0008, LAST = 0x0001,
+  RECURSIVE = 0x0001, EXACT = 0x0002, FOLLOW = 0x0004, B3SUM = 0x0008, LAST = 0x0001, WANTED = 0x0002,
 }
 local GREASE_FLAG = 0x0800
 
@@ -127,7 +127,7 @@ local MESSAGES = {
   [0x92] = { name = "ERROR", { "code", "u16" }, { "scope", "u8" }, { "retryable", "u8" }, { "retry_after_ms", "u32" },
     { "blockno", "u32?" }, { "current", "u64?" }, { "text", "string" } },
   [0x93] = { name = "FILES", { "number", "u32" }, { "if_exists", "u8" }, { "folders", "strings" },
-    { "filetypes", "strings" }, { "files", "records" }, { "names", "names" }, flags = { "LAST" }, payload = true },
+    { "filetypes", "strings" }, { "files", "records" }, { "names", "names" }, flags = { "LAST", "WANTED" }, payload = true },
   [0x94] = { name = "STORED", { "number", "u32" }, { "statuses", "statuses" }, { "outcomes", "outcomes" },
     flags = { "LAST" } },
 }

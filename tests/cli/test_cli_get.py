@@ -49,9 +49,10 @@ def test_a_file_comes_whole_with_time_and_rights(size: int, server: Server, here
     assert sorted(path.name for path in here.iterdir()) == [stored.name]
 
 
-def test_killed_among_small_files_and_again(server: Server, here: Path, run: Run) -> None:
+@pytest.mark.parametrize("length", [300_000, 30_000])
+def test_killed_among_small_files_and_again(length: int, server: Server, here: Path, run: Run) -> None:
     """Nothing is left beside the files: neither of what the killed process was writing, nor of the folder's mark."""
-    content = os.urandom(300_000)
+    content = os.urandom(length)
     for number in range(400):
         (server.folder / f"{number}").write_bytes(content[number:])
     killed = Process([*COMMAND, "get", server.address + "/", "new"], cwd=here, stderr=subprocess.DEVNULL)

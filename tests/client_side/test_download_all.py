@@ -23,6 +23,7 @@ from blockproto.client import Client, connect_with
 from blockproto.client_side import brief_download
 from blockproto.client_side.config import ClientConfig
 from blockproto.client_side.download import Downloader
+from blockproto.client_side.download_files import FilesFetch
 from blockproto.client_side.resume_id import derive_label
 from blockproto.common.blocks import BRIEF_LENGTH_MAX
 from blockproto.errors import (
@@ -35,6 +36,7 @@ from blockproto.errors import (
     StoreFailed,
 )
 from blockproto.results import DownloadJob, FileInfo, Receipt
+from blockproto.serving.handlers import served_files
 from blockproto.store import Destination
 from blockproto.store.part_file import brief_downloads
 from blockproto.store.part_file.brief_downloads import BriefDownloads
@@ -45,7 +47,7 @@ from blockproto.store.part_file.store import PartFileStore
 from blockproto.store.part_file.target_folder import TargetFolder
 from blockproto.store.part_file.writer_process import tag_of_this_process
 from blockproto.testing.store_contract.steps import facts_of, key_of
-from blockproto.wire import Fetch, List, Open
+from blockproto.wire import Fetch, Files, List, Open
 
 quick = pytest.mark.trio(run=run)
 
@@ -143,7 +145,12 @@ async def test_nothing_is_asked_that_the_listing_said(tmp_path: Path) -> None:
         before = len(served.lines[0].sent)
         await _all(client, _jobs(entries, tmp_path / "here"))
         said = [type(heard.message) for heard in frames_of(served.lines[0].sent)]
-        assert said.count(Fetch) == len(SIZES)
+        asked = [
+            heard.message for heard in frames_of(served.lines[0].sent) if isinstance(heard.message, Files)
+        ]
+        wanted = {name for message in asked if message.wanted for name in message.table.names}
+        assert wanted == {name for name, size in SIZES.items() if size <= BRIEF_LENGTH_MAX}
+        assert said.count(Fetch) == len(SIZES) - len(wanted)
         assert said.count(List) == 1
         assert before < len(served.lines[0].sent)
 
@@ -159,7 +166,8 @@ async def test_a_changed_file_is_refused_and_leaves_nothing(size: int, tmp_path:
         assert isinstance(outcomes["stays"], Receipt)
         assert list(_facts(tmp_path / "here")) == ["stays"]
         said = [heard.message for heard in frames_of(served.lines[0].received)]
-        assert [message.filename for message in said if isinstance(message, Open)] == ["stays"]
+        assert not [message.filename for message in said if isinstance(message, Open)]
+        assert [message.table.names for message in said if isinstance(message, Files)] == [("stays",)]
 
 
 @quick
@@ -211,11 +219,14 @@ async def test_a_lost_connection_costs_nothing_but_what_was_under_way(
 
 
 @quick
-async def test_what_stays_lost_is_told_of_each_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_what_stays_lost_is_told_of_each_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_files, "FRAME_LENGTH_MAX", 4096)
     async with serving() as served:
         async with _client(served) as client:
             entries = await _stored(client, tmp_path / "source", MANY)
-        served.line_options = [{"cut_received": 90_000}] * 5
+        served.line_options = [{"cut_received": 30_000}] * 5
         async with _client(served, tries=1) as client:
             outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         lost = {name for name, outcome in outcomes.items() if isinstance(outcome, ConnectionLost)}
@@ -248,16 +259,21 @@ async def test_bytes_that_do_not_have_their_digest_get_no_name(
 
     monkeypatch.setattr(Downloader, "file", refuse)
     async with serving() as served, _client(served) as client:
-        entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": 1000})
-        real = brief_download.BriefFetch.payload
-
-        async def damaged(fetch: Any, position: int, view: memoryview, last: bool) -> None:
-            await real(fetch, position, memoryview(bytes(len(view))), last)
-
-        monkeypatch.setattr(brief_download.BriefFetch, "payload", damaged)
+        entries = await _stored(client, tmp_path / "source", {"a": 1000, "b": BRIEF_LENGTH_MAX + 1})
+        for fetches in (brief_download.BriefFetch, FilesFetch):
+            _damage(monkeypatch, fetches)
         outcomes = await _all(client, _jobs(entries, tmp_path / "here"))
         assert [type(outcome) for outcome in outcomes.values()] == [Refused, Refused]
         assert not _facts(tmp_path / "here")
+
+
+def _damage(monkeypatch: pytest.MonkeyPatch, fetches: type[Any]) -> None:
+    real = fetches.payload
+
+    async def damaged(fetch: Any, position: int, view: memoryview, last: bool) -> None:
+        await real(fetch, position, memoryview(bytes(len(view))), last)
+
+    monkeypatch.setattr(fetches, "payload", damaged)
 
 
 def _destination(path: Path) -> Destination:

@@ -23,6 +23,7 @@ from blockproto.wire import (
     FEATURE_AUTH_REQUIRED,
     FEATURE_FILES,
     FEATURE_IF_EXISTS,
+    FEATURE_WANTED,
     Auth,
     Block,
     Commit,
@@ -112,14 +113,17 @@ async def upload(peer: RawPeer, stream: int, sample: Sample = NOTE) -> Committed
 async def test_hello_says_what_is_wanted(town: Town) -> None:
     async with town.serving() as served:
         hello = await RawPeer(served.connect()).greet()
-        assert hello.features == FEATURE_AUTH | FEATURE_AUTH_REQUIRED | FEATURE_IF_EXISTS | FEATURE_FILES
+        assert (
+            hello.features
+            == FEATURE_AUTH | FEATURE_AUTH_REQUIRED | FEATURE_IF_EXISTS | FEATURE_FILES | FEATURE_WANTED
+        )
     town.policy.anonymous = ANONYMOUS
     async with town.serving() as served:
         hello = await RawPeer(served.connect()).greet()
-        assert hello.features == FEATURE_AUTH | FEATURE_IF_EXISTS | FEATURE_FILES
+        assert hello.features == FEATURE_AUTH | FEATURE_IF_EXISTS | FEATURE_FILES | FEATURE_WANTED
     async with serving() as served:
         peer = RawPeer(served.connect())
-        assert (await peer.greet()).features == FEATURE_IF_EXISTS | FEATURE_FILES
+        assert (await peer.greet()).features == FEATURE_IF_EXISTS | FEATURE_FILES | FEATURE_WANTED
         await peer.say(1, Auth(town.tokens["alice"]))
         await peer.expect_error(Code.UNSUPPORTED, Scope.STREAM, 1)
 

@@ -8,6 +8,7 @@ SERVER, CLIENT = ("server",), ("client",)
 STREAMS, SESSION = "protocol/streams.py", "protocol/session.py"
 FRAME, RECEIVER = "transfer/file_frame.py", "transfer/files_receiver.py"
 SENDING = "client_side/upload_files.py"
+GIVING = "serving/handlers/served_files.py"
 
 ALL = [
     Mutant("files-are-known-without-being-agreed-on", "FIL-001", SESSION, "if number in FILES_TYPES and not self.files:",
@@ -40,7 +41,7 @@ ALL = [
     Mutant("frames-to-a-server-that-knows-none", "FIL-001", "client_side/upload_many.py",
            "if connection.session.files else -1", "if True else -1", CLIENT),
     Mutant("files-under-their-last-component", "FIL-004", "client_side/file_frames.py",
-           "self._folders.setdefault(folder, len(self._folders)),", 'self._folders.setdefault("", len(self._folders)),', CLIENT),
+           'folder, _, name = facts.filename.text.rpartition("/")', 'folder, name = "", facts.filename.text.rpartition("/")[2]', CLIENT),
     Mutant("damaged-files-are-not-sent-again", "FIL-005", SENDING, "if self._damaged[one] < SENT_AGAIN_MAX:", "if False:", CLIENT),
     Mutant("damaged-files-are-sent-for-ever", "FIL-005", SENDING, "if self._damaged[one] < SENT_AGAIN_MAX:", "if True:", CLIENT),
     Mutant("answers-to-nothing-are-taken", "FIL-006", STREAMS,
@@ -53,6 +54,14 @@ ALL = [
            "stream.unanswered >= FRAMES_EACH", CLIENT),
     Mutant("whatever-was-stored-is-success", "FIL-013", SENDING,
            "judge_committed(one.facts, None if one.is_folder else root, committed)", "pass", CLIENT),
+    Mutant("wanted-without-being-agreed-on", "FIL-017", SESSION, "if message.wanted and not self.gives_files:", "if False:", SERVER),
+    Mutant("what-is-wanted-counts-as-sent", "FIL-018", STREAMS, "        if message.wanted:\n            return\n", "", SERVER),
+    Mutant("any-version-is-given", "FIL-020", GIVING, "if version not in (ZERO_ID, entry.version) or", "if", SERVER),
+    Mutant("the-last-frame-is-not-said", "FIL-019", GIVING, "last=at == count", "last=False", SERVER),
+    Mutant("one-file-that-is-not-there-ends-all", "FIL-020", GIVING,
+           "        except BlockprotoError:\n            return True", "        except BlockprotoError:\n            raise", SERVER),
+    Mutant("given-under-another-digest", "FIL-019", GIVING, "digest = digest_of(content)\n            check_committed",
+           "digest = bytes(32)\n            check_committed", SERVER),
     Mutant("files-behind-goaway", "FIL-016", SENDING,
            "return stream.error is None and self._connection.going_away is None", "return stream.error is None", CLIENT),
 ]  # fmt: skip

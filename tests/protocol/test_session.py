@@ -446,12 +446,14 @@ sender   BLOCK PIECE HAVE           open -> OPEN
 sender   BLOCK PIECE HAVE           committing -> COMMITTING
 sender   COMMIT                     open -> COMMITTING
 sender   CANCEL                     open brief committing files filed -> CANCELLING
-sender   FILES                      new files -> FILES
-sender   FILES_LAST                 new files -> FILED
+sender   FILES                      new files listed -> FILES
+sender   FILES_LAST                 new files listed -> FILED
 sender   RESULT                     asked -> CLOSED
 receiver FETCH                      new -> WANTED
+receiver FILES_WANTED               new -> LISTED
 receiver AUTH LIST REMOVE           new -> ASKED
 receiver CREDIT                     wanted -> WANTED
+receiver CREDIT                     listed -> LISTED
 receiver OPENED ACK CREDIT ERROR_BLOCK   open -> OPEN
 receiver OPENED ACK CREDIT ERROR_BLOCK   brief -> BRIEF
 receiver OPENED ACK CREDIT ERROR_BLOCK   committing -> COMMITTING
@@ -461,8 +463,8 @@ receiver CREDIT STORED              filed -> FILED
 receiver STORED_LAST                filed cancelling -> CLOSED
 receiver ERROR_DIFFER               committing -> OPEN
 receiver COMMITTED                  open brief committing cancelling -> CLOSED
-sender   ERROR_STREAM               asked wanted open brief committing cancelling files filed -> CLOSED
-receiver ERROR_STREAM               asked wanted open brief committing cancelling files filed -> CLOSED
+sender   ERROR_STREAM               asked wanted open brief committing cancelling files filed listed -> CLOSED
+receiver ERROR_STREAM               asked wanted open brief committing cancelling files filed listed -> CLOSED
 """
 
 
@@ -501,7 +503,7 @@ def test_every_state_is_reached_and_left():
     assert set(TABLE.values()) | {State.NEW} == set(State)
     assert {(Kind(kind).name, role) for kind, role in FIRST.items()} == {
         ("OPEN", SENDER), ("BLOCK", SENDER), ("BLOCK_COMMIT", SENDER), ("FETCH", RECEIVER), ("LIST", RECEIVER),
-        ("REMOVE", RECEIVER), ("AUTH", RECEIVER), ("FILES", SENDER), ("FILES_LAST", SENDER),
+        ("REMOVE", RECEIVER), ("AUTH", RECEIVER), ("FILES", SENDER), ("FILES_LAST", SENDER), ("FILES_WANTED", RECEIVER),
     }  # fmt: skip
 
 
@@ -530,6 +532,7 @@ def test_kinds():
     assert kind_of(Error(Code.DIGESTS_DIFFER, Scope.STREAM, True)) == Kind.ERROR_STREAM
     assert kind_of(files_of(1)) == Kind.FILES
     assert kind_of(files_of(1, last=True)) == Kind.FILES_LAST
+    assert kind_of(replace(files_of(1), wanted=True, last=True)) == Kind.FILES_WANTED
     assert kind_of(Stored(1, b"")) == Kind.STORED
     assert kind_of(Stored(1, b"", last=True)) == Kind.STORED_LAST
     assert kind_of(Error(Code.TIMEOUT, Scope.CONNECTION, True)) not in set(Kind)

@@ -154,7 +154,7 @@ def faults(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], at: s
 
 # ---- frames
 
-RENAMED = {"MTIME": "mtime_ns"}
+RENAMED = {"MTIME": "mtime_ns", "files": "table"}
 CLASSES = {cls.__name__.upper(): cls for cls in wire.MESSAGES.values()}
 FLAGS_AS_FIELDS = {"END": None}
 
@@ -358,7 +358,7 @@ class Ends:
     """A client's and a server's session of one connection."""
 
     def __init__(self, greeted: bool) -> None:
-        limits = Limits(features=wire.FEATURE_FILES)
+        limits = Limits(features=wire.FEATURE_FILES | wire.FEATURE_WANTED)
         self.of = {side: Session(Side(side), limits) for side in ("client", "server")}
         for side, session in self.of.items():
             greeting = session.greeting()
@@ -521,7 +521,9 @@ class Served:
     async def greeted(self) -> Peer:
         """A connection over which both have greeted."""
         peer = await self.connect()
-        await peer.say(Session(Side.CLIENT, Limits(features=wire.FEATURE_FILES)).greeting())
+        await peer.say(
+            Session(Side.CLIENT, Limits(features=wire.FEATURE_FILES | wire.FEATURE_WANTED)).greeting()
+        )
         assert isinstance(await peer.hear(0), wire.Hello)
         return peer
 
@@ -623,7 +625,7 @@ def test_the_transitions_are_those_of_the_table() -> None:
     kinds = {
         "BLOCK with COMMIT": Kind.BLOCK_COMMIT, "PIECE with COMMIT": Kind.PIECE_COMMIT, "ERROR (block)": Kind.ERROR_BLOCK,
         "ERROR (differ)": Kind.ERROR_DIFFER, "ERROR (stream)": Kind.ERROR_STREAM, "FILES with LAST": Kind.FILES_LAST,
-        "STORED with LAST": Kind.STORED_LAST,
+        "STORED with LAST": Kind.STORED_LAST, "FILES with WANTED": Kind.FILES_WANTED,
     } | {kind.name: kind for kind in Kind}  # fmt: skip
     table = {}
     for row in rows("transitions") + identity("transitions"):

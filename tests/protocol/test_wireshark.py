@@ -44,6 +44,7 @@ FLAGS = (
     "left",
     "there",
     "last",
+    "wanted",
 )
 UNKNOWN = dict.fromkeys(
     ("filesize", "expires_ms", "fetch_length", "current", "quota", "used"), str(2**64 - 1)

@@ -486,4 +486,5 @@ def test_everything_that_may_begin_a_stream_is_handled() -> None:
     """What the session lets a peer begin a stream with is what the server has an answer for."""
     assert set(FIRST) == {
         Kind.OPEN, Kind.BLOCK, Kind.BLOCK_COMMIT, Kind.FETCH, Kind.LIST, Kind.REMOVE, Kind.AUTH, Kind.FILES, Kind.FILES_LAST,
+            Kind.FILES_WANTED,
     }  # fmt: skip

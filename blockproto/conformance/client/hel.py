@@ -43,7 +43,7 @@ def client_speaks_first(trial: Trial) -> None:
     trial.upload(sample)
     visit = trial.visit(welcome=False)
     hello = visit.expect_greeting()
-    more = hello.features & ~wire.FEATURE_FILES
+    more = hello.features & ~(wire.FEATURE_FILES | wire.FEATURE_WANTED)
     require(not more, "features are set that no client sets", expected="0, or 8", got=hex(hello.features))
     visit.introduce()
     taking.take_upload(visit, trial.shelf, sample)

@@ -32,6 +32,7 @@ CHAPTERS = (
     "same",
     "fil",
     "fil_answers",
+    "fil_wanted",
     "fet",
     "follow",
     "lst",

@@ -18,6 +18,7 @@ const stepBytes = (step) => (step.message === 'PREFACE'
 /** Of what a server may do and this one does not: it hands out no unfinished uploads, and has not the feature FILES. */
 const LEFT_OUT = {
   follow: 'BP1-FET-015 is a MAY', 'many-files': 'FILES is a feature', 'many-files-damaged': 'FILES is a feature',
+  'many-files-fetched': 'FILES is a feature',
 };
 
 /** Plays the client's side of one conversation; every connection has ended when this returns. */
