@@ -40,13 +40,12 @@ from blockproto.store import (
 )
 from blockproto.store.local import batch
 from blockproto.store.local.check import check_store
-from blockproto.store.local.descriptors import Descriptors
 from blockproto.store.local.finished_files import FinishedFiles
 from blockproto.store.local.ledger import READERS_MAX
 from blockproto.store.local.ledger_view import View
 from blockproto.store.local.name_choice import COMPARED_MAX, NameChooser
 from blockproto.store.local.store import LocalStore
-from blockproto.store.open_file import OpenFile
+from blockproto.store.open_file import Descriptors, OpenFile
 from blockproto.testing.memory_store import MemoryStore, MemoryUpload
 from blockproto.transfer import file_hashing, slow_disk, threads
 from blockproto.transfer.threads import Kind, run_in_thread

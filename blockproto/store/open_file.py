@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -154,3 +155,44 @@ class OpenFile:
         fd, self._fd = self._fd, -1
         self._closing = False
         os.close(fd)
+
+
+class Descriptors:
+    """The open files of one store, and how many of them may rest; the ``Pool`` that each of them has.
+
+    Args:
+        most: how many stay open while nobody uses them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: deque[OpenFile] = deque()
+        self._lock = threading.Lock()
+
+    def opened(self, one: OpenFile) -> None:
+        """One more is open: close others that rest, those first that were not used lately."""
+        with self._lock:
+            self._open.append(one)
+            for _ in range(2 * len(self._open)):
+                if len(self._open) <= self._most:
+                    return
+                other = self._open.popleft()
+                if other is one or other.lately_used or not other.try_rest():
+                    other.lately_used = False
+                    self._open.append(other)
+
+    def closed(self, one: OpenFile) -> None:
+        """It was closed for good."""
+        with self._lock:
+            if one in self._open:
+                self._open.remove(one)
+
+    def rest(self) -> None:
+        """Close all that nobody uses."""
+        with self._lock:
+            self._open = deque(one for one in self._open if not one.try_rest())
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)

@@ -334,7 +334,7 @@ async def test_names_come_after_the_bytes_are_synced_and_folders_after_the_names
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    for place, name in ((os, "fsync"), (os, "replace"), (TargetFolder, "sync")):
+    for place, name in ((os, "fsync"), (TargetFolder, "move_new"), (TargetFolder, "sync")):
         real = getattr(place, name)
 
         def noted(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
@@ -347,11 +347,11 @@ async def test_names_come_after_the_bytes_are_synced_and_folders_after_the_names
         entries = await _stored(client, tmp_path / "source", dict(list(MANY.items())[:count]))
         steps.clear()
         await _all(client, _jobs(entries, tmp_path / "here"))
-    assert steps.count("replace") == count
+    assert steps.count("move_new") == count
     assert steps[0] == "fsync"
     unsynced = 0
     for step in steps:
-        unsynced = 0 if step == "sync" else unsynced + (step == "replace")
+        unsynced = 0 if step == "sync" else unsynced + (step == "move_new")
     assert unsynced == 0
 
 

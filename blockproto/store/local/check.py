@@ -26,7 +26,8 @@ from ...common.blocks import BLOCK_LENGTH, BlockSet, block_span, blocknum_of, di
 from ...common.names import RESERVED, show_name
 from ...errors import BlockprotoError, NameRefused, NotPermitted, StoreInUse
 from ..folder_io import look, open_file, read_into
-from .descriptors import Descriptors
+from ..open_file import Descriptors
+from .descriptors import resting_max
 from .finished_files import FinishedFiles
 from .foreign_partials import Foreign, foreign_in, remove_foreign
 from .ledger_soundness import damage_of
@@ -175,7 +176,7 @@ class Checker:
         self._folders = opened.partials_fd, opened.above_fd
         self._view = view
         self._read = read
-        self._finished = FinishedFiles(opened.root_fd, opened.ledger, Descriptors())
+        self._finished = FinishedFiles(opened.root_fd, opened.ledger, Descriptors(resting_max()))
         self._under_way = dict(view.all_finalising())
         self._known: set[bytes] = set()
         self.not_compared = NotCompared()

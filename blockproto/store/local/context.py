@@ -18,7 +18,8 @@ from typing import NamedTuple
 from ...errors import StoreFailed, StoreFull
 from .. import UploadKey
 from ..folder_io import SYNC_EACH_MAX
-from .descriptors import Descriptors, resting_max
+from ..open_file import Descriptors
+from .descriptors import resting_max
 from .expiry_clock import ClockRecord, ExpiryClock, boot_ms
 from .finished_files import SEALS_MAX, SEALS_PAID, FinishedFiles
 from .free_space import FreeSpace

@@ -22,10 +22,9 @@ from ...common.times import SaidOnce, ctime_of, mtime_of
 from ...errors import BlockprotoError, NotPermitted, SourceChanged, StoreFailed, UnknownFile
 from .. import FOLDER_FILETYPE, FileEntry, IfExists, LeftOut, StoredFile, UploadKey
 from ..folder_io import Folders, look, open_to_read, read_into
-from ..open_file import OpenFile
+from ..open_file import Descriptors, OpenFile
 from ..os_errors import refusal, refusal_of_one
 from ..rules import is_within
-from .descriptors import Descriptors
 from .ledger import Ledger
 from .ledger_view import View
 from .listing import Listings

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .. import UploadKey
 from ..folder_io import remove_file
-from .descriptors import Descriptors
+from ..open_file import Descriptors
 from .free_space import FreeSpace
 from .partial import Partial
 from .records import UploadRecord

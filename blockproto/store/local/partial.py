@@ -14,8 +14,8 @@ from contextlib import suppress
 from ...common.blocks import BLOCK_LENGTH
 from ...errors import StoreFailed, UnknownUpload
 from ..folder_io import look, remove_file, reserve, write_all
+from ..open_file import Descriptors
 from ..os_errors import refusal
-from .descriptors import Descriptors
 from .free_space import FreeSpace
 from .partial_file import PartialFile
 

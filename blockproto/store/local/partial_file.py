@@ -15,9 +15,8 @@ from ...common.times import set_mtime
 from ...errors import UnknownUpload
 from .. import Facts
 from ..folder_io import create_file, open_file, read_into
-from ..open_file import OpenFile
+from ..open_file import Descriptors, OpenFile
 from ..os_errors import refusal
-from .descriptors import Descriptors
 
 FILE_MODE = 0o666
 """Permission bits of a file whose sender states none; narrowed by the umask."""

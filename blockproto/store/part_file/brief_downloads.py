@@ -27,7 +27,7 @@ from ...common.blocks import BRIEF_LENGTH_MAX, BlockSet
 from ...common.names import SafeName, show_name
 from ...errors import BlockprotoError, NotPermitted, StoreFailed
 from .. import Destination, Facts, Finish, Outcome, Prefix, StoredFile, Upload, UploadKey, Work
-from ..open_file import OpenFile
+from ..open_file import Descriptors, OpenFile
 from ..os_errors import refusal_here, refusal_of_sync
 from ..rules import outcome_of
 from ..upload_state import check_brief
@@ -43,10 +43,10 @@ SYNC_EACH_MAX = 8
 ORPHAN_S = 24 * 3600
 FOLDERS_MAX = 1000
 OPEN_MAX = 64
-"""Folders held open; with more of them each is opened when it is used."""
-KEPT_OPEN_MAX = 64
+"""Folders held open; what is not used is closed where there are more, and opened again when it is."""
+KEPT_OPEN_MAX = 512
 """How many files of a batch stay open until they are named; the others are opened again for it."""
-KEPT_OPEN_SHARE = 8
+KEPT_OPEN_SHARE = 4
 """But no more than one in so many of those that may be open."""
 _HAS_SYNCFS = sys.platform == "linux"
 if sys.platform == "linux":
@@ -60,17 +60,10 @@ class Folder:
     Attributes:
         place: of it.
         not_taken: names that an ordinary download has to judge: what is no regular file, and what one has begun.
-        many: whether there are too many of them to be held open.
     """
 
     place: TargetFolder
     not_taken: frozenset[str]
-    many: bool = False
-
-    def rest(self) -> None:
-        """It is not needed for now."""
-        if self.many:
-            self.place.rest()
 
 
 class BriefDownload:
@@ -154,7 +147,6 @@ class BriefDownload:
         if self.exists and not self.gone:
             with suppress(OSError, BlockprotoError):
                 self.folder.place.remove(self.partial)
-                self.folder.rest()
         self.gone = True
 
     def settle(self, *, keep_open: bool = False) -> None:
@@ -190,7 +182,6 @@ class BriefDownload:
         target, there = complete.give_name()
         self.rest()
         self.gone = not there
-        self.folder.rest()
         return target
 
     def rest(self) -> None:
@@ -202,7 +193,6 @@ class BriefDownload:
         if not self.exists:
             fd = place.open_new(self.partial)
             self.exists = True
-            self.folder.rest()
             return fd
         fd = place.open_to_read(self.partial) if self.settled else place.open_existing(self.partial)
         found = os.fstat(fd)
@@ -225,6 +215,7 @@ class BriefDownloads:
         self._devices: dict[int, int] = {}
         self._folders: dict[tuple[str, Path | None], Folder] = {}
         self._failed: StoreFailed | None = None
+        self._open = Descriptors(OPEN_MAX)
         self._kept_open = min(KEPT_OPEN_MAX, files_allowed() // KEPT_OPEN_SHARE)
 
     def close(self) -> None:
@@ -235,6 +226,7 @@ class BriefDownloads:
             os.close(fd)
         for folder in self._folders.values():
             folder.place.close()
+        self._open.rest()
 
     def takes(self, dest: Destination) -> bool:
         """See the port: what an ordinary download began is gone on with by that; what cannot be is refused by that."""
@@ -306,18 +298,12 @@ class BriefDownloads:
         folder = self._folders.get(key)
         if folder is not None:
             return folder
-        place = TargetFolder(dest.path.parent, dest.below)
+        place = TargetFolder(dest.path.parent, dest.below, pool=self._open)
         if _HAS_SYNCFS and place.device not in self._devices:
             self._devices[place.device] = place.open_folder()
-        if len(self._folders) >= OPEN_MAX:
-            for one in self._folders.values():
-                one.many = True
-                one.rest()
-            if len(self._folders) >= FOLDERS_MAX:
-                self._folders.clear()
+        if len(self._folders) >= FOLDERS_MAX:
+            self._folders.clear()
         folder = self._folders[key] = Folder(place, frozenset(_names_not_taken(place)))
-        folder.many = len(self._folders) > OPEN_MAX
-        folder.rest()
         return folder
 
     def _check_usable(self) -> None:
@@ -342,7 +328,6 @@ class BriefDownloads:
         for folder in folders.values():
             try:
                 folder.place.sync()
-                folder.rest()
             except OSError as exc:
                 if isinstance(refusal_of_sync(exc), StoreFailed) or not _HAS_SYNCFS:
                     raise StoreFailed(f"the medium reported: {exc.strerror}") from exc

@@ -75,6 +75,8 @@ class CompleteFile:
         Durability: none before the folder is synced.
         """
         name = self.dest.path.name
+        if self._take_free(name):
+            return name, False
         for target in self._names(name):
             while (taken := self._judge(target, first=target == name)) in (None, Verdict.REPLACE):
                 self.announce(target)
@@ -89,6 +91,16 @@ class CompleteFile:
             if taken is not Verdict.NEXT:
                 raise FileExists
         raise FileExists
+
+    def _take_free(self, name: str) -> bool:
+        """Take the name if nothing has it, without a look before, as it is with nearly every file."""
+        self.announce(name)
+        try:
+            self._move(name, replace=False)
+        except FileExistsError:
+            return False
+        self.dest.made.add(identity_of(self.facts_there))
+        return True
 
     def _names(self, name: str) -> Iterator[str]:
         yield name

@@ -18,7 +18,7 @@ from pathlib import Path
 from ...common.times import set_mtime
 from ...errors import InTheWay
 from .. import MODE_BITS
-from ..open_file import OpenFile
+from ..open_file import OpenFile, Pool
 from .portable_io import move_new
 
 Identity = tuple[int, int]
@@ -45,6 +45,7 @@ class TargetFolder:
         path: of the folder.
         below: the folder behind which no component of ``path`` may be a link; None: all are followed.
         make: make what is missing.
+        pool: bounds how many folders are open while nobody uses them; None: nothing does.
 
     Raises:
         OSError: there is no such folder, or a link stands in the way.
@@ -52,11 +53,13 @@ class TargetFolder:
     Threads: everything may be called at any time.
     """
 
-    def __init__(self, path: Path, below: Path | None = None, *, make: bool = False) -> None:
+    def __init__(
+        self, path: Path, below: Path | None = None, *, make: bool = False, pool: Pool | None = None
+    ) -> None:
         self.path = path
         self._below = below
         self._make = make
-        self._file = OpenFile(self._open)
+        self._file = OpenFile(self._open, pool)
         self._identity: Identity | None = None
         if make and (below is None or not _BY_FD):
             _check_no_links(path, below)
