@@ -385,7 +385,8 @@ class Retries:
             bound = bound_s(self._tries - 1)
             if isinstance(error, ConnectionLost | GoingAway) and self._owner.first_up:
                 bound = min(bound, JOIN_S)  # another task was faster: there is a new connection already
-            await trio.sleep(max(random.uniform(0, bound), after_s))
+            left_s = max(0.0, limit_s - (now - self._since))
+            await trio.sleep(min(max(random.uniform(0, bound), after_s), left_s))
         else:
             await self._owner.pause(error, self._since + limit_s)
 

@@ -10,7 +10,7 @@ Spec: BP1-COM-024, BP1-RES-029.
 
 from __future__ import annotations
 
-import math
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -29,11 +29,11 @@ READERS = 2
 STEP_BLOCKS = 32
 """Blocks read in one call of a thread."""
 
-_Question = tuple[tuple[str, ...], bytes, Callable[[], None]]
+_Question = tuple[tuple[str, ...], Callable[[], None]]
 
 
 class FileComparer:
-    """Reads files of a store that have to be compared.
+    """Reads files of a store that have to be compared; principals take turns.
 
     Args:
         store: where they are.
@@ -43,7 +43,8 @@ class FileComparer:
     def __init__(self, store: FileStore, committer: Committer) -> None:
         self._store = store
         self._committer = committer
-        self._put, self._questions = trio.open_memory_channel[_Question](math.inf)
+        self._waiting: dict[bytes, deque[_Question]] = {}  # of each principal; the one whose turn it is first
+        self._asked = trio.lowlevel.ParkingLot()
         committer.compare = self._ask
 
     async def run(self) -> None:
@@ -67,11 +68,23 @@ class FileComparer:
         return await commit_and_wait(self._committer, Adopt(key, root, facts), key.principal)
 
     def _ask(self, names: tuple[str, ...], principal: bytes, done: Callable[[], None]) -> None:
-        self._put.send_nowait((names, principal, done))
+        self._waiting.setdefault(principal, deque()).append((names, done))
+        self._asked.unpark()
+
+    async def _next(self) -> tuple[bytes, _Question]:
+        """The next question of the principal whose turn it is, which then waits for the others."""
+        while not self._waiting:
+            await self._asked.park()
+        principal = next(iter(self._waiting))
+        questions = self._waiting.pop(principal)
+        question = questions.popleft()
+        if questions:
+            self._waiting[principal] = questions
+        return principal, question
 
     async def _work(self) -> None:
         while True:
-            names, principal, done = await self._questions.receive()
+            principal, (names, done) = await self._next()
             for name in names:
                 try:
                     await self._read(SafeName.parse(name), principal)

@@ -31,7 +31,7 @@ from blockproto.client_side.connections import (
 from blockproto.connection.endpoint import Endpoint
 from blockproto.connection.keepalive import ACTIVE_S
 from blockproto.connection.liveness import ANSWER_S
-from blockproto.errors import ConnectionLost, Superseded
+from blockproto.errors import Code, ConnectionLost, Refused, Superseded
 from blockproto.store import UploadStore
 from blockproto.testing.memory_store import MemoryStore
 from blockproto.transfer.live_uploads import LiveUploads
@@ -258,6 +258,19 @@ async def test_who_is_slow_to_leave_a_lost_connection_joins_the_new_one_at_once(
         for _ in range(8):
             await retries.wait(ConnectionLost("the one before"))
         assert trio.current_time() <= 8 * JOIN_S
+
+
+@quick
+async def test_no_wait_goes_beyond_the_time_that_there_is() -> None:
+    """A server that is there and busy is asked again and again, for ten seconds and no longer."""
+    config = ClientConfig(retry_for_s=10.0)
+    async with serving() as served, connect_with(served.dial, "memory", _no_sidecar, config) as client:
+        assert [entry async for entry in client.listing()] == []
+        retries, begun = Retries(client._connections), trio.current_time()
+        with suppress(Refused):
+            while trio.current_time() - begun < 60.0:
+                await retries.wait(Refused("later", code=Code.BUSY, retryable=True))
+        assert trio.current_time() - begun == pytest.approx(10.0)
 
 
 @quick

@@ -29,8 +29,11 @@ from blockproto.wire import (
     Result,
 )
 
-pytestmark = [pytest.mark.trio(run=run), pytest.mark.clause("BP1-PRN-005")]
+pytestmark = pytest.mark.clause("BP1-PRN-005")
+quick = pytest.mark.trio(run=run)
 QUOTA = 3 * MIB
+STUCK_S = 60
+"""What has to come at once has not come after this time."""
 ONE = Sample(bytes_of(MIB), "one", sourceid=b"1" * 16)
 TWO = Sample(bytes_of(2 * MIB, 2), "two", sourceid=b"2" * 16)
 BIG = Sample(bytes_of(2 * MIB + 1, 3), "big", sourceid=b"3" * 16)
@@ -68,6 +71,7 @@ async def refused(peer: RawPeer, stream: int, message: Message, left: int, paylo
     assert error.current == left
 
 
+@quick
 async def test_what_does_not_fit_is_refused_when_its_size_is_known() -> None:
     async with two_peers() as (_, peer, _other):
         await refused(peer, 3, Sample(bytes_of(3 * MIB + 1), "x", sourceid=b"x" * 16).open(), QUOTA)
@@ -77,6 +81,7 @@ async def test_what_does_not_fit_is_refused_when_its_size_is_known() -> None:
         await refused(peer, 11, Sample(b"x", "note", sourceid=b"n" * 16).open(), 0)
 
 
+@quick
 async def test_a_file_without_open_counts_too() -> None:
     async with two_peers() as (_, peer, _other):
         brief = Sample(bytes_of(MIB, 7), "brief", sourceid=b"b" * 16)
@@ -91,6 +96,7 @@ async def test_a_file_without_open_counts_too() -> None:
 
 
 @pytest.mark.clause("BP1-STR-018")
+@quick
 async def test_a_ping_is_answered_while_a_quota_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on, reserve = trio.Event(), Quotas.reserve
 
@@ -102,11 +108,15 @@ async def test_a_ping_is_answered_while_a_quota_is_looked_up(monkeypatch: pytest
     async with two_peers() as (_, peer, _):
         await peer.say(3, *ONE.block(0, commit=True))
         await peer.say(0, Ping(b"alive???", 0))
-        await peer.expect(Ping)
-        go_on.set()
+        try:
+            with trio.fail_after(STUCK_S):
+                await peer.expect(Ping)
+        finally:
+            go_on.set()
         await peer.expect(Committed, 3)
 
 
+@quick
 async def test_uploads_begun_at_once_have_no_more_together_than_one_after_another() -> None:
     async with two_peers() as (_, peer, other):
         await peer.say(3, TWO.open())
@@ -118,6 +128,7 @@ async def test_uploads_begun_at_once_have_no_more_together_than_one_after_anothe
         await other.expect(Opened, 7)
 
 
+@quick
 async def test_one_of_unknown_size_is_refused_when_it_grows_beyond() -> None:
     async with two_peers() as (_, peer, _other):
         await peer.say(3, STREAMED.open())
@@ -132,6 +143,7 @@ async def test_one_of_unknown_size_is_refused_when_it_grows_beyond() -> None:
         assert again.position == 3 * MIB
 
 
+@quick
 async def test_what_was_removed_or_discarded_makes_room() -> None:
     async with two_peers() as (_, peer, _other):
         stored = await upload(peer, 3, TWO)
@@ -149,6 +161,7 @@ async def test_what_was_removed_or_discarded_makes_room() -> None:
         await peer.expect(Opened, 13)
 
 
+@quick
 async def test_an_upload_that_was_begun_counts_until_it_is_gone() -> None:
     async with two_peers() as (_, peer, other):
         await peer.say(3, TWO.open())

@@ -27,6 +27,7 @@ from blockproto.serving.server import Server
 from blockproto.store.local.finished_files import LocalReader
 from blockproto.store.local.store import LocalStore
 from blockproto.testing.memory_store import MemoryStore
+from blockproto.transfer.committer import Committer
 from blockproto.transfer.compare_files import FileComparer
 from blockproto.wire import (
     FEATURE_IF_EXISTS,
@@ -45,6 +46,8 @@ from blockproto.wire import (
 )
 
 real = pytest.mark.trio
+STUCK_S = 20
+"""What has to come at once has not come after this time."""
 KEEP, REFUSE, REPLACE, SKIP, UPDATE = range(5)
 SMALL = Sample(bytes_of(3000, 1), "a.bin", sourceid=b"the small file 1")
 BIG = Sample(bytes_of(2 * MIB + 9, 2), "big.bin", sourceid=b"the big file ..1")
@@ -179,13 +182,43 @@ async def test_openings_that_wait_for_comparisons_hold_up_no_other_of_their_conn
             one = Sample(BIG.content, BIG.filename, sourceid=b"%016d" % number)
             await peer.say(2 * number + 1, one.open(root=BIG.root))
         await peer.say(201, Sample(b"x" * 9000, "other", sourceid=b"another one 1234").open())
-        await peer.expect(Opened, 201)
-        await peer.say(203, Fetch(BIG.filename))
-        await peer.expect(Open, 203)
-        go_on.set()
+        try:
+            with trio.fail_after(STUCK_S):
+                await peer.expect(Opened, 201)
+                await peer.say(203, Fetch(BIG.filename))
+                await peer.expect(Open, 203)
+        finally:
+            go_on.set()
         committed = 0
         while committed < BACKLOGS_AT_ONCE:
             committed += isinstance((await peer.hear()).message, Committed)
+
+
+@real
+async def test_principals_take_turns_with_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine questions of one principal hold up the only one of another no longer than those that are being read."""
+    read: list[str] = []
+    all_read = trio.Event()
+
+    async def note(self: FileComparer, name: SafeName, principal: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        read.append(name.text)
+        if len(read) == 10:
+            all_read.set()
+
+    monkeypatch.setattr(FileComparer, "_read", note)
+    store = MemoryStore()
+    async with trio.open_nursery() as nursery:
+        comparer = FileComparer(store, Committer(store))
+        for number in range(9):
+            comparer._ask((f"many {number}",), b"a" * 16, lambda: None)
+        comparer._ask(("one",), b"b" * 16, lambda: None)
+        nursery.start_soon(comparer.run)
+        with trio.fail_after(STUCK_S):
+            await all_read.wait()
+        nursery.cancel_scope.cancel()
+    assert read.index("one") <= 2
+    assert sorted(read) == sorted(["one", *(f"many {number}" for number in range(9))])
 
 
 @real
