@@ -111,6 +111,9 @@ FEATURE_WANTED = 0x10
 FRAMES_MAX = 64
 """FILES that a sender may have said on a connection and that are not answered (BP1-FIL-010)."""
 
+WANTED_MAX = 8
+"""Streams begun by FILES with WANTED that a side may have on a connection (BP1-FIL-023)."""
+
 IF_EXISTS_MAX = 4
 """The greatest ``if_exists`` that has a meaning; 3 and 4 only where the server said ``FEATURE_IF_EXISTS``."""
 

@@ -56,7 +56,7 @@ from ..store import (
 )
 from ..transfer.engine import Engine, running
 from ..transfer.send_source import OnProgress, tell_all_done
-from ..wire import FileItem
+from ..wire import WANTED_MAX, FileItem
 from .batch_queue import BatchQueue
 from .brief_download import OTHER_SIDE, BriefFetch, SmallDownload
 from .connections import Retries
@@ -73,7 +73,7 @@ STREAMS_SPARED = 32
 BIG_AT_ONCE = 8
 BATCH_FILES = 64
 """FETCHes written together."""
-ASKED_MAX = 4
+ASKED_MAX = WANTED_MAX // 2
 """Streams that ask for many files each, at once."""
 PAGE_JOBS = 1024
 """After this many jobs, wait until the consumer has taken the outcomes, so that memory is bounded."""

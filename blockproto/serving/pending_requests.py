@@ -55,6 +55,11 @@ class RequestQueue:
         self._waiting: deque[Question] = deque()
         self._working = 0
 
+    @property
+    def count(self) -> int:
+        """How many wait or are worked on."""
+        return len(self._waiting) + self._working
+
     def put(self, question: Question) -> None:
         """Call ``question`` when its turn comes."""
         self._waiting.append(question)

@@ -35,6 +35,7 @@ from ..errors import (
     Code,
     ConnectionLost,
     GoingAway,
+    Refused,
     StoreFailed,
     Unauthenticated,
     Unsupported,
@@ -57,6 +58,7 @@ from ..wire import (
     FEATURE_FILES,
     FEATURE_IF_EXISTS,
     FEATURE_WANTED,
+    WANTED_MAX,
     Auth,
     Block,
     Fetch,
@@ -406,6 +408,8 @@ class Server:
                 return BriefReceiver(connection, stream, service.writer())
             if isinstance(message, Files) and message.wanted:
                 answers = answers or PendingRequests(TaskGuard(nursery, connection))
+                if answers.files.count >= WANTED_MAX:
+                    raise Refused(f"more than {WANTED_MAX} streams ask for files", code=Code.BUSY)
                 return ServedFiles(connection, stream, answers.files, service.reader())
             if isinstance(message, Files):
                 return FilesReceiver(connection, stream, service.writer())
