@@ -98,6 +98,7 @@ def check_committed(entry: FileEntry, root: bytes) -> None:
     log.error(
         "%s is damaged: its bytes are not those that were committed; restore it, or `touch` it if it is meant to be so",
         show_name(entry.filename.text),
+        extra={"event": "file damaged", "facts": {"filename": entry.filename.text}},
     )
     raise stored_damaged()
 
