@@ -103,9 +103,11 @@ def refusal(error: OSError) -> BlockprotoError:
 
 
 def refusal_here(error: OSError) -> BlockprotoError:
-    """The same of what a client writes on its machine: UnknownFile would be said of the server's files."""
+    """The same of what a client writes on its machine: UnknownFile and a bare StoreFull would be said of the server's."""
     if error.errno == errno.ENOENT:
         return NotPermitted(f"it cannot be made there: {_words(error)}")
+    if error.errno in NO_ROOM:
+        return StoreFull(f"there is no room on this machine: {_words(error)}")
     return refusal(error)
 
 

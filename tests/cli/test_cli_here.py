@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
-from processes import COMMAND, Process, Ran, Server, wait_until_held
+from campaigns.tools import CannotMount, mounted
+from processes import COMMAND, TIMEOUT_S, Process, Ran, Server, wait_until_held
 
 from blockproto.cli.output import Status
 from blockproto.common.blocks import BLOCK_LENGTH
+from blockproto.errors import StoreFull
+from blockproto.store.os_errors import NO_ROOM, refusal_here
 
 Run = Callable[..., Ran]
 NOWHERE = Path("/proc")
 """A folder in which nobody can make anything: ENOENT, whoever asks."""
+
+FILLED_MEANWHILE = """
+import shutil, sys
+from types import SimpleNamespace
+from blockproto.__main__ import main
+shutil.disk_usage = lambda path: SimpleNamespace(free=1 << 40)
+sys.exit(main())
+"""
+"""A command that finds room when it looks, and none when it writes: others filled the disk in between."""
 
 needs_proc = pytest.mark.skipif(not NOWHERE.is_dir(), reason="there is no /proc")
 
@@ -86,3 +101,27 @@ def test_a_queue_makes_the_folder_that_is_named_with_a_slash(
     assert ran.status == Status.FAILED
     assert f"blockproto: {tmp_path}/file/: " in ran.err
     assert run("queue", "list", "--json", env=env).objects == []
+
+
+@pytest.mark.parametrize("number", sorted(NO_ROOM), ids=errno.errorcode.get)
+def test_a_disk_here_that_is_full_is_said_to_be_here(number: int) -> None:
+    error = refusal_here(OSError(number, os.strerror(number)))
+    assert isinstance(error, StoreFull)
+    assert str(error) == f"there is no room on this machine: {os.strerror(number)}"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["small", "big"])
+def test_a_disk_here_that_others_fill_meanwhile(filled: Server, tmp_path: Path, name: str) -> None:
+    """The words are not those of a full disk at the server, which has the file."""
+    (filled.folder / "source" / "small").write_bytes(os.urandom(BLOCK_LENGTH // 2))
+    place = tmp_path / "place"
+    place.mkdir()
+    command = [sys.executable, "-c", FILLED_MEANWHILE, "get", f"{filled.address}/source/{name}", f"{place}/"]
+    try:
+        with mounted("-t", "tmpfs", "-o", "size=64k", "tmpfs", place):
+            ran = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    except CannotMount as exc:
+        pytest.skip(str(exc))
+    assert ran.returncode == Status.FAILED, ran.stderr
+    assert ": there is no room on this machine: No space left on device; make room" in ran.stderr
