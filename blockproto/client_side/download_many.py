@@ -192,7 +192,7 @@ class DownloadMany:
 
     async def _leave(self, engine: Engine | None) -> None:
         self._leaving = True
-        for fetch in tuple(self._fetches.values()):
+        for fetch in (*self._fetches.values(), *self._asking):
             fetch.stop(Cancelled("the download was stopped"))
         if engine is not None:
             with trio.CancelScope(shield=True):
@@ -316,7 +316,7 @@ class DownloadMany:
             count = fitting(smalls, connection.session.head_length_max)
             asked, smalls = smalls[:count], smalls[count:]
             fetch = FilesFetch(
-                connection, asked, engine.committer, self._held, self._small_ended, self._asking.discard
+                connection, asked, engine.committer, self._held, self._small_ended, self._stream_over
             )
             self._fetches.update({id(small.job): fetch for small in asked})
             self._asked += count
@@ -327,6 +327,11 @@ class DownloadMany:
                 fetch.begin()
             except BlockprotoError as exc:
                 fetch.ended(exc)
+
+    def _stream_over(self, fetch: FilesFetch) -> None:
+        """A stream that asked for many has ended, perhaps long after the last of its files: one more may ask."""
+        self._asking.discard(fetch)
+        self._news.unpark_all()
 
     def _small_ended(self, small: SmallDownload, outcome: StoredFile | BlockprotoError | None) -> None:
         """One of many files has ended; None: the server does not send it that way, so it is fetched by itself."""
